@@ -1,0 +1,217 @@
+"""The truth about trials: one folder a sweep, JSON and safetensors, every write atomic.
+
+::
+
+    <outputs>/<sweep>/
+        sweep.json                  resolved settings, provenance
+        ledger.json                 what was spent (see `ledger`)
+        optuna.db                   the studies
+        best.json report.md trials.csv   (see `analysis`)
+        studies/<study>/study.json
+        studies/<study>/trials/0007/
+            trial.json              TrialRecord; its `checkpoint` names the file that belongs to it
+            checkpoint-5.safetensors
+            adapter/                PEFT's format
+
+``trial.json`` is the commit point: a checkpoint is written first, under the name of its chunk, so after a kill the two
+always agree. Only the controller writes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import types
+import typing
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sweeper.errors import StoreError
+from sweeper.types import StudyRecord, TrialRecord
+
+__all__ = ["SCHEMA_VERSION", "TrialStore", "from_jsonable", "to_jsonable", "write_atomic"]
+
+SCHEMA_VERSION = 1
+T = TypeVar("T")
+
+
+class TrialStore:
+    """Files of one sweep.
+
+    Args:
+        root: The sweep's folder; made at the first write.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+
+    def study_dir(self, study: str) -> Path:
+        """Folder of a study."""
+        return self.root / "studies" / study
+
+    def trial_dir(self, study: str, number: int) -> Path:
+        """Folder of a trial."""
+        return self.study_dir(study) / "trials" / f"{number:04d}"
+
+    def adapter_dir(self, study: str, number: int) -> Path:
+        """Folder of a complete trial's adapter, as PEFT reads it."""
+        return self.trial_dir(study, number) / "adapter"
+
+    @property
+    def exists(self) -> bool:
+        """Whether a sweep was begun here."""
+        return (self.root / "sweep.json").exists()
+
+    def write_sweep(self, sweep: Mapping[str, Any]) -> None:
+        """Record settings and provenance of the sweep."""
+        self._write_json(self.root / "sweep.json", sweep)
+
+    def read_sweep(self) -> dict[str, Any]:
+        """Return what `write_sweep` recorded."""
+        return self._read_json(self.root / "sweep.json")
+
+    def write_study(self, record: StudyRecord) -> None:
+        """Record what the study's trials share."""
+        self._write_json(self.study_dir(record.name) / "study.json", to_jsonable(record))
+
+    def read_study(self, study: str) -> StudyRecord:
+        """Return what `write_study` recorded."""
+        return self._read(self.study_dir(study) / "study.json", StudyRecord)
+
+    def studies(self) -> list[StudyRecord]:
+        """All studies, in the order in which they were begun."""
+        found = sorted(self.root.glob("studies/*/study.json"), key=lambda p: (p.parent.stat().st_ctime_ns, p))
+        order = self.read_sweep().get("studies", []) if self.exists else []
+        found.sort(key=lambda p: order.index(p.parent.name) if p.parent.name in order else len(order))
+        return [self._read(path, StudyRecord) for path in found]
+
+    def write_trial(self, record: TrialRecord, checkpoint: bytes | None = None) -> None:
+        """Record a trial, with the checkpoint of its last chunk; older checkpoints go.
+
+        Args:
+            record: The trial as it stands.
+            checkpoint: Safetensors to go on from. None leaves none behind for a finished trial, and keeps the present
+                one for a running trial.
+        """
+        folder = self.trial_dir(record.spec.study, record.spec.number)
+        if checkpoint is not None:
+            write_atomic(folder / f"checkpoint-{record.chunks_done}.safetensors", checkpoint)
+        self._write_json(folder / "trial.json", to_jsonable(record))
+        if checkpoint is not None or record.state.is_finished:
+            self._drop_checkpoints(folder, keep=None if record.state.is_finished else record.chunks_done)
+
+    def read_trial(self, study: str, number: int) -> TrialRecord:
+        """Return a trial.
+
+        Raises:
+            StoreError: There is none, or its file is damaged.
+        """
+        return self._read(self.trial_dir(study, number) / "trial.json", TrialRecord)
+
+    def trials(self, study: str) -> list[TrialRecord]:
+        """All trials of a study, by number."""
+        paths = sorted(self.study_dir(study).glob("trials/*/trial.json"))
+        return [self._read(path, TrialRecord) for path in paths]
+
+    def read_checkpoint(self, study: str, number: int, chunk: int) -> bytes | None:
+        """Return the checkpoint taken after ``chunk`` chunks, or None if there is none."""
+        path = self.trial_dir(study, number) / f"checkpoint-{chunk}.safetensors"
+        return path.read_bytes() if path.exists() else None
+
+    def write_adapter(self, study: str, number: int, files: Mapping[str, bytes]) -> None:
+        """Write an adapter's files aside, then move the folder into place."""
+        target = self.adapter_dir(study, number)
+        aside = target.with_name("adapter.tmp")
+        shutil.rmtree(aside, ignore_errors=True)
+        for name, content in files.items():
+            write_atomic(aside / name, content)
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(aside, target)
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Write a file at the top of the sweep's folder."""
+        path = self.root / name
+        write_atomic(path, text.encode())
+        return path
+
+    def _write_json(self, path: Path, content: Mapping[str, Any]) -> None:
+        text = json.dumps({"schema_version": SCHEMA_VERSION, **content}, indent=1)
+        write_atomic(path, text.encode())
+
+    def _read_json(self, path: Path) -> dict[str, Any]:
+        try:
+            content: dict[str, Any] = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise StoreError(f"{path} does not exist") from None
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{path} cannot be read ({error}); move it away to go on without it") from error
+        if not isinstance(content, dict) or content.pop("schema_version", None) != SCHEMA_VERSION:
+            raise StoreError(f"{path} is not of schema version {SCHEMA_VERSION}; use a new sweep name")
+        return content
+
+    def _read(self, path: Path, kind: type[T]) -> T:
+        try:
+            return from_jsonable(kind, self._read_json(path))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise StoreError(f"{path} is damaged ({error!r}); move it away to go on without it") from error
+
+    @staticmethod
+    def _drop_checkpoints(folder: Path, keep: int | None) -> None:
+        for path in folder.glob("checkpoint-*.safetensors"):
+            if keep is None or path.name != f"checkpoint-{keep}.safetensors":
+                path.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a restart, sees the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.tmp")
+    with aside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+
+
+def to_jsonable(value: Any) -> Any:
+    """Turn a core value into dicts, lists and scalars; the inverse of `from_jsonable`."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_jsonable(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): to_jsonable(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [to_jsonable(v) for v in value]
+    return value
+
+
+def from_jsonable(kind: Any, value: Any) -> Any:
+    """Rebuild a value of type ``kind`` from what `to_jsonable` made of it."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return _from_union(args, value)
+    if dataclasses.is_dataclass(kind):
+        hints = _hints(kind)
+        return kind(**{name: from_jsonable(hints[name], item) for name, item in value.items()})  # type: ignore[operator]
+    if origin is tuple:
+        return tuple(from_jsonable(args[0], item) for item in value)
+    if origin is not None and issubclass(origin, Mapping):
+        return {from_jsonable(args[0], k): from_jsonable(args[1], v) for k, v in value.items()}
+    if kind in (int, float) or (isinstance(kind, type) and issubclass(kind, str) and kind is not str):
+        return kind(value)
+    return value
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def _from_union(args: tuple[Any, ...], value: Any) -> Any:
+    if value is None:
+        return None
+    dataclass_args = [arg for arg in args if dataclasses.is_dataclass(arg)]
+    return from_jsonable(dataclass_args[0], value) if dataclass_args else value

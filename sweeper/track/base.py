@@ -1,0 +1,52 @@
+"""The contract of trackers: they show trials, and never hold up or stop a search.
+
+The store is the truth; a tracker is a view of it. So its one verb takes a whole record and is idempotent: it shows
+whatever of the record it has not shown yet. What a dead tracker missed is shown by the next call, in this process or in
+a later one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from sweeper.types import StudyRecord, TrialRecord
+
+__all__ = ["NullTracker", "Tracker"]
+
+
+class Tracker(Protocol):
+    """Shows the trials of a sweep."""
+
+    def show(self, study: StudyRecord, trial: TrialRecord, files: Sequence[Path] = ()) -> None:
+        """Bring the view of one trial up to date; returns at once and never raises.
+
+        Args:
+            study: The trial's study.
+            trial: The trial as it stands; a later call supersedes an earlier one.
+            files: Files or folders to keep with a finished trial (adapter, configuration).
+        """
+        ...
+
+    def close(self, timeout_s: float) -> Mapping[str, int]:
+        """Send what is outstanding.
+
+        Args:
+            timeout_s: How long it may take at most.
+
+        Returns:
+            Counts: ``shown`` trials that are up to date, ``missed`` those that are not.
+        """
+        ...
+
+
+class NullTracker:
+    """Shows nothing; for tests and ``tracker=none``."""
+
+    def show(self, study: StudyRecord, trial: TrialRecord, files: Sequence[Path] = ()) -> None:
+        """Do nothing."""
+
+    def close(self, timeout_s: float) -> Mapping[str, int]:
+        """Do nothing."""
+        return {"shown": 0, "missed": 0}

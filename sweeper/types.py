@@ -1,0 +1,243 @@
+"""Core values that cross the borders between controller, workers, store, search and tracker.
+
+Frozen, standard library only. Workers and controller exchange nothing else, so a worker may live in this process, in
+another process, or on another machine. Units are in the names: ``_s`` seconds, ``_bytes``, ``num_`` counts.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = [
+    "Admission",
+    "ChunkReport",
+    "ChunkRequest",
+    "Cost",
+    "Decision",
+    "Failure",
+    "FailureKind",
+    "Measurement",
+    "ParamValue",
+    "Phase",
+    "StudyRecord",
+    "TrialRecord",
+    "TrialSpec",
+    "TrialState",
+]
+
+ParamValue = bool | int | float | str
+"""A value of one hyperparameter."""
+
+
+class TrialState(enum.StrEnum):
+    """What became of a trial."""
+
+    RUNNING = "running"
+    COMPLETE = "complete"
+    PRUNED = "pruned"
+    INFEASIBLE = "infeasible"
+    FAILED = "failed"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the trial will never train again."""
+        return self is not TrialState.RUNNING
+
+
+class Phase(enum.StrEnum):
+    """Why a trial is run."""
+
+    SEARCH = "search"
+    REFERENCE = "reference"
+    """A recipe shown for comparison that lies outside the space; unknown to the sampler, outside the budget."""
+
+
+class Decision(enum.StrEnum):
+    """What a trial does after a rung."""
+
+    CONTINUE = "continue"
+    STOP = "stop"
+
+
+class FailureKind(enum.StrEnum):
+    """Cause of a failure; those caused by the setting itself make a trial INFEASIBLE, the others are retried."""
+
+    OUT_OF_MEMORY = "out_of_memory"
+    NON_FINITE = "non_finite"
+    LOST_WORKER = "lost_worker"
+    ERROR = "error"
+
+    @property
+    def is_caused_by_setting(self) -> bool:
+        """Whether the same setting would fail again, so that the sampler must learn from it."""
+        return self in (FailureKind.OUT_OF_MEMORY, FailureKind.NON_FINITE)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failure:
+    """Why a trial or a worker could not go on."""
+
+    kind: FailureKind
+    message: str
+    traceback: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialSpec:
+    """One setting to train; equal specs give equal losses wherever they run."""
+
+    study: str
+    number: int
+    params: Mapping[str, ParamValue]
+    """Searched values by dotted key, e.g. ``{"lora.r": 8}``."""
+    settings: Mapping[str, ParamValue]
+    """Every ``lora.*`` and ``train.*`` value, searched or fixed, by dotted key."""
+    seed: int
+    origin: str
+    """Where the setting comes from: ``recipe:<name>``, ``sobol`` or the sampler's name."""
+    phase: Phase = Phase.SEARCH
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measurement:
+    """What was measured of a trial at the end of a chunk."""
+
+    chunk: int
+    """Chunks completed, counted from 1."""
+    rows: int
+    """Training rows seen so far."""
+    metrics: Mapping[str, float]
+    """``train/loss`` at every chunk; ``validation/*`` at rungs only."""
+    elapsed_s: float = 0.0
+    """Device seconds the trial has used so far."""
+
+    @property
+    def is_rung(self) -> bool:
+        """Whether the trial was scored here."""
+        return any(name.startswith("validation/") for name in self.metrics)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cost:
+    """What a trial, a study or a sweep has used."""
+
+    rows: int = 0
+    tokens: int = 0
+    """Real tokens trained on, padding left out."""
+    device_s: float = 0.0
+    """Seconds of a device; the lanes of a pack share its time equally."""
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            rows=self.rows + other.rows,
+            tokens=self.tokens + other.tokens,
+            device_s=self.device_s + other.device_s,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialRecord:
+    """Everything that is kept of a trial; one JSON file in the store."""
+
+    spec: TrialSpec
+    state: TrialState = TrialState.RUNNING
+    measurements: tuple[Measurement, ...] = ()
+    cost: Cost = Cost()
+    num_parameters: int = 0
+    """Trainable parameters, the task head included."""
+    num_retries: int = 0
+    failure: Failure | None = None
+    started_at: str = ""
+    """UTC, ISO 8601."""
+    finished_at: str = ""
+    initial_hash: str = ""
+    """SHA-256 of the adapter before its first step: shows that a seed reproduces."""
+
+    @property
+    def chunks_done(self) -> int:
+        """Chunks completed and stored."""
+        return self.measurements[-1].chunk if self.measurements else 0
+
+    @property
+    def last_rung(self) -> Measurement | None:
+        """The latest measurement with validation metrics."""
+        return next((m for m in reversed(self.measurements) if m.is_rung), None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyRecord:
+    """What all trials of a study share; one JSON file in the store."""
+
+    name: str
+    """``<dataset>-<model>-<method>``."""
+    dataset: str
+    model: str
+    method: str
+    task: str
+    metric: str
+    """Name of the objective, e.g. ``validation/accuracy``."""
+    direction: str
+    """``maximize`` or ``minimize``."""
+    num_chunks: int
+    """Chunks in a full trial."""
+    rungs: tuple[int, ...]
+    """Chunks after which a trial is scored; the last one is ``num_chunks``."""
+    rows_per_chunk: int
+    micro_batch: int
+    fingerprint: str
+    """Hash of the rows of every split."""
+    labels: tuple[str, ...]
+    num_rows: Mapping[str, int]
+    """Rows of each split."""
+    space: Mapping[str, str]
+    """Search dimensions in Hydra's sweep grammar."""
+    references: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Metrics of what is not a trial, e.g. ``frozen_probe``."""
+
+    def value(self, record: TrialRecord) -> float | None:
+        """The objective of a trial: its metric at the latest rung, or None before the first."""
+        rung = record.last_rung
+        return None if rung is None else rung.metrics.get(self.metric)
+
+    def is_better(self, one: float, other: float) -> bool:
+        """Whether ``one`` is a strictly better objective than ``other``."""
+        return one > other if self.direction == "maximize" else one < other
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Admission:
+    """A trial that enters a pack, at its start or where it was interrupted."""
+
+    spec: TrialSpec
+    chunks_done: int = 0
+    checkpoint: bytes | None = None
+    """Safetensors of adapter, moments and step; None at chunk 0."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChunkRequest:
+    """Controller to worker: change the pack as told, then train one chunk of every lane."""
+
+    admit: tuple[Admission, ...] = ()
+    evict: tuple[int, ...] = ()
+    """Trial numbers that leave."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChunkReport:
+    """Worker to controller: what one chunk brought, by trial number."""
+
+    measurements: Mapping[int, Measurement] = field(default_factory=dict)
+    costs: Mapping[int, Cost] = field(default_factory=dict)
+    """What this chunk cost each trial."""
+    checkpoints: Mapping[int, bytes] = field(default_factory=dict)
+    adapters: Mapping[int, Mapping[str, bytes]] = field(default_factory=dict)
+    """Files of the adapters in PEFT's format, of trials whose last chunk this was."""
+    failures: Mapping[int, Failure] = field(default_factory=dict)
+    """Trials that left the pack because they failed."""
+    details: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    """``num_parameters`` and ``initial_hash`` of trials that were admitted anew."""
+    elapsed_s: float = 0.0
