@@ -6,19 +6,17 @@ into token ids. Everything is a `datasets.Dataset`; nothing here imports torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from datasets import Dataset
 
+from sweeper.fetch import Progress
 from sweeper.settings import DatasetSettings
 
 __all__ = ["Progress", "Source", "Splits", "TokenisedSplits"]
-
-Progress = Callable[[str, int, int], None]
-"""Called as (what, bytes done, bytes in total or 0 if unknown)."""
 
 
 class Source(Protocol):

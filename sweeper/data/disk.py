@@ -1,0 +1,94 @@
+"""Datasets on disk: made once, moved into place, read back memory-mapped; `splits` and `tokens` cache with it.
+
+Several processes may ask at once. A folder appears only when it is complete; one that cannot be read is made again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets import Dataset
+from filelock import FileLock
+
+__all__ = ["Stored", "load_or_make", "quiet"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stored:
+    """Named datasets, and what else belongs to them as JSON."""
+
+    parts: Mapping[str, Dataset]
+    meta: Mapping[str, Any]
+
+
+def load_or_make(folder: Path, make: Callable[[], Stored]) -> Stored:
+    """Return what the folder holds, made and written first if it is not there.
+
+    Args:
+        folder: Where it belongs; its name must change with everything that ``make`` depends on.
+        make: Called once at most, under a lock.
+    """
+    folder = folder.expanduser()
+    if (stored := _load(folder)) is not None:
+        return stored
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        if _load(folder) is None:
+            _save(folder, make())
+    # Read back rather than handed on, so that the first run and later ones see the same memory-mapped rows.
+    stored = _load(folder)
+    assert stored is not None, folder  # noqa: S101 - our own bug, not the user's
+    return stored
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the progress bars of `datasets` off the screen."""
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+
+
+def _load(folder: Path) -> Stored | None:
+    if not folder.exists():
+        return None
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+        return Stored(parts={name: _part(folder / name) for name in meta["parts"]}, meta=meta)
+    except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are among these
+        log.warning("%s cannot be read (%s); it is made again", folder, error)
+        return None
+
+
+def _part(folder: Path) -> Dataset:
+    found = datasets.load_from_disk(str(folder))
+    if not isinstance(found, Dataset):
+        raise ValueError(f"{folder} holds no dataset")  # noqa: TRY004 - damaged content, not a wrong argument
+    return found
+
+
+def _save(folder: Path, stored: Stored) -> None:
+    aside = folder.with_name(f".{folder.name}.tmp")  # the lock is held: what is there was left by a kill
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    with quiet():
+        for name, part in stored.parts.items():
+            part.save_to_disk(str(aside / name))
+    (aside / "meta.json").write_text(json.dumps({**stored.meta, "parts": list(stored.parts)}))
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(aside, folder)

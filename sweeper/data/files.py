@@ -1,0 +1,46 @@
+"""Source `files`: JSONL, CSV or Parquet files of the user's own."""
+
+from __future__ import annotations
+
+import glob
+from pathlib import Path
+
+from datasets import Dataset
+
+from sweeper.data.tables import read_table
+from sweeper.errors import ConfigError, did_you_mean
+from sweeper.fetch import Progress, sha256_of
+from sweeper.settings import DatasetSettings
+
+__all__ = ["identity", "load"]
+
+ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
+
+
+def load(settings: DatasetSettings, cache: Path, progress: Progress) -> Dataset:  # noqa: ARG001 - a source like the others
+    """Return all rows; see `sweeper.data.base.Source`."""
+    return read_table(_paths(settings), settings)
+
+
+def identity(settings: DatasetSettings) -> str:
+    """Return what tells this data from any other: the content of the files, wherever they lie."""
+    return " ".join(f"{path.suffix}:{sha256_of(path)}" for path in _paths(settings))
+
+
+def _paths(settings: DatasetSettings) -> list[Path]:
+    key = f"dataset.{settings.name}.path"
+    if not settings.path:
+        raise ConfigError(key, "", "must name a file, a folder or a glob", f"For example {key}=my.jsonl")
+    path = Path(settings.path).expanduser()
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        found = [p for p in sorted(path.iterdir()) if p.suffix.lower() in ENDINGS and p.is_file()]
+    else:
+        found = [p for p in map(Path, sorted(glob.glob(str(path), recursive=True))) if p.is_file()]  # noqa: PTH207 - the pattern may be absolute
+    if not found:
+        near = did_you_mean(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
+        raise ConfigError(
+            key, settings.path, f"there is no such file, seen from {Path.cwd()}", near or "Check the path."
+        )
+    return found

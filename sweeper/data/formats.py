@@ -1,0 +1,174 @@
+"""Read the rows of JSONL, CSV, Parquet and pattern-matched text files, one mapping a row.
+
+Plain readers, so that a broken row is reported with its number and its content: the builders of `datasets` tell
+neither. Columns mean nothing here; `tables` picks and checks them.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from sweeper.errors import ConfigError, DataError, did_you_mean
+from sweeper.settings import DatasetSettings
+
+__all__ = ["Row", "read_rows", "shorten"]
+
+Row = tuple[str, Mapping[str, Any]]
+"""Where the row stands (file and number), and its columns."""
+
+FIELD_LIMIT = 2**31 - 1
+SHOWN_CHARACTERS = 80
+_ENDINGS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+}
+
+
+def read_rows(path: Path, settings: DatasetSettings) -> Iterator[Row]:
+    """Yield the rows of a file.
+
+    Raises:
+        ConfigError: ``format``, ``pattern`` or ``encoding`` is wrong.
+        DataError: The file cannot be read, or a row is broken; names its number.
+    """
+    return _reader(path, settings)(path, settings)
+
+
+def shorten(content: object) -> str:
+    """Return content for an error message, cut to a readable length."""
+    shown = content if isinstance(content, str) else repr(content)
+    return repr(shown if len(shown) <= SHOWN_CHARACTERS else f"{shown[:SHOWN_CHARACTERS]}...")
+
+
+def _reader(path: Path, settings: DatasetSettings) -> Callable[[Path, DatasetSettings], Iterator[Row]]:
+    name = settings.format
+    if name == "auto":
+        name = _ENDINGS.get(path.suffix.lower(), "")
+        if not name:
+            rule = f"cannot tell the format of {path.name} by its ending"
+            raise ConfigError(_key(settings, "format"), "auto", rule, f"Set it to one of {', '.join(_READERS)}.")
+    if name not in _READERS:
+        rule = f"must be auto or one of {', '.join(_READERS)}"
+        raise ConfigError(_key(settings, "format"), name, rule, did_you_mean(name, _READERS))
+    return _READERS[name]
+
+
+def _key(settings: DatasetSettings, name: str) -> str:
+    return f"dataset.{settings.name}.{name}"
+
+
+def _read_text(path: Path, settings: DatasetSettings) -> str:
+    # Spreadsheets write a byte order mark; utf-8-sig takes it away and reads plain UTF-8 as well.
+    encoding = "utf-8-sig" if settings.encoding.lower().replace("_", "-") in ("utf-8", "utf8") else settings.encoding
+    try:
+        content = path.read_bytes()
+        return content.decode(encoding)
+    except LookupError:
+        rule = "is not an encoding that Python knows"
+        raise ConfigError(_key(settings, "encoding"), encoding, rule, "For example utf-8, latin-1 or utf-16.") from None
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        near = shorten(content[max(0, error.start - 30) : error.start + 30])
+        raise DataError(
+            f"{path} line {line} is not {settings.encoding}: {near}. "
+            f"Set {_key(settings, 'encoding')}, for example to latin-1."
+        ) from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def _lines(path: Path, settings: DatasetSettings) -> Iterator[tuple[int, str]]:
+    # Only newlines end a line: str.splitlines would also cut at U+2028 and U+0085, which occur inside of text.
+    for number, line in enumerate(_read_text(path, settings).split("\n"), start=1):
+        if line.strip():
+            yield number, line.removesuffix("\r")
+
+
+def _read_jsonl(path: Path, settings: DatasetSettings) -> Iterator[Row]:
+    for number, line in _lines(path, settings):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            hint = (
+                " The format is one JSON object a line, not one JSON array." if number == 1 and line[0] == "[" else ""
+            )
+            raise DataError(f"{path} line {number} is not JSON ({error}): {shorten(line)}.{hint}") from None
+        if not isinstance(row, dict):
+            raise DataError(
+                f"{path} line {number} is not a JSON object: {shorten(line)}. Each line must be one object."
+            )
+        yield f"{path} line {number}", row
+
+
+def _read_csv(path: Path, settings: DatasetSettings) -> Iterator[Row]:
+    csv.field_size_limit(FIELD_LIMIT)  # the default of 128 KiB is less than some reviews
+    text = _read_text(path, settings)
+    # strict: otherwise a quote that is never closed swallows the rest of the file without a word.
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
+    header: list[str] = []
+    begin = 1
+    try:
+        for fields in reader:
+            if header and fields:
+                yield f"{path} line {begin}", _csv_row(f"{path} line {begin}", header, fields)
+            header = header or fields
+            begin = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(f"{path} line {begin} is not CSV ({error}); a quote inside a field must be doubled") from None
+
+
+def _csv_row(where: str, header: list[str], fields: list[str]) -> Mapping[str, str]:
+    if len(fields) != len(header):
+        raise DataError(f"{where} has {len(fields)} fields, the header has {len(header)}: {shorten(','.join(fields))}")
+    return dict(zip(header, fields, strict=True))
+
+
+def _delimiter(text: str) -> str:
+    header = text.split("\n", maxsplit=1)[0]
+    return max(",;\t", key=header.count)
+
+
+def _read_parquet(path: Path, settings: DatasetSettings) -> Iterator[Row]:  # noqa: ARG001 - a reader like the others
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches():
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path} row {number}", row
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} cannot be read as Parquet after row {number}: {error}") from error
+
+
+def _read_pattern(path: Path, settings: DatasetSettings) -> Iterator[Row]:
+    try:
+        pattern = re.compile(settings.pattern)
+    except re.error as error:
+        raise ConfigError(
+            _key(settings, "pattern"), settings.pattern, f"is not a regular expression: {error}", ""
+        ) from None
+    if not pattern.groupindex:
+        rule = "must have named groups, which are the columns"
+        raise ConfigError(_key(settings, "pattern"), settings.pattern, rule, r"For example (?P<label>\w+):(?P<text>.+)")
+    for number, line in _lines(path, settings):
+        match = pattern.fullmatch(line)
+        if match is None:
+            remedy = f"Correct the line or {_key(settings, 'pattern')}={settings.pattern}"
+            raise DataError(f"{path} line {number} does not match the pattern: {shorten(line)}. {remedy}")
+        yield f"{path} line {number}", match.groupdict()
+
+
+_READERS = {"jsonl": _read_jsonl, "csv": _read_csv, "parquet": _read_parquet, "lines": _read_pattern}

@@ -1,0 +1,98 @@
+"""Source `hub`: any labelled text dataset of the Hugging Face hub, or a local folder that `datasets` can read.
+
+A test split without labels (all -1, as benchmarks publish them) is left out: `splits` then takes one off the training
+rows.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
+
+from sweeper.data.disk import quiet
+from sweeper.data.formats import Row
+from sweeper.data.splits import SPLIT_NAMES
+from sweeper.data.tables import build_table
+from sweeper.errors import ConfigError, DataError, FetchError
+from sweeper.fetch import Progress
+from sweeper.settings import DatasetSettings
+
+__all__ = ["identity", "load"]
+
+log = logging.getLogger(__name__)
+
+
+def load(settings: DatasetSettings, cache: Path, progress: Progress) -> Dataset:
+    """Return all rows; see `sweeper.data.base.Source`."""
+    found = _fetch(settings, cache, progress)
+    parts = {name: part for name, part in found.items() if name.lower() in SPLIT_NAMES}
+    if len(found) == 1:
+        return build_table(_rows(settings, next(iter(found.values())), split=""), settings)
+    if ignored := sorted(map(str, set(found) - set(parts))):
+        log.warning(
+            "dataset %s: left out the splits %s, which are no train, validation or test", settings.name, ignored
+        )
+    parts = {name: part for name, part in parts.items() if not _is_unlabelled(name, part, settings)}
+    return build_table(
+        (row for name, part in parts.items() for row in _rows(settings, part, split=str(name))), settings
+    )
+
+
+def identity(settings: DatasetSettings) -> str:
+    """Return what tells this data from any other; without a revision, what was fetched first stays."""
+    if not settings.id:
+        key = f"dataset.{settings.name}.id"
+        raise ConfigError(key, "", "must be the id of a dataset on the hub", f"For example {key}=stanfordnlp/sst2")
+    return f"{settings.id} {settings.config_name} {settings.revision}"
+
+
+def _fetch(settings: DatasetSettings, cache: Path, progress: Progress) -> DatasetDict:
+    identity(settings)
+    progress(settings.id, 0, 0)
+    try:
+        with quiet():
+            found = load_dataset(
+                settings.id,
+                settings.config_name or None,
+                revision=settings.revision or None,
+                cache_dir=str(cache.expanduser() / "hub"),
+            )
+    except Exception as error:
+        raise FetchError(_failure(settings, error)) from error
+    if not isinstance(found, DatasetDict):
+        raise DataError(f"dataset {settings.name}: {settings.id} is a {type(found).__name__}, not a set of splits.")
+    return found
+
+
+def _failure(settings: DatasetSettings, error: Exception) -> str:
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (
+        f"dataset {settings.name}: {settings.id} could not be loaded from the hub: {said} "
+        f"Check the network, dataset.{settings.name}.id, config_name and revision; a private dataset needs "
+        f"`hf auth login`. Without network, save it as JSONL elsewhere and use dataset=files."
+    )
+
+
+def _is_unlabelled(name: str, part: Dataset, settings: DatasetSettings) -> bool:
+    if settings.label not in part.column_names or not len(part):
+        return False
+    unlabelled = all(label in (-1, None) for label in part[settings.label])
+    if unlabelled:
+        log.warning("dataset %s: split %s has no labels and is left out", settings.name, name)
+    return unlabelled
+
+
+def _rows(settings: DatasetSettings, part: Dataset, *, split: str) -> Iterator[Row]:
+    feature = part.features.get(settings.label)
+    for number, row in enumerate(part, start=1):
+        content: dict[str, Any] = dict(row)
+        label = content.get(settings.label)
+        if isinstance(feature, ClassLabel) and isinstance(label, int):
+            content[settings.label] = feature.int2str(label) if label >= 0 else None
+        if split:
+            content[settings.split] = split
+        yield f"{settings.id} {split} row {number}", content

@@ -1,0 +1,69 @@
+"""How many rows each split gets; called by `splits`.
+
+Data that has enough rows gets what the settings ask for. Data that has not gets shares of 60, 20 and 20 %, no split
+more than was asked for, and what is left over goes to the training rows first.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from sweeper.settings import DatasetSettings
+
+__all__ = ["Sizes", "plan_sizes"]
+
+log = logging.getLogger(__name__)
+
+SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
+VALIDATION_SHARE = 0.2
+"""The share that ``validation_rows: 0`` stands for."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sizes:
+    """Rows of each split."""
+
+    train: int
+    validation: int
+    test: int
+
+
+def plan_sizes(num_rows: int, settings: DatasetSettings, *, validation: bool = True, test: bool = True) -> Sizes:
+    """Return how many of the rows go to each split.
+
+    Args:
+        num_rows: Rows there are, without duplicates.
+        settings: Rows asked for; see `DatasetSettings` for what 0 means.
+        validation: Whether validation rows are to be taken from these rows at all.
+        test: The same for test rows.
+    """
+    held_out = {
+        "validation": (settings.validation_rows or max(1, round(num_rows * VALIDATION_SHARE))) if validation else 0,
+        "test": settings.test_rows if test else 0,
+    }
+    if not any(held_out.values()):
+        return Sizes(train=min(settings.train_rows or num_rows, num_rows), validation=0, test=0)
+    # "All that remain" must not be a handful: asked for like that, training rows are at least half.
+    least_train = settings.train_rows or (num_rows + 1) // 2
+    if least_train + sum(held_out.values()) <= num_rows:
+        return Sizes(train=settings.train_rows or num_rows - sum(held_out.values()), **held_out)
+    return _shrunk(num_rows, {"train": settings.train_rows or num_rows, **held_out}, settings)
+
+
+def _shrunk(num_rows: int, asked: dict[str, int], settings: DatasetSettings) -> Sizes:
+    total_share = sum(SHARES[name] for name, rows in asked.items() if rows)
+    sizes = {name: min(rows, round(num_rows * SHARES[name] / total_share)) for name, rows in asked.items()}
+    left = num_rows - sum(sizes.values())
+    for name, rows in asked.items():
+        more = min(max(left, -sizes[name]), rows - sizes[name])
+        sizes[name] += more
+        left -= more
+    log.warning(
+        "dataset %s: %d unique rows are too few for train/validation/test = %s rows; the splits get %s",
+        settings.name,
+        num_rows,
+        "/".join(str(rows) for rows in asked.values()),
+        "/".join(str(rows) for rows in sizes.values()),
+    )
+    return Sizes(**sizes)

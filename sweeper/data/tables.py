@@ -1,0 +1,128 @@
+"""Turn the rows of any source into the one table that `splits` takes: text, label and, if there is one, split.
+
+Every column is a string here. What is missing or broken is an error with the row's number; nothing is dropped silently
+except rows that the setting ``where`` leaves out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from sweeper.data.formats import Row, read_rows, shorten
+from sweeper.errors import DataError, did_you_mean
+from sweeper.settings import DatasetSettings
+
+__all__ = ["build_table", "label_text", "read_table"]
+
+
+def read_table(paths: Sequence[Path], settings: DatasetSettings) -> Dataset:
+    """Read files with equal columns into one table.
+
+    Args:
+        paths: The files, in the order of the rows.
+        settings: Names the columns, the format and the filter.
+
+    Raises:
+        ConfigError: The format, pattern or encoding is wrong.
+        DataError: A column is missing or a row is broken.
+    """
+    return build_table((row for path in paths for row in read_rows(path, settings)), settings)
+
+
+def build_table(rows: Iterable[Row], settings: DatasetSettings) -> Dataset:
+    """Pick and check the columns of rows.
+
+    Raises:
+        DataError: A column is missing, or a text or label is empty; names the row.
+    """
+    table: dict[str, list[str]] = {"text": [], "label": []}
+    has_split: bool | None = None
+    for where, row in rows:
+        if has_split is None:
+            _check_columns(where, row, settings)
+            has_split = settings.split in row
+        if not _is_kept(where, row, settings):
+            continue
+        table["text"].append(_text(where, row, settings))
+        table["label"].append(_label(where, row, settings))
+        if has_split:
+            table.setdefault("split", []).append(_split(where, row, settings))
+    if not table["text"]:
+        left = f"no row has {settings.where}" if has_split is not None and settings.where else "there are no rows"
+        raise DataError(f"dataset {settings.name} is empty: {left}.")
+    return Dataset.from_dict(table)
+
+
+def label_text(value: object) -> str:
+    """Return a label as a string: whole numbers without a point, truth values in lower case."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value).strip()
+
+
+def _check_columns(where: str, row: Mapping[str, Any], settings: DatasetSettings) -> None:
+    wanted = {"text": settings.text, "label": settings.label}
+    wanted.update({f"where.{column}": column for column in settings.where})
+    for key, column in wanted.items():
+        if column not in row:
+            names = ", ".join(map(repr, row))
+            raise DataError(
+                f"{where} has no column '{column}'; its columns are {names}. {did_you_mean(column, map(str, row))} "
+                f"Set dataset.{settings.name}.{key} to the name of the column."
+            )
+
+
+def _is_kept(where: str, row: Mapping[str, Any], settings: DatasetSettings) -> bool:
+    for column, wanted in settings.where.items():
+        if column not in row:
+            raise DataError(f"{where} has no column '{column}', which dataset.{settings.name}.where filters by.")
+        if label_text(row[column]) != label_text(wanted):
+            return False
+    return True
+
+
+def _text(where: str, row: Mapping[str, Any], settings: DatasetSettings) -> str:
+    value = row.get(settings.text)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise DataError(
+            f"{where} has no text: column '{settings.text}' is empty in {shorten(dict(row))}. Remove the row."
+        )
+    if not isinstance(value, str):
+        raise DataError(
+            f"{where}: column '{settings.text}' holds a {type(value).__name__}, not text: {shorten(value)}. "
+            f"Set dataset.{settings.name}.text to the column with the text."
+        )
+    if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+        raise DataError(f"{where} holds half a surrogate pair, which is no text: {shorten(value)}. Correct the row.")
+    return value
+
+
+def _label(where: str, row: Mapping[str, Any], settings: DatasetSettings) -> str:
+    value = row.get(settings.label)
+    is_number = isinstance(value, float) and value == value  # noqa: PLR0124 - NaN is how tables write a missing number
+    if not (isinstance(value, str | int) or is_number) or not label_text(value):
+        kind = (
+            "no label"
+            if value in (None, "") or isinstance(value, str | float)
+            else f"a {type(value).__name__} as label"
+        )
+        raise DataError(
+            f"{where} has {kind}: column '{settings.label}' is {shorten(value)} in {shorten(dict(row))}. "
+            f"Correct the row, or set dataset.{settings.name}.label to the column with the label."
+        )
+    return label_text(value)
+
+
+def _split(where: str, row: Mapping[str, Any], settings: DatasetSettings) -> str:
+    value = row.get(settings.split)
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(
+            f"{where} names no split: column '{settings.split}' is {shorten(value)}. Name one in every row."
+        )
+    return value.strip()

