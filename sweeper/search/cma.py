@@ -1,0 +1,88 @@
+"""CMA-ES (Hansen 2016, arXiv:1604.00772) over the unit cube of a numeric space, rebuilt from the trials at each draw.
+
+Optuna's own sampler keeps its state as a pickle in the database, which would run whatever another user of a shared
+database put there; and it ignores constraints. This one keeps nothing: it replays the finished trials, so a resume
+draws the same. CMA-ES ranks, so pruned and infeasible trials simply rank last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cmaes
+import numpy as np
+import numpy.typing as npt
+import optuna
+
+from sweeper.errors import ConfigError
+from sweeper.search.proposals import trial_seed
+from sweeper.space import Scale, SearchSpace
+from sweeper.types import ParamValue
+
+__all__ = ["ATTRIBUTE", "check_space", "draw"]
+
+ATTRIBUTE = "cma"
+"""User attribute of a trial: its generation and its point of the unit cube."""
+
+_SIGMA = 0.3
+"""First step size; the optimum is expected within half of the cube's width (Hansen 2016, section B.5)."""
+
+Unit = npt.NDArray[np.float64]
+
+
+def check_space(space: SearchSpace) -> None:
+    """Check that every dimension is numeric.
+
+    Raises:
+        ConfigError: One is a category, which has no distance.
+    """
+    for dimension in space.dimensions:
+        if dimension.scale is Scale.CATEGORICAL:
+            remedy = f"Fix {dimension.key} to one value, or use search=tpe."
+            raise ConfigError("search.sampler", "cmaes", f"it needs numbers, and {dimension.key} is a category", remedy)
+
+
+def draw(
+    space: SearchSpace, trials: Sequence[optuna.trial.FrozenTrial], *, seed: int, number: int, maximize: bool
+) -> tuple[dict[str, ParamValue], dict[str, object]]:
+    """Draw the setting of trial ``number``.
+
+    Args:
+        space: A numeric space.
+        trials: All trials of the study so far.
+        seed: The study's seed.
+        number: Number of the trial.
+        maximize: Whether higher values are better.
+
+    Returns:
+        The setting, and what `ATTRIBUTE` of the trial must hold.
+    """
+    size = len(space)
+    bounds = np.tile([0.0, 1.0], (size, 1))
+    optimizer = cmaes.CMA(np.full(size, 0.5), _SIGMA, bounds=bounds, seed=trial_seed(seed, number))
+    while solutions := _generation(trials, optimizer.generation, optimizer.population_size, maximize=maximize):
+        optimizer.tell(solutions)
+    units: Unit = optimizer.ask()
+    note = {"generation": optimizer.generation, "units": [float(unit) for unit in units]}
+    return space.point(tuple(float(unit) for unit in units)), note
+
+
+def _generation(
+    trials: Sequence[optuna.trial.FrozenTrial], generation: int, size: int, *, maximize: bool
+) -> list[tuple[Unit, float]]:
+    """Return the points and ranks of a generation, those that finished first, or nothing while it is incomplete."""
+    scored = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    mine = [trial for trial in trials if trial.user_attrs.get(ATTRIBUTE, {}).get("generation") == generation]
+    members = [trial for trial in mine if trial.state in scored]
+    if len(members) < size:
+        return []
+    members.sort(key=lambda t: (t.datetime_complete, t.number))
+    ranked = sorted(members[:size], key=lambda t: _badness(t, maximize=maximize))
+    return [(np.array(t.user_attrs[ATTRIBUTE]["units"]), float(rank)) for rank, t in enumerate(ranked)]
+
+
+def _badness(trial: optuna.trial.FrozenTrial, *, maximize: bool) -> tuple[bool, bool, int, float]:
+    value = trial.value if trial.value is not None else 0.0
+    infeasible = any(violation > 0 for violation in trial.constraints.values())
+    pruned = trial.state is optuna.trial.TrialState.PRUNED
+    return infeasible, pruned, -(trial.last_step or 0) if pruned else 0, -value if maximize else value
