@@ -1,0 +1,125 @@
+"""Which trial is best, and whether it is better than another by more than the noise of the validation rows.
+
+Pure functions of records, standard library only. The live view, best.json and the report all rank and compare with
+these, and with nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+from sweeper.types import StudyRecord, TrialRecord, TrialState
+
+__all__ = [
+    "NOISE_ERRORS",
+    "Comparison",
+    "best_trial",
+    "compare",
+    "default_trial",
+    "finite_value",
+    "probe_value",
+    "selection_optimism",
+    "standard_error",
+    "top_trials",
+]
+
+NOISE_ERRORS = 2.0
+"""Standard errors of a difference below which it is called noise (about 95 %)."""
+
+
+def finite_value(study: StudyRecord, record: TrialRecord) -> float | None:
+    """Return the objective at the latest rung; None before the first and if it is not finite."""
+    value = study.value(record)
+    return value if value is not None and math.isfinite(value) else None
+
+
+def top_trials(study: StudyRecord, trials: Iterable[TrialRecord], limit: int | None = None) -> list[TrialRecord]:
+    """Return complete trials, best first; of equal scores the one with fewer parameters, then the earlier one."""
+    scored = [(finite_value(study, t), t) for t in trials if t.state is TrialState.COMPLETE]
+    sign = -1.0 if study.direction == "maximize" else 1.0
+    keyed = sorted(
+        ((sign * value, t.num_parameters, t.spec.number, t) for value, t in scored if value is not None),
+        key=lambda item: item[:3],
+    )
+    return [item[3] for item in keyed][:limit]
+
+
+def best_trial(study: StudyRecord, trials: Iterable[TrialRecord]) -> TrialRecord | None:
+    """Return the first of `top_trials`; None if no trial is complete."""
+    return next(iter(top_trials(study, trials, 1)), None)
+
+
+def default_trial(trials: Iterable[TrialRecord], default: str) -> TrialRecord | None:
+    """Return the trial of the recipe named ``default``, a complete one if there are several."""
+    found = [trial for trial in trials if trial.spec.origin == f"recipe:{default}"]
+    return min(found, key=lambda t: (t.state is not TrialState.COMPLETE, t.spec.number), default=None)
+
+
+def probe_value(study: StudyRecord) -> float | None:
+    """Return the objective of a logistic regression on the frozen model's features; None if it was not measured."""
+    metrics = study.references.get("frozen_probe", {})
+    value = metrics.get(study.metric, metrics.get(study.metric.removeprefix("validation/")))
+    return value if value is not None and math.isfinite(value) else None
+
+
+def standard_error(study: StudyRecord, value: float | None) -> float | None:
+    """Return the binomial standard error of an accuracy, sqrt(p (1 - p) / n) over the n validation rows.
+
+    It says how much a score would vary with other validation rows; not how much it varies with the training seed. A
+    perfect score counts as half a row wrong, since its error is not 0.
+
+    Returns:
+        None if the metric is no accuracy, as other metrics have no such formula.
+    """
+    num_rows = study.num_rows.get("validation", 0)
+    if value is None or num_rows == 0 or study.metric.rpartition("/")[2] != "accuracy" or not 0 <= value <= 1:
+        return None
+    share = min(max(value, 0.5 / num_rows), 1 - 0.5 / num_rows)
+    return math.sqrt(share * (1 - share) / num_rows)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """How much better one score is than another."""
+
+    gain: float
+    """Positive if the first is better, whatever the direction."""
+    standard_error: float | None
+    """Of the gain, as if each were scored on rows of its own; None if the metric has no known error.
+
+    Both are scored on the same rows, so that the true error is mostly smaller: this one is conservative.
+    """
+
+    @property
+    def is_noise(self) -> bool | None:
+        """Whether the gain is within `NOISE_ERRORS` standard errors of 0; None if that is unknown."""
+        if self.gain == 0:
+            return True
+        return None if self.standard_error is None else abs(self.gain) <= NOISE_ERRORS * self.standard_error
+
+
+def compare(study: StudyRecord, one: float | None, other: float | None) -> Comparison | None:
+    """Compare two objective values of a study; None if one is missing."""
+    if one is None or other is None:
+        return None
+    gain = one - other if study.direction == "maximize" else other - one
+    errors = standard_error(study, one), standard_error(study, other)
+    combined = None if errors[0] is None or errors[1] is None else math.hypot(errors[0], errors[1])
+    return Comparison(gain=gain, standard_error=combined)
+
+
+def selection_optimism(study: StudyRecord, trials: Sequence[TrialRecord]) -> float | None:
+    """Return by how much the best score would look too good if all scored trials were equally good.
+
+    The expected largest of m independent normal errors (Blom 1958: quantile (m - 0.375) / (m + 0.25)). Errors on the
+    same rows are alike, so this is an upper estimate.
+    """
+    best = best_trial(study, trials)
+    error = standard_error(study, finite_value(study, best)) if best else None
+    num_scored = sum(finite_value(study, trial) is not None for trial in trials)
+    if error is None:
+        return None
+    return 0.0 if num_scored == 1 else error * NormalDist().inv_cdf((num_scored - 0.375) / (num_scored + 0.25))

@@ -1,0 +1,176 @@
+"""Writes report.md, best.json and trials.csv of a sweep.
+
+The report is rendered from the very dictionary that best.json holds, so that its numbers cannot differ. It carries no
+time of writing: the same store gives the same files. `sweeper.sweep` calls it at the end of a sweep, ``sweeper export``
+at any time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+from analysis.best import best_settings, trial_summary
+from analysis.compare import NOISE_ERRORS, top_trials
+from analysis.load import load_trials
+from analysis.params import number_text, params_text
+from sweeper.space import SEARCHABLE, SearchSpace
+from sweeper.store import TrialStore
+from sweeper.types import ParamValue, TrialRecord, TrialState
+
+__all__ = ["REPORT_FILES", "render_report", "write_reports"]
+
+REPORT_FILES = ("report.md", "best.json", "trials.csv")
+_TOP = 5
+
+
+def write_reports(
+    store: TrialStore, *, space: SearchSpace | None = None, default: str | None = None
+) -> dict[str, Path]:
+    """Write all three files of a sweep, each atomically.
+
+    Args:
+        store: The sweep, finished or not.
+        space: The space searched, to tell which best values lie at its bounds.
+        default: Name of the recipe that all are compared with; the first one of the sweep's settings if None.
+
+    Returns:
+        The path of each of `REPORT_FILES`.
+    """
+    best = best_settings(store, space=space, default=default)
+    texts = {
+        "report.md": render_report(store, best),
+        "best.json": json.dumps(best, indent=1, allow_nan=False, ensure_ascii=False) + "\n",
+        "trials.csv": load_trials(store).to_csv(index=False, lineterminator="\n"),
+    }
+    return {name: store.write_text(name, texts[name]) for name in REPORT_FILES}
+
+
+def render_report(store: TrialStore, best: Mapping[str, Any]) -> str:
+    """Return report.md, given what `best_settings` returned."""
+    extras = {study["name"]: _extras(store, study["name"], study["best"]) for study in best["studies"]}
+    sweep = store.read_sweep() if store.exists else {}
+    template = _environment().get_template("report.md.j2")
+    provenance = _flat(sweep.get("provenance") or {})
+    return template.render(best, extras=extras, provenance=provenance, noise_errors=NOISE_ERRORS)
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=select_autoescape(),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    filters = {
+        "score": _score, "signed": _signed, "cell": _cell, "settings": _settings, "duration": _duration,
+        "number": number_text, "bounds": _bound_advice, "plural": _plural, "literal": _literal,
+    }  # fmt: skip
+    environment.filters.update(filters)
+    return environment
+
+
+def _extras(store: TrialStore, study_name: str, best: Mapping[str, Any] | None) -> dict[str, Any]:
+    study, trials = store.read_study(study_name), store.trials(study_name)
+    top = [trial_summary(store, study, trial) for trial in top_trials(study, trials, _TOP)]
+    return {
+        "top": top,
+        "infeasible": _causes(trials, TrialState.INFEASIBLE),
+        "failed": _causes(trials, TrialState.FAILED),
+        "base": _base_model(best),
+    }
+
+
+def _causes(trials: Sequence[TrialRecord], state: TrialState) -> list[dict[str, Any]]:
+    """Group the trials of a state by their cause; the settings of the first one serve as the example."""
+    groups: dict[tuple[str, str], list[TrialRecord]] = defaultdict(list)
+    for trial in trials:
+        if trial.state is state:
+            failure = trial.failure
+            lines = failure.message.strip().splitlines() if failure else []
+            groups[failure.kind.value if failure else "unknown", lines[0] if lines else "no message"].append(trial)
+    return [
+        {
+            "kind": kind,
+            "message": message,
+            "trials": [t.spec.number for t in found],
+            "example": dict(found[0].spec.params),
+        }
+        for (kind, message), found in sorted(groups.items())
+    ]
+
+
+def _base_model(best: Mapping[str, Any] | None) -> str | None:
+    """Return what the adapter of the best trial says it belongs to; None without an adapter."""
+    if best is None or best["adapter"] is None:
+        return None
+    path = Path(best["adapter"]) / "adapter_config.json"
+    if not path.is_file():
+        return None
+    return str(json.loads(path.read_text()).get("base_model_name_or_path") or "") or None
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        found |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return found
+
+
+def _score(value: float | None, error: float | None = None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.4f}"
+
+
+def _cell(text: object) -> str:
+    """Make a text safe inside a cell of a Markdown table."""
+    return " ".join(str(text).split()).replace("|", "\\|")
+
+
+def _settings(params: Mapping[str, ParamValue]) -> str:
+    return params_text(params, ", ")
+
+
+def _literal(value: object) -> str:
+    """Return a text or a list of texts as Python source."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _duration(seconds: float) -> str:
+    """Return a time span as people write it, e.g. ``1 h 02 min`` or ``3 min 20 s``."""
+    whole = round(seconds)
+    hours, minutes = divmod(whole // 60, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {whole % 60:02d} s" if minutes else f"{seconds:.1f} s"
+
+
+def _bound_advice(bounds: Mapping[str, str], params: Mapping[str, ParamValue]) -> list[str]:
+    """Say of each bound what to do: widen the space, or nothing where the setting itself ends."""
+    lines = []
+    for key, side in bounds.items():
+        limit = SEARCHABLE[key][0 if side == "low" else 1]
+        value = params[key]
+        at = f"`{key}` = {number_text(value)} lies at the {side} end of the space"
+        is_natural = not isinstance(value, str) and value == limit
+        lines.append(
+            f"{at}, where the setting itself ends." if is_natural else f"{at}: widen it there and search again."
+        )
+    return lines

@@ -1,0 +1,112 @@
+import math
+
+import pytest
+
+from analysis import compare as c
+from sweeper.types import Phase, TrialState
+from tests.analysis.records import make_default, make_study, make_trial
+
+
+def numbers(trials):
+    return [trial.spec.number for trial in trials]
+
+
+def test_trials_are_ranked_by_score_where_more_is_better():
+    assert numbers(c.top_trials(make_study(), [make_trial(0, 0.7), make_trial(1, 0.9), make_trial(2, 0.8)])) == [
+        1,
+        2,
+        0,
+    ]
+
+
+def test_trials_are_ranked_by_score_where_less_is_better():
+    study = make_study(metric="validation/loss", direction="minimize")
+    trials = [make_trial(0, 0.7, study=study), make_trial(1, 0.9, study=study), make_trial(2, 0.2, study=study)]
+    assert numbers(c.top_trials(study, trials)) == [2, 0, 1]
+
+
+def test_a_tie_goes_to_fewer_parameters():
+    trials = [make_trial(0, 0.9, params={"lora.r": 64}), make_trial(1, 0.9, params={"lora.r": 4})]
+    assert c.best_trial(make_study(), trials).spec.number == 1
+
+
+def test_a_tie_in_parameters_too_goes_to_the_earlier_trial():
+    assert c.best_trial(make_study(), [make_trial(5, 0.9), make_trial(3, 0.9)]).spec.number == 3
+
+
+@pytest.mark.parametrize("state", [s for s in TrialState if s is not TrialState.COMPLETE])
+def test_only_complete_trials_can_be_best(state):
+    assert c.best_trial(make_study(), [make_trial(0, 0.99, state=state)]) is None
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, None])
+def test_a_complete_trial_without_a_finite_score_is_not_ranked(value):
+    assert numbers(c.top_trials(make_study(), [make_trial(0, value), make_trial(1, 0.1)])) == [1]
+
+
+def test_a_reference_outside_the_space_can_be_best():
+    trials = [make_trial(0, 0.8), make_default(0.9, 1, phase=Phase.REFERENCE)]
+    assert c.best_trial(make_study(), trials).spec.number == 1
+
+
+def test_the_default_is_found_by_its_recipe_and_prefers_a_complete_trial():
+    trials = [make_trial(0, 0.9), make_default(0.5, 1, state=TrialState.FAILED), make_default(0.8, 2)]
+    assert c.default_trial(trials, "peft_default").spec.number == 2
+    assert c.default_trial(trials, "other") is None
+
+
+def test_standard_error_of_an_accuracy_is_binomial():
+    assert c.standard_error(make_study(), 0.9) == pytest.approx(math.sqrt(0.9 * 0.1 / 400))
+
+
+def test_a_perfect_score_still_has_an_error():
+    assert c.standard_error(make_study(), 1.0) == pytest.approx(math.sqrt(0.5 * 399.5) / 400**1.5)
+
+
+@pytest.mark.parametrize("metric", ["validation/macro_f1", "validation/loss"])
+def test_a_metric_that_is_no_accuracy_has_no_standard_error(metric):
+    assert c.standard_error(make_study(metric=metric), 0.9) is None
+
+
+def test_no_validation_rows_give_no_standard_error():
+    assert c.standard_error(make_study(num_rows={"train": 10}), 0.9) is None
+
+
+def test_a_small_lead_is_noise_and_a_large_one_is_not():
+    small, large = c.compare(make_study(), 0.91, 0.89), c.compare(make_study(), 0.91, 0.80)
+    assert (small.is_noise, large.is_noise) == (True, False)
+    assert small.standard_error == pytest.approx(math.sqrt(0.91 * 0.09 / 400 + 0.89 * 0.11 / 400))
+
+
+def test_a_gain_is_positive_when_a_lower_loss_is_better():
+    study = make_study(metric="validation/loss", direction="minimize")
+    found = c.compare(study, 0.2, 0.5)
+    assert found.gain == pytest.approx(0.3)
+    assert found.is_noise is None
+
+
+def test_equal_scores_are_noise_whatever_the_metric():
+    assert c.compare(make_study(metric="validation/macro_f1"), 0.5, 0.5).is_noise
+
+
+def test_nothing_is_compared_with_a_missing_score():
+    assert c.compare(make_study(), 0.9, None) is None
+
+
+def test_luck_of_the_best_grows_with_the_number_of_trials():
+    study = make_study()
+    few = c.selection_optimism(study, [make_trial(i, 0.9) for i in range(2)])
+    many = c.selection_optimism(study, [make_trial(i, 0.9) for i in range(50)])
+    assert 0 < few < many
+    # The expected largest of 50 standard normals is 2.25.
+    assert many == pytest.approx(2.25 * 0.015, rel=0.01)
+
+
+def test_one_trial_has_no_luck_of_selection():
+    assert c.selection_optimism(make_study(), [make_trial(0, 0.9)]) == 0.0
+
+
+def test_the_probe_is_read_with_the_metric_of_the_study():
+    assert c.probe_value(make_study()) == 0.82
+    assert c.probe_value(make_study(metric="validation/macro_f1")) == 0.8
+    assert c.probe_value(make_study(references={})) is None
