@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 import optuna
 
-from sweeper.search.reading import is_infeasible
 from sweeper.search.distributions import distributions, from_stored
 from sweeper.search.proposals import trial_seed
+from sweeper.search.reading import is_infeasible
 from sweeper.space import SearchSpace
 from sweeper.types import ParamValue
 

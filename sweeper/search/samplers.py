@@ -13,8 +13,8 @@ import optuna
 
 from sweeper.errors import ConfigError, did_you_mean
 from sweeper.search import cma, gp
-from sweeper.search.reading import is_infeasible
 from sweeper.search.proposals import Grid, fit_recipes, random_point, sobol_point, trial_seed
+from sweeper.search.reading import is_infeasible
 from sweeper.settings import SearchSettings
 from sweeper.space import Scale, SearchSpace
 from sweeper.types import ParamValue

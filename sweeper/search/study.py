@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 import optuna
 
 from sweeper.errors import SweeperError
-from sweeper.search.reading import best_trial, check_same, check_trial, worst_value
 from sweeper.search.distributions import distributions, suggest, to_stored
 from sweeper.search.proposals import Proposal, trial_seed
 from sweeper.search.pruning import make_pruner, num_free_passes
+from sweeper.search.reading import best_trial, check_same, check_trial, worst_value
 from sweeper.search.samplers import Proposer
 from sweeper.search.storage import open_storage, translated
 from sweeper.settings import SearchSettings
@@ -169,9 +169,9 @@ class Search:
                 return Decision.STOP
             should_stop = self._report(number, chunk, value)
             protected = frozen.user_attrs.get("origin") == self._proposer.default_origin
-            if not should_stop or protected or self._num_peers(number, chunk) < self._free_passes:
-                return Decision.CONTINUE
-            return Decision.STOP
+            num_peers = sum(chunk in trial.intermediate_values for trial in self._trials()) - 1
+            is_free = protected or num_peers < self._free_passes
+            return Decision.STOP if should_stop and not is_free else Decision.CONTINUE
 
     def tell(self, number: int, *, state: TrialState, value: float | None = None) -> None:
         """Finish a trial; a trial that is finished already stays as it is.
@@ -278,9 +278,6 @@ class Search:
         if chunk not in frozen.intermediate_values:
             trial.report(value, chunk)
         return bool(trial.should_prune()) if chunk < self._last_rung else False
-
-    def _num_peers(self, number: int, chunk: int) -> int:
-        return sum(chunk in trial.intermediate_values for trial in self._trials() if trial.number != number)
 
     def _restore(self, record: TrialRecord) -> None:
         """Add a trial that Optuna does not have; check one that it has."""

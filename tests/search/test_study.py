@@ -1,0 +1,234 @@
+"""Decisions, endings and kills of one study."""
+
+from __future__ import annotations
+
+import math
+
+import optuna
+import pytest
+
+from sweeper.errors import ConfigError, StoreError, SweeperError, SweepMismatch
+from sweeper.search import study as study_module
+from sweeper.settings import SearchSettings
+from sweeper.space import Dimension, Scale, SearchSpace
+from sweeper.types import Decision, TrialState
+from tests.search.toy import METRIC, SPACE, Driver, open_toy, preset, value_of
+
+
+def _frozen(folder, number):
+    url = f"sqlite:///{folder}/optuna.db"
+    storage = optuna.storages.RDBStorage(url)
+    trial = optuna.load_study(study_name="sweep/toy", storage=storage).get_trials(deepcopy=False)[number]
+    storage.remove_session()
+    storage.engine.dispose()
+    return trial
+
+
+def test_recipes_come_first_then_sobol_then_the_sampler(tmp_path):
+    driver = Driver(lanes=1)
+    with open_toy(tmp_path, preset("tpe")) as search:
+        driver.run(search, 8)
+    origins = [origin for _, origin, _ in driver.proposals]
+    assert origins == ["recipe:peft_default", "recipe:alpha_2r", *["sobol"] * 4, "tpe", "tpe"]
+
+
+def test_sobol_goes_on_while_the_model_has_nothing_to_learn_from(tmp_path):
+    with open_toy(tmp_path, preset("tpe")) as search:
+        origins = [search.ask().origin for _ in range(9)]
+    assert origins[2:] == ["sobol"] * 7
+
+
+def test_the_default_recipe_is_never_stopped(tmp_path):
+    with open_toy(tmp_path, preset("tpe")) as search:
+        numbers = [search.ask().number for _ in range(9)]
+        for number in numbers[1:]:
+            search.report(number, chunk=3, value=0.9)
+        assert search.report(numbers[0], chunk=3, value=0.1) is Decision.CONTINUE
+
+
+def test_the_first_trials_pass_a_rung_and_later_bad_ones_do_not(tmp_path):
+    with open_toy(tmp_path, preset("random", recipes=[])) as search:
+        numbers = [search.ask().number for _ in range(8)]
+        falling = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
+        decisions = [search.report(n, chunk=3, value=v) for n, v in zip(numbers, falling, strict=False)]
+        good = search.report(numbers[6], chunk=3, value=0.85)
+    assert decisions == [Decision.CONTINUE] * 4 + [Decision.STOP] * 2
+    assert good is Decision.CONTINUE
+
+
+def test_nothing_is_stopped_at_the_last_rung(tmp_path):
+    with open_toy(tmp_path, preset("random", recipes=[])) as search:
+        for value in (0.9, 0.8, 0.7, 0.6, 0.5, 0.4):
+            assert search.report(search.ask().number, chunk=12, value=value) is Decision.CONTINUE
+
+
+def test_without_a_pruner_nothing_is_stopped(tmp_path):
+    with open_toy(tmp_path, preset("random", pruner="none", recipes=[])) as search:
+        for value in (0.9, 0.8, 0.7, 0.6, 0.5, 0.4):
+            assert search.report(search.ask().number, chunk=3, value=value) is Decision.CONTINUE
+
+
+def test_a_value_that_is_not_finite_stops_the_trial(tmp_path):
+    with open_toy(tmp_path, preset("random", recipes=[])) as search:
+        assert search.report(search.ask().number, chunk=3, value=math.nan) is Decision.STOP
+
+
+@pytest.mark.parametrize(("direction", "expected"), [("maximize", 0.5), ("minimize", 0.9)])
+def test_an_infeasible_trial_has_the_worst_value_and_is_never_best(tmp_path, direction, expected):
+    with open_toy(tmp_path, preset("random", recipes=[]), direction=direction) as search:
+        for value in (0.5, 0.9):
+            search.tell(search.ask().number, state=TrialState.COMPLETE, value=value)
+        number = search.ask().number
+        search.tell(number, state=TrialState.INFEASIBLE)
+        best = search.best()
+    trial = _frozen(tmp_path, number)
+    assert trial.state is optuna.trial.TrialState.COMPLETE
+    assert trial.value == expected
+    assert trial.constraints == {"infeasible": 1.0}
+    assert trial.user_attrs["state"] == "infeasible"
+    assert best[0] != number
+
+
+def test_states_are_told_in_optunas_words(tmp_path):
+    with open_toy(tmp_path, preset("random", recipes=[])) as search:
+        for state, value in ((TrialState.COMPLETE, 0.5), (TrialState.PRUNED, 0.4), (TrialState.FAILED, None)):
+            number = search.ask().number
+            search.report(number, chunk=3, value=0.4)
+            search.tell(number, state=state, value=value)
+    found = [(_frozen(tmp_path, number).state.name, _frozen(tmp_path, number).value) for number in range(3)]
+    assert found == [("COMPLETE", 0.5), ("PRUNED", 0.4), ("FAIL", None)]
+
+
+def test_a_second_tell_changes_nothing(tmp_path):
+    with open_toy(tmp_path, preset("random", recipes=[])) as search:
+        number = search.ask().number
+        search.tell(number, state=TrialState.COMPLETE, value=0.5)
+        search.tell(number, state=TrialState.FAILED)
+        assert search.best() == (number, 0.5)
+
+
+def test_a_complete_trial_needs_a_finite_value(tmp_path):
+    with open_toy(tmp_path, preset("random")) as search, pytest.raises(ValueError, match="complete but"):
+        search.tell(search.ask().number, state=TrialState.COMPLETE, value=math.nan)
+
+
+def test_a_running_trial_cannot_be_told(tmp_path):
+    with open_toy(tmp_path, preset("random")) as search, pytest.raises(ValueError, match="running"):
+        search.tell(search.ask().number, state=TrialState.RUNNING)
+
+
+def test_a_trial_that_never_reached_the_store_is_pending(tmp_path):
+    settings = preset("tpe")
+    driver = Driver()
+    with open_toy(tmp_path, settings) as search:
+        driver.run(search, 20, until=12)
+        lost = search.ask()
+    with open_toy(tmp_path, settings) as search:
+        search.sync(list(driver.records.values()), value_of)
+        assert search.pending() == [lost]
+        assert search.ask().number == lost.number + 1
+
+
+@pytest.mark.parametrize("num_before", [1, 12])
+def test_a_trial_killed_while_it_was_drawn_is_drawn_again(tmp_path, num_before, monkeypatch):
+    settings = preset("tpe")
+    whole, cut = Driver(), Driver()
+    with open_toy(tmp_path / "whole", settings) as search:
+        whole.run(search, 20, until=num_before)
+        expected = search.ask()
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    with open_toy(tmp_path / "cut", settings) as search:
+        cut.run(search, 20, until=num_before)
+        with monkeypatch.context() as patch:
+            patch.setattr(study_module, "suggest", die)
+            with pytest.raises(KeyboardInterrupt):
+                search.ask()
+    with open_toy(tmp_path / "cut", settings) as search:
+        search.sync(list(cut.records.values()), value_of)
+        assert search.pending() == [expected]
+
+
+def test_a_trial_killed_before_it_was_popped_is_asked_again(tmp_path, monkeypatch):
+    with open_toy(tmp_path, preset("tpe")) as search, monkeypatch.context() as patch:
+        patch.setattr(optuna.Study, "ask", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            search.ask()
+    with open_toy(tmp_path, preset("tpe")) as search:
+        assert search.pending() == []
+        assert search.ask().origin == "recipe:peft_default"
+        assert search.num_trials == 1
+
+
+def test_sync_reports_the_rungs_that_optuna_missed(tmp_path):
+    driver = Driver(lanes=1)
+    with open_toy(tmp_path, preset("random")) as search:
+        driver.admit(search.ask())
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(search, "report", lambda *_, **__: Decision.CONTINUE)
+            driver.advance(search, 0)
+            driver.advance(search, 0)
+    with open_toy(tmp_path, preset("random")) as search:
+        search.sync(list(driver.records.values()), value_of)
+    expected = {m.chunk: m.metrics[METRIC] for m in driver.records[0].measurements}
+    assert _frozen(tmp_path, 0).intermediate_values == expected
+
+
+def test_a_database_of_another_sweep_is_refused(tmp_path):
+    driver = Driver()
+    with open_toy(tmp_path / "one", preset("random", recipes=[])) as search:
+        driver.run(search, 3)
+    with open_toy(tmp_path / "two", preset("random", recipes=[]), seed=2) as search:
+        search.ask()
+        with pytest.raises(StoreError, match="Move the database away"):
+            search.sync(list(driver.records.values()), value_of)
+
+
+def test_another_space_is_refused_with_the_dimension_and_the_remedy(tmp_path):
+    wider = Dimension(
+        key="train.learning_rate", scale=Scale.LOG, low=1e-5, high=1e-2, text="tag(log,interval(1e-5,1e-2))"
+    )
+    open_toy(tmp_path, preset("random")).close()
+    with pytest.raises(SweepMismatch, match=r"train.learning_rate=tag\(log,interval\(1e-5,1e-2\)\).*new sweep name"):
+        open_toy(tmp_path, preset("random"), space=SearchSpace((*SPACE.dimensions[:2], wider)))
+
+
+def test_another_direction_is_refused(tmp_path):
+    open_toy(tmp_path, preset("random")).close()
+    with pytest.raises(SweepMismatch, match="maximize"):
+        open_toy(tmp_path, preset("random"), direction="minimize")
+
+
+def test_an_exhausted_grid_says_so(tmp_path):
+    rank = Dimension(key="lora.r", scale=Scale.ORDERED, choices=(4, 8), text="choice(4,8)")
+    with open_toy(tmp_path, preset("grid"), space=SearchSpace((rank,))) as search:
+        assert {search.ask().params["lora.r"], search.ask().params["lora.r"]} == {4, 8}
+        assert search.is_exhausted
+        with pytest.raises(SweeperError, match="all tried"):
+            search.ask()
+
+
+@pytest.mark.parametrize(("key", "value"), [("sampler", "tpee"), ("pruner", "medain")])
+def test_a_misspelt_name_gets_a_suggestion(tmp_path, key, value):
+    with pytest.raises(ConfigError, match=f"search.{key}={value}.*Did you mean '(tpe|median)'"):
+        open_toy(tmp_path, SearchSettings(**{key: value}))
+
+
+def test_cmaes_refuses_categories(tmp_path):
+    schedule = Dimension(
+        key="train.schedule", scale=Scale.CATEGORICAL, choices=("linear", "cosine"), text="choice(linear,cosine)"
+    )
+    with pytest.raises(ConfigError, match=r"train\.schedule is a category.*Fix train\.schedule"):
+        open_toy(tmp_path, preset("cmaes"), space=SearchSpace((*SPACE.dimensions, schedule)))
+
+
+def test_auto_takes_tpe_where_there_is_a_category(tmp_path):
+    schedule = Dimension(
+        key="train.schedule", scale=Scale.CATEGORICAL, choices=("linear", "cosine"), text="choice(linear,cosine)"
+    )
+    driver = Driver(lanes=1)
+    with open_toy(tmp_path, preset("auto"), space=SearchSpace((*SPACE.dimensions, schedule))) as search:
+        driver.run(search, 6)
+    assert driver.proposals[-1][1] == "tpe"

@@ -1,0 +1,99 @@
+"""A toy study whose objective is known: the best learning rate is 2e-3, and ranks of 32 and more are infeasible."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from sweeper.search.proposals import Proposal
+from sweeper.search.study import Search
+from sweeper.settings import Recipe, SearchSettings
+from sweeper.space import Dimension, Scale, SearchSpace
+from sweeper.types import Decision, Measurement, TrialRecord, TrialSpec, TrialState
+
+CONF = Path(__file__).parents[2] / "conf" / "search"
+RUNGS = (3, 6, 12)
+METRIC = "validation/accuracy"
+SPACE = SearchSpace(
+    (
+        Dimension(key="lora.r", scale=Scale.LOG2, low=1, high=64, text="tag(log2,interval(1,64))"),
+        Dimension(key="lora.alpha_ratio", scale=Scale.LOG, low=0.25, high=8, text="tag(log,interval(0.25,8))"),
+        Dimension(key="train.learning_rate", scale=Scale.LOG, low=1e-4, high=1e-2, text="tag(log,interval(1e-4,1e-2))"),
+    )
+)
+FIXED = {"lora.dropout": 0.0}
+
+
+def preset(name: str, **changes: object) -> SearchSettings:
+    """Settings of a YAML file of conf/search, with a short start."""
+    recipes = yaml.safe_load((CONF / "_recipes.yaml").read_text())["recipes"]
+    content = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+    content.pop("defaults", None)
+    content["recipes"] = [Recipe(**recipe) for recipe in recipes]
+    content["startup"] = min(content.get("startup", 0), 4)
+    return SearchSettings(**{**content, **changes})
+
+
+def open_toy(folder: Path, settings: SearchSettings, **changes: object) -> Search:
+    options = {"direction": "maximize", "seed": 1, "rungs": RUNGS, "fixed": FIXED}
+    options["storage_url"] = f"sqlite:///{folder}/optuna.db"
+    return Search.open("sweep/toy", changes.pop("space", SPACE), settings, **{**options, **changes})
+
+
+def value_at(params, chunk: int) -> float:
+    return (1 - abs(math.log(params["train.learning_rate"] / 2e-3)) / 5) * (0.5 + chunk / 24)
+
+
+def value_of(record: TrialRecord) -> float | None:
+    return record.last_rung.metrics[METRIC] if record.last_rung else None
+
+
+@dataclass
+class Driver:
+    """A controller without training: a few lanes, one rung of one lane at a time, and records as the store has them."""
+
+    lanes: int = 3
+    records: dict[int, TrialRecord] = field(default_factory=dict)
+
+    def run(self, search: Search, num_trials: int, *, until: int | None = None) -> None:
+        """Run ``num_trials`` trials, or leave, as if killed, as soon as ``until`` of them were proposed."""
+        while until is None or len(self.records) < until:
+            running = [number for number, record in self.records.items() if not record.state.is_finished]
+            if len(running) < self.lanes and len(self.records) < num_trials and not search.is_exhausted:
+                self.admit(search.ask())
+            elif running:
+                self.advance(search, running[0])
+            else:
+                return
+
+    def admit(self, proposal: Proposal) -> None:
+        spec = TrialSpec(
+            study="toy", number=proposal.number, params=proposal.params, settings={}, seed=0, origin=proposal.origin
+        )
+        self.records[proposal.number] = TrialRecord(spec=spec)
+
+    def advance(self, search: Search, number: int) -> None:
+        record = self.records[number]
+        if record.spec.params["lora.r"] >= 32:
+            self.finish(search, number, TrialState.INFEASIBLE)
+            return
+        chunk = RUNGS[len(record.measurements)]
+        value = value_at(record.spec.params, chunk)
+        measured = (*record.measurements, Measurement(chunk=chunk, rows=chunk, metrics={METRIC: value}))
+        self.records[number] = TrialRecord(spec=record.spec, measurements=measured)
+        if search.report(number, chunk=chunk, value=value) is Decision.STOP:
+            self.finish(search, number, TrialState.PRUNED)
+        elif chunk == RUNGS[-1]:
+            self.finish(search, number, TrialState.COMPLETE)
+
+    def finish(self, search: Search, number: int, state: TrialState) -> None:
+        record = self.records[number]
+        self.records[number] = TrialRecord(spec=record.spec, measurements=record.measurements, state=state)
+        search.tell(number, state=state, value=value_of(record))
+
+    @property
+    def proposals(self) -> list[tuple[int, str, dict[str, object]]]:
+        return [(r.spec.number, r.spec.origin, dict(r.spec.params)) for r in self.records.values()]
