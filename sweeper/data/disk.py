@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stored:
-    """Named datasets, and what else belongs to them as JSON."""
+    """Named datasets with equal columns, at least one of them with rows, and what else belongs to them as JSON."""
 
     parts: Mapping[str, Dataset]
     meta: Mapping[str, Any]
@@ -69,7 +69,10 @@ def _load(folder: Path) -> Stored | None:
         return None
     try:
         meta = json.loads((folder / "meta.json").read_text())
-        return Stored(parts={name: _part(folder / name) for name in meta["parts"]}, meta=meta)
+        parts = {name: _part(folder / name) for name, num_rows in meta["parts"].items() if num_rows}
+        # datasets cannot read a dataset without rows, only write one; all parts have the same columns.
+        empty = next(iter(parts.values())).select([])
+        return Stored(parts={name: parts.get(name, empty) for name in meta["parts"]}, meta=meta)
     except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are among these
         log.warning("%s cannot be read (%s); it is made again", folder, error)
         return None
@@ -88,7 +91,9 @@ def _save(folder: Path, stored: Stored) -> None:
     aside.mkdir()
     with quiet():
         for name, part in stored.parts.items():
-            part.save_to_disk(str(aside / name))
-    (aside / "meta.json").write_text(json.dumps({**stored.meta, "parts": list(stored.parts)}))
+            if len(part):
+                part.save_to_disk(str(aside / name))
+    sizes = {name: len(part) for name, part in stored.parts.items()}
+    (aside / "meta.json").write_text(json.dumps({**stored.meta, "parts": sizes}))
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(aside, folder)

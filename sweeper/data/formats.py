@@ -139,8 +139,8 @@ def _delimiter(text: str) -> str:
 
 
 def _read_parquet(path: Path, settings: DatasetSettings) -> Iterator[Row]:  # noqa: ARG001 - a reader like the others
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
     number = 0
     try:

@@ -88,14 +88,15 @@ def _tokenizer(model_dir: Path, trust_remote_code: bool) -> Any:
 
 @contextmanager
 def _errors_only() -> Iterator[None]:
-    from transformers.utils import logging as transformers_logging
+    from transformers import utils
 
-    before = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
+    chatter: Any = utils.logging  # without types
+    before = chatter.get_verbosity()
+    chatter.set_verbosity_error()
     try:
         yield
     finally:
-        transformers_logging.set_verbosity(before)
+        chatter.set_verbosity(before)
 
 
 def _limit(tokenizer: Any, model_dir: Path, max_length: int) -> int:

@@ -6,6 +6,7 @@ Only safetensors weights are fetched; the other formats are larger twice over an
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from sweeper.errors import ConfigError, FetchError
 from sweeper.fetch import Progress, sha256_of
@@ -31,11 +32,11 @@ def fetch(settings: ModelSettings, cache: Path, progress: Progress) -> Path:
 
 
 def _download(settings: ModelSettings, cache: Path, progress: Progress) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub import snapshot_download, utils
 
-    shown = not are_progress_bars_disabled()
-    disable_progress_bars()
+    bars: Any = utils  # exports them without saying so
+    shown = not bars.are_progress_bars_disabled()
+    bars.disable_progress_bars()
     progress(settings.id, 0, 0)
     try:
         found = snapshot_download(
@@ -49,7 +50,7 @@ def _download(settings: ModelSettings, cache: Path, progress: Progress) -> Path:
         raise FetchError(_failure(settings, error)) from error
     finally:
         if shown:
-            enable_progress_bars()
+            bars.enable_progress_bars()
     return Path(found)
 
 

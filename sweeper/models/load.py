@@ -117,17 +117,18 @@ def cpu_flags(path: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     # That the head is newly initialised is what we want; transformers warns of it on every load.
-    from transformers.utils import logging
+    from transformers import utils
 
-    before, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    chatter: Any = utils.logging  # without types
+    before, shown = chatter.get_verbosity(), chatter.is_progress_bar_enabled()
+    chatter.set_verbosity_error()
+    chatter.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(before)
+        chatter.set_verbosity(before)
         if shown:
-            logging.enable_progress_bar()
+            chatter.enable_progress_bar()
 
 
 def _set_pad_token(config: Any, path: Path, *, trust_remote_code: bool) -> None:

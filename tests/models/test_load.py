@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel
+
+from sweeper.errors import ConfigError, ModelError
+from sweeper.models.load import choose_attention, choose_dtype, cpu_flags, load_classifier
+from tests.data.builders import make_tokenizer
+
+torch.set_num_threads(1)
+SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+def save_tiny(folder, model_type, **more):
+    make_tokenizer(folder, pad=False)
+    config = AutoConfig.for_model(model_type, vocab_size=64, max_position_embeddings=32, **SIZES, **more)
+    AutoModel.from_config(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("models") / "bert", "bert")
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("models") / "llama", "llama", num_key_value_heads=1)
+
+
+def load(path, **more):
+    return load_classifier(path, **{"num_labels": 3, "dtype": torch.float32, "attention": "eager", **more})
+
+
+@pytest.mark.parametrize("model_type", ["bert", "llama"])
+def test_a_model_is_loaded_frozen_and_in_evaluation_mode(model_type, request):
+    model = load(request.getfixturevalue(model_type))
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("model_type", ["bert", "llama"])
+def test_it_classifies_into_as_many_labels_as_asked(model_type, request):
+    model = load(request.getfixturevalue(model_type))
+    assert model(input_ids=torch.tensor([[3, 4, 5], [6, 7, 8]])).logits.shape == (2, 3)
+
+
+def test_its_weights_are_those_on_disk(bert):
+    from safetensors.torch import load_file
+
+    stored = load_file(bert / "model.safetensors")["encoder.layer.1.attention.self.query.weight"]
+    assert torch.equal(load(bert).get_submodule("bert.encoder.layer.1.attention.self.query").weight, stored)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_its_weights_have_the_type_asked_for(bert, dtype):
+    assert {parameter.dtype for parameter in load(bert, dtype=dtype).parameters()} == {dtype}
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_it_has_the_attention_asked_for(bert, attention):
+    assert load(bert, attention=attention).config._attn_implementation == attention
+
+
+def test_a_missing_padding_token_is_taken_from_the_tokenizer(llama):
+    assert load(llama).config.pad_token_id == 2
+
+
+def test_the_new_head_is_the_same_each_time_and_the_global_generator_untouched(bert):
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    one = load(bert)
+    assert torch.equal(torch.rand(1), expected)
+    assert torch.equal(one.classifier.weight, load(bert).classifier.weight)
+
+
+def test_loading_prints_nothing(bert, capfd):
+    load(bert)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_weights_in_another_format_are_refused(bert, tmp_path):
+    shutil.copytree(bert, tmp_path / "pickled")
+    (tmp_path / "pickled" / "model.safetensors").rename(tmp_path / "pickled" / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load(tmp_path / "pickled")
+
+
+def test_a_model_without_a_classification_head_is_an_error(tmp_path):
+    make_tokenizer(tmp_path / "vit", model_type="vit")
+    with pytest.raises(ModelError, match="sequence classification"):
+        load(tmp_path / "vit")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "flags", "dtype", "why"),
+    [
+        ("auto", {"avx2", "avx512_bf16"}, torch.bfloat16, "this CPU computes (avx512_bf16)"),
+        ("auto", {"amx_bf16"}, torch.bfloat16, "(amx_bf16)"),
+        ("auto", {"avx2", "avx512f"}, torch.float32, "not known to compute in bfloat16"),
+        ("float32", {"avx512_bf16"}, torch.float32, "as model.dtype says"),
+        ("bfloat16", set(), torch.bfloat16, "as model.dtype says"),
+    ],
+)
+def test_the_type_is_chosen_and_explained(wanted, flags, dtype, why):
+    chosen, said = choose_dtype(wanted, "cpu", flags=frozenset(flags))
+    assert chosen is dtype
+    assert why in said
+
+
+@pytest.mark.parametrize(("is_supported", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_gpu_is_asked_for_bfloat16(monkeypatch, is_supported, dtype):
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda **_: is_supported)
+    assert choose_dtype("auto", "cuda:0")[0] is dtype
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "kernel"),
+    [("auto", "cpu", "eager"), ("auto", "cuda", "sdpa"), ("sdpa", "cpu", "sdpa"), ("eager", "cuda", "eager")],
+)
+def test_the_attention_is_chosen_and_explained(wanted, device, kernel):
+    chosen, said = choose_attention(wanted, device)
+    assert chosen == kernel
+    assert said.startswith(kernel)
+
+
+def test_wrong_settings_name_their_key():
+    with pytest.raises(ConfigError, match=r"model\.dtype=bfloat: must be auto.*Did you mean 'bfloat16'"):
+        choose_dtype("bfloat", "cpu")
+    with pytest.raises(ConfigError, match=r"model\.attention=sdap: must be auto.*Did you mean 'sdpa'"):
+        choose_attention("sdap", "cpu")
+
+
+def test_flags_are_read_as_linux_writes_them(tmp_path):
+    path = tmp_path / "cpuinfo"
+    path.write_text("processor\t: 0\nflags\t\t: fpu avx512_bf16 amx_bf16\n\nprocessor\t: 1\nflags\t\t: fpu\n")
+    assert cpu_flags(path) == {"fpu", "avx512_bf16", "amx_bf16"}
+    path.write_text("processor\t: 0\nFeatures\t: fp bf16\n")
+    assert cpu_flags(path) == {"fp", "bf16"}
+    assert cpu_flags(tmp_path / "none") == frozenset()
