@@ -7,8 +7,8 @@ Hydra's composition; nobody changes them after `config.compose`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from typing import Any, get_args, get_type_hints
 
 __all__ = [
     "BudgetSettings",
@@ -19,12 +19,14 @@ __all__ = [
     "ModelSettings",
     "Recipe",
     "SearchSettings",
+    "SettingDoc",
     "SpaceSettings",
     "SweepSettings",
     "TaskSettings",
     "TrackerSettings",
     "TrainSettings",
     "key",
+    "setting_docs",
 ]
 
 
@@ -131,10 +133,10 @@ class SpaceSettings:
     """The search space."""
 
     name: str = key("", "Name of the preset.")
-    dimensions: dict[str, str] = key(
+    dimensions: dict[str, str | None] = key(
         {},
         "By dotted key under lora or train, in Hydra's sweep grammar: choice(4,8), interval(0,0.2), "
-        "tag(log,interval(1e-4,1e-2)), range(1,9,2), tag(log2,interval(1,64)) for powers of two.",
+        "tag(log,interval(1e-4,1e-2)), range(1,9,2), tag(log2,interval(1,64)) for powers of two; null takes one out.",
     )
 
 
@@ -210,3 +212,29 @@ class SweepSettings:
     executor: ExecutorSettings = key(ExecutorSettings, "Where trials train.")
     budget: BudgetSettings = key(BudgetSettings, "When a sweep is done.")
     tracker: TrackerSettings = key(TrackerSettings, "Where trials are shown.")
+
+
+@dataclass(frozen=True, slots=True)
+class SettingDoc:
+    """A documented key."""
+
+    kind: str
+    default: str
+    doc: str
+
+
+def setting_docs(kind: type = SweepSettings, prefix: str = "") -> dict[str, SettingDoc]:
+    """Return every dotted key with its type, default and documentation; ``<name>`` stands for a dataset's name."""
+    found: dict[str, SettingDoc] = {}
+    hints = get_type_hints(kind)
+    for entry in fields(kind):
+        hint = hints[entry.name]
+        inner = next((arg for arg in (*get_args(hint), hint) if is_dataclass(arg) and arg is not Recipe), None)
+        if inner is not None:
+            name = entry.name if inner is hint else f"{entry.name}.<name>"
+            found |= setting_docs(inner, f"{prefix}{name}.")  # type: ignore[arg-type]
+            continue
+        default = entry.default_factory() if entry.default_factory is not MISSING else entry.default
+        shown = hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
+        found[f"{prefix}{entry.name}"] = SettingDoc(shown, str(default), entry.metadata["doc"])
+    return found

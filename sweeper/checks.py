@@ -1,0 +1,104 @@
+"""Rules between settings, checked once, before anything is fetched or started."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+
+from sweeper.errors import ConfigError
+from sweeper.settings import SweepSettings
+from sweeper.space import SEARCHABLE, Scale, SearchSpace, check_value
+from sweeper.types import ParamValue
+
+__all__ = ["check_settings", "fixed_values", "micro_batch"]
+
+_AT_LEAST_ONE = (
+    "train.epochs",
+    "train.chunks_per_epoch",
+    "model.max_length",
+    "executor.lanes",
+    "executor.threads",
+    "budget.trials",
+    "search.min_chunks",
+)
+_NOT_NEGATIVE = (
+    "executor.workers",
+    "executor.max_retries",
+    "executor.drain_s",
+    "budget.device_hours",
+    "search.startup",
+    "train.micro_batch",
+)
+
+
+def check_settings(settings: SweepSettings, space: SearchSpace) -> None:
+    """Check what one field alone, or two fields together, must fulfil.
+
+    Raises:
+        ConfigError: A rule is broken.
+    """
+    if not settings.dataset:
+        raise ConfigError("dataset", "", "no dataset is chosen", "Choose one, e.g. dataset=trec.")
+    names = [dataset.name for dataset in settings.dataset.values()]
+    for name in (*names, settings.model.name, *filter(None, [settings.name])):
+        _check_name(name)
+    if len(set(names)) < len(names):
+        raise ConfigError("dataset", ",".join(names), "two datasets have one name", "Set dataset.<key>.name.")
+    for key in _AT_LEAST_ONE:
+        _check_least(settings, key, 1)
+    for key in _NOT_NEGATIVE:
+        _check_least(settings, key, 0)
+    for key, value in fixed_values(settings).items():
+        if key in SEARCHABLE and key not in space.keys:
+            check_value(key, value, str(value))
+    _check_batches(settings, space)
+
+
+def fixed_values(settings: SweepSettings) -> dict[str, ParamValue]:
+    """Return every ``lora.*`` and ``train.*`` value by dotted key, as trials start from them."""
+    sections = (("lora", settings.lora), ("train", settings.train))
+    return {f"{name}.{f.name}": getattr(section, f.name) for name, section in sections for f in fields(section)}
+
+
+def micro_batch(settings: SweepSettings, space: SearchSpace) -> int:
+    """Return the rows of a lane that are in memory at once: those set, or the smallest batch size of the space."""
+    return settings.train.micro_batch or min(_batch_sizes(settings, space))
+
+
+def _batch_sizes(settings: SweepSettings, space: SearchSpace) -> list[int]:
+    for dimension in space.dimensions:
+        if dimension.key == "train.batch_size":
+            if dimension.choices:
+                return [int(choice) for choice in dimension.choices]
+            if dimension.scale is Scale.LOG2:
+                first, last = dimension.exponents
+                return [2**exponent for exponent in range(first, last + 1)]
+            raise ConfigError(
+                dimension.key,
+                dimension.text,
+                "batch sizes are multiples of one micro-batch, so they come from a list",
+                "Write choice(16,32,64) or tag(log2,interval(16,64)).",
+            )
+    return [settings.train.batch_size]
+
+
+def _check_batches(settings: SweepSettings, space: SearchSpace) -> None:
+    size = micro_batch(settings, space)
+    for batch in _batch_sizes(settings, space):
+        if batch % size:
+            raise ConfigError(
+                "train.micro_batch", size, f"train.batch_size={batch} is not a multiple of it", "Choose a divisor of all."
+            )
+
+
+def _check_least(settings: SweepSettings, key: str, least: int) -> None:
+    section, _, name = key.partition(".")
+    value = getattr(getattr(settings, section), name)
+    if value < least:
+        raise ConfigError(key, value, f"at least {least} is expected", "Raise it.")
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][\w.+-]{0,99}", name):
+        rule = "names of sweeps, datasets and models become names of folders: letters, digits and _ . + - only"
+        raise ConfigError("name", name, rule, "Choose another name.")

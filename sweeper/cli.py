@@ -1,0 +1,123 @@
+"""The command line: run, status, config, reproduce, ui. Every error of ours is one readable paragraph."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sweeper.errors import SweeperError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Finds the LoRA settings that suit a model on your data.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Hydra overrides, e.g. dataset=trec budget.trials=40 'lora.r=choice(4,8,16)'.", show_default=False),
+]
+ConfigDir = Annotated[
+    Path | None, typer.Option(help="A folder with further YAML files, laid out like conf/.", exists=True, file_okay=False)
+]
+Outputs = Annotated[Path, typer.Option(help="Folder of all sweeps.")]
+_RAW = {"ignore_unknown_options": False}
+
+
+@app.command(context_settings=_RAW)
+def run(overrides: Overrides = None, config_dir: ConfigDir = None) -> None:
+    """Run a sweep; the same command again goes on with it."""
+    from sweeper.sweep import run_sweep
+
+    outcome = run_sweep(overrides or [], config_dir=config_dir)
+    if outcome.stopped_by:
+        raise typer.Exit(128 + signal.Signals[outcome.stopped_by])
+
+
+@app.command()
+def status(
+    sweep: Annotated[str, typer.Argument(help="Name of the sweep; the latest if empty.")] = "",
+    outputs: Outputs = Path("outputs"),
+) -> None:
+    """Show how far a sweep is, from disk."""
+    from sweeper.sweep import find_sweep, progress_from_disk
+    from sweeper.view import progress_table
+
+    store = find_sweep(sweep, outputs)
+    budget = int(store.read_sweep()["settings"]["budget"]["trials"])
+    console = Console()
+    console.print(Text(f"Sweep {store.root.name}, in {store.root}"), soft_wrap=True)
+    console.print(progress_table(progress_from_disk(store, budget=budget)))
+
+
+@app.command()
+def config(
+    overrides: Overrides = None,
+    config_dir: ConfigDir = None,
+    help_keys: Annotated[bool, typer.Option("--help-keys", help="List every key with its meaning.")] = False,
+) -> None:
+    """Print the configuration that overrides give, or explain every key."""
+    if help_keys:
+        Console().print(_key_table())
+        return
+    from sweeper.config import as_yaml, compose
+
+    typer.echo(as_yaml(compose(overrides or [], config_dir=config_dir)))
+
+
+@app.command()
+def reproduce(
+    trial: Annotated[str, typer.Argument(help="<sweep>/<study>/<trial>, e.g. default/trec-minilm-lora/7.")],
+    outputs: Outputs = Path("outputs"),
+) -> None:
+    """Train one trial again, alone, and compare the scores; exit code 1 if they differ by more than rounding."""
+    from sweeper.reproduce import reproduce_trial
+
+    if not reproduce_trial(trial, outputs=outputs, console=Console()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def ui(overrides: Overrides = None) -> None:
+    """Open the tracker's pages: curves, comparison and adapters of all trials."""
+    from sweeper.config import compose
+    from sweeper.track.mlflow import artifact_folder, tracking_uri
+    from sweeper.track.server import serve
+
+    settings = compose(overrides or []).settings
+    outputs = Path(settings.outputs)
+    uri = tracking_uri(settings.tracker.uri, outputs)
+    raise typer.Exit(serve(uri, str(artifact_folder(uri, outputs)), settings.tracker.port))
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        app()
+    except SweeperError as error:
+        Console(stderr=True).print(Text.assemble(("Error: ", "bold red"), str(error)), soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+
+
+def _key_table() -> Table:
+    from sweeper.settings import setting_docs
+
+    table = Table("key", "type", "default", "meaning", show_lines=False, header_style="bold")
+    for key, entry in setting_docs().items():
+        table.add_row(key, entry.kind, entry.default or "''", entry.doc)
+    return table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""Composes and checks the configuration; the only importer of Hydra.
+
+An override in Hydra's sweep grammar (``lora.r=choice(4,8)``) adds a dimension to the space, a plain value of a searched
+key takes its dimension out. Everything wrong is a `ConfigError` before anything expensive starts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sweeper.checks import check_settings
+from sweeper.errors import ConfigError, SpaceError, did_you_mean
+from sweeper.settings import SweepSettings, setting_docs
+from sweeper.space import SEARCHABLE, Dimension, Scale, SearchSpace
+from sweeper.types import ParamValue
+
+__all__ = ["CONFIG_DIR", "SweepConfig", "as_yaml", "compose", "parse_dimension"]
+
+CONFIG_DIR = Path(__file__).parent / "conf"
+_SCALES = {frozenset(): Scale.LINEAR, frozenset({"log"}): Scale.LOG, frozenset({"log2"}): Scale.LOG2}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SweepConfig:
+    """A checked configuration."""
+
+    settings: SweepSettings
+    space: SearchSpace
+
+
+def compose(overrides: Sequence[str], *, config_dir: Path | None = None) -> SweepConfig:
+    """Return the configuration that the overrides ask for.
+
+    Args:
+        overrides: Hydra overrides, e.g. ``["dataset=[trec,sms_spam]", "lora.r=choice(4,8)"]``.
+        config_dir: A folder with further YAML files, laid out like conf/.
+
+    Raises:
+        ConfigError: A key, a value or a combination of values is wrong.
+    """
+    plain, varied = _split(overrides)
+    composed = _compose(plain, config_dir)
+    settings = _typed(composed)
+    fixed = {_parse(text).key_or_group for text in plain}
+    texts = {k: v for k, v in settings.space.dimensions.items() if v is not None and k not in fixed} | varied
+    settings.space.dimensions = {**texts}
+    space = SearchSpace(tuple(parse_dimension(key, text) for key, text in texts.items()))
+    check_settings(settings, space)
+    return SweepConfig(settings, space)
+
+
+def as_yaml(config: SweepConfig) -> str:
+    """Return the whole configuration as YAML."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config.settings))
+
+
+def parse_dimension(key: str, text: str) -> Dimension:
+    """Return the dimension that ``key=text`` means in Hydra's sweep grammar.
+
+    Raises:
+        SpaceError: It is not of that grammar, or cannot be searched.
+    """
+    try:
+        value = OverridesParser.create().parse_override(f"{key}={text}").value()
+    except HydraException as error:
+        raise SpaceError(key, text, "this is not Hydra's sweep grammar", str(error).splitlines()[0]) from error
+    if isinstance(value, ChoiceSweep):
+        return _choices(key, text, [_scalar(item) for item in value.list])
+    if isinstance(value, RangeSweep):
+        return _choices(key, text, [_scalar(item) for item in value.range()])
+    if isinstance(value, IntervalSweep):
+        tags = frozenset(value.tags)
+        if tags not in _SCALES:
+            remedy = f"Use tag(log,...) or tag(log2,...), not {', '.join(sorted(tags))}."
+            raise SpaceError(key, text, "a scale is log or log2", remedy)
+        return Dimension(key=key, text=text, scale=_SCALES[tags], low=float(value.start or 0), high=float(value.end or 0))
+    raise SpaceError(key, text, "this is one value, not a dimension", "Use choice(...), interval(...) or range(...).")
+
+
+def _choices(key: str, text: str, values: list[ParamValue]) -> Dimension:
+    are_numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    scale = Scale.ORDERED if are_numbers else Scale.CATEGORICAL
+    ordered = sorted(values, key=float) if are_numbers else values
+    return Dimension(key=key, text=text, scale=scale, choices=tuple(ordered))
+
+
+def _scalar(value: Any) -> ParamValue:
+    text = getattr(value, "text", value)
+    if isinstance(text, bool | int | float | str):
+        return text
+    raise SpaceError("space", value, "a choice is a number, a word, true or false", "Write choice(4,8,16).")
+
+
+def _split(overrides: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Return plain overrides, and those that vary something by key."""
+    plain, varied = [], {}
+    for text in overrides:
+        override = _parse(text)
+        if not override.is_sweep_override():
+            plain.append(text)
+        elif override.key_or_group == "dataset":
+            plain.append(f"dataset=[{text.partition('=')[2]}]")
+        else:
+            key = override.key_or_group
+            if key not in SEARCHABLE:
+                remedy = did_you_mean(key, SEARCHABLE) or f"Searchable are: {', '.join(SEARCHABLE)}."
+                raise SpaceError(key, text.partition("=")[2], "this key cannot be searched", remedy)
+            varied[key] = text.partition("=")[2]
+    return plain, varied
+
+
+def _parse(text: str) -> Override:
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        key, _, value = text.partition("=")
+        remedy = "Write key=value, e.g. budget.trials=40; quote values that have spaces or brackets."
+        raise ConfigError(key, value, f"this is not an override ({str(error).splitlines()[0]})", remedy) from error
+
+
+def _compose(overrides: Sequence[str], config_dir: Path | None) -> DictConfig:
+    ConfigStore.instance().store(name="schema", node=SweepSettings)
+    extra = [] if config_dir is None else [f"hydra.searchpath=[file://{config_dir.absolute()}]"]
+    try:
+        with initialize_config_dir(str(CONFIG_DIR.resolve()), version_base="1.3", job_name="sweeper"):
+            return hydra_compose("config", overrides=[*extra, *overrides])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _translated(error, overrides, config_dir) from error
+
+
+def _typed(composed: DictConfig) -> SweepSettings:
+    try:
+        settings = OmegaConf.to_object(composed)
+    except OmegaConfBaseException as error:
+        key = str(error.full_key or "")
+        rule = str(error.msg or error).splitlines()[0]
+        raise ConfigError(key, "", rule, "See `sweeper config --help-keys`.") from error
+    if not isinstance(settings, SweepSettings):
+        raise TypeError(f"conf/config.yaml has lost its schema: {type(settings)}")
+    for name, dataset in settings.dataset.items():
+        dataset.name = dataset.name or name
+    return settings
+
+
+def _translated(error: Exception, overrides: Sequence[str], config_dir: Path | None) -> ConfigError:
+    """Turn Hydra's message into key, value, rule and remedy."""
+    causes = [error]
+    while causes[-1].__cause__ is not None and isinstance(causes[-1].__cause__, Exception):
+        causes.append(causes[-1].__cause__)
+    said = " ".join(str(cause) for cause in causes)
+    for text in overrides:
+        key, _, value = text.partition("=")
+        key = key.lstrip("+~")
+        options = _options(key, config_dir)
+        if options and f"'{key}/" in said:
+            wrong = [item for item in re.split(r"[\[\],\s]+", value) if item and item not in options]
+            if wrong:
+                remedy = did_you_mean(wrong[0], options) or f"There are: {', '.join(options)}."
+                return ConfigError(key, value, f"there is no {key} '{wrong[0]}'", remedy)
+        if not options and re.search(rf"(?<![\w.]){re.escape(key)}(?![\w.])", said):
+            return _wrong_key(key, value, str(causes[-1]))
+    return ConfigError("configuration", " ".join(overrides), str(error).splitlines()[0], "Check the overrides.")
+
+
+def _wrong_key(key: str, value: str, said: str) -> ConfigError:
+    known = setting_docs()
+    pattern = re.sub(r"^dataset\.[^.]+\.", "dataset.<name>.", key)
+    if pattern in known:
+        rule = said.splitlines()[0].rstrip(".")
+        if "not in struct" in said or "Could not override" in rule:
+            rule = "this dataset is not among the chosen ones"
+        return ConfigError(key, value, rule, known[pattern].doc)
+    near = did_you_mean(pattern, known) or "`sweeper config --help-keys` lists all keys."
+    return ConfigError(key, value, "there is no such key", near)
+
+
+def _options(group: str, config_dir: Path | None) -> list[str]:
+    folders = [CONFIG_DIR / group] + ([config_dir / group] if config_dir else [])
+    return sorted({path.stem for folder in folders for path in folder.glob("[!_]*.yaml")})

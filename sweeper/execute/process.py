@@ -1,0 +1,149 @@
+"""Workers as processes of their own: one a CUDA device, or one a CPU core.
+
+A worker is ``python -m sweeper.execute.serve`` with one end of a private pipe: nothing is forked, the user's main
+module is not imported again, and the environment (devices, threads) is right before any library loads. A worker
+ignores Ctrl-C (the controller drains) and ends by itself when its controller is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+from sweeper.errors import WorkerLost
+from sweeper.execute.base import Reply, Request, Worker, WorkerHandle
+
+__all__ = ["ProcessExecutor", "WorkerFactory"]
+
+WorkerFactory = Callable[[int], Worker]
+"""Makes the worker of an index, in the worker's process; importable by name."""
+
+_JOIN_S = 5.0
+
+
+class _ProcessHandle:
+    def __init__(self, process: subprocess.Popen[bytes], pipe: Connection, index: int) -> None:
+        self.index = index
+        self.process = process
+        self.pipe = pipe
+
+    def send(self, request: Request) -> None:
+        try:
+            self.pipe.send(request)
+        except OSError:
+            # its death is announced by `wait`, like any other
+            return
+
+    def receive(self) -> Reply:
+        try:
+            reply: Reply = self.pipe.recv()
+        except (EOFError, OSError):
+            raise WorkerLost(f"worker {self.index} {_ending(self._end())}") from None
+        return reply
+
+    def kill(self) -> None:
+        self.process.kill()
+        self._end()
+        self.pipe.close()
+
+    def _end(self) -> int | None:
+        try:
+            return self.process.wait(_JOIN_S)
+        except subprocess.TimeoutExpired:
+            return None
+
+
+class ProcessExecutor:
+    """Starts a process for each worker.
+
+    Args:
+        make_worker: Called in the new process.
+        num_workers: How many.
+        logs: Folder for what the workers print.
+        cuda_devices: The device of each worker, as CUDA_VISIBLE_DEVICES names it; empty for CPU workers.
+        threads: CPU threads of each worker.
+    """
+
+    def __init__(
+        self,
+        make_worker: WorkerFactory,
+        num_workers: int,
+        *,
+        logs: Path,
+        cuda_devices: Sequence[str] = (),
+        threads: int = 1,
+    ) -> None:
+        self._make_worker = make_worker
+        self._num_workers = num_workers
+        self._logs = logs
+        self._cuda_devices = cuda_devices
+        self._threads = threads
+        self._handles: dict[int, _ProcessHandle] = {}
+
+    def start(self) -> Sequence[WorkerHandle]:
+        """Start all workers side by side."""
+        self._logs.mkdir(parents=True, exist_ok=True)
+        return [self._launch(index) for index in range(self._num_workers)]
+
+    def restart(self, handle: WorkerHandle) -> WorkerHandle:
+        """Start a worker anew; what is left of the old one is ended."""
+        self.retire(handle)
+        return self._launch(handle.index)
+
+    def retire(self, handle: WorkerHandle) -> None:
+        """End a worker's process and forget it."""
+        self._handles.pop(handle.index).kill()
+
+    def wait(self, timeout_s: float) -> Sequence[WorkerHandle]:
+        """Wait for pipes that hold an answer, or are closed."""
+        by_pipe = {handle.pipe: handle for handle in self._handles.values()}
+        return [by_pipe[pipe] for pipe in wait(list(by_pipe), timeout_s) if isinstance(pipe, Connection)]
+
+    def stop(self) -> None:
+        """Kill all workers: they hold nothing durable."""
+        for handle in self._handles.values():
+            handle.kill()
+        self._handles.clear()
+
+    def _launch(self, index: int) -> _ProcessHandle:
+        ours, theirs = Pipe()
+        device = self._cuda_devices[index] if self._cuda_devices else ""
+        command = [sys.executable, "-m", "sweeper.execute.serve", str(theirs.fileno()), str(os.getpid())]
+        with (self._logs / f"worker-{index}.log").open("ab") as log:
+            process = subprocess.Popen(  # noqa: S603  our own module, no shell
+                command,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=_environment(device, self._threads),
+            )
+        theirs.close()
+        handle = _ProcessHandle(process, ours, index)
+        handle.pipe.send((self._make_worker, index))
+        self._handles[index] = handle
+        return handle
+
+
+def _environment(cuda_device: str, threads: int) -> dict[str, str]:
+    numbers = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    # the worker imports what this process can import, also where sweeper is not installed
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    own = {"CUDA_VISIBLE_DEVICES": cuda_device, "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": path}
+    return {**os.environ, **numbers, **own}
+
+
+def _ending(exitcode: int | None) -> str:
+    if exitcode is None:
+        return "closed its pipe"
+    if exitcode < 0:
+        name = signal.Signals(-exitcode).name
+        hint = " (often the kernel, out of memory)" if exitcode == -signal.SIGKILL else ""
+        return f"was killed by {name}{hint}"
+    return f"exited with {exitcode}"

@@ -1,0 +1,64 @@
+"""A worker's process: answers the requests that come over its pipe. Started by `process`."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import traceback
+from multiprocessing.connection import Connection
+
+from sweeper.execute.base import Reply, Request, Worker, WorkerFailed
+
+__all__ = ["main", "serve"]
+
+_PR_SET_PDEATHSIG = 1
+
+
+def serve(pipe: Connection) -> None:
+    """Make the worker that the first message tells of, then answer requests until the pipe closes."""
+    try:
+        make_worker, index = pipe.recv()
+        worker = make_worker(index)
+        pipe.send(worker.start())
+        while True:
+            pipe.send(_answer(worker, pipe.recv()))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+    except Exception as error:  # noqa: BLE001  the boundary of the process: the controller must learn why
+        pipe.send(_failed(error))
+
+
+def main(arguments: list[str]) -> None:
+    """Run as ``python -m sweeper.execute.serve <file descriptor> <controller's process id>``."""
+    descriptor, parent = map(int, arguments)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _die_with(parent)
+    serve(Connection(descriptor))
+
+
+def _answer(worker: Worker, request: Request) -> Reply:
+    try:
+        return worker.answer(request)
+    except Exception as error:  # noqa: BLE001  the boundary of the process: the controller decides what to do
+        return _failed(error)
+
+
+def _failed(error: Exception) -> WorkerFailed:
+    text = traceback.format_exc()
+    sys.stderr.write(text)
+    sys.stderr.flush()
+    return WorkerFailed(message=f"{type(error).__name__}: {error}", traceback=text)
+
+
+def _die_with(parent: int) -> None:
+    """Ask Linux to kill this process when its parent dies, so that a busy worker does not outlive the controller."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

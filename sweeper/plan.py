@@ -1,0 +1,162 @@
+"""From a configuration to studies: what each study's trials share, fixed before any trial starts.
+
+Fetches model and data, splits and tokenises; every error of the user's data or model shows here, in the foreground.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sweeper.checks import fixed_values, micro_batch
+from sweeper.config import SweepConfig
+from sweeper.errors import ConfigError, DataError, did_you_mean
+from sweeper.execute.base import OpenStudy
+from sweeper.fetch import Progress
+from sweeper.search.pruning import rung_chunks
+from sweeper.settings import DatasetSettings, Recipe, SweepSettings
+from sweeper.space import SearchSpace
+from sweeper.tasks import make_task
+from sweeper.train.chunks import ChunkPlan
+from sweeper.types import ParamValue, StudyRecord
+
+__all__ = ["StudyPlan", "plan_model", "plan_study", "reference_recipe", "study_name"]
+
+
+@dataclass(frozen=True, slots=True)
+class StudyPlan:
+    """A study that can start."""
+
+    record: StudyRecord
+    opening: OpenStudy
+
+
+def study_name(settings: SweepSettings, dataset: DatasetSettings) -> str:
+    """Return ``<dataset>-<model>-<method>``."""
+    return f"{dataset.name}-{settings.model.name}-{settings.method.name}"
+
+
+def plan_model(settings: SweepSettings, progress: Progress | None = None) -> Path:
+    """Fetch the base model and check that its LoRA targets are known; return its folder.
+
+    Raises:
+        FetchError: It cannot be had.
+        ModelError: Its architecture is unknown and no targets are set.
+    """
+    from sweeper.models import fetch_model
+    from sweeper.models.targets import targets_for
+
+    folder = fetch_model(settings.model, cache=_cache(settings), progress=progress)
+    model_type = json.loads((folder / "config.json").read_text()).get("model_type", "")
+    targets_for(model_type, settings.model.target_modules)
+    return folder
+
+
+def plan_study(
+    config: SweepConfig, dataset: DatasetSettings, *, model_dir: Path, progress: Progress | None = None
+) -> StudyPlan:
+    """Fetch, split and tokenise a dataset, and fix what the trials of its study share.
+
+    Raises:
+        DataError: The data cannot be used.
+        FetchError: The data cannot be had.
+        ConfigError: A setting does not fit the data or the task.
+    """
+    from sweeper.data import prepare_splits
+    from sweeper.data.tokens import tokenise
+
+    settings = config.settings
+    splits = prepare_splits(dataset, cache=_cache(settings), progress=progress)
+    tokenise(
+        splits,
+        model_dir=model_dir,
+        max_length=settings.model.max_length,
+        cache=_cache(settings),
+        trust_remote_code=settings.model.trust_remote_code,
+    )
+    if len(splits.train) < 2:  # noqa: PLR2004  nothing can be learnt from one row
+        raise DataError(f"{dataset.name}: {len(splits.train)} training row(s) are too few")
+    return _plan(config, dataset, labels=splits.labels, num_rows=splits.num_rows, fingerprint=splits.fingerprint)
+
+
+def reference_recipe(settings: SweepSettings, space: SearchSpace) -> tuple[str, Mapping[str, ParamValue]] | None:
+    """Return the default recipe if the search itself will not try it: then it runs beside the search."""
+    if not settings.search.recipes:
+        return None
+    recipe = settings.search.recipes[0]
+    fixed = fixed_values(settings)
+    inside = {key: recipe.params.get(key, fixed[key]) for key in space.keys}
+    is_same = all(fixed.get(key) == value for key, value in recipe.params.items() if key not in space.keys)
+    if is_same and space.contains(inside) and settings.search.sampler != "grid":
+        return None
+    return recipe.name, _checked(recipe, fixed)
+
+
+def _checked(recipe: Recipe, fixed: Mapping[str, ParamValue]) -> Mapping[str, ParamValue]:
+    for key in recipe.params:
+        if key not in fixed:
+            remedy = did_you_mean(key, fixed) or "Use keys under lora and train."
+            raise ConfigError("search.recipes", key, f"recipe '{recipe.name}' has an unknown key", remedy)
+    return dict(recipe.params)
+
+
+def _plan(
+    config: SweepConfig,
+    dataset: DatasetSettings,
+    *,
+    labels: tuple[str, ...],
+    num_rows: Mapping[str, int],
+    fingerprint: str,
+) -> StudyPlan:
+    settings, name = config.settings, study_name(config.settings, dataset)
+    task = make_task(settings.task.name)
+    if settings.task.metric not in task.metrics:
+        remedy = did_you_mean(settings.task.metric, task.metrics) or f"Metrics are: {', '.join(task.metrics)}."
+        raise ConfigError("task.metric", settings.task.metric, f"{settings.task.name} has no such metric", remedy)
+    chunks = ChunkPlan.of(
+        num_rows["train"],
+        micro_batch=micro_batch(settings, config.space),
+        chunks_per_epoch=settings.train.chunks_per_epoch,
+        epochs=settings.train.epochs,
+    )
+    rungs = rung_chunks(
+        chunks.num_chunks,
+        min_chunks=settings.search.min_chunks,
+        reduction_factor=settings.search.reduction_factor,
+    )
+    record = StudyRecord(
+        name=name,
+        dataset=dataset.name,
+        model=settings.model.name,
+        method=settings.method.name,
+        task=settings.task.name,
+        metric=f"validation/{settings.task.metric}",
+        direction=task.direction(settings.task.metric),
+        num_chunks=chunks.num_chunks,
+        rungs=rungs,
+        rows_per_chunk=chunks.rows_per_chunk,
+        micro_batch=chunks.micro_batch,
+        fingerprint=fingerprint,
+        labels=labels,
+        num_rows=num_rows,
+        space=config.space.texts,
+    )
+    opening = OpenStudy(
+        name=name,
+        dataset=dataset,
+        task=settings.task,
+        max_length=settings.model.max_length,
+        micro_batch=chunks.micro_batch,
+        chunks_per_epoch=chunks.chunks_per_epoch,
+        epochs=settings.train.epochs,
+        rungs=rungs,
+        seed=settings.seed,
+        probe=False,
+    )
+    return StudyPlan(record, opening)
+
+
+def _cache(settings: SweepSettings) -> Path:
+    return Path(settings.cache).expanduser()

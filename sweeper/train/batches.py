@@ -1,0 +1,108 @@
+"""Which rows a lane trains on, chunk by chunk.
+
+Rows are sorted by length into as many classes as a chunk has micro-batches, and each micro-batch takes its rows from
+its own class. So all chunks have the same sequence of lengths, lanes at different chunks still train side by side
+without padding waste, and a class's padded length is a constant: nothing depends on who else is in the pack. The
+order depends on the seed alone, the same for all trials of a study (common random numbers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from sweeper.train.chunks import ChunkPlan
+
+__all__ = ["EvaluationBatches", "TrainingRows"]
+
+
+class TrainingRows:
+    """Token ids of the training split, dealt to micro-batches.
+
+    Args:
+        rows: Token ids of each row.
+        plan: How they divide.
+        seed: Seed of the order.
+        pad_token_id: Filler.
+        device: Where batches are wanted.
+    """
+
+    def __init__(
+        self, rows: Sequence[Sequence[int]], plan: ChunkPlan, *, seed: int, pad_token_id: int, device: torch.device
+    ) -> None:
+        self.plan = plan
+        self._seed = seed
+        self._lengths = np.array([len(row) for row in rows])
+        self._ids_NT, self._mask_NT = _padded(rows, pad_token_id)
+        self._device = device
+        self._classes = self._length_classes()
+        self.class_lengths = [int(self._lengths[members].max()) for members in self._classes]
+
+    def chunk(self, chunk: int) -> np.ndarray:
+        """Return the rows of a chunk as ``[micro-batches, micro_batch]`` indices.
+
+        Args:
+            chunk: Counted from 0.
+        """
+        epoch, part = divmod(chunk, self.plan.chunks_per_epoch)
+        first = part * self.plan.micro_batch
+        dealt = []
+        for index, members in enumerate(self._classes):
+            order = np.random.default_rng([self._seed, epoch, index]).permutation(members)
+            dealt.append(order[first : first + self.plan.micro_batch])
+        return np.stack(dealt)
+
+    def batch(self, index: int, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return token ids and attention mask of rows of length class ``index``, each ``[rows, T]``."""
+        length = self.class_lengths[index]
+        picked = torch.from_numpy(rows)
+        return (
+            self._ids_NT[picked, :length].to(self._device, non_blocking=True),
+            self._mask_NT[picked, :length].to(self._device, non_blocking=True),
+        )
+
+    def num_tokens(self, rows: np.ndarray) -> int:
+        """Return the real tokens of rows."""
+        return int(self._lengths[rows].sum())
+
+    def _length_classes(self) -> list[np.ndarray]:
+        generator = np.random.default_rng([self._seed, 0xC1A55])
+        shuffled = generator.permutation(len(self._lengths))
+        ascending = shuffled[np.argsort(self._lengths[shuffled], kind="stable")]
+        classes = np.array_split(ascending, self.plan.micro_batches)
+        return [classes[i] for i in generator.permutation(len(classes))]
+
+
+class EvaluationBatches:
+    """All rows of a split, sorted by length so that little is padded.
+
+    Args:
+        rows: Token ids of each row.
+        batch_size: Rows of a batch, for each lane.
+        pad_token_id: Filler.
+        device: Where batches are wanted.
+    """
+
+    def __init__(
+        self, rows: Sequence[Sequence[int]], *, batch_size: int, pad_token_id: int, device: torch.device
+    ) -> None:
+        self.num_rows = len(rows)
+        self.num_tokens = sum(len(row) for row in rows)
+        ids, mask = _padded(rows, pad_token_id)
+        order = torch.tensor(sorted(range(len(rows)), key=lambda i: len(rows[i])))
+        self.batches: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        for picked in order.split(batch_size):
+            length = max(len(rows[i]) for i in picked.tolist())
+            self.batches.append((picked, ids[picked, :length].to(device), mask[picked, :length].to(device)))
+
+
+def _padded(rows: Sequence[Sequence[int]], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    longest = max(len(row) for row in rows)
+    ids = torch.full((len(rows), longest), pad_token_id, dtype=torch.int64)
+    mask = torch.zeros(len(rows), longest, dtype=torch.int64)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = torch.tensor(row)
+        mask[index, : len(row)] = 1
+    return ids, mask

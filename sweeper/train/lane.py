@@ -1,0 +1,138 @@
+"""A trial in training: its settings, its vector of parameters and moments, and how these start, travel and are saved."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from sweeper.errors import StoreError
+from sweeper.train.layout import Layout
+from sweeper.types import Admission, TrialSpec
+
+__all__ = ["Lane", "derived_seed", "lora_scale"]
+
+
+@dataclass(slots=True)
+class Lane:
+    """One trial of a pack, at its own rank.
+
+    Attributes:
+        layout: Where each matrix lies in the vectors.
+        parameters: ``[P]`` float32.
+        moment1: ``[P]``, AdamW's first moment.
+        moment2: ``[P]``, AdamW's second moment.
+        step: Optimizer updates so far.
+        chunks_done: Chunks completed.
+    """
+
+    spec: TrialSpec
+    layout: Layout
+    parameters: torch.Tensor
+    moment1: torch.Tensor
+    moment2: torch.Tensor
+    step: int = 0
+    chunks_done: int = 0
+
+    @classmethod
+    def start(cls, spec: TrialSpec, shape: Layout, device: torch.device) -> Lane:
+        """Begin a trial from its seed.
+
+        Initial values are those of PEFT: A uniform in ±1/sqrt(I) (kaiming_uniform with a = sqrt(5)), B zero, head
+        weights normal with deviation 0.02, head biases zero. Each matrix is drawn from a generator of its own.
+        """
+        layout = shape.with_rank(int(spec.settings["lora.r"]))
+        flat = torch.zeros(1, layout.size)
+        for matrix, lora in zip(layout.views_a(flat), layout.lora, strict=True):
+            bound = 1 / math.sqrt(lora.num_in)
+            matrix.uniform_(-bound, bound, generator=_generator(spec.seed, lora.name))
+        for (weight, _), head in zip(layout.views_head(flat), layout.head, strict=True):
+            weight.normal_(0, 0.02, generator=_generator(spec.seed, head.name))
+        parameters = flat[0].to(device)
+        return cls(spec, layout, parameters, torch.zeros_like(parameters), torch.zeros_like(parameters))
+
+    @classmethod
+    def admit(cls, admission: Admission, shape: Layout, device: torch.device) -> Lane:
+        """Begin or continue the trial of an admission.
+
+        Raises:
+            StoreError: The checkpoint is damaged or of another setting.
+        """
+        if admission.checkpoint is None:
+            return cls.start(admission.spec, shape, device)
+        try:
+            tensors = load(admission.checkpoint)
+            step = int(tensors["step"])
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise StoreError(f"checkpoint of trial {admission.spec.number} cannot be read: {error}") from error
+        layout = shape.with_rank(int(admission.spec.settings["lora.r"]))
+        values = [tensors[name].to(device) for name in ("parameters", "moment1", "moment2")]
+        if any(len(value) != layout.size for value in values):
+            raise StoreError(f"checkpoint of trial {admission.spec.number} is of another model or rank")
+        return cls(admission.spec, layout, *values, step=step, chunks_done=admission.chunks_done)
+
+    def checkpoint(self) -> bytes:
+        """Return what `admit` continues from, as safetensors. Generators need no place: they are seeded by chunk."""
+        tensors = {"parameters": self.parameters, "moment1": self.moment1, "moment2": self.moment2}
+        return save({**{k: v.cpu() for k, v in tensors.items()}, "step": torch.tensor(self.step)})
+
+    def state_hash(self) -> str:
+        """Return the SHA-256 of the parameters."""
+        return hashlib.sha256(self.parameters.cpu().numpy().tobytes()).hexdigest()
+
+    def adapter_files(self, base: str, config: Mapping[str, object]) -> dict[str, bytes]:
+        """Return the adapter in PEFT's format, by file name.
+
+        Args:
+            base: What PEFT calls ``base_model_name_or_path``.
+            config: Further fields of ``adapter_config.json`` (targets, task type).
+        """
+        tensors = {}
+        flat = self.parameters[None].cpu()
+        layout = self.layout
+        for shape, a, b in zip(layout.lora, layout.views_a(flat), layout.views_b(flat), strict=True):
+            tensors[f"base_model.model.{shape.name}.lora_A.weight"] = a[0].contiguous()
+            tensors[f"base_model.model.{shape.name}.lora_B.weight"] = b[0].T.contiguous()
+        for head, (weight, bias) in zip(layout.head, layout.views_head(flat), strict=True):
+            tensors[f"base_model.model.{head.name}.weight"] = weight[0].contiguous()
+            if bias is not None:
+                tensors[f"base_model.model.{head.name}.bias"] = bias[0].contiguous()
+        settings = self.spec.settings
+        written = {
+            "peft_type": "LORA",
+            "base_model_name_or_path": base,
+            "inference_mode": True,
+            "r": layout.rank,
+            "lora_alpha": layout.rank * float(settings["lora.alpha_ratio"]),
+            "lora_dropout": float(settings["lora.dropout"]),
+            "use_rslora": bool(settings["lora.rslora"]),
+            "bias": "none",
+            "fan_in_fan_out": False,
+            **config,
+        }
+        return {
+            "adapter_config.json": json.dumps(written, indent=2).encode(),
+            "adapter_model.safetensors": save(tensors, metadata={"format": "pt"}),
+        }
+
+
+def lora_scale(settings: Mapping[str, object]) -> float:
+    """Return alpha / r, or alpha / sqrt(r) with ``lora.rslora``."""
+    ratio, rank = float(str(settings["lora.alpha_ratio"])), int(str(settings["lora.r"]))
+    return ratio * math.sqrt(rank) if settings["lora.rslora"] else ratio
+
+
+def derived_seed(*parts: int | str) -> int:
+    """Return a 63-bit seed that depends on every part, the same on every machine."""
+    digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def _generator(seed: int, name: str) -> torch.Generator:
+    return torch.Generator().manual_seed(derived_seed(seed, name))

@@ -1,0 +1,139 @@
+"""Where each adapter matrix and head weight lies in a lane's flat parameter vector.
+
+All trainable values of a lane are one vector: first every A, then every B (transposed), then the task head. A bucket of
+lanes with the same padded rank R is a matrix ``[k, size]``, so that optimizer, clipping and casts are a few operations
+over the whole bucket, however many layers there are. Zero pads of A *and* B stay exactly zero under AdamW.
+
+Shapes: k lanes of a bucket, r a lane's own rank, R the bucket's rank, I and O a layer's input and output width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+__all__ = ["HeadShape", "Layout", "LoraShape", "bucket_rank"]
+
+_SMALLEST_BUCKET = 8
+
+
+@dataclass(frozen=True, slots=True)
+class LoraShape:
+    """An adapted linear layer."""
+
+    name: str
+    num_in: int
+    num_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeadShape:
+    """A linear layer of the task head, trained whole."""
+
+    name: str
+    num_in: int
+    num_out: int
+    has_bias: bool
+
+
+def bucket_rank(rank: int) -> int:
+    """Return the rank that a lane is padded to: a power of two, at least 8, so that few buckets serve all lanes."""
+    return max(_SMALLEST_BUCKET, 2 ** math.ceil(math.log2(rank)))
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The flat parameter vector of lanes of one (padded) rank."""
+
+    rank: int
+    lora: tuple[LoraShape, ...]
+    head: tuple[HeadShape, ...]
+
+    @property
+    def size_a(self) -> int:
+        """Values of all A matrices, which come first."""
+        return self.rank * sum(shape.num_in for shape in self.lora)
+
+    @property
+    def size_lora(self) -> int:
+        """Values of all A and B matrices."""
+        return self.rank * sum(shape.num_in + shape.num_out for shape in self.lora)
+
+    @property
+    def size(self) -> int:
+        """Values in all, which is the number of trainable parameters if the rank is a lane's own."""
+        return self.size_lora + sum(h.num_out * (h.num_in + h.has_bias) for h in self.head)
+
+    def with_rank(self, rank: int) -> Layout:
+        """Return the layout of the same layers at another rank."""
+        return Layout(rank, self.lora, self.head)
+
+    def views_a(self, flat_kP: torch.Tensor) -> list[torch.Tensor]:
+        """Return each layer's A as ``[k, R, I]``, sharing memory with ``flat_kP``."""
+        widths = [shape.num_in for shape in self.lora]
+        return self._views(flat_kP, widths, 0)
+
+    def views_b(self, flat_kP: torch.Tensor) -> list[torch.Tensor]:
+        """Return each layer's transposed B as ``[k, R, O]``, sharing memory with ``flat_kP``."""
+        widths = [shape.num_out for shape in self.lora]
+        return self._views(flat_kP, widths, self.size_a)
+
+    def views_head(self, flat_kP: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+        """Return each head layer's weight ``[k, O, I]`` and bias ``[k, O]`` or None, sharing memory."""
+        views = []
+        lanes, offset = len(flat_kP), self.size_lora
+        for shape in self.head:
+            size = shape.num_out * shape.num_in
+            weight = flat_kP[:, offset : offset + size].view(lanes, shape.num_out, shape.num_in)
+            offset += size
+            bias = flat_kP[:, offset : offset + shape.num_out] if shape.has_bias else None
+            offset += shape.num_out * shape.has_bias
+            views.append((weight, bias))
+        return views
+
+    def decay_mask(self) -> torch.Tensor:
+        """Return 1 for values that weight decay acts on and 0 for biases, as ``[size]`` float32."""
+        mask = torch.ones(1, self.size)
+        for _, bias in self.views_head(mask):
+            if bias is not None:
+                bias.zero_()
+        return mask[0]
+
+    def pad(self, flats: Sequence[tuple[int, torch.Tensor]]) -> torch.Tensor:
+        """Stack vectors of lanes of own ranks into ``[k, size]`` of this layout's rank, zero where padded.
+
+        Args:
+            flats: For each lane its rank r <= R and its vector at that rank.
+        """
+        stacked = torch.zeros(len(flats), self.size, device=flats[0][1].device)
+        for row, (rank, flat) in zip(stacked, flats, strict=True):
+            for target, source in self._pairs(row, flat, rank):
+                target.copy_(source)
+        return stacked
+
+    def unpad(self, row: torch.Tensor, rank: int) -> torch.Tensor:
+        """Return the vector of a lane at its own rank, copied out of a row of `pad`'s result."""
+        flat = torch.empty(self.with_rank(rank).size, device=row.device)
+        for source, target in self._pairs(row, flat, rank):
+            target.copy_(source)
+        return flat
+
+    def _views(self, flat_kP: torch.Tensor, widths: Sequence[int], offset: int) -> list[torch.Tensor]:
+        views = []
+        for width in widths:
+            size = self.rank * width
+            views.append(flat_kP[:, offset : offset + size].view(len(flat_kP), self.rank, width))
+            offset += size
+        return views
+
+    def _pairs(self, row: torch.Tensor, flat: torch.Tensor, rank: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        own = self.with_rank(rank)
+        wide, narrow = row[None], flat[None]
+        padded = self.views_a(wide) + self.views_b(wide)
+        exact = own.views_a(narrow) + own.views_b(narrow)
+        for one, other in zip(padded, exact, strict=True):
+            yield one[:, :rank], other
+        yield row[self.size_lora :], flat[own.size_lora :]

@@ -1,0 +1,241 @@
+"""A worker: owns one device, one base model in memory and one pack; answers the controller's requests.
+
+Holds nothing durable: every chunk's report carries the checkpoints. Trials that fail are named in the report, and the
+others go on; only a failure outside any trial escapes as an exception.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from sweeper.data import prepare_splits
+from sweeper.data.tokens import tokenise
+from sweeper.errors import StoreError, WorkerError
+from sweeper.execute.base import OpenStudy, Reply, Request, StudyOpened, WorkerReady, WorkerSetup
+from sweeper.models.load import choose_attention, choose_dtype, load_classifier
+from sweeper.models.targets import targets_for
+from sweeper.tasks import make_task
+from sweeper.tasks.base import TaskProtocol
+from sweeper.train.batches import EvaluationBatches, TrainingRows
+from sweeper.train.chunks import ChunkPlan
+from sweeper.train.lane import Lane
+from sweeper.train.memory import run_isolated
+from sweeper.train.pack import ChunkOutcome, Pack, sort_lanes
+from sweeper.train.probe import probe
+from sweeper.types import Admission, ChunkReport, ChunkRequest, Cost, Failure, FailureKind, Measurement
+
+__all__ = ["TrainingWorker"]
+
+log = logging.getLogger(__name__)
+_EVALUATION_ROWS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class _Study:
+    """What the worker has in memory for the study that is open."""
+
+    request: OpenStudy
+    task: TaskProtocol
+    pack: Pack
+    train: TrainingRows
+    train_labels: torch.Tensor
+    validation: EvaluationBatches
+    validation_labels: torch.Tensor
+    adapter_config: Mapping[str, Any]
+
+
+class TrainingWorker:
+    """Trains packs on one device.
+
+    Args:
+        setup: Model, device and threads.
+        index: The worker's index, for its log.
+    """
+
+    def __init__(self, setup: WorkerSetup, index: int) -> None:
+        self._setup = setup
+        self._index = index
+        self._device = torch.device(setup.device)
+        self._study: _Study | None = None
+        self._lanes: dict[int, Lane] = {}
+
+    def start(self) -> WorkerReady:
+        """Choose types and kernels for the device."""
+        torch.set_num_threads(self._setup.threads)
+        self._dtype, why_dtype = choose_dtype(self._setup.model.dtype, self._device)
+        self._attention, why_attention = choose_attention(self._setup.model.attention, self._device)
+        return WorkerReady(notes=(f"base weights: {why_dtype}", f"attention: {why_attention}"))
+
+    def answer(self, request: Request) -> Reply:
+        """Open a study or train a chunk."""
+        return self._open(request) if isinstance(request, OpenStudy) else self._run(request)
+
+    def _open(self, request: OpenStudy) -> StudyOpened:
+        self._study = None
+        self._lanes = {}
+        gc.collect()
+        splits = prepare_splits(request.dataset, cache=self._setup.cache)
+        tokens = tokenise(
+            splits,
+            model_dir=self._setup.model_dir,
+            max_length=request.max_length,
+            cache=self._setup.cache,
+            trust_remote_code=self._setup.model.trust_remote_code,
+        )
+        task = make_task(request.task.name)
+        model = self._load(len(splits.labels))
+        pack, adapter_config = self._pack(model, task)
+        train_ids = list(tokens.train["input_ids"])
+        plan = ChunkPlan.of(
+            len(train_ids),
+            micro_batch=request.micro_batch,
+            chunks_per_epoch=request.chunks_per_epoch,
+            epochs=request.epochs,
+        )
+        filler: dict[str, Any] = {"pad_token_id": tokens.pad_token_id, "device": self._device}
+        self._study = _Study(
+            request=request,
+            task=task,
+            pack=pack,
+            train=TrainingRows(train_ids, plan, seed=request.seed, **filler),
+            train_labels=torch.tensor(list(tokens.train["label"])),
+            validation=EvaluationBatches(list(tokens.validation["input_ids"]), batch_size=_EVALUATION_ROWS, **filler),
+            validation_labels=torch.tensor(list(tokens.validation["label"])),
+            adapter_config=adapter_config,
+        )
+        if not request.probe:
+            return StudyOpened()
+        train_rows = EvaluationBatches(train_ids, batch_size=_EVALUATION_ROWS, **filler)
+        return StudyOpened(references={"frozen_probe": self._probe(self._study, train_rows, len(splits.labels))})
+
+    def _load(self, num_labels: int) -> nn.Module:
+        return load_classifier(
+            self._setup.model_dir,
+            num_labels=num_labels,
+            dtype=self._dtype,
+            attention=self._attention,
+            trust_remote_code=self._setup.model.trust_remote_code,
+        ).to(self._device)
+
+    def _pack(self, model: nn.Module, task: TaskProtocol) -> tuple[Pack, Mapping[str, Any]]:
+        model_type = json.loads((self._setup.model_dir / "config.json").read_text()).get("model_type", "")
+        suffixes = targets_for(model_type, self._setup.model.target_modules)
+        heads = task.head_modules(model)
+        linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+        head_layers = [name for name in linear if name.split(".")[0] in heads]
+        targets = [name for name in linear if name not in head_layers and f".{name}".endswith(_ends(suffixes))]
+        if not targets:
+            raise WorkerError(f"no linear layer of the model ends in {', '.join(suffixes)}; set model.target_modules")
+        config = {"task_type": task.peft_task_type, "target_modules": targets, "modules_to_save": list(heads)}
+        return Pack(model, targets=targets, head=head_layers, dtype=self._dtype), config
+
+    def _probe(self, study: _Study, train: EvaluationBatches, num_labels: int) -> Mapping[str, float]:
+        features, held_out = study.pack.features(train), study.pack.features(study.validation)
+        predicted = probe(features, study.train_labels, held_out)
+        scores = study.task.score_labels(predicted, study.validation_labels, num_labels)
+        return {f"validation/{name}": value for name, value in scores.items()}
+
+    def _run(self, request: ChunkRequest) -> ChunkReport:
+        if self._study is None:
+            raise WorkerError("a chunk was asked for before a study was opened")
+        study, begin = self._study, time.perf_counter()
+        for number in request.evict:
+            self._lanes.pop(number, None)
+        details, failures = self._admit(study, request.admit)
+        lanes = sort_lanes(list(self._lanes.values()))
+        outcomes, failed = run_isolated(lanes, lambda group: self._train(study, group))
+        failures |= failed
+        failures |= {n: _not_finite("training loss", o.loss) for n, o in outcomes.items() if not math.isfinite(o.loss)}
+        self._drop(failures)
+        scored = [lane for lane in lanes if lane.spec.number in self._lanes and lane.chunks_done in study.request.rungs]
+        scores, failed = run_isolated(scored, lambda group: self._score(study, group))
+        failures |= failed
+        failures |= {n: _not_finite("validation loss", s["validation/loss"]) for n, s in scores.items()
+                     if not math.isfinite(s["validation/loss"])}
+        self._drop(failures)
+        return self._report(outcomes, scores, failures, details=details, elapsed_s=time.perf_counter() - begin)
+
+    def _admit(
+        self, study: _Study, admissions: Sequence[Admission]
+    ) -> tuple[dict[int, Mapping[str, Any]], dict[int, Failure]]:
+        details: dict[int, Mapping[str, Any]] = {}
+        failures: dict[int, Failure] = {}
+        for admission in admissions:
+            number = admission.spec.number
+            try:
+                lane = Lane.admit(admission, study.pack.shape, self._device)
+            except StoreError as error:
+                failures[number] = Failure(kind=FailureKind.ERROR, message=str(error))
+                continue
+            self._lanes[number] = lane
+            if lane.chunks_done == 0:
+                details[number] = {"num_parameters": lane.layout.size, "initial_hash": lane.state_hash()}
+        return details, failures
+
+    def _train(self, study: _Study, lanes: Sequence[Lane]) -> Sequence[ChunkOutcome]:
+        return study.pack.train_chunk(lanes, study.train, study.train_labels, study.task.row_loss)
+
+    def _score(self, study: _Study, lanes: Sequence[Lane]) -> Sequence[Mapping[str, float]]:
+        logits_KNC = study.pack.predict(lanes, study.validation)
+        scores = [study.task.score(logits_NC, study.validation_labels) for logits_NC in logits_KNC]
+        return [{f"validation/{name}": value for name, value in score.items()} for score in scores]
+
+    def _drop(self, failures: Mapping[int, Failure]) -> None:
+        for number in failures:
+            self._lanes.pop(number, None)
+
+    def _report(
+        self,
+        outcomes: Mapping[int, ChunkOutcome],
+        scores: Mapping[int, Mapping[str, float]],
+        failures: Mapping[int, Failure],
+        *,
+        details: Mapping[int, Mapping[str, Any]],
+        elapsed_s: float,
+    ) -> ChunkReport:
+        share = elapsed_s / max(1, len(outcomes))
+        costs = {n: Cost(rows=o.num_rows, tokens=o.num_tokens, device_s=share) for n, o in outcomes.items()}
+        measurements, checkpoints, adapters = {}, {}, {}
+        study = self._study
+        for number, lane in list(self._lanes.items()):
+            measurements[number] = Measurement(
+                chunk=lane.chunks_done,
+                rows=lane.chunks_done * outcomes[number].num_rows,
+                metrics={"train/loss": outcomes[number].loss, **scores.get(number, {})},
+            )
+            if study is not None and lane.chunks_done == study.train.plan.num_chunks:
+                adapters[number] = lane.adapter_files(self._base_name, study.adapter_config)
+                del self._lanes[number]
+            else:
+                checkpoints[number] = lane.checkpoint()
+        return ChunkReport(
+            measurements=measurements,
+            costs=costs,
+            checkpoints=checkpoints,
+            adapters=adapters,
+            failures=failures,
+            details=details,
+            elapsed_s=elapsed_s,
+        )
+
+    @property
+    def _base_name(self) -> str:
+        return self._setup.model.id or str(self._setup.model_dir)
+
+
+def _ends(suffixes: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f".{suffix}" for suffix in suffixes)
+
+
+def _not_finite(what: str, value: float) -> Failure:
+    return Failure(kind=FailureKind.NON_FINITE, message=f"{what} became {value}")
