@@ -1,0 +1,89 @@
+# Everything this project does, by name. `make` alone lists it.
+# Needs only make and Python 3.11 to 3.13; every target does the set-up it needs, once.
+
+PYTHON ?= python3
+VENV   ?= .venv
+ARGS   ?=
+
+BIN := $(VENV)/bin
+# antlr4 is published as source only; anything else from source would mean a missing wheel, better said at once.
+# Compiling 20,000 modules that are never imported would take longer than the download.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
+       --only-binary :all: --no-binary antlr4-python3-runtime --constraint constraints.txt
+# Without an NVIDIA driver, PyTorch's CPU build saves gigabytes. TORCH_INDEX= takes what the package index has.
+TORCH_INDEX ?= $(shell [ "$$(uname -sm)" = "Linux x86_64" ] && ! command -v nvidia-smi >/dev/null 2>&1 \
+                 && echo https://download.pytorch.org/whl/cpu)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup sweep status ui test test-all lint format types ci constraints dist clean distclean
+.DELETE_ON_ERROR:
+
+help:  ## List what can be made
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  Options: ARGS='dataset=trec budget.trials=8' passes on; PYTHON=python3.12 picks the interpreter."
+
+setup: $(VENV)/.installed  ## Make the virtual environment, about two minutes; nothing to do the next time
+
+sweep: $(VENV)/.installed  ## Search the best LoRA settings: three datasets, or ARGS='dataset=trec budget.trials=8'
+	@$(BIN)/sweeper run $(ARGS)
+
+status: $(VENV)/.installed  ## Show how far a sweep is, also while it runs
+	@$(BIN)/sweeper status $(ARGS)
+
+ui: $(VENV)/.installed  ## Open curves, comparisons and adapters in the browser (MLflow)
+	@$(BIN)/sweeper ui $(ARGS)
+
+test: $(VENV)/.installed-dev  ## Run the tests: offline, on the CPU; ARGS='-k search' picks some
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-all: $(VENV)/.installed-dev  ## Run the tests that fetch models and datasets, too
+	@$(BIN)/python -m pytest -m "" $(ARGS)
+
+lint: $(VENV)/.installed-dev  ## Check style and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: $(VENV)/.installed-dev  ## Mend style and format where a machine can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+types: $(VENV)/.installed-dev  ## Check types
+	@$(BIN)/mypy
+
+ci: test lint types  ## Everything that a change must pass
+
+constraints: pyproject.toml  ## Pin the newest versions that pyproject.toml allows, from a clean resolve
+	@rm -rf .venv-constraints
+	@$(PYTHON) -m venv .venv-constraints
+	@.venv-constraints/bin/python -m pip install --quiet --no-compile --editable '.[dev,browser]'
+	@{ grep '^#' constraints.txt; .venv-constraints/bin/python -m pip freeze --exclude-editable | sed -E 's/\+(cpu|cu[0-9]+)$$//'; } > constraints.new
+	@mv constraints.new constraints.txt
+	@rm -rf .venv-constraints
+
+dist: $(VENV)/.installed-dev  ## Build wheel and sdist into dist/
+	@$(BIN)/python -m hatchling build --directory dist
+
+clean:  ## Remove caches; keeps the environment, outputs and fetched data
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean  ## Remove the environment, too; keeps outputs and fetched data
+	@rm -rf $(VENV)
+
+# The stamps are written last: an interrupted set-up is taken up again.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; ok = (3, 11) <= v < (3, 14); ok or sys.exit(f"Python 3.11, 3.12 or 3.13 is needed, {sys.executable} is {v[0]}.{v[1]}. Name another: make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv module is missing. On Debian or Ubuntu: sudo apt install python3-venv" >&2; exit 1; }
+	@echo "Setting up $(VENV), once: about two minutes."
+	@$(PYTHON) -m venv $(VENV)
+	@if [ -n "$(TORCH_INDEX)" ]; then \
+	  $(PIP) --no-deps --retries 1 --timeout 20 --index-url $(TORCH_INDEX) torch 2>/dev/null \
+	  || echo "$(TORCH_INDEX) cannot be reached; taking PyTorch from the package index."; fi
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "Adding the tools for tests, lint and types."
+	@$(PIP) --editable '.[dev]'
+	@touch $@

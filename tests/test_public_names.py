@@ -1,0 +1,35 @@
+"""What a module says it offers is there, and in order."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+
+from tests.test_layers import MODULES
+
+PUBLIC = [name for name in MODULES if not name.rpartition(".")[2].startswith("_")]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_names_exist_and_are_sorted(name):
+    module = importlib.import_module(name)
+    if name.count(".") == 0 or MODULES[name].name == "__init__.py":
+        names = getattr(module, "__all__", [])
+    else:
+        assert hasattr(module, "__all__"), f"{name} does not say what is public"
+        names = module.__all__
+    assert [public for public in names if not hasattr(module, public)] == []
+    assert len(set(names)) == len(names)
+    # Constants, classes, functions: the order of ruff's RUF022.
+    assert list(names) == sorted(names, key=_isort_key)
+
+
+def _isort_key(name):
+    kind = 0 if name.isupper() else 1 if name[:1].isupper() else 2
+    return kind, name
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_module_says_what_it_is_for(name):
+    assert (importlib.import_module(name).__doc__ or "").strip()
