@@ -196,8 +196,8 @@ def from_jsonable(kind: Any, value: Any) -> Any:
     if dataclasses.is_dataclass(kind):
         hints = _hints(kind)
         return kind(**{name: from_jsonable(hints[name], item) for name, item in value.items()})  # type: ignore[operator]
-    if origin is tuple:
-        return tuple(from_jsonable(args[0], item) for item in value)
+    if origin in (tuple, list):
+        return origin(from_jsonable(args[0], item) for item in value)
     if origin is not None and issubclass(origin, Mapping):
         return {from_jsonable(args[0], k): from_jsonable(args[1], v) for k, v in value.items()}
     if kind in (int, float) or (isinstance(kind, type) and issubclass(kind, str) and kind is not str):
