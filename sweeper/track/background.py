@@ -1,0 +1,192 @@
+"""A tracker that never holds up its caller: a thread, a queue that coalesces, and patience with a dead server.
+
+Knows nothing of MLflow: a `Writer`, made and used only in the thread, does the sending. Of each trial only the latest
+record waits, so a slow server makes the view coarser in time, never the search slower. What could not be sent stays in
+the queue. `sweeper.track.make_tracker` puts this and the MLflow writer together.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from sweeper.types import StudyRecord, TrialRecord
+
+__all__ = ["BackgroundTracker", "Pace", "Writer", "redact"]
+
+_LOG = logging.getLogger(__name__)
+_PASSWORD = re.compile(r"(://[^:@/\s]*):\S+@")
+_MAX_FAILURES_IN_A_ROW = 2
+"""Then a round ends: the server is most likely away, and every further try would cost seconds."""
+
+_Key = tuple[str, int]
+
+
+class Writer(Protocol):
+    """Sends records; may block, may raise anything."""
+
+    def show(self, study: StudyRecord, trial: TrialRecord, files: Sequence[Path]) -> None:
+        """Send what the view lacks of this trial."""
+        ...
+
+    def forget(self, study: str) -> None:
+        """Read again what the view has of a study: a call failed, so what it did is unknown."""
+        ...
+
+    def pause(self) -> None:
+        """Mark what is still running as waiting for a later process."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pace:
+    """How often the thread works.
+
+    Args:
+        interval_s: Least time between two rounds, so that several chunks of a trial are sent as one.
+        retry_s: Time after which a round that failed is tried again.
+        complain_s: Least time between two warnings about failures.
+    """
+
+    interval_s: float = 1.0
+    retry_s: float = 15.0
+    complain_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    study: StudyRecord
+    trial: TrialRecord
+    files: tuple[Path, ...]
+
+    def under(self, newer: _Item) -> _Item:
+        """What is left to send when ``newer`` arrives: nothing finished and no file is lost."""
+        files = newer.files + tuple(path for path in self.files if path not in newer.files)
+        keep = self.trial.state.is_finished and not newer.trial.state.is_finished
+        return _Item(newer.study, self.trial if keep else newer.trial, files)
+
+
+class BackgroundTracker:
+    """Shows trials through a writer in a thread of its own.
+
+    Args:
+        make_writer: Called in the thread, at the first trial and again as long as it raises.
+        where: Name of the server in messages; a password in it is not shown.
+        pace: How often the thread works.
+        clock: Seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        make_writer: Callable[[], Writer],
+        *,
+        where: str,
+        pace: Pace | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._make_writer = make_writer
+        self._where = redact(where)
+        self._pace = pace or Pace()
+        self._clock = clock
+        self._writer: Writer | None = None
+        self._pending: dict[_Key, _Item] = {}
+        self._sending: _Key | None = None
+        self._seen: set[_Key] = set()
+        self._changed = threading.Condition()
+        self._closing = threading.Event()
+        self._complained_at: float | None = None
+        self._thread = threading.Thread(target=self._run, name="sweeper-tracker", daemon=True)
+
+    def show(self, study: StudyRecord, trial: TrialRecord, files: Sequence[Path] = ()) -> None:
+        """Leave a record for the thread; a later record of the same trial replaces it."""
+        key, item = (trial.spec.study, trial.spec.number), _Item(study, trial, tuple(files))
+        with self._changed:
+            waiting = self._pending.get(key)
+            self._pending[key] = waiting.under(item) if waiting else item
+            self._seen.add(key)
+            if self._thread.ident is None and not self._closing.is_set():
+                self._thread.start()
+            self._changed.notify_all()
+
+    def close(self, timeout_s: float) -> Mapping[str, int]:
+        """Send what is outstanding; what the time does not suffice for counts as missed."""
+        with self._changed:
+            self._closing.set()
+            self._changed.notify_all()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+        with self._changed:
+            missed = set(self._pending) | ({self._sending} if self._sending else set())
+        if missed:
+            _LOG.warning("%d trials are not up to date in %s", len(missed), self._where)
+        return {"shown": len(self._seen - missed), "missed": len(missed)}
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            with self._changed:
+                self._changed.wait_for(lambda: self._pending or self._closing.is_set())
+            done = self._round()
+            self._closing.wait(self._pace.interval_s if done else self._pace.retry_s)
+        self._round()
+        if self._writer is not None and not self._pending:
+            self._attempt(self._writer.pause)
+
+    def _round(self) -> bool:
+        """Try every waiting trial once; those that fail go to the end of the queue. Tell whether all were sent."""
+        with self._changed:
+            keys = list(self._pending)
+        failures = in_a_row = 0
+        for key in keys:
+            sent = self._send(key)
+            failures += not sent
+            in_a_row = 0 if sent else in_a_row + 1
+            if in_a_row >= _MAX_FAILURES_IN_A_ROW:
+                break
+        return not failures
+
+    def _send(self, key: _Key) -> bool:
+        with self._changed:
+            item, self._sending = self._pending.pop(key), key
+        sent = self._attempt(lambda: self._show(item))
+        with self._changed:
+            self._sending = None
+            if not sent:
+                newer = self._pending.pop(key, None)
+                self._pending[key] = item.under(newer) if newer else item
+        if not sent and self._writer is not None:
+            self._writer.forget(item.study.name)
+        return sent
+
+    def _show(self, item: _Item) -> None:
+        if self._writer is None:
+            self._writer = self._make_writer()
+        self._writer.show(item.study, item.trial, item.files)
+
+    def _attempt(self, call: Callable[[], None]) -> bool:
+        try:
+            call()
+        except Exception as error:  # the tracker's border: whatever goes wrong in here stays in here
+            self._complain(error)
+            return False
+        return True
+
+    def _complain(self, error: Exception) -> None:
+        now = self._clock()
+        if self._complained_at is not None and now - self._complained_at < self._pace.complain_s:
+            return
+        self._complained_at = now
+        cause = redact(f"{type(error).__name__}: {error}").splitlines()[0]
+        _LOG.warning("%s is not up to date (%s); the search goes on, this is tried again", self._where, cause)
+        _LOG.debug("%s", redact(traceback.format_exc()))
+
+
+def redact(text: str) -> str:
+    """Replace the password of every URL in ``text`` by ``***``."""
+    return _PASSWORD.sub(r"\1:***@", text)

@@ -1,0 +1,103 @@
+"""Where MLflow keeps things, and how a client or server of ours starts: URIs, environment, the database's schema.
+
+Imports mlflow only inside functions that run in the tracker's thread or in `server`: it takes seconds. `make_tracker`
+and `server.serve` call this; `mlflow_runs` does the writing.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+from filelock import FileLock
+
+from sweeper.errors import ConfigError
+from sweeper.track.background import Writer, redact
+
+__all__ = ["artifact_folder", "connect", "prepare_database", "set_environment", "tracking_uri"]
+
+_SQLITE = "sqlite:///"
+_SCHEMES = ("http://", "https://", "sqlite://", "postgresql", "mysql", "mssql", "databricks")
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # by default, one call to a dead server takes 4 minutes
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # a line a run would tear the live view
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_DISABLE_AGENT_HINT": "true",
+}
+
+
+def tracking_uri(uri: str, outputs: Path) -> str:
+    """Return the tracking URI to use: the one given, or a SQLite file in the outputs folder; paths become absolute.
+
+    Raises:
+        ConfigError: MLflow takes no such URI.
+    """
+    if not uri:
+        return f"{_SQLITE}{outputs.absolute() / 'mlflow.db'}"
+    if not uri.startswith(_SCHEMES):
+        raise ConfigError(
+            "tracker.uri",
+            redact(uri),
+            "MLflow needs a server or a database",
+            "Give http://host:port, sqlite:///path/to/mlflow.db or postgresql://…, or leave it empty.",
+        )
+    path = _sqlite_path(uri)
+    return f"{_SQLITE}{path.absolute()}" if path else uri
+
+
+def artifact_folder(uri: str, outputs: Path) -> str:
+    """Return the URI of the folder for files; empty if a tracking server decides."""
+    return (outputs.absolute() / "mlartifacts").as_uri() if uri.startswith(_DATABASES) else ""
+
+
+def set_environment() -> None:
+    """Give mlflow our defaults where the user has none; to be called before the first import of mlflow."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # mlflow 3.17 with SQLAlchemy 2.1; nothing a user of ours can do about it.
+    warnings.filterwarnings("ignore", message="The ``noload`` loader strategy is deprecated", module=r"mlflow\.")
+
+
+def prepare_database(uri: str) -> None:
+    """Make sure that a SQLite database has its schema before several processes open it.
+
+    Two processes that open an empty database at once break it for good, and so does one that is killed while it makes
+    the 65 tables. So one process makes them, under a lock and aside, and moves the finished file into place.
+    """
+    path = _sqlite_path(uri)
+    if path is None or path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        if path.exists():
+            return
+        aside = path.with_name(f".{path.name}.tmp")
+        aside.unlink(missing_ok=True)
+        _make_schema(f"{_SQLITE}{aside}")
+        os.replace(aside, path)
+
+
+def connect(uri: str, *, artifacts: str, sweep: str, tags: Mapping[str, str]) -> Writer:
+    """Return the writer of a sweep; takes seconds the first time. Arguments as of `MlflowRuns`."""
+    set_environment()
+    prepare_database(uri)
+    from sweeper.track.mlflow_runs import MlflowRuns  # imports mlflow
+
+    return MlflowRuns(uri, artifacts=artifacts, sweep=sweep, tags=tags)
+
+
+def _sqlite_path(uri: str) -> Path | None:
+    path = uri.removeprefix(_SQLITE)
+    return Path(path) if uri.startswith(_SQLITE) and path and path != ":memory:" else None
+
+
+def _make_schema(uri: str) -> None:
+    from mlflow.tracking import MlflowClient  # imports mlflow
+
+    MlflowClient(tracking_uri=uri, registry_uri=uri).search_experiments(max_results=1)

@@ -1,0 +1,254 @@
+"""Sends the difference between a trial's record and its run in MLflow.
+
+A run is found again by its tag ``trial``, in this process or a later one, and is only ever sent what it lacks. Blocks,
+and raises whatever MLflow raises: `background` calls it, in a thread. Importing this module imports mlflow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from mlflow.entities import Experiment, LoggedModelOutput, Metric, Param, Run, RunTag
+from mlflow.tracking import MlflowClient
+
+from sweeper.track import mlflow_saved_view as saved_view
+from sweeper.track import mlflow_view as view
+from sweeper.types import StudyRecord, TrialRecord
+
+__all__ = ["MlflowRuns"]
+
+_MAX_METRICS = 1000
+_MAX_PARAMS = 100
+_PAGE = 1000
+_KEPT = "files_kept"
+"""Tag of a run whose files are all in MLflow."""
+_ADAPTER = "adapter"
+"""Tag that names the logged model of a run, set before its files are sent, so that a restart goes on with it."""
+_NOTE = "mlflow.note.content"
+_NOTE_HASH = "sweeper.note_sha256"
+"""Tag of an experiment: its note as we wrote it; a note that a user has changed is left alone."""
+_THEIRS = "a note of the user's"
+
+
+@dataclass(slots=True)
+class _Shown:
+    """What MLflow has of a trial."""
+
+    experiment_id: str
+    run_id: str
+    status: str = "RUNNING"
+    chunk: int = 0
+    metrics: set[str] = field(default_factory=set)
+    params: set[str] = field(default_factory=set)
+    tags: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, run: Run) -> _Shown:
+        data = run.data
+        chunk = int(data.metrics.get(view.CHUNKS, 0))
+        return cls(
+            run.info.experiment_id,
+            run.info.run_id,
+            run.info.status,
+            chunk,
+            set(data.metrics),
+            set(data.params),
+            dict(data.tags),
+        )
+
+
+@dataclass(slots=True)
+class _Experiment:
+    """What MLflow has of a study."""
+
+    id: str
+    note: str = ""
+    runs: dict[int, _Shown] = field(default_factory=dict)
+
+
+class MlflowRuns:
+    """Writes one experiment a study, one flat run a trial.
+
+    Args:
+        uri: Tracking URI.
+        artifacts: Folder for files, as a URI; empty lets a tracking server decide.
+        sweep: Name of the sweep.
+        tags: Tags of every run, e.g. the git commit.
+    """
+
+    def __init__(self, uri: str, *, artifacts: str, sweep: str, tags: Mapping[str, str]) -> None:
+        self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        self._artifacts = artifacts
+        self._sweep = sweep
+        self._tags = {key: value for key, value in tags.items() if value}
+        self._experiments: dict[str, _Experiment] = {}
+
+    def show(self, study: StudyRecord, trial: TrialRecord, files: Sequence[Path]) -> None:
+        """Send what the run of a trial lacks: params, points, tags, files, status, in this order."""
+        experiment = self._experiments.get(study.name) or self._find_experiment(study)
+        self._write_note(experiment, study)
+        shown = experiment.runs.get(trial.spec.number) or self._create_run(experiment, trial)
+        model_id = ""
+        if trial.state.is_finished and _KEPT not in shown.tags:
+            model_id = self._keep(shown, study, trial, files)
+        self._send(shown, study, trial, model_id)
+        self._set_status(shown, trial)
+
+    def forget(self, study: str) -> None:
+        """Read the study again before the next call."""
+        self._experiments.pop(study, None)
+
+    def pause(self) -> None:
+        """Mark running runs as scheduled: no process works at them now."""
+        for experiment in self._experiments.values():
+            for shown in experiment.runs.values():
+                if shown.status == "RUNNING":
+                    self._client.update_run(shown.run_id, status="SCHEDULED")
+                    shown.status = "SCHEDULED"
+
+    def _find_experiment(self, study: StudyRecord) -> _Experiment:
+        name = f"{self._sweep}/{study.name}"
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            experiment = _Experiment(self._create_experiment(name))
+        else:
+            if found.lifecycle_stage == "deleted":
+                self._client.restore_experiment(found.experiment_id)
+            experiment = _Experiment(found.experiment_id, _our_note(found), self._find_runs(found.experiment_id))
+        self._experiments[study.name] = experiment
+        return experiment
+
+    def _create_experiment(self, name: str) -> str:
+        folder = f"{self._artifacts}/{_safe(name)}" if self._artifacts else None
+        # The kind spares every visitor a dialogue that asks what this experiment is.
+        tags = {"mlflow.experimentKind": "custom_model_development", "sweep": self._sweep}
+        return self._client.create_experiment(name, artifact_location=folder, tags=tags)
+
+    def _find_runs(self, experiment_id: str) -> dict[int, _Shown]:
+        runs: dict[int, _Shown] = {}
+        token: str | None = None
+        while True:
+            page = self._client.search_runs(
+                [experiment_id], max_results=_PAGE, order_by=["attributes.start_time DESC"], page_token=token
+            )
+            runs.update((int(run.data.tags["trial"]), _Shown.of(run)) for run in page if "trial" in run.data.tags)
+            token = page.token
+            if not token:
+                return runs
+
+    def _write_note(self, experiment: _Experiment, study: StudyRecord) -> None:
+        note = view.experiment_note(study, self._sweep, saved_view.page(experiment.id))
+        if experiment.note in (note, _THEIRS):
+            return
+        self._client.set_experiment_tag(experiment.id, _NOTE, note)
+        self._client.set_experiment_tag(experiment.id, _NOTE_HASH, _hash(note))
+        self._client.set_experiment_tag(experiment.id, saved_view.TAG, saved_view.saved_view(study))
+        experiment.note = note
+
+    def _create_run(self, experiment: _Experiment, trial: TrialRecord) -> _Shown:
+        number = trial.spec.number
+        tags = {"trial": str(number)}
+        run = self._client.create_run(
+            experiment.id,
+            start_time=view.millis(trial.started_at) or None,
+            run_name=view.run_name(trial),
+            tags={**tags, "mlflow.user": os.environ.get("USER", ""), "mlflow.source.name": "sweeper"},
+        )
+        experiment.runs[number] = _Shown(experiment.id, run.info.run_id, tags=tags)
+        return experiment.runs[number]
+
+    def _send(self, shown: _Shown, study: StudyRecord, trial: TrialRecord, model_id: str) -> None:
+        params = {k: v for k, v in view.run_params(study, trial).items() if k not in shown.params}
+        points = [_metric(point) for point in view.points_after(trial, shown.chunk)]
+        if trial.state.is_finished:
+            ends = [point for point in view.summary(study, trial) if point.key not in shown.metrics]
+            points += [_metric(point, "" if point.key.startswith("cost/") else model_id) for point in ends]
+        tags = self._tags | view.run_tags(study, trial, self._sweep)
+        tags = {k: v for k, v in tags.items() if shown.tags.get(k) != v}
+        self._log(shown.run_id, points, params, tags)
+        shown.chunk = max(shown.chunk, trial.chunks_done)
+        shown.metrics.update(metric.key for metric in points)
+        shown.params.update(params)
+        shown.tags.update(tags)
+
+    def _log(self, run_id: str, metrics: Sequence[Metric], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        """Send in as few calls as MLflow's limits allow; the tags, with the state, come last."""
+        rest, names = iter(metrics), iter([Param(key, value) for key, value in params.items()])
+        run_tags = [RunTag(key, value) for key, value in tags.items()]
+        while True:
+            some, few = list(islice(rest, _MAX_METRICS - _MAX_PARAMS)), list(islice(names, _MAX_PARAMS // 2))
+            is_last = len(some) < _MAX_METRICS - _MAX_PARAMS and len(few) < _MAX_PARAMS // 2
+            if some or few or (is_last and run_tags):
+                self._client.log_batch(run_id, some, few, run_tags if is_last else ())
+            if is_last:
+                return
+
+    def _keep(self, shown: _Shown, study: StudyRecord, trial: TrialRecord, files: Iterable[Path]) -> str:
+        """Keep files and adapters; return the id of the adapter's logged model, or nothing."""
+        model_id = ""
+        present = [path for path in files if path.exists()]
+        for path in present:
+            if (path / "adapter_config.json").exists():
+                model_id = self._keep_adapter(shown, study, trial, path)
+            elif path.is_dir():
+                self._client.log_artifacts(shown.run_id, str(path), path.name)
+            else:
+                self._client.log_artifact(shown.run_id, str(path))
+        if present:
+            self._tag(shown, _KEPT, ", ".join(path.name for path in present))
+        return model_id
+
+    def _keep_adapter(self, shown: _Shown, study: StudyRecord, trial: TrialRecord, folder: Path) -> str:
+        model_id = shown.tags.get(_ADAPTER, "").removeprefix("models:/")
+        if not model_id:
+            model = self._client.create_logged_model(
+                shown.experiment_id,
+                name=_safe(view.run_name(trial)),
+                source_run_id=shown.run_id,
+                params=view.run_params(study, trial),
+                tags={"format": "peft", "trial": str(trial.spec.number)},
+                model_type="lora adapter",
+            )
+            model_id = model.model_id
+            self._tag(shown, _ADAPTER, f"models:/{model_id}")
+        self._client.log_model_artifacts(model_id, str(folder))
+        self._client.finalize_logged_model(model_id, "READY")
+        self._client.log_outputs(shown.run_id, [LoggedModelOutput(model_id, trial.chunks_done)])
+        return model_id
+
+    def _tag(self, shown: _Shown, key: str, value: str) -> None:
+        self._client.set_tag(shown.run_id, key, value)
+        shown.tags[key] = value
+
+    def _set_status(self, shown: _Shown, trial: TrialRecord) -> None:
+        status = view.run_status(trial.state)
+        if status == shown.status:
+            return
+        if trial.state.is_finished:
+            self._client.set_terminated(shown.run_id, status, view.millis(trial.finished_at) or None)
+        else:
+            self._client.update_run(shown.run_id, status=status)
+        shown.status = status
+
+
+def _our_note(found: Experiment) -> str:
+    note = found.tags.get(_NOTE, "")
+    return note if not note or found.tags.get(_NOTE_HASH) == _hash(note) else _THEIRS
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^\w/=-]+", "-", name.replace("a/r=", "ar="))
+
+
+def _metric(point: view.Point, model_id: str = "") -> Metric:
+    return Metric(point.key, point.value, point.millis, point.step, model_id=model_id or None)

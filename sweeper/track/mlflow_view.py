@@ -1,0 +1,236 @@
+"""How a trial and a study look in MLflow: names, tags, params, metrics, the note of an experiment.
+
+Pure functions of records; `mlflow_runs` sends what they return. No mlflow in here, and no clock: the same record always
+gives the same view, so a point that is sent twice is the same point, which MLflow's database keeps once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sweeper.types import Measurement, ParamValue, StudyRecord, TrialRecord, TrialSpec, TrialState
+
+__all__ = [
+    "CHUNKS",
+    "Point",
+    "axis_params",
+    "experiment_note",
+    "millis",
+    "points_after",
+    "run_name",
+    "run_params",
+    "run_status",
+    "run_tags",
+    "summary",
+]
+
+CHUNKS = "cost/chunks"
+"""Metric that tells, of a run found again, how far it was shown; its value is its step."""
+
+_SHORT = {
+    "lora.r": "r",
+    "lora.alpha_ratio": "a/r",
+    "train.learning_rate": "lr",
+    "lora.dropout": "drop",
+    "lora.rslora": "rs",
+    "train.batch_size": "bs",
+    "train.weight_decay": "wd",
+    "train.warmup_ratio": "warm",
+    "train.schedule": "",
+    "train.max_grad_norm": "clip",
+    "train.adam_beta1": "b1",
+    "train.adam_beta2": "b2",
+}
+_IN_EVERY_NAME = ("lora.r", "lora.alpha_ratio", "train.learning_rate")
+_LOGARITHMS = {"log2": math.log2, "log10": math.log10}
+_MAX_TAG = 4000
+"""Characters; MLflow refuses tags of more than 8,000 and shows far fewer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One value of one metric."""
+
+    key: str
+    value: float
+    step: int
+    millis: int
+
+
+def run_name(trial: TrialRecord) -> str:
+    """Return e.g. ``0007 r=8 a/r=1 lr=1e-3``; recipes also say which they are: charts show little else."""
+    spec = trial.spec
+    parts = [f"{spec.number:04d}"]
+    if spec.origin.startswith("recipe:"):
+        parts.append(spec.origin.removeprefix("recipe:"))
+    for key, short in _SHORT.items():
+        if key in spec.settings and (key in spec.params or key in _IN_EVERY_NAME):
+            value = _brief(key, spec.settings[key])
+            parts.append(f"{short}={value}" if short else value)
+    return " ".join(parts)
+
+
+def axis_params(study: StudyRecord) -> list[str]:
+    """Return a param to plot for each dimension: its logarithm if it is searched on that scale.
+
+    MLflow plots params on linear axes only, where learning rates from 1e-4 to 1e-2 lie on one spot.
+    """
+    return [f"{_scale(text)}.{key}" if _scale(text) else key for key, text in study.space.items()]
+
+
+def run_params(study: StudyRecord, trial: TrialRecord) -> dict[str, str]:
+    """Return every setting, the searched ones first, then what is derived from them, for plots and comparisons."""
+    spec = trial.spec
+    keys = [*spec.params, *(key for key in sorted(spec.settings) if key not in spec.params)]
+    params = {key: _text(spec.settings.get(key, spec.params.get(key, ""))) for key in keys}
+    if "lora.r" in spec.settings and "lora.alpha_ratio" in spec.settings:
+        params["lora.alpha"] = _text(_alpha(spec))
+    for key, text in study.space.items():
+        if _scale(text) and float(spec.settings.get(key, 0)) > 0:
+            params[f"{_scale(text)}.{key}"] = _text(_LOGARITHMS[_scale(text)](float(spec.settings[key])))
+    if trial.num_parameters:
+        params["num_parameters"] = str(trial.num_parameters)
+    return params
+
+
+def run_tags(study: StudyRecord, trial: TrialRecord, sweep: str) -> dict[str, str]:
+    """Return what a trial is and what became of it."""
+    spec = trial.spec
+    tags = {
+        "sweep": sweep,
+        "study": study.name,
+        "dataset": study.dataset,
+        "model": study.model,
+        "method": study.method,
+        "task": study.task,
+        "trial": str(spec.number),
+        "state": trial.state.value,
+        "seed": str(spec.seed),
+        "phase": spec.phase.value,
+        "origin": spec.origin,
+        "dataset_fingerprint": study.fingerprint,
+        "initial_hash": trial.initial_hash,
+        "num_retries": str(trial.num_retries) if trial.num_retries else "",
+    }
+    if trial.failure is not None:
+        kind, message = trial.failure.kind.value, trial.failure.message[:_MAX_TAG]
+        note = f"**{trial.state.value}: {kind}** after {trial.chunks_done} chunks\n\n```\n{message}\n```"
+        tags |= {"failure": kind, "failure_message": message, "mlflow.note.content": note}
+    return {key: value for key, value in tags.items() if value}
+
+
+def run_status(state: TrialState) -> str:
+    """Return MLflow's status: a pruned trial did its work, one that left no score failed."""
+    if state is TrialState.RUNNING:
+        return "RUNNING"
+    return "FINISHED" if state in (TrialState.COMPLETE, TrialState.PRUNED) else "FAILED"
+
+
+def points_after(trial: TrialRecord, chunk: int) -> list[Point]:
+    """Return the curves beyond ``chunk``; the last point of a chunk is its `CHUNKS`.
+
+    Points lie at the start of the trial plus the device seconds it had used: MLflow's relative time axis then
+    compares trials by what they cost, not by how many shared their pack.
+    """
+    start = millis(trial.started_at)
+    points = []
+    for measurement in trial.measurements:
+        if measurement.chunk > chunk:
+            at = start + round(measurement.elapsed_s * 1000)
+            values = {**_finite(measurement.metrics), CHUNKS: float(measurement.chunk)}
+            points += [Point(key, value, measurement.chunk, at) for key, value in values.items()]
+    return points
+
+
+def summary(study: StudyRecord, trial: TrialRecord) -> list[Point]:
+    """Return the one-value metrics of a finished trial: ``best/*``, ``final/*`` and ``cost/*``."""
+    values: dict[str, float] = {
+        "cost/device_s": round(trial.cost.device_s, 3),
+        "cost/rows": float(trial.cost.rows),
+        "cost/tokens": float(trial.cost.tokens),
+    }
+    best = _best_rung(study, trial)
+    for prefix, rung in (("best", best), ("final", trial.last_rung)):
+        if rung is not None:
+            scores = {k.removeprefix("validation/"): v for k, v in rung.metrics.items() if k.startswith("validation/")}
+            values |= {f"{prefix}/{name}": value for name, value in scores.items()}
+    at = millis(trial.finished_at)
+    return [Point(key, value, 0, at) for key, value in _finite(values).items()]
+
+
+def experiment_note(study: StudyRecord, sweep: str, link: str) -> str:
+    """Return Markdown that tells what the study is and how to read its runs; ``link`` opens the prepared view."""
+    rows = ", ".join(f"{count} {split}" for split, count in study.num_rows.items())
+    space = "\n".join(f"| `{key}` | `{text}` |" for key, text in study.space.items())
+    metric = study.metric.removeprefix("validation/")
+    better = "higher" if study.direction == "maximize" else "lower"
+    references = "".join(
+        f"\n- **{name}**, without any adapter: " + ", ".join(f"{key} {value:.4f}" for key, value in values.items())
+        for name, values in study.references.items()
+    )
+    return f"""\
+## {study.dataset}: LoRA settings for {study.model}
+
+Study `{study.name}` of sweep `{sweep}`. Rows: {rows}; {len(study.labels)} labels.
+Objective: **{study.metric}**, {better} is better. A full trial has {study.num_chunks} chunks of
+{study.rows_per_chunk} rows and is scored after chunks {", ".join(map(str, study.rungs))}.{references}
+
+**[Open the best trials first, with charts]({link})**, or choose *Views*, *Best trials first*.
+
+| searched | values |
+| --- | --- |
+{space}
+
+### How to read the runs
+- One run is one trial. **`final/{metric}`** is the score the search goes by, `best/{metric}` that of the best rung.
+- Filter: `tags.state = 'complete'`; other states are `running`, `pruned` (stopped early for a low score),
+  `infeasible` (this setting cannot work: memory, or a loss that is not finite), `failed` (another cause).
+- `tags.origin` tells who proposed the setting: `recipe:<name>`, `sobol` or the sampler.
+- Steps are chunks. Relative time is device time, so curves compare what trials cost.
+- Compare: select runs, then *Compare*; `log10.*` and `log2.*` params are there for its axes, which are linear.
+- The *Models* tab holds the adapters in PEFT's format. Params have four digits; `trial.json` of a run has all.
+"""
+
+
+def millis(iso: str) -> int:
+    """Return milliseconds since 1970 of an ISO 8601 time; 0 for none."""
+    return round(datetime.fromisoformat(iso).timestamp() * 1000) if iso else 0
+
+
+def _best_rung(study: StudyRecord, trial: TrialRecord) -> Measurement | None:
+    rungs = [m for m in trial.measurements if math.isfinite(m.metrics.get(study.metric, math.nan))]
+    best: Measurement | None = None
+    for rung in rungs:
+        if best is None or study.is_better(rung.metrics[study.metric], best.metrics[study.metric]):
+            best = rung
+    return best
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {key: float(value) for key, value in metrics.items() if math.isfinite(value)}
+
+
+def _scale(text: str) -> str:
+    """Return ``log10`` or ``log2`` for a dimension on that scale."""
+    return "log2" if "log2," in text else "log10" if "log," in text else ""
+
+
+def _alpha(spec: TrialSpec) -> float:
+    return float(spec.settings["lora.r"]) * float(spec.settings["lora.alpha_ratio"])
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _brief(key: str, value: ParamValue) -> str:
+    if isinstance(value, bool) or not isinstance(value, float):
+        return str(value)
+    if key in ("train.learning_rate", "train.weight_decay") and value:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+    return f"{value:.2g}"
