@@ -23,7 +23,7 @@ help:  ## List what can be made
 	@echo
 	@echo "  Options: ARGS='dataset=trec budget.trials=8' passes on; PYTHON=python3.12 picks the interpreter."
 
-setup: $(VENV)/.installed  ## Make the virtual environment, about two minutes; nothing to do the next time
+setup: $(VENV)/.installed  ## Make the virtual environment, a minute or two; nothing to do the next time
 
 sweep: $(VENV)/.installed  ## Search the best LoRA settings: three datasets, or ARGS='dataset=trec budget.trials=8'
 	@$(BIN)/sweeper run $(ARGS)
@@ -75,7 +75,7 @@ distclean: clean  ## Remove the environment, too; keeps outputs and fetched data
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; ok = (3, 11) <= v < (3, 14); ok or sys.exit(f"Python 3.11, 3.12 or 3.13 is needed, {sys.executable} is {v[0]}.{v[1]}. Name another: make PYTHON=python3.12")'
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv module is missing. On Debian or Ubuntu: sudo apt install python3-venv" >&2; exit 1; }
-	@echo "Setting up $(VENV), once: about two minutes."
+	@echo "Setting up $(VENV), once: this takes a minute or two."
 	@$(PYTHON) -m venv $(VENV)
 	@if [ -n "$(TORCH_INDEX)" ]; then \
 	  $(PIP) --no-deps --retries 1 --timeout 20 --index-url $(TORCH_INDEX) torch 2>/dev/null \
