@@ -3,6 +3,8 @@
 A task is a module of this package with a class `Task`; ``task.name`` is the module's name. Importing one does not load
 torch: the controller asks tasks for metrics and directions.
 """
+# Tensors are named after their shapes.
+# ruff: noqa: N803
 
 from __future__ import annotations
 

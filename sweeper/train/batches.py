@@ -93,7 +93,7 @@ class EvaluationBatches:
         ids, mask = _padded(rows, pad_token_id)
         order = torch.tensor(sorted(range(len(rows)), key=lambda i: len(rows[i])))
         self.batches: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-        for picked in order.split(batch_size):
+        for picked in torch.split(order, batch_size):
             length = max(len(rows[i]) for i in picked.tolist())
             self.batches.append((picked, ids[picked, :length].to(device), mask[picked, :length].to(device)))
 

@@ -1,4 +1,7 @@
-"""How the training rows of a study divide into chunks and micro-batches. Loads no torch: the controller plans with it."""
+"""How the training rows of a study divide into chunks and micro-batches.
+
+Loads no torch: the controller plans with it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A trial in training: its settings, its vector of parameters and moments, and how these start, travel and are saved."""
+"""A trial in training: its settings, its vectors of parameters and moments, and how these start, travel and are saved.
+
+Made by `worker`, changed by `pack`.
+"""
 
 from __future__ import annotations
 
@@ -72,10 +75,10 @@ class Lane:
         except (SafetensorError, KeyError, ValueError) as error:
             raise StoreError(f"checkpoint of trial {admission.spec.number} cannot be read: {error}") from error
         layout = shape.with_rank(int(admission.spec.settings["lora.r"]))
-        values = [tensors[name].to(device) for name in ("parameters", "moment1", "moment2")]
-        if any(len(value) != layout.size for value in values):
+        parameters, moment1, moment2 = (tensors[name].to(device) for name in ("parameters", "moment1", "moment2"))
+        if any(len(value) != layout.size for value in (parameters, moment1, moment2)):
             raise StoreError(f"checkpoint of trial {admission.spec.number} is of another model or rank")
-        return cls(admission.spec, layout, *values, step=step, chunks_done=admission.chunks_done)
+        return cls(admission.spec, layout, parameters, moment1, moment2, step, admission.chunks_done)
 
     def checkpoint(self) -> bytes:
         """Return what `admit` continues from, as safetensors. Generators need no place: they are seeded by chunk."""

@@ -6,10 +6,11 @@ over the whole bucket, however many layers there are. Zero pads of A *and* B sta
 
 Shapes: k lanes of a bucket, r a lane's own rank, R the bucket's rank, I and O a layer's input and output width.
 """
+# Tensors are named after their shapes.
+# ruff: noqa: N803
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -41,7 +42,7 @@ class HeadShape:
 
 def bucket_rank(rank: int) -> int:
     """Return the rank that a lane is padded to: a power of two, at least 8, so that few buckets serve all lanes."""
-    return max(_SMALLEST_BUCKET, 2 ** math.ceil(math.log2(rank)))
+    return max(_SMALLEST_BUCKET, 1 << (rank - 1).bit_length())
 
 
 @dataclass(frozen=True, slots=True)

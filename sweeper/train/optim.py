@@ -115,19 +115,21 @@ class LaneOptimizer:
         rate = [learning_rate_at(s, self.steps[lane]) for s, lane in zip(settings, lanes, strict=True)]
         norm = torch.linalg.vector_norm(grad, dim=1, keepdim=True)
         grad.mul_((self._max_norm[rows] / (norm + 1e-6)).clamp_(max=1.0))
-        self._decay(value, rows, [r * s.weight_decay for r, s in zip(rate, settings, strict=True)])
+        self._decay(value, [r * s.weight_decay for r, s in zip(rate, settings, strict=True)])
         moment1.lerp_(grad, 1 - self._beta1[rows])
         moment2.mul_(self._beta2[rows]).add_(grad.square_().mul_(1 - self._beta2[rows]))
         for lane in lanes:
             self.steps[lane] += 1
-        corrections = [(1 - s.beta1 ** self.steps[i], 1 - s.beta2 ** self.steps[i]) for i, s in zip(lanes, settings, strict=True)]
+        corrections = [
+            (1 - s.beta1 ** self.steps[i], 1 - s.beta2 ** self.steps[i]) for i, s in zip(lanes, settings, strict=True)
+        ]
         root = _column([math.sqrt(second) for _, second in corrections], grad.device)
         size = _column([r / first for r, (first, _) in zip(rate, corrections, strict=True)], grad.device)
         denominator = torch.sqrt(moment2, out=grad).div_(root).add_(self._epsilon[rows])
         value.sub_(torch.div(moment1, denominator, out=grad).mul_(size))
         grad.zero_()
 
-    def _decay(self, value: torch.Tensor, rows: slice, shares: Sequence[float]) -> None:
+    def _decay(self, value: torch.Tensor, shares: Sequence[float]) -> None:
         if self._decay_mask is not None:
             value.mul_(1 - _column(shares, value.device) * self._decay_mask)
 

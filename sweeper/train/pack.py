@@ -4,6 +4,8 @@
 lay the lanes' vectors side by side, run, and only at the end write the lanes back, so that whatever fails in between
 leaves them as they were. Lanes never see each other's rows, generators, losses or gradients.
 """
+# Tensors are named after their shapes.
+# ruff: noqa: N806
 
 from __future__ import annotations
 
@@ -61,7 +63,9 @@ class Pack:
         self.shape = Layout(
             1,
             tuple(LoraShape(n, m.weight.shape[1], m.weight.shape[0]) for n, m in zip(targets, self._lora, strict=True)),
-            tuple(HeadShape(n, m.in_features, m.out_features, m.has_bias) for n, m in zip(head, self._heads, strict=True)),
+            tuple(
+                HeadShape(n, m.in_features, m.out_features, m.has_bias) for n, m in zip(head, self._heads, strict=True)
+            ),
         )
 
     def train_chunk(
@@ -85,7 +89,7 @@ class Pack:
             logits_KBC = self._forward(*rows.batch(index, rows_KB.flatten().numpy()), len(lanes))
             loss_K = loss_of(logits_KBC, labels[rows_KB].to(self.device)).mean(1)
             weights = [bucket.weight(index, row) for bucket in buckets for row in range(len(bucket.lanes))]
-            (loss_K * torch.tensor(weights, device=self.device)).sum().backward()
+            (loss_K * torch.tensor(weights, device=self.device)).sum().backward()  # type: ignore[no-untyped-call]
             losses += loss_K.detach()
             if self._state.dropout is not None:
                 self._state.dropout.forget()
@@ -120,7 +124,7 @@ class Pack:
         """Return mean-pooled last hidden states of the frozen model, ``[rows, I]`` float32 on the CPU."""
         for layer in self._lora:
             layer.segments = ()
-        base = getattr(self._model, self._model.base_model_prefix)
+        base = getattr(self._model, str(self._model.base_model_prefix))
         pooled = None
         for picked, ids, mask in split.batches:
             states = base(input_ids=ids, attention_mask=mask).last_hidden_state.float()
@@ -252,9 +256,7 @@ class _Bucket:
         return [lane.spec.settings for lane in self.lanes]
 
     def _scales(self, *, training: bool) -> torch.Tensor:
-        scales = [
-            lora_scale(s) / (keep_share(float(s["lora.dropout"])) if training else 1.0) for s in self._settings
-        ]
+        scales = [lora_scale(s) / (keep_share(float(s["lora.dropout"])) if training else 1.0) for s in self._settings]
         return torch.tensor(scales, device=self._parameters.device)[:, None]
 
     def _pad(self, flats: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -282,7 +284,8 @@ def _replace(model: nn.Module, name: str, kind: type[Packed], state: PackState) 
     base = parent.get_submodule(child)
     if not isinstance(base, nn.Linear):
         raise ModelError(
-            f"{name} is a {type(base).__name__}: only nn.Linear layers can be packed; set model.target_modules to others"
+            f"{name} is a {type(base).__name__}: only nn.Linear layers can be packed; "
+            "set model.target_modules to others"
         )
     packed = kind(base, state)
     setattr(parent, child, packed)

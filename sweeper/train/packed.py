@@ -9,6 +9,8 @@ Shapes: K lanes of the pack, k lanes of a bucket, N rows of a lane (times tokens
 ``A_kRI`` holds s·A with the lane's scale s (alpha / r, and 1 / keep probability under dropout) folded in; the optimizer
 multiplies the gradient of A by the same s (`pack`). ``B_kRO`` is B transposed.
 """
+# Tensors are named after their shapes; autograd functions take an anchor that they do not read.
+# ruff: noqa: ARG004, N806, N815
 
 from __future__ import annotations
 
@@ -81,7 +83,7 @@ class PackedLora(nn.Module):
             return F.linear(x, self.weight, self.bias)
         dropout = self.state.dropout
         dropped = x if dropout is None else dropout(x)
-        result: torch.Tensor = _LoraFunction.apply(x, dropped, self.state.anchor, self)
+        result: torch.Tensor = _LoraFunction.apply(x, dropped, self.state.anchor, self)  # type: ignore[no-untyped-call]
         return result
 
 
@@ -89,7 +91,9 @@ class _LoraFunction(torch.autograd.Function):
     """Product of a `PackedLora`; ``dropped`` is ``x`` itself when nothing is dropped."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, dropped: torch.Tensor, anchor: torch.Tensor, layer: PackedLora) -> torch.Tensor:
+    def forward(
+        ctx: Any, x: torch.Tensor, dropped: torch.Tensor, anchor: torch.Tensor, layer: PackedLora
+    ) -> torch.Tensor:
         y = F.linear(x, layer.weight, layer.bias)
         lanes = layer.state.num_lanes
         y_KNO = y.view(lanes, -1, y.shape[-1])
@@ -148,7 +152,7 @@ class PackedHead(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``[K * rows, ..., I]`` to ``[K * rows, ..., O]`` float32."""
-        result: torch.Tensor = _HeadFunction.apply(x.float(), self.state.anchor, self)
+        result: torch.Tensor = _HeadFunction.apply(x.float(), self.state.anchor, self)  # type: ignore[no-untyped-call]
         return result
 
 

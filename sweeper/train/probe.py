@@ -2,6 +2,8 @@
 
 A search whose best trial does not clear this line is not worth its adapters.
 """
+# Tensors are named after their shapes.
+# ruff: noqa: N803
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ import warnings
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from torch import nn
 
 __all__ = ["probe"]
 
@@ -29,4 +32,4 @@ def probe(features_NI: torch.Tensor, labels_N: torch.Tensor, held_out_MI: torch.
 
 
 def _unit(features: torch.Tensor) -> torch.Tensor:
-    return features / features.norm(dim=1, keepdim=True)
+    return nn.functional.normalize(features)

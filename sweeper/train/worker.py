@@ -3,6 +3,8 @@
 Holds nothing durable: every chunk's report carries the checkpoints. Trials that fail are named in the report, and the
 others go on; only a failure outside any trial escapes as an exception.
 """
+# Tensors are named after their shapes.
+# ruff: noqa: N806
 
 from __future__ import annotations
 
@@ -19,6 +21,7 @@ import torch
 from torch import nn
 
 from sweeper.data import prepare_splits
+from sweeper.data.base import TokenisedSplits
 from sweeper.data.tokens import tokenise
 from sweeper.errors import StoreError, WorkerError
 from sweeper.execute.base import OpenStudy, Reply, Request, StudyOpened, WorkerReady, WorkerSetup
@@ -92,31 +95,35 @@ class TrainingWorker:
             cache=self._setup.cache,
             trust_remote_code=self._setup.model.trust_remote_code,
         )
+        self._study = self._prepare(request, tokens, num_labels=len(splits.labels))
+        if not request.probe:
+            return StudyOpened()
+        train_rows = self._evaluation_batches(list(tokens.train["input_ids"]), tokens.pad_token_id)
+        return StudyOpened(references={"frozen_probe": self._probe(self._study, train_rows, len(splits.labels))})
+
+    def _prepare(self, request: OpenStudy, tokens: TokenisedSplits, *, num_labels: int) -> _Study:
         task = make_task(request.task.name)
-        model = self._load(len(splits.labels))
-        pack, adapter_config = self._pack(model, task)
-        train_ids = list(tokens.train["input_ids"])
+        pack, adapter_config = self._pack(self._load(num_labels), task)
+        rows = list(tokens.train["input_ids"])
         plan = ChunkPlan.of(
-            len(train_ids),
+            len(rows),
             micro_batch=request.micro_batch,
             chunks_per_epoch=request.chunks_per_epoch,
             epochs=request.epochs,
         )
-        filler: dict[str, Any] = {"pad_token_id": tokens.pad_token_id, "device": self._device}
-        self._study = _Study(
+        return _Study(
             request=request,
             task=task,
             pack=pack,
-            train=TrainingRows(train_ids, plan, seed=request.seed, **filler),
+            train=TrainingRows(rows, plan, seed=request.seed, pad_token_id=tokens.pad_token_id, device=self._device),
             train_labels=torch.tensor(list(tokens.train["label"])),
-            validation=EvaluationBatches(list(tokens.validation["input_ids"]), batch_size=_EVALUATION_ROWS, **filler),
+            validation=self._evaluation_batches(list(tokens.validation["input_ids"]), tokens.pad_token_id),
             validation_labels=torch.tensor(list(tokens.validation["label"])),
             adapter_config=adapter_config,
         )
-        if not request.probe:
-            return StudyOpened()
-        train_rows = EvaluationBatches(train_ids, batch_size=_EVALUATION_ROWS, **filler)
-        return StudyOpened(references={"frozen_probe": self._probe(self._study, train_rows, len(splits.labels))})
+
+    def _evaluation_batches(self, rows: Sequence[Sequence[int]], pad_token_id: int) -> EvaluationBatches:
+        return EvaluationBatches(rows, batch_size=_EVALUATION_ROWS, pad_token_id=pad_token_id, device=self._device)
 
     def _load(self, num_labels: int) -> nn.Module:
         return load_classifier(
@@ -160,8 +167,11 @@ class TrainingWorker:
         scored = [lane for lane in lanes if lane.spec.number in self._lanes and lane.chunks_done in study.request.rungs]
         scores, failed = run_isolated(scored, lambda group: self._score(study, group))
         failures |= failed
-        failures |= {n: _not_finite("validation loss", s["validation/loss"]) for n, s in scores.items()
-                     if not math.isfinite(s["validation/loss"])}
+        failures |= {
+            n: _not_finite("validation loss", s["validation/loss"])
+            for n, s in scores.items()
+            if not math.isfinite(s["validation/loss"])
+        }
         self._drop(failures)
         return self._report(outcomes, scores, failures, details=details, elapsed_s=time.perf_counter() - begin)
 
