@@ -1,0 +1,210 @@
+"""The thread and its queue, with a writer that does as it is told."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from sweeper.track.background import BackgroundTracker, Pace, redact
+from sweeper.types import TrialState
+from tests.track.builders import complete, study, trial
+
+AT_ONCE = Pace(interval_s=0, retry_s=0.01)
+LONG_S = 10.0
+
+
+class Recorder:
+    """Records what is sent; fails as long as told; blocks until released."""
+
+    def __init__(self):
+        self.sent, self.forgotten, self.paused = [], [], 0
+        self.failures: dict[int, int] = {}
+        self.tries = 0
+        self.free, self.entered = threading.Event(), threading.Event()
+        self.free.set()
+
+    def show(self, study, trial, files):
+        self.tries += 1
+        self.entered.set()
+        assert self.free.wait(LONG_S)
+        number = trial.spec.number
+        if self.failures.get(number, 0):
+            self.failures[number] -= 1
+            raise ConnectionError("refused by http://me:secret@host:1")
+        self.sent.append((number, trial, tuple(files)))
+
+    def forget(self, study):
+        self.forgotten.append(study)
+
+    def pause(self):
+        self.paused += 1
+
+
+@pytest.fixture
+def writer():
+    return Recorder()
+
+
+@pytest.fixture
+def tracker(writer):
+    tracker = BackgroundTracker(lambda: writer, where="MLflow", pace=AT_ONCE)
+    yield tracker
+    writer.free.set()
+    tracker.close(LONG_S)
+
+
+def test_what_was_shown_is_sent_by_the_time_it_is_closed(tracker, writer):
+    tracker.show(study(), complete(1))
+    tracker.show(study(), complete(2))
+    assert tracker.close(LONG_S) == {"shown": 2, "missed": 0}
+    assert sorted(number for number, *_ in writer.sent) == [1, 2]
+
+
+def test_while_the_server_is_slow_only_the_latest_record_of_a_trial_waits(tracker, writer):
+    writer.free.clear()
+    tracker.show(study(), trial(chunks=1))
+    assert writer.entered.wait(LONG_S)
+    for chunks in range(2, 6):
+        tracker.show(study(), trial(chunks=chunks))
+    writer.free.set()
+    tracker.close(LONG_S)
+    assert [sent.chunks_done for _, sent, _ in writer.sent] == [1, 5]
+
+
+def test_a_finished_record_and_its_files_survive_a_late_record_of_the_running_trial(tracker, writer):
+    writer.free.clear()
+    tracker.show(study(), trial(1))
+    assert writer.entered.wait(LONG_S)
+    tracker.show(study(), complete(7), [Path("adapter")])
+    tracker.show(study(), trial(7, chunks=5))
+    writer.free.set()
+    tracker.close(LONG_S)
+    assert [(sent.state, files) for number, sent, files in writer.sent if number == 7] == [
+        (TrialState.COMPLETE, (Path("adapter"),))
+    ]
+
+
+def test_files_of_an_earlier_call_are_not_lost_to_a_later_one_without(tracker, writer):
+    writer.free.clear()
+    tracker.show(study(), trial(1))
+    assert writer.entered.wait(LONG_S)
+    tracker.show(study(), complete(), [Path("adapter")])
+    tracker.show(study(), complete())
+    writer.free.set()
+    tracker.close(LONG_S)
+    assert writer.sent[-1][2] == (Path("adapter"),)
+
+
+def test_what_failed_is_tried_again_after_reading_what_the_server_has(tracker, writer):
+    writer.failures = {7: 2}
+    tracker.show(study(), complete(), [Path("adapter")])
+    wait_until(lambda: writer.sent)
+    assert writer.forgotten == ["trec-minilm-lora"] * 2
+    assert writer.sent[0][2] == (Path("adapter"),)
+    assert tracker.close(LONG_S) == {"shown": 1, "missed": 0}
+
+
+def test_trials_that_always_fail_do_not_keep_others_waiting(tracker, writer):
+    writer.failures = {1: 10**6, 2: 10**6, 3: 10**6}
+    for number in range(1, 6):
+        tracker.show(study(), complete(number))
+    wait_until(lambda: len(writer.sent) == 2)
+    assert tracker.close(LONG_S) == {"shown": 2, "missed": 3}
+
+
+def test_a_dead_server_is_not_asked_for_every_waiting_trial(writer):
+    tracker = BackgroundTracker(lambda: writer, where="MLflow", pace=Pace(interval_s=0, retry_s=LONG_S))
+    writer.failures = dict.fromkeys(range(50), 10**6)
+    writer.free.clear()
+    for number in range(50):
+        tracker.show(study(), complete(number))
+    writer.free.set()
+    assert tracker.close(LONG_S) == {"shown": 0, "missed": 50}
+    assert writer.tries <= 5
+
+
+def test_a_writer_that_cannot_be_made_is_tried_again(writer):
+    tries = []
+
+    def make():
+        tries.append(1)
+        if len(tries) < 3:
+            raise OSError("no route")
+        return writer
+
+    tracker = BackgroundTracker(make, where="MLflow", pace=AT_ONCE)
+    tracker.show(study(), complete())
+    wait_until(lambda: writer.sent)
+    assert tracker.close(LONG_S)["missed"] == 0
+
+
+def test_closing_waits_no_longer_than_it_may(writer):
+    tracker = BackgroundTracker(lambda: writer, where="MLflow", pace=AT_ONCE)
+    writer.free.clear()
+    tracker.show(study(), complete())
+    start = time.monotonic()
+    assert tracker.close(0.05) == {"shown": 0, "missed": 1}
+    assert time.monotonic() - start < 2
+    writer.free.set()
+
+
+def test_running_trials_are_marked_as_waiting_at_the_end(tracker, writer):
+    tracker.show(study(), trial(chunks=1))
+    tracker.close(LONG_S)
+    assert writer.paused == 1
+
+
+def test_nothing_is_opened_when_nothing_is_shown():
+    tracker = BackgroundTracker(lambda: pytest.fail("opened"), where="MLflow", pace=AT_ONCE)
+    assert tracker.close(LONG_S) == {"shown": 0, "missed": 0}
+
+
+def test_what_is_shown_after_the_end_counts_as_missed(tracker):
+    tracker.close(LONG_S)
+    tracker.show(study(), complete())
+    assert tracker.close(LONG_S) == {"shown": 0, "missed": 1}
+
+
+def test_failures_are_told_once_a_minute_with_their_cause_and_without_the_password(writer, caplog):
+    now = [0.0]
+    where = "MLflow at http://me:secret@host:1"
+    tracker = BackgroundTracker(lambda: writer, where=where, pace=AT_ONCE, clock=lambda: now[0])
+    writer.failures = {7: 10**6}
+    with caplog.at_level(logging.DEBUG):
+        tracker.show(study(), complete())
+        wait_until(lambda: writer.tries > 5)
+        assert len(warnings_of(caplog)) == 1
+        now[0] = 61.0
+        wait_until(lambda: len(warnings_of(caplog)) == 2)
+        tracker.close(LONG_S)
+    assert "ConnectionError: refused" in warnings_of(caplog)[0]
+    assert "http://me:***@host:1" in caplog.text
+    assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("postgresql://bob:p@ss:w/rd@db/mlflow is away", "postgresql://bob:***@db/mlflow is away"),
+        ("https://:token@host/", "https://:***@host/"),
+        ("http://host:5000/a@b", "http://host:***@b"),  # might be a password with a slash: rather too little
+        ("sqlite:////tmp/mlflow.db", "sqlite:////tmp/mlflow.db"),
+    ],
+)
+def test_passwords_are_left_out(text, expected):
+    assert redact(text) == expected
+
+
+def wait_until(holds) -> None:
+    deadline = time.monotonic() + LONG_S
+    while not holds():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.002)
+
+
+def warnings_of(caplog) -> list[str]:
+    return [record.getMessage() for record in caplog.records if "search goes on" in record.getMessage()]

@@ -1,0 +1,91 @@
+"""What every tracker promises, dead servers included."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sweeper.errors import ConfigError
+from sweeper.settings import TrackerSettings
+from sweeper.track import NullTracker, make_tracker
+from tests.track.builders import adapter_folder, complete, study, trial
+
+DEAD = "http://127.0.0.1:9"  # the port of a service that nobody runs any more
+
+
+@pytest.fixture(params=["none", "mlflow", "dead"])
+def tracker(request, place, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # two retries, our default, take five seconds
+    settings = {
+        "none": TrackerSettings(name="none"),
+        "mlflow": TrackerSettings(name="mlflow"),
+        "dead": TrackerSettings(name="mlflow", uri=DEAD),
+    }[request.param]
+    return make_tracker(settings, outputs=place.outputs, sweep="s1", tags={"git_commit": "abc"})
+
+
+def test_showing_returns_at_once(tracker):
+    start = time.perf_counter()
+    for chunks in range(7):
+        tracker.show(study(), trial(chunks=chunks))
+    assert time.perf_counter() - start < 0.5
+    tracker.close(0)
+
+
+def test_closing_tells_of_every_trial_whether_it_was_shown(tracker):
+    tracker.show(study(), complete(1))
+    tracker.show(study(), trial(2, chunks=1))
+    counts = tracker.close(20)
+    assert set(counts) == {"shown", "missed"}
+    expected = 0 if isinstance(tracker, NullTracker) else 2
+    assert counts["shown"] + counts["missed"] == expected
+
+
+def test_closing_again_gives_the_same_counts(tracker):
+    tracker.show(study(), complete())
+    assert tracker.close(20) == tracker.close(20)
+
+
+def test_files_that_are_gone_do_no_harm(tracker):
+    tracker.show(study(), complete(), [Path("no/such/file")])
+    tracker.close(20)
+
+
+def test_closing_with_nothing_shown_counts_nothing(tracker):
+    assert tracker.close(0) == {"shown": 0, "missed": 0}
+
+
+def test_a_dead_server_costs_the_caller_nothing_and_is_told(place, caplog, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    tracker = make_tracker(TrackerSettings(uri=DEAD), outputs=place.outputs, sweep="s1", tags={})
+    tracker.show(study(), complete())
+    assert tracker.close(20) == {"shown": 0, "missed": 1}
+    assert "127.0.0.1:9" in caplog.text
+    assert "Connection refused" in caplog.text
+
+
+def test_a_sweep_is_in_mlflow_when_the_tracker_is_closed(place, tmp_path):
+    tracker = make_tracker(TrackerSettings(), outputs=place.outputs, sweep="s1", tags={"git_commit": "abc"})
+    tracker.show(study(), trial(1, chunks=2))
+    tracker.show(study(), complete(2), [adapter_folder(tmp_path)])
+    assert tracker.close(20) == {"shown": 2, "missed": 0}
+    states = [(run.info.status, run.data.tags["state"], run.data.tags["git_commit"]) for run in place.runs()]
+    assert states == [("SCHEDULED", "running", "abc"), ("FINISHED", "complete", "abc")]
+
+
+def test_an_unknown_tracker_is_refused_with_the_nearest_name(tmp_path):
+    with pytest.raises(ConfigError, match=r"tracker\.name=mlfow.*Did you mean 'mlflow'"):
+        make_tracker(TrackerSettings(name="mlfow"), outputs=tmp_path, sweep="s1", tags={})
+
+
+def test_importing_and_making_a_tracker_does_not_import_mlflow(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from sweeper.settings import TrackerSettings; import sweeper.track as t; "
+        "t.make_tracker(TrackerSettings(), outputs=Path(sys.argv[1]), sweep='s', tags={}); "
+        "sys.exit('mlflow' in sys.modules or 'sqlalchemy' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, cwd=Path(__file__).parents[2])

@@ -1,0 +1,87 @@
+"""Where MLflow keeps things, and the making of its database."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sweeper.errors import ConfigError
+from sweeper.track import mlflow as ours
+from sweeper.track.mlflow import artifact_folder, prepare_database, set_environment, tracking_uri
+
+
+def test_the_default_is_a_database_in_the_outputs_folder_by_its_full_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert tracking_uri("", Path("outputs")) == f"sqlite:///{tmp_path}/outputs/mlflow.db"
+
+
+def test_a_relative_database_becomes_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert tracking_uri("sqlite:///mine.db", Path("outputs")) == f"sqlite:///{tmp_path}/mine.db"
+
+
+@pytest.mark.parametrize("uri", ["http://host:5000", "postgresql://me:pw@db/mlflow", "databricks"])
+def test_other_uris_stay_as_they_are(uri):
+    assert tracking_uri(uri, Path("outputs")) == uri
+
+
+def test_a_folder_is_refused_with_a_remedy_and_without_passwords():
+    with pytest.raises(ConfigError, match=r"tracker\.uri=ftp://me:\*\*\*@host.*sqlite:///"):
+        tracking_uri("ftp://me:secret@host", Path("outputs"))
+
+
+def test_a_server_decides_where_files_go():
+    assert artifact_folder("http://host:5000", Path("outputs")) == ""
+
+
+def test_with_a_database_files_go_to_the_outputs_folder(tmp_path):
+    assert artifact_folder("sqlite:///x.db", tmp_path / "my outputs") == f"file://{tmp_path}/my%20outputs/mlartifacts"
+
+
+def test_what_the_user_has_set_stays(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "9")
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT", raising=False)
+    set_environment()
+    assert (os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"], os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]) == ("9", "20")
+
+
+def test_a_database_whose_making_broke_off_leaves_no_half_made_one(tmp_path, monkeypatch):
+    def killed(uri):
+        Path(uri.removeprefix("sqlite:///")).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ours, "_make_schema", killed)
+        prepare_database(f"sqlite:///{tmp_path}/mlflow.db")
+    assert not (tmp_path / "mlflow.db").exists()
+
+    def made(uri):
+        assert not Path(uri.removeprefix("sqlite:///")).exists(), "the half-made one is in the way"
+        Path(uri.removeprefix("sqlite:///")).write_bytes(b"whole")
+
+    monkeypatch.setattr(ours, "_make_schema", made)
+    prepare_database(f"sqlite:///{tmp_path}/mlflow.db")
+    assert (tmp_path / "mlflow.db").read_bytes() == b"whole"
+
+
+def test_a_database_that_is_there_is_left_alone(tmp_path, monkeypatch):
+    (tmp_path / "mlflow.db").write_bytes(b"mine")
+    monkeypatch.setattr(ours, "_make_schema", lambda _: pytest.fail("made again"))
+    prepare_database(f"sqlite:///{tmp_path}/mlflow.db")
+
+
+@pytest.mark.slow
+def test_processes_that_start_at_once_share_one_whole_database(tmp_path):
+    code = "import sys; from sweeper.track.mlflow import *; set_environment(); prepare_database(sys.argv[1])"
+    command = [sys.executable, "-c", code, f"sqlite:///{tmp_path}/mlflow.db"]
+    children = [subprocess.Popen(command, cwd=Path(__file__).parents[2]) for _ in range(3)]
+    assert [child.wait(100) for child in children] == [0, 0, 0]
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        assert database.execute("SELECT count(*) FROM alembic_version").fetchone() == (1,)
+    database.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mlflow.db.lock", "mlflow.db"]

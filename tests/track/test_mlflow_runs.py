@@ -1,0 +1,195 @@
+"""What arrives in a real MLflow database."""
+
+from __future__ import annotations
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from sweeper.track import mlflow_runs
+from sweeper.track.mlflow_view import CHUNKS
+from sweeper.types import Failure, FailureKind, TrialState
+from tests.track.builders import adapter_folder, complete, measurement, study, trial
+
+
+def test_a_trial_is_one_flat_run_in_the_experiment_of_its_study(place):
+    writer = place.connect(git_commit="abc")
+    writer.show(study(), complete(), ())
+    (run,) = place.runs()
+    assert run.info.status == "FINISHED"
+    assert "mlflow.parentRunId" not in run.data.tags
+    assert run.data.tags["git_commit"] == "abc"
+    assert run.data.params["lora.alpha"] == "16"
+    assert run.data.metrics["best/accuracy"] == 0.8
+    assert run.info.end_time - run.info.start_time == 60_000
+
+
+def test_curves_have_one_point_a_chunk_and_one_score_a_rung(place):
+    writer = place.connect()
+    writer.show(study(), complete(), ())
+    run_id = place.runs()[0].info.run_id
+    assert [step for step, _ in place.history(run_id, "train/loss")] == [1, 2, 3, 4, 5, 6]
+    assert place.history(run_id, "validation/accuracy") == [(2, 0.6), (4, 0.8), (6, 0.7)]
+
+
+def test_showing_the_same_record_again_asks_nothing_of_the_server(place, monkeypatch):
+    writer = place.connect()
+    writer.show(study(), complete(), ())
+    monkeypatch.setattr(writer, "_client", None)  # any request would raise
+    writer.show(study(), complete(), ())
+
+
+def test_a_trial_that_grows_gets_only_its_new_points(place):
+    writer = place.connect()
+    for chunks in (1, 3, 6):
+        writer.show(study(), trial(chunks=chunks), ())
+    run_id = place.runs()[0].info.run_id
+    assert [step for step, _ in place.history(run_id, "train/loss")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_later_process_goes_on_with_the_run_of_an_earlier_one(place):
+    place.connect().show(study(), trial(chunks=3), ())
+    place.connect().show(study(), complete(), ())
+    (run,) = place.runs()
+    assert [step for step, _ in place.history(run.info.run_id, "train/loss")] == [1, 2, 3, 4, 5, 6]
+    assert [step for step, _ in place.history(run.info.run_id, "best/accuracy")] == [0]
+
+
+def test_a_later_process_has_nothing_to_add_to_a_finished_trial(place, tmp_path, monkeypatch):
+    files = [adapter_folder(tmp_path)]
+    place.connect().show(study(), complete(), files)
+    for call in ("log_batch", "create_run", "create_logged_model", "set_tag", "set_terminated", "set_experiment_tag"):
+        monkeypatch.setattr(MlflowClient, call, lambda *_, **__: pytest.fail("sent again"))
+    place.connect().show(study(), complete(), files)
+
+
+def test_points_that_arrived_although_the_call_failed_are_not_doubled(place, monkeypatch):
+    writer = place.connect()
+    writer.show(study(), trial(), ())
+    send = MlflowClient.log_batch
+
+    def arrives_but_fails(self, *args, **kwargs):
+        send(self, *args, **kwargs)
+        raise TimeoutError
+
+    monkeypatch.setattr(MlflowClient, "log_batch", arrives_but_fails)
+    with pytest.raises(TimeoutError):
+        writer.show(study(), trial(chunks=3), ())
+    monkeypatch.undo()
+    writer.show(study(), trial(chunks=4), ())  # even if it were not told to read the study again
+    run_id = place.runs()[0].info.run_id
+    assert [step for step, _ in place.history(run_id, "train/loss")] == [1, 2, 3, 4]
+
+
+def test_a_record_is_one_call_and_a_long_one_few(place, monkeypatch):
+    sizes = []
+    send = MlflowClient.log_batch
+
+    def counted(self, run_id, metrics=(), params=(), tags=(), **kwargs):
+        sizes.append(len(metrics))
+        return send(self, run_id, metrics, params, tags, **kwargs)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", counted)
+    writer = place.connect()
+    writer.show(study(), complete(1), ())
+    assert len(sizes) == 1
+    long = complete(2, measurements=tuple(measurement(chunk, (0.5,)) for chunk in range(1, 1001)))
+    writer.show(study(), long, ())
+    assert len(sizes) == 4  # 2,505 points, at most 900 a call
+    assert place.runs()[1].data.metrics[CHUNKS] == 1000
+
+
+def test_an_adapter_becomes_a_model_that_can_be_registered_and_loaded_back(place, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", place.uri)  # mlflow 3.17 registers through the global URI
+    record = tmp_path / "trial.json"
+    record.write_text("{}")
+    place.connect().show(study(), complete(), [adapter_folder(tmp_path), record])
+    client, (run,) = place.client, place.runs()
+    model = client.get_logged_model(run.outputs.model_outputs[0].model_id)
+    assert run.data.tags["adapter"] == f"models:/{model.model_id}"
+    assert model.status == "READY"
+    names = sorted(file.path for file in client.list_logged_model_artifacts(model.model_id))
+    assert names == ["adapter_config.json", "adapter_model.safetensors"]
+    assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["trial.json"]
+    assert {metric.key: metric.value for metric in model.metrics}["final/accuracy"] == 0.7
+    client.create_registered_model("best")
+    version = client.create_model_version("best", source=f"models:/{model.model_id}", model_id=model.model_id)
+    assert version.status == "READY"
+
+
+def test_an_upload_that_broke_off_is_finished_under_the_same_model(place, tmp_path, monkeypatch):
+    folder = adapter_folder(tmp_path)
+    monkeypatch.setattr(MlflowClient, "finalize_logged_model", lambda *_: (_ for _ in ()).throw(TimeoutError()))
+    with pytest.raises(TimeoutError):
+        place.connect().show(study(), complete(), [folder])
+    monkeypatch.undo()
+    place.connect().show(study(), complete(), [folder])
+    experiment = place.client.get_experiment_by_name("s1/trec-minilm-lora")
+    (model,) = place.client.search_logged_models([experiment.experiment_id])
+    assert model.status == "READY"
+
+
+def test_files_of_a_running_trial_are_not_kept(place, tmp_path):
+    place.connect().show(study(), trial(chunks=1), [adapter_folder(tmp_path)])
+    assert "adapter" not in place.runs()[0].data.tags
+
+
+def test_a_running_trial_waits_as_scheduled_between_processes(place):
+    writer = place.connect()
+    writer.show(study(), trial(chunks=1), ())
+    assert place.runs()[0].info.status == "RUNNING"
+    writer.pause()
+    assert place.runs()[0].info.status == "SCHEDULED"
+    place.connect().show(study(), trial(chunks=2), ())
+    assert place.runs()[0].info.status == "RUNNING"
+
+
+def test_an_infeasible_trial_is_shown_as_failed_with_its_cause(place):
+    failure = Failure(kind=FailureKind.OUT_OF_MEMORY, message="out of memory")
+    place.connect().show(study(), trial(chunks=1, state=TrialState.INFEASIBLE, failure=failure), ())
+    run = place.runs()[0]
+    assert (run.info.status, run.data.tags["state"], run.data.tags["failure"]) == (
+        "FAILED",
+        "infeasible",
+        "out_of_memory",
+    )
+
+
+def test_params_that_become_known_later_are_added(place):
+    writer = place.connect()
+    writer.show(study(), trial(num_parameters=0), ())
+    writer.show(study(), trial(chunks=1), ())
+    assert place.runs()[0].data.params["num_parameters"] == "1234"
+
+
+def test_references_that_are_measured_later_come_into_the_note(place):
+    writer = place.connect()
+    writer.show(study(), trial(), ())
+    writer.show(study(references={"frozen_probe": {"accuracy": 0.65}}), trial(), ())
+    assert "frozen_probe" in place.client.get_experiment_by_name("s1/trec-minilm-lora").tags["mlflow.note.content"]
+
+
+def test_a_note_that_a_user_changed_stays(place):
+    place.connect().show(study(), trial(), ())
+    client = place.client
+    experiment_id = client.get_experiment_by_name("s1/trec-minilm-lora").experiment_id
+    client.set_experiment_tag(experiment_id, "mlflow.note.content", "mine")
+    place.connect().show(study(references={"frozen_probe": {"accuracy": 0.65}}), trial(chunks=1), ())
+    assert client.get_experiment(experiment_id).tags["mlflow.note.content"] == "mine"
+
+
+def test_a_deleted_experiment_comes_back_with_its_runs(place):
+    place.connect().show(study(), trial(chunks=1), ())
+    place.client.delete_experiment(place.client.get_experiment_by_name("s1/trec-minilm-lora").experiment_id)
+    place.connect().show(study(), trial(chunks=2), ())
+    assert len(place.runs()) == 1
+
+
+def test_all_runs_are_found_again_when_there_are_several_pages(place, monkeypatch):
+    monkeypatch.setattr(mlflow_runs, "_PAGE", 2)
+    writer = place.connect()
+    for number in range(5):
+        writer.show(study(), trial(number), ())
+    later = place.connect()
+    for number in range(5):
+        later.show(study(), trial(number, chunks=1), ())
+    assert len(place.runs()) == 5

@@ -1,0 +1,131 @@
+"""What a trial looks like, before anything is sent."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from sweeper.track.mlflow_view import (
+    CHUNKS,
+    axis_params,
+    experiment_note,
+    millis,
+    points_after,
+    run_name,
+    run_params,
+    run_status,
+    run_tags,
+    summary,
+)
+from sweeper.types import Failure, FailureKind, Measurement, TrialState
+from tests.track.builders import complete, study, trial
+
+
+def test_a_run_is_named_by_number_and_the_settings_that_differ():
+    assert run_name(trial()) == "0007 r=8 a/r=2 lr=1e-3"
+
+
+def test_a_recipe_is_named():
+    spec = replace(trial().spec, origin="recipe:peft_default")
+    assert run_name(replace(trial(), spec=spec)).startswith("0007 peft_default r=8")
+
+
+def test_a_learning_rate_between_powers_of_ten_keeps_two_digits():
+    spec = trial().spec
+    spec = replace(spec, settings={**spec.settings, "train.learning_rate": 3.4567e-4})
+    assert run_name(replace(trial(), spec=spec)).endswith("lr=3.5e-4")
+
+
+def test_searched_params_come_first():
+    assert list(run_params(study(), trial()))[:2] == ["lora.r", "train.learning_rate"]
+
+
+def test_alpha_is_the_rank_times_its_ratio():
+    assert run_params(study(), trial())["lora.alpha"] == "16"
+
+
+def test_params_on_a_logarithmic_scale_also_come_as_logarithms():
+    params = run_params(study(), trial())
+    assert (params["log2.lora.r"], params["log10.train.learning_rate"]) == ("3", "-3")
+
+
+def test_axes_are_the_dimensions_on_their_scale():
+    space = {"lora.r": "tag(log2,interval(1,64))", "lora.dropout": "interval(0,0.2)"}
+    assert axis_params(study(space=space)) == ["log2.lora.r", "lora.dropout"]
+
+
+def test_the_number_of_parameters_waits_until_it_is_known():
+    assert "num_parameters" not in run_params(study(), trial(num_parameters=0))
+    assert run_params(study(), trial())["num_parameters"] == "1234"
+
+
+def test_tags_tell_state_origin_and_data():
+    tags = run_tags(study(), complete(), "s1")
+    expected = {"state": "complete", "origin": "tpe", "seed": "5", "sweep": "s1", "dataset_fingerprint": "f" * 64}
+    assert expected.items() <= tags.items()
+
+
+def test_a_failure_is_told_in_tags_and_in_the_description():
+    failure = Failure(kind=FailureKind.NON_FINITE, message="loss became NaN" + "!" * 9000)
+    tags = run_tags(study(), trial(state=TrialState.INFEASIBLE, failure=failure), "s1")
+    assert tags["failure"] == "non_finite"
+    assert "loss became NaN" in tags["mlflow.note.content"]
+    assert max(map(len, tags.values())) < 8000  # MLflow's limit
+
+
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [
+        ("running", "RUNNING"),
+        ("complete", "FINISHED"),
+        ("pruned", "FINISHED"),
+        ("infeasible", "FAILED"),
+        ("failed", "FAILED"),
+    ],
+)
+def test_status_of_each_state(state, status):
+    assert run_status(TrialState(state)) == status
+
+
+def test_points_begin_after_the_chunk_already_shown():
+    points = points_after(trial(chunks=4), 2)
+    assert [(point.key, point.step) for point in points] == [
+        ("train/loss", 3),
+        (CHUNKS, 3),
+        ("train/loss", 4),
+        ("validation/accuracy", 4),
+        (CHUNKS, 4),
+    ]
+
+
+def test_points_lie_at_the_device_time_of_the_trial():
+    points = points_after(trial(chunks=3), 2)
+    assert points[0].millis == millis("2026-11-22T05:00:01.500+00:00")
+
+
+def test_a_value_that_is_not_finite_is_left_out():
+    broken = Measurement(chunk=1, rows=250, metrics={"train/loss": math.nan})
+    assert [point.key for point in points_after(trial(measurements=(broken,)), 0)] == [CHUNKS]
+
+
+def test_the_summary_has_best_and_final_scores():
+    values = {point.key: point.value for point in summary(study(), complete())}
+    assert (values["best/accuracy"], values["final/accuracy"]) == (0.8, 0.7)
+
+
+def test_the_best_score_of_a_loss_is_the_lowest():
+    values = {p.key: p.value for p in summary(study(direction="minimize"), complete())}
+    assert values["best/accuracy"] == 0.6
+
+
+def test_the_summary_has_the_cost_even_without_a_score():
+    values = {point.key: point.value for point in summary(study(), trial(chunks=1, state=TrialState.FAILED))}
+    assert values == {"cost/device_s": 0.5, "cost/rows": 250.0, "cost/tokens": 3000.0}
+
+
+def test_the_note_tells_objective_space_references_and_where_the_view_is():
+    note = experiment_note(study(references={"frozen_probe": {"accuracy": 0.65}}), "s1", "#/here")
+    for part in ("validation/accuracy", "tag(log2,interval(1,64))", "frozen_probe", "0.6500", "(#/here)", "1000 train"):
+        assert part in note
