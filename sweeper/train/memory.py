@@ -22,6 +22,8 @@ __all__ = ["failure_of", "is_out_of_memory", "run_isolated"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+"""What plain RuntimeErrors say: torch's CPU allocator on Linux, on Windows, and older CUDA libraries."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -30,8 +32,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    # torch's CPU allocator raises a plain RuntimeError
-    return isinstance(error, RuntimeError) and ("not enough memory" in str(error) or "out of memory" in str(error))
+    return isinstance(error, RuntimeError) and any(said in str(error) for said in _NO_MEMORY)
 
 
 def failure_of(error: Exception) -> Failure:
