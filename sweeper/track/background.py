@@ -55,7 +55,7 @@ class Pace:
         complain_s: Least time between two warnings about failures.
     """
 
-    interval_s: float = 1.0
+    interval_s: float = 3.0
     retry_s: float = 15.0
     complain_s: float = 60.0
 
@@ -172,7 +172,7 @@ class BackgroundTracker:
     def _attempt(self, call: Callable[[], None]) -> bool:
         try:
             call()
-        except Exception as error:  # the tracker's border: whatever goes wrong in here stays in here
+        except Exception as error:  # noqa: BLE001  the tracker's border: what goes wrong in here stays in here
             self._complain(error)
             return False
         return True

@@ -47,6 +47,6 @@ class NullTracker:
     def show(self, study: StudyRecord, trial: TrialRecord, files: Sequence[Path] = ()) -> None:
         """Do nothing."""
 
-    def close(self, timeout_s: float) -> Mapping[str, int]:
+    def close(self, timeout_s: float) -> Mapping[str, int]:  # noqa: ARG002  the protocol's name
         """Do nothing."""
         return {"shown": 0, "missed": 0}

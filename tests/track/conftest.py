@@ -56,7 +56,7 @@ def place(schema, tmp_path) -> Place:
 
 
 def _close_engine(outputs: Path) -> None:
-    # mlflow keeps every engine it made; an open connection to a deleted file is a ResourceWarning at a random later time
+    # mlflow keeps every engine it made; an open connection becomes a ResourceWarning at some later time
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     engine = SqlAlchemyStore._engine_map.pop(tracking_uri("", outputs), None)

@@ -55,8 +55,8 @@ def test_a_database_whose_making_broke_off_leaves_no_half_made_one(tmp_path, mon
         Path(uri.removeprefix("sqlite:///")).write_bytes(b"half")
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(ours, "_make_schema", killed)
+    monkeypatch.setattr(ours, "_make_schema", killed)
+    with pytest.raises(KeyboardInterrupt):
         prepare_database(f"sqlite:///{tmp_path}/mlflow.db")
     assert not (tmp_path / "mlflow.db").exists()
 
