@@ -38,7 +38,7 @@ def test_of_a_server_elsewhere_only_the_address_is_told():
 def test_a_server_shows_what_was_tracked_takes_more_over_http_and_ends_with_all_its_processes(place, tmp_path):
     place.connect().show(study(), complete(1), ())
     port = free_port()
-    code = "from sys import argv, exit; from sweeper.track.server import serve; exit(serve(argv[1], argv[2], int(argv[3])))"
+    code = "from sys import argv; from sweeper.track.server import serve; exit(serve(argv[1], argv[2], int(argv[3])))"
     command = [sys.executable, "-u", "-c", code, place.uri, (place.outputs / "mlartifacts").as_uri(), str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as server:
         try:
