@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
+from typing import Any
 
-from sweeper.errors import ConfigError
+from sweeper.errors import ConfigError, did_you_mean
 from sweeper.settings import SweepSettings
 from sweeper.space import SEARCHABLE, Scale, SearchSpace, check_value
 from sweeper.types import ParamValue
@@ -21,6 +22,17 @@ _AT_LEAST_ONE = (
     "budget.trials",
     "search.min_chunks",
 )
+_ONE_OF = {
+    "method.name": ("lora",),
+    "model.dtype": ("auto", "bfloat16", "float32"),
+    "model.attention": ("auto", "eager", "sdpa"),
+    "search.sampler": ("tpe", "gp", "random", "qmc", "cmaes", "grid", "auto"),
+    "search.pruner": ("successive_halving", "median", "hyperband", "none"),
+    "executor.name": ("process", "inline"),
+    "executor.device": ("auto", "cpu", "cuda"),
+    "tracker.name": ("mlflow", "none"),
+}
+"""Said here as well as by those who take them, since they are asked only after everything was fetched."""
 _NOT_NEGATIVE = (
     "executor.workers",
     "executor.max_retries",
@@ -44,6 +56,8 @@ def check_settings(settings: SweepSettings, space: SearchSpace) -> None:
         _check_name(name)
     if len(set(names)) < len(names):
         raise ConfigError("dataset", ",".join(names), "two datasets have one name", "Set dataset.<key>.name.")
+    for key, known in _ONE_OF.items():
+        _check_known(key, _value(settings, key), known)
     for key in _AT_LEAST_ONE:
         _check_least(settings, key, 1)
     for key in _NOT_NEGATIVE:
@@ -87,15 +101,28 @@ def _check_batches(settings: SweepSettings, space: SearchSpace) -> None:
     for batch in _batch_sizes(settings, space):
         if batch % size:
             raise ConfigError(
-                "train.micro_batch", size, f"train.batch_size={batch} is not a multiple of it", "Choose a divisor of all."
+                "train.micro_batch",
+                size,
+                f"train.batch_size={batch} is not a multiple of it",
+                "Choose a divisor of all.",
             )
 
 
 def _check_least(settings: SweepSettings, key: str, least: int) -> None:
-    section, _, name = key.partition(".")
-    value = getattr(getattr(settings, section), name)
+    value = _value(settings, key)
     if value < least:
         raise ConfigError(key, value, f"at least {least} is expected", "Raise it.")
+
+
+def _check_known(key: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        remedy = did_you_mean(value, known) or f"Choose one of {', '.join(known)}."
+        raise ConfigError(key, value, f"there is no {key.replace('.name', '').rpartition('.')[2]} of this name", remedy)
+
+
+def _value(settings: SweepSettings, key: str) -> Any:
+    section, _, name = key.partition(".")
+    return getattr(getattr(settings, section), name)
 
 
 def _check_name(name: str) -> None:

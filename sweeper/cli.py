@@ -24,16 +24,18 @@ app = typer.Typer(
 )
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(help="Hydra overrides, e.g. dataset=trec budget.trials=40 'lora.r=choice(4,8,16)'.", show_default=False),
+    typer.Argument(
+        help="Hydra overrides, e.g. dataset=trec budget.trials=40 'lora.r=choice(4,8,16)'.", show_default=False
+    ),
 ]
 ConfigDir = Annotated[
-    Path | None, typer.Option(help="A folder with further YAML files, laid out like conf/.", exists=True, file_okay=False)
+    Path | None,
+    typer.Option(help="A folder with further YAML files, laid out like conf/.", exists=True, file_okay=False),
 ]
 Outputs = Annotated[Path, typer.Option(help="Folder of all sweeps.")]
-_RAW = {"ignore_unknown_options": False}
 
 
-@app.command(context_settings=_RAW)
+@app.command()
 def run(overrides: Overrides = None, config_dir: ConfigDir = None) -> None:
     """Run a sweep; the same command again goes on with it."""
     from sweeper.sweep import run_sweep
@@ -49,7 +51,7 @@ def status(
     outputs: Outputs = Path("outputs"),
 ) -> None:
     """Show how far a sweep is, from disk."""
-    from sweeper.sweep import find_sweep, progress_from_disk
+    from sweeper.saved import find_sweep, progress_from_disk
     from sweeper.view import progress_table
 
     store = find_sweep(sweep, outputs)

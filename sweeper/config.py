@@ -86,7 +86,9 @@ def parse_dimension(key: str, text: str) -> Dimension:
         if tags not in _SCALES:
             remedy = f"Use tag(log,...) or tag(log2,...), not {', '.join(sorted(tags))}."
             raise SpaceError(key, text, "a scale is log or log2", remedy)
-        return Dimension(key=key, text=text, scale=_SCALES[tags], low=float(value.start or 0), high=float(value.end or 0))
+        return Dimension(
+            key=key, text=text, scale=_SCALES[tags], low=float(value.start or 0), high=float(value.end or 0)
+        )
     raise SpaceError(key, text, "this is one value, not a dimension", "Use choice(...), interval(...) or range(...).")
 
 

@@ -94,22 +94,32 @@ class Controller:
             WorkerError: No worker is left, or none can do what is asked.
         """
         try:
-            self._posts = {handle.index: _Post(handle) for handle in self._executor.start()}
-            while self._is_going_on():
-                for handle in self._executor.wait(_TICK_S):
-                    self._hear(self._posts[handle.index])
-                if not self._drain:
-                    self._employ_idle()
-                self._on_change()
+            if self._open_studies():
+                self._posts = {handle.index: _Post(handle) for handle in self._executor.start()}
+            while not self._drain and self._is_work_left():
+                self._step()
+            if self._drain:
+                self._finish_chunks()
         finally:
             self._executor.stop()
             self._ledger.save()
 
-    def _is_going_on(self) -> bool:
-        if self._drain:
-            is_patient = time.monotonic() < self._drain.deadline_s
-            return is_patient and any(post.is_busy and post.lanes for post in self._posts.values())
-        if not self._posts:
+    def _step(self) -> None:
+        for handle in self._executor.wait(_TICK_S):
+            self._hear(self._posts[handle.index])
+        if not self._drain:
+            self._employ_idle()
+        self._on_change()
+
+    def _finish_chunks(self) -> None:
+        """Take in the chunks that are being trained, as far as patience goes; start nothing."""
+        left_s = max(0.0, self._drain.deadline_s - time.monotonic())
+        log.warning("%s: waiting up to %.0f s for running chunks", self._drain.reason, left_s)
+        while time.monotonic() < self._drain.deadline_s and any(p.is_busy and p.lanes for p in self._posts.values()):
+            self._step()
+
+    def _is_work_left(self) -> bool:
+        if not self._posts and self._open_studies():
             raise WorkerError(f"no worker is left: each was lost {_MAX_LOSSES} times in a row. The logs folder has why")
         return any(post.is_busy for post in self._posts.values()) or self._open_studies() != []
 
@@ -144,11 +154,12 @@ class Controller:
         post.evict = study.absorb(report)
         post.lanes -= {*post.evict, *report.failures, *report.adapters}
         self._ledger.charge(sum(report.costs.values(), Cost()))
-        if not self._drain:
-            self._send_chunk(post, study)
+        self._send_chunk(post, study)
 
     def _send_chunk(self, post: _Post, study: StudyRun) -> None:
-        """Refill the pack and train its next chunk; without trials the worker is idle."""
+        """Refill the pack and train its next chunk; without trials, or during a drain, the worker is idle."""
+        if self._drain:
+            return
         admissions = study.admissions(self._num_lanes - len(post.lanes), may_start=self._may_start())
         post.lanes |= {admission.spec.number for admission in admissions}
         if post.lanes:
@@ -161,7 +172,7 @@ class Controller:
                 continue
             open_studies = self._open_studies()
             if post.study in open_studies:
-                self._send_chunk(post, post.study)  # type: ignore[arg-type]
+                self._send_chunk(post, post.study)
             elif open_studies:
                 self._open(post, min(open_studies, key=self._num_workers))
 
@@ -185,7 +196,7 @@ class Controller:
     def _replace(self, post: _Post, failure: Failure) -> None:
         """Put a lost worker's trials back and start another in its place."""
         log.warning("worker %d: %s; %d trial(s) go back", post.handle.index, failure.message, len(post.lanes))
-        if post.study is not None:
+        if post.study is not None and not self._drain:
             for number in sorted(post.lanes):
                 post.study.fail(number, failure)
         losses = post.num_losses + 1
@@ -195,4 +206,3 @@ class Controller:
             return
         handle = self._executor.restart(post.handle)
         self._posts[handle.index] = _Post(handle, num_losses=losses)
-

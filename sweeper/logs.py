@@ -17,11 +17,18 @@ def log_to(path: Path) -> Iterator[None]:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root, own = logging.getLogger(), logging.getLogger("sweeper")
     before = own.level
+    # Python's handler of last resort writes warnings to whatever stderr is now, also while the live view has it; an
+    # application that has set up logging shows them in its own way.
+    terminal = None if root.handlers else logging.lastResort
     own.setLevel(logging.INFO)
     root.addHandler(handler)
+    if terminal is not None:
+        own.addHandler(terminal)
     try:
         yield
     finally:
+        if terminal is not None:
+            own.removeHandler(terminal)
         root.removeHandler(handler)
         own.setLevel(before)
         handler.close()

@@ -110,32 +110,24 @@ def _plan(
     num_rows: Mapping[str, int],
     fingerprint: str,
 ) -> StudyPlan:
-    settings, name = config.settings, study_name(config.settings, dataset)
-    task = make_task(settings.task.name)
-    if settings.task.metric not in task.metrics:
-        remedy = did_you_mean(settings.task.metric, task.metrics) or f"Metrics are: {', '.join(task.metrics)}."
-        raise ConfigError("task.metric", settings.task.metric, f"{settings.task.name} has no such metric", remedy)
+    settings = config.settings
+    metric, direction = _objective(settings)
     chunks = ChunkPlan.of(
         num_rows["train"],
         micro_batch=micro_batch(settings, config.space),
         chunks_per_epoch=settings.train.chunks_per_epoch,
         epochs=settings.train.epochs,
     )
-    rungs = rung_chunks(
-        chunks.num_chunks,
-        min_chunks=settings.search.min_chunks,
-        reduction_factor=settings.search.reduction_factor,
-    )
     record = StudyRecord(
-        name=name,
+        name=study_name(settings, dataset),
         dataset=dataset.name,
         model=settings.model.name,
         method=settings.method.name,
         task=settings.task.name,
-        metric=f"validation/{settings.task.metric}",
-        direction=task.direction(settings.task.metric),
+        metric=metric,
+        direction=direction,
         num_chunks=chunks.num_chunks,
-        rungs=rungs,
+        rungs=_rungs(settings, chunks),
         rows_per_chunk=chunks.rows_per_chunk,
         micro_batch=chunks.micro_batch,
         fingerprint=fingerprint,
@@ -143,19 +135,35 @@ def _plan(
         num_rows=num_rows,
         space=config.space.texts,
     )
-    opening = OpenStudy(
-        name=name,
+    return StudyPlan(record, _opening(record, settings, dataset, chunks))
+
+
+def _objective(settings: SweepSettings) -> tuple[str, str]:
+    task, metric = make_task(settings.task.name), settings.task.metric
+    if metric not in task.metrics:
+        remedy = did_you_mean(metric, task.metrics) or f"Metrics are: {', '.join(task.metrics)}."
+        raise ConfigError("task.metric", metric, f"{settings.task.name} has no such metric", remedy)
+    return f"validation/{metric}", task.direction(metric)
+
+
+def _rungs(settings: SweepSettings, chunks: ChunkPlan) -> tuple[int, ...]:
+    search = settings.search
+    return rung_chunks(chunks.num_chunks, min_chunks=search.min_chunks, reduction_factor=search.reduction_factor)
+
+
+def _opening(record: StudyRecord, settings: SweepSettings, dataset: DatasetSettings, chunks: ChunkPlan) -> OpenStudy:
+    return OpenStudy(
+        name=record.name,
         dataset=dataset,
         task=settings.task,
         max_length=settings.model.max_length,
         micro_batch=chunks.micro_batch,
         chunks_per_epoch=chunks.chunks_per_epoch,
         epochs=settings.train.epochs,
-        rungs=rungs,
+        rungs=record.rungs,
         seed=settings.seed,
         probe=False,
     )
-    return StudyPlan(record, opening)
 
 
 def _cache(settings: SweepSettings) -> Path:

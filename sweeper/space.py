@@ -103,7 +103,7 @@ class Dimension:
             return self.choices[min(int(unit * len(self.choices)), len(self.choices) - 1)]
         if self.scale is Scale.LOG2:
             first, last = self.exponents
-            return 2 ** min(first + int(unit * (last - first + 1)), last)
+            return int(2 ** min(first + int(unit * (last - first + 1)), last))
         if self.scale is Scale.LOG:
             value = math.exp(math.log(self.low) + unit * (math.log(self.high) - math.log(self.low)))
         else:
@@ -132,7 +132,7 @@ class Dimension:
         if isinstance(value, str) or not self.low <= value <= self.high:
             return False
         if self.scale is Scale.LOG2:
-            return float(value) == 2 ** round(math.log2(value))
+            return bool(float(value) == 2 ** round(math.log2(value)))
         return not self.is_integer or float(value).is_integer()
 
     def _check_choices(self) -> None:
@@ -153,7 +153,9 @@ class Dimension:
                 self.key, self.text, "a logarithmic interval starts above 0", "Raise the lower bound, e.g. to 1e-4."
             )
         if self.scale is Scale.LOG2 and any(2 ** round(math.log2(b)) != b for b in (self.low, self.high)):
-            raise SpaceError(self.key, self.text, "log2 bounds are powers of two", "Write e.g. tag(log2,interval(1,64)).")
+            raise SpaceError(
+                self.key, self.text, "log2 bounds are powers of two", "Write e.g. tag(log2,interval(1,64))."
+            )
 
 
 def check_value(key: str, value: ParamValue, text: str) -> None:
@@ -172,7 +174,9 @@ def check_value(key: str, value: ParamValue, text: str) -> None:
         return
     low, high = SEARCHABLE[key]
     if isinstance(value, bool | str) or not math.isfinite(value) or not low <= value <= high:
-        raise SpaceError(key, text, f"a number from {low:g} to {high:g} is expected, not {value!r}", "Change the value.")
+        raise SpaceError(
+            key, text, f"a number from {low:g} to {high:g} is expected, not {value!r}", "Change the value."
+        )
     if key in _INTEGER and not float(value).is_integer():
         raise SpaceError(key, text, f"a whole number is expected, not {value!r}", "Round it.")
 

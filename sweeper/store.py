@@ -28,7 +28,7 @@ import typing
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from sweeper.errors import StoreError
 from sweeper.types import StudyRecord, TrialRecord
@@ -144,20 +144,21 @@ class TrialStore:
 
     def _read_json(self, path: Path) -> dict[str, Any]:
         try:
-            content: dict[str, Any] = json.loads(path.read_text())
+            content: Any = json.loads(path.read_text())
         except FileNotFoundError:
             raise StoreError(f"{path} does not exist") from None
         except (OSError, ValueError) as error:
             raise StoreError(f"{path} cannot be read ({error}); move it away to go on without it") from error
         if not isinstance(content, dict) or content.pop("schema_version", None) != SCHEMA_VERSION:
             raise StoreError(f"{path} is not of schema version {SCHEMA_VERSION}; use a new sweep name")
-        return content
+        return cast("dict[str, Any]", content)
 
     def _read(self, path: Path, kind: type[T]) -> T:
         try:
-            return from_jsonable(kind, self._read_json(path))
+            value: T = from_jsonable(kind, self._read_json(path))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StoreError(f"{path} is damaged ({error!r}); move it away to go on without it") from error
+        return value
 
     @staticmethod
     def _drop_checkpoints(folder: Path, keep: int | None) -> None:
@@ -194,7 +195,7 @@ def from_jsonable(kind: Any, value: Any) -> Any:
     if origin in (types.UnionType, typing.Union):
         return _from_union(args, value)
     if dataclasses.is_dataclass(kind):
-        hints = _hints(kind)
+        hints = _hints(cast("type", kind))
         return kind(**{name: from_jsonable(hints[name], item) for name, item in value.items()})  # type: ignore[operator]
     if origin in (tuple, list):
         return origin(from_jsonable(args[0], item) for item in value)

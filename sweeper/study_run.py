@@ -98,7 +98,7 @@ class StudyRun:
         clock: The present time.
     """
 
-    def __init__(  # noqa: PLR0913  assembled in one place, `sweep`, by keyword
+    def __init__(
         self,
         record: StudyRecord,
         *,
@@ -190,10 +190,6 @@ class StudyRun:
             self._waiting.append(number)
         else:
             self._finish(dataclasses.replace(trial, failure=failure), TrialState.FAILED)
-
-    def put_back(self, numbers: Sequence[int]) -> None:
-        """Let trials wait for a lane again, without blame: their worker stopped in good order."""
-        self._waiting.extend(numbers)
 
     def show_all(self) -> None:
         """Show every trial again: what the tracker missed in an earlier session, it catches up with now."""

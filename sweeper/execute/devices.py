@@ -37,13 +37,16 @@ def choose_devices(settings: ExecutorSettings) -> Devices:
         raise ConfigError("executor.device", settings.device, "a device is auto, cpu or cuda", "Pick one of them.")
     found = () if settings.device == "cpu" else visible_cuda_devices()
     if settings.device == "cuda" and not found:
-        raise ConfigError("executor.device", "cuda", "no CUDA device is visible", "Set executor.device=cpu or check the driver.")
+        raise ConfigError(
+            "executor.device", "cuda", "no CUDA device is visible", "Set executor.device=cpu or check the driver."
+        )
+    wanted = 1 if settings.name == "inline" else settings.workers
     if found:
-        workers = settings.workers or len(found)
+        workers = wanted or len(found)
         cuda = tuple(found[index % len(found)] for index in range(workers))
         return Devices("cuda", workers, cuda, f"{workers} worker(s) on {len(found)} CUDA device(s)")
     cores = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count() or 1
-    workers = settings.workers or max(1, cores // settings.threads)
+    workers = wanted or max(1, cores // settings.threads)
     note = f"{workers} worker(s) of {settings.threads} thread(s) on {cores} CPU core(s)"
     if workers * settings.threads > cores:
         note += ": more threads than cores is much slower than fewer workers"

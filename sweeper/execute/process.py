@@ -2,11 +2,13 @@
 
 A worker is ``python -m sweeper.execute.serve`` with one end of a private pipe: nothing is forked, the user's main
 module is not imported again, and the environment (devices, threads) is right before any library loads. A worker
-ignores Ctrl-C (the controller drains) and ends by itself when its controller is gone.
+ignores Ctrl-C and SIGTERM, which terminals and service managers send to the whole group: the controller drains, then
+kills it. It ends by itself when its controller is gone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -34,11 +36,12 @@ class _ProcessHandle:
         self.pipe = pipe
 
     def send(self, request: Request) -> None:
-        try:
+        with contextlib.suppress(OSError):  # its death is announced by `wait`, like any other
             self.pipe.send(request)
-        except OSError:
-            # its death is announced by `wait`, like any other
-            return
+
+    def begin(self, make_worker: WorkerFactory) -> None:
+        with contextlib.suppress(OSError):  # as in `send`
+            self.pipe.send((make_worker, self.index))
 
     def receive(self) -> Reply:
         try:
@@ -126,8 +129,8 @@ class ProcessExecutor:
             )
         theirs.close()
         handle = _ProcessHandle(process, ours, index)
-        handle.pipe.send((self._make_worker, index))
         self._handles[index] = handle
+        handle.begin(self._make_worker)
         return handle
 
 

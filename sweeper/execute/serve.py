@@ -33,7 +33,8 @@ def serve(pipe: Connection) -> None:
 def main(arguments: list[str]) -> None:
     """Run as ``python -m sweeper.execute.serve <file descriptor> <controller's process id>``."""
     descriptor, parent = map(int, arguments)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     _die_with(parent)
     serve(Connection(descriptor))
 
