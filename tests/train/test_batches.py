@@ -1,0 +1,144 @@
+"""Which rows go into which micro-batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from sweeper.train.batches import EvaluationBatches, TrainingRows
+from sweeper.train.chunks import ChunkPlan
+from tests.train.tiny import CPU, PAD, token_rows
+
+
+def training(num_rows=100, *, seed=0, micro_batch=4, chunks_per_epoch=5, epochs=2):
+    plan = ChunkPlan.of(num_rows, micro_batch=micro_batch, chunks_per_epoch=chunks_per_epoch, epochs=epochs)
+    return TrainingRows(token_rows(num_rows), plan, seed=seed, pad_token_id=PAD, device=CPU)
+
+
+def evaluation(rows, batch_size=4):
+    return EvaluationBatches(rows, batch_size=batch_size, pad_token_id=PAD, device=CPU)
+
+
+def test_every_chunk_has_the_same_sequence_of_lengths():
+    rows = training()
+    shapes = [
+        [rows.batch(index, picked)[0].shape for index, picked in enumerate(rows.chunk(chunk))] for chunk in range(10)
+    ]
+    assert all(shape == shapes[0] for shape in shapes)
+    assert len({shape[1] for shape in shapes[0]}) > 2
+
+
+def test_a_micro_batch_holds_rows_of_like_length():
+    rows, lengths = training(), [len(row) for row in token_rows(100)]
+    for chunk in range(10):
+        for index, picked in enumerate(rows.chunk(chunk)):
+            of_batch = [lengths[row] for row in picked]
+            assert max(of_batch) <= rows.class_lengths[index]
+            assert rows.class_lengths[index] - min(of_batch) <= 3
+
+
+@pytest.mark.parametrize("num_rows", [17, 63, 100])
+def test_no_row_comes_twice_in_an_epoch(num_rows):
+    rows = training(num_rows)
+    per_epoch = rows.plan.chunks_per_epoch
+    for epoch in range(2):
+        seen = np.concatenate(
+            [rows.chunk(chunk).ravel() for chunk in range(epoch * per_epoch, (epoch + 1) * per_epoch)]
+        )
+        assert len(set(seen.tolist())) == len(seen) == rows.plan.rows_per_chunk * per_epoch
+
+
+def test_rows_are_left_out_in_turn():
+    rows = training(63)
+    left_out = [
+        set(range(63)) - set(np.concatenate([rows.chunk(epoch * 5 + part).ravel() for part in range(5)]).tolist())
+        for epoch in range(4)
+    ]
+    assert all(len(rows_left) == 3 for rows_left in left_out)
+    assert len(set.union(*left_out)) > 3
+
+
+def test_the_order_depends_on_the_seed_alone():
+    one, same, other = training(seed=3), training(seed=3), training(seed=4)
+    backwards = [one.chunk(chunk) for chunk in reversed(range(10))][::-1]
+    assert all(np.array_equal(same.chunk(chunk), backwards[chunk]) for chunk in range(10))
+    assert not np.array_equal(one.chunk(0), other.chunk(0))
+
+
+def test_epochs_are_shuffled_anew():
+    rows = training()
+    assert not np.array_equal(rows.chunk(0), rows.chunk(5))
+
+
+def test_the_global_generators_are_left_alone():
+    np.random.seed(1)
+    torch.manual_seed(1)
+    expected = np.random.rand(), torch.rand(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    training().chunk(0)
+    assert (np.random.rand(), torch.rand(1)) == expected
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 5, 17, 63])
+def test_small_datasets_have_chunks_of_equal_size(num_rows):
+    rows = training(num_rows, micro_batch=16, chunks_per_epoch=4)
+    plan = rows.plan
+    assert 1 <= plan.rows_per_chunk * plan.chunks_per_epoch <= num_rows
+    for chunk in range(plan.num_chunks):
+        picked = rows.chunk(chunk)
+        assert picked.shape == (plan.micro_batches, plan.micro_batch)
+        assert set(picked.ravel().tolist()) <= set(range(num_rows))
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "expected"),
+    [(1, (1, 1, 1)), (5, (5, 1, 1)), (17, (16, 1, 1)), (63, (16, 3, 1)), (1000, (16, 4, 15))],
+)
+def test_a_plan_shrinks_to_the_rows_there_are(num_rows, expected):
+    plan = ChunkPlan.of(num_rows, micro_batch=16, chunks_per_epoch=4, epochs=3)
+    assert (plan.micro_batch, plan.chunks_per_epoch, plan.micro_batches) == expected
+    assert plan.num_chunks == 3 * plan.chunks_per_epoch
+
+
+def test_a_batch_is_padded_and_masked():
+    ids = [[5, 6, 7], [8], [9, 10]]
+    rows = TrainingRows(
+        ids, ChunkPlan.of(3, micro_batch=3, chunks_per_epoch=1, epochs=1), seed=0, pad_token_id=PAD, device=CPU
+    )
+    tokens, mask = rows.batch(0, np.array([1, 0]))
+    assert tokens.tolist() == [[8, PAD, PAD], [5, 6, 7]]
+    assert mask.tolist() == [[1, 0, 0], [1, 1, 1]]
+    assert rows.num_tokens(np.array([1, 0])) == 4
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 5, 17, 63])
+def test_evaluation_covers_every_row_once_and_knows_its_place(num_rows):
+    rows = token_rows(num_rows)
+    split = evaluation(rows)
+    found = {}
+    for picked, ids, mask in split.batches:
+        for place, tokens, real in zip(picked.tolist(), ids, mask, strict=True):
+            assert place not in found
+            found[place] = tokens[real.bool()].tolist()
+            assert (tokens[~real.bool()] == PAD).all()
+    assert [found[place] for place in range(num_rows)] == rows
+    assert split.num_rows == num_rows
+    assert split.num_tokens == sum(map(len, rows))
+
+
+def test_evaluation_pads_little():
+    rows = token_rows(64)
+    assert sum(ids.numel() for _, ids, _ in evaluation(rows).batches) < 1.1 * sum(map(len, rows))
+
+
+def test_predictions_come_in_the_order_of_the_rows(pack):
+    from tests.train.tiny import spec, start
+
+    rows = token_rows(17)
+    lanes = start(pack, [spec(seed=1), spec(1, seed=2)])
+    together = pack.predict(lanes, evaluation(rows))
+    one_by_one = torch.cat([pack.predict(lanes, evaluation([row])) for row in rows], dim=1)
+    torch.testing.assert_close(together, one_by_one)
+    assert not torch.allclose(one_by_one[:, 0], one_by_one[:, 1])

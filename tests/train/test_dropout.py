@@ -1,0 +1,120 @@
+"""Dropout masks: of the right share, each lane's own, and unbiased."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sweeper.train.dropout import LaneDropout, keep_share
+from sweeper.train.packed import LoraSegment
+from tests.train.tiny import CPU, Data, build_pack, spec, start, token_rows, train
+
+ROWS, WIDTH = 64, 100
+
+
+def drop(probabilities, seeds, x=None):
+    x = torch.ones(len(seeds) * ROWS, WIDTH) if x is None else x
+    return LaneDropout(probabilities, seeds, CPU)(x).view(len(seeds), -1, WIDTH)
+
+
+@pytest.mark.parametrize(("p", "share"), [(0.0, 1.0), (0.05, 243 / 256), (0.1, 230 / 256), (0.5, 0.5), (0.9, 26 / 256)])
+def test_the_share_that_is_kept_is_the_one_declared(p, share):
+    assert keep_share(p) == share
+    kept = drop([p], [1]).mean().item()
+    assert kept == pytest.approx(share, abs=4 * (share * (1 - share) / (ROWS * WIDTH)) ** 0.5)
+
+
+def test_a_kept_value_is_unchanged_and_a_dropped_one_zero():
+    x = torch.randn(ROWS, WIDTH)
+    dropped = LaneDropout([0.3], [1], CPU)(x)
+    assert ((dropped == x) | (dropped == 0)).all()
+    assert (dropped == 0).any()
+
+
+def test_the_same_seed_drops_the_same_whatever_the_neighbours():
+    alone = drop([0.3], [5])[0]
+    among = drop([0.0, 0.3, 0.7], [9, 5, 2])
+    assert torch.equal(among[1], alone)
+    assert not torch.equal(drop([0.3], [6])[0], alone)
+
+
+def test_a_lane_without_dropout_is_untouched():
+    x = torch.randn(2 * ROWS, WIDTH)
+    dropped = LaneDropout([0.0, 0.5], [1, 1], CPU)(x)
+    assert torch.equal(dropped[:ROWS], x[:ROWS])
+
+
+def test_lanes_of_equal_seed_share_no_mask_with_another_seed():
+    masks = drop([0.5, 0.5, 0.5], [1, 1, 2])
+    assert torch.equal(masks[0], masks[1])
+    assert (masks[0] == masks[2]).float().mean().item() == pytest.approx(0.5, abs=0.05)
+
+
+def test_layers_that_read_the_same_tensor_share_a_mask():
+    dropout = LaneDropout([0.5], [1], CPU)
+    x = torch.randn(ROWS, WIDTH)
+    query, key = dropout(x), dropout(x)
+    assert query is key
+    other = dropout(torch.ones(ROWS, WIDTH))
+    assert not torch.equal(other == 0, query == 0)
+
+
+def test_after_a_step_a_mask_is_drawn_anew_even_for_the_same_tensor():
+    dropout = LaneDropout([0.5], [1], CPU)
+    x = torch.ones(ROWS, WIDTH)
+    first = dropout(x)
+    dropout.forget()
+    assert not torch.equal(dropout(x), first)
+
+
+@pytest.mark.parametrize("width", [1, 7, 8, 9])
+def test_any_number_of_values_is_served(width):
+    dropped = LaneDropout([0.5, 0.2], [1, 2], CPU)(torch.ones(6, width))
+    assert dropped.shape == (6, width)
+
+
+def test_bfloat16_stays_bfloat16():
+    dropped = LaneDropout([0.5], [1], CPU)(torch.ones(4, 8, dtype=torch.bfloat16))
+    assert dropped.dtype == torch.bfloat16
+    assert set(dropped.flatten().tolist()) == {0.0, 1.0}
+
+
+def test_the_adapters_output_is_unbiased(data):
+    """The mean of many dropped outputs is the output without dropout: the scale is folded into A."""
+    pack = build_pack()
+    (lane,) = start(pack, [spec(**{"lora.dropout": 0.4, "lora.alpha_ratio": 2.0})])
+    train(pack, [lane], data, 1)
+    name = pack.shape.lora[0].name
+    folded = segment_of(pack, name)
+    dropped_lane = LaneDropout([0.4], [1], CPU)
+    x = torch.randn(1, 16, generator=torch.Generator().manual_seed(0)).repeat(20_000, 1)
+    mean = (dropped_lane(x) @ folded.A_kRI[0].T @ folded.B_kRO[0]).mean(0)
+    exact = 2.0 * x[0] @ lane.layout.views_a(lane.parameters[None])[0][0].T @ folded.B_kRO[0]
+    torch.testing.assert_close(mean, exact, rtol=0.05, atol=0.02 * exact.abs().max().item())
+
+
+def segment_of(pack, name) -> LoraSegment:
+    (segment,) = pack._model.get_submodule(name).segments
+    return segment
+
+
+def test_evaluation_drops_nothing(pack, data):
+    from tests.train.test_batches import evaluation
+
+    (lane,) = start(pack, [spec(**{"lora.dropout": 0.5})])
+    (plain,) = start(pack, [spec()])
+    train(pack, [lane], data, 1)
+    plain.parameters = lane.parameters
+    split = evaluation(token_rows(9))
+    assert torch.equal(pack.predict([lane], split), pack.predict([plain], split))
+    assert torch.equal(pack.predict([lane], split), pack.predict([lane], split))
+
+
+@pytest.mark.parametrize(("dropout", "is_the_same"), [(0.0, True), (0.5, False)])
+def test_each_chunk_has_masks_of_its_own(dropout, is_the_same):
+    """Chunks of the same four rows, hardly trained on, differ by their masks alone."""
+    data, pack = Data(num_rows=4), build_pack()
+    (lane,) = start(pack, [spec(**{"lora.dropout": dropout, "train.learning_rate": 1e-30})])
+    lane.parameters.normal_(generator=torch.Generator().manual_seed(3))
+    one, other = train(pack, [lane], data, 2)[0].tolist()
+    assert (one == pytest.approx(other, rel=1e-5)) is is_the_same

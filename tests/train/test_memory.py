@@ -1,0 +1,136 @@
+"""Lanes that fail together are tried apart; what fails alone is the lane's own fault."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+import torch
+
+from sweeper.train.memory import failure_of, is_out_of_memory, run_isolated
+from sweeper.types import FailureKind
+from tests.train.tiny import row_loss, spec, specs, start
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: ..."),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."),
+        RuntimeError("CUDA error: out of memory"),
+    ],
+)
+def test_lack_of_memory_is_recognised(error):
+    assert is_out_of_memory(error)
+    assert failure_of(error).kind is FailureKind.OUT_OF_MEMORY
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), OSError(errno.ENOSPC, "No space"), ValueError()],
+)
+def test_other_failures_are_not_lack_of_memory(error):
+    assert not is_out_of_memory(error)
+    assert failure_of(error).kind is FailureKind.ERROR
+
+
+def test_what_torch_raises_on_this_cpu_is_recognised():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**46)
+    assert is_out_of_memory(caught.value)
+
+
+@pytest.fixture
+def lanes(pack):
+    return start(pack, [spec(number) for number in range(8)])
+
+
+def numbers(lanes):
+    return [lane.spec.number for lane in lanes]
+
+
+def test_lanes_that_work_run_together_once(lanes):
+    calls = []
+    results, failures = run_isolated(lanes, lambda group: calls.append(numbers(group)) or numbers(group))
+    assert calls == [list(range(8))]
+    assert results == {number: number for number in range(8)}
+    assert failures == {}
+
+
+def test_a_failure_is_put_down_to_the_lane_that_fails_alone(lanes):
+    calls = []
+
+    def work(group):
+        calls.append(numbers(group))
+        if 5 in numbers(group):
+            raise ValueError("lane 5 is odd")
+        return [10 * number for number in numbers(group)]
+
+    results, failures = run_isolated(lanes, work)
+    assert calls == [list(range(8)), [0, 1, 2, 3], [4, 5, 6, 7], [4, 5], [4], [5], [6, 7]]
+    assert results == {number: 10 * number for number in range(8) if number != 5}
+    assert failures.keys() == {5}
+    assert failures[5].kind is FailureKind.ERROR
+    assert failures[5].message == "ValueError: lane 5 is odd"
+    assert "in work" in failures[5].traceback
+
+
+def test_groups_shrink_until_they_fit(lanes):
+    def work(group):
+        if len(group) > 3:
+            raise MemoryError
+        return numbers(group)
+
+    results, failures = run_isolated(lanes, work)
+    assert results == {number: number for number in range(8)}
+    assert failures == {}
+
+
+def test_a_lane_too_large_by_itself_is_out_of_memory(lanes):
+    def work(group):
+        if len(group) > 1 or 2 in numbers(group):
+            raise MemoryError
+        return numbers(group)
+
+    results, failures = run_isolated(lanes, work)
+    assert results.keys() == set(range(8)) - {2}
+    assert failures[2].kind is FailureKind.OUT_OF_MEMORY
+
+
+def test_an_interrupt_is_not_a_lanes_failure(lanes):
+    def work(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_isolated(lanes, work)
+
+
+def test_no_lanes_is_no_work():
+    assert run_isolated([], lambda group: 1 / 0) == ({}, {})  # noqa: ARG005
+
+
+def test_lanes_trained_in_parts_for_lack_of_memory_end_as_together(pack, data):
+    def limited(logits_kbc, labels_kb):
+        if len(logits_kbc) > 2:
+            raise MemoryError
+        return row_loss(logits_kbc, labels_kb)
+
+    def outcomes(loss_of):
+        lanes = start(pack, [spec(t.number, seed=t.seed, **{**t.settings, "lora.dropout": 0.1}) for t in specs()])
+        for _ in range(2):
+            found, failures = run_isolated(
+                lanes, lambda group: pack.train_chunk(group, data.rows, data.labels, loss_of)
+            )
+            assert failures == {}
+        return {lane.spec.number: (found[lane.spec.number], lane) for lane in lanes}
+
+    together, apart = outcomes(row_loss), outcomes(limited)
+    for number, (outcome, lane) in together.items():
+        other, other_lane = apart[number]
+        assert other.loss == pytest.approx(outcome.loss, rel=1e-4)
+        assert (other.num_rows, other.num_tokens) == (outcome.num_rows, outcome.num_tokens)
+        assert (other_lane.step, other_lane.chunks_done) == (lane.step, lane.chunks_done)
+        torch.testing.assert_close(other_lane.parameters, lane.parameters, rtol=1e-3, atol=1e-5)

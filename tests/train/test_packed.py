@@ -1,0 +1,144 @@
+"""Packed layers against arithmetic done by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from sweeper.train.packed import HeadSegment, LoraSegment, PackedHead, PackedLora, PackState
+from tests.train.tiny import CPU
+
+X = torch.tensor([[1.0, 2.0], [3.0, -1.0]])  # a row of lane 0, a row of lane 1
+GRAD_Y = torch.tensor([[1.0, 1.0], [-1.0, 1.0]])
+
+
+def lora_layer():
+    base = nn.Linear(2, 2).requires_grad_(requires_grad=False)
+    base.weight.copy_(torch.tensor([[1.0, 2.0], [0.0, 1.0]]))
+    base.bias.copy_(torch.tensor([1.0, -1.0]))
+    return PackedLora(base, PackState(torch.zeros((), requires_grad=True), num_lanes=2))
+
+
+def own_ranks():
+    """Rank 1 and rank 2, each in a segment of its own."""
+    one = LoraSegment(0, 1, torch.tensor([[[1.0, 1.0]]]), torch.tensor([[[2.0, -1.0]]]))
+    two = LoraSegment(1, 2, torch.tensor([[[1.0, 0.0], [0.0, 2.0]]]), torch.tensor([[[1.0, 1.0], [0.0, 3.0]]]))
+    return with_gradients([one, two])
+
+
+def padded():
+    """The same two lanes, both at rank 2, in one segment."""
+    a = torch.tensor([[[1.0, 1.0], [0.0, 0.0]], [[1.0, 0.0], [0.0, 2.0]]])
+    b = torch.tensor([[[2.0, -1.0], [0.0, 0.0]], [[1.0, 1.0], [0.0, 3.0]]])
+    return with_gradients([LoraSegment(0, 2, a, b)])
+
+
+def with_gradients(segments):
+    for segment in segments:
+        segment.grad_A_kRI, segment.grad_B_kRO = torch.zeros_like(segment.A_kRI), torch.zeros_like(segment.B_kRO)
+    return segments
+
+
+@pytest.mark.parametrize("segments", [own_ranks, padded])
+def test_the_output_is_the_frozen_product_plus_each_lanes_adapter(segments):
+    layer = lora_layer()
+    layer.segments = segments()
+    # lane 0: W x + b = (1+4+1, 2-1) = (6, 1); A x = 3; B (2, -1) adds (6, -3)
+    # lane 1: W x + b = (3-2+1, -1-1) = (2, -2); A x = (3, -2); adds 3 (1, 1) - 2 (0, 3) = (3, -3)
+    assert layer(X).tolist() == [[12.0, -2.0], [5.0, -5.0]]
+
+
+@pytest.mark.parametrize("segments", [own_ranks, padded])
+def test_the_gradient_of_the_input_passes_through_both_branches(segments):
+    layer = lora_layer()
+    layer.segments = segments()
+    x = X.clone().requires_grad_()
+    layer(x).backward(GRAD_Y)
+    # lane 0: Wᵀ g = (1, 3); B g = 2-1 = 1; A adds (1, 1)
+    # lane 1: Wᵀ g = (-1, -1); B g = (-1+1, 3) = (0, 3); A adds (0, 6)
+    assert x.grad.tolist() == [[2.0, 4.0], [-1.0, 5.0]]
+
+
+def test_gradients_of_a_and_b_are_each_lanes_own():
+    layer = lora_layer()
+    layer.segments = one, two = own_ranks()
+    layer(X).backward(GRAD_Y)
+    assert one.grad_B_kRO.tolist() == [[[3.0, 3.0]]]  # A x ⊗ g = 3 (1, 1)
+    assert one.grad_A_kRI.tolist() == [[[1.0, 2.0]]]  # B g ⊗ x = 1 (1, 2)
+    assert two.grad_B_kRO.tolist() == [[[-3.0, 3.0], [2.0, -2.0]]]  # (3, -2) ⊗ (-1, 1)
+    assert two.grad_A_kRI.tolist() == [[[0.0, 0.0], [9.0, -3.0]]]  # (0, 3) ⊗ (3, -1)
+
+
+def test_zero_pads_get_no_gradient():
+    layer = lora_layer()
+    (segment,) = layer.segments = padded()
+    layer(X).backward(GRAD_Y)
+    assert segment.grad_A_kRI.tolist() == [[[1.0, 2.0], [0.0, 0.0]], [[0.0, 0.0], [9.0, -3.0]]]
+    assert segment.grad_B_kRO.tolist() == [[[3.0, 3.0], [0.0, 0.0]], [[-3.0, 3.0], [2.0, -2.0]]]
+
+
+def test_gradients_add_up_over_backward_passes():
+    layer = lora_layer()
+    layer.segments = one, two = own_ranks()
+    for _ in range(2):
+        layer(X).backward(GRAD_Y)
+    assert one.grad_A_kRI.tolist() == [[[2.0, 4.0]]]
+    assert two.grad_B_kRO.tolist() == [[[-6.0, 6.0], [4.0, -4.0]]]
+
+
+def test_dropout_acts_on_the_adapter_alone():
+    layer = lora_layer()
+    layer.segments = one, _ = own_ranks()
+    mask = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+    layer.state.dropout = lambda x: x * mask
+    x = X.clone().requires_grad_()
+    y = layer(x)
+    y.backward(GRAD_Y)
+    assert y.tolist() == [[8.0, 0.0], [5.0, -5.0]]  # lane 0: A (1, 0) = 1; B adds (2, -1)
+    assert x.grad.tolist() == [[2.0, 3.0], [-1.0, 5.0]]  # lane 0: (1, 3) + (1, 0)
+    assert one.grad_B_kRO.tolist() == [[[1.0, 1.0]]]
+    assert one.grad_A_kRI.tolist() == [[[1.0, 0.0]]]
+
+
+def test_every_token_of_a_row_counts():
+    layer = lora_layer()
+    layer.segments = one, _ = own_ranks()
+    layer(X[:, None].repeat(1, 3, 1)).backward(GRAD_Y[:, None].repeat(1, 3, 1))
+    assert one.grad_A_kRI.tolist() == [[[3.0, 6.0]]]
+
+
+def test_without_lanes_the_layer_is_the_frozen_one():
+    assert lora_layer()(X).tolist() == [[6.0, 1.0], [2.0, -2.0]]
+
+
+def head_layer(*, bias):
+    layer = PackedHead(nn.Linear(2, 1, bias=bias), PackState(torch.zeros((), requires_grad=True), num_lanes=2))
+    segment = HeadSegment(0, 2, torch.tensor([[[1.0, 2.0]], [[-1.0, 1.0]]]), None)
+    segment.grad_weight_kOI = torch.zeros(2, 1, 2)
+    if bias:
+        segment.bias_kO, segment.grad_bias_kO = torch.tensor([[0.5], [-0.5]]), torch.zeros(2, 1)
+    layer.segments = [segment]
+    return layer, segment
+
+
+def test_a_head_multiplies_each_lanes_own_weights():
+    layer, segment = head_layer(bias=True)
+    x = X.clone().requires_grad_()
+    y = layer(x)
+    y.backward(torch.tensor([[2.0], [3.0]]))
+    assert y.tolist() == [[5.5], [-4.5]]  # 1+4+0.5, -3-1-0.5
+    assert segment.grad_weight_kOI.tolist() == [[[2.0, 4.0]], [[9.0, -3.0]]]
+    assert segment.grad_bias_kO.tolist() == [[2.0], [3.0]]
+    assert x.grad.tolist() == [[2.0, 4.0], [-3.0, 3.0]]
+
+
+def test_a_head_may_have_no_bias():
+    layer, _ = head_layer(bias=False)
+    assert layer(X).tolist() == [[5.0], [-4.0]]
+
+
+def test_a_head_computes_in_float32_whatever_it_is_given():
+    layer, _ = head_layer(bias=True)
+    assert layer(X.bfloat16()).dtype == torch.float32
+    assert layer(X.to(CPU, torch.bfloat16)).tolist() == [[5.5], [-4.5]]

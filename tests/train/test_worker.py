@@ -1,0 +1,280 @@
+"""The worker through its own interface, with a tiny model, tokenizer and dataset on disk."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from safetensors.torch import load
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+
+from sweeper.errors import WorkerError
+from sweeper.execute.base import OpenStudy, StudyOpened, WorkerSetup
+from sweeper.settings import DatasetSettings, ModelSettings, TaskSettings
+from sweeper.train import make_worker
+from sweeper.types import Admission, ChunkRequest, FailureKind
+from tests.train.tiny import SIZES, no_peft_deprecation, spec
+
+WORDS = {
+    "sport": ["ball", "goal", "match", "team", "coach"],
+    "money": ["bank", "share", "price", "trade", "loan"],
+    "sky": ["star", "moon", "comet", "orbit", "planet"],
+}
+CHUNKS, RUNGS = 4, (2, 4)
+METRICS = {"train/loss", "validation/accuracy", "validation/macro_f1", "validation/loss"}
+
+
+def texts():
+    """Write rows of one to eight words, no two the same."""
+    generator = torch.Generator().manual_seed(0)
+    seen = set()
+    while len(seen) < 150:
+        label = sorted(WORDS)[len(seen) % 3]
+        count = int(torch.randint(1, 9, (), generator=generator))
+        picked = torch.randint(0, 5, (count,), generator=generator).tolist()
+        seen.add((" ".join([WORDS[label][i] for i in picked] + [str(len(seen))]), label))
+    return [{"text": text, "label": label} for text, label in sorted(seen)]
+
+
+def save_tokenizer(folder, rows):
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    pieces = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106 - a token of text
+    pieces.normalizer = normalizers.BertNormalizer()
+    pieces.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(vocab_size=120, special_tokens=special, show_progress=False)
+    pieces.train_from_iterator([row["text"] for row in rows], trainer)
+    pieces.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=pieces, **names).save_pretrained(folder)
+    return pieces.get_vocab_size()
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory):
+    """A folder with a model, a dataset and a cache."""
+    folder = tmp_path_factory.mktemp("worker")
+    rows = texts()
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    size = save_tokenizer(folder / "model", rows)
+    config = AutoConfig.for_model("bert", vocab_size=size, max_position_embeddings=32, initializer_range=0.2, **SIZES)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        AutoModel.from_config(config).save_pretrained(folder / "model")
+    return folder
+
+
+def started(disk, **model):
+    setup = WorkerSetup(
+        model=ModelSettings(name="tiny", **{"dtype": "float32", **model}),
+        model_dir=disk / "model",
+        cache=disk / "cache",
+        device="cpu",
+        threads=1,
+    )
+    worker = make_worker(setup, 0)
+    worker.start()
+    return worker
+
+
+def study(disk, **changes):
+    dataset = DatasetSettings(
+        name="topics", path=str(disk / "rows.jsonl"), train_rows=96, validation_rows=30, test_rows=0
+    )
+    values = {
+        "name": "topics-tiny-lora",
+        "dataset": dataset,
+        "task": TaskSettings(),
+        "max_length": 16,
+        "micro_batch": 8,
+        "chunks_per_epoch": 2,
+        "epochs": 2,
+        "rungs": RUNGS,
+        "seed": 0,
+        "probe": False,
+    }
+    return OpenStudy(**{**values, **changes})
+
+
+@pytest.fixture
+def worker(disk):
+    found = started(disk)
+    assert found.answer(study(disk)) == StudyOpened()
+    return found
+
+
+def trial(number, *, seed=None, **settings):
+    settings = {"train.batch_size": 8, "train.learning_rate": 2e-2, "lora.r": 4, **settings}
+    return spec(number, seed=number if seed is None else seed, **settings)
+
+
+def admit(*trials):
+    return ChunkRequest(admit=tuple(Admission(spec=each) for each in trials))
+
+
+def test_it_says_what_it_chose_for_the_device(disk):
+    setup = started(disk)._setup
+    notes = make_worker(setup, 3).start().notes
+    assert notes[0] == "base weights: float32, as model.dtype says"
+    assert notes[1].startswith("attention: eager")
+
+
+def test_a_chunk_without_a_study_is_an_error(disk):
+    with pytest.raises(WorkerError, match="before a study was opened"):
+        started(disk).answer(ChunkRequest())
+
+
+def test_trials_are_trained_scored_at_rungs_and_finish_with_adapters(worker):
+    trials = [trial(1), trial(2, **{"lora.r": 12, "lora.dropout": 0.1})]
+    reports = [worker.answer(admit(*trials))] + [worker.answer(ChunkRequest()) for _ in range(CHUNKS - 1)]
+    for chunk, report in enumerate(reports, start=1):
+        assert report.failures == {}
+        assert report.measurements.keys() == {1, 2}
+        for measured in report.measurements.values():
+            assert (measured.chunk, measured.rows) == (chunk, chunk * 48)
+            assert measured.metrics.keys() == (METRICS if chunk in RUNGS else {"train/loss"})
+        is_last = chunk == CHUNKS
+        assert report.adapters.keys() == ({1, 2} if is_last else set())
+        assert report.checkpoints.keys() == (set() if is_last else {1, 2})
+    assert worker.answer(ChunkRequest()).measurements == {}
+
+
+def test_a_trial_learns(disk):
+    worker = started(disk)
+    worker.answer(study(disk, epochs=8, rungs=(16,)))
+    reports = [worker.answer(admit(trial(1)))] + [worker.answer(ChunkRequest()) for _ in range(15)]
+    assert reports[-1].measurements[1].metrics["validation/accuracy"] > 0.8
+    losses = [report.measurements[1].metrics["train/loss"] for report in reports]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_costs_are_counted_by_trial(worker):
+    report = worker.answer(admit(trial(1), trial(2)))
+    one, two = report.costs[1], report.costs[2]
+    assert one == two
+    assert one.rows == 48
+    assert 48 * 4 < one.tokens < 48 * 16
+    assert one.device_s == pytest.approx(report.elapsed_s / 2)
+
+
+def test_a_new_trial_is_described_once(worker):
+    report = worker.answer(admit(trial(1)))
+    adapters = 4 * 2 * (3 * 32 + 32 + 40 + 40)  # rank x layers x (query, key, value; output; both of the feed-forward)
+    assert report.details[1]["num_parameters"] == adapters + 16 * 3 + 3
+    assert worker.answer(ChunkRequest()).details == {}
+
+
+def test_the_initial_hash_depends_on_the_seed_alone(worker, disk):
+    fresh = started(disk)
+    fresh.answer(study(disk))
+    report = worker.answer(admit(trial(1, seed=5), trial(2, seed=6)))
+    other = fresh.answer(admit(trial(9, seed=5, **{"train.learning_rate": 1e-4})))
+    assert other.details[9]["initial_hash"] == report.details[1]["initial_hash"]
+    assert report.details[1]["initial_hash"] != report.details[2]["initial_hash"]
+
+
+def test_an_evicted_trial_is_gone_and_its_place_refilled(worker):
+    worker.answer(admit(trial(1), trial(2)))
+    request = ChunkRequest(admit=(Admission(spec=trial(3)),), evict=(1, 77))
+    report = worker.answer(request)
+    assert {number: measured.chunk for number, measured in report.measurements.items()} == {2: 2, 3: 1}
+    assert report.checkpoints.keys() == report.costs.keys() == {2, 3}
+
+
+def test_a_trial_that_diverges_fails_alone(worker):
+    report = worker.answer(admit(trial(1), trial(2, **{"train.learning_rate": 1e30, "train.warmup_ratio": 0.0})))
+    assert report.failures.keys() == {2}
+    assert report.failures[2].kind is FailureKind.NON_FINITE
+    assert "nan" in report.failures[2].message or "inf" in report.failures[2].message
+    assert report.measurements.keys() == report.checkpoints.keys() == {1}
+    assert math.isfinite(report.measurements[1].metrics["train/loss"])
+    assert 2 in report.costs
+    assert worker.answer(ChunkRequest()).measurements.keys() == {1}
+
+
+def test_an_error_is_put_down_to_its_lane(worker):
+    """Lane 2's learning rate cannot be read: an error, and no lack of memory."""
+    bad = trial(2)
+    bad.settings["train.learning_rate"] = "fast"
+    report = worker.answer(admit(trial(1), bad))
+    assert report.failures.keys() == {2}
+    assert report.failures[2].kind is FailureKind.ERROR
+    assert "fast" in report.failures[2].message
+    assert report.measurements.keys() == {1}
+    assert worker.answer(ChunkRequest()).measurements.keys() == {1}
+
+
+def test_a_trial_goes_on_in_a_fresh_worker_from_a_reports_checkpoint(worker, disk):
+    one = trial(1, **{"lora.dropout": 0.1})
+    first = worker.answer(admit(one, trial(2)))
+    rest = [worker.answer(ChunkRequest()) for _ in range(CHUNKS - 1)]
+
+    fresh = started(disk)
+    fresh.answer(study(disk))
+    back = Admission(spec=one, chunks_done=1, checkpoint=first.checkpoints[1])
+    again = [fresh.answer(ChunkRequest(admit=(back,)))] + [fresh.answer(ChunkRequest()) for _ in range(CHUNKS - 2)]
+    for expected, found in zip(rest, again, strict=True):
+        assert found.measurements[1].chunk == expected.measurements[1].chunk
+        assert found.measurements[1].metrics == pytest.approx(expected.measurements[1].metrics, rel=1e-4)
+    assert again[0].details == {}
+    assert again[-1].adapters.keys() == {1}
+
+
+def test_a_damaged_checkpoint_fails_its_trial_only(worker):
+    damaged = Admission(spec=trial(1), chunks_done=1, checkpoint=b"torn")
+    report = worker.answer(ChunkRequest(admit=(damaged, Admission(spec=trial(2)))))
+    assert report.failures[1].kind is FailureKind.ERROR
+    assert report.measurements.keys() == {2}
+
+
+def test_a_new_study_forgets_the_old_ones_trials(worker, disk):
+    worker.answer(admit(trial(1)))
+    worker.answer(study(disk))
+    assert worker.answer(ChunkRequest()).measurements == {}
+
+
+def test_the_probe_is_given_as_a_reference(disk):
+    opened = started(disk).answer(study(disk, probe=True))
+    scores = opened.references["frozen_probe"]
+    assert scores.keys() == {"validation/accuracy", "validation/macro_f1"}
+    assert 0.6 < scores["validation/accuracy"] <= 1
+
+
+def test_target_modules_of_the_user_are_taken(disk):
+    worker = started(disk, target_modules=["query"])
+    worker.answer(study(disk))
+    assert worker.answer(admit(trial(1))).details[1]["num_parameters"] == 4 * 2 * 32 + 16 * 3 + 3
+
+
+def test_target_modules_that_match_nothing_are_an_error(disk):
+    with pytest.raises(WorkerError, match=r"q_proj.*model\.target_modules"):
+        started(disk, target_modules=["q_proj"]).answer(study(disk))
+
+
+def test_the_finished_adapter_scores_in_peft_as_reported(worker, disk, tmp_path):
+    from peft import PeftModel
+
+    from sweeper.data import prepare_splits
+    from sweeper.models.load import load_classifier
+    from sweeper.tasks import make_task
+
+    reports = [worker.answer(admit(trial(1)))] + [worker.answer(ChunkRequest()) for _ in range(CHUNKS - 1)]
+    for name, content in reports[-1].adapters[1].items():
+        (tmp_path / name).write_bytes(content)
+    assert sum(t.numel() for t in load((tmp_path / "adapter_model.safetensors").read_bytes()).values()) > 0
+    base = load_classifier(disk / "model", num_labels=3, dtype=torch.float32, attention="eager")
+    with no_peft_deprecation():
+        model = PeftModel.from_pretrained(base, tmp_path).eval()
+    validation = prepare_splits(study(disk).dataset, cache=disk / "cache").validation
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(disk / "model")
+    with torch.no_grad():
+        logits = torch.cat(
+            [model(input_ids=torch.tensor([tokenizer(text)["input_ids"][:16]])).logits for text in validation["text"]]
+        )
+    scores = make_task("text_classification").score(logits, torch.tensor(list(validation["label"])))
+    reported = reports[-1].measurements[1].metrics
+    assert {f"validation/{name}": value for name, value in scores.items()} == pytest.approx(
+        {name: value for name, value in reported.items() if name != "train/loss"}, rel=1e-4
+    )
