@@ -52,8 +52,11 @@ def check_settings(settings: SweepSettings, space: SearchSpace) -> None:
     if not settings.dataset:
         raise ConfigError("dataset", "", "no dataset is chosen", "Choose one, e.g. dataset=trec.")
     names = [dataset.name for dataset in settings.dataset.values()]
-    for name in (*names, settings.model.name, *filter(None, [settings.name])):
-        _check_name(name)
+    for key, dataset in settings.dataset.items():
+        _check_name(f"dataset.{key}.name", dataset.name)
+    _check_name("model.name", settings.model.name)
+    if settings.name:
+        _check_name("name", settings.name)
     if len(set(names)) < len(names):
         raise ConfigError("dataset", ",".join(names), "two datasets have one name", "Set dataset.<key>.name.")
     for key, known in _ONE_OF.items():
@@ -116,7 +119,7 @@ def _check_least(settings: SweepSettings, key: str, least: int) -> None:
 
 def _check_known(key: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
-        remedy = did_you_mean(value, known) or f"Choose one of {', '.join(known)}."
+        remedy = f"{did_you_mean(value, known)} Choose one of {', '.join(known)}.".strip()
         raise ConfigError(key, value, f"there is no {key.replace('.name', '').rpartition('.')[2]} of this name", remedy)
 
 
@@ -125,7 +128,7 @@ def _value(settings: SweepSettings, key: str) -> Any:
     return getattr(getattr(settings, section), name)
 
 
-def _check_name(name: str) -> None:
+def _check_name(key: str, name: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][\w.+-]{0,99}", name):
         rule = "names of sweeps, datasets and models become names of folders: letters, digits and _ . + - only"
-        raise ConfigError("name", name, rule, "Choose another name.")
+        raise ConfigError(key, name, rule, "Choose another name.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,14 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, OverrideType, RangeSweep
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sweeper.checks import check_settings
 from sweeper.errors import ConfigError, SpaceError, did_you_mean
+from sweeper.provenance import redact_url
 from sweeper.settings import SweepSettings, setting_docs
 from sweeper.space import SEARCHABLE, Dimension, Scale, SearchSpace
 from sweeper.types import ParamValue
@@ -30,6 +31,14 @@ from sweeper.types import ParamValue
 __all__ = ["CONFIG_DIR", "SweepConfig", "as_yaml", "compose", "parse_dimension"]
 
 CONFIG_DIR = Path(__file__).parent / "conf"
+_MAY_BE_NULL = ("experiment", "debug")
+_ELSEWHERE = {
+    "lr": "train.learning_rate",
+    "rank": "lora.r",
+    "alpha": "lora.alpha_ratio",
+    "lora_alpha": "lora.alpha_ratio",
+}
+"""Names that other libraries give to our keys."""
 _SCALES = {frozenset(): Scale.LINEAR, frozenset({"log"}): Scale.LOG, frozenset({"log2"}): Scale.LOG2}
 
 
@@ -51,10 +60,10 @@ def compose(overrides: Sequence[str], *, config_dir: Path | None = None) -> Swee
     Raises:
         ConfigError: A key, a value or a combination of values is wrong.
     """
-    plain, varied = _split(overrides)
+    plain, varied = _split([_checked(text) for text in overrides])
     composed = _compose(plain, config_dir)
     settings = _typed(composed)
-    fixed = {_parse(text).key_or_group for text in plain}
+    fixed = {key for text in plain for key in _keys(_parse(text))}
     texts = {k: v for k, v in settings.space.dimensions.items() if v is not None and k not in fixed} | varied
     settings.space.dimensions = {**texts}
     space = SearchSpace(tuple(parse_dimension(key, text) for key, text in texts.items()))
@@ -107,21 +116,47 @@ def _scalar(value: Any) -> ParamValue:
 
 
 def _split(overrides: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Return plain overrides, and those that vary something by key."""
-    plain, varied = [], {}
+    """Return plain overrides, and those that vary something by key; of two for one key the later counts."""
+    plain: list[str] = []
+    varied: dict[str, str] = {}
     for text in overrides:
-        override = _parse(text)
+        override, value = _parse(text), text.partition("=")[2]
+        key = override.key_or_group
         if not override.is_sweep_override():
+            varied.pop(key, None)
             plain.append(text)
-        elif override.key_or_group == "dataset":
-            plain.append(f"dataset=[{text.partition('=')[2]}]")
+        elif key == "dataset":
+            plain.append(f"dataset=[{value}]")
         else:
-            key = override.key_or_group
-            if key not in SEARCHABLE:
-                remedy = did_you_mean(key, SEARCHABLE) or f"Searchable are: {', '.join(SEARCHABLE)}."
-                raise SpaceError(key, text.partition("=")[2], "this key cannot be searched", remedy)
-            varied[key] = text.partition("=")[2]
+            _check_searchable(key, value)
+            varied[key] = value
     return plain, varied
+
+
+def _keys(override: Override) -> list[str]:
+    """Return the dotted keys that an override sets: several, of ``lora={r: 4, dropout: 0}``."""
+    key, value = override.key_or_group, override.value()
+    return [f"{key}.{name}" for name in value] if isinstance(value, dict) else [key]
+
+
+def _check_searchable(key: str, value: str) -> None:
+    if key not in SEARCHABLE:
+        near = "" if key in setting_docs() else _near(key, SEARCHABLE)
+        remedy = near or f"Searchable are: {', '.join(SEARCHABLE)}."
+        raise SpaceError(key, value, "this key cannot be searched", remedy)
+
+
+def _checked(text: str) -> str:
+    """Refuse what Hydra would take and sweeper would not: added and deleted keys, and Hydra's own settings."""
+    override = _parse(text)
+    key, value = override.key_or_group, text.partition("=")[2]
+    if override.type is not OverrideType.CHANGE:
+        rule = "keys can be changed, not added or deleted"
+        raise ConfigError(text.partition("=")[0], value, rule, _near(key, setting_docs()) or f"Write {key}=value.")
+    if key.partition(".")[0] == "hydra":
+        remedy = "Further YAML files go into a folder that --config-dir names."
+        raise ConfigError(key, value, "Hydra's own settings have no effect here", remedy)
+    return text
 
 
 def _parse(text: str) -> Override:
@@ -135,11 +170,11 @@ def _parse(text: str) -> Override:
 
 def _compose(overrides: Sequence[str], config_dir: Path | None) -> DictConfig:
     ConfigStore.instance().store(name="schema", node=SweepSettings)
-    extra = [] if config_dir is None else [f"hydra.searchpath=[file://{config_dir.absolute()}]"]
+    extra = [] if config_dir is None else [f"hydra.searchpath=['{_quoted(config_dir)}']"]
     try:
         with initialize_config_dir(str(CONFIG_DIR.resolve()), version_base="1.3", job_name="sweeper"):
             return hydra_compose("config", overrides=[*extra, *overrides])
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise _translated(error, overrides, config_dir) from error
 
 
@@ -165,8 +200,9 @@ def _translated(error: Exception, overrides: Sequence[str], config_dir: Path | N
     said = " ".join(str(cause) for cause in causes)
     for text in overrides:
         key, _, value = text.partition("=")
-        key = key.lstrip("+~")
         options = _options(key, config_dir)
+        if options and value == "null" and key not in _MAY_BE_NULL:
+            return ConfigError(key, value, f"a {key} is needed", f"There are: {', '.join(options)}.")
         if options and f"'{key}/" in said:
             wrong = [item for item in re.split(r"[\[\],\s]+", value) if item and item not in options]
             if wrong:
@@ -174,7 +210,11 @@ def _translated(error: Exception, overrides: Sequence[str], config_dir: Path | N
                 return ConfigError(key, value, f"there is no {key} '{wrong[0]}'", remedy)
         if not options and re.search(rf"(?<![\w.]){re.escape(key)}(?![\w.])", said):
             return _wrong_key(key, value, str(causes[-1]))
-    return ConfigError("configuration", " ".join(overrides), str(error).splitlines()[0], "Check the overrides.")
+    shown = redact_url(" ".join(overrides))
+    in_file = re.search(r"In '([^']+)'.*\n(.+)\n\s+full_key: (\S+)", said)
+    if in_file:
+        return ConfigError(in_file[3], shown, in_file[2], f"Check {in_file[1]}.yaml.")
+    return ConfigError("configuration", shown, str(error).splitlines()[0].rstrip("."), "Check the overrides.")
 
 
 def _wrong_key(key: str, value: str, said: str) -> ConfigError:
@@ -182,11 +222,23 @@ def _wrong_key(key: str, value: str, said: str) -> ConfigError:
     pattern = re.sub(r"^dataset\.[^.]+\.", "dataset.<name>.", key)
     if pattern in known:
         rule = said.splitlines()[0].rstrip(".")
-        if "not in struct" in said or "Could not override" in rule:
+        if "not Optional" in said:
+            rule = "a value is needed"
+        elif "not in struct" in said or "Could not override" in rule:
             rule = "this dataset is not among the chosen ones"
         return ConfigError(key, value, rule, known[pattern].doc)
-    near = did_you_mean(pattern, known) or "`sweeper config --help-keys` lists all keys."
-    return ConfigError(key, value, "there is no such key", near)
+    near = _near(pattern, known).replace("<name>", key.split(".")[1] if "." in key else "<name>")
+    return ConfigError(key, value, "there is no such key", near or "`sweeper config --help-keys` lists all keys.")
+
+
+def _near(key: str, known: Iterable[str]) -> str:
+    """Return ``"Did you mean ...?"`` for a key that is misspelt, or that goes by another name elsewhere."""
+    elsewhere = _ELSEWHERE.get(key.rpartition(".")[2])
+    return f"Did you mean '{elsewhere}'?" if elsewhere else did_you_mean(key, known)
+
+
+def _quoted(folder: Path) -> str:
+    return f"file://{folder.absolute()}".replace("\\", "\\\\").replace("'", "\\'")
 
 
 def _options(group: str, config_dir: Path | None) -> list[str]:

@@ -1,0 +1,160 @@
+"""Small stand-ins: a worker that follows a script, a tiny BERT on disk, rows that it can learn."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from sweeper.errors import WorkerLost
+from sweeper.execute.base import OpenStudy, Reply, Request, StudyOpened, WorkerFailed, WorkerReady
+from sweeper.types import Admission, ChunkReport, ChunkRequest, Cost, Failure, Measurement, ParamValue, TrialSpec
+
+WORDS = {"food": ("bread", "cheese", "soup"), "place": ("river", "town", "hill"), "colour": ("red", "green", "blue")}
+FILLER = ("the", "a", "is", "near", "very", "like", "old", "new", "and", "what", "where", "which")
+
+
+def accuracy(params: Mapping[str, ParamValue], chunk: int) -> float:
+    """A known objective: grows with each chunk, and is best at a learning rate of 2e-3."""
+    distance = abs(math.log(float(params["train.learning_rate"]) / 2e-3))
+    return max(0.0, (1 - distance / 5) * (0.5 + chunk / 16))
+
+
+class FakeWorker:
+    """Trains nothing: a trial is a number of chunks, its checkpoint says so, its scores follow from its setting.
+
+    Args:
+        num_chunks: Chunks of a full trial.
+        rungs: Chunks after which trials are scored.
+        events: Where requests are noted, as ``(worker, what, trial numbers)``.
+        index: The worker's index.
+        before: Called with the trial numbers in the pack before each chunk; may raise what a worker may raise.
+        fails: Returns why a trial fails at its next chunk, or None.
+        device_s: Seconds that a chunk of a trial costs.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_chunks: int = 4,
+        rungs: tuple[int, ...] = (2, 4),
+        events: list[tuple[int, str, tuple[int, ...]]] | None = None,
+        index: int = 0,
+        before: Callable[[tuple[int, ...]], None] = lambda _numbers: None,
+        fails: Callable[[TrialSpec, int], Failure | None] = lambda _spec, _chunk: None,
+        device_s: float = 1.0,
+    ) -> None:
+        self._num_chunks, self._rungs, self._index, self._device_s = num_chunks, rungs, index, device_s
+        self._before, self._fails = before, fails
+        self._events = [] if events is None else events
+        self._lanes: dict[int, tuple[TrialSpec, int]] = {}
+
+    def start(self) -> WorkerReady:
+        self._note("start")
+        return WorkerReady(notes=("a double",))
+
+    def answer(self, request: Request) -> Reply:
+        if isinstance(request, OpenStudy):
+            self._lanes = {}
+            self._note("open")
+            references = {"frozen_probe": {"validation/accuracy": 0.5}} if request.probe else {}
+            return StudyOpened(references=references)
+        return self._train(request)
+
+    def _train(self, request: ChunkRequest) -> Reply:
+        for number in request.evict:
+            del self._lanes[number]
+        fresh = {admission.spec.number for admission in request.admit if not admission.chunks_done}
+        for admission in request.admit:
+            self._lanes[admission.spec.number] = (admission.spec, self._chunks_of(admission))
+        self._note("chunk")
+        try:
+            self._before(tuple(sorted(self._lanes)))
+        except RuntimeError as error:
+            return WorkerFailed(message=str(error), traceback="Traceback of the double")
+        return self._report(fresh)
+
+    def _report(self, fresh: set[int]) -> ChunkReport:
+        report = ChunkReport(
+            measurements={}, costs={}, checkpoints={}, adapters={}, failures={}, details={}, elapsed_s=self._device_s
+        )
+        for number, (spec, chunks) in list(self._lanes.items()):
+            report.costs[number] = Cost(rows=10, tokens=100, device_s=self._device_s)
+            if number in fresh:
+                report.details[number] = {"num_parameters": 7, "initial_hash": f"hash-{spec.seed}"}
+            failure = self._fails(spec, chunks + 1)
+            if failure is not None:
+                report.failures[number] = failure
+                del self._lanes[number]
+                continue
+            self._lanes[number] = (spec, chunks + 1)
+            report.measurements[number] = self._measured(spec, chunks + 1)
+            if chunks + 1 == self._num_chunks:
+                report.adapters[number] = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights"}
+                del self._lanes[number]
+            else:
+                report.checkpoints[number] = json.dumps([number, chunks + 1]).encode()
+        return report
+
+    def _measured(self, spec: TrialSpec, chunk: int) -> Measurement:
+        scores = {"validation/accuracy": accuracy(spec.params, chunk)} if chunk in self._rungs else {}
+        return Measurement(chunk=chunk, rows=10 * chunk, metrics={"train/loss": 1 / chunk, **scores})
+
+    @staticmethod
+    def _chunks_of(admission: Admission) -> int:
+        if admission.checkpoint is None:
+            assert admission.chunks_done == 0, f"trial {admission.spec.number} came without its checkpoint"
+            return 0
+        assert json.loads(admission.checkpoint) == [admission.spec.number, admission.chunks_done]
+        return admission.chunks_done
+
+    def _note(self, what: str) -> None:
+        self._events.append((self._index, what, tuple(sorted(self._lanes))))
+
+
+def lose(message: str = "worker 0 was killed by SIGKILL") -> None:
+    """What a handle raises when its worker is gone."""
+    raise WorkerLost(message)
+
+
+def save_tiny_bert(folder: Path) -> Path:
+    """Save a BERT of two layers with random weights, and a WordPiece tokenizer of its few words."""
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import AutoModel, BertConfig, PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    words = [*special, *FILLER, *(word for group in WORDS.values() for word in group), *"0123456789"]
+    words += [f"##{digit}" for digit in range(10)]
+    pieces = Tokenizer(models.WordPiece({word: n for n, word in enumerate(words)}, unk_token="[UNK]"))  # noqa: S106
+    pieces.normalizer = normalizers.Lowercase()
+    pieces.pre_tokenizer = pre_tokenizers.Whitespace()
+    pieces.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=pieces, model_max_length=32, **names).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(words),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=32,
+        pad_token_id=0,
+    )
+    AutoModel.from_config(config).save_pretrained(folder)
+    return folder
+
+
+def write_rows(path: Path, num_rows: int = 150, *, seed: int = 0) -> Path:
+    """Write different texts as JSONL; one word of each tells its label."""
+    draw = random.Random(seed)  # noqa: S311 - no secret
+    lines = []
+    for number in range(num_rows):
+        label = draw.choice(sorted(WORDS))
+        text = [*draw.choices(FILLER, k=draw.randint(2, 9)), draw.choice(WORDS[label]), str(number)]
+        lines.append(json.dumps({"text": " ".join(text), "label": label}))
+    path.write_text("\n".join(lines) + "\n")
+    return path

@@ -1,0 +1,48 @@
+"""A sweep that takes a second or two: tiny model, own rows, no network, no tracker."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.doubles import save_tiny_bert, write_rows
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory):
+    return save_tiny_bert(tmp_path_factory.mktemp("model") / "tiny-bert")
+
+
+@pytest.fixture(scope="session")
+def tiny_cache(tmp_path_factory):
+    """Split and tokenised rows, shared: every test has the same rows."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def tiny(tmp_path, tiny_bert, tiny_cache):
+    """Overrides of a small sweep; its outputs and its data file are the test's own."""
+    rows = write_rows(tmp_path / "rows.jsonl")
+    return [
+        "dataset=files",
+        f"dataset.files.path={rows}",
+        "dataset.files.name=tiny",
+        "dataset.files.train_rows=64",
+        "dataset.files.validation_rows=30",
+        "dataset.files.test_rows=30",
+        "model=hub",
+        f"model.id={tiny_bert}",
+        "model.name=tinybert",
+        "model.dtype=float32",
+        "train.epochs=2",
+        "train.chunks_per_epoch=2",
+        "train.batch_size=8",
+        "search.min_chunks=1",
+        "search.startup=2",
+        "executor=inline",
+        "executor.lanes=3",
+        "tracker=none",
+        "budget.trials=5",
+        "name=tiny",
+        f"outputs={tmp_path / 'outputs'}",
+        f"cache={tiny_cache}",
+    ]
