@@ -104,12 +104,15 @@ class Dimension:
         if self.scale is Scale.LOG2:
             first, last = self.exponents
             return int(2 ** min(first + int(unit * (last - first + 1)), last))
+        # a whole number stands for what rounds to it, so that the bounds get their share, too
+        half = 0.5 if self.is_integer else 0.0
+        low, high = self.low - half, self.high + half
         if self.scale is Scale.LOG:
-            value = math.exp(math.log(self.low) + unit * (math.log(self.high) - math.log(self.low)))
+            value = math.exp(math.log(low) + unit * (math.log(high) - math.log(low)))
         else:
-            value = self.low + unit * (self.high - self.low)
-        value = min(max(value, self.low), self.high)
-        return round(value) if self.is_integer else value
+            value = low + unit * (high - low)
+        value = min(max(math.floor(value + half) if self.is_integer else value, self.low), self.high)
+        return int(value) if self.is_integer else value
 
     def unit(self, value: ParamValue) -> float:
         """Return where ``value`` lies in [0, 1], 0 and 1 being the bounds; the middle for a category."""
