@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 from safetensors.torch import load
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 from sweeper.errors import WorkerError
@@ -39,17 +39,17 @@ def texts():
     return [{"text": text, "label": label} for text, label in sorted(seen)]
 
 
-def save_tokenizer(folder, rows):
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    pieces = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106 - a token of text
+def save_tokenizer(folder):
+    words = [word for topic in WORDS.values() for word in topic]
+    digits = [f"{start}{digit}" for start in ("", "##") for digit in range(10)]
+    vocabulary = {word: n for n, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words, *digits])}
+    pieces = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))  # noqa: S106 - a token of text
     pieces.normalizer = normalizers.BertNormalizer()
     pieces.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=120, special_tokens=special, show_progress=False)
-    pieces.train_from_iterator([row["text"] for row in rows], trainer)
     pieces.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     PreTrainedTokenizerFast(tokenizer_object=pieces, **names).save_pretrained(folder)
-    return pieces.get_vocab_size()
+    return len(vocabulary)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def disk(tmp_path_factory):
     folder = tmp_path_factory.mktemp("worker")
     rows = texts()
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    size = save_tokenizer(folder / "model", rows)
+    size = save_tokenizer(folder / "model")
     config = AutoConfig.for_model("bert", vocab_size=size, max_position_embeddings=32, initializer_range=0.2, **SIZES)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -66,15 +66,18 @@ def disk(tmp_path_factory):
     return folder
 
 
-def started(disk, **model):
-    setup = WorkerSetup(
+def setup(disk, **model):
+    return WorkerSetup(
         model=ModelSettings(name="tiny", **{"dtype": "float32", **model}),
         model_dir=disk / "model",
         cache=disk / "cache",
         device="cpu",
         threads=1,
     )
-    worker = make_worker(setup, 0)
+
+
+def started(disk, **model):
+    worker = make_worker(setup(disk, **model), 0)
     worker.start()
     return worker
 
@@ -115,8 +118,7 @@ def admit(*trials):
 
 
 def test_it_says_what_it_chose_for_the_device(disk):
-    setup = started(disk)._setup
-    notes = make_worker(setup, 3).start().notes
+    notes = make_worker(setup(disk), 3).start().notes
     assert notes[0] == "base weights: float32, as model.dtype says"
     assert notes[1].startswith("attention: eager")
 
