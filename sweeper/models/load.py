@@ -1,4 +1,4 @@
-"""Load a base model as a frozen classifier, and choose its number type and attention kernel; workers call it.
+"""Load a frozen base model for a kind of task, and choose its number type and attention kernel; workers call it.
 
 Its classification head is new and of no use: each trial brings its own.
 """
@@ -15,21 +15,23 @@ from torch import nn
 
 from sweeper.errors import ConfigError, ModelError, did_you_mean
 
-__all__ = ["choose_attention", "choose_dtype", "cpu_flags", "load_classifier"]
+__all__ = ["choose_attention", "choose_dtype", "cpu_flags", "load_model"]
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 ATTENTIONS = ("eager", "sdpa")
+KINDS = {"sequence_classification": "AutoModelForSequenceClassification", "causal_lm": "AutoModelForCausalLM"}
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """As Linux names them on x86 (the first two) and on ARM."""
 
 
-def load_classifier(
-    path: Path, *, num_labels: int, dtype: torch.dtype, attention: str, trust_remote_code: bool = False
+def load_model(
+    path: Path, *, kind: str, num_labels: int, dtype: torch.dtype, attention: str, trust_remote_code: bool = False
 ) -> nn.Module:
-    """Load a model for sequence classification: evaluation mode, no parameter trainable.
+    """Load a model for a kind of task: evaluation mode, no parameter trainable.
 
     Args:
         path: Folder with config.json, tokenizer and safetensors.
+        kind: ``sequence_classification`` (with a new head) or ``causal_lm``.
         num_labels: Outputs of the new head.
         dtype: Type of all weights.
         attention: ``eager`` or ``sdpa``.
@@ -38,16 +40,19 @@ def load_classifier(
     Raises:
         ModelError: transformers cannot load it.
     """
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    import transformers
 
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     try:
         with _quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # the new head is the same in every process
-            config = AutoConfig.from_pretrained(path, num_labels=num_labels, **local)
-            config.problem_type = "single_label_classification"
+            config = transformers.AutoConfig.from_pretrained(path, **local)
+            if kind == "sequence_classification":
+                config.num_labels, config.problem_type = num_labels, "single_label_classification"
+            else:
+                config.use_cache = False
             _set_pad_token(config, path, trust_remote_code=trust_remote_code)
-            model: nn.Module = AutoModelForSequenceClassification.from_pretrained(
+            model: nn.Module = getattr(transformers, KINDS[kind]).from_pretrained(
                 path, config=config, dtype=dtype, attn_implementation=attention, use_safetensors=True, **local
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:

@@ -8,10 +8,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from sweeper.errors import ModelError
+from sweeper.tasks.base import Batch, Examples
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from sweeper.data.base import TokenisedSplits
 
 __all__ = ["Task"]
 
@@ -23,6 +26,8 @@ class Task:
 
     peft_task_type = "SEQ_CLS"
     metrics = ("accuracy", "macro_f1", "loss")
+    has_probe = True
+    model_kind = "sequence_classification"
 
     def direction(self, metric: str) -> str:
         """Return ``minimize`` for the loss, ``maximize`` otherwise."""
@@ -39,18 +44,28 @@ class Task:
             raise ModelError(f"{type(model).__name__} has no classification head called {' or '.join(_HEADS)}")
         return found
 
-    def row_loss(self, logits_KBC: torch.Tensor, labels_KB: torch.Tensor) -> torch.Tensor:
-        """Return the cross-entropy of each row, ``[K, B]``."""
+    def examples(self, tokens: TokenisedSplits, split: str) -> Examples:
+        """Return rows whose target is the label's index; each counts 1."""
+        rows = getattr(tokens, split)
+        return Examples(list(rows["input_ids"]), list(rows["label"]), [1.0] * len(rows))
+
+    def row_loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """Return the cross-entropy of each row."""
         from torch.nn import functional as F
 
-        return F.cross_entropy(logits_KBC.flatten(0, 1), labels_KB.flatten(), reduction="none").view(labels_KB.shape)
+        return F.cross_entropy(self.outputs(model, batch), batch.targets, reduction="none")
 
-    def score(self, logits_NC: torch.Tensor, labels_N: torch.Tensor) -> Mapping[str, float]:
+    def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """Return the logits of each row, ``[rows, C]``."""
+        logits: torch.Tensor = model(input_ids=batch.ids, attention_mask=batch.mask).logits
+        return logits.float()
+
+    def score(self, outputs_NF: torch.Tensor, targets_N: torch.Tensor) -> Mapping[str, float]:
         """Return accuracy, macro-F1 and mean cross-entropy."""
         from torch.nn import functional as F
 
-        loss = F.cross_entropy(logits_NC, labels_N).item()
-        return {**self.score_labels(logits_NC.argmax(-1), labels_N, logits_NC.shape[-1]), "loss": loss}
+        loss = F.cross_entropy(outputs_NF, targets_N).item()
+        return {**self.score_labels(outputs_NF.argmax(-1), targets_N, outputs_NF.shape[-1]), "loss": loss}
 
     def score_labels(self, predicted_N: torch.Tensor, labels_N: torch.Tensor, num_labels: int) -> Mapping[str, float]:
         """Return accuracy and macro-F1 (the mean over the labels that occur in ``labels_N`` or ``predicted_N``)."""

@@ -1,10 +1,12 @@
-"""Which rows a lane trains on, chunk by chunk.
+"""Which rows a lane trains on, chunk by chunk, and the batches of an evaluation.
 
 Rows are sorted by length into as many classes as a chunk has micro-batches, and each micro-batch takes its rows from
 its own class. So all chunks have the same sequence of lengths, lanes at different chunks still train side by side
 without padding waste, and a class's padded length is a constant: nothing depends on who else is in the pack. The
 order depends on the seed alone, the same for all trials of a study (common random numbers).
 """
+# Tensors are named after their shapes.
+# ruff: noqa: N806
 
 from __future__ import annotations
 
@@ -13,16 +15,17 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from sweeper.tasks.base import Batch, Examples
 from sweeper.train.chunks import ChunkPlan
 
 __all__ = ["EvaluationBatches", "TrainingRows"]
 
 
 class TrainingRows:
-    """Token ids of the training split, dealt to micro-batches.
+    """The training split, dealt to micro-batches.
 
     Args:
-        rows: Token ids of each row.
+        examples: Token ids, targets and weights of the rows.
         plan: How they divide.
         seed: Seed of the order.
         pad_token_id: Filler.
@@ -30,12 +33,14 @@ class TrainingRows:
     """
 
     def __init__(
-        self, rows: Sequence[Sequence[int]], plan: ChunkPlan, *, seed: int, pad_token_id: int, device: torch.device
+        self, examples: Examples, plan: ChunkPlan, *, seed: int, pad_token_id: int, device: torch.device
     ) -> None:
         self.plan = plan
         self._seed = seed
-        self._lengths = np.array([len(row) for row in rows])
-        self._ids_NT, self._mask_NT = _padded(rows, pad_token_id)
+        self._lengths = np.array([len(row) for row in examples.ids])
+        self._ids_NT, self._mask_NT = padded(examples.ids, pad_token_id)
+        self._targets = torch.as_tensor(examples.targets)
+        self._weights = torch.as_tensor(examples.weights, dtype=torch.float32)
         self._device = device
         self._classes = self._length_classes()
         self.class_lengths = [int(self._lengths[members].max()) for members in self._classes]
@@ -54,14 +59,19 @@ class TrainingRows:
             dealt.append(order[first : first + self.plan.micro_batch])
         return np.stack(dealt)
 
-    def batch(self, index: int, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return token ids and attention mask of rows of length class ``index``, each ``[rows, T]``."""
+    def batch(self, index: int, rows: np.ndarray) -> Batch:
+        """Return a batch of rows of length class ``index``, padded to that class's length."""
         length = self.class_lengths[index]
         picked = torch.from_numpy(rows)
-        return (
+        return Batch(
             self._ids_NT[picked, :length].to(self._device, non_blocking=True),
             self._mask_NT[picked, :length].to(self._device, non_blocking=True),
+            self._targets[picked].to(self._device, non_blocking=True),
         )
+
+    def weights(self, rows: np.ndarray) -> torch.Tensor:
+        """Return what rows count in a mean loss, of the shape of ``rows``."""
+        return self._weights[torch.from_numpy(rows)]
 
     def num_tokens(self, rows: np.ndarray) -> int:
         """Return the real tokens of rows."""
@@ -79,26 +89,27 @@ class EvaluationBatches:
     """All rows of a split, sorted by length so that little is padded.
 
     Args:
-        rows: Token ids of each row.
+        examples: Token ids, targets and weights of the rows.
         batch_size: Rows of a batch, for each lane.
         pad_token_id: Filler.
         device: Where batches are wanted.
     """
 
-    def __init__(
-        self, rows: Sequence[Sequence[int]], *, batch_size: int, pad_token_id: int, device: torch.device
-    ) -> None:
+    def __init__(self, examples: Examples, *, batch_size: int, pad_token_id: int, device: torch.device) -> None:
+        rows = examples.ids
         self.num_rows = len(rows)
-        self.num_tokens = sum(len(row) for row in rows)
-        ids, mask = _padded(rows, pad_token_id)
+        self.targets = torch.as_tensor(examples.targets)
+        ids, mask = padded(rows, pad_token_id)
         order = torch.tensor(sorted(range(len(rows)), key=lambda i: len(rows[i])))
-        self.batches: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-        for picked in torch.split(order, batch_size):
+        self.batches: list[tuple[torch.Tensor, Batch]] = []
+        for picked in order.split(batch_size):
             length = max(len(rows[i]) for i in picked.tolist())
-            self.batches.append((picked, ids[picked, :length].to(device), mask[picked, :length].to(device)))
+            tensors = (ids[picked, :length], mask[picked, :length], self.targets[picked])
+            self.batches.append((picked, Batch(*(tensor.to(device) for tensor in tensors))))
 
 
-def _padded(rows: Sequence[Sequence[int]], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+def padded(rows: Sequence[Sequence[int]], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return token ids and attention mask of rows, each ``[rows, longest]`` int64."""
     longest = max(len(row) for row in rows)
     ids = torch.full((len(rows), longest), pad_token_id, dtype=torch.int64)
     mask = torch.zeros(len(rows), longest, dtype=torch.int64)

@@ -40,6 +40,24 @@ class LaneDropout:
         kept = [round(_LEVELS * keep_share(p)) - 1 for p in probabilities]
         self._highest_kept_K = torch.tensor(kept, dtype=torch.uint8, device=device)
         self._last: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._part, self._num_parts = 0, 1
+        self._starts: list[torch.Tensor | None] = []
+
+    def begin(self, part: int, num_parts: int) -> None:
+        """Begin a pass over a micro-batch, or over one of equal parts of its rows.
+
+        Every part sees its share of the masks that the whole micro-batch would have, so that a trial that is trained in
+        parts, for want of memory, is the same trial.
+        """
+        self._last = None
+        self._part, self._num_parts = part, num_parts
+        if num_parts == 1:
+            return
+        if part == 0:
+            self._starts = [None if g is None else g.get_state() for g in self._generators]
+        for generator, start in zip(self._generators, self._starts, strict=True):
+            if generator is not None and start is not None:
+                generator.set_state(start)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``x`` (``[K * rows, ..., I]``) with dropped inputs set to 0, unscaled."""
@@ -49,19 +67,16 @@ class LaneDropout:
         self._last = (x, dropped)
         return dropped
 
-    def forget(self) -> None:
-        """Let go of the last input, at the end of a step."""
-        self._last = None
-
     def _mask(self, x: torch.Tensor) -> torch.Tensor:
         lanes = len(self._generators)
-        values = x.numel() // lanes
+        values = x.numel() // lanes * self._num_parts
         words = -(-values // 8)
         bits_KW = torch.zeros(lanes, words, dtype=torch.int64, device=x.device)
         for row, generator in zip(bits_KW, self._generators, strict=True):
             if generator is not None:
                 row.random_(-(2**63), None, generator=generator)
-        bytes_KN = bits_KW.view(torch.uint8)[:, :values]
+        share = values // self._num_parts
+        bytes_KN = bits_KW.view(torch.uint8)[:, self._part * share : (self._part + 1) * share]
         kept = bytes_KN <= self._highest_kept_K[:, None]
         # from bytes, not from bools: that conversion is ten times as fast on a CPU
         return kept.view(torch.uint8).to(x.dtype).reshape(x.shape)

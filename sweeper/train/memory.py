@@ -1,16 +1,19 @@
-"""What to do when lanes fail together: out-of-memory errors of every device, and running fewer lanes at a time.
+"""What to do when lanes fail together: out-of-memory errors of every device, and doing less at a time.
 
-Lanes are independent, so a group that fails is halved, each half is tried by itself, and what fails alone is the
-lane's own fault. A group of lanes holds ``[K * rows, ...]`` activations, so halving it halves the memory it needs.
+Lanes are independent, so a group that fails is halved, and each half is tried by itself. A lane that runs out of memory
+alone trains its micro-batches in ever more parts, at the same effective batch. What fails then is the lane's own fault.
+A group holds ``[K * rows, ...]`` activations, so either remedy halves the memory it needs; fewer lanes come first,
+since their products keep their shapes and the trials their exact losses.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import gc
 import logging
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -18,7 +21,7 @@ import torch
 from sweeper.train.lane import Lane
 from sweeper.types import Failure, FailureKind
 
-__all__ = ["failure_of", "is_out_of_memory", "run_isolated"]
+__all__ = ["Isolation", "failure_of", "is_out_of_memory"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -41,32 +44,68 @@ def failure_of(error: Exception) -> Failure:
     return Failure(kind=kind, message=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
 
 
-def run_isolated(
-    lanes: Sequence[Lane], work: Callable[[Sequence[Lane]], Sequence[T]]
-) -> tuple[Mapping[int, T], Mapping[int, Failure]]:
-    """Do ``work`` on all lanes together, or on ever smaller groups when that fails.
+class Isolation:
+    """Runs work on groups of lanes that fit into memory; remembers what fitted.
 
     Args:
-        lanes: Lanes in the order of `pack.sort_lanes`.
-        work: Returns one result a lane; leaves the lanes as they were if it raises.
-
-    Returns:
-        Results and failures by trial number; each lane is in one of them.
+        max_parts: Most parts that a lone lane's micro-batch can be divided into, a power of two.
     """
-    if not lanes:
-        return {}, {}
-    try:
-        return {lane.spec.number: result for lane, result in zip(lanes, work(lanes), strict=True)}, {}
-    except Exception as error:
-        failure = failure_of(error)
-        log.warning("%d lane(s) failed together: %s", len(lanes), failure.message, exc_info=True)
-    _release()
-    if len(lanes) == 1:
-        return {}, {lanes[0].spec.number: failure}
-    middle = len(lanes) // 2
-    results, failures = run_isolated(lanes[:middle], work)
-    more_results, more_failures = run_isolated(lanes[middle:], work)
-    return {**results, **more_results}, {**failures, **more_failures}
+
+    def __init__(self, max_parts: int = 1) -> None:
+        self._max_parts = max_parts
+        self.max_lanes: int | None = None
+        """Lanes that fitted together after an out-of-memory error; None before the first."""
+
+    def run(
+        self, lanes: Sequence[Lane], work: Callable[[Sequence[Lane], int], Sequence[T]]
+    ) -> tuple[dict[int, T], dict[int, Failure]]:
+        """Do ``work`` on all lanes together, or on ever smaller groups when that fails.
+
+        Args:
+            lanes: Lanes in the order of `pack.sort_lanes`.
+            work: Called with lanes and the number of parts of a micro-batch; returns one result a lane, and leaves the
+                lanes as they were if it raises.
+
+        Returns:
+            Results and failures by trial number; each lane is in one of them.
+        """
+        results: dict[int, T] = {}
+        failures: dict[int, Failure] = {}
+        size = max(1, self.max_lanes or len(lanes))
+        waiting = [lanes[first : first + size] for first in range(0, len(lanes), size)]
+        while waiting:
+            group = waiting.pop(0)
+            failure = self._attempt(group, work, results)
+            if failure is None:
+                continue
+            if len(group) > 1:
+                middle = len(group) // 2
+                waiting = [group[:middle], group[middle:], *waiting]
+                if failure.kind is FailureKind.OUT_OF_MEMORY:
+                    self.max_lanes = min(self.max_lanes or len(group), max(middle, 1))
+            else:
+                failures[group[0].spec.number] = failure
+        return results, failures
+
+    def _attempt(
+        self, group: Sequence[Lane], work: Callable[[Sequence[Lane], int], Sequence[T]], results: dict[int, T]
+    ) -> Failure | None:
+        parts = 1
+        while True:
+            try:
+                done = work(group, parts)
+            except Exception as error:  # noqa: BLE001  the worker's trial boundary
+                failure = failure_of(error)
+                log.warning("%d lane(s) failed, in %d part(s): %s", len(group), parts, failure.message, exc_info=True)
+            else:
+                results.update({lane.spec.number: result for lane, result in zip(group, done, strict=True)})
+                return None
+            _release()
+            if failure.kind is not FailureKind.OUT_OF_MEMORY or len(group) > 1 or parts >= self._max_parts:
+                settings = group[0].spec.settings
+                shape = f"{len(group)} lane(s), r={settings['lora.r']}, micro-batches in {parts} part(s)"
+                return dataclasses.replace(failure, message=f"{failure.message} [{shape}]")
+            parts *= 2
 
 
 def _release() -> None:

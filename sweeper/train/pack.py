@@ -13,10 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 
 from sweeper.errors import ModelError
+from sweeper.tasks.base import Batch
 from sweeper.train.batches import EvaluationBatches, TrainingRows
 from sweeper.train.chunks import ChunkPlan
 from sweeper.train.dropout import LaneDropout, keep_share
@@ -25,12 +27,12 @@ from sweeper.train.layout import HeadShape, Layout, LoraShape, bucket_rank
 from sweeper.train.optim import LaneOptimizer, OptimSettings
 from sweeper.train.packed import HeadSegment, LoraSegment, PackedHead, PackedLora, PackState
 
-__all__ = ["ChunkOutcome", "LossFunction", "Pack", "sort_lanes"]
+__all__ = ["ChunkOutcome", "Pack", "RowFunction", "sort_lanes"]
 
 Packed = TypeVar("Packed", PackedLora, PackedHead)
 
-LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""(logits ``[K, B, C]``, labels ``[K, B]``) -> the loss of each row, ``[K, B]`` float32."""
+RowFunction = Callable[[nn.Module, Batch], torch.Tensor]
+"""Returns the loss of each row, ``[rows]``, or what scores it, ``[rows, F]``; see `sweeper.tasks.base`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +71,18 @@ class Pack:
         )
 
     def train_chunk(
-        self, lanes: Sequence[Lane], rows: TrainingRows, labels: torch.Tensor, loss_of: LossFunction
+        self, lanes: Sequence[Lane], rows: TrainingRows, row_loss: RowFunction, *, parts: int = 1
     ) -> list[ChunkOutcome]:
         """Train every lane on its next chunk; `sort_lanes` gives the order in which lanes must come.
+
+        A lane's loss is the mean over the weights of the rows of its optimizer step. Losses of lanes are summed, never
+        averaged over their union.
+
+        Args:
+            lanes: What to train; as they were if this raises.
+            rows: The training split.
+            row_loss: The task's loss.
+            parts: Passes in which each micro-batch is trained, to need less memory.
 
         Returns:
             One outcome a lane; a loss that is not finite is the caller's to judge.
@@ -82,42 +93,37 @@ class Pack:
             bucket.refresh(training=True)
         self._attach(buckets, len(lanes), training=True)
         self._state.dropout = self._dropout(lanes)
-        order = torch.tensor([rows.chunk(lane.chunks_done).tolist() for lane in lanes])
-        losses = torch.zeros(len(lanes), device=self.device)
+        order_KMB = np.stack([rows.chunk(lane.chunks_done) for lane in lanes])
+        weights_KM = rows.weights(order_KMB).sum(2)
+        shares_KM = torch.cat([bucket.shares(part) for bucket, part in _split(buckets, weights_KM)]).to(self.device)
+        losses_K = torch.zeros(len(lanes), device=self.device)
         for index in range(plan.micro_batches):
-            rows_KB = order[:, index]
-            logits_KBC = self._forward(*rows.batch(index, rows_KB.flatten().numpy()), len(lanes))
-            loss_K = loss_of(logits_KBC, labels[rows_KB].to(self.device)).mean(1)
-            weights = [bucket.weight(index, row) for bucket in buckets for row in range(len(bucket.lanes))]
-            (loss_K * torch.tensor(weights, device=self.device)).sum().backward()  # type: ignore[no-untyped-call]
-            losses += loss_K.detach()
-            if self._state.dropout is not None:
-                self._state.dropout.forget()
+            for part, picked_KB in enumerate(np.array_split(order_KMB[:, index], parts, axis=1)):
+                if self._state.dropout is not None:
+                    self._state.dropout.begin(part, parts)
+                batch = rows.batch(index, picked_KB.ravel())
+                loss_K = row_loss(self._model, batch).view(len(lanes), -1).sum(1)
+                (loss_K * shares_KM[:, index]).sum().backward()  # type: ignore[no-untyped-call]
+                losses_K += loss_K.detach()
             for bucket in buckets:
                 bucket.step(index)
         for bucket, updated in [(bucket, bucket.updated()) for bucket in buckets]:
             bucket.write_back(updated)
-        means = (losses / plan.micro_batches).tolist()
-        tokens = [rows.num_tokens(chunk.numpy()) for chunk in order]
+        means = (losses_K.cpu() / weights_KM.sum(1)).tolist()
+        tokens = [rows.num_tokens(chunk) for chunk in order_KMB]
         return [ChunkOutcome(m, plan.rows_per_chunk, t) for m, t in zip(means, tokens, strict=True)]
 
     @torch.no_grad()
-    def predict(self, lanes: Sequence[Lane], split: EvaluationBatches) -> torch.Tensor:
-        """Return the logits of every lane for all rows of a split, ``[K, rows, C]`` float32 on the CPU."""
+    def predict(
+        self, lanes: Sequence[Lane], split: EvaluationBatches, outputs: RowFunction, *, parts: int = 1
+    ) -> torch.Tensor:
+        """Return the outputs of every lane for all rows of a split, ``[K, rows, F]`` float32 on the CPU."""
         buckets = [_Bucket(self, group) for group in _groups(lanes)]
         for bucket in buckets:
             bucket.refresh(training=False)
         self._attach(buckets, len(lanes), training=False)
         self._state.dropout = None
-        logits = None
-        for picked, ids, mask in split.batches:
-            part_KBC = self._forward(ids.repeat(len(lanes), 1), mask.repeat(len(lanes), 1), len(lanes)).cpu()
-            if logits is None:
-                logits = torch.empty(len(lanes), split.num_rows, part_KBC.shape[-1])
-            logits[:, picked] = part_KBC
-        if logits is None:
-            raise ValueError("the split has no rows")
-        return logits
+        return self._gather(split, len(lanes), outputs, parts)
 
     @torch.no_grad()
     def features(self, split: EvaluationBatches) -> torch.Tensor:
@@ -125,20 +131,27 @@ class Pack:
         for layer in self._lora:
             layer.segments = ()
         base = getattr(self._model, str(self._model.base_model_prefix))
-        pooled = None
-        for picked, ids, mask in split.batches:
-            states = base(input_ids=ids, attention_mask=mask).last_hidden_state.float()
-            means = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-            if pooled is None:
-                pooled = torch.empty(split.num_rows, means.shape[-1])
-            pooled[picked] = means.cpu()
-        if pooled is None:
-            raise ValueError("the split has no rows")
-        return pooled
 
-    def _forward(self, ids: torch.Tensor, mask: torch.Tensor, num_lanes: int) -> torch.Tensor:
-        logits: torch.Tensor = self._model(input_ids=ids, attention_mask=mask).logits
-        return logits.float().view(num_lanes, -1, logits.shape[-1])
+        def pooled(model: nn.Module, batch: Batch) -> torch.Tensor:
+            states = base(input_ids=batch.ids, attention_mask=batch.mask).last_hidden_state.float()
+            means: torch.Tensor = (states * batch.mask[..., None]).sum(1) / batch.mask.sum(1, keepdim=True)
+            return means
+
+        return self._gather(split, 1, pooled, 1)[0]
+
+    def _gather(self, split: EvaluationBatches, num_lanes: int, outputs: RowFunction, parts: int) -> torch.Tensor:
+        gathered = None
+        for picked, batch in split.batches:
+            for rows in np.array_split(np.arange(len(picked)), min(parts, len(picked))):
+                chosen = slice(int(rows[0]), int(rows[-1]) + 1)
+                repeated = Batch(*(tensor[chosen].repeat(num_lanes, *(1,) * (tensor.dim() - 1)) for tensor in batch))
+                part_NF = outputs(self._model, repeated).float().cpu()
+                if gathered is None:
+                    gathered = torch.empty(num_lanes, split.num_rows, part_NF.shape[-1])
+                gathered[:, picked[chosen]] = part_NF.view(num_lanes, -1, part_NF.shape[-1])
+        if gathered is None:
+            raise ValueError("the split has no rows")
+        return gathered
 
     def _dropout(self, lanes: Sequence[Lane]) -> LaneDropout | None:
         probabilities = [float(lane.spec.settings["lora.dropout"]) for lane in lanes]
@@ -183,11 +196,17 @@ class _Bucket:
         torch.mul(self._parameters[:, :size], scale, out=self._compute[:, :size])
         self._compute[:, size:].copy_(self._parameters[:, size:])
 
-    def weight(self, index: int, row: int) -> float:
-        """Return the share of a micro-batch in the gradient of its lane's optimizer step."""
-        window = self._accumulation[row]
-        first = index - index % window
-        return 1 / min(window, self._micro_batches - first)
+    def shares(self, weights_kM: torch.Tensor) -> torch.Tensor:
+        """Return the factor of each micro-batch's summed loss in the mean of its optimizer step, ``[k, M]``.
+
+        Args:
+            weights_kM: Summed weights of the rows of each micro-batch.
+        """
+        shares = torch.empty_like(weights_kM)
+        for row, window in enumerate(self._accumulation):
+            sums = [group.sum().clamp_(min=1e-12).expand(len(group)) for group in weights_kM[row].split(window)]
+            shares[row] = 1 / torch.cat(sums)
+        return shares
 
     def step(self, index: int) -> None:
         """Update the lanes whose batch is complete after micro-batch ``index``."""
@@ -266,6 +285,11 @@ class _Bucket:
 def sort_lanes(lanes: Sequence[Lane]) -> list[Lane]:
     """Return lanes with those of one bucket side by side, in a stable order."""
     return sorted(lanes, key=lambda lane: (bucket_rank(lane.layout.rank), lane.spec.number))
+
+
+def _split(buckets: Sequence[_Bucket], per_lane: torch.Tensor) -> list[tuple[_Bucket, torch.Tensor]]:
+    """Return each bucket with its lanes' part of a tensor over all lanes."""
+    return list(zip(buckets, per_lane.split([len(bucket.lanes) for bucket in buckets]), strict=True))
 
 
 def _groups(lanes: Sequence[Lane]) -> list[list[Lane]]:

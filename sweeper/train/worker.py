@@ -25,14 +25,14 @@ from sweeper.data.base import TokenisedSplits
 from sweeper.data.tokens import tokenise
 from sweeper.errors import StoreError, WorkerError
 from sweeper.execute.base import OpenStudy, Reply, Request, StudyOpened, WorkerReady, WorkerSetup
-from sweeper.models.load import choose_attention, choose_dtype, load_classifier
+from sweeper.models.load import choose_attention, choose_dtype, load_model
 from sweeper.models.targets import targets_for
 from sweeper.tasks import make_task
-from sweeper.tasks.base import TaskProtocol
+from sweeper.tasks.base import Examples, TaskProtocol
 from sweeper.train.batches import EvaluationBatches, TrainingRows
 from sweeper.train.chunks import ChunkPlan
 from sweeper.train.lane import Lane
-from sweeper.train.memory import run_isolated
+from sweeper.train.memory import Isolation
 from sweeper.train.pack import ChunkOutcome, Pack, sort_lanes
 from sweeper.train.probe import probe
 from sweeper.types import Admission, ChunkReport, ChunkRequest, Cost, Failure, FailureKind, Measurement
@@ -51,9 +51,8 @@ class _Study:
     task: TaskProtocol
     pack: Pack
     train: TrainingRows
-    train_labels: torch.Tensor
     validation: EvaluationBatches
-    validation_labels: torch.Tensor
+    memory: Isolation
     adapter_config: Mapping[str, Any]
 
 
@@ -96,17 +95,17 @@ class TrainingWorker:
             trust_remote_code=self._setup.model.trust_remote_code,
         )
         self._study = self._prepare(request, tokens, num_labels=len(splits.labels))
-        if not request.probe:
+        if not request.probe or not self._study.task.has_probe:
             return StudyOpened()
-        train_rows = self._evaluation_batches(list(tokens.train["input_ids"]), tokens.pad_token_id)
-        return StudyOpened(references={"frozen_probe": self._probe(self._study, train_rows, len(splits.labels))})
+        train = self._evaluation_batches(self._study.task.examples(tokens, "train"), tokens.pad_token_id)
+        return StudyOpened(references={"frozen_probe": self._probe(self._study, train, len(splits.labels))})
 
     def _prepare(self, request: OpenStudy, tokens: TokenisedSplits, *, num_labels: int) -> _Study:
         task = make_task(request.task.name)
-        pack, adapter_config = self._pack(self._load(num_labels), task)
-        rows = list(tokens.train["input_ids"])
+        pack, adapter_config = self._pack(self._load(task.model_kind, num_labels), task)
+        train, validation = task.examples(tokens, "train"), task.examples(tokens, "validation")
         plan = ChunkPlan.of(
-            len(rows),
+            len(train.ids),
             micro_batch=request.micro_batch,
             chunks_per_epoch=request.chunks_per_epoch,
             epochs=request.epochs,
@@ -115,19 +114,19 @@ class TrainingWorker:
             request=request,
             task=task,
             pack=pack,
-            train=TrainingRows(rows, plan, seed=request.seed, pad_token_id=tokens.pad_token_id, device=self._device),
-            train_labels=torch.tensor(list(tokens.train["label"])),
-            validation=self._evaluation_batches(list(tokens.validation["input_ids"]), tokens.pad_token_id),
-            validation_labels=torch.tensor(list(tokens.validation["label"])),
+            train=TrainingRows(train, plan, seed=request.seed, pad_token_id=tokens.pad_token_id, device=self._device),
+            validation=self._evaluation_batches(validation, tokens.pad_token_id),
+            memory=Isolation(max_parts=_power_of_two(plan.micro_batch)),
             adapter_config=adapter_config,
         )
 
-    def _evaluation_batches(self, rows: Sequence[Sequence[int]], pad_token_id: int) -> EvaluationBatches:
-        return EvaluationBatches(rows, batch_size=_EVALUATION_ROWS, pad_token_id=pad_token_id, device=self._device)
+    def _evaluation_batches(self, examples: Examples, pad_token_id: int) -> EvaluationBatches:
+        return EvaluationBatches(examples, batch_size=_EVALUATION_ROWS, pad_token_id=pad_token_id, device=self._device)
 
-    def _load(self, num_labels: int) -> nn.Module:
-        return load_classifier(
+    def _load(self, kind: str, num_labels: int) -> nn.Module:
+        return load_model(
             self._setup.model_dir,
+            kind=kind,
             num_labels=num_labels,
             dtype=self._dtype,
             attention=self._attention,
@@ -148,8 +147,8 @@ class TrainingWorker:
 
     def _probe(self, study: _Study, train: EvaluationBatches, num_labels: int) -> Mapping[str, float]:
         features, held_out = study.pack.features(train), study.pack.features(study.validation)
-        predicted = probe(features, study.train_labels, held_out)
-        scores = study.task.score_labels(predicted, study.validation_labels, num_labels)
+        predicted = probe(features, train.targets, held_out)
+        scores = study.task.score_labels(predicted, study.validation.targets, num_labels)
         return {f"validation/{name}": value for name, value in scores.items()}
 
     def _run(self, request: ChunkRequest) -> ChunkReport:
@@ -160,12 +159,12 @@ class TrainingWorker:
             self._lanes.pop(number, None)
         details, failures = self._admit(study, request.admit)
         lanes = sort_lanes(list(self._lanes.values()))
-        outcomes, failed = run_isolated(lanes, lambda group: self._train(study, group))
+        outcomes, failed = study.memory.run(lanes, lambda group, parts: self._train(study, group, parts))
         failures |= failed
         failures |= {n: _not_finite("training loss", o.loss) for n, o in outcomes.items() if not math.isfinite(o.loss)}
         self._drop(failures)
         scored = [lane for lane in lanes if lane.spec.number in self._lanes and lane.chunks_done in study.request.rungs]
-        scores, failed = run_isolated(scored, lambda group: self._score(study, group))
+        scores, failed = study.memory.run(scored, lambda group, parts: self._score(study, group, parts))
         failures |= failed
         failures |= {
             n: _not_finite("validation loss", s["validation/loss"])
@@ -192,12 +191,12 @@ class TrainingWorker:
                 details[number] = {"num_parameters": lane.layout.size, "initial_hash": lane.state_hash()}
         return details, failures
 
-    def _train(self, study: _Study, lanes: Sequence[Lane]) -> Sequence[ChunkOutcome]:
-        return study.pack.train_chunk(lanes, study.train, study.train_labels, study.task.row_loss)
+    def _train(self, study: _Study, lanes: Sequence[Lane], parts: int) -> Sequence[ChunkOutcome]:
+        return study.pack.train_chunk(lanes, study.train, study.task.row_loss, parts=parts)
 
-    def _score(self, study: _Study, lanes: Sequence[Lane]) -> Sequence[Mapping[str, float]]:
-        logits_KNC = study.pack.predict(lanes, study.validation)
-        scores = [study.task.score(logits_NC, study.validation_labels) for logits_NC in logits_KNC]
+    def _score(self, study: _Study, lanes: Sequence[Lane], parts: int) -> Sequence[Mapping[str, float]]:
+        outputs_KNF = study.pack.predict(lanes, study.validation, study.task.outputs, parts=parts)
+        scores = [study.task.score(outputs_NF, study.validation.targets) for outputs_NF in outputs_KNF]
         return [{f"validation/{name}": value for name, value in score.items()} for score in scores]
 
     def _drop(self, failures: Mapping[int, Failure]) -> None:
@@ -245,6 +244,11 @@ class TrainingWorker:
 
 def _ends(suffixes: Sequence[str]) -> tuple[str, ...]:
     return tuple(f".{suffix}" for suffix in suffixes)
+
+
+def _power_of_two(number: int) -> int:
+    """Return the largest power of two that divides a number."""
+    return number & -number
 
 
 def _not_finite(what: str, value: float) -> Failure:

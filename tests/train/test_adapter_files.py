@@ -54,7 +54,7 @@ def test_peft_gives_the_packs_logits_and_score(kind, rslora, data, tmp_path):
     lane, other = start(pack, [trial, spec(2, seed=9)])
     train(pack, [lane, other], data, 4)
     split = evaluation(rows := token_rows(20, seed=5))
-    packed = pack.predict([lane, other], split)[0]
+    packed = pack.predict([lane, other], split, outputs)[0]
 
     model = load_adapter(save_adapter(lane, kind, tmp_path))
     with torch.no_grad():

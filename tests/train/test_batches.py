@@ -8,22 +8,22 @@ import torch
 
 from sweeper.train.batches import EvaluationBatches, TrainingRows
 from sweeper.train.chunks import ChunkPlan
-from tests.train.tiny import CPU, PAD, token_rows
+from tests.train.tiny import CPU, PAD, examples, token_rows
 
 
 def training(num_rows=100, *, seed=0, micro_batch=4, chunks_per_epoch=5, epochs=2):
     plan = ChunkPlan.of(num_rows, micro_batch=micro_batch, chunks_per_epoch=chunks_per_epoch, epochs=epochs)
-    return TrainingRows(token_rows(num_rows), plan, seed=seed, pad_token_id=PAD, device=CPU)
+    return TrainingRows(examples(token_rows(num_rows)), plan, seed=seed, pad_token_id=PAD, device=CPU)
 
 
 def evaluation(rows, batch_size=4):
-    return EvaluationBatches(rows, batch_size=batch_size, pad_token_id=PAD, device=CPU)
+    return EvaluationBatches(examples(rows), batch_size=batch_size, pad_token_id=PAD, device=CPU)
 
 
 def test_every_chunk_has_the_same_sequence_of_lengths():
     rows = training()
     shapes = [
-        [rows.batch(index, picked)[0].shape for index, picked in enumerate(rows.chunk(chunk))] for chunk in range(10)
+        [rows.batch(index, picked).ids.shape for index, picked in enumerate(rows.chunk(chunk))] for chunk in range(10)
     ]
     assert all(shape == shapes[0] for shape in shapes)
     assert len({shape[1] for shape in shapes[0]}) > 2
@@ -105,9 +105,9 @@ def test_a_plan_shrinks_to_the_rows_there_are(num_rows, expected):
 def test_a_batch_is_padded_and_masked():
     ids = [[5, 6, 7], [8], [9, 10]]
     rows = TrainingRows(
-        ids, ChunkPlan.of(3, micro_batch=3, chunks_per_epoch=1, epochs=1), seed=0, pad_token_id=PAD, device=CPU
+        examples(ids), ChunkPlan.of(3, micro_batch=3, chunks_per_epoch=1, epochs=1), seed=0, pad_token_id=PAD, device=CPU
     )
-    tokens, mask = rows.batch(0, np.array([1, 0]))
+    tokens, mask, _ = rows.batch(0, np.array([1, 0]))
     assert tokens.tolist() == [[8, PAD, PAD], [5, 6, 7]]
     assert mask.tolist() == [[1, 0, 0], [1, 1, 1]]
     assert rows.num_tokens(np.array([1, 0])) == 4
@@ -118,27 +118,26 @@ def test_evaluation_covers_every_row_once_and_knows_its_place(num_rows):
     rows = token_rows(num_rows)
     split = evaluation(rows)
     found = {}
-    for picked, ids, mask in split.batches:
+    for picked, (ids, mask, _) in split.batches:
         for place, tokens, real in zip(picked.tolist(), ids, mask, strict=True):
             assert place not in found
             found[place] = tokens[real.bool()].tolist()
             assert (tokens[~real.bool()] == PAD).all()
     assert [found[place] for place in range(num_rows)] == rows
     assert split.num_rows == num_rows
-    assert split.num_tokens == sum(map(len, rows))
 
 
 def test_evaluation_pads_little():
     rows = token_rows(64)
-    assert sum(ids.numel() for _, ids, _ in evaluation(rows).batches) < 1.1 * sum(map(len, rows))
+    assert sum(batch.ids.numel() for _, batch in evaluation(rows).batches) < 1.1 * sum(map(len, rows))
 
 
 def test_predictions_come_in_the_order_of_the_rows(pack):
-    from tests.train.tiny import spec, start
+    from tests.train.tiny import outputs, spec, start
 
     rows = token_rows(17)
     lanes = start(pack, [spec(seed=1), spec(1, seed=2)])
-    together = pack.predict(lanes, evaluation(rows))
-    one_by_one = torch.cat([pack.predict(lanes, evaluation([row])) for row in rows], dim=1)
+    together = pack.predict(lanes, evaluation(rows), outputs)
+    one_by_one = torch.cat([pack.predict(lanes, evaluation([row]), outputs) for row in rows], dim=1)
     torch.testing.assert_close(together, one_by_one)
     assert not torch.allclose(one_by_one[:, 0], one_by_one[:, 1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from tests.train.test_batches import evaluation
-from tests.train.tiny import build_pack, specs, start, token_rows, train
+from tests.train.tiny import build_pack, outputs, specs, start, token_rows, train
 
 TOLERANCE = 0.1
 """Of each loss of four rows over 50 steps at high learning rates; the products of bfloat16 are good to 0.4 %."""
@@ -26,4 +26,4 @@ def test_parameters_and_logits_are_float32_all_the_same(data):
     lanes = start(pack, specs())
     train(pack, lanes, data, 1)
     assert {lane.parameters.dtype for lane in lanes} == {torch.float32}
-    assert pack.predict(lanes, evaluation(token_rows(5))).dtype == torch.float32
+    assert pack.predict(lanes, evaluation(token_rows(5)), outputs).dtype == torch.float32

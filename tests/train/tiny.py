@@ -11,6 +11,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, get_scheduler
 
 from sweeper.models.targets import targets_for
+from sweeper.tasks import make_task
+from sweeper.tasks.base import Examples
 from sweeper.train.batches import TrainingRows
 from sweeper.train.chunks import ChunkPlan
 from sweeper.train.lane import Lane
@@ -118,14 +120,18 @@ class Data:
     def __post_init__(self):
         self.ids = token_rows(self.num_rows)
         plan = ChunkPlan.of(self.num_rows, micro_batch=4, chunks_per_epoch=5, epochs=self.epochs)
-        self.rows = TrainingRows(self.ids, plan, seed=7, pad_token_id=PAD, device=CPU)
         self.labels = torch.tensor([row[0] % NUM_LABELS for row in self.ids])
+        rows = examples(self.ids, self.labels.tolist())
+        self.rows = TrainingRows(rows, plan, seed=7, pad_token_id=PAD, device=CPU)
 
 
-def row_loss(logits_kbc, labels_kb):
-    """Cross-entropy of each row."""
-    losses = nn.functional.cross_entropy(logits_kbc.flatten(0, 1), labels_kb.flatten(), reduction="none")
-    return losses.view(labels_kb.shape)
+TASK = make_task("text_classification")
+row_loss, outputs = TASK.row_loss, TASK.outputs
+
+
+def examples(ids, labels=None):
+    """Make rows of a classification, all labelled 0 unless told."""
+    return Examples(ids, labels or [0] * len(ids), [1.0] * len(ids))
 
 
 def start(pack, trials):
@@ -137,13 +143,13 @@ def train(pack, lanes, data, chunks):
     """Train lanes and return the loss of every micro-batch by trial number."""
     steps = []
 
-    def recorded(logits_kbc, labels_kb):
-        losses = row_loss(logits_kbc, labels_kb)
-        steps.append(losses.detach().mean(1))
+    def recorded(model, batch):
+        losses = row_loss(model, batch)
+        steps.append(losses.detach().view(len(lanes), -1).mean(1))
         return losses
 
     for _ in range(chunks):
-        pack.train_chunk(lanes, data.rows, data.labels, recorded)
+        pack.train_chunk(lanes, data.rows, recorded)
     return {lane.spec.number: losses for lane, losses in zip(lanes, torch.stack(steps, 1), strict=True)}
 
 
@@ -158,7 +164,7 @@ def train_with_peft(kind, trial, data, chunks):
         batches = list(enumerate(data.rows.chunk(chunk)))
         for group in [batches[i : i + window] for i in range(0, len(batches), window)]:
             for index, picked in group:
-                ids, mask = data.rows.batch(index, picked)
+                ids, mask, _ = data.rows.batch(index, picked)
                 logits = model(input_ids=ids, attention_mask=mask).logits
                 loss = nn.functional.cross_entropy(logits, data.labels[picked])
                 (loss / len(group)).backward()
