@@ -8,7 +8,6 @@ import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from sweeper.errors import WorkerLost
 from sweeper.execute.base import OpenStudy, Reply, Request, StudyOpened, WorkerFailed, WorkerReady
 from sweeper.types import Admission, ChunkReport, ChunkRequest, Cost, Failure, Measurement, ParamValue, TrialSpec
 
@@ -112,11 +111,6 @@ class FakeWorker:
 
     def _note(self, what: str) -> None:
         self._events.append((self._index, what, tuple(sorted(self._lanes))))
-
-
-def lose(message: str = "worker 0 was killed by SIGKILL") -> None:
-    """What a handle raises when its worker is gone."""
-    raise WorkerLost(message)
 
 
 def save_tiny_bert(folder: Path) -> Path:

@@ -175,6 +175,12 @@ def test_a_checkpoint_of_another_rank_is_refused(pack):
         Lane.admit(admission, pack.shape, CPU)
 
 
+def test_lanes_of_one_padded_rank_stand_side_by_side(pack):
+    ranks = [16, 3, 12, 8, 1]
+    lanes = [Lane.start(spec(n, **{"lora.r": rank}), pack.shape, CPU) for n, rank in enumerate(ranks)]
+    assert [lane.layout.rank for lane in sort_lanes(lanes)] == [3, 8, 1, 16, 12]
+
+
 def test_only_linear_layers_are_packed():
     model = build_model()
     _, head = layers_of(model)

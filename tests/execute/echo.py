@@ -1,0 +1,57 @@
+"""A worker that does as it is told; importable by name, also in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from functools import partial
+
+from sweeper.execute.base import OpenStudy, Reply, Request, StudyOpened, WorkerReady
+from sweeper.types import ChunkReport
+
+AT_IMPORT = {
+    name: os.environ.get(name, "unset") for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+}
+"""What a library would see that reads its environment when it is imported."""
+
+KILL, RAISE, EXIT, BLOCK = 1, 2, 3, 4
+"""Commands, sent as the trial to evict."""
+
+
+class EchoWorker:
+    def __init__(self, index: int, greeting: str = "hello") -> None:
+        self._index, self._greeting, self._answered = index, greeting, 0
+
+    def start(self) -> WorkerReady:
+        if self._greeting == "broken":
+            raise RuntimeError("no model")
+        environment = [f"{name}={value}" for name, value in AT_IMPORT.items()]
+        return WorkerReady(notes=(self._greeting, f"index={self._index}", f"pid={os.getpid()}", *environment))
+
+    def answer(self, request: Request) -> Reply:
+        self._answered += 1
+        if isinstance(request, OpenStudy):
+            return StudyOpened(references={request.name: {"answered": float(self._answered)}})
+        for command in request.evict:
+            self._obey(command)
+        return ChunkReport(elapsed_s=float(self._answered))
+
+    def _obey(self, command: int) -> None:
+        if command == KILL:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if command == RAISE:
+            raise RuntimeError("told to fail")
+        if command == EXIT:
+            os._exit(3)
+        if command == BLOCK:
+            print("blocking", flush=True)
+            threading.Event().wait()
+
+
+def make_echo(greeting: str, index: int) -> EchoWorker:
+    return EchoWorker(index, greeting)
+
+
+def factory(greeting: str = "hello"):
+    return partial(make_echo, greeting)

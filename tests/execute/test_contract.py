@@ -1,0 +1,113 @@
+"""What the controller relies on, of every executor."""
+
+from __future__ import annotations
+
+import pytest
+
+from sweeper.errors import ConfigError
+from sweeper.execute import make_executor
+from sweeper.execute.base import OpenStudy, StudyOpened, WorkerReady
+from sweeper.execute.inline import InlineExecutor
+from sweeper.execute.process import ProcessExecutor
+from sweeper.settings import DatasetSettings, ExecutorSettings, TaskSettings
+from sweeper.types import ChunkReport, ChunkRequest
+from tests.execute.echo import factory
+
+WAIT_S = 60
+
+
+@pytest.fixture(params=["inline", "process"])
+def executor(request, tmp_path):
+    made = InlineExecutor(factory(), 2) if request.param == "inline" else ProcessExecutor(factory(), 2, logs=tmp_path)
+    yield made
+    made.stop()
+
+
+def opening(name):
+    return OpenStudy(
+        name=name,
+        dataset=DatasetSettings(),
+        task=TaskSettings(),
+        max_length=1,
+        micro_batch=1,
+        chunks_per_epoch=1,
+        epochs=1,
+        rungs=(1,),
+        seed=0,
+        probe=False,
+    )
+
+
+def replies(executor, num_replies):
+    """The next replies, by worker, in the order in which they come."""
+    found = []
+    while len(found) < num_replies:
+        ready = executor.wait(WAIT_S)
+        assert ready, "no worker answers"
+        found += [(handle.index, handle.receive()) for handle in ready]
+    return found
+
+
+def test_every_worker_says_that_it_is_ready(executor):
+    handles = executor.start()
+    assert [handle.index for handle in handles] == [0, 1]
+    ready = dict(replies(executor, 2))
+    assert {index: reply.notes[:2] for index, reply in ready.items()} == {
+        0: ("hello", "index=0"),
+        1: ("hello", "index=1"),
+    }
+    assert all(isinstance(reply, WorkerReady) for reply in ready.values())
+
+
+def test_requests_are_answered_by_the_worker_that_was_asked(executor):
+    _, second = executor.start()
+    replies(executor, 2)
+    second.send(opening("trec"))
+    assert replies(executor, 1) == [(1, StudyOpened(references={"trec": {"answered": 1.0}}))]
+    second.send(ChunkRequest())
+    assert replies(executor, 1) == [(1, ChunkReport(elapsed_s=2.0))]
+
+
+def test_waiting_ends_without_an_answer_when_nobody_was_asked(executor):
+    executor.start()
+    replies(executor, 2)
+    assert list(executor.wait(0.01)) == []
+
+
+def test_a_worker_is_restarted_fresh_under_its_index(executor):
+    first, _ = executor.start()
+    replies(executor, 2)
+    first.send(opening("trec"))
+    replies(executor, 1)
+    fresh = executor.restart(first)
+    assert fresh.index == first.index
+    assert isinstance(replies(executor, 1)[0][1], WorkerReady)
+    fresh.send(opening("trec"))
+    assert replies(executor, 1)[0][1].references == {"trec": {"answered": 1.0}}
+
+
+def test_a_retired_worker_is_heard_of_no_more(executor):
+    first, second = executor.start()
+    replies(executor, 2)
+    executor.retire(first)
+    second.send(ChunkRequest())
+    assert [index for index, _ in replies(executor, 1)] == [1]
+    assert list(executor.wait(0.01)) == []
+
+
+def test_stopping_twice_or_before_the_start_is_no_mistake(executor):
+    executor.stop()
+    executor.start()
+    executor.stop()
+    executor.stop()
+
+
+@pytest.mark.parametrize(("name", "kind"), [("inline", InlineExecutor), ("process", ProcessExecutor)])
+def test_the_executor_is_found_by_its_name(name, kind, tmp_path):
+    settings = ExecutorSettings(name=name, device="cpu")
+    assert isinstance(make_executor(settings, factory(), logs=tmp_path), kind)
+
+
+def test_an_unknown_executor_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="Did you mean 'process'"):
+        make_executor(ExecutorSettings(name="proces", device="cpu"), factory(), logs=tmp_path)

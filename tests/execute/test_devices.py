@@ -1,0 +1,99 @@
+"""Which devices are used, and what is said about it."""
+
+from __future__ import annotations
+
+import os
+
+import psutil
+import pynvml
+import pytest
+
+from sweeper.errors import ConfigError
+from sweeper.execute import devices
+from sweeper.execute.devices import choose_devices, visible_cuda_devices
+from sweeper.settings import ExecutorSettings
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Set how many CPU cores and which CUDA devices there are."""
+
+    def arrange(cores=4, cuda=()):
+        monkeypatch.setattr(devices, "visible_cuda_devices", lambda: tuple(cuda))
+        monkeypatch.setattr(psutil.Process, "cpu_affinity", lambda _self: list(range(cores)), raising=False)
+
+    return arrange
+
+
+@pytest.mark.parametrize(
+    ("options", "num_workers"),
+    [({}, 4), ({"workers": 2}, 2), ({"threads": 2}, 2), ({"threads": 16}, 1), ({"name": "inline"}, 1)],
+)
+def test_without_cuda_there_is_one_worker_a_core(machine, options, num_workers):
+    machine(cores=4)
+    chosen = choose_devices(ExecutorSettings(**options))
+    assert (chosen.kind, chosen.num_workers, chosen.cuda) == ("cpu", num_workers, ())
+
+
+def test_more_threads_than_cores_are_said_to_be_slow(machine):
+    machine(cores=2)
+    assert "slower" in choose_devices(ExecutorSettings(workers=2, threads=2)).note
+    assert "slower" not in choose_devices(ExecutorSettings()).note
+
+
+@pytest.mark.parametrize(
+    ("workers", "cuda"), [(0, ("0", "1")), (1, ("0",)), (3, ("0", "1", "0"))], ids=["all", "fewer", "more"]
+)
+def test_with_cuda_there_is_one_worker_a_device(machine, workers, cuda):
+    machine(cuda=("0", "1"))
+    chosen = choose_devices(ExecutorSettings(workers=workers))
+    assert (chosen.kind, chosen.num_workers, chosen.cuda) == ("cuda", len(cuda), cuda)
+
+
+def test_the_cpu_is_used_if_asked_for_although_there_is_cuda(machine):
+    machine(cuda=("0",))
+    assert choose_devices(ExecutorSettings(device="cpu")).kind == "cpu"
+
+
+def test_cuda_that_is_asked_for_must_be_there(machine):
+    machine()
+    with pytest.raises(ConfigError, match="no CUDA device is visible"):
+        choose_devices(ExecutorSettings(device="cuda"))
+
+
+def test_an_unknown_device_is_refused():
+    with pytest.raises(ConfigError, match="auto, cpu or cuda"):
+        choose_devices(ExecutorSettings(device="tpu"))
+
+
+@pytest.mark.parametrize(
+    ("variable", "found"),
+    [
+        (None, ("0", "1")),
+        ("1", ("1",)),
+        ("GPU-aa, GPU-bb", ("GPU-aa", "GPU-bb")),
+        ("", ()),
+        ("-1", ()),
+    ],
+)
+def test_devices_are_those_that_the_environment_allows(monkeypatch, variable, found):
+    monkeypatch.setattr(devices, "_num_cuda_devices", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
+    assert visible_cuda_devices() == found
+
+
+def test_without_a_driver_there_are_none(monkeypatch):
+    def fail():
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", fail)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert visible_cuda_devices() == ()
+
+
+def test_the_real_machine_has_at_least_one_worker():
+    chosen = choose_devices(ExecutorSettings(device="cpu"))
+    assert 1 <= chosen.num_workers <= (os.cpu_count() or 1)
+    assert "CPU core" in chosen.note

@@ -1,0 +1,203 @@
+"""Workers as processes: their environment, their deaths, and the death of their controller."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sweeper.errors import WorkerLost
+from sweeper.execute.base import WorkerFailed
+from sweeper.execute.process import ProcessExecutor
+from sweeper.types import ChunkReport, ChunkRequest
+from tests.execute.echo import BLOCK, EXIT, KILL, RAISE, factory
+from tests.execute.test_contract import WAIT_S, replies
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def start(tmp_path):
+    made = []
+
+    def begin(make_worker=None, num_workers=1, **options):
+        executor = ProcessExecutor(make_worker or factory(), num_workers, logs=tmp_path / "logs", **options)
+        made.append(executor)
+        return executor, executor.start()
+
+    yield begin
+    for executor in made:
+        executor.stop()
+
+
+def started(executor, num_workers=1):
+    return [dict(note.split("=") for note in reply.notes[1:]) for _, reply in sorted(replies(executor, num_workers))]
+
+
+def wait_for_end(pid):
+    """Wait until a process, not necessarily a child of ours, has ended."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        assert select.select([descriptor], [], [], WAIT_S)[0], f"process {pid} lives on"
+    finally:
+        os.close(descriptor)
+
+
+def test_a_worker_is_a_process_of_its_own(start):
+    executor, _ = start(num_workers=2)
+    pids = {notes["pid"] for notes in started(executor, 2)}
+    assert len(pids) == 2
+    assert str(os.getpid()) not in pids
+
+
+def test_threads_are_set_before_the_workers_module_is_imported(start):
+    executor, _ = start(threads=3)
+    (notes,) = started(executor)
+    assert (notes["OMP_NUM_THREADS"], notes["MKL_NUM_THREADS"]) == ("3", "3")
+
+
+def test_each_worker_sees_its_own_device(start):
+    executor, _ = start(num_workers=2, cuda_devices=("GPU-aa", "1"))
+    assert [notes["CUDA_VISIBLE_DEVICES"] for notes in started(executor, 2)] == ["GPU-aa", "1"]
+
+
+def test_a_worker_on_the_cpu_sees_no_device(start, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    executor, _ = start()
+    assert started(executor)[0]["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_the_environment_of_the_controller_is_left_alone(start):
+    before = dict(os.environ)
+    executor, _ = start(threads=3)
+    started(executor)
+    assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize(
+    ("command", "said"), [(KILL, r"worker 0 was killed by SIGKILL \(often the kernel"), (EXIT, "exited with 3")]
+)
+def test_a_death_is_noticed_and_its_cause_named(start, command, said):
+    executor, (handle,) = start()
+    started(executor)
+    handle.send(ChunkRequest(evict=(command,)))
+    with pytest.raises(WorkerLost, match=said):
+        replies(executor, 1)
+
+
+def test_a_dead_worker_can_be_restarted(start):
+    executor, (handle,) = start()
+    before = started(executor)[0]["pid"]
+    handle.send(ChunkRequest(evict=(KILL,)))
+    with pytest.raises(WorkerLost):
+        replies(executor, 1)
+    fresh = executor.restart(handle)
+    assert started(executor)[0]["pid"] != before
+    fresh.send(ChunkRequest())
+    assert replies(executor, 1) == [(0, ChunkReport(elapsed_s=1.0))]
+
+
+def test_a_request_to_a_dead_worker_is_no_error_before_it_is_heard_of(start):
+    executor, (handle,) = start()
+    pid = int(started(executor)[0]["pid"])
+    os.kill(pid, signal.SIGKILL)
+    wait_for_end(pid)
+    handle.send(ChunkRequest())
+    with pytest.raises(WorkerLost, match="SIGKILL"):
+        replies(executor, 1)
+
+
+def test_a_failing_request_is_answered_with_its_traceback(start):
+    executor, (handle,) = start()
+    started(executor)
+    handle.send(ChunkRequest(evict=(RAISE,)))
+    ((_, reply),) = replies(executor, 1)
+    assert isinstance(reply, WorkerFailed)
+    assert reply.message == "RuntimeError: told to fail"
+    assert "in _obey" in reply.traceback
+
+
+def test_a_worker_that_cannot_start_says_why(start, tmp_path):
+    executor, _ = start(factory("broken"))
+    ((_, reply),) = replies(executor, 1)
+    assert reply.message == "RuntimeError: no model"
+    assert "no model" in (tmp_path / "logs" / "worker-0.log").read_text()
+
+
+def test_what_a_worker_prints_goes_to_its_log(start, tmp_path):
+    executor, (handle,) = start()
+    started(executor)
+    handle.send(ChunkRequest(evict=(RAISE,)))
+    replies(executor, 1)
+    assert "told to fail" in (tmp_path / "logs" / "worker-0.log").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_group_leaves_workers_to_the_controller(start, number):
+    executor, (handle,) = start()
+    os.kill(int(started(executor)[0]["pid"]), number)
+    handle.send(ChunkRequest())
+    assert replies(executor, 1) == [(0, ChunkReport(elapsed_s=1.0))]
+
+
+def test_stopping_ends_a_busy_worker_at_once(start):
+    executor, (handle,) = start()
+    pid = int(started(executor)[0]["pid"])
+    handle.send(ChunkRequest(evict=(BLOCK,)))
+    executor.stop()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_retiring_ends_the_process(start):
+    executor, (handle,) = start()
+    pid = int(started(executor)[0]["pid"])
+    executor.retire(handle)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+CONTROLLER = """
+from pathlib import Path
+from sweeper.execute.process import ProcessExecutor
+from sweeper.types import ChunkRequest
+from tests.execute.echo import BLOCK, factory
+
+executor = ProcessExecutor(factory(), 2, logs=Path("logs"))
+handles = executor.start()
+heard = []
+while len(heard) < 2:
+    heard += [(handle, handle.receive()) for handle in executor.wait(60)]
+heard[0][0].send(ChunkRequest(evict=(BLOCK,)))
+print(*[note.partition("=")[2] for _, reply in heard for note in reply.notes if note.startswith("pid")], flush=True)
+executor.wait(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a busy worker with its controller")
+def test_workers_idle_or_busy_end_by_themselves_when_the_controller_is_killed(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", CONTROLLER]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as controller:
+        pids = [int(pid) for pid in controller.stdout.readline().split()]
+        controller.kill()
+    assert len(pids) == 2
+    for pid in pids:
+        wait_for_end(pid)
+
+
+def test_a_worker_whose_controller_is_gone_already_does_not_start():
+    mine, theirs = os.pipe()
+    command = [sys.executable, "-m", "sweeper.execute.serve", str(theirs), "1"]
+    done = subprocess.run(command, cwd=ROOT, pass_fds=[theirs], timeout=WAIT_S, check=False)
+    os.close(mine)
+    os.close(theirs)
+    assert done.returncode == 1
