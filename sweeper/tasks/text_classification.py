@@ -1,6 +1,4 @@
 """One label a text: cross-entropy, accuracy and macro-F1."""
-# Tensors are named after their shapes.
-# ruff: noqa: N803
 
 from __future__ import annotations
 

@@ -5,8 +5,6 @@ its own class. So all chunks have the same sequence of lengths, lanes at differe
 without padding waste, and a class's padded length is a constant: nothing depends on who else is in the pack. The
 order depends on the seed alone, the same for all trials of a study (common random numbers).
 """
-# Tensors are named after their shapes.
-# ruff: noqa: N806
 
 from __future__ import annotations
 
@@ -102,7 +100,7 @@ class EvaluationBatches:
         ids, mask = padded(rows, pad_token_id)
         order = torch.tensor(sorted(range(len(rows)), key=lambda i: len(rows[i])))
         self.batches: list[tuple[torch.Tensor, Batch]] = []
-        for picked in order.split(batch_size):
+        for picked in torch.split(order, batch_size):
             length = max(len(rows[i]) for i in picked.tolist())
             tensors = (ids[picked, :length], mask[picked, :length], self.targets[picked])
             self.batches.append((picked, Batch(*(tensor.to(device) for tensor in tensors))))

@@ -4,8 +4,6 @@
 the probability is rounded to 1/256 (0.05 becomes 13/256). A mask depends on the lane's seed, the chunk and the order of
 layers, and on nothing that its neighbours do. Layers that read the same tensor (query, key, value) share one mask.
 """
-# Tensors are named after their shapes.
-# ruff: noqa: N806
 
 from __future__ import annotations
 

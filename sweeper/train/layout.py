@@ -6,8 +6,6 @@ over the whole bucket, however many layers there are. Zero pads of A *and* B sta
 
 Shapes: k lanes of a bucket, r a lane's own rank, R the bucket's rank, I and O a layer's input and output width.
 """
-# Tensors are named after their shapes.
-# ruff: noqa: N803
 
 from __future__ import annotations
 

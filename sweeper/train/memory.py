@@ -94,7 +94,7 @@ class Isolation:
         while True:
             try:
                 done = work(group, parts)
-            except Exception as error:  # noqa: BLE001  the worker's trial boundary
+            except Exception as error:
                 failure = failure_of(error)
                 log.warning("%d lane(s) failed, in %d part(s): %s", len(group), parts, failure.message, exc_info=True)
             else:

@@ -4,8 +4,6 @@
 lay the lanes' vectors side by side, run, and only at the end write the lanes back, so that whatever fails in between
 leaves them as they were. Lanes never see each other's rows, generators, losses or gradients.
 """
-# Tensors are named after their shapes.
-# ruff: noqa: N806
 
 from __future__ import annotations
 
@@ -132,7 +130,7 @@ class Pack:
             layer.segments = ()
         base = getattr(self._model, str(self._model.base_model_prefix))
 
-        def pooled(model: nn.Module, batch: Batch) -> torch.Tensor:
+        def pooled(_: nn.Module, batch: Batch) -> torch.Tensor:
             states = base(input_ids=batch.ids, attention_mask=batch.mask).last_hidden_state.float()
             means: torch.Tensor = (states * batch.mask[..., None]).sum(1) / batch.mask.sum(1, keepdim=True)
             return means
@@ -204,7 +202,7 @@ class _Bucket:
         """
         shares = torch.empty_like(weights_kM)
         for row, window in enumerate(self._accumulation):
-            sums = [group.sum().clamp_(min=1e-12).expand(len(group)) for group in weights_kM[row].split(window)]
+            sums = [group.sum().clamp_(min=1e-12).expand(len(group)) for group in torch.split(weights_kM[row], window)]
             shares[row] = 1 / torch.cat(sums)
         return shares
 
@@ -289,7 +287,7 @@ def sort_lanes(lanes: Sequence[Lane]) -> list[Lane]:
 
 def _split(buckets: Sequence[_Bucket], per_lane: torch.Tensor) -> list[tuple[_Bucket, torch.Tensor]]:
     """Return each bucket with its lanes' part of a tensor over all lanes."""
-    return list(zip(buckets, per_lane.split([len(bucket.lanes) for bucket in buckets]), strict=True))
+    return list(zip(buckets, torch.split(per_lane, [len(bucket.lanes) for bucket in buckets]), strict=True))
 
 
 def _groups(lanes: Sequence[Lane]) -> list[list[Lane]]:

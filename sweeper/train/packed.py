@@ -10,7 +10,7 @@ Shapes: K lanes of the pack, k lanes of a bucket, N rows of a lane (times tokens
 multiplies the gradient of A by the same s (`pack`). ``B_kRO`` is B transposed.
 """
 # Tensors are named after their shapes; autograd functions take an anchor that they do not read.
-# ruff: noqa: ARG004, N806, N815
+# ruff: noqa: ARG004, N815
 
 from __future__ import annotations
 

@@ -2,8 +2,6 @@
 
 A search whose best trial does not clear this line is not worth its adapters.
 """
-# Tensors are named after their shapes.
-# ruff: noqa: N803
 
 from __future__ import annotations
 

@@ -3,8 +3,6 @@
 Holds nothing durable: every chunk's report carries the checkpoints. Trials that fail are named in the report, and the
 others go on; only a failure outside any trial escapes as an exception.
 """
-# Tensors are named after their shapes.
-# ruff: noqa: N806
 
 from __future__ import annotations
 

@@ -32,7 +32,10 @@ def llama(tmp_path_factory):
 
 
 def load(path, **more):
-    return load_model(path, **{"kind": "sequence_classification", "num_labels": 3, "dtype": torch.float32, "attention": "eager", **more})
+    return load_model(
+        path,
+        **{"kind": "sequence_classification", "num_labels": 3, "dtype": torch.float32, "attention": "eager", **more},
+    )
 
 
 @pytest.mark.parametrize("model_type", ["bert", "llama"])

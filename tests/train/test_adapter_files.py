@@ -17,6 +17,7 @@ from tests.train.tiny import (
     build_pack,
     layers_of,
     no_peft_deprecation,
+    outputs,
     spec,
     start,
     token_rows,

@@ -105,7 +105,11 @@ def test_a_plan_shrinks_to_the_rows_there_are(num_rows, expected):
 def test_a_batch_is_padded_and_masked():
     ids = [[5, 6, 7], [8], [9, 10]]
     rows = TrainingRows(
-        examples(ids), ChunkPlan.of(3, micro_batch=3, chunks_per_epoch=1, epochs=1), seed=0, pad_token_id=PAD, device=CPU
+        examples(ids),
+        ChunkPlan.of(3, micro_batch=3, chunks_per_epoch=1, epochs=1),
+        seed=0,
+        pad_token_id=PAD,
+        device=CPU,
     )
     tokens, mask, _ = rows.batch(0, np.array([1, 0]))
     assert tokens.tolist() == [[8, PAD, PAD], [5, 6, 7]]

@@ -7,7 +7,7 @@ import torch
 
 from sweeper.train.dropout import LaneDropout, keep_share
 from sweeper.train.packed import LoraSegment
-from tests.train.tiny import CPU, Data, build_pack, spec, start, token_rows, train
+from tests.train.tiny import CPU, Data, build_pack, outputs, spec, start, token_rows, train
 
 ROWS, WIDTH = 64, 100
 

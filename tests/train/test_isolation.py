@@ -11,7 +11,7 @@ from sweeper.errors import ModelError, StoreError
 from sweeper.train.lane import Lane
 from sweeper.train.pack import Pack, sort_lanes
 from sweeper.types import Admission
-from tests.train.tiny import CPU, build_model, build_pack, layers_of, spec, specs, start, train
+from tests.train.tiny import CPU, build_model, build_pack, layers_of, outputs, row_loss, spec, specs, start, train
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-6}
 DROPOUTS = (0.0, 0.05, 0.3)

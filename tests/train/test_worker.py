@@ -266,7 +266,9 @@ def test_the_finished_adapter_scores_in_peft_as_reported(worker, disk, tmp_path)
     for name, content in reports[-1].adapters[1].items():
         (tmp_path / name).write_bytes(content)
     assert sum(t.numel() for t in load((tmp_path / "adapter_model.safetensors").read_bytes()).values()) > 0
-    base = load_model(disk / "model", kind="sequence_classification", num_labels=3, dtype=torch.float32, attention="eager")
+    base = load_model(
+        disk / "model", kind="sequence_classification", num_labels=3, dtype=torch.float32, attention="eager"
+    )
     with no_peft_deprecation():
         model = PeftModel.from_pretrained(base, tmp_path).eval()
     validation = prepare_splits(study(disk).dataset, cache=disk / "cache").validation
