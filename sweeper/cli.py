@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from sweeper.errors import SweeperError
@@ -69,7 +68,7 @@ def config(
 ) -> None:
     """Print the configuration that overrides give, or explain every key."""
     if help_keys:
-        Console().print(_key_table())
+        typer.echo("\n".join(_key_lines()))
         return
     from sweeper.config import as_yaml, compose
 
@@ -112,13 +111,13 @@ def main() -> None:
         sys.exit(128 + signal.SIGINT)
 
 
-def _key_table() -> Table:
+def _key_lines() -> list[str]:
+    """Return a line a key, never folded: so that it can be searched with other tools."""
     from sweeper.settings import setting_docs
 
-    table = Table("key", "type", "default", "meaning", show_lines=False, header_style="bold")
-    for key, entry in setting_docs().items():
-        table.add_row(key, entry.kind, entry.default or "''", entry.doc)
-    return table
+    docs = setting_docs()
+    width = max(map(len, docs))
+    return [f"{key:<{width}}  {entry.kind} = {entry.default or repr('')}  {entry.doc}" for key, entry in docs.items()]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,147 @@
+"""A sweep on worker processes that is stopped, killed, or started twice; the same command ends it."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import psutil
+import pytest
+
+import sweeper
+from sweeper.store import TrialStore
+from sweeper.types import TrialState
+
+ROOT = Path(__file__).parents[2]
+STUDY = "tiny-tinybert-lora"
+PATIENCE_S = 60
+pytestmark = pytest.mark.slow
+
+
+class Running:
+    """A sweep in a process of its own, which has trained a chunk or two."""
+
+    def __init__(self, overrides, folder):
+        self.overrides, self.folder = overrides, folder
+        self.store = TrialStore(folder / "outputs" / "tiny")
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "sweeper.cli", "run", *overrides],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._wait_for_chunks()
+        self.workers = [child.pid for child in psutil.Process(self.process.pid).children()]
+
+    def _wait_for_chunks(self):
+        deadline = time.monotonic() + PATIENCE_S
+        while not any(trial.chunks_done >= 2 for trial in self.store.trials(STUDY)):
+            assert self.process.poll() is None, self.process.communicate()
+            assert time.monotonic() < deadline, "no chunk was trained"
+            time.sleep(0.05)
+
+    def end(self, number):
+        self.process.send_signal(number)
+        self.stdout, self.stderr = self.process.communicate(timeout=PATIENCE_S)
+        return self.process.returncode
+
+    def resume(self):
+        """End it in this process, with as few further trials as there can be."""
+        begun = len(self.store.trials(STUDY))
+        return sweeper.run([*self.overrides, "executor=inline", f"budget.trials={begun + 1}"])
+
+    def in_optuna(self):
+        storage = optuna.storages.RDBStorage(f"sqlite:///{self.store.root}/optuna.db")
+        try:
+            return optuna.load_study(study_name=f"tiny/{STUDY}", storage=storage).get_trials()
+        finally:
+            storage.engine.dispose()
+
+
+@pytest.fixture
+def running(request, tiny, tmp_path):
+    workers = f"executor.workers={request.param}"
+    longer = ["executor=process", workers, "executor.drain_s=5", "train.epochs=12", "budget.trials=200"]
+    sweep = Running([*tiny, *longer], tmp_path)
+    yield sweep
+    if sweep.process.poll() is None:
+        sweep.process.kill()
+        sweep.process.communicate()
+
+
+def wait_for_end(pid):
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        assert select.select([descriptor], [], [], PATIENCE_S)[0], f"process {pid} lives on"
+    finally:
+        os.close(descriptor)
+
+
+def check_whole(sweep, result):
+    trials = sweep.store.trials(STUDY)
+    assert [trial.spec.number for trial in trials] == list(range(len(trials)))
+    assert all(trial.state.is_finished for trial in trials)
+    for trial in trials:
+        chunks = [measurement.chunk for measurement in trial.measurements]
+        assert chunks == list(range(1, len(chunks) + 1))
+    told = sweep.in_optuna()
+    assert [trial.number for trial in told] == [trial.spec.number for trial in trials]
+    assert all(trial.state.is_finished() for trial in told)
+    assert result["studies"][0]["num_trials"] == len(trials)
+
+
+@pytest.mark.parametrize("running", [1], indirect=True)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_drains_and_the_same_command_goes_on(running, number, code):
+    begin = time.monotonic()
+    assert running.end(number) == code
+    assert time.monotonic() - begin < 20
+    assert f"Stopped by {number.name}: everything is saved" in running.stdout
+    assert "Traceback" not in running.stderr
+    for pid in running.workers:
+        wait_for_end(pid)
+    paused = [trial for trial in running.store.trials(STUDY) if trial.state is TrialState.RUNNING]
+    assert paused
+    for trial in paused:
+        assert not trial.chunks_done or running.store.read_checkpoint(STUDY, trial.spec.number, trial.chunks_done)
+    check_whole(running, running.resume())
+
+
+@pytest.mark.parametrize("running", [2], indirect=True)
+def test_a_killed_controller_takes_its_workers_along_and_loses_no_trial(running):
+    assert running.end(signal.SIGKILL) == -signal.SIGKILL
+    assert len(running.workers) == 2
+    for pid in running.workers:
+        wait_for_end(pid)
+    before = {trial.spec.number: trial for trial in running.store.trials(STUDY)}
+    check_whole(running, running.resume())
+    for trial in running.store.trials(STUDY):
+        known = before.get(trial.spec.number)
+        if known is not None:
+            assert trial.measurements[: known.chunks_done] == known.measurements
+
+
+@pytest.mark.parametrize("running", [2], indirect=True)
+def test_a_killed_worker_is_replaced_and_its_trials_go_on(running):
+    os.kill(running.workers[0], signal.SIGKILL)
+    deadline = time.monotonic() + PATIENCE_S
+    while not any(trial.num_retries for trial in running.store.trials(STUDY)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert running.end(signal.SIGTERM) == 143
+    assert "was killed by SIGKILL" in running.stderr
+    retried = [trial for trial in running.store.trials(STUDY) if trial.num_retries]
+    assert {trial.failure.kind for trial in retried} == {"lost_worker"}
+    check_whole(running, running.resume())

@@ -1,0 +1,219 @@
+"""A whole sweep on a tiny model, from overrides to files; again, further, and with something changed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sweeper
+from sweeper.errors import ConfigError, SweepLocked, SweepMismatch
+from sweeper.store import TrialStore
+from sweeper.sweep import run_sweep
+from sweeper.types import TrialState
+from tests.doubles import write_rows
+
+ROOT = Path(__file__).parents[2]
+STUDY = "tiny-tinybert-lora"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "outputs" / "tiny"
+
+
+def trial_files(folder):
+    return {path: path.read_bytes() for path in sorted(folder.glob("studies/*/trials/*/trial.json"))}
+
+
+def test_the_result_is_what_best_json_holds(tiny, folder):
+    result = sweeper.run(tiny)
+    assert result == json.loads((folder / "best.json").read_text())
+    (study,) = result["studies"]
+    assert (study["dataset"], study["model"], study["method"]) == ("tiny", "tinybert", "lora")
+    assert set(study["best"]["params"]) >= {"lora.r", "lora.alpha", "lora.dropout", "train.learning_rate"}
+    assert study["num_trials"] == 5
+    assert 0 <= study["best"]["value"] <= 1
+    assert study["default"]["origin"] == "recipe:peft_default"
+    assert 0 <= study["frozen_probe"] <= 1
+
+
+def test_a_sweep_leaves_report_table_adapters_and_log(tiny, folder):
+    sweeper.run(tiny)
+    trials = TrialStore(folder).trials(STUDY)
+    with (folder / "trials.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == len(trials) == 5
+    assert "tinybert" in (folder / "report.md").read_text()
+    for trial in trials:
+        adapter = folder / "studies" / STUDY / "trials" / f"{trial.spec.number:04d}" / "adapter"
+        assert (adapter / "adapter_model.safetensors").exists() is (trial.state is TrialState.COMPLETE)
+    assert "worker 0 is ready: base weights: float32" in (folder / "sweep.log").read_text()
+
+
+def test_a_sweep_on_the_loss_is_minimised(tiny):
+    (study,) = sweeper.run([*tiny, "task.metric=loss"])["studies"]
+    assert study["direction"] == "minimize"
+    assert study["best"]["value"] <= study["default"]["value"]
+
+
+def test_two_datasets_are_two_studies(tiny, tmp_path):
+    more = tmp_path / "conf" / "dataset"
+    more.mkdir(parents=True)
+    rows = write_rows(tmp_path / "other.jsonl", seed=1)
+    sizes = "train_rows: 64\nvalidation_rows: 30\ntest_rows: 30\n"
+    (more / "other.yaml").write_text(f"# @package dataset.other\nsource: files\npath: {rows}\n{sizes}")
+    overrides = [text.replace("dataset=files", "dataset=[files,other]") for text in tiny]
+    outcome = run_sweep([*overrides, "budget.trials=2"], config_dir=more.parent)
+    assert [study["name"] for study in outcome.best["studies"]] == [STUDY, "other-tinybert-lora"]
+    assert [study["num_trials"] for study in outcome.best["studies"]] == [2, 2]
+
+
+# The same command again.
+
+AGAIN = """
+import json, sys
+import sweeper
+sweeper.run(json.loads(sys.argv[1]))
+heavy = [name for name in ("torch", "transformers", "peft", "mlflow", "datasets") if name in sys.modules]
+print("heavy:", heavy)
+"""
+
+
+def test_a_sweep_that_is_done_says_so_at_once_and_changes_nothing(tiny, folder):
+    sweeper.run(tiny)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    command = [sys.executable, "-c", AGAIN, json.dumps(tiny)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert "Sweep tiny is done" in done.stdout
+    assert "budget.trials=10" in done.stdout
+    assert "heavy: []" in done.stdout
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_larger_budget_goes_on_with_the_same_trials(tiny, folder):
+    sweeper.run(tiny)
+    before = trial_files(folder)
+    (study,) = sweeper.run([*tiny, "budget.trials=7"])["studies"]
+    assert study["num_trials"] == 7
+    assert {path: content for path, content in trial_files(folder).items() if path in before} == before
+
+
+def test_a_sweep_in_two_sessions_is_the_same_as_in_one(tiny, tmp_path):
+    steady = [*tiny, "search=random", "search.pruner=none"]
+    sweeper.run([*steady, "budget.trials=4"])
+    sweeper.run([*steady, "budget.trials=6"])
+    sweeper.run([*steady, "budget.trials=6", f"outputs={tmp_path / 'one'}"])
+    two, one = (TrialStore(tmp_path / outputs / "tiny").trials(STUDY) for outputs in ("outputs", "one"))
+    assert [(t.spec, t.state, t.initial_hash) for t in two] == [(t.spec, t.state, t.initial_hash) for t in one]
+    losses = [[m.metrics["train/loss"] for t in trials for m in t.measurements] for trials in (two, one)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("change", ["executor.lanes=2", "tracker=mlflow", "budget.device_hours=1"])
+def test_where_it_runs_may_change(tiny, change):
+    sweeper.run(tiny)
+    assert sweeper.run([*tiny, change])["studies"][0]["num_trials"] == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("train.epochs=3", "train.epochs: 2 before, 3 now"),
+        ("seed=1", "seed: 0 before, 1 now"),
+        ("lora.r=choice(4,8)", "space.dimensions.lora.r"),
+        ("dataset.files.train_rows=60", "dataset.files.train_rows: 64 before, 60 now"),
+    ],
+)
+def test_a_changed_setting_is_not_mixed_into_a_sweep(tiny, folder, change, said):
+    sweeper.run([*tiny, "budget.trials=1"])
+    before = trial_files(folder)
+    with pytest.raises(SweepMismatch) as caught:
+        sweeper.run([*tiny, change])
+    assert said in str(caught.value)
+    assert "name=second" in str(caught.value)
+    assert trial_files(folder) == before
+
+
+def test_a_changed_file_is_not_mixed_into_a_sweep(tiny, tmp_path):
+    sweeper.run([*tiny, "budget.trials=1"])
+    write_rows(tmp_path / "rows.jsonl", seed=5)
+    with pytest.raises(SweepMismatch, match="rows of tiny have changed"):
+        sweeper.run([*tiny, "budget.trials=2"])
+
+
+def test_without_a_name_other_settings_are_another_sweep(tiny, tmp_path):
+    unnamed = [text for text in tiny if not text.startswith("name=")]
+    sweeper.run([*unnamed, "budget.trials=1"])
+    sweeper.run([*unnamed, "budget.trials=1", "seed=1"])
+    names = [path.name for path in (tmp_path / "outputs").iterdir()]
+    assert len(names) == 2
+    assert all(name.startswith("tiny-tinybert-default-") for name in names)
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from sweeper.lock import hold
+from sweeper.store import TrialStore
+
+with hold(TrialStore(Path(sys.argv[1]))):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_controller_is_refused_while_the_first_runs(tiny, folder):
+    command = [sys.executable, "-c", HOLDER, str(folder)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout.readline() == "held\n"
+        with pytest.raises(SweepLocked, match=f"is being run by process {first.pid} on "):
+            sweeper.run(tiny)
+        first.stdin.close()
+    assert sweeper.run([*tiny, "budget.trials=1"])["studies"][0]["num_trials"] == 1
+
+
+# Mistakes that only data, model or sampler can tell: nothing is begun, so the mended command may have the same name.
+
+
+@pytest.mark.parametrize(
+    ("mistake", "said"),
+    [
+        ("task.metric=acuracy", "Did you mean 'accuracy'?"),
+        ("search.recipes=[{name: odd, params: {lora.rnk: 4}}]", "recipe 'odd' has an unknown key"),
+        ("search.storage=postgres://x", "database"),
+        ("search.reduction_factor=1", "rungs grow by at least 2"),
+    ],
+)
+def test_a_late_mistake_leaves_no_sweep_behind(tiny, folder, mistake, said):
+    with pytest.raises(ConfigError) as caught:
+        sweeper.run([*tiny, mistake])
+    assert said in str(caught.value)
+    assert not (folder / "sweep.json").exists()
+    assert sweeper.run([*tiny, "budget.trials=1"])["studies"][0]["num_trials"] == 1
+
+
+# Where it is called from.
+
+SCRIPT = """
+import json, sys
+import sweeper
+print("trials:", sweeper.run(json.loads(sys.argv[1]))["studies"][0]["num_trials"])
+"""
+
+
+@pytest.mark.slow
+def test_a_plain_script_needs_no_main_guard_to_use_processes(tiny, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    overrides = [*tiny, "executor=process", "executor.workers=2", "budget.trials=3"]
+    command = [sys.executable, str(script), json.dumps(overrides)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100, check=True
+    )
+    assert done.stdout.count("trials: 3") == 1

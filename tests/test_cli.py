@@ -1,0 +1,95 @@
+"""The command line: what it prints, and its exit codes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sweeper.cli import main
+from sweeper.settings import setting_docs
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Run the command line in this process; return exit code, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["sweeper", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        return ended.value.code, said.out, said.err
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "dataset=trek"], "dataset=trek: there is no dataset 'trek'. Did you mean 'trec'?"),
+        (["run", "lora.r=interval(4,8"], "this is not an override"),
+        (["config", "budget.trails=4"], "Did you mean 'budget.trials'?"),
+        (["status"], "no sweep was run yet"),
+        (["status", "mine"], "there is no sweep 'mine'"),
+        (["reproduce", "mine"], "is not <sweep>/<study>/<trial>"),
+    ],
+)
+def test_a_mistake_is_one_paragraph_and_exit_code_2(run, arguments, said):
+    code, out, err = run(*arguments)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("Error: ")
+    assert err.count("\n") == 1
+    assert said in err
+
+
+def test_brackets_in_a_mistake_are_shown_as_they_are(run):
+    _, _, err = run("run", "dataset=[trec,trek]")
+    assert "dataset=[trec,trek]" in err
+
+
+def test_without_arguments_the_commands_are_listed(run):
+    _, out, err = run()
+    for command in ("run", "status", "config", "reproduce", "ui"):
+        assert command in out + err
+
+
+def test_an_unknown_command_is_told(run):
+    code, _, err = run("rnu")
+    assert code == 2
+    assert "rnu" in err
+
+
+def test_the_configuration_is_printed_as_yaml(run):
+    code, out, _ = run("config", "dataset=trec", "lora.r=choice(4,8)")
+    assert code == 0
+    assert "lora.r: choice(4,8)" in out
+
+
+def test_every_key_is_explained_in_full_however_narrow_the_terminal(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = run("config", "--help-keys")
+    assert code == 0
+    for key, entry in setting_docs().items():
+        assert key in out
+        assert entry.doc in out
+
+
+def test_keys_can_be_searched_with_other_tools(run):
+    _, out, _ = run("config", "--help-keys")
+    (line,) = [line for line in out.splitlines() if line.startswith("dataset.<name>.validation_rows ")]
+    assert "Rows that score a trial" in line
+
+
+def test_a_mistake_outside_of_tests_shows_no_traceback():
+    command = [sys.executable, "-m", "sweeper.cli", "run", "dataset=trek"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "Did you mean 'trec'?" in done.stderr
