@@ -65,7 +65,7 @@ def test_the_status_is_told_from_disk(tiny, tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert ended.value.code == 0
     assert f"Sweep tiny, in {tmp_path / 'outputs' / 'tiny'}" in said.replace("\n", "")
-    assert "2/2" in said
+    assert "2 of 2" in said
 
 
 def test_a_sweep_on_the_loss_is_minimised(tiny):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from sweeper.errors import ConfigError, ModelError
 from sweeper.tasks import make_task, task_names
+from sweeper.tasks.base import Batch
 
 LABELS = torch.tensor([0, 0, 1, 2, 2, 2])
 PREDICTED = torch.tensor([0, 1, 1, 2, 2, 0])
@@ -52,13 +54,24 @@ def test_a_lane_is_scored_on_every_metric(task):
     assert scores["loss"] == pytest.approx((miss + hit) / 2)
 
 
-def test_each_row_of_each_lane_has_its_own_loss(task):
-    logits_KBC = torch.randn(3, 2, 4, generator=torch.Generator().manual_seed(0))
-    labels_KB = torch.tensor([[0, 1], [2, 3], [1, 1]])
-    losses_KB = task.row_loss(logits_KBC, labels_KB)
-    assert losses_KB.shape == (3, 2)
-    expected = -logits_KBC[1, 0].log_softmax(-1)[2]
-    assert losses_KB[1, 0].item() == pytest.approx(expected.item())
+class Fixed(nn.Module):
+    """A model whose logits are known."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, input_ids, attention_mask):
+        assert input_ids.shape == attention_mask.shape
+        return SimpleNamespace(logits=self.logits)
+
+
+def test_each_row_has_its_own_loss_in_single_precision(task):
+    logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [0.0, 0.0]], dtype=torch.bfloat16)
+    ids = torch.ones(3, 4, dtype=torch.long)
+    losses = task.row_loss(Fixed(logits), Batch(ids, ids, torch.tensor([0, 0, 1])))
+    assert losses.dtype is torch.float32
+    assert losses.tolist() == pytest.approx([math.log(1 + math.exp(-2)), math.log(1 + math.exp(2)), math.log(2)])
 
 
 def test_the_head_is_found_under_the_names_that_peft_knows(task):
