@@ -200,5 +200,6 @@ def _is_scored(measurement: Row) -> bool:
 
 
 def _read(stream: Any, lines: list[str]) -> None:
-    for line in stream:
-        lines.append(line.rstrip("\n"))  # noqa: PERF401  others read the list while it grows
+    with stream:
+        for line in stream:
+            lines.append(line.rstrip("\n"))  # noqa: PERF401  others read the list while it grows

@@ -63,7 +63,7 @@ class Driver:
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
-        self._process.wait()
+        self._process.communicate()
 
     def send(self, command: Mapping[str, Any]) -> None:
         """Tell what to do; does not wait."""

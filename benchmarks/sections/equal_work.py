@@ -5,7 +5,8 @@ list (see `inputs.shared_settings`): ours the first 16, a peer as many as time a
 
 Steady state leaves out everything before the first trial begins and after the last one ends. It favours the peers
 twice: their two processes' rates are added up (`arithmetic.trials_per_hour`), and Ray's trials end with their last
-evaluation. The column "24 trials" puts start-up and end back: what 24 trials from the command line take.
+evaluation. It counts the first trial of each process, which takes up to half a second longer (lazy imports, first
+kernels), in peers and ours alike. The column "24 trials" puts start-up and end back: what 24 trials from the command line take.
 """
 
 from __future__ import annotations
