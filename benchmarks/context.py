@@ -20,13 +20,13 @@ class Sizes:
     ours_trials: int = 16
     """Equal work: a multiple of workers times lanes, so that no lane idles."""
     default_trials: int = 2
-    tuned_trials: int = 4
-    ray_trials: int = 4
+    tuned_trials: int = 2
+    ray_trials: int = 2
     quality_trials: int = 24
     quality_seeds: tuple[int, ...] = (0, 1, 2)
     memory_trials: int = 8
     memory_steps: int = 6
-    memory_forms: tuple[str, ...] = ("default", "tuned")
+    memory_forms: tuple[str, ...] = ("default",)
     lanes: tuple[int, ...] = (1, 2, 4, 8, 16)
     datasets: tuple[str, ...] = ("trec", "rotten_tomatoes")
     limit_lanes: int = 8
@@ -38,7 +38,7 @@ class Sizes:
 
 FORMS = {
     "standard": Sizes(),
-    "long": Sizes(),
+    "long": Sizes(memory_forms=("default", "tuned")),
     "short": Sizes(
         repetitions=1,
         ours_trials=4,
@@ -49,7 +49,6 @@ FORMS = {
         quality_seeds=(0,),
         memory_trials=2,
         memory_steps=2,
-        memory_forms=("default",),
         lanes=(1, 2),
         datasets=("trec",),
         limit_lanes=2,

@@ -16,7 +16,7 @@ def plot_quality(rows: Sequence[Row], names: dict[str, str], path: Path) -> None
     import matplotlib as mpl
 
     mpl.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
     colours = dict(zip(names, ("tab:blue", "tab:red", "tab:orange", "tab:green"), strict=True))
@@ -30,6 +30,9 @@ def plot_quality(rows: Sequence[Row], names: dict[str, str], path: Path) -> None
         axes.step(seconds, best, where="post", color=colours[name], label=label)
         labelled.add(name)
     axes.set(xscale="log", xlabel="seconds since the command was given", ylabel="best validation accuracy so far")
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
     axes.grid(alpha=0.3, which="both")
     axes.legend(loc="lower right")
     figure.savefig(path, dpi=120)

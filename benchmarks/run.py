@@ -31,18 +31,18 @@ from benchmarks.report import render_report  # noqa: E402
 from benchmarks.sections import equal_work, layout, limit, memory, parity, quality, throughput  # noqa: E402
 
 SECTIONS: dict[str, Callable[[Context], None]] = {
+    "layout": layout.run,
     "limit": limit.run,
     "throughput": throughput.run,
     "memory": memory.run,
     "equal_work": equal_work.run,
     "quality": quality.run,
-    "layout": layout.run,
     "parity": parity.run,
 }
 IN_FORM = {
-    "standard": ("limit", "throughput", "memory", "equal_work", "quality"),
+    "standard": ("layout", "limit", "throughput", "memory", "equal_work", "quality"),
     "short": tuple(name for name in SECTIONS if name != "layout"),
-    "long": ("equal_work", "quality", "layout", "parity"),
+    "long": ("layout", "memory", "equal_work", "quality", "parity"),
 }
 
 

@@ -249,3 +249,12 @@ def test_report_is_rendered_from_recorded_rows_alone(tmp_path):
     assert "## Peak memory" in done.stdout
     assert (tmp_path / "bench.md").read_text() == done.stdout
     assert json.loads((tmp_path / "memory.jsonl").read_text().splitlines()[0])["what"] == "worker"
+
+
+def test_tuned_script_takes_the_quicker_layout(tmp_path):
+    results = Results(tmp_path, "2026-01-01T00:00:00Z")
+    assert "--tuned" in layout.tuned_layout(results)
+    slow, quick = [trial(0, 30), trial(30, 60)], [trial(0, 20), trial(20, 40)]
+    results.append("layout", {"contender": "tuned", "processes": 1, "threads": 5, "trials": quick})
+    results.append("layout", {"contender": "tuned", "processes": 5, "threads": 1, "trials": slow})
+    assert layout.tuned_layout(results) == ["--tuned", "--processes", "1", "--threads", "5"]

@@ -3,9 +3,9 @@
 Choices of the search that move the ratio:
 
 - default form: one process, torch's default threads (one for each core), TPE with Optuna's defaults, no pruning;
-- tuned form: two processes of one thread share the study, which ``run.py layout`` measures against one process of two
-  threads (``--processes``, ``--threads``); for the race to quality SuccessiveHalving with the factor of our own default
-  (2), first rung after one epoch;
+- tuned form: one process of two threads, or two of one thread that share the study (``--processes``, ``--threads``),
+  whichever ``run.py layout`` measured to be quicker; for the race to quality SuccessiveHalving with the factor of our
+  own default (2), first rung after one epoch;
 - the study is a SQLite file, as is MLflow's database; both are created before the processes start, which several
   processes at once would corrupt;
 - the space is that of conf/space/default.yaml.

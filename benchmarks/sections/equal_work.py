@@ -6,7 +6,10 @@ list (see `inputs.shared_settings`): ours the first 16, a peer as many as time a
 Steady state leaves out everything before the first trial begins and after the last one ends. It favours the peers
 twice: their two processes' rates are added up (`arithmetic.trials_per_hour`), and Ray's trials end with their last
 evaluation. It counts the first trial of each process, which takes up to half a second longer (lazy imports, first
-kernels), in peers and ours alike. The column "24 trials" puts start-up and end back: what 24 trials from the command line take.
+kernels), in peers and ours alike. The column "24 trials" puts start-up and end back: what 24 trials take from
+the command line to its end.
+
+The tuned script uses the cores in the way that the section ``layout`` last found quicker.
 """
 
 from __future__ import annotations
@@ -17,8 +20,9 @@ from benchmarks.arithmetic import median_ratio, table, trials_per_hour, window_s
 from benchmarks.commands import Finished, run_ours, run_peer
 from benchmarks.context import Context
 from benchmarks.record import Row
+from benchmarks.sections.layout import tuned_layout
 
-__all__ = ["OURS", "STEADY", "render", "run", "tuned_layout"]
+__all__ = ["OURS", "STEADY", "render", "run"]
 
 OURS = "sweeper"
 STEADY = ("search=qmc", "search.recipes=[]", "search.pruner=none")
@@ -48,11 +52,6 @@ def run(context: Context) -> None:
             context.say(f"equal work {repetition + 1}, {contender}: {_rate(row):.1f} trials an hour")
 
 
-def tuned_layout() -> list[str]:
-    """Return the quicker way to use two cores in the tuned form: see the section ``layout``."""
-    return ["--tuned", "--processes", "2", "--threads", "1"]
-
-
 def _contend(context: Context, contender: str, repetition: int) -> Finished:
     sizes, scratch = context.sizes, context.new_scratch(contender)
     if contender == OURS:
@@ -63,7 +62,7 @@ def _contend(context: Context, contender: str, repetition: int) -> Finished:
     shared = ["--trials", str(count), "--shared", *points]
     if contender == "ray":
         return run_peer("ray_asha", context.peer_options(*shared), scratch=scratch)
-    form = tuned_layout() if contender == "tuned" else []
+    form = tuned_layout(context.results) if contender == "tuned" else []
     return run_peer("optuna_trainer", context.peer_options(*form, *shared), scratch=scratch)
 
 

@@ -20,7 +20,8 @@ from benchmarks.arithmetic import best_so_far, table, time_to_reach, trials_per_
 from benchmarks.commands import Finished, run_ours, run_peer
 from benchmarks.context import Context
 from benchmarks.record import Results, Row, newest
-from benchmarks.sections.equal_work import OURS, tuned_layout
+from benchmarks.sections.equal_work import OURS
+from benchmarks.sections.layout import tuned_layout
 
 __all__ = ["collect", "render", "run"]
 
@@ -48,7 +49,7 @@ def _peer(context: Context, name: str) -> Finished:
     scratch = context.new_scratch(f"quality-{name}")
     if name == "ray":
         return run_peer("ray_asha", context.peer_options("--prune", *count), scratch=scratch)
-    form = [*tuned_layout(), "--prune"] if name == "tuned" else []
+    form = [*tuned_layout(context.results), "--prune"] if name == "tuned" else []
     return run_peer("optuna_trainer", context.peer_options(*form, *count), scratch=scratch)
 
 
