@@ -30,6 +30,7 @@ from sweeper.tasks.base import Examples, TaskProtocol
 from sweeper.train.batches import EvaluationBatches, TrainingRows
 from sweeper.train.chunks import ChunkPlan
 from sweeper.train.lane import Lane
+from sweeper.train.lane_choice import LaneChoice, choose_lanes, typical_rows
 from sweeper.train.memory import Isolation
 from sweeper.train.pack import ChunkOutcome, Pack, sort_lanes
 from sweeper.train.probe import probe
@@ -73,7 +74,7 @@ class TrainingWorker:
         """Choose types and kernels for the device."""
         torch.set_num_threads(self._setup.threads)
         self._dtype, why_dtype = choose_dtype(self._setup.model.dtype, self._device)
-        self._attention, why_attention = choose_attention(self._setup.model.attention, self._device)
+        self._attention, why_attention = choose_attention(self._setup.model.attention, self._device, self._dtype)
         return WorkerReady(notes=(f"base weights: {why_dtype}", f"attention: {why_attention}"))
 
     def answer(self, request: Request) -> Reply:
@@ -93,10 +94,24 @@ class TrainingWorker:
             trust_remote_code=self._setup.model.trust_remote_code,
         )
         self._study = self._prepare(request, tokens, num_labels=len(splits.labels))
-        if not request.probe or not self._study.task.has_probe:
-            return StudyOpened()
-        train = self._evaluation_batches(self._study.task.examples(tokens, "train"), tokens.pad_token_id)
-        return StudyOpened(references={"frozen_probe": self._probe(self._study, train, len(splits.labels))})
+        references = {}
+        if request.probe and self._study.task.has_probe:
+            train = self._evaluation_batches(self._study.task.examples(tokens, "train"), tokens.pad_token_id)
+            references["frozen_probe"] = self._probe(self._study, train, len(splits.labels))
+        if request.lane_limit == 0 or request.typical is None:
+            return StudyOpened(references=references)
+        choice = self._choose_lanes(self._study, request, tokens)
+        return StudyOpened(references=references, lanes=choice.lanes, notes=(str(choice),))
+
+    def _choose_lanes(self, study: _Study, request: OpenStudy, tokens: TokenisedSplits) -> LaneChoice:
+        rows = typical_rows(
+            study.task.examples(tokens, "train"),
+            study.train.plan.micro_batch,
+            pad_token_id=tokens.pad_token_id,
+            device=self._device,
+        )
+        assert request.typical is not None  # noqa: S101  the caller's condition
+        return choose_lanes(study.pack, rows, study.task.row_loss, spec=request.typical, limit=request.lane_limit)
 
     def _prepare(self, request: OpenStudy, tokens: TokenisedSplits, *, num_labels: int) -> _Study:
         task = make_task(request.task.name)
