@@ -49,6 +49,9 @@ test: $(VENV)/.installed-dev  ## Run the tests: offline, on the CPU; ARGS='-k se
 test-all: $(VENV)/.installed-dev  ## Run the tests that fetch models and datasets, too
 	@$(BIN)/python -m pytest -m "" $(ARGS)
 
+fresh-clone:  ## Type the README's commands in a fresh clone with no environment, about three minutes
+	@$(PYTHON) tests/fresh_clone.py
+
 lint: $(VENV)/.installed-dev  ## Check style and format
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
