@@ -15,7 +15,7 @@ TORCH_INDEX ?= $(shell [ "$$(uname -sm)" = "Linux x86_64" ] && ! command -v nvid
                  && echo https://download.pytorch.org/whl/cpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep status ui bench bench-short bench-long test test-all lint format types ci constraints dist clean distclean
+.PHONY: help setup sweep status ui fresh-clone bench bench-short bench-long test test-all lint format types ci constraints dist clean distclean
 .DELETE_ON_ERROR:
 
 help:  ## List what can be made
