@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from sweeper.errors import ModelError
+from sweeper.models.linear import is_linear
 from sweeper.tasks.base import Batch
 from sweeper.train.batches import EvaluationBatches, TrainingRows
 from sweeper.train.chunks import ChunkPlan
@@ -126,8 +127,6 @@ class Pack:
     @torch.no_grad()
     def features(self, split: EvaluationBatches) -> torch.Tensor:
         """Return mean-pooled last hidden states of the frozen model, ``[rows, I]`` float32 on the CPU."""
-        for layer in self._lora:
-            layer.segments = ()
         base = getattr(self._model, str(self._model.base_model_prefix))
 
         def pooled(_: nn.Module, batch: Batch) -> torch.Tensor:
@@ -135,7 +134,14 @@ class Pack:
             means: torch.Tensor = (states * batch.mask[..., None]).sum(1) / batch.mask.sum(1, keepdim=True)
             return means
 
-        return self._gather(split, 1, pooled, 1)[0]
+        return self.frozen(split, pooled)
+
+    @torch.no_grad()
+    def frozen(self, split: EvaluationBatches, outputs: RowFunction) -> torch.Tensor:
+        """Return outputs of the model without any adapter, ``[rows, F]`` float32 on the CPU; it must have no head."""
+        for layer in self._lora:
+            layer.segments = ()
+        return self._gather(split, 1, outputs, 1)[0]
 
     def _gather(self, split: EvaluationBatches, num_lanes: int, outputs: RowFunction, parts: int) -> torch.Tensor:
         gathered = None
@@ -304,10 +310,9 @@ def _replace(model: nn.Module, name: str, kind: type[Packed], state: PackState) 
     parent_name, _, child = name.rpartition(".")
     parent = model.get_submodule(parent_name)
     base = parent.get_submodule(child)
-    if not isinstance(base, nn.Linear):
+    if not isinstance(base, nn.Linear) and not (kind is PackedLora and is_linear(base)):
         raise ModelError(
-            f"{name} is a {type(base).__name__}: only nn.Linear layers can be packed; "
-            "set model.target_modules to others"
+            f"{name} is a {type(base).__name__}: only linear layers can be packed; set model.target_modules to others"
         )
     packed = kind(base, state)
     setattr(parent, child, packed)
