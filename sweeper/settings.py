@@ -70,8 +70,12 @@ class DatasetSettings:
     prompt_template: str = key(
         "", "causal_lm: makes a prompt of a labelled text, e.g. 'Question: {text}\\nType:'; any column may be named."
     )
-    completion_template: str = key(" {label}", "causal_lm: the completion to prompt_template; in a chat without its outer spaces.")
-    label_words: dict[str, str] = key({}, "causal_lm: what {label} says for each label of the data; the label itself if empty.")
+    completion_template: str = key(
+        " {label}", "causal_lm: the completion to prompt_template; in a chat without its outer spaces."
+    )
+    label_words: dict[str, str] = key(
+        {}, "causal_lm: what {label} says for each label of the data; the label itself if empty."
+    )
     split: str = key("split", "files, hub: optional column that names each row's split (train, validation, test).")
     labels: list[str] = key([], "The labels that may occur, in order; those of the training rows if empty.")
     train_rows: int = key(1000, "Training rows of a trial; 0 for all that remain.")
@@ -102,7 +106,8 @@ class ModelSettings:
         128, "Longest row in tokens; longer texts lose their end, longer prompts their beginning, completions nothing."
     )
     chat_template: str = key(
-        "auto", "causal_lm: put prompts into the tokenizer's chat template: always, never, or auto (if the model's name says instruct or chat). Messages always are."
+        "auto",
+        "causal_lm: put prompts into the tokenizer's chat template: always, never, or auto (if the model's name says instruct or chat). Messages always are.",
     )
 
 
@@ -112,7 +117,8 @@ class TaskSettings:
 
     name: str = key("text_classification", "A module of sweeper.tasks.")
     metric: str = key(
-        "accuracy", "The validation metric that the search improves, e.g. accuracy or macro_f1; auto takes what fits task and data."
+        "accuracy",
+        "The validation metric that the search improves, e.g. accuracy or macro_f1; auto takes what fits task and data.",
     )
 
 

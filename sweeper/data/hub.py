@@ -37,9 +37,7 @@ def load(settings: DatasetSettings, cache: Path, progress: Progress, build: Buil
             "dataset %s: left out the splits %s, which are no train, validation or test", settings.name, ignored
         )
     parts = {name: part for name, part in parts.items() if not _is_unlabelled(name, part, settings)}
-    return build(
-        (row for name, part in parts.items() for row in _rows(settings, part, split=str(name))), settings
-    )
+    return build((row for name, part in parts.items() for row in _rows(settings, part, split=str(name))), settings)
 
 
 def identity(settings: DatasetSettings) -> str:

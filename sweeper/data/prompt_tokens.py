@@ -2,7 +2,7 @@
 
 Prompt and completion are tokenised apart, so that the border between them is a border of tokens, and so that all
 choices of a closed set follow the same prompt. A row that is too long loses the beginning of its prompt, never a token
-of its completion. In a closed set every prompt leaves room for the longest choice: else its length would tell the answer.
+of its completion. In a closed set every prompt leaves room for the longest choice, or its length would tell the answer.
 """
 
 from __future__ import annotations
@@ -101,16 +101,16 @@ class PromptEncoder:
         return [*self._prefix, *prompt[-kept:]] if kept > 0 else prompt[-room:]
 
     def _check(self, completions: Sequence[Sequence[int]], part: Dataset, name: str) -> None:
-        lengths = [len(ids) for ids in completions]
+        lengths = [*map(len, completions), *map(len, self.choices)]
         long = [number for number, length in enumerate(lengths) if length >= self._max_length]
-        longest = max([*lengths, *map(len, self.choices)], default=0)
-        if not long and longest < self._max_length:
+        if not long:
             return
-        shown = part["completion"][long[0]] if long else max(self._splits.labels, key=len)
+        text = [*part["completion"], *self._splits.labels][long[0]]
+        row = f"{name} row {long[0] + 1}" if long[0] < len(part) else "the longest choice"
         raise DataError(
-            f"dataset {self._splits.name}: {len(long)} {name} rows have a completion that leaves no room for a prompt in "
-            f"{self._max_length} tokens; the first is row {long[0] + 1 if long else 0}: {shorten(shown)}. Raise "
-            f"model.max_length above {longest}, as far as the model goes, or remove the rows."
+            f"dataset {self._splits.name}: {row} has a completion of {lengths[long[0]]} tokens, its end included, which "
+            f"leaves no room for a prompt in {self._max_length}: {shorten(text)}. It is one of {len(long)}. Raise "
+            f"model.max_length above {max(lengths)}, as far as the model goes, or remove the rows."
         )
 
     def _completions(self, texts: Sequence[str]) -> list[list[int]]:
@@ -180,7 +180,7 @@ def _is_chat(tokenizer: Any, splits: Splits, use: str) -> bool:
     if is_needed and not has_template:
         raise ModelError(
             f"dataset {splits.name} needs a chat template, and the model's tokenizer has none. Choose a model that was "
-            f"trained on chats, e.g. model=smollm2, or give columns prompt and completion with model.chat_template=never."
+            "trained on chats, e.g. model=smollm2; or give columns prompt and completion, and model.chat_template=never."
         )
     return is_needed or (use == "if_any" and has_template)
 

@@ -1,8 +1,8 @@
 """Turn the rows of any source into prompts with completions: the table that `splits` takes for a language model.
 
-A row is a prompt and a completion; or messages, of which the assistant's last is the completion; or a text with a label,
-of which ``prompt_template`` makes an instruction. Which of them is told by the columns of the first row. Chats stay
-chats here (as JSON): only `prompt_tokens` knows the model's template.
+A row is a prompt and a completion; or messages, of which the assistant's last is the completion; or a text with a
+label, of which ``prompt_template`` makes an instruction. Where that is not set, the columns of the first row tell. Chats
+stay chats here (as JSON): only `prompt_tokens` knows the model's template.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def build_prompts(rows: Iterable[Row], settings: DatasetSettings) -> Dataset:
         ConfigError: A template asks for a column that there is not.
         DataError: Columns are missing, or a prompt or completion is; names the row.
     """
-    kind, pair = "prompt", _of_columns
+    kind: str = "prompt"
+    pair: Callable[[str, Mapping[str, Any], DatasetSettings], Pair] = _of_columns
     prompts: list[str] = []
     table: dict[str, list[str]] = {"completion": []}
     has_split: bool | None = None
@@ -88,9 +89,9 @@ def _kind(
         return "prompt", _of_columns
     name = f"dataset.{settings.name}"
     raise DataError(
-        f"{where} has neither the columns '{settings.prompt}' and '{settings.completion}' nor '{settings.messages}'; its "
-        f"columns are {', '.join(map(repr, row))}. Name them with {name}.prompt and {name}.completion, or {name}.messages; "
-        f"or make prompts of labelled texts, e.g. {name}.prompt_template='Question: {{{settings.text}}} Answer:'."
+        f"{where} has neither the columns '{settings.prompt}' and '{settings.completion}' nor '{settings.messages}'; "
+        f"its columns are {', '.join(map(repr, row))}. Name them with {name}.prompt and {name}.completion, or "
+        f"{name}.messages; or make prompts of labelled texts, e.g. {name}.prompt_template='Question: {{text}} Answer:'."
     )
 
 
@@ -99,7 +100,7 @@ def _check_template(where: str, row: Mapping[str, Any], settings: DatasetSetting
     wanted = [settings.text if field == "text" else field for field in _FIELD.findall(settings.prompt_template)]
     if not wanted:
         rule = "must name a column in braces"
-        raise ConfigError(key, settings.prompt_template, rule, f"For example 'Question: {{{settings.text}}}\\nType:'.")
+        raise ConfigError(key, settings.prompt_template, rule, "For example 'Question: {text} Type:'.")
     missing = [column for column in wanted if column not in row]
     if missing:
         names = ", ".join(map(repr, row))

@@ -84,7 +84,7 @@ def _read(path: Path) -> tuple[Any, Any]:
     del config.quantization_config
     config.dtype = torch.bfloat16
     with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(config)
+        model = transformers.AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     weights = {name: value.to(torch.bfloat16) for name, value in loaded.state_dict().items()}
     model.load_state_dict(weights, assign=True)
     model.tie_weights()

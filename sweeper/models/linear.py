@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-__all__ = ["is_linear", "is_transposed", "weight_of"]
+__all__ = ["bias_of", "is_linear", "is_transposed", "weight_of"]
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -27,3 +27,9 @@ def weight_of(module: nn.Module) -> torch.Tensor:
     weight = module.weight
     assert isinstance(weight, torch.Tensor)  # noqa: S101 - is_linear was asked
     return weight.T if is_transposed(module) else weight
+
+
+def bias_of(module: nn.Module) -> torch.Tensor | None:
+    """Return b of a linear layer."""
+    bias: torch.Tensor | None = getattr(module, "bias", None)
+    return bias

@@ -1,7 +1,7 @@
 """Completions of prompts by a language model: loss and perplexity a token, and accuracy where completions are choices.
 
 Only tokens of completions bear a loss, their end included; what pads a row never does, whatever token it is. Logits are
-made at these tokens alone and a block at a time, never for whole rows: a vocabulary is a hundred times as wide as a model.
+made at these tokens alone and a block at a time, never for whole rows: a vocabulary is 100 times as wide as a model.
 
 Where completions are a closed set, all choices of a row are scored in one sequence: its prompt, then every choice, none
 of which sees another. So a row costs little more than its prompt, however many choices there are.
@@ -61,7 +61,7 @@ class Task:
         return ()
 
     def examples(self, tokens: TokenisedSplits, split: str) -> Examples:
-        """Return rows whose targets are the tokens before the completion and the choice; each counts its tokens after."""
+        """Return rows, each with the tokens before its completion and its choice; it counts its completion's tokens."""
         rows = getattr(tokens, split)
         prompts, lengths = list(rows["prompt"]), list(rows["length"])
         targets = [[prompt, label] for prompt, label in zip(prompts, rows["label"], strict=True)]

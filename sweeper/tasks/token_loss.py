@@ -29,19 +29,21 @@ _OTHER_SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier", "mup_bas
 class OutputLayer(NamedTuple):
     """What turns hidden states into logits."""
 
-    weight_VH: torch.Tensor
-    bias_V: torch.Tensor | None
+    weight: torch.Tensor
+    """``[V, H]``."""
+    bias: torch.Tensor | None
+    """``[V]``."""
     softcap: float | None
     """Logits are ``softcap * tanh(logits / softcap)`` if it is given, as in Gemma 2 (arXiv:2408.00118)."""
 
     def logits(self, states_NH: torch.Tensor) -> torch.Tensor:
         """Return logits of places, ``[N, V]`` float32."""
-        return self._capped(F.linear(states_NH, self.weight_VH, self.bias_V).float())
+        return self._capped(F.linear(states_NH, self.weight, self.bias).float())
 
     def logits_of(self, states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Return the logit of one token for each hidden state, multiplied in float32."""
-        logits = (states.float() * self.weight_VH[tokens].float()).sum(-1)
-        return self._capped(logits if self.bias_V is None else logits + self.bias_V[tokens].float())
+        logits = (states.float() * self.weight[tokens].float()).sum(-1)
+        return self._capped(logits if self.bias is None else logits + self.bias[tokens].float())
 
     def _capped(self, logits: torch.Tensor) -> torch.Tensor:
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
@@ -100,7 +102,7 @@ def _gradient(logits: torch.Tensor, total: torch.Tensor, tokens: torch.Tensor, l
     share.scatter_add_(1, tokens, share.new_full(tokens.shape, -1.0))
     if slope is not None:
         share *= slope
-    return share.to(layer.weight_VH.dtype) @ layer.weight_VH
+    return share.to(layer.weight.dtype) @ layer.weight
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sweeper.models.linear import weight_of
+from sweeper.models.linear import bias_of, weight_of
 from sweeper.train.dropout import LaneDropout
 
 __all__ = ["HeadSegment", "LoraSegment", "PackState", "PackedHead", "PackedLora"]
@@ -74,7 +74,7 @@ class PackedLora(nn.Module):
     def __init__(self, base: nn.Module, state: PackState) -> None:
         super().__init__()
         self.weight = weight_of(base)
-        self.bias = base.bias
+        self.bias: torch.Tensor | None = bias_of(base)
         self.state = state
         self.segments: Sequence[LoraSegment] = ()
 
