@@ -108,9 +108,9 @@ class PromptEncoder:
         text = [*part["completion"], *self._splits.labels][long[0]]
         row = f"{name} row {long[0] + 1}" if long[0] < len(part) else "the longest choice"
         raise DataError(
-            f"dataset {self._splits.name}: {row} has a completion of {lengths[long[0]]} tokens, its end included, which "
-            f"leaves no room for a prompt in {self._max_length}: {shorten(text)}. It is one of {len(long)}. Raise "
-            f"model.max_length above {max(lengths)}, as far as the model goes, or remove the rows."
+            f"dataset {self._splits.name}: {row} has a completion of {lengths[long[0]]} tokens, its end included, "
+            f"which leaves no room for a prompt in {self._max_length}: {shorten(text)}. It is one of {len(long)}. "
+            f"Raise model.max_length above {max(lengths)}, as far as the model goes, or remove the rows."
         )
 
     def _completions(self, texts: Sequence[str]) -> list[list[int]]:
@@ -179,8 +179,8 @@ def _is_chat(tokenizer: Any, splits: Splits, use: str) -> bool:
         raise ConfigError("model.chat_template", use, rule, "Set it to auto, or give columns prompt and completion.")
     if is_needed and not has_template:
         raise ModelError(
-            f"dataset {splits.name} needs a chat template, and the model's tokenizer has none. Choose a model that was "
-            "trained on chats, e.g. model=smollm2; or give columns prompt and completion, and model.chat_template=never."
+            f"dataset {splits.name} needs a chat template, and the model's tokenizer has none. Choose a model that "
+            "was trained on chats, e.g. model=smollm2, or give columns prompt and completion."
         )
     return is_needed or (use == "if_any" and has_template)
 

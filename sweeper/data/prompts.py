@@ -1,8 +1,8 @@
 """Turn the rows of any source into prompts with completions: the table that `splits` takes for a language model.
 
 A row is a prompt and a completion; or messages, of which the assistant's last is the completion; or a text with a
-label, of which ``prompt_template`` makes an instruction. Where that is not set, the columns of the first row tell. Chats
-stay chats here (as JSON): only `prompt_tokens` knows the model's template.
+label, of which ``prompt_template`` makes an instruction. Where that is not set, the columns of the first row tell.
+Chats stay chats here (as JSON): only `prompt_tokens` knows the model's template.
 """
 
 from __future__ import annotations

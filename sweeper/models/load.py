@@ -149,7 +149,8 @@ def _set_pad_token(config: Any, path: Path, *, trust_remote_code: bool) -> None:
 
 def _failure(path: Path, kind: str, attention: str, error: Exception) -> str:
     said = (str(error).strip() or type(error).__name__).splitlines()[0]
-    remedy = f"Choose a model of transformers that {KINDS[kind]} loads, with safetensors weights."
+    head = "sequence classification head" if kind == "sequence_classification" else "language-model head"
+    remedy = f"Choose a transformers model that has a {head} and safetensors weights."
     if "attention" in said:
         remedy = f"Set model.attention=eager instead of {attention}."
     if "trust_remote_code" in str(error):
