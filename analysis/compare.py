@@ -71,7 +71,7 @@ def untuned_value(study: StudyRecord) -> float | None:
 
 
 def baseline(study: StudyRecord) -> tuple[str, float] | None:
-    """Return what the frozen model does without fine-tuning, as ``(probe or untuned, objective)``, if it was measured."""
+    """Return what the frozen model does by itself, as ``("probe" or "untuned", objective)``, if it was measured."""
     for name, value in (("probe", probe_value(study)), ("untuned", untuned_value(study))):
         if value is not None:
             return name, value

@@ -38,11 +38,11 @@ _ANSWER = "answer"
 
 
 def chat_use(model: ModelSettings) -> str:
-    """Return whether prompts go into a chat template: ``always``, ``never``, or ``if_any`` the tokenizer has."""
+    """Return when prompts go into a chat template: ``always``, ``never``, ``if_any`` is there, or ``for_messages``."""
     if model.chat_template != "auto":
         return model.chat_template
     names = f"{model.id} {model.member} {model.name}".lower()
-    return "if_any" if any(part in names for part in CHAT_NAMES) else "never"
+    return "if_any" if any(part in names for part in CHAT_NAMES) else "for_messages"
 
 
 class PromptEncoder:

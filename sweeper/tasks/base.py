@@ -87,6 +87,14 @@ class TaskProtocol(Protocol):
         """Return the names of the modules that each lane trains whole, PEFT's ``modules_to_save``."""
         ...
 
+    def check(self, model: nn.Module) -> None:
+        """Check that the model, its layers adapted, can be trained for the task.
+
+        Raises:
+            ModelError: It cannot.
+        """
+        ...
+
     def row_loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Return the loss of each row, summed over what bears one in it, ``[rows]`` float32."""
         ...

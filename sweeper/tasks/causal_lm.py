@@ -60,6 +60,16 @@ class Task:
         """Return none: the model's own output layer is used, frozen."""
         return ()
 
+    def check(self, model: nn.Module) -> None:
+        """Check that logits can be made from hidden states.
+
+        Raises:
+            ModelError: The output layer is adapted, or of a kind that is not known.
+        """
+        from sweeper.tasks.token_loss import output_layer
+
+        output_layer(model)
+
     def examples(self, tokens: TokenisedSplits, split: str) -> Examples:
         """Return rows, each with the tokens before its completion and its choice; it counts its completion's tokens."""
         rows = getattr(tokens, split)

@@ -51,6 +51,9 @@ class Task:
             raise ModelError(f"{type(model).__name__} has no classification head called {' or '.join(_HEADS)}")
         return found
 
+    def check(self, model: nn.Module) -> None:
+        """Accept every model that has a head."""
+
     def examples(self, tokens: TokenisedSplits, split: str) -> Examples:
         """Return rows whose target is the label's index; each counts 1."""
         rows = getattr(tokens, split)

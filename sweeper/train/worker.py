@@ -151,7 +151,9 @@ class TrainingWorker:
             "modules_to_save": list(heads) or None,
             "fan_in_fan_out": any(is_transposed(model.get_submodule(name)) for name in targets),
         }
-        return Pack(model, targets=targets, head=head_layers, dtype=self._dtype), config
+        pack = Pack(model, targets=targets, head=head_layers, dtype=self._dtype)
+        task.check(model)
+        return pack, config
 
     def _probe(self, study: _Study, train: EvaluationBatches, num_labels: int) -> Mapping[str, float]:
         features, held_out = study.pack.features(train), study.pack.features(study.validation)
