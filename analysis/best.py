@@ -19,6 +19,7 @@ from analysis.compare import (
     selection_optimism,
     standard_error,
     top_trials,
+    untuned_value,
 )
 from analysis.load import wall_s
 from analysis.params import shown_params
@@ -88,8 +89,10 @@ def _study(store: TrialStore, study: StudyRecord, *, space: SearchSpace | None, 
         "best": trial_summary(store, study, best) if best else None,
         "default": trial_summary(store, study, shipped) if shipped else None,
         "frozen_probe": probe_value(study),
+        "untuned": untuned_value(study),
         "gain_over_default": _gain(study, value, shipped),
         "gain_over_probe": _comparison(study, value, probe_value(study)),
+        "gain_over_untuned": _comparison(study, value, untuned_value(study)),
         "selection_optimism": selection_optimism(study, trials),
         "num_complete": len(top_trials(study, trials)),
         "num_within_noise_of_best": _num_within_noise(study, trials),

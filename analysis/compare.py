@@ -16,6 +16,7 @@ from sweeper.types import StudyRecord, TrialRecord, TrialState
 __all__ = [
     "NOISE_ERRORS",
     "Comparison",
+    "baseline",
     "best_trial",
     "compare",
     "default_trial",
@@ -24,6 +25,7 @@ __all__ = [
     "selection_optimism",
     "standard_error",
     "top_trials",
+    "untuned_value",
 ]
 
 NOISE_ERRORS = 2.0
@@ -60,7 +62,24 @@ def default_trial(trials: Iterable[TrialRecord], default: str) -> TrialRecord | 
 
 def probe_value(study: StudyRecord) -> float | None:
     """Return the objective of a logistic regression on the frozen model's features; None if it was not measured."""
-    metrics = study.references.get("frozen_probe", {})
+    return _reference_value(study, "frozen_probe")
+
+
+def untuned_value(study: StudyRecord) -> float | None:
+    """Return the objective of the model as it is, without any adapter; None if it was not measured."""
+    return _reference_value(study, "untuned")
+
+
+def baseline(study: StudyRecord) -> tuple[str, float] | None:
+    """Return what the frozen model does by itself, as ``("probe" or "untuned", objective)``, if it was measured."""
+    for name, value in (("probe", probe_value(study)), ("untuned", untuned_value(study))):
+        if value is not None:
+            return name, value
+    return None
+
+
+def _reference_value(study: StudyRecord, name: str) -> float | None:
+    metrics = study.references.get(name, {})
     value = metrics.get(study.metric, metrics.get(study.metric.removeprefix("validation/")))
     return value if value is not None and math.isfinite(value) else None
 

@@ -25,6 +25,7 @@ _ONE_OF = {
     "method.name": ("lora",),
     "model.dtype": ("auto", "bfloat16", "float32"),
     "model.attention": ("auto", "eager", "sdpa"),
+    "model.chat_template": ("auto", "always", "never"),
     "search.sampler": ("tpe", "gp", "random", "qmc", "cmaes", "grid", "auto"),
     "search.pruner": ("successive_halving", "median", "hyperband", "none"),
     "executor.name": ("process", "inline"),

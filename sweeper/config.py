@@ -173,9 +173,16 @@ def _compose(overrides: Sequence[str], config_dir: Path | None) -> DictConfig:
     extra = [] if config_dir is None else [f"hydra.searchpath=['{_quoted(config_dir)}']"]
     try:
         with initialize_config_dir(str(CONFIG_DIR.resolve()), version_base="1.3", job_name="sweeper"):
-            return hydra_compose("config", overrides=[*extra, *overrides])
+            return hydra_compose("config", overrides=[*extra, *map(_forced, overrides)])
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise _translated(error, overrides, config_dir) from error
+
+
+def _forced(text: str) -> str:
+    """Let an override add keys to a mapping of the user's own, such as ``dataset.<name>.where``."""
+    pattern, known = _pattern(text.partition("=")[0]), setting_docs()
+    found = known.get(pattern) or known.get(pattern.rpartition(".")[0])
+    return f"++{text}" if found is not None and found.kind.startswith("dict[str, str]") else text
 
 
 def _typed(composed: DictConfig) -> SweepSettings:
@@ -219,7 +226,7 @@ def _translated(error: Exception, overrides: Sequence[str], config_dir: Path | N
 
 def _wrong_key(key: str, value: str, said: str) -> ConfigError:
     known = setting_docs()
-    pattern = re.sub(r"^dataset\.[^.]+\.", "dataset.<name>.", key)
+    pattern = _pattern(key)
     if pattern in known:
         rule = said.splitlines()[0].rstrip(".")
         if "not Optional" in said:
@@ -229,6 +236,10 @@ def _wrong_key(key: str, value: str, said: str) -> ConfigError:
         return ConfigError(key, value, rule, known[pattern].doc)
     near = _near(pattern, known).replace("<name>", key.split(".")[1] if "." in key else "<name>")
     return ConfigError(key, value, "there is no such key", near or "`sweeper config --help-keys` lists all keys.")
+
+
+def _pattern(key: str) -> str:
+    return re.sub(r"^dataset\.[^.]+\.", "dataset.<name>.", key)
 
 
 def _near(key: str, known: Iterable[str]) -> str:

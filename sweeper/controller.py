@@ -183,7 +183,7 @@ class Controller:
     def _open(self, post: _Post, study: StudyRun) -> None:
         request = next(opening for run, opening in self._studies.values() if run is study)
         post.study, post.evict, post.is_busy = study, (), True
-        probe = "frozen_probe" not in study.record.references and self._num_workers(study) == 1
+        probe = not study.record.references and self._num_workers(study) == 1
         post.handle.send(dataclasses.replace(request, probe=probe))
 
     def _open_studies(self) -> list[StudyRun]:

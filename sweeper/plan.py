@@ -68,16 +68,19 @@ def plan_study(
         ConfigError: A setting does not fit the data or the task.
     """
     from sweeper.data import prepare_splits
+    from sweeper.data.prompt_tokens import chat_use
     from sweeper.data.tokens import tokenise
 
     settings = config.settings
-    splits = prepare_splits(dataset, cache=_cache(settings), progress=progress)
+    completions = make_task(settings.task.name).takes_completions
+    splits = prepare_splits(dataset, cache=_cache(settings), completions=completions, progress=progress)
     tokenise(
         splits,
         model_dir=model_dir,
         max_length=settings.model.max_length,
         cache=_cache(settings),
         trust_remote_code=settings.model.trust_remote_code,
+        chat=chat_use(settings.model),
     )
     if len(splits.train) < 2:  # noqa: PLR2004  nothing can be learnt from one row
         raise DataError(f"{dataset.name}: {len(splits.train)} training row(s) are too few")
@@ -114,7 +117,7 @@ def _plan(
     fingerprint: str,
 ) -> StudyPlan:
     settings = config.settings
-    metric, direction = _objective(settings)
+    metric, direction = _objective(settings, len(labels))
     chunks = ChunkPlan.of(
         num_rows["train"],
         micro_batch=micro_batch(settings, config.space),
@@ -141,11 +144,17 @@ def _plan(
     return StudyPlan(record, _opening(record, settings, dataset, chunks, _typical(record, settings, config.space)))
 
 
-def _objective(settings: SweepSettings) -> tuple[str, str]:
+def _objective(settings: SweepSettings, num_labels: int) -> tuple[str, str]:
     task, metric = make_task(settings.task.name), settings.task.metric
-    if metric not in task.metrics:
-        remedy = did_you_mean(metric, task.metrics) or f"Metrics are: {', '.join(task.metrics)}."
-        raise ConfigError("task.metric", metric, f"{settings.task.name} has no such metric", remedy)
+    if metric == "auto":
+        metric = task.default_metric(num_labels)
+    known = [name for name in task.metrics if num_labels or name != "accuracy"]
+    if metric not in known:
+        rule = f"{settings.task.name} has no such metric"
+        if metric in task.metrics:
+            rule = f"every row has a completion of its own, so {settings.task.name} has no accuracy"
+        remedy = did_you_mean(metric, known) or f"Metrics are: {', '.join(known)}."
+        raise ConfigError("task.metric", metric, rule, remedy)
     return f"validation/{metric}", task.direction(metric)
 
 

@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from analysis.compare import Comparison, best_trial, compare, default_trial, finite_value, probe_value, standard_error
+from analysis.compare import (
+    Comparison,
+    baseline,
+    best_trial,
+    compare,
+    default_trial,
+    finite_value,
+    standard_error,
+)
 from sweeper.types import Cost, Phase, StudyRecord, TrialRecord, TrialState
 
 __all__ = ["StudyProgress", "study_progress"]
@@ -58,9 +66,9 @@ class StudyProgress:
         return finite_value(self.study, self.default) if self.default else None
 
     @property
-    def probe_value(self) -> float | None:
-        """Objective of the frozen-features probe."""
-        return probe_value(self.study)
+    def baseline(self) -> tuple[str, float] | None:
+        """What the frozen model does without fine-tuning, and whether that is a probe or the untuned model."""
+        return baseline(self.study)
 
     @property
     def best_error(self) -> float | None:

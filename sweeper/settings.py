@@ -62,6 +62,20 @@ class DatasetSettings:
     where: dict[str, str] = key({}, "Keep only rows whose column equals the value, e.g. {source: imdb}.")
     text: str = key("text", "Column with the text.")
     label: str = key("label", "Column with the label; strings or integers.")
+    prompt: str = key("prompt", "causal_lm: column with the prompt.")
+    completion: str = key("completion", "causal_lm: column with the completion, on which alone the loss is taken.")
+    messages: str = key(
+        "messages", "causal_lm: column with a chat, a list of {role, content}; the assistant's last is the completion."
+    )
+    prompt_template: str = key(
+        "", "causal_lm: makes a prompt of a labelled text, e.g. 'Question: {text}\\nType:'; any column may be named."
+    )
+    completion_template: str = key(
+        " {label}", "causal_lm: the completion to prompt_template; in a chat without its outer spaces."
+    )
+    label_words: dict[str, str] = key(
+        {}, "causal_lm: what {label} says for each label of the data; the label itself if empty."
+    )
     split: str = key("split", "files, hub: optional column that names each row's split (train, validation, test).")
     labels: list[str] = key([], "The labels that may occur, in order; those of the training rows if empty.")
     train_rows: int = key(1000, "Training rows of a trial; 0 for all that remain.")
@@ -90,7 +104,13 @@ class ModelSettings:
         "auto", "Attention kernel: auto (sdpa on a GPU, sweeper_short on a CPU in bfloat16, else eager) or one of them."
     )
     target_modules: list[str] = key([], "Linear layers that get an adapter; those known for the architecture if empty.")
-    max_length: int = key(128, "Longest row in tokens; longer ones are cut.")
+    max_length: int = key(
+        128, "Longest row in tokens; longer texts lose their end, longer prompts their beginning, completions nothing."
+    )
+    chat_template: str = key(
+        "auto",
+        "causal_lm: put prompts into the tokenizer's chat template: always, never, or auto (if the model's name says instruct or chat). Messages always are.",
+    )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -98,7 +118,10 @@ class TaskSettings:
     """What is learnt and how it is scored."""
 
     name: str = key("text_classification", "A module of sweeper.tasks.")
-    metric: str = key("accuracy", "The validation metric that the search maximises, e.g. accuracy or macro_f1.")
+    metric: str = key(
+        "accuracy",
+        "The validation metric that the search improves, e.g. accuracy or macro_f1; auto takes what fits task and data.",
+    )
 
 
 @dataclass(kw_only=True, slots=True)

@@ -49,11 +49,12 @@ def progress_line(progress: StudyProgress) -> str:
 
 
 def final_table(progress: Sequence[StudyProgress]) -> Table:
-    """Return the best settings of each dataset beside the default recipe and the frozen-features probe."""
-    table = _table(progress, "Best settings", "Default recipe", "Probe", "Trials", "Time")
+    """Return the best settings of each dataset beside the default recipe and what the frozen model does by itself."""
+    names = {study.baseline[0].capitalize() for study in progress if study.baseline}
+    table = _table(progress, "Best settings", "Default recipe", " or ".join(sorted(names)) or "Probe", "Trials", "Time")
     for study in progress:
         default = Text.assemble(f"{_value(study.default_value)}\n", (_default_words(study), "dim"))
-        effort = (_value(study.probe_value), str(study.num_done), clock_text(study.wall_s))
+        effort = (_value(study.baseline[1] if study.baseline else None), str(study.num_done), clock_text(study.wall_s))
         table.add_row(Text(study.study.dataset), _best_cell(study), default, *effort)
     return table
 
@@ -92,8 +93,9 @@ def _default_cell(progress: StudyProgress) -> Text:
     lines = [_value(progress.default_value)]
     if progress.default is not None and progress.default.state is not TrialState.COMPLETE:
         lines.append(progress.default.state.value)
-    if progress.probe_value is not None:
-        lines.append(f"probe {_value(progress.probe_value)}")
+    if progress.baseline is not None:
+        name, value = progress.baseline
+        lines.append(f"{name} {_value(value)}")
     return Text("\n".join(lines))
 
 

@@ -192,8 +192,11 @@ def _legend(progress: Sequence[StudyProgress]) -> list[str]:
     lines = ["Scores are on the validation rows that also chose the winner: expect a little less on new rows."]
     if any(study.best_error is not None for study in progress):
         lines.insert(0, "± is one binomial standard error of the accuracy; it leaves out the training seed.")
-    if any(study.probe_value is not None for study in progress):
+    names = {study.baseline[0] for study in progress if study.baseline}
+    if "probe" in names:
         lines.insert(0, "Probe: logistic regression on the features of the frozen model.")
+    if "untuned" in names:
+        lines.insert(0, "Untuned: the model as it is, without any adapter.")
     return lines
 
 

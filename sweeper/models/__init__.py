@@ -18,6 +18,8 @@ from sweeper.settings import ModelSettings
 
 __all__ = ["fetch_model", "model_type_of"]
 
+_NO_SOURCES = ("gguf", "linear", "load", "targets")
+
 
 def fetch_model(settings: ModelSettings, *, cache: Path, progress: Progress | None = None) -> Path:
     """Return a folder with config.json, tokenizer and safetensors weights.
@@ -59,7 +61,7 @@ def model_type_of(folder: Path) -> str:
 
 
 def _source(settings: ModelSettings) -> ModuleType:
-    names = [module.name for module in pkgutil.iter_modules(__path__) if module.name not in ("load", "targets")]
+    names = [module.name for module in pkgutil.iter_modules(__path__) if module.name not in _NO_SOURCES]
     if settings.source not in names:
         rule = f"must be one of {', '.join(names)}"
         raise ConfigError("model.source", settings.source, rule, did_you_mean(settings.source, names))

@@ -15,7 +15,7 @@ from torch import nn
 
 from sweeper.errors import ConfigError, ModelError, did_you_mean
 
-__all__ = ["choose_attention", "choose_dtype", "cpu_flags", "load_model"]
+__all__ = ["choose_attention", "choose_dtype", "cpu_flags", "load_model", "quiet"]
 
 SHORT = "sweeper_short"
 """See `attention`; named here so that no transformers is loaded."""
@@ -50,7 +50,7 @@ def load_model(
         register()
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     try:
-        with _quiet(), torch.random.fork_rng(devices=[]):
+        with quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # the new head is the same in every process
             config = transformers.AutoConfig.from_pretrained(path, **local)
             if kind == "sequence_classification":
@@ -62,7 +62,7 @@ def load_model(
                 path, config=config, dtype=dtype, attn_implementation=attention, use_safetensors=True, **local
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise ModelError(_failure(path, attention, error)) from error
+        raise ModelError(_failure(path, kind, attention, error)) from error
     return model.eval().requires_grad_(requires_grad=False)
 
 
@@ -129,7 +129,8 @@ def cpu_flags(path: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
+    """Keep transformers off the screen."""
     # That the head is newly initialised is what we want; transformers warns of it on every load.
     from transformers import utils
 
@@ -155,9 +156,10 @@ def _set_pad_token(config: Any, path: Path, *, trust_remote_code: bool) -> None:
     config.pad_token_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
 
-def _failure(path: Path, attention: str, error: Exception) -> str:
+def _failure(path: Path, kind: str, attention: str, error: Exception) -> str:
     said = (str(error).strip() or type(error).__name__).splitlines()[0]
-    remedy = "Choose a transformers model that has a sequence classification head and safetensors weights."
+    head = "sequence classification head" if kind == "sequence_classification" else "language-model head"
+    remedy = f"Choose a transformers model that has a {head} and safetensors weights."
     if "attention" in said:
         remedy = f"Set model.attention=eager instead of {attention}."
     if "trust_remote_code" in str(error):

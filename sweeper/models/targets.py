@@ -37,6 +37,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "phi": ("q_proj", "k_proj", "v_proj", "self_attn.dense", "fc1", "fc2"),
     "phi3": ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"),
     "opt": ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"),
+    "gpt2": ("c_attn", "c_proj", "c_fc"),
     "gpt_neox": ("query_key_value", "attention.dense", "dense_h_to_4h", "dense_4h_to_h"),
 }
 """Suffixes of module names, by ``model_type`` of config.json."""

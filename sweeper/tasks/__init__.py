@@ -13,10 +13,12 @@ if TYPE_CHECKING:
 
 __all__ = ["make_task", "task_names"]
 
+_NO_TASKS = ("base", "token_loss")
+
 
 def task_names() -> tuple[str, ...]:
     """Return the tasks there are."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base"))
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in _NO_TASKS))
 
 
 def make_task(name: str) -> TaskProtocol:

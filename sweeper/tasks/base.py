@@ -40,7 +40,7 @@ class Examples:
     ids: Sequence[Sequence[int]]
     """Token ids of each row."""
     targets: Sequence[int | Sequence[int]]
-    """What `Batch.targets` is made of: a label, or the number of tokens before the completion."""
+    """What `Batch.targets` is made of: a label, or the number of tokens before the completion and its choice."""
     weights: Sequence[float]
     """What each row counts in a mean loss: 1, or its tokens that bear a loss."""
 
@@ -51,11 +51,29 @@ class TaskProtocol(Protocol):
     peft_task_type: str
     """PEFT's name of the task, e.g. ``SEQ_CLS``."""
     metrics: tuple[str, ...]
-    """Names of the validation metrics, without the prefix ``validation/``; ``loss`` is always one of them."""
+    """Names of the validation metrics, without the prefix ``validation/``; ``loss`` is always one of them.
+
+    ``accuracy`` is left out for rows without labels or choices.
+    """
     has_probe: bool
-    """Whether a logistic regression on frozen features can do the task."""
+    """Whether a logistic regression on frozen features can do the task; else the untuned model itself is scored."""
     model_kind: str
     """What `sweeper.models.load` puts on top of the base: ``sequence_classification`` or ``causal_lm``."""
+
+    takes_completions: bool
+    """Whether rows are prompts with completions instead of texts with labels."""
+
+    def of(self, tokens: TokenisedSplits) -> TaskProtocol:
+        """Return the task for these rows, to train and score with."""
+        ...
+
+    def default_metric(self, num_labels: int) -> str:
+        """Return the metric that ``task.metric=auto`` stands for.
+
+        Args:
+            num_labels: Labels or choices of the dataset; 0 if completions are open.
+        """
+        ...
 
     def direction(self, metric: str) -> str:
         """Return ``maximize`` or ``minimize``."""
@@ -67,6 +85,14 @@ class TaskProtocol(Protocol):
 
     def head_modules(self, model: nn.Module) -> tuple[str, ...]:
         """Return the names of the modules that each lane trains whole, PEFT's ``modules_to_save``."""
+        ...
+
+    def check(self, model: nn.Module) -> None:
+        """Check that the model, its layers adapted, can be trained for the task.
+
+        Raises:
+            ModelError: It cannot.
+        """
         ...
 
     def row_loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:

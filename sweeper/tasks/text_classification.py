@@ -26,6 +26,15 @@ class Task:
     metrics = ("accuracy", "macro_f1", "loss")
     has_probe = True
     model_kind = "sequence_classification"
+    takes_completions = False
+
+    def of(self, tokens: TokenisedSplits) -> Task:  # noqa: ARG002 - a task like the others
+        """Return the task itself: it needs to know nothing of the rows."""
+        return self
+
+    def default_metric(self, num_labels: int) -> str:  # noqa: ARG002 - a task like the others
+        """Return the accuracy."""
+        return "accuracy"
 
     def direction(self, metric: str) -> str:
         """Return ``minimize`` for the loss, ``maximize`` otherwise."""
@@ -41,6 +50,9 @@ class Task:
         if not found:
             raise ModelError(f"{type(model).__name__} has no classification head called {' or '.join(_HEADS)}")
         return found
+
+    def check(self, model: nn.Module) -> None:
+        """Accept every model that has a head."""
 
     def examples(self, tokens: TokenisedSplits, split: str) -> Examples:
         """Return rows whose target is the label's index; each counts 1."""

@@ -7,7 +7,7 @@ leaves them as they were. Lanes never see each other's rows, generators, losses 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -16,13 +16,13 @@ import torch
 from torch import nn
 
 from sweeper.errors import ModelError
+from sweeper.models.linear import is_linear
 from sweeper.tasks.base import Batch
 from sweeper.train.batches import EvaluationBatches, TrainingRows
-from sweeper.train.chunks import ChunkPlan
-from sweeper.train.dropout import LaneDropout, keep_share
-from sweeper.train.lane import Lane, derived_seed, lora_scale
+from sweeper.train.bucket import Bucket
+from sweeper.train.dropout import LaneDropout
+from sweeper.train.lane import Lane, derived_seed
 from sweeper.train.layout import HeadShape, Layout, LoraShape, bucket_rank
-from sweeper.train.optim import LaneOptimizer, OptimSettings
 from sweeper.train.packed import HeadSegment, LoraSegment, PackedHead, PackedLora, PackState
 
 __all__ = ["ChunkOutcome", "Pack", "RowFunction", "sort_lanes"]
@@ -86,7 +86,7 @@ class Pack:
             One outcome a lane; a loss that is not finite is the caller's to judge.
         """
         plan = rows.plan
-        buckets = [_Bucket(self, group, plan) for group in _groups(lanes)]
+        buckets = [Bucket(group, self.shape, self.dtype, plan) for group in _groups(lanes)]
         for bucket in buckets:
             bucket.refresh(training=True)
         self._attach(buckets, len(lanes), training=True)
@@ -116,7 +116,7 @@ class Pack:
         self, lanes: Sequence[Lane], split: EvaluationBatches, outputs: RowFunction, *, parts: int = 1
     ) -> torch.Tensor:
         """Return the outputs of every lane for all rows of a split, ``[K, rows, F]`` float32 on the CPU."""
-        buckets = [_Bucket(self, group) for group in _groups(lanes)]
+        buckets = [Bucket(group, self.shape, self.dtype) for group in _groups(lanes)]
         for bucket in buckets:
             bucket.refresh(training=False)
         self._attach(buckets, len(lanes), training=False)
@@ -126,8 +126,6 @@ class Pack:
     @torch.no_grad()
     def features(self, split: EvaluationBatches) -> torch.Tensor:
         """Return mean-pooled last hidden states of the frozen model, ``[rows, I]`` float32 on the CPU."""
-        for layer in self._lora:
-            layer.segments = ()
         base = getattr(self._model, str(self._model.base_model_prefix))
 
         def pooled(_: nn.Module, batch: Batch) -> torch.Tensor:
@@ -135,7 +133,14 @@ class Pack:
             means: torch.Tensor = (states * batch.mask[..., None]).sum(1) / batch.mask.sum(1, keepdim=True)
             return means
 
-        return self._gather(split, 1, pooled, 1)[0]
+        return self.frozen(split, pooled)
+
+    @torch.no_grad()
+    def frozen(self, split: EvaluationBatches, outputs: RowFunction) -> torch.Tensor:
+        """Return outputs of the model without any adapter, ``[rows, F]`` float32 on the CPU; it must have no head."""
+        for layer in self._lora:
+            layer.segments = ()
+        return self._gather(split, 1, outputs, 1)[0]
 
     def _gather(self, split: EvaluationBatches, num_lanes: int, outputs: RowFunction, parts: int) -> torch.Tensor:
         gathered = None
@@ -158,7 +163,7 @@ class Pack:
         seeds = [derived_seed(lane.spec.seed, "dropout", lane.chunks_done) for lane in lanes]
         return LaneDropout(probabilities, seeds, self.device)
 
-    def _attach(self, buckets: Sequence[_Bucket], num_lanes: int, *, training: bool) -> None:
+    def _attach(self, buckets: Sequence[Bucket], num_lanes: int, *, training: bool) -> None:
         self._state.num_lanes = num_lanes
         first = 0
         lora: list[list[LoraSegment]] = [[] for _ in self._lora]
@@ -176,116 +181,12 @@ class Pack:
             head_layer.segments = head_segments
 
 
-class _Bucket:
-    """Lanes of one padded rank: their vectors as matrices, and the copy that the layers multiply with."""
-
-    def __init__(self, pack: Pack, lanes: Sequence[Lane], plan: ChunkPlan | None = None) -> None:
-        self.lanes = lanes
-        self._layout = pack.shape.with_rank(bucket_rank(lanes[0].layout.rank))
-        self._parameters = self._pad([lane.parameters for lane in lanes])
-        self._compute = torch.empty_like(self._parameters, dtype=pack.dtype)
-        if plan is not None:
-            self._prepare_training(plan)
-
-    def refresh(self, *, training: bool) -> None:
-        """Bring the multiplied copy up to date, with the lanes' scales folded into A."""
-        size = self._layout.size_a
-        scale = self._scale_k1 if training else self._scales(training=False)
-        torch.mul(self._parameters[:, :size], scale, out=self._compute[:, :size])
-        self._compute[:, size:].copy_(self._parameters[:, size:])
-
-    def shares(self, weights_kM: torch.Tensor) -> torch.Tensor:
-        """Return the factor of each micro-batch's summed loss in the mean of its optimizer step, ``[k, M]``.
-
-        Args:
-            weights_kM: Summed weights of the rows of each micro-batch.
-        """
-        shares = torch.empty_like(weights_kM)
-        for row, window in enumerate(self._accumulation):
-            sums = [group.sum().clamp_(min=1e-12).expand(len(group)) for group in torch.split(weights_kM[row], window)]
-            shares[row] = 1 / torch.cat(sums)
-        return shares
-
-    def step(self, index: int) -> None:
-        """Update the lanes whose batch is complete after micro-batch ``index``."""
-        last = index + 1 == self._micro_batches
-        due = [last or (index + 1) % window == 0 for window in self._accumulation]
-        if any(due):
-            rows = slice(None) if all(due) else torch.tensor(due, device=self._gradients.device).nonzero()[:, 0]
-            size = self._layout.size_a
-            self._gradients[rows, :size] *= self._scale_k1[rows]
-            self._optimizer.step(self._parameters, self._gradients, due)
-            self.refresh(training=True)
-
-    def updated(self) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Return parameters and moments of every lane at its own rank; may run out of memory, so changes nothing."""
-        matrices = (self._parameters, self._moment1, self._moment2)
-        ranks = [lane.layout.rank for lane in self.lanes]
-        unpadded = [[self._layout.unpad(row, rank) for row, rank in zip(m, ranks, strict=True)] for m in matrices]
-        return list(zip(*unpadded, strict=True))
-
-    def write_back(self, updated: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> None:
-        """Hand the results to the lanes."""
-        for row, (lane, (parameters, moment1, moment2)) in enumerate(zip(self.lanes, updated, strict=True)):
-            lane.parameters, lane.moment1, lane.moment2 = parameters, moment1, moment2
-            lane.step = self._optimizer.steps[row]
-            lane.chunks_done += 1
-
-    def lora_segments(self, first: int, last: int, *, training: bool) -> list[LoraSegment]:
-        """Return this bucket's part of every adapted layer."""
-        layout = self._layout
-        pairs = zip(layout.views_a(self._compute), layout.views_b(self._compute), strict=True)
-        segments = [LoraSegment(first, last, a, b) for a, b in pairs]
-        if training:
-            grads = zip(layout.views_a(self._gradients), layout.views_b(self._gradients), strict=True)
-            for segment, (grad_a, grad_b) in zip(segments, grads, strict=True):
-                segment.grad_A_kRI, segment.grad_B_kRO = grad_a, grad_b
-        return segments
-
-    def head_segments(self, first: int, last: int, *, training: bool) -> list[HeadSegment]:
-        """Return this bucket's part of every head layer; heads are multiplied in float32."""
-        views = self._layout.views_head(self._parameters)
-        segments = [HeadSegment(first, last, weight, bias) for weight, bias in views]
-        if training:
-            for segment, (weight, bias) in zip(segments, self._layout.views_head(self._gradients), strict=True):
-                segment.grad_weight_kOI, segment.grad_bias_kO = weight, bias
-        return segments
-
-    def _prepare_training(self, plan: ChunkPlan) -> None:
-        lanes, device = self.lanes, self._parameters.device
-        self._micro_batches = plan.micro_batches
-        self._moment1 = self._pad([lane.moment1 for lane in lanes])
-        self._moment2 = self._pad([lane.moment2 for lane in lanes])
-        self._gradients = torch.zeros_like(self._parameters)
-        self._scale_k1 = self._scales(training=True)
-        self._accumulation = [max(1, int(s["train.batch_size"]) // plan.micro_batch) for s in self._settings]
-        steps = [plan.num_chunks * -(-plan.micro_batches // window) for window in self._accumulation]
-        self._optimizer = LaneOptimizer(
-            [OptimSettings.of(s, total_steps=n) for s, n in zip(self._settings, steps, strict=True)],
-            [lane.step for lane in lanes],
-            decay_mask=self._layout.decay_mask().to(device),
-            moment1=self._moment1,
-            moment2=self._moment2,
-        )
-
-    @property
-    def _settings(self) -> list[Mapping[str, bool | int | float | str]]:
-        return [lane.spec.settings for lane in self.lanes]
-
-    def _scales(self, *, training: bool) -> torch.Tensor:
-        scales = [lora_scale(s) / (keep_share(float(s["lora.dropout"])) if training else 1.0) for s in self._settings]
-        return torch.tensor(scales, device=self._parameters.device)[:, None]
-
-    def _pad(self, flats: Sequence[torch.Tensor]) -> torch.Tensor:
-        return self._layout.pad([(lane.layout.rank, flat) for lane, flat in zip(self.lanes, flats, strict=True)])
-
-
 def sort_lanes(lanes: Sequence[Lane]) -> list[Lane]:
     """Return lanes with those of one bucket side by side, in a stable order."""
     return sorted(lanes, key=lambda lane: (bucket_rank(lane.layout.rank), lane.spec.number))
 
 
-def _split(buckets: Sequence[_Bucket], per_lane: torch.Tensor) -> list[tuple[_Bucket, torch.Tensor]]:
+def _split(buckets: Sequence[Bucket], per_lane: torch.Tensor) -> list[tuple[Bucket, torch.Tensor]]:
     """Return each bucket with its lanes' part of a tensor over all lanes."""
     return list(zip(buckets, torch.split(per_lane, [len(bucket.lanes) for bucket in buckets]), strict=True))
 
@@ -304,10 +205,9 @@ def _replace(model: nn.Module, name: str, kind: type[Packed], state: PackState) 
     parent_name, _, child = name.rpartition(".")
     parent = model.get_submodule(parent_name)
     base = parent.get_submodule(child)
-    if not isinstance(base, nn.Linear):
+    if not isinstance(base, nn.Linear) and not (kind is PackedLora and is_linear(base)):
         raise ModelError(
-            f"{name} is a {type(base).__name__}: only nn.Linear layers can be packed; "
-            "set model.target_modules to others"
+            f"{name} is a {type(base).__name__}: only linear layers can be packed; set model.target_modules to others"
         )
     packed = kind(base, state)
     setattr(parent, child, packed)

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from sweeper.models.linear import bias_of, weight_of
 from sweeper.train.dropout import LaneDropout
 
 __all__ = ["HeadSegment", "LoraSegment", "PackState", "PackedHead", "PackedLora"]
@@ -70,10 +71,10 @@ class PackedLora(nn.Module):
         state: Shared by the layers of a pack.
     """
 
-    def __init__(self, base: nn.Linear, state: PackState) -> None:
+    def __init__(self, base: nn.Module, state: PackState) -> None:
         super().__init__()
-        self.weight = base.weight
-        self.bias = base.bias
+        self.weight = weight_of(base)
+        self.bias: torch.Tensor | None = bias_of(base)
         self.state = state
         self.segments: Sequence[LoraSegment] = ()
 

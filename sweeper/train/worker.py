@@ -20,9 +20,11 @@ from torch import nn
 
 from sweeper.data import prepare_splits
 from sweeper.data.base import TokenisedSplits
+from sweeper.data.prompt_tokens import chat_use
 from sweeper.data.tokens import tokenise
 from sweeper.errors import StoreError, WorkerError
 from sweeper.execute.base import OpenStudy, Reply, Request, StudyOpened, WorkerReady, WorkerSetup
+from sweeper.models.linear import is_linear, is_transposed
 from sweeper.models.load import choose_attention, choose_dtype, load_model
 from sweeper.models.targets import targets_for
 from sweeper.tasks import make_task
@@ -30,7 +32,7 @@ from sweeper.tasks.base import Examples, TaskProtocol
 from sweeper.train.batches import EvaluationBatches, TrainingRows
 from sweeper.train.chunks import ChunkPlan
 from sweeper.train.lane import Lane
-from sweeper.train.lane_choice import LaneChoice, choose_lanes, typical_rows
+from sweeper.train.lane_choice import choose_lanes, typical_rows
 from sweeper.train.memory import Isolation
 from sweeper.train.pack import ChunkOutcome, Pack, sort_lanes
 from sweeper.train.probe import probe
@@ -85,36 +87,39 @@ class TrainingWorker:
         self._study = None
         self._lanes = {}
         gc.collect()
-        splits = prepare_splits(request.dataset, cache=self._setup.cache)
+        task = make_task(request.task.name)
+        splits = prepare_splits(request.dataset, cache=self._setup.cache, completions=task.takes_completions)
         tokens = tokenise(
             splits,
             model_dir=self._setup.model_dir,
             max_length=request.max_length,
             cache=self._setup.cache,
             trust_remote_code=self._setup.model.trust_remote_code,
+            chat=chat_use(self._setup.model),
         )
-        self._study = self._prepare(request, tokens, num_labels=len(splits.labels))
-        references = {}
-        if request.probe and self._study.task.has_probe:
-            train = self._evaluation_batches(self._study.task.examples(tokens, "train"), tokens.pad_token_id)
-            references["frozen_probe"] = self._probe(self._study, train, len(splits.labels))
+        study = self._study = self._prepare(request, task.of(tokens), tokens, num_labels=len(splits.labels))
+        references = self._references(study, tokens, num_labels=len(splits.labels)) if request.probe else {}
         if request.lane_limit == 0 or request.typical is None:
             return StudyOpened(references=references)
-        choice = self._choose_lanes(self._study, request, tokens)
-        return StudyOpened(references=references, lanes=choice.lanes, notes=(str(choice),))
-
-    def _choose_lanes(self, study: _Study, request: OpenStudy, tokens: TokenisedSplits) -> LaneChoice:
         rows = typical_rows(
             study.task.examples(tokens, "train"),
             study.train.plan.micro_batch,
             pad_token_id=tokens.pad_token_id,
             device=self._device,
         )
-        assert request.typical is not None  # noqa: S101  the caller's condition
-        return choose_lanes(study.pack, rows, study.task.row_loss, spec=request.typical, limit=request.lane_limit)
+        choice = choose_lanes(study.pack, rows, study.task.row_loss, spec=request.typical, limit=request.lane_limit)
+        return StudyOpened(references=references, lanes=choice.lanes, notes=(str(choice),))
 
-    def _prepare(self, request: OpenStudy, tokens: TokenisedSplits, *, num_labels: int) -> _Study:
-        task = make_task(request.task.name)
+    def _references(
+        self, study: _Study, tokens: TokenisedSplits, *, num_labels: int
+    ) -> Mapping[str, Mapping[str, float]]:
+        """Return what the frozen model does without fine-tuning."""
+        if not study.task.has_probe:
+            return {"untuned": self._untuned(study)}
+        train = self._evaluation_batches(study.task.examples(tokens, "train"), tokens.pad_token_id)
+        return {"frozen_probe": self._probe(study, train, num_labels)}
+
+    def _prepare(self, request: OpenStudy, task: TaskProtocol, tokens: TokenisedSplits, *, num_labels: int) -> _Study:
         pack, adapter_config = self._pack(self._load(task.model_kind, num_labels), task)
         train, validation = task.examples(tokens, "train"), task.examples(tokens, "validation")
         plan = ChunkPlan.of(
@@ -150,19 +155,30 @@ class TrainingWorker:
         model_type = json.loads((self._setup.model_dir / "config.json").read_text()).get("model_type", "")
         suffixes = targets_for(model_type, self._setup.model.target_modules)
         heads = task.head_modules(model)
-        linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+        linear = [name for name, module in model.named_modules() if is_linear(module)]
         head_layers = [name for name in linear if name.split(".")[0] in heads]
         targets = [name for name in linear if name not in head_layers and f".{name}".endswith(_ends(suffixes))]
         if not targets:
             raise WorkerError(f"no linear layer of the model ends in {', '.join(suffixes)}; set model.target_modules")
-        config = {"task_type": task.peft_task_type, "target_modules": targets, "modules_to_save": list(heads)}
-        return Pack(model, targets=targets, head=head_layers, dtype=self._dtype), config
+        config = {
+            "task_type": task.peft_task_type,
+            "target_modules": targets,
+            "modules_to_save": list(heads) or None,
+            "fan_in_fan_out": any(is_transposed(model.get_submodule(name)) for name in targets),
+        }
+        pack = Pack(model, targets=targets, head=head_layers, dtype=self._dtype)
+        task.check(model)
+        return pack, config
 
     def _probe(self, study: _Study, train: EvaluationBatches, num_labels: int) -> Mapping[str, float]:
         features, held_out = study.pack.features(train), study.pack.features(study.validation)
         predicted = probe(features, train.targets, held_out)
         scores = study.task.score_labels(predicted, study.validation.targets, num_labels)
-        return {f"validation/{name}": value for name, value in scores.items()}
+        return _validation(scores)
+
+    def _untuned(self, study: _Study) -> Mapping[str, float]:
+        outputs_NF = study.pack.frozen(study.validation, study.task.outputs)
+        return _validation(study.task.score(outputs_NF, study.validation.targets))
 
     def _run(self, request: ChunkRequest) -> ChunkReport:
         if self._study is None:
@@ -209,8 +225,7 @@ class TrainingWorker:
 
     def _score(self, study: _Study, lanes: Sequence[Lane], parts: int) -> Sequence[Mapping[str, float]]:
         outputs_KNF = study.pack.predict(lanes, study.validation, study.task.outputs, parts=parts)
-        scores = [study.task.score(outputs_NF, study.validation.targets) for outputs_NF in outputs_KNF]
-        return [{f"validation/{name}": value for name, value in score.items()} for score in scores]
+        return [_validation(study.task.score(outputs_NF, study.validation.targets)) for outputs_NF in outputs_KNF]
 
     def _drop(self, failures: Mapping[int, Failure]) -> None:
         for number in failures:
@@ -257,6 +272,10 @@ class TrainingWorker:
 
 def _ends(suffixes: Sequence[str]) -> tuple[str, ...]:
     return tuple(f".{suffix}" for suffix in suffixes)
+
+
+def _validation(scores: Mapping[str, float]) -> dict[str, float]:
+    return {f"validation/{name}": value for name, value in scores.items()}
 
 
 def _power_of_two(number: int) -> int:

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sweeper.data.tables import label_text, read_table
+from sweeper.data.tables import build_table, label_text, read_table
 from sweeper.errors import ConfigError, DataError
 from sweeper.settings import DatasetSettings
 from tests.data.builders import write_jsonl
@@ -19,7 +19,7 @@ def mine(**settings):
 
 
 def rows_of(path, **settings):
-    return read_table([path], mine(**settings)).to_list()
+    return read_table([path], mine(**settings), build_table).to_list()
 
 
 def write(path, content):
@@ -61,7 +61,7 @@ def test_lines_are_matched_with_a_pattern_and_an_encoding(tmp_path):
 
 def test_several_files_become_one_table(tmp_path):
     paths = [write_jsonl(tmp_path / f"{n}.jsonl", [row]) for n, row in enumerate(ROWS)]
-    assert read_table(paths, mine()).to_list() == ROWS
+    assert read_table(paths, mine(), build_table).to_list() == ROWS
 
 
 def test_where_keeps_only_equal_rows(tmp_path):

@@ -3,10 +3,10 @@ from __future__ import annotations
 import re
 
 import pytest
-from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from sweeper.errors import ModelError
+from sweeper.models.linear import is_linear
 from sweeper.models.targets import TARGETS, targets_for
 
 SMALL = {
@@ -47,7 +47,7 @@ def is_matched(name, targets):
 
 @pytest.mark.parametrize("model_type", sorted(TARGETS))
 def test_targets_are_all_linear_layers_of_the_blocks_and_no_other(model_type):
-    linear = {name for name, module in tiny(model_type).named_modules() if isinstance(module, nn.Linear)}
+    linear = {name for name, module in tiny(model_type).named_modules() if is_linear(module)}
     in_blocks = {name for name in linear if re.search(r"\.\d+\.", name)}
     assert in_blocks
     assert {name for name in linear if is_matched(name, targets_for(model_type, []))} == in_blocks
@@ -55,7 +55,7 @@ def test_targets_are_all_linear_layers_of_the_blocks_and_no_other(model_type):
 
 @pytest.mark.parametrize("model_type", sorted(TARGETS))
 def test_every_target_names_a_layer_in_each_block(model_type):
-    names = [name for name, module in tiny(model_type).named_modules() if isinstance(module, nn.Linear)]
+    names = [name for name, module in tiny(model_type).named_modules() if is_linear(module)]
     for target in targets_for(model_type, []):
         assert len([name for name in names if is_matched(name, [target])]) >= 2
 

@@ -158,7 +158,7 @@ def train_with_peft(kind, trial, data, chunks):
     model = _peft_model(kind, trial)
     settings, plan = trial.settings, data.rows.plan
     window = int(settings["train.batch_size"]) // plan.micro_batch
-    optimizer, scheduler = _optimizer(model, settings, plan.num_chunks * -(-plan.micro_batches // window))
+    optimizer, scheduler = optimizer_of(model, settings, plan.num_chunks * -(-plan.micro_batches // window))
     losses = []
     for chunk in range(chunks):
         batches = list(enumerate(data.rows.chunk(chunk)))
@@ -221,7 +221,7 @@ def _copy_start(model, trial, shape):
             linear.bias.copy_(bias[0])
 
 
-def _optimizer(model, settings, total_steps):
+def optimizer_of(model, settings, total_steps):
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     biases = [p for name, p in trained.items() if name.endswith("bias")]
     others = [p for name, p in trained.items() if not name.endswith("bias")]

@@ -1,0 +1,197 @@
+"""Token ids of prompts with completions; `tokens` calls it.
+
+Prompt and completion are tokenised apart, so that the border between them is a border of tokens, and so that all
+choices of a closed set follow the same prompt. A row that is too long loses the beginning of its prompt, never a token
+of its completion. In a closed set every prompt leaves room for the longest choice, or its length would tell the answer.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from datasets import Dataset, Features, List, Value
+
+from sweeper.data.base import Splits
+from sweeper.data.formats import shorten
+from sweeper.errors import ConfigError, DataError, ModelError
+from sweeper.settings import ModelSettings
+
+__all__ = ["PromptEncoder", "chat_use"]
+
+log = logging.getLogger(__name__)
+
+FEATURES = Features(
+    {
+        "input_ids": List(Value("int32")),
+        "length": Value("int32"),
+        "label": Value("int64"),
+        "prompt": Value("int32"),
+    }
+)
+CHAT_NAMES = ("instruct", "chat", "-it", "-sft", "-dpo")
+"""What names of models that were trained on chats have in them."""
+_ANCHOR = "\n"
+_ANSWER = "answer"
+
+
+def chat_use(model: ModelSettings) -> str:
+    """Return when prompts go into a chat template: ``always``, ``never``, ``if_any`` is there, or ``for_messages``."""
+    if model.chat_template != "auto":
+        return model.chat_template
+    names = f"{model.id} {model.member} {model.name}".lower()
+    return "if_any" if any(part in names for part in CHAT_NAMES) else "for_messages"
+
+
+class PromptEncoder:
+    """Turns prompts and completions of one dataset into token ids.
+
+    Args:
+        tokenizer: Of transformers.
+        splits: Their kind decides: messages always are a chat.
+        use: What `chat_use` returned.
+        max_length: Tokens of the longest row.
+
+    Raises:
+        ModelError: A chat template is needed, and the tokenizer has none.
+        ConfigError: The rows are messages, and the setting forbids a chat template.
+    """
+
+    def __init__(self, tokenizer: Any, splits: Splits, *, use: str, max_length: int) -> None:
+        self._tokenizer, self._splits, self._max_length = tokenizer, splits, max_length
+        self._is_chat = _is_chat(tokenizer, splits, use)
+        self._prefix = [] if self._is_chat else _prefix(tokenizer)
+        self._end = self._chat_end() if self._is_chat else [_end_token(tokenizer)]
+        self.choices = tuple(map(tuple, self._completions(splits.labels)))
+        """Token ids of each choice."""
+
+    def encode(self, part: Dataset, name: str) -> Dataset:
+        """Return the token ids of a split.
+
+        Args:
+            part: Its rows.
+            name: Its name, for errors.
+
+        Raises:
+            DataError: A completion leaves no room for any prompt.
+        """
+        completions = self._completions(list(part["completion"]))
+        prompts = self._prompts(list(part[self._splits.kind]))
+        self._check(completions, part, name)
+        longest = max(map(len, self.choices), default=0)
+        content: dict[str, list[Any]] = {"input_ids": [], "length": [], "prompt": [], "label": list(part["label"])}
+        num_cut = 0
+        for prompt, completion in zip(prompts, completions, strict=True):
+            cut = self._cut(prompt, self._max_length - (longest or len(completion)))
+            num_cut += len(cut) < len(prompt)
+            content["input_ids"].append([*cut, *completion])
+            content["length"].append(len(cut) + len(completion))
+            content["prompt"].append(len(cut))
+        if num_cut:
+            said = "dataset %s: %d of %d %s prompts lost their beginning, for model.max_length=%d"
+            log.warning(said, self._splits.name, num_cut, len(prompts), name, self._max_length)
+        return Dataset.from_dict(content, features=FEATURES)
+
+    def _cut(self, prompt: list[int], room: int) -> list[int]:
+        if len(prompt) <= room:
+            return prompt
+        kept = room - len(self._prefix)
+        return [*self._prefix, *prompt[-kept:]] if kept > 0 else prompt[-room:]
+
+    def _check(self, completions: Sequence[Sequence[int]], part: Dataset, name: str) -> None:
+        lengths = [*map(len, completions), *map(len, self.choices)]
+        long = [number for number, length in enumerate(lengths) if length >= self._max_length]
+        if not long:
+            return
+        text = [*part["completion"], *self._splits.labels][long[0]]
+        row = f"{name} row {long[0] + 1}" if long[0] < len(part) else "the longest choice"
+        raise DataError(
+            f"dataset {self._splits.name}: {row} has a completion of {lengths[long[0]]} tokens, its end included, "
+            f"which leaves no room for a prompt in {self._max_length}: {shorten(text)}. It is one of {len(long)}. "
+            f"Raise model.max_length above {max(lengths)}, as far as the model goes, or remove the rows."
+        )
+
+    def _completions(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of completions, each with its end.
+
+        They are tokenised behind a line break, for some tokenizers put a space before the first word of any text.
+        """
+        if not texts:
+            return []
+        shown = [text.strip() if self._is_chat else text for text in texts]
+        (anchor,), anchored = self._ids([_ANCHOR]), self._ids([_ANCHOR + text for text in shown])
+        return [
+            [*(ids[len(anchor) :] if ids[: len(anchor)] == anchor else self._ids([text])[0]), *self._end]
+            for text, ids in zip(shown, anchored, strict=True)
+        ]
+
+    def _prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        if self._is_chat:
+            texts = [self._rendered(self._messages(text)) for text in texts]
+        # a completion needs a token before it, from which its first one is predicted
+        empty = [] if self._prefix else [self._end[-1]]
+        return [[*self._prefix, *ids] or empty for ids in self._ids(texts)]
+
+    def _messages(self, text: str) -> list[dict[str, str]]:
+        if self._splits.kind == "messages":
+            found: list[dict[str, str]] = json.loads(text)
+            return found
+        return [{"role": "user", "content": text.strip()}]
+
+    def _rendered(self, messages: list[dict[str, str]], *, answer: str | None = None) -> str:
+        turns = messages if answer is None else [*messages, {"role": "assistant", "content": answer}]
+        try:
+            rendered: str = self._tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=answer is None
+            )
+        except Exception as error:  # templates raise what they like
+            said = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise DataError(
+                f"dataset {self._splits.name}: the model's chat template refuses the chat {shorten(messages)}: {said} "
+                f"Correct the row, or set model.chat_template=never for rows that are no chats."
+            ) from error
+        return rendered
+
+    def _chat_end(self) -> list[int]:
+        """Return what the template puts behind an answer, up to the token that ends it."""
+        question = [{"role": "user", "content": "question"}]
+        asked, whole = self._rendered(question), self._rendered(question, answer=_ANSWER)
+        tail = whole[len(asked) :].removeprefix(_ANSWER) if whole.startswith(asked + _ANSWER) else ""
+        ids = self._ids([tail])[0] if tail else []
+        special = set(self._tokenizer.all_special_ids)
+        last = next((n for n, token in enumerate(ids) if token in special), None)
+        return [_end_token(self._tokenizer)] if last is None else ids[: last + 1]
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        found: list[list[int]] = self._tokenizer(list(texts), add_special_tokens=False, padding=False)["input_ids"]
+        return found
+
+
+def _is_chat(tokenizer: Any, splits: Splits, use: str) -> bool:
+    has_template = bool(getattr(tokenizer, "chat_template", None))
+    is_needed = splits.kind == "messages" or use == "always"
+    if splits.kind == "messages" and use == "never":
+        rule = f"the rows of {splits.name} are messages, which only a chat template turns into text"
+        raise ConfigError("model.chat_template", use, rule, "Set it to auto, or give columns prompt and completion.")
+    if is_needed and not has_template:
+        raise ModelError(
+            f"dataset {splits.name} needs a chat template, and the model's tokenizer has none. Choose a model that "
+            "was trained on chats, e.g. model=smollm2, or give columns prompt and completion."
+        )
+    return is_needed or (use == "if_any" and has_template)
+
+
+def _prefix(tokenizer: Any) -> list[int]:
+    """Return the token with which the tokenizer begins every text, if it does."""
+    first = tokenizer("a")["input_ids"][:1]
+    return list(first) if first and first[0] == tokenizer.bos_token_id else []
+
+
+def _end_token(tokenizer: Any) -> int:
+    if tokenizer.eos_token_id is None:
+        raise ModelError("the tokenizer has no end token, by which a completion ends; set eos_token in its config.")
+    return int(tokenizer.eos_token_id)
