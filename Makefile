@@ -15,7 +15,7 @@ TORCH_INDEX ?= $(shell [ "$$(uname -sm)" = "Linux x86_64" ] && ! command -v nvid
                  && echo https://download.pytorch.org/whl/cpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep status ui test test-all lint format types ci constraints dist clean distclean
+.PHONY: help setup sweep status ui fresh-clone bench bench-short bench-long test test-all lint format types ci constraints dist clean distclean
 .DELETE_ON_ERROR:
 
 help:  ## List what can be made
@@ -34,11 +34,23 @@ status: $(VENV)/.installed  ## Show how far a sweep is, also while it runs
 ui: $(VENV)/.installed  ## Open curves, comparisons and adapters in the browser (MLflow)
 	@$(BIN)/sweeper ui $(ARGS)
 
+bench: $(VENV)/.installed-bench  ## Measure beside Optuna + Trainer and Ray Tune, under 40 minutes; ARGS='memory limit' picks
+	@$(BIN)/python benchmarks/run.py $(ARGS)
+
+bench-long: $(VENV)/.installed-bench  ## Measure what takes an hour more: 24 trials of the default script, parity of scores
+	@$(BIN)/python benchmarks/run.py --long $(ARGS)
+
+bench-short: $(VENV)/.installed-bench  ## See in three minutes that every benchmark runs; the numbers mean nothing
+	@$(BIN)/python benchmarks/run.py --short $(ARGS)
+
 test: $(VENV)/.installed-dev  ## Run the tests: offline, on the CPU; ARGS='-k search' picks some
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-all: $(VENV)/.installed-dev  ## Run the tests that fetch models and datasets, too
 	@$(BIN)/python -m pytest -m "" $(ARGS)
+
+fresh-clone:  ## Type the README's commands in a fresh clone with no environment, about three minutes
+	@$(PYTHON) tests/fresh_clone.py
 
 lint: $(VENV)/.installed-dev  ## Check style and format
 	@$(BIN)/ruff check .
@@ -56,7 +68,7 @@ ci: test lint types  ## Everything that a change must pass
 constraints: pyproject.toml  ## Pin the newest versions that pyproject.toml allows, from a clean resolve
 	@rm -rf .venv-constraints
 	@$(PYTHON) -m venv .venv-constraints
-	@.venv-constraints/bin/python -m pip install --quiet --no-compile --editable '.[dev,browser]'
+	@.venv-constraints/bin/python -m pip install --quiet --no-compile --editable '.[dev,browser,bench]'
 	@{ grep '^#' constraints.txt; .venv-constraints/bin/python -m pip freeze --exclude-editable | sed -E 's/\+(cpu|cu[0-9]+)$$//'; } > constraints.new
 	@mv constraints.new constraints.txt
 	@rm -rf .venv-constraints
@@ -86,4 +98,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "Adding the tools for tests, lint and types."
 	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed
+	@echo "Adding what the benchmarks compare with: Ray, accelerate, matplotlib."
+	@$(PIP) --editable '.[bench]'
 	@touch $@

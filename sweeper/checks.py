@@ -17,7 +17,6 @@ _AT_LEAST_ONE = (
     "train.epochs",
     "train.chunks_per_epoch",
     "model.max_length",
-    "executor.lanes",
     "executor.threads",
     "budget.trials",
     "search.min_chunks",
@@ -64,6 +63,11 @@ def check_settings(settings: SweepSettings, space: SearchSpace) -> None:
         _check_known(key, _value(settings, key), known)
     for key in _AT_LEAST_ONE:
         _check_least(settings, key, 1)
+    lanes = settings.executor.lanes
+    if lanes != "auto" and (isinstance(lanes, str) or lanes < 1):
+        raise ConfigError(
+            "executor.lanes", lanes, "a whole number of at least 1, or auto, is expected", "Write 8 or auto."
+        )
     for key in _NOT_NEGATIVE:
         _check_least(settings, key, 0)
     for key, value in fixed_values(settings).items():

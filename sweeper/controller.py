@@ -49,6 +49,7 @@ class _Post:
     is_ready: bool = False
     is_busy: bool = True
     lanes: set[int] = field(default_factory=set)
+    num_lanes: int = 0
     evict: tuple[int, ...] = ()
     num_losses: int = 0
 
@@ -61,7 +62,7 @@ class Controller:
         executor: The workers.
         ledger: What is spent.
         budget: What may be spent.
-        lanes: Lanes of a pack.
+        lanes: Lanes of a pack, unless a worker has chosen their number itself.
         drain: Set by whoever wants the sweep to stop.
         on_change: Called after every reply, at least twice a second, to show how things are.
     """
@@ -138,6 +139,9 @@ class Controller:
                 post.is_ready = True
                 log.info("worker %d is ready: %s", post.handle.index, "; ".join(notes))
             case StudyOpened(references=references) if post.study is not None:
+                post.num_lanes = reply.lanes or self._num_lanes
+                for note in reply.notes:
+                    log.info("worker %d, %s: %s", post.handle.index, post.study.record.name, note)
                 post.study.note_references(references)
                 self._send_chunk(post, post.study)
             case ChunkReport() if post.study is not None:
@@ -160,7 +164,7 @@ class Controller:
         """Refill the pack and train its next chunk; without trials, or during a drain, the worker is idle."""
         if self._drain:
             return
-        admissions = study.admissions(self._num_lanes - len(post.lanes), may_start=self._may_start())
+        admissions = study.admissions(post.num_lanes - len(post.lanes), may_start=self._may_start())
         post.lanes |= {admission.spec.number for admission in admissions}
         if post.lanes:
             post.handle.send(ChunkRequest(admit=tuple(admissions), evict=post.evict))

@@ -20,9 +20,12 @@ from sweeper.settings import DatasetSettings, Recipe, SweepSettings
 from sweeper.space import SearchSpace
 from sweeper.tasks import make_task
 from sweeper.train.chunks import ChunkPlan
-from sweeper.types import ParamValue, StudyRecord
+from sweeper.types import ParamValue, StudyRecord, TrialSpec
 
 __all__ = ["StudyPlan", "plan_model", "plan_study", "reference_recipe", "study_name"]
+
+_MOST_LANES = 64
+"""With ``executor.lanes=auto``; and a third of the budget, so that most trials can learn from others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +141,7 @@ def _plan(
         num_rows=num_rows,
         space=config.space.texts,
     )
-    return StudyPlan(record, _opening(record, settings, dataset, chunks))
+    return StudyPlan(record, _opening(record, settings, dataset, chunks, _typical(record, settings, config.space)))
 
 
 def _objective(settings: SweepSettings, num_labels: int) -> tuple[str, str]:
@@ -160,7 +163,9 @@ def _rungs(settings: SweepSettings, chunks: ChunkPlan) -> tuple[int, ...]:
     return rung_chunks(chunks.num_chunks, min_chunks=search.min_chunks, reduction_factor=search.reduction_factor)
 
 
-def _opening(record: StudyRecord, settings: SweepSettings, dataset: DatasetSettings, chunks: ChunkPlan) -> OpenStudy:
+def _opening(
+    record: StudyRecord, settings: SweepSettings, dataset: DatasetSettings, chunks: ChunkPlan, typical: TrialSpec
+) -> OpenStudy:
     return OpenStudy(
         name=record.name,
         dataset=dataset,
@@ -172,6 +177,21 @@ def _opening(record: StudyRecord, settings: SweepSettings, dataset: DatasetSetti
         rungs=record.rungs,
         seed=settings.seed,
         probe=False,
+        lane_limit=max(1, min(_MOST_LANES, settings.budget.trials // 3)) if settings.executor.lanes == "auto" else 0,
+        typical=typical,
+    )
+
+
+def _typical(record: StudyRecord, settings: SweepSettings, space: SearchSpace) -> TrialSpec:
+    """Return a trial in the middle of the space."""
+    params = space.point((0.5,) * len(space))
+    return TrialSpec(
+        study=record.name,
+        number=0,
+        params=params,
+        settings=space.apply(fixed_values(settings), params),
+        seed=settings.seed,
+        origin="typical",
     )
 
 

@@ -100,7 +100,9 @@ class ModelSettings:
     dtype: str = key(
         "auto", "Type of the frozen weights: auto (bfloat16 where the device computes in it), bfloat16, float32."
     )
-    attention: str = key("auto", "Attention kernel: auto (eager on a CPU, sdpa on a GPU), eager, sdpa.")
+    attention: str = key(
+        "auto", "Attention kernel: auto (sdpa on a GPU, sweeper_short on a CPU in bfloat16, else eager) or one of them."
+    )
     target_modules: list[str] = key([], "Linear layers that get an adapter; those known for the architecture if empty.")
     max_length: int = key(
         128, "Longest row in tokens; longer texts lose their end, longer prompts their beginning, completions nothing."
@@ -203,7 +205,7 @@ class ExecutorSettings:
 
     name: str = key("process", "process (one process a device) or inline (in this process, for tests and debugging).")
     workers: int = key(0, "Worker processes; 0 takes one for each CUDA device, or for each CPU core without one.")
-    lanes: int = key(8, "Trials that a worker co-trains.")
+    lanes: int | str = key(8, "Trials that a worker co-trains; auto tries 1, 2, 4, ... and keeps the fastest.")
     device: str = key("auto", "auto (CUDA if there is any), cpu or cuda.")
     threads: int = key(1, "CPU threads of a worker.")
     max_retries: int = key(2, "Retries of a trial after a cause outside its setting.")

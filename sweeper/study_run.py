@@ -285,7 +285,8 @@ class StudyRun:
 
     def _show(self, trial: TrialRecord) -> None:
         folder = self._store.trial_dir(self.record.name, trial.spec.number)
-        files = [folder / "trial.json", folder / "adapter"] if trial.state.is_finished else []
+        whole = self._store.root / "sweep.json"
+        files = [folder / "trial.json", whole, folder / "adapter"] if trial.state.is_finished else []
         self._tracker.show(self.record, trial, [path for path in files if path.exists()])
 
     def _now(self) -> str:

@@ -6,6 +6,7 @@ A sweep that is done is answered from its files, before any heavy library loads.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -92,7 +93,12 @@ def show_final(store: TrialStore, settings: SweepSettings, console: Console) -> 
     """Print the final table of a sweep, from disk."""
     progress = progress_from_disk(store, budget=settings.budget.trials)
     has_ui = settings.tracker.name == "mlflow"
-    command = "make ui" if settings.outputs == "outputs" else f"sweeper ui outputs={settings.outputs}"
+    is_checkout = Path(sys.prefix) == Path.cwd() / ".venv"
+    command = "make ui" if is_checkout else "sweeper ui"
+    if settings.outputs != "outputs":
+        command = (
+            f"make ui ARGS='outputs={settings.outputs}'" if is_checkout else f"sweeper ui outputs={settings.outputs}"
+        )
     console.print(final_view(progress, sweep_dir=store.root, ui_command=command if has_ui else ""))
 
 
@@ -111,13 +117,15 @@ def _run(config: SweepConfig, store: TrialStore, console: Console) -> SweepOutco
             for plan, search in zip(plans, searches, strict=True)
         ]
         view = stack.enter_context(LiveView(console))
-        view.log(f"Training on {devices.note}, {settings.executor.lanes} lanes each.")
+        lanes = settings.executor.lanes
+        how_many = "as many lanes as turn out fastest" if lanes == "auto" else f"{lanes} lanes each"
+        view.log(f"Training on {devices.note}, {how_many}.")
         controller = Controller(
             {run.record.name: (run, plan.opening) for run, plan in zip(runs, plans, strict=True)},
             _executor(settings, store, model_dir=model_dir, device=devices.kind),
             ledger=Ledger(store.root / "ledger.json"),
             budget=settings.budget,
-            lanes=settings.executor.lanes,
+            lanes=1 if lanes == "auto" else int(lanes),
             drain=drain,
             on_change=_shower(view, runs, settings, num_workers=devices.num_workers),
         )

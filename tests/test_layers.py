@@ -46,7 +46,6 @@ LIBRARIES = {
     "transformers": {"sweeper.data", "sweeper.models", "sweeper.tasks"},
     "peft": {"sweeper.models", "sweeper.train"},
     "torch": {"sweeper.train", "sweeper.models", "sweeper.tasks", "sweeper.execute"},
-    "sklearn": {"sweeper.train", "sweeper.tasks", "sweeper.data", "analysis"},
     "pynvml": {"sweeper.provenance", "sweeper.execute"},
     "typer": {"sweeper.cli"},
     "pandas": {"analysis"},

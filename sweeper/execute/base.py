@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sweeper.settings import DatasetSettings, ModelSettings, TaskSettings
-from sweeper.types import ChunkReport, ChunkRequest
+from sweeper.types import ChunkReport, ChunkRequest, TrialSpec
 
 __all__ = [
     "Executor",
@@ -38,8 +38,6 @@ class WorkerSetup:
     device: str
     """``cpu`` or ``cuda``; which CUDA device it is, the executor sets by CUDA_VISIBLE_DEVICES."""
     threads: int
-    evaluation_rows: int = 256
-    """Rows of a packed evaluation batch, all lanes together."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +55,10 @@ class OpenStudy:
     seed: int
     probe: bool
     """Whether to answer with the score of a logistic regression on frozen features."""
+    lane_limit: int = 0
+    """Most lanes to try when the worker shall choose their number; 0 when it is set."""
+    typical: TrialSpec | None = None
+    """A trial in the middle of the space, to choose the number of lanes by."""
 
 
 Request = OpenStudy | ChunkRequest
@@ -75,6 +77,10 @@ class StudyOpened:
     """Answer to `OpenStudy`."""
 
     references: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    lanes: int = 0
+    """The number of lanes that was chosen; 0 if none was asked for."""
+    notes: tuple[str, ...] = ()
+    """What was chosen, and why."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

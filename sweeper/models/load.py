@@ -17,8 +17,10 @@ from sweeper.errors import ConfigError, ModelError, did_you_mean
 
 __all__ = ["choose_attention", "choose_dtype", "cpu_flags", "load_model", "quiet"]
 
+SHORT = "sweeper_short"
+"""See `attention`; named here so that no transformers is loaded."""
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-ATTENTIONS = ("eager", "sdpa")
+ATTENTIONS = ("eager", "sdpa", SHORT)
 KINDS = {"sequence_classification": "AutoModelForSequenceClassification", "causal_lm": "AutoModelForCausalLM"}
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """As Linux names them on x86 (the first two) and on ARM."""
@@ -42,6 +44,10 @@ def load_model(
     """
     import transformers
 
+    if attention == SHORT:
+        from sweeper.models.attention import register
+
+        register()
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     try:
         with quiet(), torch.random.fork_rng(devices=[]):
@@ -88,15 +94,16 @@ def choose_dtype(
     return torch.float32, f"float32: this {torch.device(device).type.upper()} is not known to compute in bfloat16"
 
 
-def choose_attention(wanted: str, device: torch.device | str) -> tuple[str, str]:
+def choose_attention(wanted: str, device: torch.device | str, dtype: torch.dtype = torch.float32) -> tuple[str, str]:
     """Return the attention kernel, and why.
 
     Args:
         wanted: The setting ``model.attention``.
         device: Where the model will be.
+        dtype: Type of its weights.
 
     Raises:
-        ConfigError: The setting is none of auto, eager, sdpa.
+        ConfigError: There is no such kernel.
     """
     if wanted in ATTENTIONS:
         return wanted, f"{wanted}, as model.attention says"
@@ -104,6 +111,8 @@ def choose_attention(wanted: str, device: torch.device | str) -> tuple[str, str]
         rule = f"must be auto, {' or '.join(ATTENTIONS)}"
         raise ConfigError("model.attention", wanted, rule, did_you_mean(wanted, ["auto", *ATTENTIONS]))
     if torch.device(device).type == "cpu":
+        if dtype is torch.bfloat16:
+            return SHORT, f"{SHORT}: up to twice as fast as eager on short rows in bfloat16"
         return "eager", "eager: on a CPU the fused kernel's backward pass is several times slower"
     return "sdpa", "sdpa, the fused kernel of this GPU"
 

@@ -39,7 +39,7 @@ class Examples:
 
     ids: Sequence[Sequence[int]]
     """Token ids of each row."""
-    targets: Sequence[int] | Sequence[Sequence[int]]
+    targets: Sequence[int | Sequence[int]]
     """What `Batch.targets` is made of: a label, or the number of tokens before the completion and its choice."""
     weights: Sequence[float]
     """What each row counts in a mean loss: 1, or its tokens that bear a loss."""

@@ -8,12 +8,15 @@ layers, and on nothing that its neighbours do. Layers that read the same tensor 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 __all__ = ["LaneDropout", "keep_share"]
 
 _LEVELS = 256
+_BITS = {2: torch.int16, 4: torch.int32}
+"""Integers as wide as a value."""
 
 
 def keep_share(probability: float) -> float:
@@ -35,8 +38,8 @@ class LaneDropout:
             torch.Generator(device).manual_seed(seed) if p > 0 else None
             for p, seed in zip(probabilities, seeds, strict=True)
         ]
-        kept = [round(_LEVELS * keep_share(p)) - 1 for p in probabilities]
-        self._highest_kept_K = torch.tensor(kept, dtype=torch.uint8, device=device)
+        kept = [round(_LEVELS * keep_share(p)) for p in probabilities]
+        self._levels_kept_K = torch.tensor(kept, dtype=torch.int16, device=device)
         self._last: tuple[torch.Tensor, torch.Tensor] | None = None
         self._part, self._num_parts = 0, 1
         self._starts: list[torch.Tensor | None] = []
@@ -61,7 +64,7 @@ class LaneDropout:
         """Return ``x`` (``[K * rows, ..., I]``) with dropped inputs set to 0, unscaled."""
         if self._last is not None and self._last[0] is x:
             return self._last[1]
-        dropped = x * self._mask(x)
+        dropped: torch.Tensor = _Drop.apply(x, self._mask(x))  # type: ignore[no-untyped-call]
         self._last = (x, dropped)
         return dropped
 
@@ -75,6 +78,20 @@ class LaneDropout:
                 row.random_(-(2**63), None, generator=generator)
         share = values // self._num_parts
         bytes_KN = bits_KW.view(torch.uint8)[:, self._part * share : (self._part + 1) * share]
-        kept = bytes_KN <= self._highest_kept_K[:, None]
-        # from bytes, not from bools: that conversion is ten times as fast on a CPU
-        return kept.view(torch.uint8).to(x.dtype).reshape(x.shape)
+        # negative if kept: the shift spreads the sign over all bits, four times as fast as comparing and multiplying
+        mask_KN = bytes_KN.to(torch.int16).sub_(self._levels_kept_K[:, None]).bitwise_right_shift_(15)
+        return mask_KN.to(_BITS[x.element_size()]).reshape(x.shape)
+
+
+class _Drop(torch.autograd.Function):
+    """Clears the values whose mask is 0; the bits of a mask are all 1 where a value is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(mask)
+        return (x.view(mask.dtype) & mask).view(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (mask,) = ctx.saved_tensors
+        return (grads[0].contiguous().view(mask.dtype) & mask).view(grads[0].dtype), None

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import sweeper
+from sweeper.cli import main
 from sweeper.errors import ConfigError, SweepLocked, SweepMismatch
 from sweeper.store import TrialStore
 from sweeper.sweep import run_sweep
@@ -53,6 +54,18 @@ def test_a_sweep_leaves_report_table_adapters_and_log(tiny, folder):
         adapter = folder / "studies" / STUDY / "trials" / f"{trial.spec.number:04d}" / "adapter"
         assert (adapter / "adapter_model.safetensors").exists() is (trial.state is TrialState.COMPLETE)
     assert "worker 0 is ready: base weights: float32" in (folder / "sweep.log").read_text()
+
+
+def test_the_status_is_told_from_disk(tiny, tmp_path, monkeypatch, capsys):
+    sweeper.run([*tiny, "budget.trials=2"])
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", ["sweeper", "status", "tiny", "--outputs", str(tmp_path / "outputs")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert f"Sweep tiny, in {tmp_path / 'outputs' / 'tiny'}" in said.replace("\n", "")
+    assert "2 of 2" in said
 
 
 def test_a_sweep_on_the_loss_is_minimised(tiny):

@@ -1,0 +1,1 @@
+"""Measurements beside the scripts people write today. `python benchmarks/run.py` runs them; nothing of sweeper does."""

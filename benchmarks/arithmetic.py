@@ -1,0 +1,162 @@
+"""Rates, medians, ratios, intervals and counted operations: all that tables say is computed here, from recorded rows.
+
+No torch, no measuring; `tests/test_benchmarks.py` checks it by hand.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, median, stdev
+from typing import Any
+
+__all__ = [
+    "LinearShape",
+    "Paired",
+    "best_so_far",
+    "class_lengths",
+    "forward_and_backward_flops",
+    "median_ratio",
+    "paired_difference",
+    "product_flops",
+    "table",
+    "time_to_reach",
+    "trials_per_hour",
+    "window_s",
+]
+
+Trial = Mapping[str, Any]
+"""``process``, ``begun_s`` and ``ended_s`` since the command's start, ``state``, ``accuracy``."""
+
+
+def window_s(trials: Sequence[Trial]) -> float:
+    """Return the seconds from the first trial's begin to the last trial's end."""
+    return float(max(trial["ended_s"] for trial in trials) - min(trial["begun_s"] for trial in trials))
+
+
+def trials_per_hour(trials: Sequence[Trial], *, by_process: bool) -> float:
+    """Return the steady rate: start-up and the end of the command left out.
+
+    Args:
+        trials: All trials of a command.
+        by_process: Add up the rates of the processes. Then a process that is done earlier than the other costs nothing,
+            as in a long study; peers are counted so. Otherwise the whole window counts, idle lanes at its end included;
+            ours is counted so, to its disadvantage.
+    """
+    if not by_process:
+        return 3600 * len(trials) / window_s(trials)
+    groups = [[t for t in trials if t["process"] == process] for process in {t["process"] for t in trials}]
+    return sum(3600 * len(group) / window_s(group) for group in groups)
+
+
+def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:
+    """Return median, smallest and largest of the ratios of measurements that were made in turn."""
+    ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
+    return median(ratios), min(ratios), max(ratios)
+
+
+def best_so_far(trials: Sequence[Trial]) -> list[tuple[float, float]]:
+    """Return (seconds, best accuracy) at each improvement, complete trials only."""
+    curve: list[tuple[float, float]] = []
+    for trial in sorted(trials, key=lambda trial: trial["ended_s"]):
+        if trial["state"] == "complete" and (not curve or trial["accuracy"] > curve[-1][1]):
+            curve.append((float(trial["ended_s"]), float(trial["accuracy"])))
+    return curve
+
+
+def time_to_reach(curve: Sequence[tuple[float, float]], target: float) -> float:
+    """Return the seconds until the curve is at the target, infinite if it never is."""
+    return next((seconds for seconds, best in curve if best >= target - 1e-9), math.inf)
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """A mean difference with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+    deviation: float
+
+
+def paired_difference(ones: Sequence[float], others: Sequence[float]) -> Paired:
+    """Return the mean of ``one - other`` with the interval of Student's t."""
+    from scipy.stats import t
+
+    differences = [one - other for one, other in zip(ones, others, strict=True)]
+    middle, deviation = mean(differences), stdev(differences)
+    half = float(t.ppf(0.975, len(differences) - 1)) * deviation / math.sqrt(len(differences))
+    return Paired(middle, middle - half, middle + half, deviation)
+
+
+def class_lengths(lengths: Sequence[int], num_classes: int) -> list[int]:
+    """Return the padded length of each micro-batch of a chunk, shortest first.
+
+    Rows sorted by length make as many classes of (nearly) equal size as a chunk has micro-batches, the larger classes
+    first; each is padded to its longest row: what sweeper.train.batches deals.
+    """
+    ordered = sorted(lengths)
+    size, larger = divmod(len(ordered), num_classes)
+    ends = [(index + 1) * size + min(index + 1, larger) for index in range(num_classes)]
+    return [ordered[end - 1] for end in ends]
+
+
+@dataclass(frozen=True, slots=True)
+class LinearShape:
+    """A linear layer that every token passes."""
+
+    num_in: int
+    num_out: int
+    needs_input_gradient: bool
+    """False where nothing below is trained: query, key and value of the first block."""
+
+
+def product_flops(layers: Sequence[LinearShape], tokens: float) -> float:
+    """Return the operations of the frozen products: ``2 I O`` a token forward, as many for the input gradient.
+
+    A frozen weight has no gradient of its own.
+    """
+    return sum(2 * tokens * layer.num_in * layer.num_out * (1 + layer.needs_input_gradient) for layer in layers)
+
+
+def forward_and_backward_flops(
+    layers: Sequence[LinearShape], lengths: Sequence[int], *, rank: int, num_blocks: int, width: int
+) -> float:
+    """Return the floating-point operations that training on rows of these lengths needs.
+
+    - frozen products: see `product_flops`;
+    - LoRA: ``2 r (I + O)`` a token forward, twice that backward (gradients of A and B, and of the input through both),
+      less ``2 r I`` where the input needs none;
+    - attention: ``4 T H`` a token and block forward (scores and weighted sum), twice that backward.
+
+    Left out, as below one part in a hundred: embeddings, norms, activations, softmax, pooler, head, optimizer.
+
+    Args:
+        layers: The adapted layers of all blocks.
+        lengths: Tokens of each row; padded lengths give the operations performed, true ones those that were needed.
+        rank: Of every adapter.
+        num_blocks: Transformer blocks.
+        width: H, of the attention.
+    """
+    tokens, squares = sum(lengths), sum(length**2 for length in lengths)
+    lora = sum(
+        2 * rank * (3 * (layer.num_in + layer.num_out) - (0 if layer.needs_input_gradient else layer.num_in))
+        for layer in layers
+    )
+    return product_flops(layers, tokens) + lora * tokens + 12.0 * width * squares * num_blocks
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a Markdown table; floats get three significant digits."""
+    lines = [f"| {' | '.join(header)} |", f"|{' --- |' * len(header)}"]
+    lines += [f"| {' | '.join(_shown(cell) for cell in row)} |" for row in rows]
+    return "\n".join(lines)
+
+
+def _shown(cell: object) -> str:
+    if not isinstance(cell, float):
+        return str(cell)
+    if not math.isfinite(cell):
+        return "never"
+    return f"{cell:.0f}" if abs(cell) >= 100 else f"{cell:.3g}"

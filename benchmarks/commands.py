@@ -1,0 +1,205 @@
+"""Run a contender's command, take the time of its trials, and sample the memory of its processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.record import Row
+
+__all__ = ["Finished", "PssSampler", "run_command", "run_ours", "run_peer"]
+
+ROOT = Path(__file__).resolve().parents[1]
+_POLL_S = 0.1
+
+
+@dataclass(kw_only=True, slots=True)
+class Finished:
+    """A command that has ended well; times are seconds since its start."""
+
+    wall_s: float
+    trials: list[Row]
+
+
+@dataclass(slots=True)
+class PssSampler:
+    """Peak memory of a command's processes: the sum of proportional set sizes, so that shared pages count once.
+
+    Attributes:
+        keep: Which processes count, by command line.
+        peak_bytes: The largest sum seen at one time.
+        num_processes: How many processes that sum was of.
+    """
+
+    keep: Callable[[str], bool] = lambda _: True
+    peak_bytes: int = 0
+    num_processes: int = 0
+    _errors: list[str] = field(default_factory=list)
+
+    def sample(self, pid: int) -> None:
+        """Measure a process and its descendants once."""
+        try:
+            tree = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return
+        sizes = [size for process in tree if (size := self._pss(process))]
+        if sum(sizes) > self.peak_bytes:
+            self.peak_bytes, self.num_processes = sum(sizes), len(sizes)
+
+    def _pss(self, process: psutil.Process) -> int:
+        try:
+            if not self.keep(" ".join(process.cmdline())):
+                return 0
+            text = Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="ascii")
+        except (OSError, psutil.Error):
+            return 0  # it has just ended
+        return next(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Pss:"))
+
+
+def run_command(
+    command: Sequence[str],
+    *,
+    scratch: Path,
+    each_tick: Callable[[int, list[str]], None] | None = None,
+    timeout_s: float = 7200,
+) -> tuple[list[str], float, float]:
+    """Run a command to its end.
+
+    Args:
+        command: Arguments of the Python interpreter.
+        scratch: Working directory; stderr goes to a file in it.
+        each_tick: Called ten times a second with the process id and the lines printed so far.
+        timeout_s: The command and its children are ended after that.
+
+    Returns:
+        Lines of stdout, wall seconds, and the start as `time.time` gives it.
+    """
+    scratch.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    begun_at, begin = time.time(), time.perf_counter()
+    lines: list[str] = []
+    with (scratch / "stderr.txt").open("w") as errors:
+        process = subprocess.Popen(  # noqa: S603  our own modules
+            [sys.executable, *command],
+            cwd=scratch,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
+        reader = threading.Thread(target=_read, args=(process.stdout, lines), daemon=True)
+        reader.start()
+        try:
+            while process.poll() is None:
+                if each_tick is not None:
+                    each_tick(process.pid, lines)
+                time.sleep(_POLL_S)
+                if time.perf_counter() - begin > timeout_s:
+                    raise TimeoutError(f"{' '.join(command)} took more than {timeout_s:.0f} s")
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+    wall_s = time.perf_counter() - begin
+    reader.join(5)
+    if process.returncode:
+        tail = (scratch / "stderr.txt").read_text(encoding="utf-8", errors="replace")[-3000:]
+        raise RuntimeError(f"{' '.join(command)} failed with {process.returncode}:\n{tail}")
+    return lines, wall_s, begun_at
+
+
+def run_peer(
+    module: str,
+    options: Sequence[str],
+    *,
+    scratch: Path,
+    each_tick: Callable[[int, list[str]], None] | None = None,
+) -> Finished:
+    """Run a script of benchmarks.peers and return what it printed of its trials."""
+    command = ["-m", f"benchmarks.peers.{module}", "--folder", str(scratch / "study"), *options]
+    lines, wall_s, begun_at = run_command(command, scratch=scratch, each_tick=each_tick)
+    trials = [json.loads(line) for line in lines if line.startswith('{"number"')]
+    for trial in trials:
+        trial["begun_s"] = trial.pop("begun_at") - begun_at
+        trial["ended_s"] = trial.pop("ended_at") - begun_at
+    if not trials:
+        raise RuntimeError(f"{module} printed no trial")
+    return Finished(wall_s=wall_s, trials=trials)
+
+
+def run_ours(
+    overrides: Sequence[str],
+    *,
+    scratch: Path,
+    each_tick: Callable[[int, list[str]], None] | None = None,
+) -> Finished:
+    """Run ``sweeper run`` and watch its trials' files.
+
+    A trial begins when its file appears and ends with its last write, which is after its scores and its adapter are
+    safe on disk.
+    """
+    watch = _StoreWatch(scratch / "outputs")
+
+    def tick(pid: int, lines: list[str]) -> None:
+        watch.look()
+        if each_tick is not None:
+            each_tick(pid, lines)
+
+    command = ["-m", "sweeper.cli", "run", f"outputs={scratch / 'outputs'}", "name=bench", *overrides]
+    _, wall_s, begun_at = run_command(command, scratch=scratch, each_tick=tick)
+    watch.look()
+    return Finished(wall_s=wall_s, trials=watch.trials(begun_at))
+
+
+class _StoreWatch:
+    """Notes when each trial of a sweep was first and last written."""
+
+    def __init__(self, outputs: Path) -> None:
+        self._outputs = outputs
+        self._first: dict[Path, float] = {}
+
+    def look(self) -> None:
+        """Note trials that are new since the last look."""
+        for path in self._outputs.glob("bench/studies/*/trials/*/trial.json"):
+            if path not in self._first:
+                self._first[path] = path.stat().st_mtime
+
+    def trials(self, begun_at: float) -> list[Row]:
+        """Return all trials of the search, with times since ``begun_at``."""
+        found = [(path, json.loads(path.read_text(encoding="utf-8"))) for path in sorted(self._first)]
+        return [self._trial(path, record, begun_at) for path, record in found if record["spec"]["phase"] == "search"]
+
+    def _trial(self, path: Path, record: Row, begun_at: float) -> Row:
+        scores = [m["metrics"]["validation/accuracy"] for m in record["measurements"] if _is_scored(m)]
+        return {
+            "number": record["spec"]["number"],
+            "process": 0,
+            "begun_s": self._first[path] - begun_at,
+            "ended_s": path.stat().st_mtime - begun_at,
+            "state": record["state"],
+            "accuracy": scores[-1] if scores else None,
+            "params": record["spec"]["params"],
+        }
+
+
+def _is_scored(measurement: Row) -> bool:
+    return "validation/accuracy" in measurement["metrics"]
+
+
+def _read(stream: Any, lines: list[str]) -> None:
+    with stream:
+        for line in stream:
+            lines.append(line.rstrip("\n"))  # noqa: PERF401  others read the list while it grows

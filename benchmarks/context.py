@@ -1,0 +1,98 @@
+"""What every section is handed, and the sizes of the three forms: short (CI), standard (`make bench`), long."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.record import Results
+
+__all__ = ["FORMS", "Context", "Sizes"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sizes:
+    """How much is measured."""
+
+    repetitions: int = 3
+    ours_trials: int = 16
+    """Equal work: a multiple of workers times lanes, so that no lane idles."""
+    default_trials: int = 2
+    tuned_trials: int = 2
+    ray_trials: int = 2
+    quality_trials: int = 24
+    quality_seeds: tuple[int, ...] = (0, 1, 2)
+    memory_trials: int = 8
+    memory_steps: int = 6
+    memory_forms: tuple[str, ...] = ("default",)
+    lanes: tuple[int, ...] = (1, 2, 4, 8, 16)
+    datasets: tuple[str, ...] = ("trec", "rotten_tomatoes")
+    limit_lanes: int = 8
+    product_s: float = 3.0
+    parity_trials: int = 20
+    overrides: tuple[str, ...] = ()
+    """Fewer rows and epochs, for all contenders alike."""
+
+
+FORMS = {
+    "standard": Sizes(),
+    "long": Sizes(memory_forms=("default", "tuned")),
+    "short": Sizes(
+        repetitions=1,
+        ours_trials=4,
+        default_trials=1,
+        tuned_trials=2,
+        ray_trials=2,
+        quality_trials=4,
+        quality_seeds=(0,),
+        memory_trials=2,
+        memory_steps=2,
+        lanes=(1, 2),
+        datasets=("trec",),
+        limit_lanes=2,
+        product_s=0.2,
+        parity_trials=3,
+        overrides=(
+            "dataset.trec.train_rows=64",
+            "dataset.trec.validation_rows=32",
+            "train.epochs=1",
+            "train.chunks_per_epoch=2",
+            "search.min_chunks=1",
+        ),
+    ),
+}
+
+
+@dataclass(kw_only=True, slots=True)
+class Context:
+    """Where things are, and how much to do."""
+
+    results: Results
+    cache: Path
+    scratch: Path
+    sizes: Sizes
+    form: str = "standard"
+    ours: tuple[str, ...] = ()
+    """Further overrides for our contender alone, e.g. executor.lanes=16."""
+    dataset: str = "trec"
+    _numbers: itertools.count[int] = field(default_factory=itertools.count)
+
+    def new_scratch(self, name: str) -> Path:
+        """Return a folder that no other command uses."""
+        return self.scratch / f"{next(self._numbers):03d}-{name}"
+
+    def ours_options(self, *more: str) -> list[str]:
+        """Return the overrides of a sweep of ours."""
+        return [f"dataset={self.dataset}", f"cache={self.cache}", *self.sizes.overrides, *self.ours, *more]
+
+    def peer_options(self, *more: str) -> list[str]:
+        """Return the options of a peer."""
+        shared = ["--dataset", self.dataset, "--cache", str(self.cache)]
+        return [*shared, *more, *(["--set", *self.sizes.overrides] if self.sizes.overrides else [])]
+
+    def say(self, text: str) -> None:
+        """Tell how it goes."""
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()

@@ -1,0 +1,255 @@
+"""Drives one training worker without controller, store or tracker: what the engine alone does.
+
+A process of its own, told what to do by JSON lines on its standard input, so that two can be started at one time.
+`Driver` is the other end. Settings of all lanes are equal (rank 8, dropout 0.1) unless settings are given.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.arithmetic import LinearShape, class_lengths, forward_and_backward_flops, product_flops
+from benchmarks.record import Row
+
+__all__ = ["Driver", "main"]
+
+ROOT = Path(__file__).resolve().parents[1]
+SETTING: Mapping[str, Any] = {
+    "lora.r": 8,
+    "lora.alpha_ratio": 2.0,
+    "lora.dropout": 0.1,
+    "train.learning_rate": 1e-3,
+}
+
+
+class Driver:
+    """A worker in a process of its own.
+
+    Args:
+        opening: Arguments of `_Worker`.
+        scratch: Folder for what it prints.
+    """
+
+    def __init__(self, opening: Mapping[str, Any], scratch: Path) -> None:
+        scratch.mkdir(parents=True, exist_ok=True)
+        threads = str(opening["threads"])
+        numbers = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
+        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        self._errors = scratch / f"driver-{time.monotonic_ns()}.txt"
+        with self._errors.open("w") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.drive"],
+                env={**os.environ, **numbers, "PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"},
+                cwd=scratch,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+        self.send(opening)
+        self.receive()
+
+    def __enter__(self) -> Driver:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def send(self, command: Mapping[str, Any]) -> None:
+        """Tell what to do; does not wait."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(command) + "\n")
+        self._process.stdin.flush()
+
+    def receive(self) -> Row:
+        """Return the answer to the last command."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the driver ended:\n{self._errors.read_text(encoding='utf-8')[-3000:]}")
+        answer: Row = json.loads(line)
+        return answer
+
+
+class _Worker:
+    """The process's side."""
+
+    def __init__(
+        self, *, dataset: str, cache: str, threads: int, overrides: Sequence[str] = (), dtype: str = "auto"
+    ) -> None:
+        from benchmarks.inputs import load_inputs
+        from sweeper.execute.base import WorkerSetup
+        from sweeper.train import make_worker
+
+        self._inputs = load_inputs(dataset, Path(cache), overrides)
+        settings = self._inputs.config.settings
+        settings.model.dtype = dtype
+        setup = WorkerSetup(
+            model=settings.model, model_dir=self._inputs.model_dir, cache=Path(cache), device="cpu", threads=threads
+        )
+        self._worker: Any = make_worker(setup, 0)
+        self.notes = self._worker.start().notes
+        record = self._inputs.plan.record
+        self._micro_batch, self._num_chunks = record.micro_batch, record.num_chunks
+        self._lengths = list(self._inputs.rows.train["length"])
+        self._class_lengths = class_lengths(self._lengths, record.rows_per_chunk // record.micro_batch)
+        self._next = 0
+
+    def train(self, *, lanes: int, chunks: int) -> Row:
+        """Train fresh lanes for some chunks, without evaluation; return time, rows, tokens and operations."""
+        from sweeper.types import ChunkRequest
+
+        self._open(rungs=())
+        request = ChunkRequest(admit=self._admissions([dict(SETTING)] * lanes, seed=0))
+        measured = []
+        for _ in range(chunks):
+            begin = time.perf_counter()
+            report = self._worker.answer(request)
+            elapsed_s = time.perf_counter() - begin
+            _check(report)
+            request = ChunkRequest()
+            measured.append(
+                {
+                    "elapsed_s": elapsed_s,
+                    "rows": sum(cost.rows for cost in report.costs.values()),
+                    "tokens": sum(cost.tokens for cost in report.costs.values()),
+                    "flops_needed": lanes * self._needed_flops(),
+                    "flops_performed": lanes * self._micro_batch * self._flops(self._class_lengths),
+                }
+            )
+        return {"chunks": measured, "tokens_per_step": self._rows_per_step(lanes)}
+
+    def products(self, *, lanes: int, seconds: float) -> Row:
+        """Return the rate of plain products of the engine's shapes in its number type, one after the other."""
+        import torch
+
+        dtype = torch.bfloat16 if self.notes[0].split(": ")[1].startswith("bfloat16") else torch.float32
+        num_rows = int(self._rows_per_step(lanes))
+        layers = self._layers()
+        weights = [torch.randn(layer.num_out, layer.num_in).to(dtype) for layer in layers]
+        inputs = {size: torch.randn(num_rows, size).to(dtype) for layer in layers for size in layer_sizes(layer)}
+        flops, begin, rounds = product_flops(layers, num_rows), time.perf_counter(), 0
+        while time.perf_counter() - begin < seconds or rounds == 0:
+            for layer, weight in zip(layers, weights, strict=True):
+                torch.mm(inputs[layer.num_in], weight.T)
+                if layer.needs_input_gradient:
+                    torch.mm(inputs[layer.num_out], weight)
+            rounds += 1
+        elapsed_s = time.perf_counter() - begin
+        return {"flops": flops * rounds, "elapsed_s": elapsed_s, "dtype": str(dtype).removeprefix("torch.")}
+
+    def trials(self, *, settings: Sequence[Mapping[str, Any]], seed: int, lanes: int) -> Row:
+        """Train whole trials packed, and return their final validation accuracies."""
+        from sweeper.types import ChunkRequest
+
+        self._open(rungs=(self._num_chunks,))
+        scores: list[float] = []
+        for first in range(0, len(settings), lanes):
+            request = ChunkRequest(admit=self._admissions(settings[first : first + lanes], seed=seed))
+            numbers = [admission.spec.number for admission in request.admit]
+            for _ in range(self._num_chunks):
+                report = self._worker.answer(request)
+                _check(report)
+                request = ChunkRequest()
+            scores += [report.measurements[number].metrics["validation/accuracy"] for number in numbers]
+        return {"scores": scores}
+
+    def _open(self, rungs: tuple[int, ...]) -> None:
+        self._worker.answer(replace(self._inputs.plan.opening, rungs=rungs))
+
+    def _admissions(self, settings: Sequence[Mapping[str, Any]], *, seed: int) -> tuple[Any, ...]:
+        from sweeper.checks import fixed_values
+        from sweeper.types import Admission, TrialSpec
+
+        fixed = fixed_values(self._inputs.config.settings)
+        found = []
+        for params in settings:
+            spec = TrialSpec(
+                study="bench", number=self._next, params=params, settings={**fixed, **params}, seed=seed, origin="bench"
+            )
+            found.append(Admission(spec=spec))
+            self._next += 1
+        return tuple(found)
+
+    def _rows_per_step(self, lanes: int) -> float:
+        """Return the padded tokens of a mean step: the rows of its products."""
+        return lanes * self._micro_batch * sum(self._class_lengths) / len(self._class_lengths)
+
+    def _needed_flops(self) -> float:
+        """Return the operations of a lane's mean chunk: each chunk is a stratified part of the training rows."""
+        share = self._micro_batch * len(self._class_lengths) / len(self._lengths)
+        return share * self._flops(self._lengths)
+
+    def _flops(self, lengths: Sequence[int]) -> float:
+        config = self._model_config()
+        return forward_and_backward_flops(
+            self._layers(),
+            lengths,
+            rank=int(SETTING["lora.r"]),
+            num_blocks=config["num_hidden_layers"],
+            width=config["hidden_size"],
+        )
+
+    def _layers(self) -> list[LinearShape]:
+        """Return the adapted layers of a BERT encoder in their order."""
+        config = self._model_config()
+        width, inner = config["hidden_size"], config["intermediate_size"]
+        sizes = {
+            "query": (width, width),
+            "key": (width, width),
+            "value": (width, width),
+            "attention.output.dense": (width, width),
+            "intermediate.dense": (width, inner),
+            "output.dense": (inner, width),
+        }
+        blocks = range(config["num_hidden_layers"])
+        return [
+            LinearShape(*size, block > 0 or not re.fullmatch("query|key|value", name))
+            for block in blocks
+            for name, size in sizes.items()
+        ]
+
+    def _model_config(self) -> Row:
+        config: Row = json.loads((self._inputs.model_dir / "config.json").read_text(encoding="utf-8"))
+        if config["model_type"] != "bert":
+            raise ValueError(f"operations are counted for BERT encoders, not for {config['model_type']}")
+        return config
+
+
+def layer_sizes(layer: LinearShape) -> tuple[int, int]:
+    """Return both widths of a layer."""
+    return layer.num_in, layer.num_out
+
+
+def _check(report: Any) -> None:
+    failures = getattr(report, "failures", None)
+    if failures is None or failures:
+        raise RuntimeError(f"the worker failed: {failures or report}")
+
+
+def main() -> None:
+    """Answer the commands on standard input."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print must not mix with answers
+    worker = _Worker(**json.loads(sys.stdin.readline()))
+    answers.write(json.dumps({"notes": worker.notes}) + "\n")
+    answers.flush()
+    for line in sys.stdin:
+        command = json.loads(line)
+        answer = getattr(worker, command.pop("do"))(**command)
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

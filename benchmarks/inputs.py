@@ -1,0 +1,85 @@
+"""What ours and the peers share: model folder, rows, token ids, and every value that is not searched.
+
+Both sides read one composed configuration, so that an override of rows, epochs or batch size holds for all. Run as a
+module, it fills the cache, so that no contender's time holds a download.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sweeper.config import SweepConfig, compose
+from sweeper.data import prepare_splits
+from sweeper.data.base import TokenisedSplits
+from sweeper.data.tokens import tokenise
+from sweeper.models.targets import targets_for
+from sweeper.plan import StudyPlan, plan_model, plan_study
+from sweeper.types import ParamValue
+
+__all__ = ["Inputs", "load_inputs", "main", "shared_settings"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inputs:
+    """A dataset and a model, ready to train on."""
+
+    config: SweepConfig
+    plan: StudyPlan
+    model_dir: Path
+    rows: TokenisedSplits
+    target_modules: tuple[str, ...]
+
+    @property
+    def rows_per_epoch(self) -> int:
+        """Training rows that a trial of ours sees in an epoch: its chunks are full, so a few rows wait each time."""
+        return self.plan.record.rows_per_chunk * self.config.settings.train.chunks_per_epoch
+
+
+def load_inputs(dataset: str, cache: Path, overrides: Sequence[str] = ()) -> Inputs:
+    """Fetch, split and tokenise, or take it from the cache.
+
+    Args:
+        dataset: A name of conf/dataset.
+        cache: Folder of fetched models and datasets.
+        overrides: Further Hydra overrides.
+    """
+    config = compose([f"dataset={dataset}", f"cache={cache}", *overrides])
+    settings = config.settings
+    (chosen,) = settings.dataset.values()
+    model_dir = plan_model(settings)
+    plan = plan_study(config, chosen, model_dir=model_dir)
+    splits = prepare_splits(chosen, cache=cache)
+    rows = tokenise(splits, model_dir=model_dir, max_length=settings.model.max_length, cache=cache)
+    model_type = json.loads((model_dir / "config.json").read_text())["model_type"]
+    targets = targets_for(model_type, settings.model.target_modules)
+    return Inputs(config=config, plan=plan, model_dir=model_dir, rows=rows, target_modules=targets)
+
+
+def shared_settings(inputs: Inputs, count: int) -> list[Mapping[str, ParamValue]]:
+    """Return the settings that all contenders train in an equal-work comparison: the search's own Sobol points.
+
+    Each pair of consecutive points has one in either half of every dimension, so that few trials of a peer stand for
+    the same mean rank and dropout as many of ours.
+    """
+    from sweeper.search.proposals import sobol_point
+
+    return [sobol_point(inputs.config.space, inputs.config.settings.seed, index) for index in range(count)]
+
+
+def main() -> None:
+    """Fill the cache."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dataset", nargs="+", required=True)
+    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--set", nargs="*", default=[], dest="overrides")
+    asked = parser.parse_args()
+    for dataset in asked.dataset:
+        load_inputs(dataset, asked.cache.expanduser(), asked.overrides)
+
+
+if __name__ == "__main__":
+    main()

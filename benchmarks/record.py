@@ -1,0 +1,87 @@
+"""Raw rows on disk: one JSON Lines file a section, every run appended, none rewritten; `latest` reads the newest run.
+
+Each row carries the run it belongs to. A run's machine and versions are in ``runs.jsonl``.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sweeper.provenance import collect
+
+__all__ = ["Results", "Row", "describe_machine"]
+
+Row = dict[str, Any]
+
+
+class Results:
+    """The folder of raw rows.
+
+    Args:
+        folder: Made if missing.
+        run: Name of this run, a UTC time.
+    """
+
+    def __init__(self, folder: Path, run: str) -> None:
+        self.folder, self.run = folder, run
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def begin(self, note: str) -> None:
+        """Record machine and versions of this run."""
+        libraries = {"ray": _version("ray"), "accelerate": _version("accelerate")}
+        stamp = collect()
+        stamp["libraries"] |= {name: version for name, version in libraries.items() if version}
+        self.append("runs", {"note": note, **stamp})
+
+    def append(self, section: str, row: Mapping[str, Any]) -> None:
+        """Add a row of this run."""
+        with self._path(section).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"run": self.run, **row}) + "\n")
+
+    def all(self, section: str) -> list[Row]:
+        """Return the rows of every run, oldest first."""
+        if not self._path(section).exists():
+            return []
+        return [json.loads(line) for line in self._path(section).read_text(encoding="utf-8").splitlines() if line]
+
+    def latest(self, section: str) -> list[Row]:
+        """Return the rows of the newest run that has any."""
+        return newest(self.all(section))
+
+    def machine_of(self, run: str) -> Row:
+        """Return the stamp of a run."""
+        return next((row for row in reversed(self.all("runs")) if row["run"] == run), {})
+
+    def _path(self, section: str) -> Path:
+        return self.folder / f"{section}.jsonl"
+
+
+def newest(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows of the newest run among them."""
+    last = max((row["run"] for row in rows), default="")
+    return [row for row in rows if row["run"] == last]
+
+
+def describe_machine(stamp: Row) -> str:
+    """Return one line: CPU, cores, memory, versions, commit."""
+    if not stamp:
+        return "machine unknown"
+    machine, git = stamp["machine"], stamp.get("git", {})
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(stamp["libraries"].items()) if version)
+    commit = git.get("commit", "")[:10] + (" with changes" if git.get("dirty") else "")
+    memory = machine["memory_bytes"] / 2**30
+    return (
+        f"{machine['cpu']}, {machine['cores']} core(s), {memory:.0f} GiB; Python {stamp['python']}; {versions}; "
+        f"commit {commit or 'unknown'}; run {stamp['run']} ({stamp['note']})"
+    )
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""

@@ -1,0 +1,73 @@
+"""Renders bench.md and the pictures from the newest rows of every section."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from benchmarks import plots
+from benchmarks.record import Results, Row, describe_machine
+from benchmarks.sections import equal_work, layout, limit, memory, parity, quality, throughput
+
+__all__ = ["render_report"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    section: str
+    title: str
+    render: Callable[[Sequence[Row]], str]
+    picture: str = ""
+
+
+_PARTS = (
+    _Part("equal_work", "Trials an hour at equal work", equal_work.render),
+    _Part("quality", "Time to quality", quality.render, "time_to_quality.png"),
+    _Part("memory", "Peak memory", memory.render),
+    _Part("throughput", "Rows a second against tokens a step", throughput.render, "throughput.png"),
+    _Part("limit", "Distance to the limit", limit.render),
+    _Part("parity", "Scores of packed bf16 trials and of stock PEFT in fp32", parity.render),
+    _Part("layout", "The peer script's use of two cores", layout.render),
+)
+
+
+def render_report(results: Results) -> str:
+    """Write bench.md and the pictures; return the text."""
+    parts = ["# Benchmarks", _INTRODUCTION]
+    for part in _PARTS:
+        rows = quality.collect(results) if part.section == "quality" else results.latest(part.section)
+        if rows:
+            parts += _shown(part, rows, results)
+    text = "\n\n".join(parts) + "\n"
+    aside = results.folder / ".bench.md.tmp"
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, results.folder / "bench.md")
+    return text
+
+
+def _shown(part: _Part, rows: Sequence[Row], results: Results) -> list[str]:
+    stamp = results.machine_of(rows[0]["run"])
+    found = [f"## {part.title}"]
+    if stamp.get("note") == "short":
+        found.append("**Short form: it shows that everything runs. Its numbers mean nothing.**")
+    found += [part.render(rows), f"Measured on: {describe_machine(stamp)}."]
+    if part.picture:
+        path = results.folder / part.picture
+        if part.section == "quality":
+            plots.plot_quality([row for row in rows if _has_score(row)], quality.NAMES, path)
+        else:
+            plots.plot_throughput(rows, path)
+        found.append(f"![{part.title}]({part.picture})")
+    return found
+
+
+def _has_score(row: Row) -> bool:
+    return any(trial["state"] == "complete" for trial in row["trials"])
+
+
+_INTRODUCTION = (
+    "Written by `python benchmarks/run.py`; raw rows stand beside it. Ratios are of one run on one machine; times "
+    "alone say little, since machines differ and this one may have been busy. What each contender is, and every "
+    "choice that moves a ratio, stands in the docstrings of `benchmarks/peers/` and `benchmarks/sections/`."
+)

@@ -1,0 +1,122 @@
+"""Measure sweeper beside the scripts people write today. `make bench` runs the standard form.
+
+    python benchmarks/run.py                      all sections of the standard form, under 40 minutes on two cores
+    python benchmarks/run.py memory limit         these sections
+    python benchmarks/run.py --long quality       also what takes half an hour a section (parity, the default script)
+    python benchmarks/run.py --short              three minutes to see that everything runs; the numbers mean nothing
+    python benchmarks/run.py --render             only write bench.md anew from the recorded rows
+
+Nothing else should run on the machine. Rows are appended to <results>/<section>.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # run as a script, from any folder
+
+from benchmarks.commands import run_command  # noqa: E402  after the path is set
+from benchmarks.context import FORMS, Context  # noqa: E402
+from benchmarks.record import Results  # noqa: E402
+from benchmarks.report import render_report  # noqa: E402
+from benchmarks.sections import equal_work, layout, limit, memory, parity, quality, throughput  # noqa: E402
+
+SECTIONS: dict[str, Callable[[Context], None]] = {
+    "layout": layout.run,
+    "limit": limit.run,
+    "throughput": throughput.run,
+    "memory": memory.run,
+    "equal_work": equal_work.run,
+    "quality": quality.run,
+    "parity": parity.run,
+}
+IN_FORM = {
+    "standard": ("layout", "limit", "throughput", "memory", "equal_work", "quality"),
+    "short": tuple(name for name in SECTIONS if name != "layout"),
+    "long": ("layout", "memory", "equal_work", "quality", "parity"),
+}
+
+
+def main() -> None:
+    """Run the sections asked for and write the report."""
+    asked = _parse()
+    form = "short" if asked.short else "long" if asked.long else "standard"
+    folder = asked.results or ROOT / "benchmarks" / "results" / ("short" if asked.short else "")
+    results = Results(folder.absolute(), datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+    if not asked.render:
+        with tempfile.TemporaryDirectory(prefix="sweeper-bench-") as scratch:
+            _measure(asked, form, results, Path(scratch))
+    sys.stdout.write(render_report(results))
+
+
+def _measure(asked: argparse.Namespace, form: str, results: Results, scratch: Path) -> None:
+    sizes = dataclasses.replace(FORMS[form], **_sizes(asked))
+    context = Context(
+        results=results,
+        cache=asked.cache.expanduser().absolute(),
+        scratch=scratch,
+        sizes=sizes,
+        form=form,
+        ours=tuple(asked.ours),
+        dataset=asked.dataset,
+    )
+    results.begin(form)
+    _fill_cache(context)
+    for name in asked.sections or IN_FORM[form]:
+        begin = time.perf_counter()
+        SECTIONS[name](context)
+        context.say(f"section {name} took {time.perf_counter() - begin:.0f} s")
+
+
+def _fill_cache(context: Context) -> None:
+    for dataset in sorted({context.dataset, *context.sizes.datasets}):
+        overrides = [text for text in context.sizes.overrides if not text.startswith("dataset.") or dataset in text]
+        options = ["--dataset", dataset, "--cache", str(context.cache), "--set", *overrides]
+        run_command(["-m", "benchmarks.inputs", *options], scratch=context.new_scratch("cache"))
+
+
+def _sizes(asked: argparse.Namespace) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    for text in asked.size:
+        name, _, value = text.partition("=")
+        kinds = {field.name: field for field in dataclasses.fields(FORMS["standard"])}
+        if name not in kinds:
+            sys.exit(f"--size {name}: there is no such size. There are: {', '.join(kinds)}")
+        default = getattr(FORMS["standard"], name)
+        given[name] = _as(default, value)
+    return given
+
+
+def _as(default: Any, value: str) -> Any:
+    if not isinstance(default, tuple):
+        return type(default)(value)
+    kind = type(default[0]) if default else str
+    return tuple(kind(item) for item in value.split(",") if item)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []], metavar="section", help=", ".join(SECTIONS))
+    forms = parser.add_mutually_exclusive_group()
+    forms.add_argument("--short", action="store_true")
+    forms.add_argument("--long", action="store_true")
+    parser.add_argument("--render", action="store_true")
+    parser.add_argument("--dataset", default="trec", help="of equal_work, quality, memory, layout and parity")
+    parser.add_argument("--cache", type=Path, default=Path("~/.cache/sweeper"))
+    parser.add_argument("--results", type=Path, help="folder of rows and bench.md")
+    parser.add_argument("--ours", nargs="*", default=[], help="overrides of our contender, e.g. executor.lanes=16")
+    parser.add_argument("--size", action="append", default=[], metavar="NAME=VALUE", help="e.g. repetitions=1")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""Do packed bf16 trials score like stock PEFT in fp32? Paired over settings, with the seed's own noise beside it.
+
+Twenty Sobol settings of the default space. Ours: packed, bf16 where the CPU computes in it, two workers. Theirs: the
+peer's Trainer function in its default form on all rows, one trial each. Data order, initial values and dropout differ,
+so a single pair differs by seed noise; its size is measured by a second seed of ours on the same settings. The mean
+difference must lie within its 95 % interval of zero. About 10 minutes of two cores, so it belongs to `make bench-long`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from benchmarks.arithmetic import paired_difference, table
+from benchmarks.commands import run_peer
+from benchmarks.context import Context
+from benchmarks.inputs import load_inputs, shared_settings
+from benchmarks.record import Row
+from benchmarks.sections.throughput import open_drivers
+
+__all__ = ["render", "run"]
+
+_LANES = 10
+
+
+def run(context: Context) -> None:
+    """Train all settings with two seeds of ours and once with stock PEFT."""
+    count = context.sizes.parity_trials
+    settings = shared_settings(load_inputs(context.dataset, context.cache, context.sizes.overrides), count)
+    with ExitStack() as stack:
+        drivers = open_drivers(context, stack, dataset=context.dataset, workers=2, threads=1)
+        for seed, driver in enumerate(drivers):
+            driver.send({"do": "trials", "settings": settings, "seed": seed, "lanes": _LANES})
+        first, second = (driver.receive()["scores"] for driver in drivers)
+    theirs = _stock(context, count)
+    for index, params in enumerate(settings):
+        row = {"params": params, "packed": first[index], "packed_other_seed": second[index], "stock": theirs[index]}
+        context.results.append("parity", {"dataset": context.dataset, **row})
+
+
+def _stock(context: Context, count: int) -> list[float]:
+    points = [str(index) for index in range(count)]
+    halves = 2 if count % 2 == 0 else 1
+    options = ["--trials", str(count), "--processes", str(halves), "--threads", "1", "--all-rows", "--shared", *points]
+    finished = run_peer("optuna_trainer", context.peer_options(*options), scratch=context.new_scratch("parity"))
+    return [trial["accuracy"] for trial in sorted(finished.trials, key=lambda trial: trial["number"])]
+
+
+def render(rows: Sequence[Row]) -> str:
+    """Return the mean differences with their intervals."""
+    packed, other = [row["packed"] for row in rows], [row["packed_other_seed"] for row in rows]
+    stock = [row["stock"] for row in rows]
+    lines = []
+    for name, ones, others in (
+        ("packed - stock PEFT fp32", packed, stock),
+        ("packed, other seed - stock PEFT fp32", other, stock),
+        ("packed - packed, other seed", packed, other),
+    ):
+        found = paired_difference(ones, others)
+        interval = f"{found.low:+.4f} to {found.high:+.4f}"
+        lines.append([name, len(rows), f"{found.mean:+.4f}", interval, f"{found.deviation:.4f}"])
+    header = ["difference of validation accuracy", "settings", "mean", "95 % interval", "deviation of a pair"]
+    return table(header, lines)

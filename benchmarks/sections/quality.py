@@ -1,0 +1,126 @@
+"""Time to quality: the best validation score so far against wall clock, everything counted from the command line.
+
+Only complete trials count, for both: a score on the way of a trial that is then stopped is no adapter one can use. All
+train on every training row. The target is the best score that the default script has after its 24 trials.
+
+What runs when: ours (24 trials, pruning and refill on, three seeds) and the tuned script (24 trials, SuccessiveHalving)
+run in `make bench`. The default script's 24 trials (about 25 minutes on two cores) and Ray's with ASHA run in
+`make bench-long`, whose rows are committed. `make bench` reads the default script's recorded scores and stretches its
+recorded times by the ratio of its time a trial in this run's equal-work section to that of the recording; the table
+says by how much. Without a recording the target is the tuned script's best.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import median
+
+from benchmarks.arithmetic import best_so_far, table, time_to_reach, trials_per_hour
+from benchmarks.commands import Finished, run_ours, run_peer
+from benchmarks.context import Context
+from benchmarks.record import Results, Row, newest
+from benchmarks.sections.equal_work import OURS
+from benchmarks.sections.layout import tuned_layout
+
+__all__ = ["collect", "render", "run"]
+
+SECTION = "quality"
+NAMES = {
+    OURS: "sweeper",
+    "default": "Optuna + Trainer, default, no pruning",
+    "tuned": "tuned, SuccessiveHalving",
+    "ray": "Ray Tune, ASHA",
+}
+
+
+def run(context: Context) -> None:
+    """Run ours with each seed, then the peers."""
+    for seed in context.sizes.quality_seeds:
+        options = context.ours_options(f"budget.trials={context.sizes.quality_trials}", f"seed={seed}")
+        _record(context, OURS, seed, run_ours(options, scratch=context.new_scratch("quality-ours")))
+    peers = ["tuned", "default", "ray"] if context.form == "long" else ["tuned"]
+    for name in peers:
+        _record(context, name, 0, _peer(context, name))
+
+
+def _peer(context: Context, name: str) -> Finished:
+    count = ["--trials", str(context.sizes.quality_trials), "--all-rows"]
+    scratch = context.new_scratch(f"quality-{name}")
+    if name == "ray":
+        return run_peer("ray_asha", context.peer_options("--prune", *count), scratch=scratch)
+    form = [*tuned_layout(context.results), "--prune"] if name == "tuned" else []
+    return run_peer("optuna_trainer", context.peer_options(*form, *count), scratch=scratch)
+
+
+def _record(context: Context, contender: str, seed: int, finished: Finished) -> None:
+    row = {
+        "contender": contender,
+        "seed": seed,
+        "form": context.form,
+        "dataset": context.dataset,
+        "wall_s": finished.wall_s,
+        "trials": finished.trials,
+    }
+    context.results.append(SECTION, row)
+    best = best_so_far(finished.trials)
+    context.say(f"quality, {contender}, seed {seed}: {finished.wall_s:.0f} s, best {best[-1][1] if best else None}")
+
+
+def collect(results: Results) -> list[Row]:
+    """Return the newest rows, with older recordings of peers that the newest run left out, stretched to its speed."""
+    rows = results.latest(SECTION)
+    for name in NAMES:
+        if rows and all(row["contender"] != name for row in rows):
+            older = [row for row in results.all(SECTION) if row["contender"] == name and row["run"] != rows[0]["run"]]
+            factor = _stretch(results, newest(older), rows[0]["run"])
+            rows += [_stretched(row, factor) for row in newest(older) if row["form"] != "short"]
+    return rows
+
+
+def _stretch(results: Results, recorded: Sequence[Row], run: str) -> float:
+    """Return by how much this run's machine is slower than the recording's, by the default script's trials."""
+    rates: dict[str, list[float]] = {}
+    for row in results.all("equal_work"):
+        if row["contender"] == "default":
+            rates.setdefault(row["run"], []).append(trials_per_hour(row["trials"], by_process=True))
+    then = rates.get(recorded[0]["run"]) if recorded else None
+    now = rates.get(run)
+    return median(then) / median(now) if then and now else 1.0
+
+
+def _stretched(row: Row, factor: float) -> Row:
+    keys = ("begun_s", "ended_s")
+    trials = [{**trial, **{key: trial[key] * factor for key in keys}} for trial in row["trials"]]
+    return {**row, "trials": trials, "wall_s": row["wall_s"] * factor, "stretched_by": factor}
+
+
+def render(rows: Sequence[Row]) -> str:
+    """Return times to the target, as shares of the default script's time."""
+    by_name: Mapping[str, list[Row]] = {n: [r for r in rows if r["contender"] == n] for n in NAMES}
+    reference = next((name for name in ("default", "tuned", "ray") if by_name[name]), None)
+    if reference is None:
+        return "No peer was run."
+    target = best_so_far(by_name[reference][0]["trials"])[-1][1]
+    whole_s = median(row["wall_s"] for row in by_name[reference])
+    lines = [_line(NAMES[name], found, target, whole_s) for name, found in by_name.items() if found]
+    header = ["contender", "seeds", "best score (median)", "whole time, s", "time to target, s", "share", "reached in"]
+    text = (
+        f"Target: {target:.4f}, the best validation accuracy of 24 trials of '{NAMES[reference]}', which took "
+        f"{whole_s:.0f} s. Share: time to target over those seconds."
+    )
+    stretched = [row for row in rows if "stretched_by" in row]
+    for row in stretched:
+        text += f" {NAMES[row['contender']]}: recorded in run {row['run']}, times x {row['stretched_by']:.2f}."
+    return f"{table(header, lines)}\n\n{text}"
+
+
+def _line(name: str, found: Sequence[Row], target: float, whole_s: float) -> list[object]:
+    curves = [best_so_far(row["trials"]) for row in found]
+    times = [time_to_reach(curve, target) for curve in curves]
+    middle = median(times)
+    best = median(curve[-1][1] if curve else math.nan for curve in curves)
+    num_reached = sum(math.isfinite(value) for value in times)
+    share = f"1/{whole_s / middle:.1f}" if math.isfinite(middle) else "never"
+    walls = median(row["wall_s"] for row in found)
+    return [name, len(found), f"{best:.4f}", walls, middle, share, f"{num_reached} of {len(found)}"]

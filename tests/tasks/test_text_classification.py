@@ -1,0 +1,84 @@
+"""Scores and losses against hand-computed ones and scikit-learn's."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, f1_score
+from torch import nn
+
+from sweeper.errors import ConfigError, ModelError
+from sweeper.tasks import make_task, task_names
+from sweeper.tasks.base import Batch
+
+LABELS = torch.tensor([0, 0, 1, 2, 2, 2])
+PREDICTED = torch.tensor([0, 1, 1, 2, 2, 0])
+
+
+@pytest.fixture
+def task():
+    return make_task("text_classification")
+
+
+def test_a_task_is_found_by_its_name():
+    assert "text_classification" in task_names()
+    with pytest.raises(ConfigError, match="Did you mean 'text_classification'"):
+        make_task("text_clasification")
+
+
+@pytest.mark.parametrize("name", task_names())
+def test_every_metric_of_every_task_has_a_direction(name):
+    task = make_task(name)
+    assert {task.direction(metric) for metric in task.metrics} <= {"maximize", "minimize"}
+
+
+def test_scores_agree_with_scikit_learn(task):
+    scores = task.score_labels(PREDICTED, LABELS, 3)
+    assert scores["accuracy"] == pytest.approx(accuracy_score(LABELS, PREDICTED))
+    assert scores["macro_f1"] == pytest.approx(f1_score(LABELS, PREDICTED, average="macro"))
+
+
+def test_a_label_that_nobody_has_or_claims_is_left_out_of_macro_f1(task):
+    assert task.score_labels(PREDICTED, LABELS, 7) == task.score_labels(PREDICTED, LABELS, 3)
+
+
+def test_a_lane_is_scored_on_every_metric(task):
+    logits_NC = torch.tensor([[2.0, 0.0], [0.0, 2.0]])
+    scores = task.score(logits_NC, torch.tensor([0, 0]))
+    miss, hit = math.log(1 + math.exp(2)), math.log(1 + math.exp(-2))
+    assert set(scores) == set(task.metrics)
+    assert scores["accuracy"] == 0.5
+    assert scores["loss"] == pytest.approx((miss + hit) / 2)
+
+
+class Fixed(nn.Module):
+    """A model whose logits are known."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, input_ids, attention_mask):
+        assert input_ids.shape == attention_mask.shape
+        return SimpleNamespace(logits=self.logits)
+
+
+def test_each_row_has_its_own_loss_in_single_precision(task):
+    logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [0.0, 0.0]], dtype=torch.bfloat16)
+    ids = torch.ones(3, 4, dtype=torch.long)
+    losses = task.row_loss(Fixed(logits), Batch(ids, ids, torch.tensor([0, 0, 1])))
+    assert losses.dtype is torch.float32
+    assert losses.tolist() == pytest.approx([math.log(1 + math.exp(-2)), math.log(1 + math.exp(2)), math.log(2)])
+
+
+def test_the_head_is_found_under_the_names_that_peft_knows(task):
+    model = nn.ModuleDict({"encoder": nn.Linear(2, 2), "score": nn.Linear(2, 2)})
+    assert task.head_modules(model) == ("score",)
+
+
+def test_a_model_without_a_head_is_refused(task):
+    with pytest.raises(ModelError, match="classification head"):
+        task.head_modules(nn.ModuleDict({"encoder": nn.Linear(2, 2)}))

@@ -1,0 +1,260 @@
+"""The arithmetic of the benchmarks' tables, from recorded rows; nothing is trained or timed here."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.arithmetic import (
+    LinearShape,
+    best_so_far,
+    class_lengths,
+    forward_and_backward_flops,
+    median_ratio,
+    paired_difference,
+    product_flops,
+    table,
+    time_to_reach,
+    trials_per_hour,
+)
+from benchmarks.commands import PssSampler, run_command
+from benchmarks.record import Results
+from benchmarks.sections import equal_work, layout, limit, memory, parity, quality, throughput
+
+ROOT = Path(__file__).parents[1]
+
+
+def trial(begun_s, ended_s, *, process=0, accuracy=0.5, state="complete"):
+    return {"begun_s": begun_s, "ended_s": ended_s, "process": process, "accuracy": accuracy, "state": state}
+
+
+def line_of(text, start):
+    return next(line for line in text.splitlines() if line.startswith(f"| {start}"))
+
+
+def test_rate_leaves_out_what_is_before_the_first_and_after_the_last_trial():
+    assert trials_per_hour([trial(100, 110), trial(110, 120)], by_process=True) == pytest.approx(360)
+
+
+def test_rates_of_processes_are_added_so_that_an_idle_one_costs_nothing():
+    trials = [trial(0, 10, process=1), trial(0, 40, process=2)]
+    assert trials_per_hour(trials, by_process=True) == pytest.approx(360 + 90)
+    assert trials_per_hour(trials, by_process=False) == pytest.approx(2 * 90)
+
+
+def test_ratio_is_the_median_of_paired_ratios():
+    assert median_ratio([10, 30, 20], [5, 5, 5]) == (4, 2, 6)
+
+
+def test_curve_holds_improvements_of_complete_trials_in_the_order_of_their_end():
+    trials = [
+        trial(0, 30, accuracy=0.9),
+        trial(0, 10, accuracy=0.6),
+        trial(0, 20, accuracy=0.95, state="pruned"),
+        trial(0, 25, accuracy=0.6),
+    ]
+    assert best_so_far(trials) == [(10, 0.6), (30, 0.9)]
+
+
+def test_target_that_is_never_reached_takes_for_ever():
+    curve = [(10.0, 0.6), (30.0, 0.9)]
+    assert time_to_reach(curve, 0.9) == 30
+    assert time_to_reach(curve, 0.91) == math.inf
+
+
+def test_interval_of_paired_differences_is_that_of_students_t():
+    found = paired_difference([0.1, 0.2, 0.3, 0.4], [0.0, 0.2, 0.2, 0.4])
+    half = 3.182446 * found.deviation / 2
+    assert found.mean == pytest.approx(0.05)
+    assert found.deviation == pytest.approx(math.sqrt(0.01 / 3))
+    assert (found.low, found.high) == (pytest.approx(0.05 - half), pytest.approx(0.05 + half))
+
+
+def test_frozen_product_costs_as_much_backward_unless_nothing_below_is_trained():
+    first, later = LinearShape(3, 5, False), LinearShape(3, 5, True)
+    assert product_flops([first], tokens=7) == 2 * 3 * 5 * 7
+    assert product_flops([later], tokens=7) == 2 * 2 * 3 * 5 * 7
+
+
+def test_counted_operations_by_hand():
+    layers = [LinearShape(3, 5, False), LinearShape(5, 3, True)]
+    tokens, squares, rank = 2 + 4, 2 * 2 + 4 * 4, 2
+    frozen = (2 * 15 + 4 * 15) * tokens
+    lora = (2 * rank * (3 * 8 - 3) + 2 * rank * 3 * 8) * tokens
+    attention = 12 * 3 * squares * 1
+    counted = forward_and_backward_flops(layers, [2, 4], rank=rank, num_blocks=1, width=3)
+    assert counted == frozen + lora + attention
+
+
+def test_padded_lengths_are_those_that_the_engine_deals():
+    torch = pytest.importorskip("torch")
+    batches = pytest.importorskip("sweeper.train.batches")
+    from sweeper.tasks.base import Examples
+    from sweeper.train.chunks import ChunkPlan
+
+    lengths = [3, 9, 4, 4, 7, 1, 2, 8, 5, 6, 2]
+    plan = ChunkPlan.of(len(lengths), micro_batch=1, chunks_per_epoch=2, epochs=1)
+    examples = Examples(ids=[[1] * n for n in lengths], targets=[0] * len(lengths), weights=[1.0] * len(lengths))
+    dealt = batches.TrainingRows(examples, plan, seed=0, pad_token_id=0, device=torch.device("cpu"))
+    assert class_lengths(lengths, plan.micro_batches) == sorted(dealt.class_lengths)
+
+
+def test_table_shows_three_digits_and_never():
+    assert table(["a", "b"], [[1.23456, math.inf]]).splitlines()[-1] == "| 1.23 | never |"
+
+
+def test_only_the_newest_run_is_rendered_and_none_is_lost(tmp_path):
+    Results(tmp_path, "2026-01-01T00:00:00Z").append("memory", {"what": "old"})
+    results = Results(tmp_path, "2026-01-02T00:00:00Z")
+    results.append("memory", {"what": "new"})
+    assert [row["what"] for row in results.latest("memory")] == ["new"]
+    assert [row["what"] for row in results.all("memory")] == ["old", "new"]
+
+
+def equal_work_row(contender, seconds, *, count, wall_s, repetition=0):
+    trials = [trial(10 + i * seconds, 10 + (i + 1) * seconds) for i in range(count)]
+    return {
+        "run": "r",
+        "contender": contender,
+        "repetition": repetition,
+        "dataset": "trec",
+        "wall_s": wall_s,
+        "trials": trials,
+    }
+
+
+def test_equal_work_puts_start_up_back_into_24_trials():
+    rows = [
+        equal_work_row("sweeper", 5, count=4, wall_s=35),  # 15 s of start and end, 5 s a trial
+        equal_work_row("default", 60, count=2, wall_s=140),  # 20 s, 60 s
+        equal_work_row("tuned", 25, count=2, wall_s=70),
+        equal_work_row("ray", 25, count=2, wall_s=70),
+    ]
+    text = equal_work.render(rows)
+    assert "**12.0** (12.0 to 12.0)" in line_of(text, "Optuna")
+    assert line_of(text, "Optuna").endswith(f"| {20 + 24 * 60} | {(20 + 24 * 60) / (15 + 24 * 5):.3g} |")
+
+
+def test_equal_work_compares_complete_repetitions_only():
+    rows = [equal_work_row(name, 5, count=2, wall_s=30) for name in equal_work.NAMES]
+    rows += [equal_work_row("sweeper", 50, count=2, wall_s=30, repetition=1)]
+    assert "1 repetition(s)" in equal_work.render(rows)
+
+
+def quality_row(contender, trials, *, wall_s, run="r", form="standard"):
+    return {
+        "run": run,
+        "contender": contender,
+        "seed": 0,
+        "form": form,
+        "dataset": "trec",
+        "wall_s": wall_s,
+        "trials": trials,
+    }
+
+
+def test_share_of_the_default_scripts_whole_time():
+    rows = [
+        quality_row("sweeper", [trial(0, 50, accuracy=0.85)], wall_s=60),
+        quality_row("default", [trial(0, 900, accuracy=0.84)], wall_s=1000),
+    ]
+    assert "1/20.0 | 1 of 1" in line_of(quality.render(rows), "sweeper")
+
+
+def test_seed_that_does_not_reach_the_target_counts_as_never():
+    rows = [
+        quality_row("sweeper", [trial(0, 50, accuracy=0.80)], wall_s=60),
+        quality_row("default", [trial(0, 900, accuracy=0.84)], wall_s=1000),
+    ]
+    assert "never | never | 0 of 1" in line_of(quality.render(rows), "sweeper")
+
+
+def test_recorded_peer_is_stretched_to_the_present_machine(tmp_path):
+    long = Results(tmp_path, "2026-01-01T00:00:00Z")
+    long.append("equal_work", {**equal_work_row("default", 60, count=2, wall_s=140), "run": long.run})
+    recorded = quality_row("default", [trial(0, 900)], wall_s=1000, run=long.run, form="long")
+    long.append("quality", recorded)
+    now = Results(tmp_path, "2026-01-02T00:00:00Z")
+    now.append("equal_work", {**equal_work_row("default", 30, count=2, wall_s=140), "run": now.run})
+    now.append("quality", quality_row("sweeper", [trial(0, 50)], wall_s=60, run=now.run))
+    (found,) = (row for row in quality.collect(now) if row["contender"] == "default")
+    assert found["stretched_by"] == pytest.approx(0.5)
+    assert (found["wall_s"], found["trials"][0]["ended_s"]) == (500, 450)
+
+
+def test_memory_ratios_are_to_the_worker_and_to_the_sweep():
+    sizes = {"worker": 100, "sweep": 200, "default": 800}
+    rows = [{"what": what, "trials": 8, "peak_bytes": size * 2**20, "num_processes": 8} for what, size in sizes.items()]
+    assert line_of(memory.render(rows), "8 processes of the default").endswith("| 800 | 8 | 4 |")
+
+
+def test_throughput_ratio_is_to_one_lane_of_the_same_dataset():
+    rows = [
+        {"dataset": "trec", "workers": workers, "threads": 1, "lanes": lanes, "tokens_per_step": 1.0}
+        | {"rows_per_s": rate, "tokens_per_s": 1.0}
+        for workers, lanes, rate in ((1, 1, 50.0), (2, 8, 200.0))
+    ]
+    assert line_of(throughput.render(rows), "trec | 2 x 1").endswith("| 4 |")
+
+
+def test_limit_adds_the_rates_of_the_workers_and_takes_the_mean_of_before_and_after():
+    products = [{"flops": 10.0, "elapsed_s": 1.0}] * 2
+    slower = [{"flops": 6.0, "elapsed_s": 1.0}] * 2
+    loop = {"chunks": [{"flops_needed": 4.0, "flops_performed": 5.0, "elapsed_s": 1.0}]}
+    row = limit._row(products, [loop, loop], slower)
+    assert row == {"limit": 16.0, "needed": 8.0, "performed": 10.0}
+    assert "50.0%" in limit.render([{**row, "dataset": "trec", "lanes": 8, "dtype": "bfloat16"}])
+
+
+def test_parity_shows_three_differences():
+    rows = [{"packed": 0.8 + i / 100, "packed_other_seed": 0.8, "stock": 0.79 + i / 100} for i in range(4)]
+    assert "+0.0100" in line_of(parity.render(rows), "packed - stock")
+
+
+def test_layout_is_told_against_one_process():
+    rows = [
+        {"contender": "tuned", "processes": 1, "threads": 2, "trials": [trial(0, 30), trial(30, 60)]},
+        {"contender": "tuned", "processes": 2, "threads": 1, "trials": [trial(0, 40), trial(0, 40, process=1)]},
+    ]
+    assert line_of(layout.render(rows), "tuned | 2").endswith("| 1.5 |")
+
+
+def test_a_command_that_fails_says_why(tmp_path):
+    with pytest.raises(RuntimeError, match="no such thing"):
+        run_command(["-c", "raise SystemExit('no such thing')"], scratch=tmp_path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="PSS is Linux's")
+def test_peak_memory_counts_the_processes_that_are_kept():
+    every, none = PssSampler(), PssSampler(keep=lambda _: False)
+    every.sample(os.getpid())
+    none.sample(os.getpid())
+    assert every.peak_bytes > 2**20
+    assert every.num_processes >= 1
+    assert none.peak_bytes == 0
+
+
+def test_report_is_rendered_from_recorded_rows_alone(tmp_path):
+    rows = [{"what": w, "trials": 8, "peak_bytes": 2**20, "num_processes": 1} for w in ("worker", "sweep", "default")]
+    for row in rows:
+        Results(tmp_path, "2026-01-01T00:00:00Z").append("memory", row)
+    command = [sys.executable, str(ROOT / "benchmarks" / "run.py"), "--render", "--results", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert "## Peak memory" in done.stdout
+    assert (tmp_path / "bench.md").read_text() == done.stdout
+    assert json.loads((tmp_path / "memory.jsonl").read_text().splitlines()[0])["what"] == "worker"
+
+
+def test_tuned_script_takes_the_quicker_layout(tmp_path):
+    results = Results(tmp_path, "2026-01-01T00:00:00Z")
+    assert "--tuned" in layout.tuned_layout(results)
+    slow, quick = [trial(0, 30), trial(30, 60)], [trial(0, 20), trial(20, 40)]
+    results.append("layout", {"contender": "tuned", "processes": 1, "threads": 5, "trials": quick})
+    results.append("layout", {"contender": "tuned", "processes": 5, "threads": 1, "trials": slow})
+    assert layout.tuned_layout(results) == ["--tuned", "--processes", "1", "--threads", "5"]
