@@ -300,3 +300,33 @@ def test_a_target_is_never_called(tmp_path):
     )
     error_of("model=evil", config_dir=tmp_path)
     assert not made.exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "value"),
+    [
+        (["dataset.files.where={source: imdb}"], "where", {"source": "imdb"}),
+        (["dataset.files.label_words={HUM: human, LOC: place}"], "label_words", {"HUM": "human", "LOC": "place"}),
+        (["dataset.files.label_words.0=no", "dataset.files.label_words.1=yes"], "label_words", {"0": "no", "1": "yes"}),
+    ],
+)
+def test_mappings_of_the_users_own_are_set_on_the_command_line(overrides, key, value):
+    config = compose(["dataset=files", "dataset.files.path=x", *overrides])
+    assert getattr(config.settings.dataset["files"], key) == value
+
+
+def test_a_prompt_template_is_taken_with_its_line_break():
+    config = compose(["dataset=files", "dataset.files.path=x", "dataset.files.prompt_template='Q: {text}\nA:'"])
+    assert config.settings.dataset["files"].prompt_template == "Q: {text}\nA:"
+
+
+def test_a_mapping_of_a_dataset_that_is_not_chosen_is_refused():
+    with pytest.raises(ConfigError, match="there is no such key"):
+        compose(["dataset=files", "dataset.trec.label_word.0=no"])
+
+
+def test_the_language_experiment_fits_together():
+    settings = compose(["experiment=smollm2_trec"]).settings
+    assert (settings.task.name, settings.model.name, list(settings.dataset)) == ("causal_lm", "smollm2", ["trec"])
+    assert settings.dataset["trec"].label_words["HUM"] == "human"
+    assert settings.dataset["trec"].prompt_template == "Question: {text}\nType:"

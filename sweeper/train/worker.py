@@ -32,7 +32,7 @@ from sweeper.tasks.base import Examples, TaskProtocol
 from sweeper.train.batches import EvaluationBatches, TrainingRows
 from sweeper.train.chunks import ChunkPlan
 from sweeper.train.lane import Lane
-from sweeper.train.lane_choice import choose_lanes, typical_rows
+from sweeper.train.lane_choice import LaneChoice, choose_lanes, typical_rows
 from sweeper.train.memory import Isolation
 from sweeper.train.pack import ChunkOutcome, Pack, sort_lanes
 from sweeper.train.probe import probe
@@ -98,26 +98,21 @@ class TrainingWorker:
             chat=chat_use(self._setup.model),
         )
         study = self._study = self._prepare(request, task.of(tokens), tokens, num_labels=len(splits.labels))
-        references = self._references(study, tokens, num_labels=len(splits.labels)) if request.probe else {}
+        references = self._references(study, tokens, len(splits.labels)) if request.probe else {}
         if request.lane_limit == 0 or request.typical is None:
             return StudyOpened(references=references)
+        choice = self._choose_lanes(study, request, tokens)
+        return StudyOpened(references=references, lanes=choice.lanes, notes=(str(choice),))
+
+    def _choose_lanes(self, study: _Study, request: OpenStudy, tokens: TokenisedSplits) -> LaneChoice:
         rows = typical_rows(
             study.task.examples(tokens, "train"),
             study.train.plan.micro_batch,
             pad_token_id=tokens.pad_token_id,
             device=self._device,
         )
-        choice = choose_lanes(study.pack, rows, study.task.row_loss, spec=request.typical, limit=request.lane_limit)
-        return StudyOpened(references=references, lanes=choice.lanes, notes=(str(choice),))
-
-    def _references(
-        self, study: _Study, tokens: TokenisedSplits, *, num_labels: int
-    ) -> Mapping[str, Mapping[str, float]]:
-        """Return what the frozen model does without fine-tuning."""
-        if not study.task.has_probe:
-            return {"untuned": self._untuned(study)}
-        train = self._evaluation_batches(study.task.examples(tokens, "train"), tokens.pad_token_id)
-        return {"frozen_probe": self._probe(study, train, num_labels)}
+        assert request.typical is not None  # noqa: S101  the caller's condition
+        return choose_lanes(study.pack, rows, study.task.row_loss, spec=request.typical, limit=request.lane_limit)
 
     def _prepare(self, request: OpenStudy, task: TaskProtocol, tokens: TokenisedSplits, *, num_labels: int) -> _Study:
         pack, adapter_config = self._pack(self._load(task.model_kind, num_labels), task)
@@ -170,15 +165,15 @@ class TrainingWorker:
         task.check(model)
         return pack, config
 
-    def _probe(self, study: _Study, train: EvaluationBatches, num_labels: int) -> Mapping[str, float]:
-        features, held_out = study.pack.features(train), study.pack.features(study.validation)
+    def _references(self, study: _Study, tokens: TokenisedSplits, num_labels: int) -> dict[str, Mapping[str, float]]:
+        """Return what the frozen model does without fine-tuning: by a probe, or by itself."""
+        task, validation = study.task, study.validation
+        if not task.has_probe:
+            return {"untuned": _validation(task.score(study.pack.frozen(validation, task.outputs), validation.targets))}
+        train = self._evaluation_batches(task.examples(tokens, "train"), tokens.pad_token_id)
+        features, held_out = study.pack.features(train), study.pack.features(validation)
         predicted = probe(features, train.targets, held_out)
-        scores = study.task.score_labels(predicted, study.validation.targets, num_labels)
-        return _validation(scores)
-
-    def _untuned(self, study: _Study) -> Mapping[str, float]:
-        outputs_NF = study.pack.frozen(study.validation, study.task.outputs)
-        return _validation(study.task.score(outputs_NF, study.validation.targets))
+        return {"frozen_probe": _validation(task.score_labels(predicted, validation.targets, num_labels))}
 
     def _run(self, request: ChunkRequest) -> ChunkReport:
         if self._study is None:

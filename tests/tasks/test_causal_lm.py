@@ -9,10 +9,13 @@ import torch
 from torch.nn import functional as F
 
 from sweeper.errors import ModelError
+from sweeper.models.attention import register
+from sweeper.models.load import SHORT
 from sweeper.tasks import make_task, token_loss
 from sweeper.tasks.causal_lm import Task
 from tests.tasks.languages import END, LANGUAGE_MODELS, VOCABULARY, batch_of, language_model, nll_alone, pairs
 
+NO_KERNEL = {("gemma2", "sdpa"), ("gemma2", SHORT)}
 CHOICES = ((5, END), (6, 7, END), (6, 8, 9, END), (6, 7, 10, END), (11, END))
 """Of one to three tokens, some beginning alike."""
 
@@ -32,9 +35,10 @@ def test_the_loss_of_a_row_is_that_of_its_completion_alone(kind):
 
 @pytest.mark.parametrize(
     ("kind", "attention"),
-    [(kind, how) for kind in LANGUAGE_MODELS for how in ("eager", "sdpa") if (kind, how) != ("gemma2", "sdpa")],
-)  # transformers has no such kernel for Gemma 2
+    [(kind, how) for kind in LANGUAGE_MODELS for how in ("eager", "sdpa", SHORT) if (kind, how) not in NO_KERNEL],
+)
 def test_choices_in_one_sequence_score_as_in_sequences_of_their_own(kind, attention):
+    register()
     model, rows = language_model(kind, attention), pairs(7, choices=CHOICES)
     with torch.no_grad():
         scores = Task(CHOICES).outputs(model, batch_of(rows))[:, 2:]
