@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sweeper.checks import check_settings
 from sweeper.errors import ConfigError, SpaceError, did_you_mean
 from sweeper.provenance import redact_url
-from sweeper.settings import SweepSettings, setting_docs
+from sweeper.settings import SettingDoc, SweepSettings, setting_docs
 from sweeper.space import SEARCHABLE, Dimension, Scale, SearchSpace
 from sweeper.types import ParamValue
 
@@ -180,9 +180,15 @@ def _compose(overrides: Sequence[str], config_dir: Path | None) -> DictConfig:
 
 def _forced(text: str) -> str:
     """Let an override add keys to a mapping of the user's own, such as ``dataset.<name>.where``."""
-    pattern, known = _pattern(text.partition("=")[0]), setting_docs()
-    found = known.get(pattern) or known.get(pattern.rpartition(".")[0])
+    found = _documented(text.partition("=")[0])
     return f"++{text}" if found is not None and found.kind.startswith("dict[str, str]") else text
+
+
+def _documented(key: str) -> SettingDoc | None:
+    """Return what is told of a key, or of the mapping that it belongs to."""
+    known, pattern = setting_docs(), _pattern(key)
+    parent = known.get(pattern.rpartition(".")[0])
+    return known.get(pattern) or (parent if parent is not None and parent.kind.startswith("dict[str, str]") else None)
 
 
 def _typed(composed: DictConfig) -> SweepSettings:
@@ -225,15 +231,16 @@ def _translated(error: Exception, overrides: Sequence[str], config_dir: Path | N
 
 
 def _wrong_key(key: str, value: str, said: str) -> ConfigError:
-    known = setting_docs()
-    pattern = _pattern(key)
-    if pattern in known:
+    known, pattern, found = setting_docs(), _pattern(key), _documented(key)
+    if found is not None:
         rule = said.splitlines()[0].rstrip(".")
         if "not Optional" in said:
             rule = "a value is needed"
-        elif "not in struct" in said or "Could not override" in rule:
+        elif any(
+            part in said for part in ("not in struct", "Could not override", "is not a subclass of DatasetSettings")
+        ):
             rule = "this dataset is not among the chosen ones"
-        return ConfigError(key, value, rule, known[pattern].doc)
+        return ConfigError(key, value, rule, found.doc)
     near = _near(pattern, known).replace("<name>", key.split(".")[1] if "." in key else "<name>")
     return ConfigError(key, value, "there is no such key", near or "`sweeper config --help-keys` lists all keys.")
 

@@ -321,8 +321,8 @@ def test_a_prompt_template_is_taken_with_its_line_break():
 
 
 def test_a_mapping_of_a_dataset_that_is_not_chosen_is_refused():
-    with pytest.raises(ConfigError, match="there is no such key"):
-        compose(["dataset=files", "dataset.trec.label_word.0=no"])
+    with pytest.raises(ConfigError, match="this dataset is not among the chosen ones"):
+        compose(["dataset=files", "dataset.trec.label_words.0=no"])
 
 
 def test_the_language_experiment_fits_together():

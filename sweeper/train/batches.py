@@ -18,6 +18,9 @@ from sweeper.train.chunks import ChunkPlan
 
 __all__ = ["EvaluationBatches", "TrainingRows"]
 
+_FULL_LENGTH = 128
+"""Tokens of a row up to which evaluation batches have their full number of rows."""
+
 
 class TrainingRows:
     """The training split, dealt to micro-batches.
@@ -88,7 +91,7 @@ class EvaluationBatches:
 
     Args:
         examples: Token ids, targets and weights of the rows.
-        batch_size: Rows of a batch, for each lane.
+        batch_size: Most rows of a batch, for each lane; long rows come in smaller batches.
         pad_token_id: Filler.
         device: Where batches are wanted.
     """
@@ -100,10 +103,22 @@ class EvaluationBatches:
         ids, mask = padded(rows, pad_token_id)
         order = torch.tensor(sorted(range(len(rows)), key=lambda i: len(rows[i])))
         self.batches: list[tuple[torch.Tensor, Batch]] = []
-        for picked in torch.split(order, batch_size):
+        for picked in torch.split(order, _sizes([len(rows[i]) for i in order.tolist()], batch_size)):
             length = max(len(rows[i]) for i in picked.tolist())
             tensors = (ids[picked, :length], mask[picked, :length], self.targets[picked])
             self.batches.append((picked, Batch(*(tensor.to(device) for tensor in tensors))))
+
+
+def _sizes(lengths: Sequence[int], batch_size: int) -> list[int]:
+    """Return the sizes of batches of rows in ascending order of length."""
+    sizes: list[int] = []
+    size = 0
+    for length in lengths:
+        if size and (size == batch_size or (size + 1) * length > batch_size * _FULL_LENGTH):
+            sizes.append(size)
+            size = 0
+        size += 1
+    return [*sizes, size]
 
 
 def padded(rows: Sequence[Sequence[int]], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -145,3 +145,10 @@ def test_predictions_come_in_the_order_of_the_rows(pack):
     one_by_one = torch.cat([pack.predict(lanes, evaluation([row]), outputs) for row in rows], dim=1)
     torch.testing.assert_close(together, one_by_one)
     assert not torch.allclose(one_by_one[:, 0], one_by_one[:, 1])
+
+
+def test_evaluation_batches_of_long_rows_are_smaller():
+    split = evaluation([[5] * length for length in (10, 500, 128, 129, 200, 20, 30, 40, 129, 256)], batch_size=4)
+    shapes = [tuple(batch.ids.shape) for _, batch in split.batches]
+    assert shapes == [(4, 40), (3, 129), (2, 256), (1, 500)]
+    assert sorted(torch.cat([picked for picked, _ in split.batches]).tolist()) == list(range(10))
