@@ -24,7 +24,7 @@ _AT_LEAST_ONE = (
 _ONE_OF = {
     "method.name": ("lora",),
     "model.dtype": ("auto", "bfloat16", "float32"),
-    "model.attention": ("auto", "eager", "sdpa"),
+    "model.attention": ("auto", "eager", "sdpa", "sweeper_short"),
     "model.chat_template": ("auto", "always", "never"),
     "search.sampler": ("tpe", "gp", "random", "qmc", "cmaes", "grid", "auto"),
     "search.pruner": ("successive_halving", "median", "hyperband", "none"),
@@ -70,6 +70,8 @@ def check_settings(settings: SweepSettings, space: SearchSpace) -> None:
         )
     for key in _NOT_NEGATIVE:
         _check_least(settings, key, 0)
+    if not 0 <= settings.model.dropout < 1:
+        raise ConfigError("model.dropout", settings.model.dropout, "must be at least 0 and less than 1", "0 is off.")
     for key, value in fixed_values(settings).items():
         if key in SEARCHABLE and key not in space.keys:
             check_value(key, value, str(value))

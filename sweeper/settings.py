@@ -103,6 +103,10 @@ class ModelSettings:
     attention: str = key(
         "auto", "Attention kernel: auto (sdpa on a GPU, sweeper_short on a CPU in bfloat16, else eager) or one of them."
     )
+    dropout: float = key(
+        0.0,
+        "Dropout of hidden states inside the frozen model while adapters train (its own attention dropout stays off); 0 = off, which is faster and scores no worse on the default datasets.",
+    )
     target_modules: list[str] = key([], "Linear layers that get an adapter; those known for the architecture if empty.")
     max_length: int = key(
         128, "Longest row in tokens; longer texts lose their end, longer prompts their beginning, completions nothing."

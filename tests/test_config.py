@@ -207,6 +207,7 @@ MISTAKES = [
     ("executor.name=ray", "executor.name", "ray", "no executor", "process, inline"),
     ("executor.device=gpu", "executor.device", "gpu", "no device", "auto, cpu, cuda"),
     ("tracker.name=wandb", "tracker.name", "wandb", "no tracker", "mlflow, none"),
+    ("model.dropout=1", "model.dropout", 1.0, "less than 1", "0 is off"),
     ("model.dtype=fp16", "model.dtype", "fp16", "no dtype", "bfloat16"),
     ("model.attention=flash", "model.attention", "flash", "no attention", "eager, sdpa"),
     ("method.name=dora", "method.name", "dora", "no method", "lora"),

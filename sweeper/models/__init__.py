@@ -18,7 +18,7 @@ from sweeper.settings import ModelSettings
 
 __all__ = ["fetch_model", "model_type_of"]
 
-_NO_SOURCES = ("gguf", "linear", "load", "targets")
+_NO_SOURCES = ("attention", "first_token", "gguf", "linear", "load", "targets")
 
 
 def fetch_model(settings: ModelSettings, *, cache: Path, progress: Progress | None = None) -> Path:

@@ -7,11 +7,12 @@ Adapting every linear layer of a block, not only query and value, is what made L
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Collection, Sequence
 
 from sweeper.errors import ModelError, did_you_mean
 
-__all__ = ["TARGETS", "targets_for"]
+__all__ = ["TARGETS", "group_targets", "targets_for"]
 
 _BERT = ("query", "key", "value", "intermediate.dense", "output.dense")
 _LLAMA = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -41,6 +42,32 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "gpt_neox": ("query_key_value", "attention.dense", "dense_h_to_4h", "dense_4h_to_h"),
 }
 """Suffixes of module names, by ``model_type`` of config.json."""
+
+
+_SAME_INPUT = (
+    ("query", "key", "value"),
+    ("q_proj", "k_proj", "v_proj"),
+    ("q_lin", "k_lin", "v_lin"),
+    ("q", "k", "v"),
+    ("gate_proj", "up_proj"),
+)
+"""Names of layers of one parent that read the same tensor."""
+
+
+def group_targets(targets: Sequence[str], *, alone: Collection[str] = ()) -> list[list[str]]:
+    """Return the targets in their order, those that read the same tensor together.
+
+    Args:
+        targets: Full names of layers; they are grouped only if they stand side by side.
+        alone: Those of them that read a tensor of their own, whatever their names say.
+    """
+
+    def input_of(name: str) -> str:
+        parent, _, child = name.rpartition(".")
+        siblings = next((names for names in _SAME_INPUT if child in names), ())
+        return name if name in alone or not siblings else f"{parent}.{siblings}"
+
+    return [list(group) for _, group in itertools.groupby(targets, key=input_of)]
 
 
 def targets_for(model_type: str, wanted: Sequence[str]) -> tuple[str, ...]:

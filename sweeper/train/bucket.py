@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 
 import torch
 
@@ -71,16 +72,26 @@ class Bucket:
             lane.step = self._optimizer.steps[row]
             lane.chunks_done += 1
 
-    def lora_segments(self, first: int, last: int, *, training: bool) -> list[LoraSegment]:
-        """Return this bucket's part of every adapted layer."""
-        layout = self._layout
-        pairs = zip(layout.views_a(self._compute), layout.views_b(self._compute), strict=True)
-        segments = [LoraSegment(first, last, a, b) for a, b in pairs]
+    def lora_segments(self, first: int, last: int, sizes: Sequence[int], *, training: bool) -> list[LoraSegment]:
+        """Return this bucket's part of every group of adapted layers.
+
+        Args:
+            first: The bucket's first lane in the pack.
+            last: One after its last.
+            sizes: Layers of each group.
+            training: Whether gradients are wanted.
+        """
+        views = self._views(self._compute, sizes)
+        segments = [LoraSegment(first, last, a, b) for a, b in views]
         if training:
-            grads = zip(layout.views_a(self._gradients), layout.views_b(self._gradients), strict=True)
-            for segment, (grad_a, grad_b) in zip(segments, grads, strict=True):
-                segment.grad_A_kRI, segment.grad_B_kRO = grad_a, grad_b
+            for segment, (grad_a, grad_b) in zip(segments, self._views(self._gradients, sizes), strict=True):
+                segment.grad_A_kSI, segment.grad_B_kRO = grad_a, grad_b
         return segments
+
+    def _views(self, flat_kP: torch.Tensor, sizes: Sequence[int]) -> list[tuple[torch.Tensor, list[torch.Tensor]]]:
+        layers = iter(self._layout.views_b(flat_kP))
+        by_group = [list(islice(layers, size)) for size in sizes]
+        return list(zip(self._layout.views_a_of_groups(flat_kP, sizes), by_group, strict=True))
 
     def head_segments(self, first: int, last: int, *, training: bool) -> list[HeadSegment]:
         """Return this bucket's part of every head layer; heads are multiplied in float32."""

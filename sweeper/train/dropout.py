@@ -3,16 +3,16 @@
 `torch.nn.functional.dropout` costs 18 to 35 % of a step on a CPU. Here one draw of 64-bit words gives eight masks, so
 the probability is rounded to 1/256 (0.05 becomes 13/256). A mask depends on the lane's seed, the chunk and the order of
 layers, and on nothing that its neighbours do. Layers that read the same tensor (query, key, value) share one mask.
+Called by `packed`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
-__all__ = ["LaneDropout", "keep_share"]
+__all__ = ["LaneDropout", "keep", "keep_", "keep_share"]
 
 _LEVELS = 256
 _BITS = {2: torch.int16, 4: torch.int32}
@@ -40,7 +40,6 @@ class LaneDropout:
         ]
         kept = [round(_LEVELS * keep_share(p)) for p in probabilities]
         self._levels_kept_K = torch.tensor(kept, dtype=torch.int16, device=device)
-        self._last: tuple[torch.Tensor, torch.Tensor] | None = None
         self._part, self._num_parts = 0, 1
         self._starts: list[torch.Tensor | None] = []
 
@@ -50,7 +49,6 @@ class LaneDropout:
         Every part sees its share of the masks that the whole micro-batch would have, so that a trial that is trained in
         parts, for want of memory, is the same trial.
         """
-        self._last = None
         self._part, self._num_parts = part, num_parts
         if num_parts == 1:
             return
@@ -60,15 +58,8 @@ class LaneDropout:
             if generator is not None and start is not None:
                 generator.set_state(start)
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Return ``x`` (``[K * rows, ..., I]``) with dropped inputs set to 0, unscaled."""
-        if self._last is not None and self._last[0] is x:
-            return self._last[1]
-        dropped: torch.Tensor = _Drop.apply(x, self._mask(x))  # type: ignore[no-untyped-call]
-        self._last = (x, dropped)
-        return dropped
-
-    def _mask(self, x: torch.Tensor) -> torch.Tensor:
+    def mask(self, x: torch.Tensor) -> torch.Tensor:
+        """Return integers of the shape and width of ``x``, ``[K * rows, ..., I]``: all bits 1 where a value is kept."""
         lanes = len(self._generators)
         values = x.numel() // lanes * self._num_parts
         words = -(-values // 8)
@@ -83,15 +74,12 @@ class LaneDropout:
         return mask_KN.to(_BITS[x.element_size()]).reshape(x.shape)
 
 
-class _Drop(torch.autograd.Function):
-    """Clears the values whose mask is 0; the bits of a mask are all 1 where a value is kept."""
+def keep(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return ``x`` with 0 where the mask is 0, unscaled: `packed` has the scale folded into A."""
+    return (x.view(mask.dtype) & mask).view(x.dtype)
 
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(mask)
-        return (x.view(mask.dtype) & mask).view(x.dtype)
 
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
-        (mask,) = ctx.saved_tensors
-        return (grads[0].contiguous().view(mask.dtype) & mask).view(grads[0].dtype), None
+def keep_(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Do what `keep` does in place, and return ``x``."""
+    x.view(mask.dtype).bitwise_and_(mask)
+    return x

@@ -75,6 +75,20 @@ class Layout:
         widths = [shape.num_in for shape in self.lora]
         return self._views(flat_kP, widths, 0)
 
+    def views_a_of_groups(self, flat_kP: torch.Tensor, sizes: Sequence[int]) -> list[torch.Tensor]:
+        """Return the A of neighbouring layers with the same input, stacked as ``[k, layers * R, I]``, sharing memory.
+
+        Args:
+            flat_kP: Vectors of lanes.
+            sizes: Layers of each group, in the order of the layers.
+        """
+        views, first, offset = [], 0, 0
+        for size in sizes:
+            rows, width = size * self.rank, self.lora[first].num_in
+            views.append(flat_kP[:, offset : offset + rows * width].view(len(flat_kP), rows, width))
+            first, offset = first + size, offset + rows * width
+        return views
+
     def views_b(self, flat_kP: torch.Tensor) -> list[torch.Tensor]:
         """Return each layer's transposed B as ``[k, R, O]``, sharing memory with ``flat_kP``."""
         widths = [shape.num_out for shape in self.lora]

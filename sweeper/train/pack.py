@@ -9,25 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
 from sweeper.errors import ModelError
-from sweeper.models.linear import is_linear
+from sweeper.models.first_token import all_tokens, narrow_layers
+from sweeper.models.linear import is_linear, weight_of
+from sweeper.models.targets import group_targets
 from sweeper.tasks.base import Batch
 from sweeper.train.batches import EvaluationBatches, TrainingRows
 from sweeper.train.bucket import Bucket
-from sweeper.train.dropout import LaneDropout
+from sweeper.train.dropout import LaneDropout, keep_share
 from sweeper.train.lane import Lane, derived_seed
 from sweeper.train.layout import HeadShape, Layout, LoraShape, bucket_rank
-from sweeper.train.packed import HeadSegment, LoraSegment, PackedHead, PackedLora, PackState
+from sweeper.train.packed import HeadSegment, LoraGroup, LoraSegment, PackedDropout, PackedHead, PackedLora, PackState
 
 __all__ = ["ChunkOutcome", "Pack", "RowFunction", "sort_lanes"]
-
-Packed = TypeVar("Packed", PackedLora, PackedHead)
 
 RowFunction = Callable[[nn.Module, Batch], torch.Tensor]
 """Returns the loss of each row, ``[rows]``, or what scores it, ``[rows, F]``; see `sweeper.tasks.base`."""
@@ -51,18 +50,36 @@ class Pack:
         targets: Names of the linear layers that get adapters.
         head: Names of the linear layers that each lane trains whole.
         dtype: Type in which adapters are multiplied, that of the frozen weights.
+        base_dropout: Dropout of the frozen model's hidden states in training.
+
+    Raises:
+        ModelError: A layer cannot be replaced, or there is no dropout layer where dropout is wanted.
     """
 
-    def __init__(self, model: nn.Module, *, targets: Sequence[str], head: Sequence[str], dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        targets: Sequence[str],
+        head: Sequence[str],
+        dtype: torch.dtype,
+        base_dropout: float = 0.0,
+    ) -> None:
         self._model = model
         self.dtype = dtype
         self.device = next(model.parameters()).device
         self._state = PackState(torch.zeros((), device=self.device, requires_grad=True))
-        self._lora = [_replace(model, name, PackedLora, self._state) for name in targets]
-        self._heads = [_replace(model, name, PackedHead, self._state) for name in head]
+        weights = [weight_of(_linear(model, name)) for name in targets]
+        groups = group_targets(targets, alone=narrow_layers(model))
+        self._sizes = [len(group) for group in groups]
+        self._lora = [_replace_group(model, group, self._state) for group in groups]
+        self._base_dropout = base_dropout
+        if base_dropout:
+            _replace_dropout(model, self._state, base_dropout)
+        self._heads = [_replace_head(model, name, self._state) for name in head]
         self.shape = Layout(
             1,
-            tuple(LoraShape(n, m.weight.shape[1], m.weight.shape[0]) for n, m in zip(targets, self._lora, strict=True)),
+            tuple(LoraShape(n, w.shape[1], w.shape[0]) for n, w in zip(targets, weights, strict=True)),
             tuple(
                 HeadShape(n, m.in_features, m.out_features, m.has_bias) for n, m in zip(head, self._heads, strict=True)
             ),
@@ -80,7 +97,7 @@ class Pack:
             lanes: What to train; as they were if this raises.
             rows: The training split.
             row_loss: The task's loss.
-            parts: Passes in which each micro-batch is trained, to need less memory.
+            parts: Passes in which each micro-batch is trained at least, to need less memory; a power of two.
 
         Returns:
             One outcome a lane; a loss that is not finite is the caller's to judge.
@@ -90,15 +107,19 @@ class Pack:
         for bucket in buckets:
             bucket.refresh(training=True)
         self._attach(buckets, len(lanes), training=True)
-        self._state.dropout = self._dropout(lanes)
+        own = [float(lane.spec.settings["lora.dropout"]) for lane in lanes]
+        self._state.dropout = self._dropout(lanes, "dropout", own)
+        self._state.base_dropout = self._dropout(lanes, "base dropout", [self._base_dropout] * len(lanes))
         order_KMB = np.stack([rows.chunk(lane.chunks_done) for lane in lanes])
         weights_KM = rows.weights(order_KMB).sum(2)
         shares_KM = torch.cat([bucket.shares(part) for bucket, part in _split(buckets, weights_KM)]).to(self.device)
         losses_K = torch.zeros(len(lanes), device=self.device)
         for index in range(plan.micro_batches):
-            for part, picked_KB in enumerate(np.array_split(order_KMB[:, index], parts, axis=1)):
-                if self._state.dropout is not None:
-                    self._state.dropout.begin(part, parts)
+            passes = max(parts, rows.passes(index))
+            for part, picked_KB in enumerate(np.array_split(order_KMB[:, index], passes, axis=1)):
+                for dropout in (self._state.dropout, self._state.base_dropout):
+                    if dropout is not None:
+                        dropout.begin(part, passes)
                 batch = rows.batch(index, picked_KB.ravel())
                 loss_K = row_loss(self._model, batch).view(len(lanes), -1).sum(1)
                 (loss_K * shares_KM[:, index]).sum().backward()  # type: ignore[no-untyped-call]
@@ -120,7 +141,7 @@ class Pack:
         for bucket in buckets:
             bucket.refresh(training=False)
         self._attach(buckets, len(lanes), training=False)
-        self._state.dropout = None
+        self._state.dropout = self._state.base_dropout = None
         return self._gather(split, len(lanes), outputs, parts)
 
     @torch.no_grad()
@@ -133,13 +154,14 @@ class Pack:
             means: torch.Tensor = (states * batch.mask[..., None]).sum(1) / batch.mask.sum(1, keepdim=True)
             return means
 
-        return self.frozen(split, pooled)
+        with all_tokens(self._model):
+            return self.frozen(split, pooled)
 
     @torch.no_grad()
     def frozen(self, split: EvaluationBatches, outputs: RowFunction) -> torch.Tensor:
         """Return outputs of the model without any adapter, ``[rows, F]`` float32 on the CPU; it must have no head."""
-        for layer in self._lora:
-            layer.segments = ()
+        for group in self._lora:
+            group.segments = ()
         return self._gather(split, 1, outputs, 1)[0]
 
     def _gather(self, split: EvaluationBatches, num_lanes: int, outputs: RowFunction, parts: int) -> torch.Tensor:
@@ -156,11 +178,10 @@ class Pack:
             raise ValueError("the split has no rows")
         return gathered
 
-    def _dropout(self, lanes: Sequence[Lane]) -> LaneDropout | None:
-        probabilities = [float(lane.spec.settings["lora.dropout"]) for lane in lanes]
+    def _dropout(self, lanes: Sequence[Lane], purpose: str, probabilities: Sequence[float]) -> LaneDropout | None:
         if not any(probabilities):
             return None
-        seeds = [derived_seed(lane.spec.seed, "dropout", lane.chunks_done) for lane in lanes]
+        seeds = [derived_seed(lane.spec.seed, purpose, lane.chunks_done) for lane in lanes]
         return LaneDropout(probabilities, seeds, self.device)
 
     def _attach(self, buckets: Sequence[Bucket], num_lanes: int, *, training: bool) -> None:
@@ -170,13 +191,15 @@ class Pack:
         heads: list[list[HeadSegment]] = [[] for _ in self._heads]
         for bucket in buckets:
             last = first + len(bucket.lanes)
-            for found, segment in zip(lora, bucket.lora_segments(first, last, training=training), strict=True):
+            for found, segment in zip(
+                lora, bucket.lora_segments(first, last, self._sizes, training=training), strict=True
+            ):
                 found.append(segment)
             for found_head, head in zip(heads, bucket.head_segments(first, last, training=training), strict=True):
                 found_head.append(head)
             first = last
-        for layer, segments in zip(self._lora, lora, strict=True):
-            layer.segments = segments
+        for group, of_group in zip(self._lora, lora, strict=True):
+            group.segments = of_group
         for head_layer, head_segments in zip(self._heads, heads, strict=True):
             head_layer.segments = head_segments
 
@@ -201,14 +224,34 @@ def _groups(lanes: Sequence[Lane]) -> list[list[Lane]]:
     return groups
 
 
-def _replace(model: nn.Module, name: str, kind: type[Packed], state: PackState) -> Packed:
-    parent_name, _, child = name.rpartition(".")
-    parent = model.get_submodule(parent_name)
-    base = parent.get_submodule(child)
-    if not isinstance(base, nn.Linear) and not (kind is PackedLora and is_linear(base)):
+def _replace_group(model: nn.Module, names: Sequence[str], state: PackState) -> LoraGroup:
+    group = LoraGroup([_linear(model, name) for name in names], state)
+    for index, name in enumerate(names):
+        model.set_submodule(name, PackedLora(group, index))
+    return group
+
+
+def _replace_dropout(model: nn.Module, state: PackState, probability: float) -> None:
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Dropout)]
+    if not names:
+        raise ModelError(f"{type(model).__name__} has no dropout layers; set model.dropout=0")
+    for name in names:
+        model.set_submodule(name, PackedDropout(state, 1 / keep_share(probability)))
+
+
+def _replace_head(model: nn.Module, name: str, state: PackState) -> PackedHead:
+    base = _linear(model, name)
+    if not isinstance(base, nn.Linear):
+        raise ModelError(f"the head layer {name} is a {type(base).__name__}: only nn.Linear can be trained whole")
+    packed = PackedHead(base, state)
+    model.set_submodule(name, packed)
+    return packed
+
+
+def _linear(model: nn.Module, name: str) -> nn.Module:
+    base = model.get_submodule(name)
+    if not is_linear(base):
         raise ModelError(
             f"{name} is a {type(base).__name__}: only linear layers can be packed; set model.target_modules to others"
         )
-    packed = kind(base, state)
-    setattr(parent, child, packed)
-    return packed
+    return base

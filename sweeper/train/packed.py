@@ -6,8 +6,8 @@ block-diagonal product would spread it). Gradients of adapters and heads are wri
 gradient buffer: autograd carries activations only.
 
 Shapes: K lanes of the pack, k lanes of a bucket, N rows of a lane (times tokens), I inputs, O outputs, R rank.
-``A_kRI`` holds s·A with the lane's scale s (alpha / r, and 1 / keep probability under dropout) folded in; the optimizer
-multiplies the gradient of A by the same s (`pack`). ``B_kRO`` is B transposed.
+S = R times the layers of a group. ``A_kSI`` holds s·A with the lane's scale s (alpha / r, and 1 / keep probability
+under dropout) folded in; the optimizer multiplies the gradient of A by the same s (`pack`). ``B_kRO`` is B transposed.
 """
 # Tensors are named after their shapes; autograd functions take an anchor that they do not read.
 # ruff: noqa: ARG004, N815
@@ -20,24 +20,26 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from sweeper.models.linear import bias_of, weight_of
-from sweeper.train.dropout import LaneDropout
+from sweeper.models.linear import bias_of, product, weight_of
+from sweeper.train.dropout import LaneDropout, keep, keep_
 
-__all__ = ["HeadSegment", "LoraSegment", "PackState", "PackedHead", "PackedLora"]
+__all__ = ["HeadSegment", "LoraGroup", "LoraSegment", "PackState", "PackedDropout", "PackedHead", "PackedLora"]
 
 
 @dataclass(slots=True)
 class LoraSegment:
-    """Adapters of one layer for the lanes ``first`` to ``last`` (exclusive), all padded to one rank."""
+    """Adapters of one group for the lanes ``first`` to ``last`` (exclusive), all padded to one rank.
+
+    ``A_kSI`` has the A of every layer, one below the other (S is R times layers), ``B_kRO`` a tensor a layer.
+    """
 
     first: int
     last: int
-    A_kRI: torch.Tensor
-    B_kRO: torch.Tensor
-    grad_A_kRI: torch.Tensor | None = None
-    grad_B_kRO: torch.Tensor | None = None
+    A_kSI: torch.Tensor
+    B_kRO: Sequence[torch.Tensor]
+    grad_A_kSI: torch.Tensor | None = None
+    grad_B_kRO: Sequence[torch.Tensor] = ()
 
 
 @dataclass(slots=True)
@@ -60,85 +62,155 @@ class PackState:
     """A scalar that requires a gradient: through it the outputs of packed layers do, though all weights are frozen."""
     num_lanes: int = 0
     dropout: LaneDropout | None = None
-    """None when no lane drops anything, as in evaluation."""
+    """Of adapter inputs; None when no lane drops anything, as in evaluation."""
+    base_dropout: LaneDropout | None = None
+    """Of hidden states of the frozen model; None when it is off, as in evaluation."""
 
 
-class PackedLora(nn.Module):
-    """A frozen linear layer with one adapter a lane: ``y = x Wᵀ + b + (s A dropout(x)) B``.
+class LoraGroup:
+    """Frozen linear layers that read the same tensor, each with an adapter a lane, multiplied as one.
+
+    ``y = x Wᵀ + b + (s A dropout(x)) B``, with W, b and A of all layers stacked. Query, key and value read a tensor of
+    activations once instead of three times, and share one dropout mask.
 
     Args:
-        base: The frozen layer.
-        state: Shared by the layers of a pack.
+        layers: The frozen layers; their order is that of the outputs.
+        state: Shared by the groups of a pack.
     """
 
-    def __init__(self, base: nn.Module, state: PackState) -> None:
-        super().__init__()
-        self.weight = weight_of(base)
-        self.bias: torch.Tensor | None = bias_of(base)
+    def __init__(self, layers: Sequence[nn.Module], state: PackState) -> None:
+        weights = [weight_of(layer) for layer in layers]
+        self.widths = [len(weight) for weight in weights]
+        self.weight = weights[0] if len(weights) == 1 else torch.cat(weights)
+        self.bias = _stacked_bias([bias_of(layer) for layer in layers], weights)
         self.state = state
         self.segments: Sequence[LoraSegment] = ()
+        self._pending: tuple[torch.Tensor, dict[int, torch.Tensor]] | None = None
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map ``[K * rows, ..., I]`` to ``[K * rows, ..., O]``."""
+    def output(self, x: torch.Tensor, index: int) -> torch.Tensor:
+        """Return the output of layer ``index`` for ``x``; those of the others wait for their layers to be called."""
+        if self._pending is None or self._pending[0] is not x or index not in self._pending[1]:
+            self._pending = x, dict(enumerate(self._outputs(x)))
+        outputs = self._pending[1]
+        result = outputs.pop(index)
+        if not outputs:
+            self._pending = None
+        return result
+
+    def _outputs(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         if not self.segments:
-            return F.linear(x, self.weight, self.bias)
-        dropout = self.state.dropout
-        dropped = x if dropout is None else dropout(x)
-        result: torch.Tensor = _LoraFunction.apply(x, dropped, self.state.anchor, self)  # type: ignore[no-untyped-call]
+            return torch.split(product(x, self.weight, self.bias), self.widths, -1)
+        mask = None if self.state.dropout is None else self.state.dropout.mask(x)
+        result: tuple[torch.Tensor, ...] = _LoraFunction.apply(x, self.state.anchor, mask, self)  # type: ignore[no-untyped-call]
         return result
 
 
+class PackedLora(nn.Module):
+    """The place of one layer of a `LoraGroup` in the model."""
+
+    def __init__(self, group: LoraGroup, index: int) -> None:
+        super().__init__()
+        self.weight = torch.split(group.weight, group.widths)[index]
+        self.group, self._index = group, index
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map ``[K * rows, ..., I]`` to ``[K * rows, ..., O]``."""
+        return self.group.output(x, self._index)
+
+
 class _LoraFunction(torch.autograd.Function):
-    """Product of a `PackedLora`; ``dropped`` is ``x`` itself when nothing is dropped."""
+    """Outputs of all layers of a `LoraGroup`; ``mask`` is None when nothing is dropped."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, dropped: torch.Tensor, anchor: torch.Tensor, layer: PackedLora
-    ) -> torch.Tensor:
-        y = F.linear(x, layer.weight, layer.bias)
-        lanes = layer.state.num_lanes
+        ctx: Any, x: torch.Tensor, anchor: torch.Tensor, mask: torch.Tensor | None, group: LoraGroup
+    ) -> tuple[torch.Tensor, ...]:
+        y = product(x, group.weight, group.bias)
+        lanes = group.state.num_lanes
         y_KNO = y.view(lanes, -1, y.shape[-1])
-        x_KNI = dropped.reshape(lanes, -1, dropped.shape[-1])
+        dropped = x if mask is None else keep(x, mask)
+        x_KNI = dropped.reshape(lanes, -1, x.shape[-1])
         hidden = []
-        for segment in layer.segments:
-            h_kNR = torch.bmm(x_KNI[segment.first : segment.last], segment.A_kRI.mT)
-            y_KNO[segment.first : segment.last].baddbmm_(h_kNR, segment.B_kRO)
-            hidden.append(h_kNR)
-        ctx.layer = layer
-        ctx.same = dropped is x
+        for segment in group.segments:
+            h_kNS = torch.bmm(x_KNI[segment.first : segment.last], segment.A_kSI.mT)
+            parts = torch.split(y_KNO[segment.first : segment.last], group.widths, -1)
+            for part, h_kNR, B_kRO in zip(parts, h_kNS.chunk(len(parts), -1), segment.B_kRO, strict=True):
+                part.baddbmm_(h_kNR, B_kRO)
+            hidden.append(h_kNS)
+        ctx.group, ctx.mask = group, mask
         ctx.save_for_backward(dropped, *hidden)
-        return y
+        return torch.split(y, group.widths, -1)
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
-        layer: PackedLora = ctx.layer
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, None, None, None]:
+        group: LoraGroup = ctx.group
         dropped, *hidden = ctx.saved_tensors
-        grad_y = grads[0].contiguous()
-        lanes = layer.state.num_lanes
+        grad_y = grads[0].contiguous() if len(grads) == 1 else torch.cat(grads, -1)
+        lanes = group.state.num_lanes
         grad_y_KNO = grad_y.view(lanes, -1, grad_y.shape[-1])
         x_KNI = dropped.reshape(lanes, -1, dropped.shape[-1])
-        needs_x, needs_dropped = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
-        grad_x = grad_y @ layer.weight if needs_x else None
-        into, fresh = _gradient_of_dropped(ctx, grad_x, dropped, needed=needs_dropped)
-        for segment, h_kNR in zip(layer.segments, hidden, strict=True):
-            grad_kNO = grad_y_KNO[segment.first : segment.last]
-            grad_h_kNR = torch.bmm(grad_kNO, segment.B_kRO.mT)
-            if segment.grad_A_kRI is not None and segment.grad_B_kRO is not None:
-                segment.grad_B_kRO.add_(torch.bmm(h_kNR.mT, grad_kNO))
-                segment.grad_A_kRI.add_(torch.bmm(grad_h_kNR.mT, x_KNI[segment.first : segment.last]))
+        grad_x = grad_y @ group.weight if ctx.needs_input_grad[0] else None
+        into = grad_x if ctx.mask is None or grad_x is None else torch.empty_like(grad_x)
+        for segment, h_kNS in zip(group.segments, hidden, strict=True):
+            rows = slice(segment.first, segment.last)
+            grad_h_kNS = _through_b(group, segment, h_kNS, grad_y_KNO[rows])
+            if segment.grad_A_kSI is not None:
+                segment.grad_A_kSI.add_(torch.bmm(grad_h_kNS.mT, x_KNI[rows]))
             if into is not None:
-                part = into.view(lanes, -1, into.shape[-1])[segment.first : segment.last]
-                part.baddbmm_(grad_h_kNR, segment.A_kRI, beta=0 if fresh else 1)
-        return grad_x, (None if ctx.same else into), None, None
+                part = into.view(x_KNI.shape)[rows]
+                part.baddbmm_(grad_h_kNS, segment.A_kSI, beta=1 if into is grad_x else 0)
+        if grad_x is not None and into is not None and into is not grad_x:
+            grad_x += keep_(into, ctx.mask)
+        return grad_x, None, None, None
 
 
-def _gradient_of_dropped(
-    ctx: Any, grad_x: torch.Tensor | None, dropped: torch.Tensor, *, needed: bool
-) -> tuple[torch.Tensor | None, bool]:
-    """Return what to add the adapter's input gradient to, and whether that is uninitialised memory."""
-    if ctx.same:
-        return grad_x, False
-    return (torch.empty_like(dropped), True) if needed else (None, False)
+def _through_b(group: LoraGroup, segment: LoraSegment, h_kNS: torch.Tensor, grad_y_kNO: torch.Tensor) -> torch.Tensor:
+    """Add the gradients of B, and return that of the hidden values between A and B, ``[k, N, S]``."""
+    grad_h_kNS = torch.empty_like(h_kNS)
+    by_layer = (torch.split(grad_y_kNO, group.widths, -1), h_kNS.chunk(len(group.widths), -1))
+    for index, (grad_kNO, h_kNR) in enumerate(zip(*by_layer, strict=True)):
+        grad_h_kNS.chunk(len(group.widths), -1)[index].copy_(torch.bmm(grad_kNO, segment.B_kRO[index].mT))
+        if segment.grad_B_kRO:
+            segment.grad_B_kRO[index].add_(torch.bmm(h_kNR.mT, grad_kNO))
+    return grad_h_kNS
+
+
+def _stacked_bias(biases: Sequence[torch.Tensor | None], weights: Sequence[torch.Tensor]) -> torch.Tensor | None:
+    if all(bias is None for bias in biases):
+        return None
+    return torch.cat([w.new_zeros(len(w)) if b is None else b for b, w in zip(biases, weights, strict=True)])
+
+
+class PackedDropout(nn.Module):
+    """Dropout of hidden states of the frozen model, every lane from its own generator.
+
+    Args:
+        state: Shared by the layers of a pack.
+        scale: 1 / probability of being kept.
+    """
+
+    def __init__(self, state: PackState, scale: float) -> None:
+        super().__init__()
+        self.state, self.scale = state, scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map ``[K * rows, ...]`` to the same shape."""
+        dropout = self.state.base_dropout
+        if dropout is None:
+            return x
+        result: torch.Tensor = _DropFunction.apply(x, dropout.mask(x), self.scale)  # type: ignore[no-untyped-call]
+        return result
+
+
+class _DropFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, mask: torch.Tensor, scale: float) -> torch.Tensor:
+        ctx.mask, ctx.scale = mask, scale
+        return keep(x, mask).mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return keep(grads[0], ctx.mask).mul_(ctx.scale), None, None
 
 
 class PackedHead(nn.Module):

@@ -24,6 +24,7 @@ from sweeper.data.prompt_tokens import chat_use
 from sweeper.data.tokens import tokenise
 from sweeper.errors import StoreError, WorkerError
 from sweeper.execute.base import OpenStudy, Reply, Request, StudyOpened, WorkerReady, WorkerSetup
+from sweeper.models.first_token import read_first_token
 from sweeper.models.linear import is_linear, is_transposed
 from sweeper.models.load import choose_attention, choose_dtype, load_model
 from sweeper.models.targets import targets_for
@@ -115,7 +116,10 @@ class TrainingWorker:
         return choose_lanes(study.pack, rows, study.task.row_loss, spec=request.typical, limit=request.lane_limit)
 
     def _prepare(self, request: OpenStudy, task: TaskProtocol, tokens: TokenisedSplits, *, num_labels: int) -> _Study:
-        pack, adapter_config = self._pack(self._load(task.model_kind, num_labels), task)
+        model = self._load(task.model_kind, num_labels)
+        if task.model_kind == "sequence_classification":
+            read_first_token(model)
+        pack, adapter_config = self._pack(model, task)
         train, validation = task.examples(tokens, "train"), task.examples(tokens, "validation")
         plan = ChunkPlan.of(
             len(train.ids),
@@ -161,7 +165,7 @@ class TrainingWorker:
             "modules_to_save": list(heads) or None,
             "fan_in_fan_out": any(is_transposed(model.get_submodule(name)) for name in targets),
         }
-        pack = Pack(model, targets=targets, head=head_layers, dtype=self._dtype)
+        pack = Pack(model, targets=targets, head=head_layers, dtype=self._dtype, base_dropout=self._setup.model.dropout)
         task.check(model)
         return pack, config
 

@@ -7,7 +7,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from sweeper.errors import ModelError
 from sweeper.models.linear import is_linear
-from sweeper.models.targets import TARGETS, targets_for
+from sweeper.models.targets import TARGETS, group_targets, targets_for
 
 SMALL = {
     "vocab_size": 32,
@@ -68,3 +68,17 @@ def test_the_targets_that_are_wanted_are_taken():
 def test_an_unknown_architecture_tells_which_setting_helps():
     with pytest.raises(ModelError, match=r"'qwen4'. Did you mean 'qwen[23]'.*Set model\.target_modules"):
         targets_for("qwen4", [])
+
+
+def test_layers_that_read_one_tensor_are_grouped():
+    block = ["0.q_proj", "0.k_proj", "0.v_proj", "0.o_proj", "0.gate_proj", "0.up_proj", "0.down_proj"]
+    assert group_targets([*block, "1.q_proj"]) == [block[:3], block[3:4], block[4:6], block[6:], ["1.q_proj"]]
+
+
+def test_a_layer_with_an_input_of_its_own_is_not_grouped():
+    names = ["self.query", "self.key", "self.value"]
+    assert group_targets(names, alone={"self.query"}) == [names[:1], names[1:]]
+
+
+def test_layers_that_do_not_stand_side_by_side_are_not_grouped():
+    assert len(group_targets(["self.query", "output.dense", "self.value"])) == 3

@@ -147,6 +147,19 @@ def test_predictions_come_in_the_order_of_the_rows(pack):
     assert not torch.allclose(one_by_one[:, 0], one_by_one[:, 1])
 
 
+def test_long_micro_batches_are_trained_in_passes_that_depend_on_their_length_alone():
+    plan = ChunkPlan.of(48, micro_batch=16, chunks_per_epoch=1, epochs=1)
+    lengths = [8] * 16 + [40] * 16 + [100] * 16
+    rows = TrainingRows(examples([[4] * n for n in lengths]), plan, seed=0, pad_token_id=PAD, device=CPU)
+    assert {length: rows.passes(i) for i, length in enumerate(rows.class_lengths)} == {8: 1, 40: 2, 100: 4}
+
+
+def test_a_micro_batch_that_cannot_be_divided_evenly_is_trained_whole():
+    plan = ChunkPlan.of(15, micro_batch=15, chunks_per_epoch=1, epochs=1)
+    rows = TrainingRows(examples([[4] * 100] * 15), plan, seed=0, pad_token_id=PAD, device=CPU)
+    assert rows.passes(0) == 1
+
+
 def test_evaluation_batches_of_long_rows_are_smaller():
     split = evaluation([[5] * length for length in (10, 500, 128, 129, 200, 20, 30, 40, 129, 256)], batch_size=4)
     shapes = [tuple(batch.ids.shape) for _, batch in split.batches]

@@ -5,28 +5,32 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sweeper.train.dropout import LaneDropout, keep_share
+from sweeper.train.dropout import LaneDropout, keep, keep_, keep_share
 from sweeper.train.packed import LoraSegment
 from tests.train.tiny import CPU, Data, build_pack, outputs, spec, start, token_rows, train
 
 ROWS, WIDTH = 64, 100
 
 
+def dropped_by(dropout, x):
+    return keep(x, dropout.mask(x))
+
+
 def drop(probabilities, seeds, x=None):
     x = torch.ones(len(seeds) * ROWS, WIDTH) if x is None else x
-    return LaneDropout(probabilities, seeds, CPU)(x).view(len(seeds), -1, WIDTH)
+    return dropped_by(LaneDropout(probabilities, seeds, CPU), x).view(len(seeds), -1, WIDTH)
 
 
 @pytest.mark.parametrize(("p", "share"), [(0.0, 1.0), (0.05, 243 / 256), (0.1, 230 / 256), (0.5, 0.5), (0.9, 26 / 256)])
 def test_the_share_that_is_kept_is_the_one_declared(p, share):
     assert keep_share(p) == share
-    kept = LaneDropout([p], [1], CPU)(torch.ones(4000, WIDTH)).mean().item()
+    kept = dropped_by(LaneDropout([p], [1], CPU), torch.ones(4000, WIDTH)).mean().item()
     assert kept == pytest.approx(share, abs=0.8 / 256)  # four standard deviations at worst, and less than one level
 
 
 def test_a_kept_value_is_unchanged_and_a_dropped_one_zero():
     x = torch.randn(ROWS, WIDTH)
-    dropped = LaneDropout([0.3], [1], CPU)(x)
+    dropped = dropped_by(LaneDropout([0.3], [1], CPU), x)
     assert ((dropped == x) | (dropped == 0)).all()
     assert (dropped == 0).any()
 
@@ -40,7 +44,7 @@ def test_the_same_seed_drops_the_same_whatever_the_neighbours():
 
 def test_a_lane_without_dropout_is_untouched():
     x = torch.randn(2 * ROWS, WIDTH)
-    dropped = LaneDropout([0.0, 0.5], [1, 1], CPU)(x)
+    dropped = dropped_by(LaneDropout([0.0, 0.5], [1, 1], CPU), x)
     assert torch.equal(dropped[:ROWS], x[:ROWS])
 
 
@@ -50,31 +54,29 @@ def test_lanes_of_equal_seed_share_no_mask_with_another_seed():
     assert (masks[0] == masks[2]).float().mean().item() == pytest.approx(0.5, abs=0.05)
 
 
-def test_layers_that_read_the_same_tensor_share_a_mask():
-    dropout = LaneDropout([0.5], [1], CPU)
-    x = torch.randn(ROWS, WIDTH)
-    query, key = dropout(x), dropout(x)
-    assert query is key
-    other = dropout(torch.ones(ROWS, WIDTH))
-    assert not torch.equal(other == 0, query == 0)
-
-
-def test_after_a_step_a_mask_is_drawn_anew_even_for_the_same_tensor():
+def test_every_mask_is_drawn_anew_even_for_the_same_tensor():
     dropout = LaneDropout([0.5], [1], CPU)
     x = torch.ones(ROWS, WIDTH)
-    first = dropout(x)
-    dropout.begin(0, 1)
-    assert not torch.equal(dropout(x), first)
+    assert not torch.equal(dropout.mask(x), dropout.mask(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_values_are_dropped_in_place_as_they_are_into_a_copy(dtype):
+    x = torch.randn(ROWS, WIDTH).to(dtype)
+    mask = LaneDropout([0.5], [1], CPU).mask(x)
+    copied = keep(x, mask)
+    assert keep_(x, mask) is x
+    assert torch.equal(x, copied)
 
 
 @pytest.mark.parametrize("width", [1, 7, 8, 9])
 def test_any_number_of_values_is_served(width):
-    dropped = LaneDropout([0.5, 0.2], [1, 2], CPU)(torch.ones(6, width))
+    dropped = dropped_by(LaneDropout([0.5, 0.2], [1, 2], CPU), torch.ones(6, width))
     assert dropped.shape == (6, width)
 
 
 def test_bfloat16_stays_bfloat16():
-    dropped = LaneDropout([0.5], [1], CPU)(torch.ones(4, 8, dtype=torch.bfloat16))
+    dropped = dropped_by(LaneDropout([0.5], [1], CPU), torch.ones(4, 8, dtype=torch.bfloat16))
     assert dropped.dtype == torch.bfloat16
     assert set(dropped.flatten().tolist()) == {0.0, 1.0}
 
@@ -86,17 +88,18 @@ def test_the_adapters_output_is_unbiased(data):
     train(pack, [lane], data, 1)
     name = pack.shape.lora[0].name
     folded = segment_of(pack, name)
+    rank = folded.B_kRO[0].shape[1]
     dropped_lane = LaneDropout([0.4], [1], CPU)
     x = torch.randn(1, 16, generator=torch.Generator().manual_seed(0)).repeat(20_000, 1)
-    outputs = dropped_lane(x) @ folded.A_kRI[0].T @ folded.B_kRO[0]
-    exact = 2.0 * x[0] @ lane.layout.views_a(lane.parameters[None])[0][0].T @ folded.B_kRO[0]
+    outputs = dropped_by(dropped_lane, x) @ folded.A_kSI[0, :rank].T @ folded.B_kRO[0][0]
+    exact = 2.0 * x[0] @ lane.layout.views_a(lane.parameters[None])[0][0].T @ folded.B_kRO[0][0]
     standard_error = outputs.std(0) / len(outputs) ** 0.5
     assert ((outputs.mean(0) - exact).abs() < 5 * standard_error).all()
     assert (exact.abs() > 50 * standard_error).any()
 
 
 def segment_of(pack, name) -> LoraSegment:
-    (segment,) = pack._model.get_submodule(name).segments
+    (segment,) = pack._model.get_submodule(name).group.segments
     return segment
 
 

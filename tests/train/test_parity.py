@@ -10,7 +10,7 @@ from tests.train.tiny import build_pack, specs, start, train, train_with_peft
 CHUNKS = 10  # of 5 micro-batches
 
 
-@pytest.mark.parametrize("kind", ["bert", "llama", "roberta", "gpt_neox"])
+@pytest.mark.parametrize("kind", ["bert", "llama", "roberta", "electra", "gpt_neox"])
 def test_every_lane_of_a_mixed_pack_has_the_losses_of_stock_peft(kind, data):
     trials = specs()
     pack = build_pack(kind)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, get_scheduler
 
+from sweeper.models.first_token import read_first_token
 from sweeper.models.targets import targets_for
 from sweeper.tasks import make_task
 from sweeper.tasks.base import Examples
@@ -23,9 +24,9 @@ CPU = torch.device("cpu")
 NUM_LABELS = 3
 VOCABULARY = 64
 PAD = 1  # RoBERTa counts positions from it
-HEADS = {"bert": "classifier", "roberta": "classifier", "llama": "score", "gpt_neox": "score"}
+HEADS = {"bert": "classifier", "roberta": "classifier", "electra": "classifier", "llama": "score", "gpt_neox": "score"}
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
-MORE_SIZES = {"llama": {"num_key_value_heads": 1}}
+MORE_SIZES = {"electra": {"embedding_size": 16}, "llama": {"num_key_value_heads": 1}}
 DEFAULTS = {
     "lora.r": 8,
     "lora.alpha_ratio": 1.0,
@@ -93,11 +94,12 @@ def layers_of(model):
     return [name for name in linear if name.endswith(suffixes)], [n for n in linear if n.split(".")[0] == head]
 
 
-def build_pack(kind="bert", dtype=torch.float32):
+def build_pack(kind="bert", dtype=torch.float32, base_dropout=0.0):
     """Make a pack on a model of its own."""
     model = build_model(kind).to(dtype)
+    read_first_token(model)
     targets, head = layers_of(model)
-    return Pack(model, targets=targets, head=head, dtype=dtype)
+    return Pack(model, targets=targets, head=head, dtype=dtype, base_dropout=base_dropout)
 
 
 def token_rows(num_rows, *, seed=0, longest=12):
