@@ -71,8 +71,8 @@ def test_pads_stay_exactly_zero_through_training_with_weight_decay(pack, data):
     lanes = start(pack, trials)
     train(pack, lanes, data, 4)
     for name in layers_of_pack(pack):
-        (segment,) = pack._model.get_submodule(name).segments
-        for lane, (a, b) in enumerate(zip(segment.A_kRI, segment.B_kRO, strict=True)):
+        (segment,) = pack._model.get_submodule(name).group.segments
+        for lane, (a, b) in enumerate(zip(segment.A_kSI, segment.B_kRO[0], strict=True)):
             rank = lanes[lane].layout.rank
             assert (a[rank:] == 0).all()
             assert (b[rank:] == 0).all()
