@@ -72,12 +72,11 @@ def test_pads_stay_exactly_zero_through_training_with_weight_decay(pack, data):
     train(pack, lanes, data, 4)
     for name in layers_of_pack(pack):
         (segment,) = pack._model.get_submodule(name).group.segments
-        for lane, (a, b) in enumerate(zip(segment.A_kSI, segment.B_kRO[0], strict=True)):
-            rank = lanes[lane].layout.rank
-            assert (a[rank:] == 0).all()
-            assert (b[rank:] == 0).all()
-            assert (a[:rank].abs().sum(1) > 0).all()
-            assert (b[:rank].abs().sum(1) > 0).all()
+        for lane, own in enumerate(lanes):
+            rank, stacked = own.layout.rank, len(segment.B_kRO)
+            matrices = [*segment.A_kSI[lane].chunk(stacked), *(b[lane] for b in segment.B_kRO)]
+            assert all((matrix[rank:] == 0).all() for matrix in matrices)
+            assert all((matrix[:rank].abs().sum(1) > 0).all() for matrix in matrices)
 
 
 def layers_of_pack(pack):
