@@ -16,6 +16,7 @@ LAYERS = {
     "types": 0,
     "space": 0,
     "settings": 0,
+    "windows": 0,
     "store": 1,
     "ledger": 1,
     "provenance": 1,
