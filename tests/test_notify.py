@@ -135,6 +135,8 @@ def test_what_is_no_address_is_refused_without_repeating_it(url):
     assert "hunter2" not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["jsons://host/path", "mailtos://me:secret@example.org?to=you@example.org", "ntfy://topic"])
+@pytest.mark.parametrize(
+    "url", ["jsons://host/path", "mailtos://me:secret@example.org?to=you@example.org", "ntfy://topic"]
+)
 def test_addresses_of_services_are_taken(url):
     check_urls(NotifySettings(urls=[url]))
