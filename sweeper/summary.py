@@ -146,8 +146,7 @@ def _failure_line(count: FailureCount) -> str:
 def _left_lines(
     session: SessionRecord, progress: Sequence[StudyProgress], budget: BudgetSettings, device_s: float
 ) -> list[str]:
-    left = [(study.study.dataset, study.budget - study.num_done) for study in progress]
-    trials = ", ".join(f"{_plural(number, 'trial')} of {name}" for name, number in left if number > 0) or "no trial"
+    trials = ", ".join(_left_words(study) for study in progress if not study.is_done) or "no trial"
     hours = f", {max(0.0, budget.device_hours - device_s / 3600):.2f} device hours" if budget.device_hours else ""
     lines = [f"Left in the budget: {trials}{hours}."]
     if session.predictions:
@@ -160,6 +159,11 @@ def _left_lines(
     if opening is not None and not all(study.is_done for study in progress):
         lines.append(f"Next window: {_shown(opening.isoformat(), budget)} (budget.window={budget.window}).")
     return lines
+
+
+def _left_words(progress: StudyProgress) -> str:
+    words = f"{_plural(max(0, progress.budget - progress.num_done), 'trial')} of {progress.study.dataset}"
+    return words if progress.left_s is None else f"{words} (about {clock_text(progress.left_s)})"
 
 
 def _count(dataset: str, kind: str, trials: Sequence[TrialRecord]) -> FailureCount:

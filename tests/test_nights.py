@@ -77,7 +77,7 @@ def test_a_study_without_a_complete_trial_is_told_too():
 
 
 def test_the_summary_tells_what_is_left_and_when_it_goes_on():
-    assert "Left in the budget: 8 trials of trec, 3.00 device hours." in text_of()
+    assert "Left in the budget: 8 trials of trec (about 6:00), 3.00 device hours." in text_of()
     assert "Next window: Fri 02 Jan 22:00 (budget.window=22:00-07:00)." in text_of()
 
 
