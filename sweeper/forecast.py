@@ -9,6 +9,7 @@ Predicts and decides nothing else; what was spent and what the clock says is `le
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
@@ -119,14 +120,13 @@ class Forecast:
         spent = self._ledger.reason_to_stop(self._budget)
         if spent is not None:
             return spent
-        lane_s, num_chunks = self._typical_lane_s(run.record.name) or 0.0, run.record.num_chunks
+        num_chunks, hours = run.record.num_chunks, self._budget.device_hours
         if self._stop is not None and self._stop.is_final:
             trial_s = num_chunks * statistics.median(self._chunk_s[run.record.name] or [0.0])
             if trial_s > self._ledger.left_s(self._stop):
                 return f"{self._stop.reason}, and a whole trial takes {trial_s:.0f} s"
-        hours = self._budget.device_hours
-        free_s = hours * 3600 - self._ledger.cost.device_s - self._promised_s()
-        if hours and lane_s * num_chunks > free_s:
+        free_s = hours * 3600 - self._ledger.cost.device_s - self._promised_s() if hours else math.inf
+        if (self._typical_lane_s(run.record.name) or 0.0) * num_chunks > free_s:
             return f"what running trials leave of budget.device_hours={hours:g} is too little for a whole one"
         return None
 

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 
 from sweeper.errors import StoreError
@@ -56,18 +57,21 @@ def find_stop(budget: BudgetSettings, begin: datetime) -> Stop | None:
     Raises:
         ConfigError: Window, deadline or zone cannot be read.
     """
-    windows = parse(budget.window, budget.time_zone)
-    deadline = parse_deadline(budget.deadline, budget.time_zone, begin)
-    stops = []
+    return _find_stop(budget.window, budget.deadline, budget.time_zone, begin)
+
+
+@lru_cache(maxsize=64)
+def _find_stop(window: str, deadline: str, time_zone: str, begin: datetime) -> Stop | None:
+    """Kept, since the controller asks several times a second."""
+    windows, stops = parse(window, time_zone), []
     if windows and not windows.is_open(begin):
         stops.append(Stop(begin, f"budget.window={windows} is closed", is_final=False))
     elif (closes_at := windows.closes_at(begin)) is not None:
         reason = f"budget.window={windows} closes at {windows.local(closes_at):%H:%M}"
         span_s = (closes_at - (windows.opened_at(begin) or begin)).total_seconds()
         stops.append(Stop(closes_at, reason, is_final=False, span_s=span_s))
-    if deadline is not None:
-        is_final = len(budget.deadline) > len("HH:MM")
-        stops.append(Stop(deadline, f"budget.deadline={budget.deadline}", is_final=is_final))
+    if (moment := parse_deadline(deadline, time_zone, begin)) is not None:
+        stops.append(Stop(moment, f"budget.deadline={deadline}", is_final=len(deadline) > len("HH:MM")))
     return min(stops, key=lambda stop: stop.at, default=None)
 
 

@@ -14,9 +14,11 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from sweeper.errors import SweeperError
 from sweeper.ledger import Clock, Ledger, find_stop
 from sweeper.notify import send
 from sweeper.progress import StudyProgress
+from sweeper.saved import progress_from_disk
 from sweeper.sessions import Prediction, SessionLog, SessionRecord, StudyTally, as_bytes
 from sweeper.settings import BudgetSettings, SweepSettings
 from sweeper.store import TrialStore, write_atomic
@@ -122,14 +124,18 @@ class Night:
         )
 
     def _fail(self, reason: str) -> None:
-        """Record an error; what was trained until then is in the store, so `end` is not told of any progress."""
+        """Record an error; how far the sweep is, the store knows."""
         if self._record is None:
             self._choose(f"Sweep {self._store.root.name} could not start", reason, is_bad=True)
         elif not self._record.ended_at:
-            from sweeper.saved import progress_from_disk
-
-            progress = progress_from_disk(self._store, budget=self._settings.budget.trials)
-            self.end(reason, progress, has_failed=True)
+            try:
+                progress = progress_from_disk(self._store, budget=self._settings.budget.trials)
+                self.end(reason, progress, has_failed=True)
+            except SweeperError as unreadable:
+                log.warning("no summary, since the sweep cannot be read: %s", unreadable)
+                self._choose(
+                    f"Sweep {self._store.root.name}: session {self._record.number} failed", reason, is_bad=True
+                )
 
     def _choose(self, title: str, text: str, *, is_bad: bool) -> None:
         when = self._settings.notify.when

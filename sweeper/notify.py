@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 import warnings
+from contextlib import suppress
 from functools import cache
 from types import ModuleType
 
@@ -63,7 +64,8 @@ def send(
         wrong = _try(urls[number], title, text, tries=tries, pause_s=pause_s)
         failures.pop(number) if not wrong else failures.update({number: wrong})
 
-    _load()
+    with suppress(Exception):
+        _load()  # here, since what it does with warnings is not for threads; without it every address fails below
     # Daemons: one that hangs for ever keeps no process alive.
     threads = [threading.Thread(target=tell, args=(number,), daemon=True) for number in range(len(urls))]
     for thread in threads:

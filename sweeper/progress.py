@@ -19,9 +19,11 @@ from analysis.compare import (
     standard_error,
 )
 from sweeper.forecast import chunks_left
+from sweeper.settings import SweepSettings
+from sweeper.study_run import StudyRun
 from sweeper.types import Cost, Phase, StudyRecord, TrialRecord, TrialState
 
-__all__ = ["StudyProgress", "study_progress"]
+__all__ = ["StudyProgress", "runs_progress", "study_progress"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,6 +122,22 @@ def study_progress(
         left_s=_left_s(study, known, num_to_start=max(budget - len(search), 0), wall_s=wall_s),
         num_running_references=num_running - counts[TrialState.RUNNING],
     )
+
+
+def runs_progress(runs: Iterable[StudyRun], settings: SweepSettings, *, num_workers: int) -> list[StudyProgress]:
+    """Return how far studies under way are.
+
+    Args:
+        runs: The studies.
+        settings: Budget and default recipe.
+        num_workers: Workers that share them.
+    """
+    default = settings.search.recipes[0].name if settings.search.recipes else ""
+    budget = settings.budget.trials
+    return [
+        study_progress(run.record, run.trials.values(), budget=budget, wall_s=run.wall_s(num_workers), default=default)
+        for run in runs
+    ]
 
 
 def _left_s(study: StudyRecord, trials: Sequence[TrialRecord], *, num_to_start: int, wall_s: float) -> float | None:

@@ -220,14 +220,10 @@ class BudgetSettings:
     trials: int = key(24, "Trials of a study, pruned and infeasible ones included.")
     device_hours: float = key(0.0, "Device hours of the whole sweep; 0 for no limit.")
     window: str = key(
-        "",
-        'When it may run: "22:00-07:00", "mon-fri 22:00-07:00; sat,sun 00:00-24:00" (days on which a window begins); empty for always.',
+        "", 'When it may run: "22:00-07:00" or "mon-fri 22:00-07:00; sat,sun 00:00-24:00"; empty: always.'
     )
     time_zone: str = key("", "Zone of window and deadline, e.g. Europe/Berlin; that of this machine if empty.")
-    deadline: str = key(
-        "",
-        'Moment at which it ends: "2026-12-24T18:00" (then no trial is begun that would not end in time), or "07:00", the next such time after a start.',
-    )
+    deadline: str = key("", 'End of the sweep, "2026-12-24T18:00"; or of a session, "07:00", the next such time.')
     wait: bool = key(False, "Outside its window: wait until it opens, instead of saying when that is and leaving.")
 
 
@@ -245,9 +241,7 @@ class TrackerSettings:
 class NotifySettings:
     """Who is told how a night was."""
 
-    urls: list[str] = key(
-        [], "Where the summary is sent: Apprise URLs (webhook, mail, chat); keep them in the environment: notify=env."
-    )
+    urls: list[str] = key([], "Apprise URLs that get the summary; keep them in the environment with notify=env.")
     when: str = key("end", "end (of every session), failure (if something failed) or never.")
 
 

@@ -25,13 +25,13 @@ from sweeper.errors import SweepMismatch
 from sweeper.execute import choose_devices, make_executor
 from sweeper.execute.base import Executor, WorkerSetup
 from sweeper.identity import check_identity, settings_to_keep, sweep_name
-from sweeper.ledger import Clock, Ledger, utc_now
+from sweeper.ledger import Clock, Ledger, find_stop, utc_now
 from sweeper.lock import hold
 from sweeper.logs import log_to
 from sweeper.night import Night, wait_for_window
 from sweeper.notify import check_urls
 from sweeper.plan import StudyPlan, plan_model, plan_study, reference_recipe
-from sweeper.progress import StudyProgress, study_progress
+from sweeper.progress import StudyProgress, runs_progress
 from sweeper.provenance import collect
 from sweeper.saved import find_sweep, progress_from_disk
 from sweeper.settings import SweepSettings
@@ -99,8 +99,9 @@ def run_sweep(
     elif wait_for_window(settings.budget, clock, say=partial(_say, shown)):
         outcome = _sessions(config, store, shown, clock)
     else:
-        best = _report(store, config) if store.exists else {"studies": []}
-        return SweepOutcome(best, store.root, reason="the window is closed", is_paused=True)
+        best, stop = _report(store, config) if store.exists else {"studies": []}, find_stop(settings.budget, clock())
+        is_paused = stop is not None and not stop.is_final
+        return SweepOutcome(best, store.root, reason=stop.reason if stop else "", is_paused=is_paused)
     show_final(store, settings, shown)
     return outcome
 
@@ -150,7 +151,7 @@ def _run(config: SweepConfig, store: TrialStore, console: Console, *, night: Nig
         how_many = "as many lanes as turn out fastest" if lanes == "auto" else f"{lanes} lanes each"
         view.log(f"Training on {devices.note}, {how_many}.")
         ledger = Ledger(store.root / "ledger.json", clock)
-        progress = partial(_progress, runs, settings, devices.num_workers)
+        progress = partial(runs_progress, runs, settings, num_workers=devices.num_workers)
         controller = Controller(
             {run.record.name: (run, plan.opening) for run, plan in zip(runs, plans, strict=True)},
             _executor(settings, store, model_dir=model_dir, device=devices.kind),
@@ -254,15 +255,6 @@ def _executor(settings: SweepSettings, store: TrialStore, *, model_dir: Path, de
         threads=settings.executor.threads,
     )
     return make_executor(settings.executor, partial(make_worker, setup), logs=store.root / "logs")
-
-
-def _progress(runs: Sequence[StudyRun], settings: SweepSettings, num_workers: int) -> list[StudyProgress]:
-    default = settings.search.recipes[0].name if settings.search.recipes else ""
-    budget = settings.budget.trials
-    return [
-        study_progress(run.record, run.trials.values(), budget=budget, wall_s=run.wall_s(num_workers), default=default)
-        for run in runs
-    ]
 
 
 def _show(view: LiveView, night: Night, progress: Sequence[StudyProgress], ends_at: datetime | None) -> None:

@@ -229,6 +229,16 @@ def test_an_error_is_told_with_its_message_and_raised(bench):
     assert "It ended because: no worker is left." in text
 
 
+def test_an_error_is_told_even_if_the_store_cannot_be_read(bench):
+    def damage():
+        (bench.store.study_dir("trec-minilm-lora") / "study.json").write_text("{")
+        return RuntimeError("all is lost")
+
+    with pytest.raises(RuntimeError, match="all is lost"):
+        bench.night(error=damage())
+    assert bench.sent == [("Sweep mine: session 1 failed", "all is lost")]
+
+
 def test_what_keeps_a_session_from_beginning_is_told(bench):
     night = Night(bench.store, bench.settings, bench.clock)
     with pytest.raises(RuntimeError), night.told(), night.watched():
