@@ -1,4 +1,4 @@
-"""Windows of the week in which a sweep may run: ``22:00-07:00``, ``mon-fri 22:00-07:00; sat,sun 00:00-24:00``.
+"""Windows of the week in which a sweep may run, ``mon-fri 22:00-07:00; sat,sun 00:00-24:00``, and its deadline.
 
 Pure values and arithmetic; reads no clock. `checks` parses the text before anything starts, `ledger` asks whether a
 window is open, `jobs` makes timers of the openings.
@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from sweeper.errors import ConfigError, did_you_mean
 
-__all__ = ["DAYS", "Window", "Windows", "find_zone", "parse"]
+__all__ = ["DAYS", "Window", "Windows", "find_zone", "parse", "parse_deadline"]
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _DAY_MIN = 24 * 60
@@ -122,17 +122,7 @@ class Windows:
 
     def _span(self, window: Window, day: date) -> tuple[datetime, datetime]:
         last = day + timedelta(days=1) if window.crosses_midnight else day
-        return self._moment(day, window.start), self._moment(last, window.end)
-
-    def _moment(self, day: date, minute: int) -> datetime:
-        """Return when the clock on the wall first shows a time, or skips it."""
-        wall = datetime.combine(day, time()) + timedelta(minutes=minute)
-        for _ in range(2 * _DAY_MIN):
-            moment = wall.replace(tzinfo=self.zone).astimezone(UTC)
-            if moment.astimezone(self.zone).replace(tzinfo=None, fold=0) == wall:
-                return moment
-            wall += timedelta(minutes=1)
-        raise AssertionError(f"{self.zone} skips two days from {day}")
+        return _moment(day, window.start, self.zone), _moment(last, window.end, self.zone)
 
 
 def parse(text: str, time_zone: str = "", *, key: str = "budget.window") -> Windows:
@@ -165,6 +155,45 @@ def find_zone(name: str, *, key: str = "budget.time_zone") -> ZoneInfo | None:
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
         remedy = "Write an IANA name, e.g. Europe/Berlin, or nothing for the zone of this machine."
         raise ConfigError(key, name, "there is no time zone of this name", remedy) from error
+
+
+def parse_deadline(text: str, time_zone: str, begin: datetime) -> datetime | None:
+    """Return when a session must have ended, whatever windows say; None for an empty text.
+
+    Args:
+        text: ISO date and time, or ``HH:MM`` for the first such time after ``begin``.
+        time_zone: Zone of a time that names none, as for `parse`.
+        begin: Begin of the session.
+
+    Raises:
+        ConfigError: It is neither, or the zone is unknown.
+    """
+    zone = find_zone(time_zone)
+    if not text:
+        return None
+    if re.fullmatch(r"\d{1,2}:\d{2}", text):
+        minute, today = _minutes(text, text, "budget.deadline"), begin.astimezone(zone).date()
+        moments = (_moment(today + timedelta(days=shift), minute, zone) for shift in range(3))
+        return next(moment for moment in moments if moment > begin)
+    try:
+        moment = datetime.fromisoformat(text) if re.search(r"\d[T ]\d", text) else None
+    except ValueError:
+        moment = None
+    if moment is None:
+        remedy = 'Write e.g. "2026-12-24T18:00" or "07:00", in YAML with the quotes.'
+        raise ConfigError("budget.deadline", text, "this is neither date and time nor a time", remedy)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=zone)).astimezone(UTC)
+
+
+def _moment(day: date, minute: int, zone: ZoneInfo | None) -> datetime:
+    """Return when the clock on the wall first shows a time, or skips it."""
+    wall = datetime.combine(day, time()) + timedelta(minutes=minute)
+    for _ in range(2 * _DAY_MIN):
+        moment = wall.replace(tzinfo=zone).astimezone(UTC)
+        if moment.astimezone(zone).replace(tzinfo=None, fold=0) == wall:
+            return moment
+        wall += timedelta(minutes=1)
+    raise AssertionError(f"{zone} skips two days from {day}")
 
 
 def _window(text: str, key: str) -> Window:

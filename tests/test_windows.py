@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from sweeper.errors import ConfigError
-from sweeper.windows import Window, Windows, parse
+from sweeper.windows import Window, Windows, parse, parse_deadline
 
 BERLIN = "Europe/Berlin"
 EVERY_DAY = tuple(range(7))
@@ -201,3 +201,32 @@ def test_without_a_zone_the_clock_of_the_machine_counts():
 def test_windows_are_values():
     assert parse("22:00-07:00", BERLIN) == parse("22:00 - 7:00", BERLIN)
     assert hash(Windows()) == hash(parse(""))
+
+
+# Deadline.
+
+
+@pytest.mark.parametrize(
+    ("text", "begin", "expected"),
+    [
+        ("07:00", "2026-06-01 22:00", "2026-06-02 05:00"),
+        ("07:00", "2026-06-02 05:00", "2026-06-03 05:00"),
+        ("07:00", "2026-06-02 04:59", "2026-06-02 05:00"),
+        ("24:00", "2026-06-01 20:00", "2026-06-01 22:00"),
+        ("07:00", "2026-10-24 22:00", "2026-10-25 06:00"),
+        ("2026-12-24T18:00", "2026-06-01 22:00", "2026-12-24 17:00"),
+        ("2026-12-24 18:00:30Z", "2026-06-01 22:00", "2026-12-24 18:00:30"),
+    ],
+)
+def test_a_deadline_is_a_moment_or_the_next_such_time(text, begin, expected):
+    assert parse_deadline(text, BERLIN, at(begin)) == at(expected)
+
+
+def test_no_deadline_is_none():
+    assert parse_deadline("", "", at("2026-06-01 22:00")) is None
+
+
+@pytest.mark.parametrize("text", ["1320", "tomorrow", "2026-12-24", "25:00", "2026-13-01T00:00"])
+def test_what_is_no_deadline_is_told(text):
+    with pytest.raises(ConfigError, match=r"budget.deadline="):
+        parse_deadline(text, "", at("2026-06-01 22:00"))
