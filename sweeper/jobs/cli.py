@@ -72,7 +72,7 @@ def install(
     texts = render(job, chosen.name, resources=Resources(drain_s=drain_s))
     done = [] if dry_run else schedulers.install(chosen, job.name, texts)
     verb = "Would write" if dry_run else "Wrote"
-    for path, text in chosen.files(texts).items():
+    for path, text in chosen.files(job.name, texts).items():
         _print(f"{verb} {path}:\n\n{_indented(text)}")
     _print(f"{'Would run' if dry_run else 'Ran'}: {'; '.join(chosen.commands(job.name))}")
     for line in done:

@@ -15,6 +15,8 @@ __all__ = ["Cron", "with_block", "without_block"]
 
 _LIST = ("crontab", "-l")
 _ANY_NAME = "[a-z0-9-]+"
+_OPENED = " after an open line"
+"""Marks a block whose installer had to end the line before it."""
 
 
 class Cron:
@@ -26,9 +28,9 @@ class Cron:
         """Whether there is a crontab program."""
         return has(_LIST[0])
 
-    def files(self, texts: Mapping[str, str]) -> dict[str, str]:
-        """Return texts by where they will be written."""
-        return dict(texts)
+    def files(self, name: str, texts: Mapping[str, str]) -> dict[str, str]:
+        """Return what will be written, by where."""
+        return {"the crontab": _block(name, texts["crontab"])}
 
     def commands(self, name: str) -> list[str]:
         """Return what is run after writing: nothing, cron sees its table."""
@@ -80,8 +82,12 @@ def with_block(crontab: str, name: str, lines: str) -> str:
     if found is not None:
         return crontab[: found.start("lines")] + lines + crontab[found.end("lines") :]
     is_open = bool(crontab) and not crontab.endswith("\n")
-    head, mark = (crontab + "\n", " after an open line") if is_open else (crontab, "")
-    return f"{head}# >>> sweeper job {name}{mark}\n{lines}# <<< sweeper job {name}\n"
+    head, mark = (crontab + "\n", _OPENED) if is_open else (crontab, "")
+    return head + _block(name, lines, mark)
+
+
+def _block(name: str, lines: str, mark: str = "") -> str:
+    return f"# >>> sweeper job {name}{mark}\n{lines}# <<< sweeper job {name}\n"
 
 
 def without_block(crontab: str, name: str) -> str:
@@ -89,8 +95,13 @@ def without_block(crontab: str, name: str) -> str:
     found = _find(crontab, name)
     if found is None:
         return crontab
-    begin = found.start() if found["opened"] else found.end("break")
-    return crontab[:begin] + crontab[found.end() :]
+    rest = crontab[found.end() :]
+    if found["opened"] and not rest:
+        return crontab[: found.start()]
+    if found["opened"] and (follower := _blocks(_ANY_NAME).match(rest)):
+        # The line break in front belongs to the next job now.
+        rest = _block(follower["name"], follower["lines"], _OPENED) + rest[follower.end() :]
+    return crontab[: found.end("break")] + rest
 
 
 def _find(crontab: str, name: str) -> re.Match[str] | None:
@@ -99,7 +110,7 @@ def _find(crontab: str, name: str) -> re.Match[str] | None:
 
 def _blocks(name: str) -> re.Pattern[str]:
     """Return what matches a job's block, and the line break before it."""
-    head = rf"(?P<break>\n?)^# >>> sweeper job (?P<name>{name})(?P<opened> after an open line)?\n"
+    head = rf"(?P<break>\n?)^# >>> sweeper job (?P<name>{name})(?P<opened>{_OPENED})?\n"
     return re.compile(rf"{head}(?P<lines>.*?)^# <<< sweeper job (?P=name)\n", re.DOTALL | re.MULTILINE)
 
 

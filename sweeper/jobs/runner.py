@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from rich.text import Text
 from sweeper.config import SweepConfig, compose
 from sweeper.errors import ConfigError, SweeperError, SweepLocked
 from sweeper.identity import sweep_name
+from sweeper.jobs.environment import environment_file, take_environment
 from sweeper.jobs.settings import Job
 from sweeper.ledger import utc_now
 from sweeper.store import TrialStore, write_atomic
@@ -65,6 +67,7 @@ def run_job(job: Job, *, console: Console) -> int:
     Raises:
         SweeperError: A setting, the data or the model is wrong, or no worker is left.
     """
+    take_environment(environment_file(), os.environ)
     plan = plan_job(job)
     with contextlib.chdir(job.folder):
         try:

@@ -22,8 +22,8 @@ class Scheduler(Protocol):
     def is_present(self) -> bool:
         """Whether it is there."""
 
-    def files(self, texts: Mapping[str, str]) -> dict[str, str]:
-        """Return texts by where they will be written."""
+    def files(self, name: str, texts: Mapping[str, str]) -> dict[str, str]:
+        """Return what will be written, by where."""
 
     def commands(self, name: str) -> list[str]:
         """Return what is run to activate a job."""

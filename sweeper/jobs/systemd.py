@@ -41,8 +41,9 @@ class Systemd:
         _, output, _ = answer([*_CTL, "is-system-running"])
         return output.decode().strip() in _AWAKE
 
-    def files(self, texts: Mapping[str, str]) -> dict[str, str]:
-        """Return texts by where they will be written."""
+    def files(self, name: str, texts: Mapping[str, str]) -> dict[str, str]:
+        """Return what will be written, by where."""
+        del name
         return {str(self._folder / name): text for name, text in texts.items()}
 
     def commands(self, name: str) -> list[str]:

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 SYSTEMCTL = """#!/bin/sh
+PATH=/usr/bin:/bin
 echo "$*" >> "{folder}/systemctl.calls"
 case "$2" in
   is-system-running) cat "{folder}/manager"; test "$(cat "{folder}/manager")" = running ;;
@@ -14,7 +15,8 @@ case "$2" in
 esac
 """
 CRONTAB = """#!/bin/sh
-table="{folder}/crontab"
+PATH=/usr/bin:/bin
+table="{folder}/table"
 if test -e "{folder}/refuse"; then echo "crontab: you may not use this program" >&2; exit 1; fi
 case "$1" in
   -l) if test -e "$table"; then cat "$table"; else echo "no crontab for me" >&2; exit 1; fi ;;
@@ -42,7 +44,7 @@ def machine(tmp_path, monkeypatch):
     for name, text in (("systemctl", SYSTEMCTL), ("crontab", CRONTAB)):
         _program(folder, name, text)
     (folder / "manager").write_text("running\n")
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    monkeypatch.setenv("PATH", str(folder))  # nothing else: a test must not reach the real crontab
     monkeypatch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
     return folder
 
