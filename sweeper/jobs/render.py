@@ -166,7 +166,9 @@ def _specifiers(text: object) -> str:
 
 
 def _systemd_words(words: Sequence[str]) -> str:
-    """Quote a command for ExecStart, which has rules of its own; in the first word a $ is a $."""
+    """Quote a command for ExecStart: in its first word a $ is a $, and quotes or backslashes are refused."""
+    if any(letter in words[0] for letter in "'\"\\"):
+        words = ["/usr/bin/env", *words]
     return " ".join(_systemd_word(word if place == 0 else word.replace("$", "$$")) for place, word in enumerate(words))
 
 
