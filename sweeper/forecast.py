@@ -101,7 +101,7 @@ class Forecast:
     def _why_no_chunk(self, run: StudyLike) -> str | None:
         if self._stop is None:
             return None
-        left_s, chunk_s = self._ledger.left_s(self._stop), self._longest_chunk_s(run)
+        left_s, chunk_s = self._ledger.left_s(self._stop), self._longest_chunk_s(run, self._stop.span_s)
         if left_s <= 0:
             return self._stop.reason
         return None if chunk_s <= left_s else f"{self._stop.reason}, and a chunk takes {chunk_s:.0f} s"
@@ -131,10 +131,14 @@ class Forecast:
             if not trial.state.is_finished
         )
 
-    def _longest_chunk_s(self, run: StudyLike) -> float:
-        """Return the longest of the recent chunks; of an earlier session only the mean is known."""
+    def _longest_chunk_s(self, run: StudyLike, span_s: float) -> float:
+        """Return the longest of the recent chunks; of an earlier session only the mean is known.
+
+        Does the window have no room for that mean, it is tried all the same: or a slow night would be the last one.
+        """
         recent = self._chunk_s[run.record.name]
-        return max(recent) if recent else (self._past_lane_s(run) or 0.0) * self._num_lanes
+        past_s = (self._past_lane_s(run) or 0.0) * self._num_lanes
+        return max(recent) if recent else past_s if past_s <= span_s else 0.0
 
     def _typical_lane_s(self, study: str) -> float | None:
         """Return the device seconds of a chunk of one trial; None if nothing was measured."""

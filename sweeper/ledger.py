@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -41,6 +42,8 @@ class Stop:
     """What ends it, and when, as the user typed and sees it."""
     is_final: bool
     """Whether it is the end of the sweep, not only of a night."""
+    span_s: float = math.inf
+    """Length of the window that it closes."""
 
 
 def find_stop(budget: BudgetSettings, begin: datetime) -> Stop | None:
@@ -60,7 +63,8 @@ def find_stop(budget: BudgetSettings, begin: datetime) -> Stop | None:
         stops.append(Stop(begin, f"budget.window={windows} is closed", is_final=False))
     elif (closes_at := windows.closes_at(begin)) is not None:
         reason = f"budget.window={windows} closes at {windows.local(closes_at):%H:%M}"
-        stops.append(Stop(closes_at, reason, is_final=False))
+        span_s = (closes_at - (windows.opened_at(begin) or begin)).total_seconds()
+        stops.append(Stop(closes_at, reason, is_final=False, span_s=span_s))
     if deadline is not None:
         is_final = len(budget.deadline) > len("HH:MM")
         stops.append(Stop(deadline, f"budget.deadline={budget.deadline}", is_final=is_final))
