@@ -72,9 +72,10 @@ def run_job(job: Job, *, console: Console) -> int:
     with contextlib.chdir(job.folder):
         try:
             return _session(job, plan, console)
-        finally:
-            if job.report and plan.store.exists:
-                _report(plan, console)
+        except SweepLocked as error:
+            # The other session is the one that writes: no note, no report.
+            _say(console, f"{error}. This session of job {job.name} ends here, the other one goes on.")
+            return 0
 
 
 def last_session(plan: Plan) -> Mapping[str, Any]:
@@ -92,19 +93,22 @@ def _session(job: Job, plan: Plan, console: Console) -> int:
     began = utc_now()
     try:
         stopped_by = run_sweep(job.all_overrides, console=console).stopped_by
-    except SweepLocked as error:
-        _say(console, f"{error}. This session of job {job.name} ends here, the other one goes on.")
-        return 0
+    except SweepLocked:
+        raise
     except SweeperError as error:
         _note(plan, began, exit_code=_ERROR, message=str(error))
+        _report(job, plan, console)
         raise
     code = 128 + signal.Signals[stopped_by] if stopped_by else 0
     _note(plan, began, exit_code=code, message=f"stopped by {stopped_by}, everything is saved" if stopped_by else "")
+    _report(job, plan, console)
     return code
 
 
-def _report(plan: Plan, console: Console) -> None:
-    """Write the report once more: a session that ended in an error wrote none."""
+def _report(job: Job, plan: Plan, console: Console) -> None:
+    """Write the report if the job wants it and there is something to tell; after an error the sweep wrote none."""
+    if not (job.report and plan.store.exists):
+        return
     from analysis.report import write_reports
 
     try:

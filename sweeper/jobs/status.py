@@ -90,7 +90,7 @@ def _wanted(job: Job, target: str, now: datetime, drain_s: float) -> Mapping[str
 def _next_start(job: Job, now: datetime) -> str:
     opening = job.windows.next_opening(now)
     is_open = "open now; next " if job.windows.is_open(now) else ""
-    return "" if opening is None else f"{is_open}{job.windows.local(opening):%a %d %b %H:%M %Z}"
+    return "always open" if opening is None else f"{is_open}{job.windows.local(opening):%a %d %b %H:%M %Z}"
 
 
 def _last(plan: Plan) -> str:
