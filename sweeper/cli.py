@@ -37,11 +37,18 @@ Outputs = Annotated[Path, typer.Option(help="Folder of all sweeps.")]
 
 
 @app.command()
-def run(overrides: Overrides = None, config_dir: ConfigDir = None) -> None:
-    """Run a sweep; the same command again goes on with it."""
+def run(
+    overrides: Overrides = None,
+    config_dir: ConfigDir = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Outside its window: wait until it opens.")] = False,
+) -> None:
+    """Run a sweep; the same command again goes on with it.
+
+    Exit code 0: it is done, or may not run now (window, budget); 2: an error; 130 or 143: stopped by Ctrl-C or SIGTERM.
+    """
     from sweeper.sweep import run_sweep
 
-    outcome = run_sweep(overrides or [], config_dir=config_dir)
+    outcome = run_sweep([*(overrides or []), *(["budget.wait=true"] if wait else [])], config_dir=config_dir)
     if outcome.stopped_by:
         raise typer.Exit(128 + signal.Signals[outcome.stopped_by])
 
@@ -53,6 +60,9 @@ def status(
 ) -> None:
     """Show how far a sweep is, from disk."""
     from sweeper.saved import find_sweep, progress_from_disk
+    from sweeper.sessions import SessionLog
+    from sweeper.settings import BudgetSettings
+    from sweeper.summary import session_line
     from sweeper.view import progress_table
 
     store = find_sweep(sweep, outputs)
@@ -60,6 +70,8 @@ def status(
     console = Console()
     console.print(Text(f"Sweep {store.root.name}, in {store.root}"), soft_wrap=True)
     console.print(progress_table(progress_from_disk(store, budget=budget)))
+    for session in SessionLog(store.root).read()[-1:]:
+        console.print(Text(session_line(session, BudgetSettings())), soft_wrap=True)
 
 
 @app.command()

@@ -104,7 +104,7 @@ class Controller:
                 self._step()
             if self._drain:
                 self._finish_chunks()
-            elif any(_is_unfinished(run) for run, _ in self._studies.values()):
+            else:
                 self.stop_reason = self.forecast.reason()
         finally:
             self._executor.stop()
@@ -226,7 +226,3 @@ class Controller:
             return
         handle = self._executor.restart(post.handle)
         self._posts[handle.index] = _Post(handle, num_losses=losses)
-
-
-def _is_unfinished(run: StudyRun) -> bool:
-    return run.may_ask or any(not trial.state.is_finished for trial in run.trials.values())

@@ -63,6 +63,13 @@ class Forecast:
         """Whether the session should have ended some time ago, so that running chunks are given up."""
         return self._stop is not None and self._ledger.left_s(self._stop) < -_GRACE_S
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether something is left to do that only the clock forbids, and not for ever."""
+        if self._stop is None or self._stop.is_final or self.reason() is None:
+            return False
+        return any(self._why_no_chunk(run) for run in self._runs if _is_unfinished(run))
+
     def note(self, study: str, report: ChunkReport) -> None:
         """Learn from a chunk of a pack."""
         self._chunk_s[study].append(report.elapsed_s)
@@ -79,8 +86,9 @@ class Forecast:
         return self._why_no_trial(run) is None
 
     def reason(self) -> str | None:
-        """Return why nothing more may be begun in any study; None if something may."""
-        reasons = [self._why_no_chunk(run) or self._why_no_trial(run) for run in self._runs]
+        """Return why nothing more may be begun though something is left to do; None otherwise."""
+        unfinished = [run for run in self._runs if _is_unfinished(run)]
+        reasons = [self._why_no_chunk(run) or self._why_no_trial(run) for run in unfinished]
         return reasons[0] if reasons and all(reasons) else None
 
     def ends_at(self, num_workers: int) -> datetime | None:
@@ -181,3 +189,7 @@ def chunks_left(study: StudyRecord, trials: Iterable[TrialRecord], *, num_to_beg
     # A trial that has outlived the mean has passed the early rungs: expect it to go all the way.
     ends = [mean if done < mean else study.num_chunks for done in running]
     return sum(end - done for end, done in zip(ends, running, strict=True)) + num_to_begin * mean
+
+
+def _is_unfinished(run: StudyLike) -> bool:
+    return run.num_to_begin > 0 or any(not trial.state.is_finished for trial in run.trials.values())

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.text import Text
 
 from sweeper.checks import fixed_values
 from sweeper.config import SweepConfig, compose
@@ -23,11 +25,13 @@ from sweeper.errors import SweepMismatch
 from sweeper.execute import choose_devices, make_executor
 from sweeper.execute.base import Executor, WorkerSetup
 from sweeper.identity import check_identity, settings_to_keep, sweep_name
-from sweeper.ledger import Ledger
+from sweeper.ledger import Clock, Ledger, utc_now
 from sweeper.lock import hold
 from sweeper.logs import log_to
+from sweeper.night import Night, wait_for_window
+from sweeper.notify import check_urls
 from sweeper.plan import StudyPlan, plan_model, plan_study, reference_recipe
-from sweeper.progress import study_progress
+from sweeper.progress import StudyProgress, study_progress
 from sweeper.provenance import collect
 from sweeper.saved import find_sweep, progress_from_disk
 from sweeper.settings import SweepSettings
@@ -56,11 +60,19 @@ class SweepOutcome:
     """What best.json holds."""
     sweep_dir: Path
     stopped_by: str = ""
-    """Name of the signal that ended the session; empty if nothing is left to do."""
+    """Name of the signal that ended the session; empty if it ended by itself."""
+    reason: str = ""
+    """Why something is left to do; empty if nothing is."""
+    is_paused: bool = False
+    """Whether only the clock ended it, so that the next window goes on."""
 
 
 def run_sweep(
-    overrides: Sequence[str], *, console: Console | None = None, config_dir: Path | None = None
+    overrides: Sequence[str],
+    *,
+    console: Console | None = None,
+    config_dir: Path | None = None,
+    clock: Clock = utc_now,
 ) -> SweepOutcome:
     """Run, or go on with, the sweep that the overrides describe.
 
@@ -68,6 +80,7 @@ def run_sweep(
         overrides: Hydra overrides.
         console: Where to show how it goes; standard output if None.
         config_dir: A folder with further YAML files, laid out like conf/.
+        clock: The present time.
 
     Raises:
         SweeperError: A setting, the data or the model is wrong, or no worker is left.
@@ -75,6 +88,7 @@ def run_sweep(
     config = compose(overrides, config_dir=config_dir)
     shown = console or Console()
     settings = config.settings
+    check_urls(settings.notify)
     store = TrialStore(Path(settings.outputs) / sweep_name(settings))
     check_identity(store, settings)
     progress = progress_from_disk(store, budget=settings.budget.trials) if store.exists else []
@@ -82,11 +96,26 @@ def run_sweep(
         shown.print(f"Sweep {store.root.name} is done: all {settings.budget.trials} trials of each study were run.")
         shown.print("For more, raise the budget, e.g. budget.trials=" + str(2 * settings.budget.trials))
         outcome = SweepOutcome(_report(store, config), store.root)
+    elif wait_for_window(settings.budget, clock, say=partial(_say, shown)):
+        outcome = _sessions(config, store, shown, clock)
     else:
-        with hold(store), log_to(store.root / "sweep.log"):
-            outcome = _run(config, store, shown)
+        best = _report(store, config) if store.exists else {"studies": []}
+        return SweepOutcome(best, store.root, reason="the window is closed", is_paused=True)
     show_final(store, settings, shown)
     return outcome
+
+
+def _sessions(config: SweepConfig, store: TrialStore, console: Console, clock: Clock) -> SweepOutcome:
+    """Run a session; with ``budget.wait`` also those of the windows that follow."""
+    store.root.mkdir(parents=True, exist_ok=True)
+    while True:
+        night = Night(store, config.settings, clock)
+        with log_to(store.root / "sweep.log"), night.told(), hold(store), night.watched():
+            outcome = _run(config, store, console, night=night, clock=clock)
+        budget = config.settings.budget
+        is_over = not (outcome.is_paused and budget.wait)
+        if is_over or not wait_for_window(budget, clock, say=partial(_say, console), after=True):
+            return outcome
 
 
 def show_final(store: TrialStore, settings: SweepSettings, console: Console) -> None:
@@ -102,7 +131,7 @@ def show_final(store: TrialStore, settings: SweepSettings, console: Console) -> 
     console.print(final_view(progress, sweep_dir=store.root, ui_command=command if has_ui else ""))
 
 
-def _run(config: SweepConfig, store: TrialStore, console: Console) -> SweepOutcome:
+def _run(config: SweepConfig, store: TrialStore, console: Console, *, night: Night, clock: Clock) -> SweepOutcome:
     settings = config.settings
     devices = choose_devices(settings.executor)
     reference = reference_recipe(settings, config.space)
@@ -113,31 +142,36 @@ def _run(config: SweepConfig, store: TrialStore, console: Console) -> SweepOutco
         _record(store, settings, plans)
         tracker = _tracker(settings, store)
         runs = [
-            _study_run(plan.record, search, settings, store=store, tracker=tracker, reference=reference)
+            _study_run(plan.record, search, settings, store=store, tracker=tracker, reference=reference, clock=clock)
             for plan, search in zip(plans, searches, strict=True)
         ]
         view = stack.enter_context(LiveView(console))
         lanes = settings.executor.lanes
         how_many = "as many lanes as turn out fastest" if lanes == "auto" else f"{lanes} lanes each"
         view.log(f"Training on {devices.note}, {how_many}.")
+        ledger = Ledger(store.root / "ledger.json", clock)
+        progress = partial(_progress, runs, settings, devices.num_workers)
         controller = Controller(
             {run.record.name: (run, plan.opening) for run, plan in zip(runs, plans, strict=True)},
             _executor(settings, store, model_dir=model_dir, device=devices.kind),
-            ledger=Ledger(store.root / "ledger.json"),
+            ledger=ledger,
             budget=settings.budget,
             lanes=1 if lanes == "auto" else int(lanes),
             drain=drain,
-            on_change=_shower(view, runs, settings, num_workers=devices.num_workers),
+            on_change=lambda: _show(view, night, progress(), controller.forecast.ends_at(devices.num_workers)),
         )
+        night.begin(ledger, progress())
         try:
             controller.run()
         finally:
             _close(tracker, _CLOSE_DRAINED_S if drain else _CLOSE_S, view)
         if controller.stop_reason:
             view.log(f"Stopped: {controller.stop_reason}")
+        night.end(drain.reason or controller.stop_reason or "nothing is left to do", progress())
     if drain:
         console.print(f"Stopped by {drain.reason}: everything is saved, the same command goes on.")
-    return SweepOutcome(_report(store, config), store.root, stopped_by=drain.reason)
+    reason, is_paused = controller.stop_reason or "", controller.forecast.is_paused and not drain
+    return SweepOutcome(_report(store, config), store.root, drain.reason, reason, is_paused)
 
 
 def _plan(config: SweepConfig, store: TrialStore, console: Console) -> tuple[list[StudyPlan], Path]:
@@ -193,6 +227,7 @@ def _study_run(
     store: TrialStore,
     tracker: Tracker,
     reference: tuple[str, Mapping[str, ParamValue]] | None,
+    clock: Clock,
 ) -> StudyRun:
     run = StudyRun(
         record,
@@ -204,6 +239,7 @@ def _study_run(
         seed=settings.seed,
         num_trials=settings.budget.trials,
         max_retries=settings.executor.max_retries,
+        clock=clock,
     )
     run.show_all()
     return run
@@ -220,24 +256,22 @@ def _executor(settings: SweepSettings, store: TrialStore, *, model_dir: Path, de
     return make_executor(settings.executor, partial(make_worker, setup), logs=store.root / "logs")
 
 
-def _shower(
-    view: LiveView, runs: Sequence[StudyRun], settings: SweepSettings, *, num_workers: int
-) -> Callable[[], None]:
-    """Return what the controller calls to show how things are."""
-    budget = settings.budget.trials
+def _progress(runs: Sequence[StudyRun], settings: SweepSettings, num_workers: int) -> list[StudyProgress]:
     default = settings.search.recipes[0].name if settings.search.recipes else ""
+    budget = settings.budget.trials
+    return [
+        study_progress(run.record, run.trials.values(), budget=budget, wall_s=run.wall_s(num_workers), default=default)
+        for run in runs
+    ]
 
-    def show() -> None:
-        view.update(
-            [
-                study_progress(
-                    run.record, run.trials.values(), budget=budget, wall_s=run.wall_s(num_workers), default=default
-                )
-                for run in runs
-            ]
-        )
 
-    return show
+def _show(view: LiveView, night: Night, progress: Sequence[StudyProgress], ends_at: datetime | None) -> None:
+    night.look(progress, ends_at)
+    view.update(progress, night.note(ends_at))
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(Text(line), soft_wrap=True)
 
 
 def _tracker(settings: SweepSettings, store: TrialStore) -> Tracker:

@@ -72,10 +72,10 @@ class LiveView:
             self._live.transient = kind is None
             self._live.stop()
 
-    def update(self, progress: Sequence[StudyProgress]) -> None:
-        """Show the studies as they stand now."""
+    def update(self, progress: Sequence[StudyProgress], note: str = "") -> None:
+        """Show the studies as they stand now, and a line that holds for all of them."""
         if self._live:
-            self._live.update(progress_table(progress))
+            self._live.update(Group(progress_table(progress), Text(note, style="dim")))
             return
         for study in progress:
             self._say_news(study)
@@ -83,6 +83,8 @@ class LiveView:
             for study in progress:
                 if not study.is_done and study.num_done + study.counts[TrialState.RUNNING]:
                     self._say(progress_line(study))
+            if note:
+                self._say(note)
 
     def log(self, message: str) -> None:
         """Write a message that stays, above the table if there is one."""
