@@ -43,12 +43,16 @@ def list_jobs(jobs_dir: JobsDir = None) -> None:
 
 
 @app.command()
-def run(name: Name, jobs_dir: JobsDir = None) -> None:
+def run(
+    name: Name,
+    jobs_dir: JobsDir = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Outside its window: wait until it opens.")] = False,
+) -> None:
     """Run one session of a job now, if its window is open; the same command again goes on with it."""
     from sweeper.jobs.runner import run_job
     from sweeper.jobs.settings import find_job, find_jobs_dir
 
-    code = run_job(find_job(name, find_jobs_dir(jobs_dir)), console=Console())
+    code = run_job(find_job(name, find_jobs_dir(jobs_dir)), console=Console(), wait=wait)
     if code:
         raise typer.Exit(code)
 

@@ -37,7 +37,9 @@ def take_environment(path: Path, environment: MutableMapping[str, str]) -> None:
             continue
         found = _LINE.fullmatch(text)
         if found is None:
-            raise ConfigError(str(path), f"line {number}", "this is no NAME=value", "Mend the line, or put a # before it.")
+            raise ConfigError(
+                str(path), f"line {number}", "this is no NAME=value", "Mend the line, or put a # before it."
+            )
         environment.setdefault(found[1], _unquoted(found[2].strip()))
 
 

@@ -17,11 +17,13 @@ import psutil
 
 from sweeper.errors import SweeperError
 from sweeper.jobs.render import Resources, log_path, render
-from sweeper.jobs.runner import Plan, last_session, plan_job
+from sweeper.jobs.runner import Plan, plan_job
 from sweeper.jobs.schedulers import Scheduler, installed_in
 from sweeper.jobs.settings import Job
 from sweeper.jobs.systemd import Systemd
 from sweeper.saved import progress_from_disk
+from sweeper.sessions import SessionLog
+from sweeper.summary import session_line
 from sweeper.tables import best_text
 
 __all__ = ["JobStatus", "job_statuses"]
@@ -94,23 +96,22 @@ def _next_start(job: Job, now: datetime) -> str:
 
 
 def _last(plan: Plan) -> str:
-    """Return how the last session ended."""
-    holder = _read_json(plan.store.root / "holder.json")
-    if holder:
-        since = _local(str(holder.get("since", "")))
-        if _is_alive(holder):
-            return f"running since {since}"
-        return f"cut off, begun {since}; the next one goes on from the last chunk"
-    note = last_session(plan)
-    if not note:
+    """Return how the last session stands, or how it ended; one without an end still runs, or was killed."""
+    session = next(reversed(SessionLog(plan.store.root).read()), None)
+    if session is None:
         return "never run"
-    word = "ended well" if note.get("exit_code") == 0 else f"exit code {note.get('exit_code')}"
-    said = f", {note['message']}" if note.get("message") else ""
-    return f"{_local(str(note.get('ended', '')))} {word}{said}"
+    line = session_line(session, plan.config.settings.budget)
+    if session.ended_at:
+        return f"failed: {line}" if session.has_failed else line
+    if _is_alive(_read_json(plan.store.root / "holder.json")):
+        return f"running: {line}"
+    return f"cut off: {line} The next one goes on from the last chunk."
 
 
 def _is_alive(holder: Mapping[str, Any]) -> bool:
-    """Whether the process that wrote the note of its lock still runs; of another machine nobody here can tell."""
+    """Whether the process that holds the sweep still runs; of another machine nobody here can tell."""
+    if not holder:
+        return False
     if holder.get("host") != os.uname().nodename:
         return True
     try:
@@ -138,11 +139,3 @@ def _read_json(path: Path) -> Mapping[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def _local(moment: str) -> str:
-    """Return a moment of a note as people here write it."""
-    try:
-        return f"{datetime.fromisoformat(moment).astimezone():%a %d %b %H:%M}"
-    except ValueError:
-        return "at an unknown time"

@@ -56,10 +56,11 @@ def units(machine):
 
 
 @pytest.fixture
-def sweeper(monkeypatch, capsys, jobs_dir):
-    """Run ``sweeper jobs`` in this process, beside the folder of jobs; return exit code, output and errors."""
+def sweeper(monkeypatch, capsys, jobs_dir, machine):
+    """Run ``sweeper jobs`` on that machine, beside the folder of jobs; return exit code, output and errors."""
     from sweeper.cli import main
 
+    assert machine.is_dir()
     monkeypatch.chdir(jobs_dir.parent)
     monkeypatch.setenv("COLUMNS", "120")
 

@@ -8,6 +8,12 @@ import os
 import pytest
 import yaml
 
+from sweeper.ledger import utc_now
+from sweeper.sessions import SessionLog, SessionRecord, as_bytes
+from sweeper.store import TrialStore, write_atomic
+
+BEGUN = "2026-11-21T21:00:00+00:00"
+
 
 def test_jobs_are_listed_with_windows_and_overrides(sweeper):
     code, out, _ = sweeper("list")
@@ -72,15 +78,17 @@ def test_a_job_can_be_removed_when_its_file_is_gone(sweeper, jobs_dir, units):
     assert list(units.iterdir()) == []
 
 
-def test_removing_what_is_not_installed_says_what_is(sweeper, machine):
+def test_removing_what_is_not_installed_says_what_is(sweeper):
     sweeper("install", "nightly")
     code, _, err = sweeper("remove", "nihgtly")
     assert code == 2
     assert "job 'nihgtly' is not installed. Did you mean 'nightly'? Installed are: nightly." in err
 
 
-@pytest.mark.parametrize("command", [["install", "nightly"], ["render", "nightly", "--for", "slurm"], ["run", "nightly"]])
-def test_overrides_that_do_not_compose_are_told_before_anything_happens(sweeper, machine, units, jobs_dir, command):
+@pytest.mark.parametrize(
+    "command", [["install", "nightly"], ["render", "nightly", "--for", "slurm"], ["run", "nightly"]]
+)
+def test_overrides_that_do_not_compose_are_told_before_anything_happens(sweeper, units, jobs_dir, command):
     (jobs_dir / "nightly.yaml").write_text('overrides: [dataset=trek]\nwindow: "22:00-07:00"\n')
     code, _, err = sweeper(*command)
     assert code == 2
@@ -88,7 +96,7 @@ def test_overrides_that_do_not_compose_are_told_before_anything_happens(sweeper,
     assert not units.exists()
 
 
-def test_a_job_without_a_window_cannot_be_installed(sweeper, machine, jobs_dir):
+def test_a_job_without_a_window_cannot_be_installed(sweeper, jobs_dir):
     (jobs_dir / "nightly.yaml").write_text("overrides: [dataset=trec]\n")
     code, _, err = sweeper("install", "nightly")
     assert code == 2
@@ -96,7 +104,7 @@ def test_a_job_without_a_window_cannot_be_installed(sweeper, machine, jobs_dir):
 
 
 @pytest.mark.parametrize("scheduler", ["systemd", "cron"])
-def test_the_status_tells_of_an_installed_job(sweeper, machine, scheduler):
+def test_the_status_tells_of_an_installed_job(sweeper, scheduler):
     sweeper("install", "nightly", "--scheduler", scheduler)
     _, out, _ = sweeper("status")
     assert f"{scheduler} " in out
@@ -107,30 +115,30 @@ def test_the_status_tells_of_an_installed_job(sweeper, machine, scheduler):
     assert log in out
 
 
-def test_the_status_says_when_a_job_has_changed_since_it_was_installed(sweeper, machine, jobs_dir):
+def test_the_status_says_when_a_job_has_changed_since_it_was_installed(sweeper, jobs_dir):
     sweeper("install", "nightly")
     (jobs_dir / "nightly.yaml").write_text('overrides: [dataset=trec]\nwindow: "20:00-07:00"\n')
     assert "changed since: install it" in " ".join(sweeper("status")[1].split())
 
 
-def test_the_status_tells_of_a_session_that_was_cut_off(sweeper, machine, jobs_dir):
+@pytest.mark.parametrize(
+    ("end", "pid", "said"),
+    [
+        ({}, os.getpid(), "running: Session 1 began"),
+        ({}, 2**22 + 1, "cut off: Session 1 began"),
+        ({"ended_at": BEGUN, "reason": "the window closed"}, None, "Session 1 ended"),
+        ({"ended_at": BEGUN, "reason": "no disk", "has_failed": True}, None, "failed: Session 1 ended"),
+    ],
+)
+def test_the_status_tells_how_the_last_session_stands(sweeper, jobs_dir, end, pid, said):
     (jobs_dir / "nightly.yaml").write_text("overrides: [dataset=trec, name=mine]\n")
-    folder = jobs_dir.parent / "outputs" / "mine"
-    folder.mkdir(parents=True)
-    holder = {"pid": 2**22 + 1, "host": os.uname().nodename, "since": "2026-11-21T21:00:00+00:00"}
-    (folder / "holder.json").write_text(json.dumps(holder))
-    assert "cut off, begun" in " ".join(sweeper("status")[1].split())
-
-
-def test_the_status_tells_of_a_session_that_runs(sweeper, machine, jobs_dir):
-    from sweeper.ledger import utc_now
-
-    (jobs_dir / "nightly.yaml").write_text("overrides: [dataset=trec, name=mine]\n")
-    folder = jobs_dir.parent / "outputs" / "mine"
-    folder.mkdir(parents=True)
-    holder = {"pid": os.getpid(), "host": os.uname().nodename, "since": utc_now().isoformat(timespec="seconds")}
-    (folder / "holder.json").write_text(json.dumps(holder))
-    assert "running since" in " ".join(sweeper("status")[1].split())
+    store = TrialStore(jobs_dir.parent / "outputs" / "mine")
+    session = SessionRecord(number=1, begun_at=BEGUN, saved_at=BEGUN, **end)
+    write_atomic(SessionLog(store.root).path(1), as_bytes(session))
+    if pid is not None:
+        holder = {"pid": pid, "host": os.uname().nodename, "since": utc_now().isoformat(timespec="seconds")}
+        store.write_text("holder.json", json.dumps(holder))
+    assert said in " ".join(sweeper("status")[1].split())
 
 
 def test_what_is_rendered_can_be_piped_into_a_file(sweeper):

@@ -67,7 +67,8 @@ def test_lines_added_after_an_open_line_are_never_joined_to_it():
     assert without_block(table, "one") == "5 4 * * * backup\n6 4 * * * mine\n"
 
 
-def test_installed_jobs_are_known(machine):
+@pytest.mark.usefixtures("machine")
+def test_installed_jobs_are_known():
     Cron().install("nightly", LINES)
     assert Cron().installed() == {"nightly": LINES}
 
@@ -75,7 +76,7 @@ def test_installed_jobs_are_known(machine):
 def test_a_crontab_that_cannot_be_read_is_never_written(machine):
     (machine / "table").write_text("5 4 * * * backup\n")
     (machine / "refuse").touch()
-    with pytest.raises(SweeperError, match="the crontab cannot be read, so nothing was changed: .*may not use this"):
+    with pytest.raises(SweeperError, match=r"the crontab cannot be read, so nothing was changed: .*may not use this"):
         Cron().install("nightly", LINES)
     assert (machine / "table").read_text() == "5 4 * * * backup\n"
 

@@ -22,7 +22,7 @@ def test_lines_are_taken(tmp_path):
 
 
 def test_what_is_set_already_stays(tmp_path):
-    assert _taken(tmp_path, "HF_TOKEN=abc", HF_TOKEN="mine") == {"HF_TOKEN": "mine"}
+    assert _taken(tmp_path, "HOST=abc", HOST="mine") == {"HOST": "mine"}
 
 
 def test_a_wrong_line_is_named_but_not_shown(tmp_path):

@@ -50,7 +50,7 @@ def test_folder_and_virtual_environment_can_be_set(jobs_dir):
         ("window: [", "it cannot be read"),
         ("folder: |\n  jobs\n  tests", "mine.yaml: folder="),
         (
-            'window: 22:00-07:00\noverrides: ["budget.window=\'20:00-21:00\'"]',
+            "window: 22:00-07:00\noverrides: [\"budget.window='20:00-21:00'\"]",
             "the job gives it as window already. Take one of them out.",
         ),
     ],
@@ -95,7 +95,7 @@ def test_a_job_is_found_by_the_name_in_its_file(jobs_dir):
 
 
 def test_an_unknown_job_is_told_with_the_nearest(jobs_dir):
-    with pytest.raises(SweeperError, match="there is no job 'nihgtly'. Did you mean 'nightly'. There are: nightly"):
+    with pytest.raises(SweeperError, match=r"there is no job 'nihgtly'. Did you mean 'nightly'\? There are: nightly"):
         find_job("nihgtly", jobs_dir)
 
 

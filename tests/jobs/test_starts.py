@@ -17,7 +17,11 @@ NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
     ("window", "zone", "lines"),
     [
         ("22:00-07:00", "", ["*-*-* 22:00:00"]),
-        ("mon-fri 22:00-07:00; sat,sun 00:00-24:00", "", ["Mon,Tue,Wed,Thu,Fri *-*-* 22:00:00", "Sat,Sun *-*-* 00:00:00"]),
+        (
+            "mon-fri 22:00-07:00; sat,sun 00:00-24:00",
+            "",
+            ["Mon,Tue,Wed,Thu,Fri *-*-* 22:00:00", "Sat,Sun *-*-* 00:00:00"],
+        ),
         ("20:30-23:00", "Europe/Berlin", ["*-*-* 20:30:00 Europe/Berlin"]),
         ("20:30-23:00; 20:30-22:00", "", ["*-*-* 20:30:00"]),
     ],
@@ -78,7 +82,9 @@ def test_every_opening_of_a_year_is_met_within_the_minute(window, zone, machine)
         opening = windows.next_opening(opening)
 
 
-@pytest.mark.parametrize(("window", "hours"), [("22:00-07:00", 9), ("00:00-24:00", 24), ("", 24), ("9:00-9:30; 1:00-3:00", 2)])
+@pytest.mark.parametrize(
+    ("window", "hours"), [("22:00-07:00", 9), ("00:00-24:00", 24), ("", 24), ("9:00-9:30; 1:00-3:00", 2)]
+)
 def test_the_longest_window_is_known(window, hours):
     assert longest_s(parse(window)) == hours * 3600
 

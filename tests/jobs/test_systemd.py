@@ -63,7 +63,7 @@ def test_what_systemd_refuses_leaves_the_units_before(machine):
     Systemd().install("nightly", UNITS)
     (machine / "refuse").touch()
     with pytest.raises(SweeperError):
-        Systemd().install("nightly", {name: "new" for name in UNITS})
+        Systemd().install("nightly", dict.fromkeys(UNITS, "new"))
     assert Systemd().installed() == {"nightly": UNITS}
 
 
@@ -83,7 +83,7 @@ def test_without_systemctl_cron_is_taken(machine):
 
 def test_without_any_scheduler_the_templates_are_named(machine, monkeypatch):
     monkeypatch.setenv("PATH", str(machine / "empty"))
-    with pytest.raises(SweeperError, match="nor is there a cron. For other schedulers: sweeper jobs render"):
+    with pytest.raises(SweeperError, match=r"nor is there a cron. For other schedulers: sweeper jobs render"):
         choose("auto")
 
 

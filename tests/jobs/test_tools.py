@@ -44,7 +44,7 @@ def _run(*command, **options):
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **options)
 
 
-@pytest.fixture(params=["plain", "my 50% of $HOME's \"best\""])
+@pytest.fixture(params=["plain", 'my 50% of $HOME\'s "best"'])
 def job(request, tmp_path):
     """A job in a folder with an ordinary name, and in one whose name has all that schedulers treat specially."""
     folder = tmp_path / request.param / "jobs"
