@@ -19,6 +19,7 @@ from analysis.best import best_settings, trial_summary
 from analysis.compare import NOISE_ERRORS, top_trials
 from analysis.load import load_trials
 from analysis.params import number_text, params_text
+from analysis.sessions import session_rows
 from sweeper.space import SEARCHABLE, SearchSpace
 from sweeper.store import TrialStore
 from sweeper.types import ParamValue, TrialRecord, TrialState
@@ -57,7 +58,8 @@ def render_report(store: TrialStore, best: Mapping[str, Any]) -> str:
     sweep = store.read_sweep() if store.exists else {}
     template = _environment().get_template("report.md.j2")
     provenance = _flat(sweep.get("provenance") or {})
-    return template.render(best, extras=extras, provenance=provenance, noise_errors=NOISE_ERRORS)
+    sessions = session_rows(store, sweep.get("settings") or {})
+    return template.render(best, extras=extras, provenance=provenance, noise_errors=NOISE_ERRORS, sessions=sessions)
 
 
 def _environment() -> Environment:

@@ -68,6 +68,8 @@ class SessionRecord:
     def num_finished(self) -> int:
         """Trials of the search that ended in it."""
         begin = sum(tally.num_finished for tally in self.before.values())
+        if not self.after:
+            return 0
         return sum(tally.num_finished for tally in self.after.values()) - begin
 
 

@@ -131,7 +131,7 @@ def _change(progress: StudyProgress, past: StudyTally | None) -> str:
     """Return how much better the best is than it was; nothing in a first session."""
     if past is None or past.best is None or progress.best_value is None:
         return ", the first" if past is not None else ""
-    if past.best_trial == (progress.best.spec.number if progress.best else None):
+    if progress.best_value == past.best:
         return ", as before"
     return f", {progress.best_value - past.best:+.3f} since the session before"
 
