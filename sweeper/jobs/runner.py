@@ -34,11 +34,12 @@ class Plan:
 
 
 def plan_job(job: Job) -> Plan:
-    """Compose a job's overrides.
+    """Compose a job's overrides, in the environment that it will have.
 
     Raises:
         ConfigError: They do not fit together; the job's file is named.
     """
+    take_environment(environment_file(), os.environ)
     with contextlib.chdir(job.folder):
         try:
             config = compose(job.all_overrides)
@@ -62,7 +63,6 @@ def run_job(job: Job, *, console: Console, wait: bool = False) -> int:
     Raises:
         SweeperError: A setting, the data or the model is wrong, or no worker is left.
     """
-    take_environment(environment_file(), os.environ)
     plan = plan_job(job)
     with contextlib.chdir(job.folder):
         try:

@@ -141,6 +141,21 @@ def test_the_status_tells_how_the_last_session_stands(sweeper, jobs_dir, end, pi
     assert said in " ".join(sweeper("status")[1].split())
 
 
+def test_addresses_come_from_the_environment_file_and_are_in_no_unit(sweeper, jobs_dir, machine, units):
+    with (jobs_dir / "nightly.yaml").open("a") as file:
+        file.write('notify: ["${oc.env:SWEEPER_TEST_URL}"]\n')
+    code, _, err = sweeper("install", "nightly")
+    assert code == 2
+    assert "SWEEPER_TEST_URL" in err
+    environment = machine / "config" / "sweeper" / "environment"
+    environment.parent.mkdir(parents=True)
+    environment.write_text("SWEEPER_TEST_URL=json://user:secret@host\n")
+    code, out, err = sweeper("install", "nightly")
+    os.environ.pop("SWEEPER_TEST_URL")
+    assert (code, err) == (0, "")
+    assert not any("secret" in text for text in (out, *(path.read_text() for path in units.iterdir())))
+
+
 def test_what_is_rendered_can_be_piped_into_a_file(sweeper):
     _, out, _ = sweeper("render", "nightly", "--for", "kubernetes", "--gpus", "1")
     kinds = [document["kind"] for document in yaml.safe_load_all(out)]

@@ -109,6 +109,13 @@ def test_without_a_folder_here_the_checkouts_jobs_are_taken(tmp_path, monkeypatc
     assert find_jobs_dir() == ROOT / "jobs"
 
 
+def test_the_job_in_the_readme_is_one(tmp_path):
+    text = (ROOT / "README.md").read_text().partition("```yaml\n# jobs/mine.yaml")[2].partition("```")[0]
+    (tmp_path / "jobs").mkdir()
+    job = load_job(_job(tmp_path / "jobs", "# jobs/mine.yaml" + text))
+    assert (len(job.windows), job.time_zone) == (2, "Europe/Berlin")
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "jobs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_job_has_a_window_and_says_what_for(path):
     job = load_job(path)
