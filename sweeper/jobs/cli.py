@@ -113,7 +113,7 @@ def status(jobs_dir: JobsDir = None) -> None:
     for job in statuses:
         table.add_row(*map(Text, (job.name, job.scheduler or "no", job.next_start or "-", job.last, job.progress)))
     Console().print(table)
-    for job in statuses:
+    for job in filter(lambda job: job.log, statuses):
         _print(f"Log of {job.name}: {job.log}")
 
 

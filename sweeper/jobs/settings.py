@@ -83,7 +83,9 @@ def find_jobs_dir(given: Path | None = None) -> Path:
     """
     if given is not None:
         return given.absolute()
-    places = [Path.cwd() / "jobs", Path(__file__).parents[2] / "jobs"]
+    checkout = Path(__file__).parents[2]
+    is_checkout = (checkout / "pyproject.toml").is_file()
+    places = [Path.cwd() / "jobs", *([checkout / "jobs"] if is_checkout else [])]
     found = next((place for place in places if place.is_dir()), None)
     if found is None:
         raise SweeperError(f"there is no folder of jobs ({places[0]}). Make one, or name it: --jobs-dir my_jobs")

@@ -58,17 +58,22 @@ def _status(job: Job, scheduler: Scheduler | None, now: datetime) -> JobStatus:
     try:
         plan = plan_job(job)
     except SweeperError as error:
-        last, progress, drain_s = str(error), "", None
+        last, progress, drain_s, log = str(error), "", None, ""
     else:
         last, progress, drain_s = _last(plan), _progress(plan), plan.config.settings.executor.drain_s
+        log = str(plan.store.root / "sweep.log")
     return JobStatus(
         name=job.name,
         scheduler=_installed(job, scheduler, now, drain_s) if scheduler else "",
         next_start=_next_start(job, now) if scheduler else "",
         last=last,
         progress=progress,
-        log=Systemd().log(job.name) if isinstance(scheduler, Systemd) else str(log_path(job)),
+        log=_log(job, scheduler) if scheduler else log,
     )
+
+
+def _log(job: Job, scheduler: Scheduler) -> str:
+    return scheduler.log(job.name) if isinstance(scheduler, Systemd) else str(log_path(job))
 
 
 def _stranger(name: str, scheduler: Scheduler) -> JobStatus:
