@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -151,11 +153,17 @@ def test_a_slurm_job_that_is_told_to_stop_drains_and_is_queued_again_if_it_is_no
     scontrol.chmod(0o755)
     (tmp_path / "mine.sh").write_text(render(job, "slurm")["mine.sh"])
     environment = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "SLURM_JOB_ID": "7"}
-    with subprocess.Popen(["/bin/bash", str(tmp_path / "mine.sh")], env=environment) as script:
-        while not began.exists():
-            time.sleep(0.01)
-        script.terminate()
-        code = script.wait(timeout=30)
+    # A session of its own, so that nothing of it is left behind should it not end.
+    command = ["/bin/bash", str(tmp_path / "mine.sh")]
+    with subprocess.Popen(command, env=environment, start_new_session=True) as script:
+        try:
+            while not began.exists():
+                time.sleep(0.01)
+            script.terminate()
+            code = script.wait(timeout=30)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(script.pid, signal.SIGKILL)
     assert calls.read_text().splitlines() == ["drained", *(["requeue 7"] if is_requeued else [])]
     assert code == (0 if is_requeued else int(end.split()[1]))
 
