@@ -66,12 +66,13 @@ def status(
     from sweeper.view import progress_table
 
     store = find_sweep(sweep, outputs)
-    budget = int(store.read_sweep()["settings"]["budget"]["trials"])
+    kept = store.read_sweep()["settings"]["budget"]
+    budget = BudgetSettings(trials=int(kept["trials"]), time_zone=str(kept.get("time_zone", "")))
     console = Console()
     console.print(Text(f"Sweep {store.root.name}, in {store.root}"), soft_wrap=True)
-    console.print(progress_table(progress_from_disk(store, budget=budget)))
+    console.print(progress_table(progress_from_disk(store, budget=budget.trials)))
     for session in SessionLog(store.root).read()[-1:]:
-        console.print(Text(session_line(session, BudgetSettings())), soft_wrap=True)
+        console.print(Text(session_line(session, budget)), soft_wrap=True)
 
 
 @app.command()

@@ -93,3 +93,27 @@ def test_a_mistake_outside_of_tests_shows_no_traceback():
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "Did you mean 'trec'?" in done.stderr
+
+
+def test_status_tells_how_the_last_session_stands(run, tmp_path):
+    from sweeper.sessions import SessionLog, SessionRecord, as_bytes
+    from tests.analysis.records import make_study, make_sweep, make_trial
+
+    store = make_sweep(tmp_path / "outputs" / "mine", [(make_study(), [make_trial(0, 0.8)])])
+    kept = store.read_sweep()
+    kept["settings"]["budget"] = {"trials": 4, "time_zone": "Europe/Berlin"}
+    store.write_sweep(kept)
+    moment = "2026-01-02T05:58:00+00:00"
+    record = SessionRecord(number=2, begun_at=moment, saved_at=moment, ended_at=moment, reason="all is done")
+    SessionLog(store.root).path(2).parent.mkdir()
+    SessionLog(store.root).path(2).write_bytes(as_bytes(record))
+    _, out, _ = run("status")
+    assert "Session 2 ended Fri 02 Jan 06:58: all is done." in out
+
+
+def test_wait_is_a_setting_that_has_an_option(run, monkeypatch):
+    asked = []
+    outcome = type("Outcome", (), {"stopped_by": ""})
+    monkeypatch.setattr("sweeper.sweep.run_sweep", lambda overrides, **_: asked.append(overrides) or outcome)
+    assert run("run", "--wait", "dataset=trec")[0] == 0
+    assert asked == [["dataset=trec", "budget.wait=true"]]

@@ -265,3 +265,18 @@ def test_a_terminal_gets_bars_and_nothing_if_all_is_cached():
     with fetch_progress(Console(file=file, width=100, force_terminal=True)) as show:
         show("minilm", 5 * 10**6, 10**7)
     assert "Fetching minilm" in file.getvalue()
+
+
+def test_a_note_stands_under_the_table_and_among_the_lines():
+    clock, file = Clock(), io.StringIO()
+    terminal = Console(file=file, width=80, force_terminal=True)
+    with LiveView(terminal) as view:
+        view.update([progress_of([make_trial(0, 0.8)])], "Predicted to end Fri 06:00.")
+    assert "Predicted to end Fri 06:00." in visible(file)
+    file = io.StringIO()
+    view = LiveView(Console(file=file, width=80), clock=clock)
+    view.update([progress_of([make_trial(0, 0.8)])], "Predicted to end Fri 06:00.")
+    assert "Predicted" not in file.getvalue()
+    clock.now = 31.0
+    view.update([progress_of([make_trial(0, 0.8)])], "Predicted to end Fri 06:00.")
+    assert "[0:31] Predicted to end Fri 06:00.\n" in file.getvalue()

@@ -119,6 +119,22 @@ def test_nights_are_told_in_files_and_in_the_report(tiny, longer, tmp_path):
     assert f"| {num_nights} | 2026-01-0{num_nights} 22:00 |" in report
 
 
+def test_whoever_waits_gets_all_nights_of_one_command(tiny, longer, tmp_path, monkeypatch):
+    sweep = Sweep([*tiny, *longer, "budget.wait=true"], tmp_path, window="22:00-22:10")
+    waits = []
+
+    def next_night(*_, after=False, **__):
+        if after:
+            waits.append(sweep.clock())
+            sweep.clock.begin_night(len(waits) + 1)
+        return True
+
+    monkeypatch.setattr("sweeper.sweep.wait_for_window", next_night)
+    outcome = sweep.night(1)
+    assert (outcome.is_paused, outcome.reason) == (False, "")
+    assert len(waits) == len(SessionLog(sweep.store.root).read()) - 1 >= 1
+
+
 def test_outside_its_window_a_sweep_says_when_it_opens_and_leaves(tiny, tmp_path):
     sweep = Sweep(tiny, tmp_path, window="03:00-04:00")
     outcome = sweep.night(1)

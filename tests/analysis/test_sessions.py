@@ -1,0 +1,56 @@
+"""Sessions in the report: predicted against actual end, in the zone of the sweep."""
+
+from __future__ import annotations
+
+from analysis.report import write_reports
+from analysis.sessions import session_rows
+from sweeper.sessions import Prediction, SessionLog, SessionRecord, StudyTally, as_bytes
+from tests.analysis.records import make_study, make_sweep, make_trial
+
+NIGHT = SessionRecord(
+    number=1,
+    begun_at="2026-01-01T21:00:00+00:00",
+    saved_at="2026-01-02T05:58:00+00:00",
+    ended_at="2026-01-02T05:58:00+00:00",
+    reason="budget.window=22:00-07:00 closes at 07:00",
+    device_s=9000.0,
+    after={"trec-minilm-lora": StudyTally(states={"complete": 4, "running": 2})},
+    predictions=(
+        Prediction(at="2026-01-01T21:05:00+00:00", ends_at="2026-01-02T05:28:00+00:00"),
+        Prediction(at="2026-01-01T21:10:00+00:00", ends_at="2026-01-02T06:00:00+00:00"),
+    ),
+)
+
+
+def sweep_with(tmp_path, *records):
+    store = make_sweep(tmp_path / "mine", [(make_study(), [make_trial(0, 0.8)])])
+    for record in records:
+        path = SessionLog(store.root).path(record.number)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(as_bytes(record))
+    return store
+
+
+def test_the_first_prediction_is_compared_with_the_end(tmp_path):
+    [row] = session_rows(sweep_with(tmp_path, NIGHT), {"budget": {"time_zone": "Europe/Berlin"}})
+    assert (row.begun, row.ended) == ("2026-01-01 22:00", "2026-01-02 06:58")
+    assert (row.num_trials, row.device_h) == (4, 2.5)
+    assert (row.predicted, row.error_s) == ("2026-01-02 06:28 (at 2026-01-01 22:05)", 1800.0)
+
+
+def test_a_session_that_was_killed_has_no_error(tmp_path):
+    killed = SessionRecord(number=2, begun_at=NIGHT.begun_at, saved_at=NIGHT.saved_at, predictions=NIGHT.predictions)
+    [row] = session_rows(sweep_with(tmp_path, killed), {"budget": {"time_zone": "UTC"}})
+    assert (row.ended, row.num_trials, row.error_s) == ("2026-01-02 05:58 or later", 0, None)
+    assert row.reason == "no word of its end: killed, or still running"
+
+
+def test_the_report_has_a_row_for_each_session(tmp_path):
+    text = write_reports(sweep_with(tmp_path, NIGHT))["report.md"].read_text()
+    [line] = [line for line in text.splitlines() if line.startswith("| 1 | 2026")]
+    assert line.endswith("| 30 min 00 s later |")
+    assert "budget.window=22:00-07:00 closes at 07:00 | 4 | 2.50 |" in line
+
+
+def test_without_sessions_the_report_does_not_speak_of_them(tmp_path):
+    assert "## Sessions" not in write_reports(sweep_with(tmp_path))["report.md"].read_text()
