@@ -58,10 +58,11 @@ class Cron:
         return ["crontab -r: nothing else was in it"]
 
     def installed(self) -> dict[str, dict[str, str]]:
-        """Return the lines of every installed job, by job."""
-        if not self.is_present():
+        """Return the lines of every installed job, by job; none for a user who may have no crontab."""
+        try:
+            found = _blocks(_ANY_NAME).finditer(_read())
+        except SweeperError:
             return {}
-        found = _blocks(_ANY_NAME).finditer(_read())
         return {block["name"]: {"crontab": block["lines"]} for block in found}
 
     def is_active(self, name: str) -> bool:

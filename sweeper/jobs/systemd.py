@@ -76,13 +76,12 @@ class Systemd:
         if not paths:
             return []
         # The timer's memory of its last start goes too: a job of this name that comes later has missed nothing.
-        steps = [[*_CTL, "disable", "--now", timer], [*_CTL, "clean", "--what=state", timer]]
-        done = [" ".join(words) for words in steps if answer(words)[0] == 0]
+        done = _done([*_CTL, "disable", "--now", timer], [*_CTL, "clean", "--what=state", timer])
+        # Where no manager answers, nobody has taken the link away by which it would start the timer.
+        (self._folder / "timers.target.wants" / timer).unlink(missing_ok=True)
         for path in paths:
             path.unlink()
-            done.append(f"removed {path}")
-        call([*_CTL, "daemon-reload"])
-        return [*done, " ".join([*_CTL, "daemon-reload"])]
+        return [*done, *(f"removed {path}" for path in paths), *_done([*_CTL, "daemon-reload"])]
 
     def installed(self) -> dict[str, dict[str, str]]:
         """Return the unit files of every installed job, by job and by name of the file."""
@@ -116,6 +115,11 @@ def _activation(name: str) -> list[list[str]]:
     timer = unit_names(name)[1]
     # restart, since enabling a timer that runs already does not make it read its new times.
     return [[*_CTL, "daemon-reload"], [*_CTL, "enable", timer], [*_CTL, "restart", timer]]
+
+
+def _done(*commands: list[str]) -> list[str]:
+    """Run commands that may be in vain; return those that were not."""
+    return [" ".join(words) for words in commands if has(words[0]) and answer(words)[0] == 0]
 
 
 def _put_back(path: Path, content: bytes | None) -> None:

@@ -9,6 +9,7 @@ import pytest
 SYSTEMCTL = """#!/bin/sh
 PATH=/usr/bin:/bin
 echo "$*" >> "{folder}/systemctl.calls"
+if test -e "{folder}/offline"; then echo "Failed to connect to bus" >&2; exit 1; fi
 case "$2" in
   is-system-running) cat "{folder}/manager"; test "$(cat "{folder}/manager")" = running ;;
   enable) if test -e "{folder}/refuse"; then echo "Unit is masked" >&2; exit 1; fi ;;

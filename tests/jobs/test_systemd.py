@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sweeper.errors import SweeperError
-from sweeper.jobs.schedulers import choose
+from sweeper.jobs.schedulers import choose, installed_in
 from sweeper.jobs.systemd import Systemd
 
 UNITS = {"sweeper-nightly.service": "[Service]\n", "sweeper-nightly.timer": "[Timer]\n"}
@@ -35,6 +35,23 @@ def test_removing_stops_the_timer_and_takes_the_units_away(machine, units):
         "--user clean --what=state sweeper-nightly.timer",
         "--user daemon-reload",
     ]
+
+
+def test_a_job_can_be_removed_where_no_manager_answers(machine, units):
+    Systemd().install("nightly", UNITS)
+    wants = units / "timers.target.wants"
+    wants.mkdir()
+    (wants / "sweeper-nightly.timer").symlink_to(units / "sweeper-nightly.timer")
+    (machine / "offline").touch()
+    assert len(Systemd().remove("nightly")) == 2
+    assert list(units.iterdir()) == [wants]
+    assert list(wants.iterdir()) == []
+
+
+def test_a_user_who_may_have_no_crontab_still_has_timers(machine):
+    Systemd().install("nightly", UNITS)
+    (machine / "refuse").touch()
+    assert list(installed_in()) == ["nightly"]
 
 
 def test_units_of_others_stay(units):
