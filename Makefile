@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
+JOB    ?= overnight
 
 BIN := $(VENV)/bin
 # antlr4 is published as source only; anything else from source would mean a missing wheel, better said at once.
@@ -15,7 +16,7 @@ TORCH_INDEX ?= $(shell [ "$$(uname -sm)" = "Linux x86_64" ] && ! command -v nvid
                  && echo https://download.pytorch.org/whl/cpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep status ui fresh-clone bench bench-short bench-long test test-all lint format types ci constraints dist clean distclean
+.PHONY: help setup sweep overnight schedule unschedule status ui fresh-clone bench bench-short bench-long test test-all lint format types ci constraints dist clean distclean
 .DELETE_ON_ERROR:
 
 help:  ## List what can be made
@@ -27,6 +28,15 @@ setup: $(VENV)/.installed  ## Make the virtual environment, a minute or two; not
 
 sweep: $(VENV)/.installed  ## Search the best LoRA settings: three datasets, or ARGS='dataset=trec budget.trials=8'
 	@$(BIN)/sweeper run $(ARGS)
+
+overnight: $(VENV)/.installed  ## Search from 22:00 to 07:00, night after night, as long as this terminal stays open
+	@$(BIN)/sweeper jobs run $(JOB) --wait $(ARGS)
+
+schedule: $(VENV)/.installed  ## Have that started every night (systemd timer or cron); JOB=mine, ARGS=--dry-run
+	@$(BIN)/sweeper jobs install $(JOB) $(ARGS)
+
+unschedule: $(VENV)/.installed  ## Undo make schedule
+	@$(BIN)/sweeper jobs remove $(JOB)
 
 status: $(VENV)/.installed  ## Show how far a sweep is, also while it runs
 	@$(BIN)/sweeper status $(ARGS)

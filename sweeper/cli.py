@@ -1,4 +1,4 @@
-"""The command line: run, status, config, reproduce, ui. Every error of ours is one readable paragraph."""
+"""The command line: run, status, config, reproduce, ui, jobs. Every error of ours is one readable paragraph."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from sweeper.errors import SweeperError
+from sweeper.jobs.cli import app as jobs_app
 
 __all__ = ["app", "main"]
 
@@ -21,6 +22,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(jobs_app, name="jobs")
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(

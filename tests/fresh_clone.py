@@ -37,6 +37,7 @@ def main() -> None:
         number = best["studies"][0]["best"]["trial"]
         step([".venv/bin/sweeper", "reproduce", f"first/trec-minilm-lora/{number}"], clone)
         step(["make", "status"], clone)
+        check("jobs run overnight" in step(["make", "schedule", "ARGS=--dry-run"], clone), "no schedule is shown")
     print("1 passed, 0 failed")
 
 

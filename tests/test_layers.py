@@ -52,9 +52,10 @@ LIBRARIES = {
     "peft": {"sweeper.models", "sweeper.train"},
     "torch": {"sweeper.train", "sweeper.models", "sweeper.tasks", "sweeper.execute"},
     "pynvml": {"sweeper.provenance", "sweeper.execute"},
-    "typer": {"sweeper.cli"},
+    "typer": {"sweeper.cli", "sweeper.jobs.cli"},
     "pandas": {"analysis"},
-    "jinja2": {"analysis"},
+    "jinja2": {"analysis", "sweeper.jobs.render"},
+    "yaml": {"sweeper.jobs"},
 }
 """Who may import a library; execute may ask torch for the number of devices."""
 

@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = {"conf": "sweeper/conf", "analysis/templates": "analysis/templates"}
+FOLDERS = {
+    "conf": "sweeper/conf",
+    "analysis/templates": "analysis/templates",
+    "jobs/templates": "sweeper/jobs/templates",
+}
 DATA = {
     f"{inside}/{path.relative_to(ROOT / folder)}"
     for folder, inside in FOLDERS.items()

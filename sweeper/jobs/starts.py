@@ -1,0 +1,99 @@
+"""Turns windows into the lines by which schedulers start: systemd's OnCalendar, and cron's five fields.
+
+systemd and Kubernetes know time zones. crons differ: cronie reads CRON_TZ, Debian's and busybox's ignore it, and in
+cronie it would also move every line below. So lines of cron are in the machine's own zone, at each time of its clock at
+which the window may be open in the course of a year; `sweeper` itself leaves at once when it is not.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
+
+from sweeper.windows import DAYS, Window, Windows
+
+__all__ = ["calendar_lines", "cron_lines", "longest_s", "zone_schedules"]
+
+_HOUR = timedelta(hours=1)
+_YEAR_DAYS = 371
+"""A whole number of weeks, with both changes of the clock in it."""
+_DAY_MIN = 24 * 60
+Moment = tuple[int, int, int]
+"""Minute, hour, and day of the week as cron counts it: 0 is Sunday."""
+
+
+def calendar_lines(windows: Windows) -> list[str]:
+    """Return an OnCalendar value for each window's opening, in the windows' zone."""
+    zone = f" {windows.zone.key}" if windows.zone is not None else ""
+    return list(dict.fromkeys(f"{_days_word(window)}*-*-* {window.start_text}:00{zone}" for window in windows))
+
+
+def zone_schedules(windows: Windows) -> list[str]:
+    """Return cron's five fields for each opening, in the windows' own zone, for schedulers that know zones."""
+    return _lines((window.start % 60, window.start // 60, (day + 1) % 7) for window in windows for day in window.days)
+
+
+def cron_lines(windows: Windows, *, now: datetime, is_hourly: bool, zone: tzinfo | None = None) -> list[str]:
+    """Return cron's five fields in the machine's zone.
+
+    Args:
+        windows: The windows.
+        now: The present time: a year from now decides which times of the clock occur.
+        is_hourly: Start every hour while a window is open, too: what was missed or killed is taken up again.
+        zone: The machine's zone; that of this process if None.
+    """
+    begin = windows.local(now).date()
+    days = [begin + timedelta(days=shift) for shift in range(_YEAR_DAYS)]
+    spans = (_span(window, day, windows.zone) for window in windows for day in days if day.weekday() in window.days)
+    starts = (moment for first, end in spans for moment in _hours(first, end if is_hourly else first + _HOUR))
+    return _lines(_fields(moment.astimezone(zone)) for moment in starts)
+
+
+def longest_s(windows: Windows) -> int:
+    """Return the length of the longest window in seconds; a day if there is none."""
+    lengths = [(window.end - window.start) % _DAY_MIN or _DAY_MIN for window in windows]
+    return max(lengths, default=_DAY_MIN) * 60
+
+
+def _span(window: Window, day: date, zone: tzinfo | None) -> tuple[datetime, datetime]:
+    start = datetime.combine(day, time()) + timedelta(minutes=window.start)
+    end = datetime.combine(day, time()) + timedelta(minutes=window.end, days=int(window.crosses_midnight))
+    return start.replace(tzinfo=zone).astimezone(UTC), end.replace(tzinfo=zone).astimezone(UTC)
+
+
+def _hours(start: datetime, end: datetime) -> Iterator[datetime]:
+    while start < end:
+        yield start
+        start += _HOUR
+
+
+def _fields(moment: datetime) -> Moment:
+    return moment.minute, moment.hour, moment.isoweekday() % 7
+
+
+def _lines(moments: Iterable[Moment]) -> list[str]:
+    """Group moments into as few lines as cron's fields allow."""
+    days: dict[tuple[int, int], set[int]] = defaultdict(set)
+    for minute, hour, day in moments:
+        days[minute, hour].add(day)
+    hours: dict[tuple[int, tuple[int, ...]], set[int]] = defaultdict(set)
+    for (minute, hour), on in days.items():
+        hours[minute, tuple(sorted(on))].add(hour)
+    words = {on: "*" if len(on) == len(DAYS) else _ranges(on) for _, on in hours}
+    return [f"{minute} {_ranges(at)} * * {words[on]}" for (minute, on), at in hours.items()]
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """Return ``0-6,22,23`` for those numbers."""
+    rows: list[list[int]] = []
+    for number in sorted(numbers):
+        if rows and number == rows[-1][-1] + 1:
+            rows[-1].append(number)
+        else:
+            rows.append([number])
+    return ",".join(f"{row[0]}-{row[-1]}" if len(row) > 2 else ",".join(map(str, row)) for row in rows)  # noqa: PLR2004
+
+
+def _days_word(window: Window) -> str:
+    return "" if len(window.days) == len(DAYS) else ",".join(DAYS[day].title() for day in window.days) + " "
