@@ -25,7 +25,7 @@ from benchmarks.arithmetic import (
 )
 from benchmarks.commands import PssSampler, run_command
 from benchmarks.record import Results
-from benchmarks.sections import equal_work, layout, limit, memory, parity, quality, throughput
+from benchmarks.sections import equal_work, language_model, layout, limit, memory, parity, quality, throughput
 
 ROOT = Path(__file__).parents[1]
 
@@ -103,6 +103,21 @@ def test_padded_lengths_are_those_that_the_engine_deals():
     examples = Examples(ids=[[1] * n for n in lengths], targets=[0] * len(lengths), weights=[1.0] * len(lengths))
     dealt = batches.TrainingRows(examples, plan, seed=0, pad_token_id=0, device=torch.device("cpu"))
     assert class_lengths(lengths, plan.micro_batches) == sorted(dealt.class_lengths)
+
+
+def test_language_models_are_set_beside_their_peers():
+    rows = [
+        {"what": "time", "contender": "sweeper", "trials_per_hour": 100.0, "trials": [1, 2]},
+        {"what": "time", "contender": "tuned", "trials_per_hour": 25.0, "trials": [1]},
+        *(
+            {"what": "memory", "contender": name, "lanes": 4, "peak_bytes": size * 2**20}
+            for name, size in {"worker": 1000, "sweep": 1200, "default": 4000}.items()
+        ),
+    ]
+    shown = language_model.render(rows)
+    assert line_of(shown, "the same, tuned").endswith("| 1 | 144 | 4 |")
+    assert line_of(shown, "4 processes of the default script").endswith("| 4000 | 4 |")
+    assert language_model.render(rows[:3]) == "Not complete."
 
 
 def test_table_shows_three_digits_and_never():
