@@ -87,7 +87,7 @@ POLICIES: Mapping[FailureKind, Policy] = {
         title="the worker's process died",
         action=Action.RETRY,
         then=_FAILED,
-        remedy="See logs/worker-<n>.log; SIGKILL that nobody sent means the host had no memory left: lower executor.lanes.",
+        remedy="See logs/worker-<n>.log; SIGKILL that nobody sent is the host out of memory: lower executor.lanes.",
     ),
     FailureKind.DISK_FULL: Policy(
         title="no space left on the disk",
@@ -135,7 +135,7 @@ def retry_wait_s(kind: FailureKind, num_retries: int, first_s: float) -> float:
         num_retries: Which retry it is, counted from 1.
         first_s: ``executor.retry_s``.
     """
-    return min(_LONGEST_WAIT_S, first_s * POLICIES[kind].wait * 2 ** (max(1, num_retries) - 1))
+    return min(_LONGEST_WAIT_S, first_s * POLICIES[kind].wait * 2.0 ** (max(1, num_retries) - 1))
 
 
 def kind_of(error: BaseException, *, device: str = "cpu") -> FailureKind:

@@ -117,7 +117,7 @@ class TrainingWorker:
 
     def _prepare(self, request: OpenStudy, task: TaskProtocol, tokens: TokenisedSplits, *, num_labels: int) -> _Study:
         model = self._load(task.model_kind, num_labels)
-        num_choices = num_labels if task.has_probe else int(model.config.vocab_size)
+        num_choices = num_labels if task.has_probe else _vocabulary(model)
         pack, adapter_config = self._pack(model, task)
         train, validation = task.examples(tokens, "train"), task.examples(tokens, "validation")
         plan = ChunkPlan.of(
@@ -272,6 +272,11 @@ def _ends(suffixes: Sequence[str]) -> tuple[str, ...]:
 
 def _validation(scores: Mapping[str, float]) -> dict[str, float]:
     return {f"validation/{name}": value for name, value in scores.items()}
+
+
+def _vocabulary(model: Any) -> int:
+    """Return how many tokens a language model chooses from."""
+    return int(model.config.vocab_size)
 
 
 def _power_of_two(number: int) -> int:
