@@ -31,6 +31,7 @@ ConfigDir = Annotated[
     Path | None,
     typer.Option(help="A folder with further YAML files, laid out like conf/.", exists=True, file_okay=False),
 ]
+_NOTHING_FOUND = 3
 Outputs = Annotated[Path, typer.Option(help="Folder of all sweeps.")]
 
 
@@ -42,6 +43,8 @@ def run(overrides: Overrides = None, config_dir: ConfigDir = None) -> None:
     outcome = run_sweep(overrides or [], config_dir=config_dir)
     if outcome.stopped_by:
         raise typer.Exit(128 + signal.Signals[outcome.stopped_by])
+    if outcome.is_fruitless:
+        raise typer.Exit(_NOTHING_FOUND)
 
 
 @app.command()
@@ -50,6 +53,7 @@ def status(
     outputs: Outputs = Path("outputs"),
 ) -> None:
     """Show how far a sweep is, from disk."""
+    from sweeper.failure_view import failure_view
     from sweeper.saved import find_sweep, progress_from_disk
     from sweeper.view import progress_table
 
@@ -58,6 +62,9 @@ def status(
     console = Console()
     console.print(Text(f"Sweep {store.root.name}, in {store.root}"), soft_wrap=True)
     console.print(progress_table(progress_from_disk(store, budget=budget)))
+    failures = failure_view(store)
+    if failures is not None:
+        console.print(failures)
 
 
 @app.command()
@@ -106,7 +113,7 @@ def main() -> None:
         app()
     except SweeperError as error:
         Console(stderr=True).print(Text.assemble(("Error: ", "bold red"), str(error)), soft_wrap=True)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +19,11 @@ from rich.console import Console
 from sweeper.checks import fixed_values
 from sweeper.config import SweepConfig, compose
 from sweeper.controller import Controller
-from sweeper.errors import SweepMismatch
+from sweeper.disk import check_space
+from sweeper.errors import DiskFull, SweeperError, SweepMismatch
 from sweeper.execute import choose_devices, make_executor
 from sweeper.execute.base import Executor, WorkerSetup
+from sweeper.health import Health, HealthFile, read_health
 from sweeper.identity import check_identity, settings_to_keep, sweep_name
 from sweeper.ledger import Ledger
 from sweeper.lock import hold
@@ -38,6 +40,7 @@ from sweeper.track import Tracker, make_tracker
 from sweeper.train import make_worker
 from sweeper.types import ParamValue, StudyRecord
 from sweeper.view import LiveView, fetch_progress, final_view
+from sweeper.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from sweeper.search.study import Search
@@ -57,6 +60,13 @@ class SweepOutcome:
     sweep_dir: Path
     stopped_by: str = ""
     """Name of the signal that ended the session; empty if nothing is left to do."""
+    given_up: Mapping[str, str] = field(default_factory=dict)
+    """Why studies were given up, by name."""
+
+    @property
+    def is_fruitless(self) -> bool:
+        """Whether nothing was found: a study was given up, and no study has a best trial."""
+        return bool(self.given_up) and not any(study["best"] for study in self.best["studies"])
 
 
 def run_sweep(
@@ -76,6 +86,9 @@ def run_sweep(
     shown = console or Console()
     settings = config.settings
     store = TrialStore(Path(settings.outputs) / sweep_name(settings))
+    warning = check_space(store.root, settings.executor.min_free_mb)
+    if warning:
+        shown.print(f"! {warning}")
     check_identity(store, settings)
     progress = progress_from_disk(store, budget=settings.budget.trials) if store.exists else []
     if len(progress) == len(settings.dataset) and all(study.is_done for study in progress):
@@ -120,6 +133,13 @@ def _run(config: SweepConfig, store: TrialStore, console: Console) -> SweepOutco
         lanes = settings.executor.lanes
         how_many = "as many lanes as turn out fastest" if lanes == "auto" else f"{lanes} lanes each"
         view.log(f"Training on {devices.note}, {how_many}.")
+        health = HealthFile(store.root)
+        show = _shower(view, runs, settings, num_workers=devices.num_workers)
+
+        def on_change() -> None:
+            show()
+            health.note(_health(controller, runs, tracker))
+
         controller = Controller(
             {run.record.name: (run, plan.opening) for run, plan in zip(runs, plans, strict=True)},
             _executor(settings, store, model_dir=model_dir, device=devices.kind),
@@ -127,17 +147,28 @@ def _run(config: SweepConfig, store: TrialStore, console: Console) -> SweepOutco
             budget=settings.budget,
             lanes=1 if lanes == "auto" else int(lanes),
             drain=drain,
-            on_change=_shower(view, runs, settings, num_workers=devices.num_workers),
+            on_change=on_change,
+            watchdog=Watchdog(settings.executor),
         )
+        is_done = False
         try:
             controller.run()
+            is_done = not drain
+        except SweeperError as error:
+            with suppress(DiskFull):
+                health.note(replace(_health(controller, runs, tracker), ended=str(error)))
+            raise
         finally:
-            _close(tracker, _CLOSE_DRAINED_S if drain else _CLOSE_S, view)
+            missed = _close(tracker, _CLOSE_S if is_done else _CLOSE_DRAINED_S)
+        given_up = {run.record.name: run.closed for run in runs if run.closed}
+        health.note(replace(_health(controller, runs, tracker), tracker=missed))
+        for line in read_health(store.root).lines():
+            view.log(line)
         if controller.stop_reason:
             view.log(f"Stopped: {controller.stop_reason}")
     if drain:
         console.print(f"Stopped by {drain.reason}: everything is saved, the same command goes on.")
-    return SweepOutcome(_report(store, config), store.root, stopped_by=drain.reason)
+    return SweepOutcome(_report(store, config), store.root, stopped_by=drain.reason, given_up=given_up)
 
 
 def _plan(config: SweepConfig, store: TrialStore, console: Console) -> tuple[list[StudyPlan], Path]:
@@ -204,6 +235,8 @@ def _study_run(
         seed=settings.seed,
         num_trials=settings.budget.trials,
         max_retries=settings.executor.max_retries,
+        retry_s=settings.executor.retry_s,
+        give_up=settings.executor.give_up,
     )
     run.show_all()
     return run
@@ -245,10 +278,17 @@ def _tracker(settings: SweepSettings, store: TrialStore) -> Tracker:
     return make_tracker(settings.tracker, outputs=Path(settings.outputs), sweep=store.root.name, tags=tags)
 
 
-def _close(tracker: Tracker, timeout_s: float, view: LiveView) -> None:
+def _health(controller: Controller, runs: Sequence[StudyRun], tracker: Tracker) -> Health:
+    devices = {str(index): why for index, why in controller.taken_out.items()}
+    closed = {run.record.name: run.closed for run in runs if run.closed}
+    return Health(devices=devices, studies=closed, tracker=tracker.problem)
+
+
+def _close(tracker: Tracker, timeout_s: float) -> str:
+    """Let the tracker send what is left; return what it could not."""
     missed = tracker.close(timeout_s).get("missed")
-    if missed:
-        view.log(f"{missed} trial(s) are not up to date in the tracker; the next run sends them again")
+    why = f" ({tracker.problem})" if tracker.problem else ""
+    return f"{missed} trial(s) are not up to date{why}; the next run sends them again" if missed else ""
 
 
 def _report(store: TrialStore, config: SweepConfig) -> Mapping[str, Any]:

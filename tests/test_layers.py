@@ -19,6 +19,7 @@ LAYERS = {
     "failures": 0,
     "hopeless": 1,
     "disk": 1,
+    "health": 1,
     "store": 1,
     "ledger": 1,
     "provenance": 1,

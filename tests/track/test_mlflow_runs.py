@@ -147,7 +147,7 @@ def test_an_infeasible_trial_is_shown_as_failed_with_its_cause(place):
     failure = Failure(kind=FailureKind.OUT_OF_MEMORY, message="out of memory")
     place.connect().show(study(), trial(chunks=1, state=TrialState.INFEASIBLE, failure=failure), ())
     run = place.runs()[0]
-    assert (run.info.status, run.data.tags["state"], run.data.tags["failure"]) == (
+    assert (run.info.status, run.data.tags["state"], run.data.tags["sweeper.failure.kind"]) == (
         "FAILED",
         "infeasible",
         "out_of_memory",
