@@ -13,12 +13,13 @@ class Stopwatch:
     """Measures a study from its first admission to its last trial's end.
 
     Args:
-        past_device_s: Device seconds of earlier sessions.
         clock: The present time.
     """
 
-    def __init__(self, past_device_s: float, clock: Clock) -> None:
-        self._past_device_s, self._clock = past_device_s, clock
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.past_device_s = 0.0
+        """Device seconds of earlier sessions."""
         self._begun_at: datetime | None = None
         self._ended_at: datetime | None = None
 
@@ -37,7 +38,7 @@ class Stopwatch:
             num_workers: Workers that earlier sessions are taken to have had.
             is_running: Whether a trial has not ended yet.
         """
-        past_s = self._past_device_s / num_workers
+        past_s = self.past_device_s / num_workers
         if self._begun_at is None:
             return past_s
         end = self._clock() if is_running or self._ended_at is None else self._ended_at

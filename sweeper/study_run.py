@@ -88,8 +88,9 @@ class StudyRun(TrialBook):
         self._shut = self._hopeless = ""
         self._fatal: SweeperError | None = None
         self._waiting = WaitingTrials(timer)
+        self._stopwatch = Stopwatch(clock)
         self._reopen(reference)
-        self._stopwatch = Stopwatch(sum(trial.cost.device_s for trial in self.trials.values()), clock)
+        self._stopwatch.past_device_s = sum(trial.cost.device_s for trial in self.trials.values())
 
     def wall_s(self, num_workers: int) -> float:
         """Return the seconds in which the study was under way (see `Stopwatch.wall_s`)."""
