@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from sweeper.errors import DiskFull, StorageDown, WorkerError
@@ -133,7 +135,7 @@ def test_a_retry_waits_and_waits_longer_each_time(bench):
     bench.worker = {"fails": fails}
     bench.max_retries = 3
     bench.run()
-    waits = [later - earlier for earlier, later in zip(began, began[1:], strict=False)]
+    waits = [later - earlier for earlier, later in itertools.pairwise(began)]
     assert waits[0] >= 5.0
     assert waits[1] >= 10.0
     assert bench.trials()[1].state is COMPLETE
