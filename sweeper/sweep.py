@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,13 +23,12 @@ from sweeper.disk import check_space
 from sweeper.errors import DiskFull, SweeperError, SweepMismatch
 from sweeper.execute import choose_devices, make_executor
 from sweeper.execute.base import Executor, WorkerSetup
-from sweeper.health import Health, HealthFile, read_health
 from sweeper.identity import check_identity, settings_to_keep, sweep_name
 from sweeper.ledger import Ledger
 from sweeper.lock import hold
 from sweeper.logs import log_to
+from sweeper.onlooker import Onlooker
 from sweeper.plan import StudyPlan, plan_model, plan_study, reference_recipe
-from sweeper.progress import study_progress
 from sweeper.provenance import collect
 from sweeper.saved import find_sweep, progress_from_disk
 from sweeper.settings import SweepSettings
@@ -133,13 +132,7 @@ def _run(config: SweepConfig, store: TrialStore, console: Console) -> SweepOutco
         lanes = settings.executor.lanes
         how_many = "as many lanes as turn out fastest" if lanes == "auto" else f"{lanes} lanes each"
         view.log(f"Training on {devices.note}, {how_many}.")
-        health = HealthFile(store.root)
-        show = _shower(view, runs, settings, num_workers=devices.num_workers)
-
-        def on_change() -> None:
-            show()
-            health.note(_health(controller, runs, tracker))
-
+        onlooker = Onlooker(view, runs, settings, num_workers=devices.num_workers, tracker=tracker, root=store.root)
         controller = Controller(
             {run.record.name: (run, plan.opening) for run, plan in zip(runs, plans, strict=True)},
             _executor(settings, store, model_dir=model_dir, device=devices.kind),
@@ -147,28 +140,25 @@ def _run(config: SweepConfig, store: TrialStore, console: Console) -> SweepOutco
             budget=settings.budget,
             lanes=1 if lanes == "auto" else int(lanes),
             drain=drain,
-            on_change=on_change,
+            on_change=onlooker,
             watchdog=Watchdog(settings.executor),
         )
-        is_done = False
+        onlooker.taken_out = controller.taken_out
+        error = ""
         try:
             controller.run()
-            is_done = not drain
-        except SweeperError as error:
-            with suppress(DiskFull):
-                health.note(replace(_health(controller, runs, tracker), ended=str(error)))
+        except SweeperError as ended:
+            error = str(ended)
             raise
         finally:
-            missed = _close(tracker, _CLOSE_S if is_done else _CLOSE_DRAINED_S)
-        given_up = {run.record.name: run.closed for run in runs if run.closed}
-        health.note(replace(_health(controller, runs, tracker), tracker=missed))
-        for line in read_health(store.root).lines():
-            view.log(line)
+            missed = _close(tracker, _CLOSE_DRAINED_S if drain or error else _CLOSE_S)
+            with suppress(DiskFull):
+                onlooker.note_end(tracker=missed, error=error)
         if controller.stop_reason:
             view.log(f"Stopped: {controller.stop_reason}")
     if drain:
         console.print(f"Stopped by {drain.reason}: everything is saved, the same command goes on.")
-    return SweepOutcome(_report(store, config), store.root, stopped_by=drain.reason, given_up=given_up)
+    return SweepOutcome(_report(store, config), store.root, stopped_by=drain.reason, given_up=onlooker.given_up)
 
 
 def _plan(config: SweepConfig, store: TrialStore, console: Console) -> tuple[list[StudyPlan], Path]:
@@ -253,35 +243,9 @@ def _executor(settings: SweepSettings, store: TrialStore, *, model_dir: Path, de
     return make_executor(settings.executor, partial(make_worker, setup), logs=store.root / "logs")
 
 
-def _shower(
-    view: LiveView, runs: Sequence[StudyRun], settings: SweepSettings, *, num_workers: int
-) -> Callable[[], None]:
-    """Return what the controller calls to show how things are."""
-    budget = settings.budget.trials
-    default = settings.search.recipes[0].name if settings.search.recipes else ""
-
-    def show() -> None:
-        view.update(
-            [
-                study_progress(
-                    run.record, run.trials.values(), budget=budget, wall_s=run.wall_s(num_workers), default=default
-                )
-                for run in runs
-            ]
-        )
-
-    return show
-
-
 def _tracker(settings: SweepSettings, store: TrialStore) -> Tracker:
     tags = _tags(store.read_sweep()["provenance"])
     return make_tracker(settings.tracker, outputs=Path(settings.outputs), sweep=store.root.name, tags=tags)
-
-
-def _health(controller: Controller, runs: Sequence[StudyRun], tracker: Tracker) -> Health:
-    devices = {str(index): why for index, why in controller.taken_out.items()}
-    closed = {run.record.name: run.closed for run in runs if run.closed}
-    return Health(devices=devices, studies=closed, tracker=tracker.problem)
 
 
 def _close(tracker: Tracker, timeout_s: float) -> str:
