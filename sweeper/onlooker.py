@@ -1,4 +1,4 @@
-"""Shows a running sweep after every change, and notes what goes wrong around it. Made by `sweep`, called by `controller`."""
+"""Shows a running sweep after every change, and notes what goes wrong around it; `sweep` makes one."""
 
 from __future__ import annotations
 
