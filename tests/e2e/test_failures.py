@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from typer.testing import CliRunner
 
 import sweeper.cli
 from sweeper.errors import DiskFull, StorageDown
 from sweeper.store import TrialStore
+from sweeper.tasks.text_classification import Task
 from sweeper.types import FailureKind, TrialState
 
 STUDY = "tiny-tinybert-lora"
@@ -15,25 +18,31 @@ pytestmark = pytest.mark.slow
 
 
 def invoke(*arguments):
-    result = CliRunner().invoke(sweeper.cli.app, arguments)
+    result = CliRunner().invoke(sweeper.cli.app, arguments, catch_exceptions=False)
     return result.exit_code, " ".join(result.output.split())
 
 
-def test_a_sweep_in_which_everything_fails_stops_early_says_why_and_fails(tiny, tmp_path):
-    hopeless = [*tiny, "train.learning_rate=1e30", "train.warmup_ratio=0", "budget.trials=30", "executor.give_up=4"]
+def test_a_task_with_a_bug_ends_the_sweep_early_with_the_cause_and_an_exit_code(tiny, tmp_path, monkeypatch):
+    def row_loss(*_):
+        raise ValueError("labels and logits differ in shape")
+
+    monkeypatch.setattr(Task, "row_loss", row_loss)
+    hopeless = [*tiny, "executor.retry_s=0", "budget.trials=30", "executor.give_up=4"]
     code, _ = invoke("run", *hopeless)
     assert code == 3
     store = TrialStore(tmp_path / "outputs" / "tiny")
     trials = store.trials(STUDY)
     assert len(trials) < 30
-    assert {trial.state for trial in trials} == {TrialState.INFEASIBLE}
-    assert {trial.failure.kind for trial in trials} <= {FailureKind.NON_FINITE, FailureKind.EXPLODED}
-    reason = "came to nothing"
-    assert reason in (store.root / "report.md").read_text()
+    assert {(trial.state, trial.failure.kind) for trial in trials} == {(TrialState.FAILED, FailureKind.ERROR)}
+    assert "in row_loss" in trials[0].failure.traceback
+    report = (store.root / "report.md").read_text()
+    assert "was given up: all of its first" in report
+    assert "error: ValueError: labels and logits differ in shape" in report
     code, shown = invoke("status", "tiny", "--outputs", str(tmp_path / "outputs"))
     assert code == 0
     assert f"{STUDY} was given up: all of its first" in shown
-    assert "lower the upper end of train.learning_rate" in shown
+    assert re.search(r"tiny: \d failed \(error\)", shown)
+    assert "Read the traceback" in shown
     assert invoke("run", *hopeless)[0] == 3
     assert len(store.trials(STUDY)) == len(trials)
 
