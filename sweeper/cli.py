@@ -44,13 +44,14 @@ def run(
 ) -> None:
     """Run a sweep; the same command again goes on with it.
 
-    Exit code 0: it is done, or may not run now (window, budget); 2: an error; 130 or 143: stopped by Ctrl-C or SIGTERM.
+    Exit code 0: it is done, or may not run now (window, budget); 2: an error; 3: nothing was found; 4: the disk is
+    full; 5: the database of studies is down; 130 or 143: stopped by Ctrl-C or SIGTERM.
     """
     from sweeper.sweep import run_sweep
 
     outcome = run_sweep([*(overrides or []), *(["budget.wait=true"] if wait else [])], config_dir=config_dir)
-    if outcome.stopped_by:
-        raise typer.Exit(128 + signal.Signals[outcome.stopped_by])
+    if outcome.exit_code:
+        raise typer.Exit(outcome.exit_code)
 
 
 @app.command()
@@ -59,6 +60,7 @@ def status(
     outputs: Outputs = Path("outputs"),
 ) -> None:
     """Show how far a sweep is, from disk."""
+    from sweeper.failure_view import failure_view
     from sweeper.saved import find_sweep, progress_from_disk
     from sweeper.sessions import SessionLog
     from sweeper.settings import BudgetSettings
@@ -73,6 +75,9 @@ def status(
     console.print(progress_table(progress_from_disk(store, budget=budget.trials)))
     for session in SessionLog(store.root).read()[-1:]:
         console.print(Text(session_line(session, budget)), soft_wrap=True)
+    failures = failure_view(store)
+    if failures is not None:
+        console.print(failures)
 
 
 @app.command()
@@ -121,7 +126,7 @@ def main() -> None:
         app()
     except SweeperError as error:
         Console(stderr=True).print(Text.assemble(("Error: ", "bold red"), str(error)), soft_wrap=True)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
 

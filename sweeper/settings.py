@@ -214,6 +214,20 @@ class ExecutorSettings:
     device: str = key("auto", "auto (CUDA if there is any), cpu or cuda.")
     threads: int = key(1, "CPU threads of a worker.")
     max_retries: int = key(2, "Retries of a trial after a cause outside its setting.")
+    retry_s: float = key(
+        5.0, "Seconds before a trial's first retry; doubled at every further one, longer if the host lacked memory."
+    )
+    give_up: int = key(
+        8, "Finished trials after which a study is given up if all came to nothing for one cause; 0 for never."
+    )
+    hang_factor: float = key(
+        10.0, "A worker that takes so many times as long as its longest chunk (by lane) hangs, and is killed."
+    )
+    hang_floor_s: float = key(120.0, "Seconds before which no worker is taken for hung.")
+    first_reply_s: float = key(
+        3600.0, "Seconds that a worker has for its start, for the opening of a study, and for the first chunk after it."
+    )
+    min_free_mb: int = key(100, "Free disk space, in MB, without which no sweep starts; 0 for no check.")
     drain_s: float = key(10.0, "Seconds that a stopping sweep waits for running chunks.")
 
 

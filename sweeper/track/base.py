@@ -29,6 +29,11 @@ class Tracker(Protocol):
         """
         ...
 
+    @property
+    def problem(self) -> str:
+        """Why the view is behind; empty if it is not, or only for a moment."""
+        ...
+
     def close(self, timeout_s: float) -> Mapping[str, int]:
         """Send what is outstanding.
 
@@ -46,6 +51,11 @@ class NullTracker:
 
     def show(self, study: StudyRecord, trial: TrialRecord, files: Sequence[Path] = ()) -> None:
         """Do nothing."""
+
+    @property
+    def problem(self) -> str:
+        """Nothing is behind."""
+        return ""
 
     def close(self, timeout_s: float) -> Mapping[str, int]:  # noqa: ARG002  the protocol's name
         """Do nothing."""

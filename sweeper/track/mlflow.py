@@ -6,6 +6,7 @@ and `server.serve` call this; `mlflow_runs` does the writing.
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Mapping
@@ -60,6 +61,8 @@ def set_environment() -> None:
     """Give mlflow our defaults where the user has none; to be called before the first import of mlflow."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # It prints the traceback of every failing query, all night long; what failed is raised as well, and told once.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     # mlflow 3.17 with SQLAlchemy 2.1; nothing a user of ours can do about it.
     warnings.filterwarnings("ignore", message="The ``noload`` loader strategy is deprecated", module=r"mlflow\.")
 
