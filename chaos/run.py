@@ -1,0 +1,129 @@
+"""Kill sweeps and count what was lost. `make chaos` runs the long form, `make chaos-short` what a change must pass.
+
+    python chaos/run.py                  at least 200 kills, under 20 minutes on two idle cores
+    python chaos/run.py --short          one sweep, under two minutes
+    python chaos/run.py --seed 7         other moments; a run that fails prints its seed and keeps its folder
+    python chaos/run.py --kills 20
+
+The long form appends a row for each sweep to chaos/results/chaos.jsonl and writes the table chaos/results/chaos.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # run as a script, from any folder
+
+from chaos.checks import LOSS_TOLERANCE, check_all  # noqa: E402  after the path is set
+from chaos.driver import ChaosError, Driver, Plan  # noqa: E402
+from chaos.events import EVENTS  # noqa: E402
+from chaos.report import Report  # noqa: E402
+from chaos.session import survivors  # noqa: E402
+from chaos.undisturbed import Undisturbed  # noqa: E402
+from chaos.workload import Workload  # noqa: E402
+
+_DISK_MB = 48
+
+
+def main() -> None:
+    """Run sweep after sweep until there were enough kills; end with 1 if anything was lost."""
+    asked = _parse()
+    folder = Path(tempfile.mkdtemp(prefix="sweeper-chaos-"))
+    report = Report(asked.seed)
+    undisturbed: Undisturbed | None = None
+    number = 0
+    while report.kills < asked.kills:
+        sweep = folder / f"sweep-{number}"
+        workload = _workload(folder, sweep, asked, number)
+        undisturbed = undisturbed or Undisturbed(workload.overrides)
+        row = _one(workload, sweep, asked, undisturbed=undisturbed, number=number)
+        report.add(row)
+        sys.stdout.write(report.line(row) + "\n")
+        sys.stdout.flush()
+        if row["complaints"]:
+            sys.stdout.write("\n".join(row["complaints"]) + f"\nseed {asked.seed}, kept in {sweep}\n")
+            sys.exit(1)
+        shutil.rmtree(sweep, ignore_errors=True)
+        number += 1
+    shutil.rmtree(folder, ignore_errors=True)
+    sys.stdout.write(report.table(LOSS_TOLERANCE) + "\n")
+    if not asked.short:
+        report.write(ROOT / "chaos" / "results", LOSS_TOLERANCE)
+
+
+def _workload(folder: Path, sweep: Path, asked: argparse.Namespace, number: int) -> Workload:
+    sweep.mkdir(parents=True)
+    inputs = Workload.write_inputs(folder / "inputs")
+    trials = 12 if asked.short else asked.trials
+    return Workload(inputs=inputs, outputs=sweep / "outputs", trials=trials, workers=1 + number % 2, seed=asked.seed + number)
+
+
+def _one(
+    workload: Workload, sweep: Path, asked: argparse.Namespace, *, undisturbed: Undisturbed, number: int
+) -> dict[str, Any]:
+    begin = time.monotonic()
+    mark = f"{os.getpid()}-{number}"
+    with _small_disk(workload.outputs) as has_disk:
+        kinds = [kind for kind in EVENTS if kind != "fill_disk" or has_disk]
+        quota = asked.kills if asked.short else asked.kills_per_sweep
+        driver = Driver(workload, Plan(seed=asked.seed + number, kills=quota, kinds=kinds), sweep, mark)
+        complaints: list[str] = []
+        row: dict[str, Any] = {"seed": asked.seed + number, "trials": workload.trials, "workers": workload.workers}
+        try:
+            driver.run()
+            row["reconcile"] = driver.reconcile().splitlines()[-1:]
+            found = check_all(
+                workload.outputs, trials=workload.trials, seen=driver.seen, spent_s=driver.spent_s, undisturbed=undisturbed
+            )
+        except (ChaosError, subprocess.SubprocessError) as error:
+            complaints = [str(error)]
+            survivors(mark, 0.0)
+        else:
+            found.zombies = driver.zombies
+            complaints = found.complaints
+            row |= {"lost": len(found.lost), "repeated": len(found.repeated), "zombie": len(found.zombies)}
+            row |= {"max_loss_difference": found.max_loss_difference, "compared": found.num_compared}
+        if complaints and has_disk:
+            shutil.copytree(workload.outputs, sweep / "kept", ignore_dangling_symlinks=True)
+    row |= {"events": dict(driver.events), "kills": driver.kills, "sessions": driver.sessions, "exits": dict(driver.exits)}
+    return {**row, "elapsed_s": round(time.monotonic() - begin, 1), "complaints": complaints}
+
+
+@contextlib.contextmanager
+def _small_disk(folder: Path) -> Iterator[bool]:
+    """Put a small file system at a folder, as far as we may; tell whether it is one."""
+    folder.mkdir(parents=True)
+    options = ["-t", "tmpfs", "-o", f"size={_DISK_MB}m", "tmpfs"]
+    mounted = os.geteuid() == 0 and subprocess.run(["mount", *options, str(folder)], check=False).returncode == 0  # noqa: S603, S607
+    try:
+        yield mounted
+    finally:
+        if mounted:
+            subprocess.run(["umount", "--lazy", str(folder)], check=False)  # noqa: S603, S607
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Kill sweeps and count what was lost.")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kills", type=int, default=0, help="stop after so many (200; 4 in the short form)")
+    parser.add_argument("--trials", type=int, default=40, help="trials of a sweep")
+    parser.add_argument("--kills-per-sweep", type=int, default=20)
+    parser.add_argument("--short", action="store_true", help="one small sweep, nothing is recorded")
+    asked = parser.parse_args()
+    asked.kills = asked.kills or (4 if asked.short else 200)
+    return asked
+
+
+if __name__ == "__main__":
+    main()
