@@ -50,7 +50,13 @@ class Findings:
     @property
     def complaints(self) -> list[str]:
         """Everything that is wrong, as text."""
-        return [*self.lost, *self.repeated, *self.differing, *self.broken, *(f"process {n} lives" for n in self.zombies)]
+        return [
+            *self.lost,
+            *self.repeated,
+            *self.differing,
+            *self.broken,
+            *(f"process {n} lives" for n in self.zombies),
+        ]
 
 
 def check_all(
@@ -127,7 +133,11 @@ def _optuna(store: TrialStore) -> list[tuple[int, str, float | None]]:
         storage.engine.dispose()
     infeasible = {t.number for t in trials if any(v > 0 for v in t.constraints.values())}
     return [
-        (t.number, f"{t.state.name}{' infeasible' * (t.number in infeasible)}", None if t.number in infeasible else t.value)
+        (
+            t.number,
+            f"{t.state.name}{' infeasible' * (t.number in infeasible)}",
+            None if t.number in infeasible else t.value,
+        )
         for t in trials
     ]
 
@@ -186,4 +196,6 @@ def _retrain(found: Findings, records: Mapping[int, TrialRecord], undisturbed: U
         found.max_loss_difference = max(found.max_loss_difference, difference)
         found.num_compared += 1
         if not difference <= LOSS_TOLERANCE:
-            found.differing.append(f"trial {record.spec.number}: losses differ by {difference:.2g} from undisturbed ones")
+            found.differing.append(
+                f"trial {record.spec.number}: losses differ by {difference:.2g} from undisturbed ones"
+            )

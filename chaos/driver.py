@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 import subprocess
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -104,7 +103,12 @@ class Driver:
         """Repair the views; return what was said."""
         command = ["reconcile", SWEEP, "--outputs", str(self.workload.outputs)]
         done = subprocess.run(  # noqa: S603  our own module, no shell
-            [*_interpreter(), *command], cwd=self.folder, env=_environment(self.mark), capture_output=True, text=True, check=False
+            [*_interpreter(), *command],
+            cwd=self.folder,
+            env=_environment(self.mark),
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode:
             raise ChaosError(f"reconcile ended with {done.returncode}: {done.stdout}{done.stderr}")
@@ -137,7 +141,7 @@ class Driver:
 
     def _strike(self, session: Session) -> str:
         kind = self._draw.choices(self.plan.kinds, [_WEIGHTS[kind] for kind in self.plan.kinds])[0]
-        if self._draw.random() < 0.4:  # noqa: PLR2004  two fifths at any moment, the others once there is work to lose
+        if self._draw.random() < 0.4:
             is_alive = session.wait(self._draw.uniform(0.0, _START_S))
         else:
             session.wait(_STALL_S, until_trained=True)
@@ -160,7 +164,7 @@ class Driver:
         except StoreError as error:
             raise ChaosError(str(error)) from error
         for record in records:
-            if record.state.is_finished and record.spec.number < 9000:  # noqa: PLR2004  references are beside the search
+            if record.state.is_finished and record.spec.number < 9000:
                 self.seen.setdefault(record.spec.number, record)
 
 

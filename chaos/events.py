@@ -57,7 +57,7 @@ def interrupt(session: Session, draw: random.Random) -> None:
     """Press Ctrl-C: the whole process group hears it; now and then a second time."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(session.pid, signal.SIGINT)
-        if draw.random() < 0.3:  # noqa: PLR2004  impatient people
+        if draw.random() < 0.3:
             session.wait(draw.uniform(0.0, 0.5))
             os.killpg(session.pid, signal.SIGINT)
 
@@ -76,7 +76,7 @@ def take_mlflow_away(session: Session, draw: random.Random) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.replace(database, aside)
         session.wait(draw.uniform(0.2, 2.0))
-        if draw.random() < 0.5:  # noqa: PLR2004  a coin
+        if draw.random() < 0.5:
             os.replace(aside, database)
 
 

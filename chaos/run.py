@@ -66,7 +66,9 @@ def _workload(folder: Path, sweep: Path, asked: argparse.Namespace, number: int)
     sweep.mkdir(parents=True)
     inputs = Workload.write_inputs(folder / "inputs")
     trials = 12 if asked.short else asked.trials
-    return Workload(inputs=inputs, outputs=sweep / "outputs", trials=trials, workers=1 + number % 2, seed=asked.seed + number)
+    return Workload(
+        inputs=inputs, outputs=sweep / "outputs", trials=trials, workers=1 + number % 2, seed=asked.seed + number
+    )
 
 
 def _one(
@@ -84,7 +86,11 @@ def _one(
             driver.run()
             row["reconcile"] = driver.reconcile().splitlines()[-1:]
             found = check_all(
-                workload.outputs, trials=workload.trials, seen=driver.seen, spent_s=driver.spent_s, undisturbed=undisturbed
+                workload.outputs,
+                trials=workload.trials,
+                seen=driver.seen,
+                spent_s=driver.spent_s,
+                undisturbed=undisturbed,
             )
         except (ChaosError, subprocess.SubprocessError) as error:
             complaints = [str(error)]
@@ -96,7 +102,12 @@ def _one(
             row |= {"max_loss_difference": found.max_loss_difference, "compared": found.num_compared}
         if complaints and has_disk:
             shutil.copytree(workload.outputs, sweep / "kept", ignore_dangling_symlinks=True)
-    row |= {"events": dict(driver.events), "kills": driver.kills, "sessions": driver.sessions, "exits": dict(driver.exits)}
+    row |= {
+        "events": dict(driver.events),
+        "kills": driver.kills,
+        "sessions": driver.sessions,
+        "exits": dict(driver.exits),
+    }
     return {**row, "elapsed_s": round(time.monotonic() - begin, 1), "complaints": complaints}
 
 

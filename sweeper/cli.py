@@ -1,17 +1,21 @@
-"""The command line: run, status, config, reproduce, ui. Every error of ours is one readable paragraph."""
+"""The command line: run, status, config, reproduce, reconcile, ui. Every error of ours is one readable paragraph."""
 
 from __future__ import annotations
 
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
 from sweeper.errors import SweeperError
+
+if TYPE_CHECKING:
+    from sweeper.settings import SweepSettings
+    from sweeper.store import TrialStore
 
 __all__ = ["app", "main"]
 
@@ -88,6 +92,26 @@ def reproduce(
 
 
 @app.command()
+def reconcile(
+    sweep: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Name of the sweep, the latest if empty; or the overrides it is run with.", show_default=False
+        ),
+    ] = None,
+    outputs: Outputs = Path("outputs"),
+    config_dir: ConfigDir = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what differs; exit code 1 if anything.")] = False,
+) -> None:
+    """Compare store, Optuna and MLflow trial by trial, and repair the two views from the store."""
+    from sweeper.reconcile import reconcile_sweep
+
+    store, settings = _named_sweep(sweep or [], outputs=outputs, config_dir=config_dir)
+    if not reconcile_sweep(store, console=Console(), dry_run=dry_run, settings=settings):
+        raise typer.Exit(1)
+
+
+@app.command()
 def ui(overrides: Overrides = None) -> None:
     """Open the tracker's pages: curves, comparison and adapters of all trials."""
     from sweeper.config import compose
@@ -109,6 +133,23 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+
+
+def _named_sweep(
+    words: list[str], *, outputs: Path, config_dir: Path | None
+) -> tuple[TrialStore, SweepSettings | None]:
+    """Return the sweep that a name, or overrides, mean; with its settings in the latter case."""
+    from sweeper.saved import find_sweep
+
+    if not any("=" in word for word in words):
+        return find_sweep(words[0] if words else "", outputs), None
+    from sweeper.config import compose
+    from sweeper.identity import check_identity, sweep_name
+
+    settings = compose(words, config_dir=config_dir).settings
+    store = find_sweep(sweep_name(settings), Path(settings.outputs))
+    check_identity(store, settings)
+    return store, settings
 
 
 def _key_lines() -> list[str]:

@@ -155,9 +155,10 @@ class Controller:
 
     def _absorb(self, post: _Post, study: StudyRun, report: ChunkReport) -> None:
         post.num_losses = 0
+        # The account comes first: after a kill in between it may say too much, never less than the trials' costs.
+        self._ledger.charge(sum(report.costs.values(), Cost()))
         post.evict = study.absorb(report)
         post.lanes -= {*post.evict, *report.failures, *report.adapters}
-        self._ledger.charge(sum(report.costs.values(), Cost()))
         self._send_chunk(post, study)
 
     def _send_chunk(self, post: _Post, study: StudyRun) -> None:

@@ -33,7 +33,7 @@ from typing import Any, TypeVar, cast
 from sweeper.errors import StoreError
 from sweeper.types import StudyRecord, TrialRecord
 
-__all__ = ["SCHEMA_VERSION", "TrialStore", "from_jsonable", "to_jsonable", "write_atomic"]
+__all__ = ["SCHEMA_VERSION", "TrialStore", "from_jsonable", "to_jsonable", "trial_from_bytes", "write_atomic"]
 
 SCHEMA_VERSION = 1
 T = TypeVar("T")
@@ -176,6 +176,21 @@ def write_atomic(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(aside, path)
+
+
+def trial_from_bytes(content: bytes) -> TrialRecord:
+    """Return the trial of a copy of ``trial.json``, e.g. a tracker's.
+
+    Raises:
+        StoreError: The copy is damaged or of another schema version.
+    """
+    try:
+        fields = json.loads(content)
+        if fields.pop("schema_version") != SCHEMA_VERSION:
+            raise StoreError(f"the copy of trial.json is not of schema version {SCHEMA_VERSION}")
+        return cast("TrialRecord", from_jsonable(TrialRecord, fields))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StoreError(f"the copy of trial.json is damaged ({error!r})") from error
 
 
 def to_jsonable(value: Any) -> Any:

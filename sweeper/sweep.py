@@ -42,7 +42,18 @@ from sweeper.view import LiveView, fetch_progress, final_view
 if TYPE_CHECKING:
     from sweeper.search.study import Search
 
-__all__ = ["SweepOutcome", "find_sweep", "progress_from_disk", "run_sweep", "show_final", "sweep_name"]
+__all__ = [
+    "SweepOutcome",
+    "find_sweep",
+    "open_search",
+    "open_study_run",
+    "open_tracker",
+    "progress_from_disk",
+    "run_sweep",
+    "show_final",
+    "storage_url",
+    "sweep_name",
+]
 
 _CLOSE_S = 60.0
 _CLOSE_DRAINED_S = 5.0
@@ -109,11 +120,11 @@ def _run(config: SweepConfig, store: TrialStore, console: Console) -> SweepOutco
     plans, model_dir = _plan(config, store, console)
     with ExitStack() as stack:
         drain = stack.enter_context(drain_on_signals(settings.executor.drain_s))
-        searches = [stack.enter_context(_open_search(plan.record, config, store)) for plan in plans]
+        searches = [stack.enter_context(open_search(plan.record, config, store)) for plan in plans]
         _record(store, settings, plans)
-        tracker = _tracker(settings, store)
+        tracker = open_tracker(settings, store)
         runs = [
-            _study_run(plan.record, search, settings, store=store, tracker=tracker, reference=reference)
+            open_study_run(plan.record, search, settings, store=store, tracker=tracker, reference=reference)
             for plan, search in zip(plans, searches, strict=True)
         ]
         view = stack.enter_context(LiveView(console))
@@ -169,7 +180,8 @@ def _record(store: TrialStore, settings: SweepSettings, plans: Sequence[StudyPla
             store.write_study(plan.record)
 
 
-def _open_search(record: StudyRecord, config: SweepConfig, store: TrialStore) -> Search:
+def open_search(record: StudyRecord, config: SweepConfig, store: TrialStore) -> Search:
+    """Open the search of a study, or begin it."""
     from sweeper.search.study import Search
 
     settings = config.settings
@@ -178,14 +190,19 @@ def _open_search(record: StudyRecord, config: SweepConfig, store: TrialStore) ->
         config.space,
         settings.search,
         direction=record.direction,
-        storage_url=settings.search.storage or f"sqlite:///{store.root / 'optuna.db'}",
+        storage_url=storage_url(settings, store),
         seed=settings.seed,
         rungs=record.rungs,
         fixed=fixed_values(settings),
     )
 
 
-def _study_run(
+def storage_url(settings: SweepSettings, store: TrialStore) -> str:
+    """Return the address of the database of studies."""
+    return settings.search.storage or f"sqlite:///{store.root / 'optuna.db'}"
+
+
+def open_study_run(
     record: StudyRecord,
     search: Search,
     settings: SweepSettings,
@@ -194,6 +211,7 @@ def _study_run(
     tracker: Tracker,
     reference: tuple[str, Mapping[str, ParamValue]] | None,
 ) -> StudyRun:
+    """Take up a study: search and tracker are brought in line with the store."""
     run = StudyRun(
         record,
         search=search,
@@ -240,7 +258,8 @@ def _shower(
     return show
 
 
-def _tracker(settings: SweepSettings, store: TrialStore) -> Tracker:
+def open_tracker(settings: SweepSettings, store: TrialStore) -> Tracker:
+    """Return the tracker of the settings, with the sweep's tags."""
     tags = _tags(store.read_sweep()["provenance"])
     return make_tracker(settings.tracker, outputs=Path(settings.outputs), sweep=store.root.name, tags=tags)
 

@@ -22,6 +22,7 @@ LAYERS = {
     "checks": 1,
     "config": 1,
     "fetch": 1,
+    "damage": 1,
     "search": 2,
     "execute": 2,
     "data": 2,
