@@ -26,7 +26,9 @@ __all__ = ["ChaosError", "Driver", "Plan"]
 
 _START_S = 5.0
 """A controller needs about that long to its first chunk."""
-_STALL_S = 90.0
+_AT_ANY_MOMENT = 0.55
+"""Share of strokes that do not wait until there is work to lose."""
+_STALL_S = 120.0
 _END_S = 40.0
 _WEIGHTS = {
     "kill_controller": 6,

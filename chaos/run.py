@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import os
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -40,34 +42,49 @@ def main() -> None:
     """Run sweep after sweep until there were enough kills; end with 1 if anything was lost."""
     asked = _parse()
     folder = Path(tempfile.mkdtemp(prefix="sweeper-chaos-"))
+    Workload.write_inputs(folder / "inputs")
     report = Report(asked.seed)
-    undisturbed: Undisturbed | None = None
-    number = 0
-    while report.kills < asked.kills:
-        sweep = folder / f"sweep-{number}"
-        workload = _workload(folder, sweep, asked, number)
-        undisturbed = undisturbed or Undisturbed(workload.overrides)
-        row = _one(workload, sweep, asked, undisturbed=undisturbed, number=number)
-        report.add(row)
-        sys.stdout.write(report.line(row) + "\n")
-        sys.stdout.flush()
-        if row["complaints"]:
-            sys.stdout.write("\n".join(row["complaints"]) + f"\nseed {asked.seed}, kept in {sweep}\n")
-            sys.exit(1)
-        shutil.rmtree(sweep, ignore_errors=True)
-        number += 1
-    shutil.rmtree(folder, ignore_errors=True)
+    undisturbed = Undisturbed(_workload(folder, asked, 0).overrides)
+    numbers = itertools.count()
+    with ThreadPoolExecutor(asked.jobs) as pool:
+        work = [
+            pool.submit(_sweeps, folder, asked, numbers, report=report, undisturbed=undisturbed)
+            for _ in range(asked.jobs)
+        ]
+    for each in work:
+        each.result()
     sys.stdout.write(report.table(LOSS_TOLERANCE) + "\n")
+    if any(row["complaints"] for row in report.rows):
+        sys.stdout.write(f"seed {asked.seed}: kept in {folder}\n")
+        sys.exit(1)
+    shutil.rmtree(folder, ignore_errors=True)
     if not asked.short:
         report.write(ROOT / "chaos" / "results", LOSS_TOLERANCE)
 
 
-def _workload(folder: Path, sweep: Path, asked: argparse.Namespace, number: int) -> Workload:
-    sweep.mkdir(parents=True)
-    inputs = Workload.write_inputs(folder / "inputs")
+def _sweeps(
+    folder: Path, asked: argparse.Namespace, numbers: Iterator[int], *, report: Report, undisturbed: Undisturbed
+) -> None:
+    """Run sweeps, one after the other, until there were enough kills or one lost something."""
+    while report.kills < asked.kills and not any(row["complaints"] for row in report.rows):
+        number = next(numbers)
+        sweep = folder / f"sweep-{number}"
+        row = _one(_workload(folder, asked, number), sweep, asked, undisturbed=undisturbed, number=number)
+        report.add(row)
+        sys.stdout.write("\n".join([report.line(row), *row["complaints"]]) + "\n")
+        sys.stdout.flush()
+        if not row["complaints"]:
+            shutil.rmtree(sweep, ignore_errors=True)
+
+
+def _workload(folder: Path, asked: argparse.Namespace, number: int) -> Workload:
     trials = 12 if asked.short else asked.trials
     return Workload(
-        inputs=inputs, outputs=sweep / "outputs", trials=trials, workers=1 + number % 2, seed=asked.seed + number
+        inputs=folder / "inputs",
+        outputs=folder / f"sweep-{number}" / "outputs",
+        trials=trials,
+        workers=1 + number % 2,
+        seed=asked.seed + number,
     )
 
 
@@ -128,11 +145,13 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Kill sweeps and count what was lost.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kills", type=int, default=0, help="stop after so many (200; 4 in the short form)")
-    parser.add_argument("--trials", type=int, default=40, help="trials of a sweep")
-    parser.add_argument("--kills-per-sweep", type=int, default=20)
+    parser.add_argument("--trials", type=int, default=30, help="trials of a sweep")
+    parser.add_argument("--kills-per-sweep", type=int, default=25)
+    parser.add_argument("--jobs", type=int, default=0, help="sweeps side by side (2; 1 in the short form)")
     parser.add_argument("--short", action="store_true", help="one small sweep, nothing is recorded")
     asked = parser.parse_args()
     asked.kills = asked.kills or (4 if asked.short else 200)
+    asked.jobs = asked.jobs or (1 if asked.short else 2)
     return asked
 
 
