@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from sweeper.errors import ConfigError, did_you_mean
+from sweeper.ledger import find_stop, utc_now
 from sweeper.settings import SweepSettings
 from sweeper.space import SEARCHABLE, Scale, SearchSpace, check_value
 from sweeper.types import ParamValue
@@ -31,6 +32,7 @@ _ONE_OF = {
     "executor.name": ("process", "inline"),
     "executor.device": ("auto", "cpu", "cuda"),
     "tracker.name": ("mlflow", "none"),
+    "notify.when": ("end", "failure", "never"),
 }
 """Said here as well as by those who take them, since they are asked only after everything was fetched."""
 _NOT_NEGATIVE = (
@@ -74,6 +76,7 @@ def check_settings(settings: SweepSettings, space: SearchSpace) -> None:
         if key in SEARCHABLE and key not in space.keys:
             check_value(key, value, str(value))
     _check_batches(settings, space)
+    find_stop(settings.budget, utc_now())
 
 
 def fixed_values(settings: SweepSettings) -> dict[str, ParamValue]:

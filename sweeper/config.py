@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sweeper.checks import check_settings
 from sweeper.errors import ConfigError, SpaceError, did_you_mean
-from sweeper.provenance import redact_url
+from sweeper.provenance import mask_url, redact_url
 from sweeper.settings import SettingDoc, SweepSettings, setting_docs
 from sweeper.space import SEARCHABLE, Dimension, Scale, SearchSpace
 from sweeper.types import ParamValue
@@ -31,6 +31,7 @@ from sweeper.types import ParamValue
 __all__ = ["CONFIG_DIR", "SweepConfig", "as_yaml", "compose", "parse_dimension"]
 
 CONFIG_DIR = Path(__file__).parent / "conf"
+_SECRET = "***"  # noqa: S105 - stands for one
 _MAY_BE_NULL = ("experiment", "debug")
 _ELSEWHERE = {
     "lr": "train.learning_rate",
@@ -72,8 +73,10 @@ def compose(overrides: Sequence[str], *, config_dir: Path | None = None) -> Swee
 
 
 def as_yaml(config: SweepConfig) -> str:
-    """Return the whole configuration as YAML."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config.settings))
+    """Return the whole configuration as YAML, without what only those who are told may know."""
+    shown = OmegaConf.structured(config.settings)
+    shown.notify.urls = [mask_url(url) for url in config.settings.notify.urls]
+    return OmegaConf.to_yaml(shown)
 
 
 def parse_dimension(key: str, text: str) -> Dimension:
@@ -149,7 +152,7 @@ def _check_searchable(key: str, value: str) -> None:
 def _checked(text: str) -> str:
     """Refuse what Hydra would take and sweeper would not: added and deleted keys, and Hydra's own settings."""
     override = _parse(text)
-    key, value = override.key_or_group, text.partition("=")[2]
+    key, value = override.key_or_group, _shown(text).partition("=")[2]
     if override.type is not OverrideType.CHANGE:
         rule = "keys can be changed, not added or deleted"
         raise ConfigError(text.partition("=")[0], value, rule, _near(key, setting_docs()) or f"Write {key}=value.")
@@ -163,9 +166,10 @@ def _parse(text: str) -> Override:
     try:
         return OverridesParser.create().parse_override(text)
     except HydraException as error:
-        key, _, value = text.partition("=")
+        key, _, value = _shown(text).partition("=")
+        said = "" if value == _SECRET else f" ({str(error).splitlines()[0]})"
         remedy = "Write key=value, e.g. budget.trials=40; quote values that have spaces or brackets."
-        raise ConfigError(key, value, f"this is not an override ({str(error).splitlines()[0]})", remedy) from error
+        raise ConfigError(key, value, f"this is not an override{said}", remedy) from (None if not said else error)
 
 
 def _compose(overrides: Sequence[str], config_dir: Path | None) -> DictConfig:
@@ -211,7 +215,7 @@ def _translated(error: Exception, overrides: Sequence[str], config_dir: Path | N
     while causes[-1].__cause__ is not None and isinstance(causes[-1].__cause__, Exception):
         causes.append(causes[-1].__cause__)
     said = " ".join(str(cause) for cause in causes)
-    for text in overrides:
+    for text in map(_shown, overrides):
         key, _, value = text.partition("=")
         options = _options(key, config_dir)
         if options and value == "null" and key not in _MAY_BE_NULL:
@@ -223,7 +227,7 @@ def _translated(error: Exception, overrides: Sequence[str], config_dir: Path | N
                 return ConfigError(key, value, f"there is no {key} '{wrong[0]}'", remedy)
         if not options and re.search(rf"(?<![\w.]){re.escape(key)}(?![\w.])", said):
             return _wrong_key(key, value, str(causes[-1]))
-    shown = redact_url(" ".join(overrides))
+    shown = redact_url(" ".join(map(_shown, overrides)))
     in_file = re.search(r"In '([^']+)'.*\n(.+)\n\s+full_key: (\S+)", said)
     if in_file:
         return ConfigError(in_file[3], shown, in_file[2], f"Check {in_file[1]}.yaml.")
@@ -233,7 +237,7 @@ def _translated(error: Exception, overrides: Sequence[str], config_dir: Path | N
 def _wrong_key(key: str, value: str, said: str) -> ConfigError:
     known, pattern, found = setting_docs(), _pattern(key), _documented(key)
     if found is not None:
-        rule = said.splitlines()[0].rstrip(".")
+        rule = "this value does not fit" if value == _SECRET else said.splitlines()[0].rstrip(".")
         if "not Optional" in said:
             rule = "a value is needed"
         elif any(
@@ -243,6 +247,12 @@ def _wrong_key(key: str, value: str, said: str) -> ConfigError:
         return ConfigError(key, value, rule, found.doc)
     near = _near(pattern, known).replace("<name>", key.split(".")[1] if "." in key else "<name>")
     return ConfigError(key, value, "there is no such key", near or "`sweeper config --help-keys` lists all keys.")
+
+
+def _shown(text: str) -> str:
+    """Return an override as an error message may repeat it."""
+    key = text.partition("=")[0]
+    return f"{key}={_SECRET}" if key.lstrip("+~").startswith("notify.urls") else text
 
 
 def _pattern(key: str) -> str:

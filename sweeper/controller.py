@@ -1,7 +1,8 @@
 """The loop: hand chunks to workers, take in reports, refill lanes at once; nothing else.
 
 The only writer of store, search and tracker (through `StudyRun`). Workers are never waited for together: each is
-answered when it reports. A lost worker's trials go back to the queue with their last checkpoint.
+answered when it reports. A lost worker's trials go back to the queue with their last checkpoint. What would not end
+before a window closes is not begun (see `forecast`).
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from dataclasses import dataclass, field
 
 from sweeper.errors import WorkerError, WorkerLost
 from sweeper.execute.base import Executor, OpenStudy, Reply, StudyOpened, WorkerFailed, WorkerHandle, WorkerReady
+from sweeper.forecast import Forecast
 from sweeper.ledger import Ledger
 from sweeper.settings import BudgetSettings
 from sweeper.study_run import StudyRun
-from sweeper.types import ChunkReport, ChunkRequest, Cost, Failure, FailureKind
+from sweeper.types import Admission, ChunkReport, ChunkRequest, Cost, Failure, FailureKind
 
 __all__ = ["Controller", "Drain"]
 
@@ -81,12 +83,13 @@ class Controller:
         self._studies = studies
         self._executor = executor
         self._ledger = ledger
-        self._budget = budget
         self._num_lanes = lanes
         self._drain = drain
         self._on_change = on_change
         self._posts: dict[int, _Post] = {}
         self.stop_reason: str | None = None
+        runs = [run for run, _ in studies.values()]
+        self.forecast = Forecast(runs, ledger=ledger, budget=budget, num_lanes=lanes)
 
     def run(self) -> None:
         """Run until nothing is left to do, or the drain is asked for and done.
@@ -101,6 +104,8 @@ class Controller:
                 self._step()
             if self._drain:
                 self._finish_chunks()
+            elif any(_is_unfinished(run) for run, _ in self._studies.values()):
+                self.stop_reason = self.forecast.reason()
         finally:
             self._executor.stop()
             self._ledger.save()
@@ -122,7 +127,14 @@ class Controller:
     def _is_work_left(self) -> bool:
         if not self._posts and self._open_studies():
             raise WorkerError(f"no worker is left: each was lost {_MAX_LOSSES} times in a row. The logs folder has why")
-        return any(post.is_busy for post in self._posts.values()) or self._open_studies() != []
+        if any(post.is_busy for post in self._posts.values()):
+            return not self._is_overdue()
+        return any(not post.lanes for post in self._posts.values()) and self._open_studies() != []
+
+    def _is_overdue(self) -> bool:
+        if self.forecast.is_overdue:
+            log.warning("chunks that took longer than predicted are given up; their trials go on from the chunk before")
+        return self.forecast.is_overdue
 
     def _hear(self, post: _Post) -> None:
         try:
@@ -159,21 +171,28 @@ class Controller:
         self._ledger.charge(sum(report.costs.values(), Cost()))
         post.evict = study.absorb(report)
         post.lanes -= {*post.evict, *report.failures, *report.adapters}
+        self.forecast.note(study.record.name, report)
         self._send_chunk(post, study)
 
     def _send_chunk(self, post: _Post, study: StudyRun) -> None:
-        """Refill the pack and train its next chunk; without trials, or during a drain, the worker is idle."""
-        if self._drain:
+        """Refill the pack and train its next chunk; without trials, time, or during a drain, the worker is idle."""
+        if self._drain or not self.forecast.may_train(study):
             return
-        admissions = study.admissions(post.num_lanes - len(post.lanes), may_start=self._may_start())
-        post.lanes |= {admission.spec.number for admission in admissions}
+        admissions: list[Admission] = []
+        while len(post.lanes) < post.num_lanes:
+            # One by one: each promises device hours that the next one cannot have.
+            admitted = study.admissions(1, may_start=self.forecast.may_begin(study))
+            if not admitted:
+                break
+            admissions += admitted
+            post.lanes.add(admitted[0].spec.number)
         if post.lanes:
             post.handle.send(ChunkRequest(admit=tuple(admissions), evict=post.evict))
             post.is_busy, post.evict = True, ()
 
     def _employ_idle(self) -> None:
         for post in self._posts.values():
-            if not post.is_ready or post.is_busy:
+            if not post.is_ready or post.is_busy or post.lanes:
                 continue
             open_studies = self._open_studies()
             if post.study in open_studies:
@@ -188,15 +207,12 @@ class Controller:
         post.handle.send(dataclasses.replace(request, probe=probe))
 
     def _open_studies(self) -> list[StudyRun]:
-        may_start = self._may_start()
-        return [run for run, _ in self._studies.values() if run.has_waiting or (may_start and run.may_ask)]
+        may = self.forecast
+        runs = [run for run, _ in self._studies.values() if may.may_train(run)]
+        return [run for run in runs if run.has_waiting or (run.may_ask and may.may_begin(run))]
 
     def _num_workers(self, study: StudyRun) -> int:
         return sum(post.study is study and post.is_busy for post in self._posts.values())
-
-    def _may_start(self) -> bool:
-        self.stop_reason = self._ledger.reason_to_stop(self._budget)
-        return self.stop_reason is None
 
     def _replace(self, post: _Post, failure: Failure) -> None:
         """Put a lost worker's trials back and start another in its place."""
@@ -211,3 +227,7 @@ class Controller:
             return
         handle = self._executor.restart(post.handle)
         self._posts[handle.index] = _Post(handle, num_losses=losses)
+
+
+def _is_unfinished(run: StudyRun) -> bool:
+    return run.may_ask or any(not trial.state.is_finished for trial in run.trials.values())

@@ -11,13 +11,13 @@ from dataclasses import asdict
 from typing import Any
 
 from sweeper.errors import SweepMismatch
-from sweeper.provenance import config_hash, redact_url
+from sweeper.provenance import config_hash, mask_url, redact_url
 from sweeper.settings import SweepSettings
 from sweeper.store import TrialStore
 
 __all__ = ["check_identity", "settings_to_keep", "sweep_name"]
 
-_NOT_IDENTITY = ("name", "outputs", "cache", "executor", "budget", "tracker")
+_NOT_IDENTITY = ("name", "outputs", "cache", "executor", "budget", "tracker", "notify")
 """Sections that no trial's result depends on, so they may change from one session of a sweep to the next."""
 _NUM_SHOWN = 4
 
@@ -36,6 +36,7 @@ def settings_to_keep(settings: SweepSettings) -> dict[str, Any]:
     content = asdict(settings)
     content["search"]["storage"] = redact_url(settings.search.storage)
     content["tracker"]["uri"] = redact_url(settings.tracker.uri)
+    content["notify"]["urls"] = [mask_url(url) for url in settings.notify.urls]
     return content
 
 

@@ -18,6 +18,7 @@ from analysis.compare import (
     finite_value,
     standard_error,
 )
+from sweeper.forecast import chunks_left
 from sweeper.types import Cost, Phase, StudyRecord, TrialRecord, TrialState
 
 __all__ = ["StudyProgress", "study_progress"]
@@ -123,20 +124,9 @@ def study_progress(
 
 def _left_s(study: StudyRecord, trials: Sequence[TrialRecord], *, num_to_start: int, wall_s: float) -> float | None:
     """Estimate the time left from the chunks that are left, at the pace of the chunks done so far."""
-    chunks_done = sum(trial.chunks_done for trial in trials)
-    running = [trial for trial in trials if not trial.state.is_finished]
-    if not running and not num_to_start:
+    if not num_to_start and all(trial.state.is_finished for trial in trials):
         return 0.0
+    chunks_done = sum(trial.chunks_done for trial in trials)
     if chunks_done == 0 or wall_s <= 0:
         return None
-    mean = _mean_chunks(study, trials)
-    # A trial that has outlived the mean has passed the early rungs: expect it to go all the way.
-    ends = [mean if trial.chunks_done < mean else study.num_chunks for trial in running]
-    chunks_left = sum(end - trial.chunks_done for end, trial in zip(ends, running, strict=True)) + num_to_start * mean
-    return wall_s * chunks_left / chunks_done
-
-
-def _mean_chunks(study: StudyRecord, trials: Sequence[TrialRecord]) -> float:
-    """Return the chunks that a trial takes until it ends, those that are stopped early included."""
-    finished = [trial.chunks_done for trial in trials if trial.state.is_finished]
-    return sum(finished) / len(finished) if finished else float(study.num_chunks)
+    return wall_s * chunks_left(study, trials, num_to_begin=num_to_start) / chunks_done

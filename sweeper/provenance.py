@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-__all__ = ["LIBRARIES", "collect", "config_hash", "git_state", "redact_url"]
+__all__ = ["LIBRARIES", "collect", "config_hash", "git_state", "mask_url", "redact_url"]
 
 LIBRARIES = (
     "torch",
@@ -86,6 +86,12 @@ def config_hash(config: Mapping[str, Any]) -> str:
 def redact_url(url: str) -> str:
     """Return ``url`` with any password in it replaced by ``***``."""
     return _SECRET.sub(r"\1***", _USERINFO.sub(r"://\1:***@", url))
+
+
+def mask_url(url: str) -> str:
+    """Return of a URL what it is for, ``slack://***``: of a webhook's URL any part may be the secret."""
+    scheme, found, _ = url.partition("://")
+    return f"{scheme}://***" if found and scheme.isalnum() else "***"
 
 
 def _version(name: str) -> str:

@@ -17,6 +17,7 @@ __all__ = [
     "LoraSettings",
     "MethodSettings",
     "ModelSettings",
+    "NotifySettings",
     "Recipe",
     "SearchSettings",
     "SettingDoc",
@@ -218,6 +219,16 @@ class BudgetSettings:
 
     trials: int = key(24, "Trials of a study, pruned and infeasible ones included.")
     device_hours: float = key(0.0, "Device hours of the whole sweep; 0 for no limit.")
+    window: str = key(
+        "",
+        'When it may run: "22:00-07:00", "mon-fri 22:00-07:00; sat,sun 00:00-24:00" (days on which a window begins); empty for always.',
+    )
+    time_zone: str = key("", "Zone of window and deadline, e.g. Europe/Berlin; that of this machine if empty.")
+    deadline: str = key(
+        "",
+        'Moment at which it ends: "2026-12-24T18:00" (then no trial is begun that would not end in time), or "07:00", the next such time after a start.',
+    )
+    wait: bool = key(False, "Outside its window: wait until it opens, instead of saying when that is and leaving.")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -228,6 +239,16 @@ class TrackerSettings:
     uri: str = key("", "MLflow tracking URI; a SQLite file in the outputs folder if empty.")
     adapters: bool = key(True, "Log the adapter of every complete trial.")
     port: int = key(5000, "Port of `sweeper ui`.")
+
+
+@dataclass(kw_only=True, slots=True)
+class NotifySettings:
+    """Who is told how a night was."""
+
+    urls: list[str] = key(
+        [], "Where the summary is sent: Apprise URLs (webhook, mail, chat); keep them in the environment: notify=env."
+    )
+    when: str = key("end", "end (of every session), failure (if something failed) or never.")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -251,6 +272,7 @@ class SweepSettings:
     executor: ExecutorSettings = key(ExecutorSettings, "Where trials train.")
     budget: BudgetSettings = key(BudgetSettings, "When a sweep is done.")
     tracker: TrackerSettings = key(TrackerSettings, "Where trials are shown.")
+    notify: NotifySettings = key(NotifySettings, "Who is told how a night was.")
 
 
 @dataclass(frozen=True, slots=True)

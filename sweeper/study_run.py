@@ -142,9 +142,14 @@ class StudyRun:
         return sum(trial.spec.phase is Phase.SEARCH for trial in self.trials.values())
 
     @property
+    def num_to_begin(self) -> int:
+        """Trials that the budget still allows to begin."""
+        return 0 if self._search.is_exhausted else max(self._num_trials - self.num_asked, 0)
+
+    @property
     def may_ask(self) -> bool:
         """Whether the budget allows another trial."""
-        return self.num_asked < self._num_trials and not self._search.is_exhausted
+        return self.num_to_begin > 0
 
     @property
     def has_waiting(self) -> bool:
@@ -177,7 +182,8 @@ class StudyRun:
         for number, failure in report.failures.items():
             self._charge(number, report)
             self.fail(number, failure)
-        stopped = [number for number in report.measurements if self._measure(number, report)]
+        # By number, whatever the order of the lanes: a resumed pack is ordered otherwise than one that was refilled.
+        stopped = [number for number in sorted(report.measurements) if self._measure(number, report)]
         return tuple(stopped)
 
     def fail(self, number: int, failure: Failure) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 import random
 from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from sweeper.execute.base import OpenStudy, Reply, Request, StudyOpened, WorkerFailed, WorkerReady
@@ -19,6 +20,22 @@ def accuracy(params: Mapping[str, ParamValue], chunk: int) -> float:
     """A known objective: grows with each chunk, and is best at a learning rate of 2e-3."""
     distance = abs(math.log(float(params["train.learning_rate"]) / 2e-3))
     return max(0.0, (1 - distance / 5) * (0.5 + chunk / 16))
+
+
+class FakeClock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self, begin: str = "2026-01-01T00:00+00:00") -> None:
+        self.now = datetime.fromisoformat(begin)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def pass_s(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+    def set(self, moment: str) -> None:
+        self.now = datetime.fromisoformat(moment)
 
 
 class FakeWorker:

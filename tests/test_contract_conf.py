@@ -17,6 +17,12 @@ from sweeper.space import SEARCHABLE
 YAMLS = sorted(path.relative_to(CONFIG_DIR.resolve()) for path in CONFIG_DIR.resolve().glob("*/[!_]*.yaml"))
 
 
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch):
+    """What files of conf/ take from the environment."""
+    monkeypatch.setenv("SWEEPER_NOTIFY", "json://localhost")
+
+
 def _chosen(path: Path) -> list[str]:
     group, option = path.parent.name, path.stem
     return [f"{group}={option}", *(["dataset=trec"] if group != "dataset" else [])]

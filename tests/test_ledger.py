@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
 from sweeper.errors import StoreError
-from sweeper.ledger import Ledger, utc_now
+from sweeper.ledger import Ledger, find_stop, utc_now
 from sweeper.settings import BudgetSettings
 from sweeper.types import Cost
+from tests.doubles import FakeClock
 
 HOUR = Cost(rows=10, tokens=100, device_s=3600.0)
-
-
-class FakeClock:
-    def __init__(self):
-        self.now = datetime(2026, 1, 1, tzinfo=UTC)
-
-    def __call__(self):
-        return self.now
-
-    def pass_s(self, seconds):
-        self.now += timedelta(seconds=seconds)
 
 
 @pytest.fixture
@@ -99,3 +89,43 @@ def test_the_account_is_plain_json(path, clock):
     content = json.loads(path.read_text())
     assert content["cost"] == {"rows": 10, "tokens": 100, "device_s": 3600.0}
     assert content["saved_at"].endswith("+00:00")
+
+
+# Windows and deadlines; the clock begins at midnight, UTC.
+
+NIGHT = BudgetSettings(window="22:00-07:00", time_zone="UTC")
+
+
+def test_an_open_window_is_no_reason_to_stop_until_it_closes(path, clock):
+    ledger = Ledger(path, clock)
+    assert ledger.reason_to_stop(NIGHT) is None
+    clock.pass_s(7 * 3600 - 1)
+    assert ledger.reason_to_stop(NIGHT) is None
+    clock.pass_s(1)
+    assert ledger.reason_to_stop(NIGHT) == "budget.window=22:00-07:00 closes at 07:00"
+
+
+def test_a_session_that_begins_outside_its_window_stops_at_once(path, clock):
+    clock.pass_s(12 * 3600)
+    assert Ledger(path, clock).reason_to_stop(NIGHT) == "budget.window=22:00-07:00 is closed"
+
+
+def test_a_session_ends_with_its_own_window_even_if_the_next_one_is_open(path, clock):
+    ledger = Ledger(path, clock)
+    clock.pass_s(23 * 3600)
+    assert "closes at 07:00" in ledger.reason_to_stop(NIGHT)
+
+
+@pytest.mark.parametrize(("deadline", "hours"), [("06:00", 6), ("2026-01-01T05:00", 5), ("08:00", 7)])
+def test_what_comes_first_of_window_and_deadline_stops(clock, deadline, hours):
+    stop = find_stop(BudgetSettings(window="22:00-07:00", time_zone="UTC", deadline=deadline), clock())
+    assert stop.at - clock() == timedelta(hours=hours)
+
+
+@pytest.mark.parametrize(("deadline", "is_final"), [("06:00", False), ("2026-01-01T05:00", True)])
+def test_only_a_deadline_with_a_date_is_the_end_of_the_sweep(clock, deadline, is_final):
+    assert find_stop(BudgetSettings(deadline=deadline, time_zone="UTC"), clock()).is_final is is_final
+
+
+def test_without_window_and_deadline_nothing_stops_a_session(clock):
+    assert find_stop(BudgetSettings(), clock()) is None

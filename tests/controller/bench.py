@@ -13,7 +13,7 @@ from sweeper.controller import Controller, Drain
 from sweeper.errors import WorkerLost
 from sweeper.execute.base import OpenStudy
 from sweeper.execute.inline import InlineExecutor
-from sweeper.ledger import Ledger
+from sweeper.ledger import Clock, Ledger, utc_now
 from sweeper.search.study import Search
 from sweeper.settings import BudgetSettings, DatasetSettings, SearchSettings, TaskSettings
 from sweeper.store import TrialStore
@@ -66,6 +66,7 @@ class Bench:
     num_workers: int = 1
     speeds: tuple[int, ...] = ()
     drain: Drain = field(default_factory=Drain)
+    clock: Clock = utc_now
     events: list[tuple[int, str, tuple[int, ...]]] = field(default_factory=list)
     controller: Controller | None = None
 
@@ -80,7 +81,7 @@ class Bench:
             self.controller = Controller(
                 runs,
                 executor,
-                ledger=Ledger(self.folder / "ledger.json"),
+                ledger=Ledger(self.folder / "ledger.json", self.clock),
                 budget=self.budget,
                 lanes=self.lanes,
                 drain=self.drain,
@@ -138,6 +139,7 @@ class Bench:
             seed=0,
             num_trials=self.num_trials,
             max_retries=self.max_retries,
+            clock=self.clock,
         )
 
 
