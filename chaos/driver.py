@@ -7,15 +7,18 @@ hit depends on the machine's pace.
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from chaos.events import EVENTS, KILLS, LETHAL
-from chaos.session import MARK, Session, survivors
+from chaos.nursery import Nursery
+from chaos.session import ROOT, Session, survivors
 from chaos.workload import STUDY, SWEEP, Workload
 from sweeper.errors import StoreError
 from sweeper.ledger import Ledger
@@ -24,8 +27,10 @@ from sweeper.types import TrialRecord
 
 __all__ = ["ChaosError", "Driver", "Plan"]
 
-_START_S = 5.0
-"""A controller needs about that long to its first chunk."""
+_START_S = 2.0
+"""A forked controller needs about that long to its first chunk."""
+_REAL_STARTS = 6
+"""Every so many sessions the controller is started as users do, imports and all."""
 _AT_ANY_MOMENT = 0.55
 """Share of strokes that do not wait until there is work to lose."""
 _STALL_S = 120.0
@@ -70,7 +75,7 @@ class Driver:
     workload: Workload
     plan: Plan
     folder: Path
-    mark: str
+    nursery: Nursery | None
     events: Counter[str] = field(default_factory=Counter)
     exits: Counter[str] = field(default_factory=Counter)
     seen: dict[int, TrialRecord] = field(default_factory=dict)
@@ -96,7 +101,6 @@ class Driver:
         while True:
             is_struck = self.kills < self.plan.kills
             code = self._live(is_struck=is_struck)
-            self.zombies += survivors(self.mark, 10.0)
             self._remember()
             if code == 0:
                 return
@@ -105,9 +109,9 @@ class Driver:
         """Repair the views; return what was said."""
         command = ["reconcile", SWEEP, "--outputs", str(self.workload.outputs)]
         done = subprocess.run(  # noqa: S603  our own module, no shell
-            [*_interpreter(), *command],
+            [sys.executable, "-m", "sweeper.cli", *command],
             cwd=self.folder,
-            env=_environment(self.mark),
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
             check=False,
@@ -123,7 +127,7 @@ class Driver:
             self.workload.overrides,
             outputs=self.workload.outputs,
             log=self.folder / "session.log",
-            environment={MARK: self.mark},
+            nursery=None if self.sessions % _REAL_STARTS == 0 else self.nursery,
         )
         struck = []
         try:
@@ -134,6 +138,7 @@ class Driver:
             code = session.end(_END_S if struck else _STALL_S)
         finally:
             session.end(0.0)
+            self.zombies += survivors(session.pid, 10.0)
         self.exits[str(code)] += 1
         if code is None:
             raise ChaosError(f"session {self.sessions} did not end; struck by {struck}")
@@ -168,17 +173,3 @@ class Driver:
         for record in records:
             if record.state.is_finished and record.spec.number < 9000:
                 self.seen.setdefault(record.spec.number, record)
-
-
-def _interpreter() -> list[str]:
-    import sys
-
-    return [sys.executable, "-m", "sweeper.cli"]
-
-
-def _environment(mark: str) -> dict[str, str]:
-    import os
-
-    from chaos.session import ROOT
-
-    return {**os.environ, "PYTHONPATH": str(ROOT), MARK: mark}

@@ -30,8 +30,8 @@ sys.path.insert(0, str(ROOT))  # run as a script, from any folder
 from chaos.checks import LOSS_TOLERANCE, check_all  # noqa: E402  after the path is set
 from chaos.driver import ChaosError, Driver, Plan  # noqa: E402
 from chaos.events import EVENTS  # noqa: E402
+from chaos.nursery import Nursery  # noqa: E402
 from chaos.report import Report  # noqa: E402
-from chaos.session import survivors  # noqa: E402
 from chaos.undisturbed import Undisturbed  # noqa: E402
 from chaos.workload import Workload  # noqa: E402
 
@@ -45,10 +45,11 @@ def main() -> None:
     Workload.write_inputs(folder / "inputs")
     report = Report(asked.seed)
     undisturbed = Undisturbed(_workload(folder, asked, 0).overrides)
+    nursery = None if asked.short else Nursery(ROOT)
     numbers = itertools.count()
     with ThreadPoolExecutor(asked.jobs) as pool:
         work = [
-            pool.submit(_sweeps, folder, asked, numbers, report=report, undisturbed=undisturbed)
+            pool.submit(_sweeps, folder, asked, numbers, report=report, undisturbed=undisturbed, nursery=nursery)
             for _ in range(asked.jobs)
         ]
     for each in work:
@@ -63,13 +64,21 @@ def main() -> None:
 
 
 def _sweeps(
-    folder: Path, asked: argparse.Namespace, numbers: Iterator[int], *, report: Report, undisturbed: Undisturbed
+    folder: Path,
+    asked: argparse.Namespace,
+    numbers: Iterator[int],
+    *,
+    report: Report,
+    undisturbed: Undisturbed,
+    nursery: Nursery | None,
 ) -> None:
     """Run sweeps, one after the other, until there were enough kills or one lost something."""
     while report.kills < asked.kills and not any(row["complaints"] for row in report.rows):
         number = next(numbers)
         sweep = folder / f"sweep-{number}"
-        row = _one(_workload(folder, asked, number), sweep, asked, undisturbed=undisturbed, number=number)
+        row = _one(
+            _workload(folder, asked, number), sweep, asked, undisturbed=undisturbed, nursery=nursery, number=number
+        )
         report.add(row)
         sys.stdout.write("\n".join([report.line(row), *row["complaints"]]) + "\n")
         sys.stdout.flush()
@@ -89,14 +98,19 @@ def _workload(folder: Path, asked: argparse.Namespace, number: int) -> Workload:
 
 
 def _one(
-    workload: Workload, sweep: Path, asked: argparse.Namespace, *, undisturbed: Undisturbed, number: int
+    workload: Workload,
+    sweep: Path,
+    asked: argparse.Namespace,
+    *,
+    undisturbed: Undisturbed,
+    nursery: Nursery | None,
+    number: int,
 ) -> dict[str, Any]:
     begin = time.monotonic()
-    mark = f"{os.getpid()}-{number}"
     with _small_disk(workload.outputs) as has_disk:
         kinds = [kind for kind in EVENTS if kind != "fill_disk" or has_disk]
         quota = asked.kills if asked.short else asked.kills_per_sweep
-        driver = Driver(workload, Plan(seed=asked.seed + number, kills=quota, kinds=kinds), sweep, mark)
+        driver = Driver(workload, Plan(seed=asked.seed + number, kills=quota, kinds=kinds), sweep, nursery)
         complaints: list[str] = []
         row: dict[str, Any] = {"seed": asked.seed + number, "trials": workload.trials, "workers": workload.workers}
         try:
@@ -111,7 +125,6 @@ def _one(
             )
         except (ChaosError, subprocess.SubprocessError) as error:
             complaints = [str(error)]
-            survivors(mark, 0.0)
         else:
             found.zombies = driver.zombies
             complaints = found.complaints

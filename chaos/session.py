@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -11,36 +12,38 @@ from pathlib import Path
 
 import psutil
 
+from chaos.nursery import Forked, Nursery
 from chaos.workload import SWEEP
 
-__all__ = ["MARK", "Session", "survivors"]
+__all__ = ["ROOT", "Session", "survivors"]
 
 ROOT = Path(__file__).resolve().parents[1]
-MARK = "SWEEPER_CHAOS"
-"""Environment variable by which every process of a run is found again, whoever its parent is now."""
 _POLL_S = 0.01
 
 
 class Session:
-    """A controller that runs.
+    """A controller that runs, in a session of its own.
 
     Args:
         overrides: Of the sweep.
         outputs: Folder that the sweep lies in.
         log: File that gets what it prints.
-        environment: Further variables, `MARK` among them.
+        nursery: Forks it; None starts it as users do.
     """
 
-    def __init__(self, overrides: Sequence[str], *, outputs: Path, log: Path, environment: dict[str, str]) -> None:
+    def __init__(self, overrides: Sequence[str], *, outputs: Path, log: Path, nursery: Nursery | None) -> None:
         self.sweep_dir = outputs / SWEEP
         self.outputs = outputs
-        self.began = time.monotonic()
         self._ledger_before = self._ledger_stamp()
+        self.process: subprocess.Popen[bytes] | Forked
+        if nursery is not None:
+            self.process = nursery.start(["run", *overrides], log)
+            return
         with log.open("ab") as file:
             self.process = subprocess.Popen(  # noqa: S603  our own module, no shell
                 [sys.executable, "-m", "chaos.controller", "run", *overrides],
                 cwd=log.parent,
-                env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
@@ -92,22 +95,21 @@ class Session:
             return 0
 
 
-def survivors(mark: str, patience_s: float) -> list[int]:
-    """Return processes of a run that live on after its controllers have ended, and kill them."""
+def survivors(pid: int, patience_s: float) -> list[int]:
+    """Return processes that live on after the controller that started them, and end them."""
     end = time.monotonic() + patience_s
-    while (found := _marked(mark)) and time.monotonic() < end:
+    while (found := _of_session(pid)) and time.monotonic() < end:
         time.sleep(_POLL_S)
     for process in found:
-        process.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
     return [process.pid for process in found]
 
 
-def _marked(mark: str) -> list[psutil.Process]:
+def _of_session(number: int) -> list[psutil.Process]:
     found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+    for pid in psutil.pids():
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError, PermissionError):
+            if os.getsid(pid) == number and (process := psutil.Process(pid)).status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sweeper.damage import Damage, find_damage, find_study_damage
+from sweeper.damage import Damage, find_damage, find_study_damage, readable_trials
 from sweeper.differences import Difference, Place, Remedy, compare_view
 from sweeper.errors import StoreError
 from sweeper.ledger import Ledger
@@ -13,9 +13,9 @@ from sweeper.space import SearchSpace
 from sweeper.store import TrialStore
 from sweeper.track import database_fault
 from sweeper.track.base import TrackerAudit
-from sweeper.types import Cost, StudyRecord, TrialRecord, ViewedTrial
+from sweeper.types import Cost, StudyRecord, ViewedTrial
 
-__all__ = ["Audit", "Places", "audit_sweep", "readable_trials", "spent"]
+__all__ = ["Audit", "Places", "audit_sweep", "spent"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +28,7 @@ class Places:
     tracker: TrackerAudit | None
     """None without a tracker, or as long as its database cannot be used."""
     space: SearchSpace
+    keep_adapters: int
 
 
 @dataclass(kw_only=True, slots=True)
@@ -76,17 +77,6 @@ def audit_sweep(store: TrialStore, places: Places) -> Audit:
     return audit
 
 
-def readable_trials(store: TrialStore, study: str) -> list[TrialRecord]:
-    """Return the trials of a study whose records can be read, by number."""
-    found = []
-    for path in sorted((store.study_dir(study) / "trials").glob("*/trial.json")):
-        try:
-            found.append(store.read_trial(study, int(path.parent.name)))
-        except (StoreError, ValueError):
-            continue
-    return found
-
-
 def spent(store: TrialStore) -> Cost:
     """Return what the trials of a sweep have cost together, as far as their records can be read."""
     folders = sorted(store.root.glob("studies/*"))
@@ -96,7 +86,7 @@ def spent(store: TrialStore) -> Cost:
 def _study(audit: Audit, store: TrialStore, study: StudyRecord, places: Places) -> None:
     from sweeper.search.audit import read_study
 
-    damage = find_damage(store, study.name)
+    damage = find_damage(store, study, keep_adapters=places.keep_adapters)
     audit.damage += damage
     records = readable_trials(store, study.name)
     damaged = {each.number for each in damage if each.kind == "record"}

@@ -16,10 +16,19 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from sweeper.errors import StoreError
+from sweeper.retention import adapters_to_keep
 from sweeper.store import TrialStore
-from sweeper.types import TrialRecord, TrialState
+from sweeper.types import StudyRecord, TrialRecord, TrialState
 
-__all__ = ["Damage", "DamageKind", "find_damage", "find_study_damage", "is_adapter_whole", "set_aside"]
+__all__ = [
+    "Damage",
+    "DamageKind",
+    "find_damage",
+    "find_study_damage",
+    "is_adapter_whole",
+    "readable_trials",
+    "set_aside",
+]
 
 
 class DamageKind(enum.StrEnum):
@@ -57,12 +66,31 @@ def find_study_damage(store: TrialStore) -> list[Damage]:
     return found
 
 
-def find_damage(store: TrialStore, study: str) -> list[Damage]:
-    """Return what is damaged among the trials of a study, by number."""
+def readable_trials(store: TrialStore, study: str) -> list[TrialRecord]:
+    """Return the trials of a study whose records can be read, by number."""
+    found = []
+    for path in sorted((store.study_dir(study) / "trials").glob("*/trial.json")):
+        try:
+            found.append(store.read_trial(study, int(path.parent.name)))
+        except (StoreError, ValueError):
+            continue
+    return found
+
+
+def find_damage(store: TrialStore, study: StudyRecord, *, keep_adapters: int) -> list[Damage]:
+    """Return what is damaged among the trials of a study, by number.
+
+    Args:
+        store: The sweep.
+        study: The study.
+        keep_adapters: Best trials whose adapters must be there; 0 for all complete ones.
+    """
+    keep = adapters_to_keep(study, readable_trials(store, study.name), keep_adapters)
     found: list[Damage] = []
-    for folder in sorted((store.study_dir(study) / "trials").glob("*")):
+    for folder in sorted((store.study_dir(study.name) / "trials").glob("*")):
         if folder.is_dir() and folder.name.isdigit():
-            found += _of_trial(store, study, int(folder.name))
+            number = int(folder.name)
+            found += _of_trial(store, study.name, number, keeps_adapter=number in keep)
     return found
 
 
@@ -81,7 +109,7 @@ def is_adapter_whole(folder: Path) -> bool:
     return not _adapter_fault(folder)
 
 
-def _of_trial(store: TrialStore, study: str, number: int) -> Iterator[Damage]:
+def _of_trial(store: TrialStore, study: str, number: int, *, keeps_adapter: bool) -> Iterator[Damage]:
     folder = store.trial_dir(study, number)
     for path in [*folder.glob(".*.tmp"), *folder.glob("adapter.tmp")]:
         yield Damage(
@@ -94,13 +122,13 @@ def _of_trial(store: TrialStore, study: str, number: int) -> Iterator[Damage]:
         what = _brief(error) if path.exists() else "the folder has no trial.json"
     else:
         if (record.spec.study, record.spec.number) == (study, number):
-            yield from _of_files(store, record)
+            yield from _of_files(store, record, keeps_adapter=keeps_adapter)
             return
         what = f"trial.json is of trial {record.spec.number} of {record.spec.study}"
     yield Damage(kind=DamageKind.RECORD, study=study, number=number, path=path, what=what)
 
 
-def _of_files(store: TrialStore, record: TrialRecord) -> Iterator[Damage]:
+def _of_files(store: TrialStore, record: TrialRecord, *, keeps_adapter: bool) -> Iterator[Damage]:
     study, number = record.spec.study, record.spec.number
     folder = store.trial_dir(study, number)
     current = "" if record.state.is_finished else f"checkpoint-{record.chunks_done}.safetensors"
@@ -112,7 +140,7 @@ def _of_files(store: TrialStore, record: TrialRecord) -> Iterator[Damage]:
             kind = DamageKind.CHECKPOINT
         if fault:
             yield Damage(kind=kind, study=study, number=number, path=path, what=fault)
-    if record.state is TrialState.COMPLETE and (folder / "adapter").exists():
+    if record.state is TrialState.COMPLETE and (keeps_adapter or (folder / "adapter").exists()):
         fault = _adapter_fault(folder / "adapter")
         if fault:
             yield Damage(kind=DamageKind.ADAPTER, study=study, number=number, path=folder / "adapter", what=fault)

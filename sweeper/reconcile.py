@@ -118,7 +118,13 @@ class _Reconciler:
         usable = bool(url) and not database_fault(url)
         tracker = open_audit(url, sweep=self._store.root.name) if usable else None
         search = storage_url(settings, self._store)
-        return Places(search_url=search, tracker_url=url, tracker=tracker, space=self._config.space)
+        return Places(
+            search_url=search,
+            tracker_url=url,
+            tracker=tracker,
+            space=self._config.space,
+            keep_adapters=settings.store.keep_adapters,
+        )
 
     def _repair_studies(self, audit: Audit) -> list[_Row]:
         broken = [damage for damage in audit.damage if damage.kind is DamageKind.STUDY]

@@ -22,6 +22,7 @@ __all__ = [
     "SearchSettings",
     "SettingDoc",
     "SpaceSettings",
+    "StoreSettings",
     "SweepSettings",
     "TaskSettings",
     "TrackerSettings",
@@ -232,6 +233,15 @@ class BudgetSettings:
 
 
 @dataclass(kw_only=True, slots=True)
+class StoreSettings:
+    """What stays on disk."""
+
+    keep_adapters: int = key(
+        20, "Adapters kept of each study: those of so many best trials, and of all recipes; 0 keeps every one."
+    )
+
+
+@dataclass(kw_only=True, slots=True)
 class TrackerSettings:
     """Where trials are shown."""
 
@@ -271,6 +281,7 @@ class SweepSettings:
     search: SearchSettings = key(SearchSettings, "Which settings are tried.")
     executor: ExecutorSettings = key(ExecutorSettings, "Where trials train.")
     budget: BudgetSettings = key(BudgetSettings, "When a sweep is done.")
+    store: StoreSettings = key(StoreSettings, "What stays on disk.")
     tracker: TrackerSettings = key(TrackerSettings, "Where trials are shown.")
     notify: NotifySettings = key(NotifySettings, "Who is told how a night was.")
 

@@ -132,6 +132,26 @@ class TrialStore:
         shutil.rmtree(target, ignore_errors=True)
         os.replace(aside, target)
 
+    def adapters(self, study: str) -> set[int]:
+        """Return the numbers of the trials that have an adapter."""
+        return {int(path.parent.name) for path in self.study_dir(study).glob("trials/*/adapter")}
+
+    def drop_adapter(self, study: str, number: int) -> None:
+        """Remove a trial's adapter, as a whole: a reader finds all of it or nothing."""
+        folder = self.adapter_dir(study, number)
+        aside = folder.with_name("adapter.tmp")
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(folder, aside)
+        shutil.rmtree(aside)
+
+    def tidy(self, record: TrialRecord) -> None:
+        """Remove what a kill in the midst of a write has left of a trial: it is of no use any more."""
+        folder = self.trial_dir(record.spec.study, record.spec.number)
+        for path in folder.glob(".*.tmp"):
+            path.unlink()
+        shutil.rmtree(folder / "adapter.tmp", ignore_errors=True)
+        self._drop_checkpoints(folder, keep=None if record.state.is_finished else record.chunks_done)
+
     def write_text(self, name: str, text: str) -> Path:
         """Write a file at the top of the sweep's folder."""
         path = self.root / name

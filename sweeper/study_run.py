@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from datetime import datetime
 from typing import Protocol
 
 from sweeper.ledger import Clock, utc_now
+from sweeper.retention import adapters_to_keep
 from sweeper.store import TrialStore
 from sweeper.track.base import Tracker
 from sweeper.types import (
@@ -95,6 +96,7 @@ class StudyRun:
         seed: Seed of every trial (common random numbers).
         num_trials: Budget of the search.
         max_retries: Retries of a trial after a cause outside its setting.
+        keep_adapters: Best trials whose adapters stay on disk; 0 for all.
         clock: The present time.
     """
 
@@ -110,12 +112,15 @@ class StudyRun:
         seed: int,
         num_trials: int,
         max_retries: int,
+        keep_adapters: int = 0,
         clock: Clock = utc_now,
     ) -> None:
         self.record = record
         self._search, self._store, self._tracker, self._clock = search, store, tracker, clock
         self._fixed, self._seed = fixed, seed
         self._num_trials, self._max_retries = num_trials, max_retries
+        self._num_adapters = keep_adapters
+        self._adapters = store.adapters(record.name)
         self.trials: dict[int, TrialRecord] = {}
         self._waiting: deque[int] = deque()
         self._begun_at: datetime | None = None
@@ -210,7 +215,10 @@ class StudyRun:
 
     def _reopen(self, reference: tuple[str, Mapping[str, ParamValue]] | None) -> None:
         for trial in self._store.trials(self.record.name):
+            self._store.tidy(trial)
             self.trials[trial.spec.number] = trial
+        keep = adapters_to_keep(self.record, self.trials.values(), self._num_adapters)
+        self._drop_adapters(keep)
         self._search.sync(list(self.trials.values()), self.record.value)
         self._waiting.extend(n for n, trial in self.trials.items() if not trial.state.is_finished)
         for proposal in self._search.pending():
@@ -257,7 +265,7 @@ class StudyRun:
         measurement = dataclasses.replace(report.measurements[number], elapsed_s=trial.cost.device_s)
         trial = dataclasses.replace(trial, measurements=(*trial.measurements, measurement))
         if measurement.chunk >= self.record.num_chunks:
-            self._store.write_adapter(self.record.name, number, report.adapters[number])
+            self._keep_adapter(trial, report.adapters[number])
             self._finish(trial, TrialState.COMPLETE)
             return False
         self._write(trial, report.checkpoints[number])
@@ -265,6 +273,21 @@ class StudyRun:
             self._finish(trial, TrialState.PRUNED)
             return True
         return False
+
+    def _keep_adapter(self, trial: TrialRecord, files: Mapping[str, bytes]) -> None:
+        """Write the adapter of a trial that is about to be complete, and drop the one whose place it takes."""
+        number = trial.spec.number
+        complete = {**self.trials, number: dataclasses.replace(trial, state=TrialState.COMPLETE)}
+        keep = adapters_to_keep(self.record, complete.values(), self._num_adapters)
+        if number in keep:
+            self._store.write_adapter(self.record.name, number, files)
+            self._adapters.add(number)
+        self._drop_adapters(keep)
+
+    def _drop_adapters(self, keep: Set[int]) -> None:
+        for number in self._adapters - keep:
+            self._store.drop_adapter(self.record.name, number)
+        self._adapters &= keep
 
     def _is_stopped(self, trial: TrialRecord) -> bool:
         rung = trial.measurements[-1]

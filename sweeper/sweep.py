@@ -222,6 +222,7 @@ def open_study_run(
         seed=settings.seed,
         num_trials=settings.budget.trials,
         max_retries=settings.executor.max_retries,
+        keep_adapters=settings.store.keep_adapters,
     )
     run.show_all()
     return run

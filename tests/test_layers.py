@@ -25,6 +25,7 @@ LAYERS = {
     "sessions": 1,
     "fetch": 1,
     "damage": 1,
+    "retention": 1,
     "search": 2,
     "execute": 2,
     "data": 2,

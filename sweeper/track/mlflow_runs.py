@@ -200,6 +200,8 @@ class MlflowRuns:
                 self._client.log_artifacts(shown.run_id, str(path), path.name)
             else:
                 self._client.log_artifact(shown.run_id, str(path))
+        if not model_id and _ADAPTER in shown.tags:
+            self._forget_adapter(shown)
         if present:
             self._tag(shown, _KEPT, ", ".join(path.name for path in present))
         return model_id
@@ -221,6 +223,11 @@ class MlflowRuns:
         self._client.finalize_logged_model(model_id, "READY")
         self._client.log_outputs(shown.run_id, [LoggedModelOutput(model_id, trial.chunks_done)])
         return model_id
+
+    def _forget_adapter(self, shown: _Shown) -> None:
+        """Take back a logged model whose files went before they were sent: a better trial took their place."""
+        self._client.delete_logged_model(shown.tags.pop(_ADAPTER).removeprefix("models:/"))
+        self._client.delete_tag(shown.run_id, _ADAPTER)
 
     def _tag(self, shown: _Shown, key: str, value: str) -> None:
         self._client.set_tag(shown.run_id, key, value)
