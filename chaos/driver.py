@@ -36,8 +36,8 @@ _AT_ANY_MOMENT = 0.55
 _STALL_S = 120.0
 _END_S = 40.0
 _WEIGHTS = {
-    "kill_controller": 6,
-    "kill_worker": 6,
+    "kill_controller": 8,
+    "kill_worker": 8,
     "terminate_and_kill": 2,
     "terminate": 1,
     "interrupt": 1,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from sweeper.track.mlflow import prepare_database, set_environment
 from tests.doubles import save_tiny_bert, write_rows
 
 __all__ = ["STUDY", "SWEEP", "Workload"]
@@ -31,11 +32,13 @@ class Workload:
 
     @staticmethod
     def write_inputs(folder: Path) -> Path:
-        """Make model and rows, once."""
+        """Make model, rows and an empty database of MLflow, once."""
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "rows.jsonl").exists():
             save_tiny_bert(folder / "tiny-bert")
             write_rows(folder / "rows.jsonl")
+            set_environment()
+            prepare_database(f"sqlite:///{folder / 'mlflow.db'}")
         return folder
 
     @property
