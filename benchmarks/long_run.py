@@ -39,7 +39,7 @@ _BOUNDS = {
     "store_kb_per_trial": 24.0,
     "outputs_kb_per_trial": 60.0,
 }
-"""Most growth per 100 trials. The controller keeps every record in memory, which its bound allows for (10 KB a trial for
+"""Most growth per 100 trials. The controller keeps every record in memory, which its bound allows for (a few KB for
 the record, Optuna's and MLflow's own lists); disk is kilobytes a trial, whatever the number."""
 
 

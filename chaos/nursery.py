@@ -220,6 +220,7 @@ def _fork(order: Mapping[str, Any]) -> int:
     if pid:
         return pid
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(Path(order["log"]).parent)
     log = os.open(order["log"], os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     _end_with(lambda: _control(order["arguments"]), log)

@@ -15,6 +15,7 @@ import contextlib
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -41,6 +42,7 @@ _DISK_MB = 48
 def main() -> None:
     """Run sweep after sweep until there were enough kills; end with 1 if anything was lost."""
     asked = _parse()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let what runs in the background ignore it
     folder = Path(tempfile.mkdtemp(prefix="sweeper-chaos-"))
     Workload.write_inputs(folder / "inputs")
     report = Report(asked.seed)
