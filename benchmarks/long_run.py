@@ -98,6 +98,7 @@ def measure(folder: Path, *, trials: int, tracker: str = "mlflow") -> list[Sampl
         if now >= begun + max(2, trials // 50):
             begun = now
             samples += _sample(controller, now, time.monotonic() - begin, outputs=work.outputs)
+            sys.stderr.write(f"{samples[-1] if samples else 'no worker yet'}\n")
         time.sleep(0.05)
     if process.returncode:
         raise SystemExit(f"the sweep ended with {process.returncode}: {(folder / 'log').read_text()[-2000:]}")
@@ -106,6 +107,8 @@ def measure(folder: Path, *, trials: int, tracker: str = "mlflow") -> list[Sampl
 
 def slopes(samples: Sequence[Sample]) -> dict[str, float]:
     """Return growth per 100 trials after the first quarter, and kilobytes of disk per trial."""
+    if len(samples) < 4:
+        raise SystemExit("too few samples: the sweep was over too soon")
     late = [sample for sample in samples if sample.trials >= samples[-1].trials / 4]
     trials = np.array([sample.trials for sample in late], dtype=float)
     found = {}

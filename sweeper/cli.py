@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from sweeper.errors import SweeperError
+from sweeper.errors import SweeperError, SweepLocked
 
 if TYPE_CHECKING:
     from sweeper.settings import SweepSettings
@@ -25,6 +25,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+_BUSY = 75
+"""Exit code of a command whose sweep another process holds: "try again later", as in sysexits.h."""
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
@@ -130,7 +132,7 @@ def main() -> None:
         app()
     except SweeperError as error:
         Console(stderr=True).print(Text.assemble(("Error: ", "bold red"), str(error)), soft_wrap=True)
-        sys.exit(2)
+        sys.exit(_BUSY if isinstance(error, SweepLocked) else 2)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
 
