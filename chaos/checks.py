@@ -19,7 +19,8 @@ from safetensors import safe_open
 
 from chaos.faults import is_expected
 from chaos.undisturbed import Undisturbed, recorded_losses
-from chaos.workload import STUDY, SWEEP
+from chaos.workload import KEEP_ADAPTERS, STUDY, SWEEP
+from sweeper.retention import adapters_to_keep
 from sweeper.store import TrialStore
 from sweeper.types import StudyRecord, TrialRecord, TrialState
 
@@ -78,7 +79,7 @@ def check_all(
     found.lost += [f"store: trial {n} is running" for n, r in records.items() if not r.state.is_finished]
     found.repeated += [f"store: trial {n} has changed after its end" for n, r in seen.items() if records.get(n) != r]
     found.broken += [f"trial {n} is beyond the budget" for n in records if n >= trials]
-    found.broken += [*_files(store, records), *_account(store, records, spent_s)]
+    found.broken += [*_files(store, study, records), *_account(store, records, spent_s)]
     _compare(found, "Optuna", _optuna(store), study=study, records=records)
     _compare(found, "MLflow", _mlflow(outputs), study=study, records=records)
     found.differing += [f"trial {n} ended as {r.state}" for n, r in records.items() if not _is_allowed(r)]
@@ -90,7 +91,8 @@ def _is_allowed(record: TrialRecord) -> bool:
     return is_expected(record.state, record.spec.settings) and record.state is not TrialState.FAILED
 
 
-def _files(store: TrialStore, records: Mapping[int, TrialRecord]) -> Iterator[str]:
+def _files(store: TrialStore, study: StudyRecord, records: Mapping[int, TrialRecord]) -> Iterator[str]:
+    keep = adapters_to_keep(study, records.values(), KEEP_ADAPTERS)
     for number, record in records.items():
         folder = store.trial_dir(STUDY, number)
         names = {path.name for path in folder.iterdir()}
@@ -106,8 +108,8 @@ def _files(store: TrialStore, records: Mapping[int, TrialRecord]) -> Iterator[st
                 yield f"adapter of trial {number} cannot be read: {error}"
             else:
                 yield from (f"adapter of trial {number}: {name} is not finite" for name in bad)
-        elif record.state is TrialState.COMPLETE:
-            yield f"trial {number} is complete and has no adapter"
+        if adapter.exists() != (number in keep):
+            yield f"trial {number} has {'an' if adapter.exists() else 'no'} adapter, against the policy"
 
 
 def _account(store: TrialStore, records: Mapping[int, TrialRecord], spent_s: float) -> Iterator[str]:

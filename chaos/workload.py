@@ -8,9 +8,10 @@ from pathlib import Path
 from sweeper.track.mlflow import prepare_database, set_environment
 from tests.doubles import save_tiny_bert, write_rows
 
-__all__ = ["STUDY", "SWEEP", "Workload"]
+__all__ = ["KEEP_ADAPTERS", "STUDY", "SWEEP", "Workload"]
 
 SWEEP = "chaos"
+KEEP_ADAPTERS = 5
 STUDY = "tiny-tinybert-lora"
 
 
@@ -64,6 +65,7 @@ class Workload:
             "executor.lanes": 4,
             "executor.drain_s": 3,
             "executor.max_retries": 1000,  # a kill of ours is nobody's fault
+            "store.keep_adapters": KEEP_ADAPTERS,
             "budget.trials": self.trials,
             "seed": self.seed,
             "name": SWEEP,
