@@ -93,13 +93,17 @@ def measure(folder: Path, *, trials: int, tracker: str = "mlflow") -> list[Sampl
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)  # noqa: S603
     begin, begun = time.monotonic(), 0
     controller = psutil.Process(process.pid)
-    while process.poll() is None:
-        now = len(list((store / "studies" / STUDY / "trials").glob("*")))
-        if now >= begun + max(2, trials // 50):
-            begun = now
-            samples += _sample(controller, now, time.monotonic() - begin, outputs=work.outputs)
-            sys.stderr.write(f"{samples[-1] if samples else 'no worker yet'}\n")
-        time.sleep(0.05)
+    try:
+        while process.poll() is None:
+            now = len(list((store / "studies" / STUDY / "trials").glob("*")))
+            if now >= begun + max(2, trials // 50):
+                begun = now
+                samples += _sample(controller, now, time.monotonic() - begin, outputs=work.outputs)
+                sys.stderr.write(f"{samples[-1] if samples else 'no worker yet'}\n")
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.wait()
     if process.returncode:
         raise SystemExit(f"the sweep ended with {process.returncode}: {(folder / 'log').read_text()[-2000:]}")
     return samples

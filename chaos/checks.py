@@ -24,7 +24,7 @@ from sweeper.retention import adapters_to_keep
 from sweeper.store import TrialStore
 from sweeper.types import StudyRecord, TrialRecord, TrialState
 
-__all__ = ["Findings", "check_all"]
+__all__ = ["LOSS_TOLERANCE", "Findings", "check_all", "compare_rows"]
 
 LOSS_TOLERANCE = 1e-4
 """Relative, in float32: a product's rounding changes with the number of rows in it, so with a trial's neighbours."""
@@ -80,8 +80,8 @@ def check_all(
     found.repeated += [f"store: trial {n} has changed after its end" for n, r in seen.items() if records.get(n) != r]
     found.broken += [f"trial {n} is beyond the budget" for n in records if n >= trials]
     found.broken += [*_files(store, study, records), *_account(store, records, spent_s)]
-    _compare(found, "Optuna", _optuna(store), study=study, records=records)
-    _compare(found, "MLflow", _mlflow(outputs), study=study, records=records)
+    compare_rows(found, "Optuna", _optuna(store), study=study, records=records)
+    compare_rows(found, "MLflow", _mlflow(outputs), study=study, records=records)
     found.differing += [f"trial {n} ended as {r.state}" for n, r in records.items() if not _is_allowed(r)]
     _retrain(found, records, undisturbed)
     return found
@@ -93,7 +93,7 @@ def _is_allowed(record: TrialRecord) -> bool:
 
 def _files(store: TrialStore, study: StudyRecord, records: Mapping[int, TrialRecord]) -> Iterator[str]:
     keep = adapters_to_keep(study, records.values(), KEEP_ADAPTERS)
-    for number, record in records.items():
+    for number in records:
         folder = store.trial_dir(STUDY, number)
         names = {path.name for path in folder.iterdir()}
         if extra := names - {"trial.json", "adapter"}:
@@ -156,7 +156,7 @@ def _mlflow(outputs: Path) -> list[tuple[int, str, float | None]]:
     return rows
 
 
-def _compare(
+def compare_rows(
     found: Findings,
     where: str,
     rows: Sequence[tuple[int, str, float | None]],
@@ -164,6 +164,7 @@ def _compare(
     study: StudyRecord,
     records: Mapping[int, TrialRecord],
 ) -> None:
+    """Compare what one place says (number, state, value) with the store's records."""
     counts = Counter(number for number, _, _ in rows)
     found.lost += [f"{where}: trial {n} is missing" for n in records if n not in counts]
     found.repeated += [f"{where}: trial {n} is there {c} times" for n, c in counts.items() if c > 1]
