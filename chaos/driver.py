@@ -34,7 +34,6 @@ _REAL_STARTS = 6
 _AT_ANY_MOMENT = 0.55
 """Share of strokes that do not wait until there is work to lose."""
 _STALL_S = 120.0
-_END_S = 40.0
 _WEIGHTS = {
     "kill_controller": 8,
     "kill_worker": 8,
@@ -135,7 +134,7 @@ class Driver:
                 struck.append(self._strike(session))
                 if struck[-1] in LETHAL:
                     break
-            code = session.end(_END_S if struck else _STALL_S)
+            code = session.end(_STALL_S)
         finally:
             session.end(0.0)
             self.zombies += survivors(session.pid, 10.0)

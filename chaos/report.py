@@ -47,7 +47,10 @@ class Report:
         events: Counter[str] = Counter()
         for row in self.rows:
             events.update(row["events"])
-        doc = {name: (event.__doc__ or "").splitlines()[0].split("; ")[0].rstrip(".") for name, event in EVENTS.items()}
+        doc = {
+            name: (event.__doc__ or "").splitlines()[0].split(". ")[0].split("; ")[0].rstrip(".")
+            for name, event in EVENTS.items()
+        }
         lines = ["| event | times |", "| --- | --- |"]
         lines += [f"| {doc[name]} (`{name}`) | {events[name]} |" for name in EVENTS]
         lines += ["", "| outcome | |", "| --- | --- |"]

@@ -80,13 +80,17 @@ class Session:
         return self.is_alive
 
     def end(self, patience_s: float) -> int | None:
-        """Return its exit code; None if it did not end by itself in time, and was killed."""
-        try:
-            return self.process.wait(patience_s)
-        except subprocess.TimeoutExpired:
+        """Return its exit code; None if it neither ended nor did anything for so long, and was killed."""
+        stamp, deadline = self._ledger_stamp(), time.monotonic() + patience_s
+        while self.is_alive and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+            if (now := self._ledger_stamp()) != stamp:
+                stamp, deadline = now, time.monotonic() + patience_s
+        if self.is_alive:
             self.process.kill()
             self.process.wait()
             return None
+        return self.process.wait()
 
     def _ledger_stamp(self) -> int:
         try:
