@@ -262,6 +262,7 @@ def test_tuned_script_takes_the_quicker_layout(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_short_run_opens_no_file_and_no_thread_for_each_trial(tmp_path):
     samples = long_run.measure(tmp_path, trials=40, tracker="none")
     late = samples[len(samples) // 2 :]
