@@ -60,6 +60,7 @@ class Report:
             "sessions (starts of the same command)": self._sum("sessions"),
             "kills": self.kills,
             "trials": self._sum("trials"),
+            "sweeps whose views `sweeper reconcile` had to repair before the checks": self._num_repaired(),
             "lost": self._sum("lost"),
             "repeated": self._sum("repeated"),
             "zombie processes": self._sum("zombie"),
@@ -78,6 +79,9 @@ class Report:
                 file.write(json.dumps({"run": now, **row}) + "\n")
         head = f"# Chaos\n\nMade by `make chaos` (seed {self.seed}), {now}. Raw rows: [chaos.jsonl](chaos.jsonl).\n\n"
         (folder / "chaos.md").write_text(head + self.table(tolerance) + "\n", encoding="utf-8")
+
+    def _num_repaired(self) -> int:
+        return sum("repaired" in " ".join(row.get("reconcile", [])) for row in self.rows)
 
     def _sum(self, key: str) -> int:
         return sum(row.get(key, 0) for row in self.rows)
