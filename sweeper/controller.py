@@ -200,9 +200,10 @@ class Controller:
     def _absorb(self, post: Post, study: StudyRun, report: ChunkReport) -> None:
         if report.measurements:
             self._losses.worked(post, study, report.measurements)
+        # The account comes first: after a kill in between it may say too much, never less than the trials' costs.
+        self._ledger.charge(sum(report.costs.values(), Cost()))
         post.evict = study.absorb(report)
         post.lanes -= {*post.evict, *report.failures, *report.adapters}
-        self._ledger.charge(sum(report.costs.values(), Cost()))
         self.forecast.note(study.record.name, report)
         self._send_chunk(post, study)
 

@@ -12,7 +12,7 @@
     │   ├── DiskFull         no space is left; nothing that was saved is lost (exit code 4)
     │   ├── StorageDown      the database of studies does not answer (exit code 5)
     │   └── SweepMismatch    the sweep on disk was made with other settings
-    ├── SweepLocked          another controller is running this sweep
+    ├── SweepLocked          another process runs this sweep (exit code 75)
     ├── WorkerError          a worker failed for a cause outside any trial
     │   └── WorkerLost       a worker process ended without answering
     └── TrackerError         the tracker could not be reached (never stops a search)
@@ -110,6 +110,9 @@ class SweepMismatch(StoreError):
 
 class SweepLocked(SweeperError):
     """Another controller is running this sweep."""
+
+    exit_code = 75
+    """"Try again later", as in sysexits.h."""
 
 
 class WorkerError(SweeperError):

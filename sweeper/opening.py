@@ -1,4 +1,4 @@
-"""Opens what a sweep works with: search, study, tracker, workers, as the settings say. Used by `sweep`."""
+"""Opens what a sweep works with: search, study, tracker, workers. Used by `sweep` and `reconcile`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sweeper.checks import fixed_values
 from sweeper.config import SweepConfig
 from sweeper.execute import make_executor
 from sweeper.execute.base import Executor, WorkerSetup
-from sweeper.ledger import Clock
+from sweeper.ledger import Clock, utc_now
 from sweeper.settings import SweepSettings
 from sweeper.store import TrialStore
 from sweeper.study_run import StudyRun
@@ -55,7 +55,7 @@ def open_study_run(
     store: TrialStore,
     tracker: Tracker,
     reference: tuple[str, Mapping[str, ParamValue]] | None,
-    clock: Clock,
+    clock: Clock = utc_now,
 ) -> StudyRun:
     """Take up a study: search and tracker are brought in line with the store."""
     run = StudyRun(
@@ -70,6 +70,7 @@ def open_study_run(
         max_retries=settings.executor.max_retries,
         retry_s=settings.executor.retry_s,
         give_up=settings.executor.give_up,
+        keep_adapters=settings.store.keep_adapters,
         clock=clock,
     )
     run.show_all()

@@ -1,14 +1,14 @@
 """Every setting, its type, its default and what it means.
 
 Plain dataclasses, standard library only: `config` composes and checks them, each part of sweeper is handed its own
-section, and ``sweeper config --help-keys`` prints this file as a table. Not frozen, since frozen dataclasses break
+section, and ``sweeper config --help-keys`` prints this file as a table (`setting_docs`). Not frozen, since frozen dataclasses break
 Hydra's composition; nobody changes them after `config.compose`.
 """
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from typing import Any, get_args, get_type_hints
+from dataclasses import dataclass, field
+from typing import Any
 
 __all__ = [
     "BudgetSettings",
@@ -20,14 +20,13 @@ __all__ = [
     "NotifySettings",
     "Recipe",
     "SearchSettings",
-    "SettingDoc",
     "SpaceSettings",
+    "StoreSettings",
     "SweepSettings",
     "TaskSettings",
     "TrackerSettings",
     "TrainSettings",
     "key",
-    "setting_docs",
 ]
 
 
@@ -246,6 +245,15 @@ class BudgetSettings:
 
 
 @dataclass(kw_only=True, slots=True)
+class StoreSettings:
+    """What stays on disk."""
+
+    keep_adapters: int = key(
+        20, "Adapters kept of each study: those of so many best trials, and of all recipes; 0 keeps every one."
+    )
+
+
+@dataclass(kw_only=True, slots=True)
 class TrackerSettings:
     """Where trials are shown."""
 
@@ -283,31 +291,6 @@ class SweepSettings:
     search: SearchSettings = key(SearchSettings, "Which settings are tried.")
     executor: ExecutorSettings = key(ExecutorSettings, "Where trials train.")
     budget: BudgetSettings = key(BudgetSettings, "When a sweep is done.")
+    store: StoreSettings = key(StoreSettings, "What stays on disk.")
     tracker: TrackerSettings = key(TrackerSettings, "Where trials are shown.")
     notify: NotifySettings = key(NotifySettings, "Who is told how a night was.")
-
-
-@dataclass(frozen=True, slots=True)
-class SettingDoc:
-    """A documented key."""
-
-    kind: str
-    default: str
-    doc: str
-
-
-def setting_docs(kind: type = SweepSettings, prefix: str = "") -> dict[str, SettingDoc]:
-    """Return every dotted key with its type, default and documentation; ``<name>`` stands for a dataset's name."""
-    found: dict[str, SettingDoc] = {}
-    hints = get_type_hints(kind)
-    for entry in fields(kind):
-        hint = hints[entry.name]
-        inner = next((arg for arg in (*get_args(hint), hint) if is_dataclass(arg) and arg is not Recipe), None)
-        if inner is not None:
-            name = entry.name if inner is hint else f"{entry.name}.<name>"
-            found |= setting_docs(inner, f"{prefix}{name}.")  # type: ignore[arg-type]
-            continue
-        default = entry.default_factory() if entry.default_factory is not MISSING else entry.default
-        shown = hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
-        found[f"{prefix}{entry.name}"] = SettingDoc(shown, str(default), entry.metadata["doc"])
-    return found

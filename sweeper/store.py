@@ -26,7 +26,7 @@ import os
 import shutil
 import types
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -35,7 +35,15 @@ from sweeper.disk import told_when_full
 from sweeper.errors import StoreError
 from sweeper.types import StudyRecord, TrialRecord
 
-__all__ = ["SCHEMA_VERSION", "TrialStore", "checksum", "from_jsonable", "to_jsonable", "write_atomic"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "TrialStore",
+    "checksum",
+    "from_jsonable",
+    "to_jsonable",
+    "trial_from_bytes",
+    "write_atomic",
+]
 
 SCHEMA_VERSION = 1
 T = TypeVar("T")
@@ -104,9 +112,7 @@ class TrialStore:
             write_atomic(folder / f"checkpoint-{record.chunks_done}.safetensors", checkpoint)
         self._write_json(folder / "trial.json", to_jsonable(record))
         if checkpoint is not None or record.state.is_finished:
-            self._drop_checkpoints(
-                folder, keep=() if record.state.is_finished else (*record.checkpoints, record.chunks_done)
-            )
+            self._drop_checkpoints(record)
 
     def read_trial(self, study: str, number: int) -> TrialRecord:
         """Return a trial.
@@ -148,6 +154,31 @@ class TrialStore:
         with told_when_full(target):
             os.replace(aside, target)
 
+    def adapters(self, study: str) -> set[int]:
+        """Return the numbers of the trials that have an adapter."""
+        return {int(path.parent.name) for path in self.study_dir(study).glob("trials/*/adapter")}
+
+    def drop_adapter(self, study: str, number: int) -> None:
+        """Remove a trial's adapter, as a whole: a reader finds all of it or nothing."""
+        folder = self.adapter_dir(study, number)
+        aside = folder.with_name("adapter.tmp")
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(folder, aside)
+        shutil.rmtree(aside)
+
+    def tidy(self, record: TrialRecord) -> None:
+        """Remove what a kill in the midst of a write has left of a trial: it is of no use any more."""
+        folder = self.trial_dir(record.spec.study, record.spec.number)
+        for path in folder.glob(".*.tmp"):
+            path.unlink()
+        shutil.rmtree(folder / "adapter.tmp", ignore_errors=True)
+        self._drop_checkpoints(record)
+
+    def checkpoint_names(self, record: TrialRecord) -> set[str]:
+        """Return the names of the checkpoints that a trial may go on from."""
+        chunks = () if record.state.is_finished else {*record.checkpoints, record.chunks_done}
+        return {f"checkpoint-{chunk}.safetensors" for chunk in chunks}
+
     def write_text(self, name: str, text: str) -> Path:
         """Write a file at the top of the sweep's folder."""
         path = self.root / name
@@ -179,10 +210,9 @@ class TrialStore:
     def _damaged(self, path: Path, what: str) -> StoreError:
         return StoreError(f"{path} {what}. To repair what can be, run: sweeper reconcile {self.root.name}")
 
-    @staticmethod
-    def _drop_checkpoints(folder: Path, keep: Collection[int]) -> None:
-        names = {f"checkpoint-{chunk}.safetensors" for chunk in keep}
-        for path in folder.glob("checkpoint-*.safetensors"):
+    def _drop_checkpoints(self, record: TrialRecord) -> None:
+        names = self.checkpoint_names(record)
+        for path in self.trial_dir(record.spec.study, record.spec.number).glob("checkpoint-*.safetensors"):
             if path.name not in names:
                 path.unlink(missing_ok=True)
 
@@ -210,6 +240,21 @@ def write_atomic(path: Path, content: bytes) -> None:
         except OSError:
             aside.unlink(missing_ok=True)
             raise
+
+
+def trial_from_bytes(content: bytes) -> TrialRecord:
+    """Return the trial of a copy of ``trial.json``, e.g. a tracker's.
+
+    Raises:
+        StoreError: The copy is damaged or of another schema version.
+    """
+    try:
+        fields = json.loads(content)
+        if fields.pop("schema_version") != SCHEMA_VERSION:
+            raise StoreError(f"the copy of trial.json is not of schema version {SCHEMA_VERSION}")
+        return cast("TrialRecord", from_jsonable(TrialRecord, fields))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StoreError(f"the copy of trial.json is damaged ({error!r})") from error
 
 
 def to_jsonable(value: Any) -> Any:

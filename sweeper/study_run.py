@@ -59,6 +59,7 @@ class StudyRun(TrialBook):
         max_retries: Retries of a trial after a cause outside its setting.
         retry_s: Seconds before the first retry, longer before further ones (`failures.retry_wait_s`).
         give_up: Finished trials after which a study in which all failed is given up; 0 for never.
+        keep_adapters: Best trials whose adapters stay on disk; 0 for all.
         clock: The present time.
         timer: Seconds that only grow.
     """
@@ -77,10 +78,11 @@ class StudyRun(TrialBook):
         max_retries: int,
         retry_s: float = 0.0,
         give_up: int = 0,
+        keep_adapters: int = 0,
         clock: Clock = utc_now,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(record, store=store, tracker=tracker, clock=clock)
+        super().__init__(record, store=store, tracker=tracker, clock=clock, keep_adapters=keep_adapters)
         self._adviser = Adviser(search, record)
         self._fixed, self._seed = fixed, seed
         self._num_trials, self._max_retries, self._retry_s = num_trials, max_retries, retry_s
@@ -223,8 +225,7 @@ class StudyRun(TrialBook):
         log.error("%s is given up: %s", self.record.name, reason)
 
     def _reopen(self, reference: tuple[str, Mapping[str, ParamValue]] | None) -> None:
-        for trial in self._store.trials(self.record.name):
-            self.trials[trial.spec.number] = trial
+        self._load()
         proposals = self._adviser.catch_up(list(self.trials.values()))
         for number, trial in list(self.trials.items()):
             if not trial.state.is_finished and not self._judge(trial):
@@ -264,7 +265,7 @@ class StudyRun(TrialBook):
         measurement = dataclasses.replace(report.measurements[number], elapsed_s=trial.cost.device_s)
         trial = dataclasses.replace(trial, measurements=(*trial.measurements, measurement))
         if measurement.chunk >= self.record.num_chunks:
-            self._store.write_adapter(self.record.name, number, report.adapters[number])
+            self._keep_adapter(trial, report.adapters[number])
             self._finish(trial, TrialState.COMPLETE)
             return False
         checkpoint = report.checkpoints[number]

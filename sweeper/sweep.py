@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -40,9 +40,6 @@ from sweeper.store import TrialStore
 from sweeper.track import Tracker
 from sweeper.view import LiveView, fetch_progress, final_view
 from sweeper.watchdog import Watchdog
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["SweepOutcome", "find_sweep", "progress_from_disk", "run_sweep", "show_final", "sweep_name"]
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Set
 
 from sweeper.ledger import Clock
+from sweeper.retention import adapters_to_keep
 from sweeper.store import TrialStore
 from sweeper.track.base import Tracker
-from sweeper.types import ChunkReport, Cost, Failure, Phase, StudyRecord, TrialRecord, TrialSpec
+from sweeper.types import ChunkReport, Cost, Failure, Phase, StudyRecord, TrialRecord, TrialSpec, TrialState
 
 __all__ = ["TrialBook"]
 
@@ -21,12 +22,17 @@ class TrialBook:
         store: Where records go.
         tracker: What is shown.
         clock: The present time.
+        keep_adapters: Best trials whose adapters stay on disk; 0 for all.
     """
 
-    def __init__(self, record: StudyRecord, *, store: TrialStore, tracker: Tracker, clock: Clock) -> None:
+    def __init__(
+        self, record: StudyRecord, *, store: TrialStore, tracker: Tracker, clock: Clock, keep_adapters: int
+    ) -> None:
         self.record = record
         self._store, self._tracker, self._clock = store, tracker, clock
         self.trials: dict[int, TrialRecord] = {}
+        self._num_adapters = keep_adapters
+        self._adapters = store.adapters(record.name)
 
     @property
     def num_asked(self) -> int:
@@ -56,6 +62,28 @@ class TrialBook:
         trial = self.trials[number]
         if not trial.state.is_finished and trial.num_retries:
             self._write(dataclasses.replace(trial, num_retries=trial.num_retries - 1))
+
+    def _load(self) -> None:
+        """Read what is on disk, and tidy it up."""
+        for trial in self._store.trials(self.record.name):
+            self._store.tidy(trial)
+            self.trials[trial.spec.number] = trial
+        self._drop_adapters(adapters_to_keep(self.record, self.trials.values(), self._num_adapters))
+
+    def _keep_adapter(self, trial: TrialRecord, files: Mapping[str, bytes]) -> None:
+        """Write the adapter of a trial that is about to be complete, and drop the one whose place it takes."""
+        number = trial.spec.number
+        complete = {**self.trials, number: dataclasses.replace(trial, state=TrialState.COMPLETE)}
+        keep = adapters_to_keep(self.record, complete.values(), self._num_adapters)
+        if number in keep:
+            self._store.write_adapter(self.record.name, number, files)
+            self._adapters.add(number)
+        self._drop_adapters(keep)
+
+    def _drop_adapters(self, keep: Set[int]) -> None:
+        for number in self._adapters - keep:
+            self._store.drop_adapter(self.record.name, number)
+        self._adapters &= keep
 
     def _begin(self, spec: TrialSpec) -> None:
         self._write(TrialRecord(spec=spec, started_at=self._now()))

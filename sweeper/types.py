@@ -26,6 +26,7 @@ __all__ = [
     "TrialRecord",
     "TrialSpec",
     "TrialState",
+    "ViewedTrial",
 ]
 
 ParamValue = bool | int | float | str
@@ -212,6 +213,21 @@ class StudyRecord:
     def is_better(self, one: float, other: float) -> bool:
         """Whether ``one`` is a strictly better objective than ``other``."""
         return one > other if self.direction == "maximize" else one < other
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ViewedTrial:
+    """A trial as a view of the store (the search's database, the tracker) has it; to compare them."""
+
+    number: int
+    state: str
+    """A `TrialState`, ``paused`` or empty if the view says none."""
+    value: float | None = None
+    """The objective of a finished trial."""
+    key: str = ""
+    """What the view itself calls it."""
+    params: Mapping[str, ParamValue] = field(default_factory=dict)
+    origin: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.cli import main
-from sweeper.settings import setting_docs
+from sweeper.setting_docs import setting_docs
 
 ROOT = Path(__file__).parents[1]
 

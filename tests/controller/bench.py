@@ -74,6 +74,7 @@ class Bench:
     num_trials: int = 6
     lanes: int = 3
     max_retries: int = 2
+    keep_adapters: int = 0
     studies: tuple[str, ...] = ("toy",)
     search: SearchSettings = field(default_factory=lambda: preset("tpe", startup=2))
     reference: tuple[str, Mapping[str, ParamValue]] | None = None
@@ -162,6 +163,7 @@ class Bench:
             seed=0,
             num_trials=self.num_trials,
             max_retries=self.max_retries,
+            keep_adapters=self.keep_adapters,
             clock=self.clock,
             retry_s=self.executor.retry_s,
             give_up=self.executor.give_up,

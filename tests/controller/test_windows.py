@@ -99,6 +99,7 @@ def test_a_chunk_that_does_not_end_is_given_up_soon_after_the_close(tmp_path, cl
     assert 10 * CHUNK_S < (clock() - bench.controller.forecast._ledger.begun_at).total_seconds() < 11 * CHUNK_S
     running = [trial for trial in bench.trials().values() if not trial.state.is_finished]
     assert all(trial.chunks_done == 0 for trial in running)
+    assert all(trial.cost.device_s > 0 for trial in running)
     bench.speeds = ()
     nights(bench, clock)
     check_whole(bench)
