@@ -46,11 +46,6 @@ class Policy:
     remedy: str
     """What people can do, in one line."""
 
-    @property
-    def is_caused_by_setting(self) -> bool:
-        """Whether the same setting would fail again, so that the sampler must learn from it."""
-        return self.action is Action.INFEASIBLE
-
 
 _FAILED = "failed after executor.max_retries"
 

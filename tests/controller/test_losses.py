@@ -10,10 +10,10 @@ from sweeper.errors import DiskFull, StorageDown, WorkerError
 from sweeper.execute.base import StudyOpened, WorkerFailed
 from sweeper.ledger import Ledger
 from sweeper.search.study import Search
-from sweeper.settings import ExecutorSettings
+from sweeper.settings import BudgetSettings, ExecutorSettings
 from sweeper.types import Decision, Failure, FailureKind, TrialState
 from tests.controller.bench import Bench, Killed, KilledExecutor, check_whole, lose, no_pruning, once
-from tests.doubles import FakeWorker
+from tests.doubles import FakeClock, FakeWorker
 
 COMPLETE, FAILED, RUNNING = TrialState.COMPLETE, TrialState.FAILED, TrialState.RUNNING
 
@@ -221,7 +221,7 @@ class Unopened(FakeWorker):
 
 
 def unopened(bench):
-    return lambda index: Unopened(rungs=(2, 4), num_chunks=4, events=bench.events, index=index)
+    return lambda index: Unopened(rungs=(2, 4), num_chunks=4, events=bench.events, index=index, **bench.worker)
 
 
 def test_a_study_that_no_worker_can_open_is_given_up_and_the_others_go_on(bench):
@@ -231,6 +231,22 @@ def test_a_study_that_no_worker_can_open_is_given_up_and_the_others_go_on(bench)
     assert bench.states() == [COMPLETE] * bench.num_trials
     assert bench.states("bad") == []
     check_whole(bench)
+
+
+def test_a_night_that_its_window_cuts_is_paused_also_beside_a_study_that_cannot_be_opened_any_more(bench):
+    clock = FakeClock("2026-01-01T22:00+00:00")
+    bench.studies, bench.clock = ("bad", "toy"), clock
+    bench.budget = BudgetSettings(window="22:00-22:35", time_zone="UTC")
+    bench.worker = {"before": lambda _numbers: clock.pass_s(600), "device_s": 600.0}
+    with pytest.raises(Killed):
+        bench.run(replies=2)
+    assert RUNNING in bench.states("bad")
+    clock.set("2026-01-02T22:00+00:00")
+    bench._make_worker = unopened(bench)
+    bench.run()
+    assert RUNNING in bench.states("toy")
+    assert bench.controller.stop_reason.startswith("budget.window")
+    assert bench.controller.forecast.is_paused
 
 
 def test_when_no_study_can_be_opened_the_sweep_says_why(bench):
