@@ -16,7 +16,7 @@ TORCH_INDEX ?= $(shell [ "$$(uname -sm)" = "Linux x86_64" ] && ! command -v nvid
                  && echo https://download.pytorch.org/whl/cpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep overnight schedule unschedule status ui fresh-clone bench bench-short bench-long test test-all lint format types ci constraints dist clean distclean
+.PHONY: help setup sweep overnight schedule unschedule status ui fresh-clone bench bench-short bench-long bench-growth chaos chaos-short test test-all lint format types ci constraints dist clean distclean
 .DELETE_ON_ERROR:
 
 help:  ## List what can be made
@@ -53,6 +53,15 @@ bench-long: $(VENV)/.installed-bench  ## Measure what takes an hour more: 24 tri
 bench-short: $(VENV)/.installed-bench  ## See in three minutes that every benchmark runs; the numbers mean nothing
 	@$(BIN)/python benchmarks/run.py --short $(ARGS)
 
+bench-growth: $(VENV)/.installed  ## See whether a run of 1,000 trials grows: memory, open files, threads, disk
+	@$(BIN)/python benchmarks/long_run.py $(ARGS)
+
+chaos: $(VENV)/.installed  ## Kill sweeps 200 times at seeded moments and count what was lost; ARGS='--seed 7'
+	@$(BIN)/python chaos/run.py $(ARGS)
+
+chaos-short: $(VENV)/.installed  ## The same with one small sweep and four kills, under two minutes
+	@$(BIN)/python chaos/run.py --short $(ARGS)
+
 test: $(VENV)/.installed-dev  ## Run the tests: offline, on the CPU; ARGS='-k search' picks some
 	@$(BIN)/python -m pytest $(ARGS)
 
@@ -73,7 +82,7 @@ format: $(VENV)/.installed-dev  ## Mend style and format where a machine can
 types: $(VENV)/.installed-dev  ## Check types
 	@$(BIN)/mypy
 
-ci: test lint types  ## Everything that a change must pass
+ci: test lint types chaos-short  ## Everything that a change must pass
 
 constraints: pyproject.toml  ## Pin the newest versions that pyproject.toml allows, from a clean resolve
 	@rm -rf .venv-constraints

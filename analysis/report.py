@@ -8,7 +8,7 @@ at any time.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,11 @@ from analysis.compare import NOISE_ERRORS, top_trials
 from analysis.load import load_trials
 from analysis.params import number_text, params_text
 from analysis.sessions import session_rows
+from sweeper.failures import POLICIES
+from sweeper.health import read_health
 from sweeper.space import SEARCHABLE, SearchSpace
 from sweeper.store import TrialStore
-from sweeper.types import ParamValue, TrialRecord, TrialState
+from sweeper.types import FailureKind, ParamValue, TrialRecord, TrialState
 
 __all__ = ["REPORT_FILES", "render_report", "write_reports"]
 
@@ -59,7 +61,10 @@ def render_report(store: TrialStore, best: Mapping[str, Any]) -> str:
     template = _environment().get_template("report.md.j2")
     provenance = _flat(sweep.get("provenance") or {})
     sessions = session_rows(store, sweep.get("settings") or {})
-    return template.render(best, extras=extras, provenance=provenance, noise_errors=NOISE_ERRORS, sessions=sessions)
+    health = read_health(store.root).lines()
+    return template.render(
+        best, extras=extras, provenance=provenance, noise_errors=NOISE_ERRORS, health=health, sessions=sessions
+    )
 
 
 def _environment() -> Environment:
@@ -86,6 +91,7 @@ def _extras(store: TrialStore, study_name: str, best: Mapping[str, Any] | None) 
         "top": top,
         "infeasible": _causes(trials, TrialState.INFEASIBLE),
         "failed": _causes(trials, TrialState.FAILED),
+        "survived": _survived(trials),
         "base": _base_model(best),
     }
 
@@ -102,11 +108,18 @@ def _causes(trials: Sequence[TrialRecord], state: TrialState) -> list[dict[str, 
         {
             "kind": kind,
             "message": message,
+            "remedy": POLICIES[FailureKind(kind)].remedy if kind in list(FailureKind) else "",
             "trials": [t.spec.number for t in found],
             "example": dict(found[0].spec.params),
         }
         for (kind, message), found in sorted(groups.items())
     ]
+
+
+def _survived(trials: Sequence[TrialRecord]) -> dict[str, int]:
+    """Count the trials that a failure only held up, by its kind."""
+    ended = (TrialState.INFEASIBLE, TrialState.FAILED)
+    return dict(Counter(t.failure.kind.value for t in trials if t.failure and t.state not in ended).most_common())
 
 
 def _base_model(best: Mapping[str, Any] | None) -> str | None:

@@ -19,6 +19,8 @@ _AT_LEAST_ONE = (
     "train.chunks_per_epoch",
     "model.max_length",
     "executor.threads",
+    "executor.hang_factor",
+    "executor.first_reply_s",
     "budget.trials",
     "search.min_chunks",
 )
@@ -38,6 +40,10 @@ _ONE_OF = {
 _NOT_NEGATIVE = (
     "executor.workers",
     "executor.max_retries",
+    "executor.retry_s",
+    "executor.give_up",
+    "executor.hang_floor_s",
+    "executor.min_free_mb",
     "executor.drain_s",
     "budget.device_hours",
     "search.startup",

@@ -1,11 +1,11 @@
-"""The command line: run, status, config, reproduce, ui, jobs. Every error of ours is one readable paragraph."""
+"""The command line: run, status, config, reproduce, reconcile, ui, jobs. Each error of ours is a readable paragraph."""
 
 from __future__ import annotations
 
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,6 +13,10 @@ from rich.text import Text
 
 from sweeper.errors import SweeperError
 from sweeper.jobs.cli import app as jobs_app
+
+if TYPE_CHECKING:
+    from sweeper.settings import SweepSettings
+    from sweeper.store import TrialStore
 
 __all__ = ["app", "main"]
 
@@ -44,13 +48,15 @@ def run(
 ) -> None:
     """Run a sweep; the same command again goes on with it.
 
-    Exit code 0: it is done, or may not run now (window, budget); 2: an error; 130 or 143: stopped by Ctrl-C or SIGTERM.
+    Exit code 0: it is done, or may not run now (window, budget); 2: an error; 3: nothing was found; 4: the disk is
+    full; 5: the database of studies is down; 75: another process runs the sweep; 130 or 143: stopped by
+    Ctrl-C or SIGTERM.
     """
     from sweeper.sweep import run_sweep
 
     outcome = run_sweep([*(overrides or []), *(["budget.wait=true"] if wait else [])], config_dir=config_dir)
-    if outcome.stopped_by:
-        raise typer.Exit(128 + signal.Signals[outcome.stopped_by])
+    if outcome.exit_code:
+        raise typer.Exit(outcome.exit_code)
 
 
 @app.command()
@@ -59,6 +65,7 @@ def status(
     outputs: Outputs = Path("outputs"),
 ) -> None:
     """Show how far a sweep is, from disk."""
+    from sweeper.failure_view import failure_view
     from sweeper.saved import find_sweep, progress_from_disk
     from sweeper.sessions import SessionLog
     from sweeper.settings import BudgetSettings
@@ -73,6 +80,9 @@ def status(
     console.print(progress_table(progress_from_disk(store, budget=budget.trials)))
     for session in SessionLog(store.root).read()[-1:]:
         console.print(Text(session_line(session, budget)), soft_wrap=True)
+    failures = failure_view(store)
+    if failures is not None:
+        console.print(failures)
 
 
 @app.command()
@@ -103,6 +113,26 @@ def reproduce(
 
 
 @app.command()
+def reconcile(
+    sweep: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Name of the sweep, the latest if empty; or the overrides it is run with.", show_default=False
+        ),
+    ] = None,
+    outputs: Outputs = Path("outputs"),
+    config_dir: ConfigDir = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what differs; exit code 1 if anything.")] = False,
+) -> None:
+    """Compare store, Optuna and MLflow trial by trial, and repair the two views from the store."""
+    from sweeper.reconcile import reconcile_sweep
+
+    store, settings = _named_sweep(sweep or [], outputs=outputs, config_dir=config_dir)
+    if not reconcile_sweep(store, console=Console(), dry_run=dry_run, settings=settings):
+        raise typer.Exit(1)
+
+
+@app.command()
 def ui(overrides: Overrides = None) -> None:
     """Open the tracker's pages: curves, comparison and adapters of all trials."""
     from sweeper.config import compose
@@ -121,14 +151,31 @@ def main() -> None:
         app()
     except SweeperError as error:
         Console(stderr=True).print(Text.assemble(("Error: ", "bold red"), str(error)), soft_wrap=True)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
 
 
+def _named_sweep(
+    words: list[str], *, outputs: Path, config_dir: Path | None
+) -> tuple[TrialStore, SweepSettings | None]:
+    """Return the sweep that a name, or overrides, mean; with its settings in the latter case."""
+    from sweeper.saved import find_sweep
+
+    if not any("=" in word for word in words):
+        return find_sweep(words[0] if words else "", outputs), None
+    from sweeper.config import compose
+    from sweeper.identity import check_identity, sweep_name
+
+    settings = compose(words, config_dir=config_dir).settings
+    store = find_sweep(sweep_name(settings), Path(settings.outputs))
+    check_identity(store, settings)
+    return store, settings
+
+
 def _key_lines() -> list[str]:
     """Return a line a key, never folded: so that it can be searched with other tools."""
-    from sweeper.settings import setting_docs
+    from sweeper.setting_docs import setting_docs
 
     docs = setting_docs()
     width = max(map(len, docs))

@@ -24,7 +24,8 @@ from omegaconf.errors import OmegaConfBaseException
 from sweeper.checks import check_settings
 from sweeper.errors import ConfigError, SpaceError, did_you_mean
 from sweeper.provenance import mask_url, redact_url
-from sweeper.settings import SettingDoc, SweepSettings, setting_docs
+from sweeper.setting_docs import SettingDoc, setting_docs
+from sweeper.settings import SweepSettings
 from sweeper.space import SEARCHABLE, Dimension, Scale, SearchSpace
 from sweeper.types import ParamValue
 

@@ -1,8 +1,9 @@
 """The loop: hand chunks to workers, take in reports, refill lanes at once; nothing else.
 
 The only writer of store, search and tracker (through `StudyRun`). Workers are never waited for together: each is
-answered when it reports. A lost worker's trials go back to the queue with their last checkpoint. What would not end
-before a window closes is not begun (see `forecast`).
+answered when it reports. A lost worker's trials go back to the queue with their last checkpoint; which of them was to
+blame is found by training each alone (`StudyRun.lose`), whether the device is, by `Losses`. What would not end before a
+window closes is not begun (see `forecast`).
 """
 
 from __future__ import annotations
@@ -12,22 +13,34 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from sweeper.errors import WorkerError, WorkerLost
-from sweeper.execute.base import Executor, OpenStudy, Reply, StudyOpened, WorkerFailed, WorkerHandle, WorkerReady
+from sweeper.errors import DiskFull, SweeperError, WorkerError, WorkerLost
+from sweeper.execute.base import (
+    Executor,
+    OpenStudy,
+    Reply,
+    Request,
+    StudyOpened,
+    WorkerFailed,
+    WorkerHandle,
+    WorkerReady,
+)
+from sweeper.failures import POLICIES, Action
 from sweeper.forecast import Forecast
 from sweeper.ledger import Ledger
-from sweeper.settings import BudgetSettings
+from sweeper.losses import Losses, Post, Stage
+from sweeper.settings import BudgetSettings, ExecutorSettings
 from sweeper.study_run import StudyRun
 from sweeper.types import Admission, ChunkReport, ChunkRequest, Cost, Failure, FailureKind
+from sweeper.watchdog import Watchdog
 
 __all__ = ["Controller", "Drain"]
 
 log = logging.getLogger(__name__)
 _TICK_S = 0.5
-_MAX_LOSSES = 3
-"""A worker that is lost so often in a row, without one chunk in between, is not started again."""
+_FATAL_PATIENCE_S = 60.0
+"""For running chunks, when the database of studies is down: the store can still take them in."""
 
 
 @dataclass(slots=True)
@@ -42,20 +55,6 @@ class Drain:
         return bool(self.reason)
 
 
-@dataclass(slots=True)
-class _Post:
-    """What the controller knows of a worker."""
-
-    handle: WorkerHandle
-    study: StudyRun | None = None
-    is_ready: bool = False
-    is_busy: bool = True
-    lanes: set[int] = field(default_factory=set)
-    num_lanes: int = 0
-    evict: tuple[int, ...] = ()
-    num_losses: int = 0
-
-
 class Controller:
     """Runs studies on workers until their budgets are spent.
 
@@ -67,6 +66,7 @@ class Controller:
         lanes: Lanes of a pack, unless a worker has chosen their number itself.
         drain: Set by whoever wants the sweep to stop.
         on_change: Called after every reply, at least twice a second, to show how things are.
+        watchdog: Tells which workers hang.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class Controller:
         lanes: int,
         drain: Drain,
         on_change: Callable[[], None],
+        watchdog: Watchdog | None = None,
     ) -> None:
         self._studies = studies
         self._executor = executor
@@ -86,47 +87,78 @@ class Controller:
         self._num_lanes = lanes
         self._drain = drain
         self._on_change = on_change
-        self._posts: dict[int, _Post] = {}
+        self._watchdog = watchdog or Watchdog(ExecutorSettings())
+        self._losses = Losses(ledger)
+        self._posts: dict[int, Post] = {}
         self.stop_reason: str | None = None
         runs = [run for run, _ in studies.values()]
         self.forecast = Forecast(runs, ledger=ledger, budget=budget, num_lanes=lanes)
+
+    @property
+    def taken_out(self) -> Mapping[int, str]:
+        """Why workers were taken out, by index."""
+        return self._losses.taken_out
 
     def run(self) -> None:
         """Run until nothing is left to do, or the drain is asked for and done.
 
         Raises:
-            WorkerError: No worker is left, or none can do what is asked.
+            WorkerError: No worker is left, or none can open any study.
+            StorageDown: The search's database is down; running chunks were taken in before.
+            DiskFull: Nothing can be written any more; what was written is whole.
         """
         try:
             if self._open_studies():
-                self._posts = {handle.index: _Post(handle) for handle in self._executor.start()}
-            while not self._drain and self._is_work_left():
+                self._posts = {handle.index: self._post(handle) for handle in self._executor.start()}
+            while not self._is_ending and self._is_work_left():
                 self._step()
-            if self._drain:
+            if self._is_ending:
                 self._finish_chunks()
             else:
                 self.stop_reason = self.forecast.reason()
+            self._charge_unfinished()
         finally:
             self._executor.stop()
             self._ledger.save()
+        error = self._fatal or self._nothing_opened()
+        if error is not None:
+            raise error
+
+    @property
+    def _is_ending(self) -> bool:
+        return bool(self._drain) or self._fatal is not None
+
+    @property
+    def _fatal(self) -> SweeperError | None:
+        return next((run.fatal for run, _ in self._studies.values() if run.fatal), None)
 
     def _step(self) -> None:
         for handle in self._executor.wait(_TICK_S):
             self._hear(self._posts[handle.index])
-        if not self._drain:
+        self._watchdog.tick()
+        for post in list(self._posts.values()):
+            if why := self._watchdog.overdue(post.handle.index):
+                self._lose(post, Failure(kind=FailureKind.HUNG, message=why))
+        if not self._is_ending:
             self._employ_idle()
         self._on_change()
 
     def _finish_chunks(self) -> None:
         """Take in the chunks that are being trained, as far as patience goes; start nothing."""
-        left_s = max(0.0, self._drain.deadline_s - time.monotonic())
-        log.warning("%s: waiting up to %.0f s for running chunks", self._drain.reason, left_s)
-        while time.monotonic() < self._drain.deadline_s and any(p.is_busy and p.lanes for p in self._posts.values()):
+        deadline_s = self._drain.deadline_s if self._drain else time.monotonic() + _FATAL_PATIENCE_S
+        left_s = max(0.0, deadline_s - time.monotonic())
+        log.warning("%s: waiting up to %.0f s for running chunks", self._drain.reason or self._fatal, left_s)
+        while time.monotonic() < deadline_s and any(p.stage is Stage.CHUNK for p in self._posts.values()):
             self._step()
+
+    def _charge_unfinished(self) -> None:
+        """Charge chunks that are given up: their time is spent, whatever they would have brought."""
+        for post in self._posts.values():
+            self._losses.charge(post, self._watchdog.ended(post.handle.index))
 
     def _is_work_left(self) -> bool:
         if not self._posts and self._open_studies():
-            raise WorkerError(f"no worker is left: each was lost {_MAX_LOSSES} times in a row. The logs folder has why")
+            raise WorkerError(f"no worker is left: {'; '.join(self.taken_out.values())}. The logs folder has more")
         if any(post.is_busy for post in self._posts.values()):
             return not self._is_overdue()
         return any(not post.lanes for post in self._posts.values()) and self._open_studies() != []
@@ -136,21 +168,25 @@ class Controller:
             log.warning("chunks that took longer than predicted are given up; their trials go on from the chunk before")
         return self.forecast.is_overdue
 
-    def _hear(self, post: _Post) -> None:
+    def _hear(self, post: Post) -> None:
         try:
             reply = post.handle.receive()
         except WorkerLost as lost:
-            self._replace(post, Failure(kind=FailureKind.LOST_WORKER, message=str(lost)))
+            self._lose(post, Failure(kind=FailureKind.LOST_WORKER, message=str(lost)))
             return
-        post.is_busy = False
+        if isinstance(reply, WorkerFailed):
+            self._lose(post, Failure(kind=reply.kind, message=reply.message, traceback=reply.traceback))
+            return
+        self._watchdog.ended(post.handle.index, is_good=True)
+        post.stage = Stage.IDLE
         self._take_in(post, reply)
 
-    def _take_in(self, post: _Post, reply: Reply) -> None:
+    def _take_in(self, post: Post, reply: Reply) -> None:
         match reply:
             case WorkerReady(notes=notes):
-                post.is_ready = True
                 log.info("worker %d is ready: %s", post.handle.index, "; ".join(notes))
             case StudyOpened(references=references) if post.study is not None:
+                self._losses.opened(post.study)
                 post.num_lanes = reply.lanes or self._num_lanes
                 for note in reply.notes:
                     log.info("worker %d, %s: %s", post.handle.index, post.study.record.name, note)
@@ -158,71 +194,107 @@ class Controller:
                 self._send_chunk(post, post.study)
             case ChunkReport() if post.study is not None:
                 self._absorb(post, post.study, reply)
-            case WorkerFailed(message=message) if post.lanes:
-                self._replace(post, Failure(kind=FailureKind.ERROR, message=message, traceback=reply.traceback))
-            case WorkerFailed(message=message):
-                raise WorkerError(f"worker {post.handle.index} cannot start: {message}")
             case _:
                 raise AssertionError(f"worker {post.handle.index} sent {reply!r} unasked")
 
-    def _absorb(self, post: _Post, study: StudyRun, report: ChunkReport) -> None:
-        post.num_losses = 0
+    def _absorb(self, post: Post, study: StudyRun, report: ChunkReport) -> None:
+        if report.measurements:
+            self._losses.worked(post, study, report.measurements)
+        # The account comes first: after a kill in between it may say too much, never less than the trials' costs.
+        self._ledger.charge(sum(report.costs.values(), Cost()))
         post.evict = study.absorb(report)
         post.lanes -= {*post.evict, *report.failures, *report.adapters}
-        self._ledger.charge(sum(report.costs.values(), Cost()))
         self.forecast.note(study.record.name, report)
         self._send_chunk(post, study)
 
-    def _send_chunk(self, post: _Post, study: StudyRun) -> None:
-        """Refill the pack and train its next chunk; without trials, time, or during a drain, the worker is idle."""
-        if self._drain or not self.forecast.may_train(study):
+    def _send_chunk(self, post: Post, study: StudyRun) -> None:
+        """Refill the pack and train its next chunk; without trials, time, or at the sweep's end, the worker is idle."""
+        post.is_testing = False
+        if self._is_ending or not self.forecast.may_train(study):
             return
+        is_tested = any(p.is_testing and p.study is study for p in self._posts.values())
+        if study.has_suspect and not (post.lanes and is_tested):
+            study.put_back(post.lanes)
+            post.evict, post.lanes, post.is_testing = (*post.evict, *post.lanes), set(), True
+            admissions = [study.suspect_admission()]
+            post.lanes.add(admissions[0].spec.number)
+        else:
+            admissions = self._fill(post, study)
+        if post.lanes and not self._is_ending:
+            request, post.evict = ChunkRequest(admit=tuple(admissions), evict=post.evict), ()
+            self._send(post, request, Stage.CHUNK, f"a chunk of {study.record.name}")
+
+    def _fill(self, post: Post, study: StudyRun) -> list[Admission]:
+        """Fill free lanes, one by one: each trial promises device hours that the next one cannot have."""
         admissions: list[Admission] = []
         while len(post.lanes) < post.num_lanes:
-            # One by one: each promises device hours that the next one cannot have.
             admitted = study.admissions(1, may_start=self.forecast.may_begin(study))
             if not admitted:
                 break
             admissions += admitted
             post.lanes.add(admitted[0].spec.number)
-        if post.lanes:
-            post.handle.send(ChunkRequest(admit=tuple(admissions), evict=post.evict))
-            post.is_busy, post.evict = True, ()
+        return admissions
+
+    def _send(self, post: Post, request: Request, stage: Stage, what: str) -> None:
+        post.handle.send(request)
+        post.stage = stage
+        self._watchdog.began(post.handle.index, what, num_lanes=len(post.lanes))
+
+    def _post(self, handle: WorkerHandle) -> Post:
+        """Watch a worker that was started just now."""
+        self._watchdog.began(handle.index, "its start")
+        return Post(handle)
 
     def _employ_idle(self) -> None:
         for post in self._posts.values():
-            if not post.is_ready or post.is_busy or post.lanes:
+            if post.is_busy or post.lanes:
                 continue
-            open_studies = self._open_studies()
-            if post.study in open_studies:
+            ready = [run for run in self._open_studies() if run.has_due or self._may_begin(run)]
+            if post.study in ready:
                 self._send_chunk(post, post.study)
-            elif open_studies:
-                self._open(post, min(open_studies, key=self._num_workers))
+            elif ready:
+                self._open(post, min(ready, key=self._num_workers))
 
-    def _open(self, post: _Post, study: StudyRun) -> None:
+    def _open(self, post: Post, study: StudyRun) -> None:
         request = next(opening for run, opening in self._studies.values() if run is study)
-        post.study, post.evict, post.is_busy = study, (), True
-        probe = not study.record.references and self._num_workers(study) == 1
-        post.handle.send(dataclasses.replace(request, probe=probe))
+        probe = not study.record.references and self._num_workers(study) == 0
+        post.study, post.evict = study, ()
+        self._send(post, dataclasses.replace(request, probe=probe), Stage.OPEN, f"the opening of {study.record.name}")
 
     def _open_studies(self) -> list[StudyRun]:
-        may = self.forecast
-        runs = [run for run, _ in self._studies.values() if may.may_train(run)]
-        return [run for run in runs if run.has_waiting or (run.may_ask and may.may_begin(run))]
+        runs = [run for run, _ in self._studies.values() if self.forecast.may_train(run)]
+        return [run for run in runs if run.has_waiting or self._may_begin(run)]
+
+    def _may_begin(self, study: StudyRun) -> bool:
+        return study.may_ask and self.forecast.may_begin(study)
 
     def _num_workers(self, study: StudyRun) -> int:
         return sum(post.study is study and post.is_busy for post in self._posts.values())
 
-    def _replace(self, post: _Post, failure: Failure) -> None:
-        """Put a lost worker's trials back and start another in its place."""
-        log.warning("worker %d: %s; %d trial(s) go back", post.handle.index, failure.message, len(post.lanes))
-        if post.study is not None and not self._drain:
-            for number in sorted(post.lanes):
-                post.study.fail(number, failure)
-        losses = post.num_losses + 1
-        if self._drain or losses >= _MAX_LOSSES:
-            self._executor.retire(post.handle)
-            del self._posts[post.handle.index]
+    def _lose(self, post: Post, failure: Failure) -> None:
+        """Put the trials of a worker that is lost, hung or broken back, and start another in its place."""
+        index = post.handle.index
+        log.warning("worker %d: %s; %d trial(s) go back", index, failure.message, len(post.lanes))
+        elapsed_s = self._watchdog.ended(index)
+        if POLICIES[failure.kind].action is Action.STOP:
+            raise DiskFull(f"worker {index}: {failure.message}. {POLICIES[failure.kind].remedy}")
+        if self._is_ending:
+            self._losses.charge(post, elapsed_s)
+            self._retire(post)
             return
-        handle = self._executor.restart(post.handle)
-        self._posts[handle.index] = _Post(handle, num_losses=losses)
+        reason = self._losses.lost(post, failure, elapsed_s, has_others=len(self._posts) > 1)
+        if reason:
+            log.error("worker %d is taken out: %s", index, reason)
+            self._retire(post)
+        else:
+            self._posts[index] = self._post(self._executor.restart(post.handle))
+
+    def _retire(self, post: Post) -> None:
+        self._executor.retire(post.handle)
+        del self._posts[post.handle.index]
+
+    def _nothing_opened(self) -> SweeperError | None:
+        """Return the error of a sweep in which no study could be opened, and so nothing was done."""
+        runs = [run for run, _ in self._studies.values()]
+        reasons = [run.closed for run in runs if run.is_shut]
+        return WorkerError(reasons[0]) if reasons and len(reasons) == len(runs) else None

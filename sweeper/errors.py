@@ -9,8 +9,10 @@
     ├── FetchError           a model or dataset could not be fetched or failed its checksum
     ├── ModelError           a model cannot be loaded, or has no known LoRA targets
     ├── StoreError           something on disk is damaged or of another schema version
+    │   ├── DiskFull         no space is left; nothing that was saved is lost (exit code 4)
+    │   ├── StorageDown      the database of studies does not answer (exit code 5)
     │   └── SweepMismatch    the sweep on disk was made with other settings
-    ├── SweepLocked          another controller is running this sweep
+    ├── SweepLocked          another process runs this sweep (exit code 75)
     ├── WorkerError          a worker failed for a cause outside any trial
     │   └── WorkerLost       a worker process ended without answering
     └── TrackerError         the tracker could not be reached (never stops a search)
@@ -26,9 +28,11 @@ from collections.abc import Iterable
 __all__ = [
     "ConfigError",
     "DataError",
+    "DiskFull",
     "FetchError",
     "ModelError",
     "SpaceError",
+    "StorageDown",
     "StoreError",
     "SweepLocked",
     "SweepMismatch",
@@ -42,6 +46,9 @@ __all__ = [
 
 class SweeperError(Exception):
     """Base of every error that sweeper raises on purpose."""
+
+    exit_code = 2
+    """Of the command line, when it ends with this error."""
 
 
 class ConfigError(SweeperError):
@@ -85,12 +92,27 @@ class StoreError(SweeperError):
     """A file of a sweep is damaged or of another schema version."""
 
 
+class DiskFull(StoreError):
+    """No space is left where the sweep is kept; what was saved is whole."""
+
+    exit_code = 4
+
+
+class StorageDown(StoreError):
+    """The database of studies is locked or unreachable; trials are safe in the store."""
+
+    exit_code = 5
+
+
 class SweepMismatch(StoreError):
     """The sweep on disk was made with settings that differ in something trials depend on."""
 
 
 class SweepLocked(SweeperError):
     """Another controller is running this sweep."""
+
+    exit_code = 75
+    """"Try again later", as in sysexits.h."""
 
 
 class WorkerError(SweeperError):

@@ -39,6 +39,11 @@ class StudyLike(Protocol):
         """Trials that the budget still allows to begin."""
         ...
 
+    @property
+    def is_shut(self) -> bool:
+        """Whether no worker can open it, so that nothing of it goes on."""
+        ...
+
 
 class Forecast:
     """Predicts for one session.
@@ -192,4 +197,5 @@ def chunks_left(study: StudyRecord, trials: Iterable[TrialRecord], *, num_to_beg
 
 
 def _is_unfinished(run: StudyLike) -> bool:
-    return run.num_to_begin > 0 or any(not trial.state.is_finished for trial in run.trials.values())
+    has_running = any(not trial.state.is_finished for trial in run.trials.values())
+    return not run.is_shut and (run.num_to_begin > 0 or has_running)

@@ -17,7 +17,7 @@ from sweeper.store import TrialStore
 
 __all__ = ["check_identity", "settings_to_keep", "sweep_name"]
 
-_NOT_IDENTITY = ("name", "outputs", "cache", "executor", "budget", "tracker", "notify")
+_NOT_IDENTITY = ("name", "outputs", "cache", "executor", "budget", "store", "tracker", "notify")
 """Sections that no trial's result depends on, so they may change from one session of a sweep to the next."""
 _NUM_SHOWN = 4
 

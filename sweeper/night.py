@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from sweeper.errors import SweeperError
+from sweeper.errors import DiskFull, SweeperError
 from sweeper.ledger import Clock, Ledger, find_stop
 from sweeper.notify import send
 from sweeper.progress import StudyProgress
@@ -50,6 +50,11 @@ class Night:
         self._spent_before_s = 0.0
         self._ledger: Ledger | None = None
         self._message: tuple[str, str] | None = None
+
+    @property
+    def root(self) -> Path:
+        """The sweep's folder."""
+        return self._store.root
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -211,7 +216,7 @@ def _write(path: Path, content: bytes) -> None:
     """Write a file; without it there is less to read in the morning, but the search goes on."""
     try:
         write_atomic(path, content)
-    except OSError as error:
+    except (OSError, DiskFull) as error:
         log.warning("%s was not written: %s", path, error)
 
 

@@ -1,14 +1,14 @@
 """Every setting, its type, its default and what it means.
 
 Plain dataclasses, standard library only: `config` composes and checks them, each part of sweeper is handed its own
-section, and ``sweeper config --help-keys`` prints this file as a table. Not frozen, since frozen dataclasses break
+section, and ``sweeper config --help-keys`` prints this file as a table (`setting_docs`). Not frozen, since frozen dataclasses break
 Hydra's composition; nobody changes them after `config.compose`.
 """
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from typing import Any, get_args, get_type_hints
+from dataclasses import dataclass, field
+from typing import Any
 
 __all__ = [
     "BudgetSettings",
@@ -20,14 +20,13 @@ __all__ = [
     "NotifySettings",
     "Recipe",
     "SearchSettings",
-    "SettingDoc",
     "SpaceSettings",
+    "StoreSettings",
     "SweepSettings",
     "TaskSettings",
     "TrackerSettings",
     "TrainSettings",
     "key",
-    "setting_docs",
 ]
 
 
@@ -214,6 +213,20 @@ class ExecutorSettings:
     device: str = key("auto", "auto (CUDA if there is any), cpu or cuda.")
     threads: int = key(1, "CPU threads of a worker.")
     max_retries: int = key(2, "Retries of a trial after a cause outside its setting.")
+    retry_s: float = key(
+        5.0, "Seconds before a trial's first retry; doubled at every further one, longer if the host lacked memory."
+    )
+    give_up: int = key(
+        8, "Finished trials after which a study is given up if all came to nothing for one cause; 0 for never."
+    )
+    hang_factor: float = key(
+        10.0, "A worker that takes so many times as long as its longest chunk (by lane) hangs, and is killed."
+    )
+    hang_floor_s: float = key(120.0, "Seconds before which no worker is taken for hung.")
+    first_reply_s: float = key(
+        3600.0, "Seconds that a worker has for its start, for the opening of a study, and for the first chunk after it."
+    )
+    min_free_mb: int = key(100, "Free disk space, in MB, without which no sweep starts; 0 for no check.")
     drain_s: float = key(10.0, "Seconds that a stopping sweep waits for running chunks.")
 
 
@@ -229,6 +242,15 @@ class BudgetSettings:
     time_zone: str = key("", "Zone of window and deadline, e.g. Europe/Berlin; that of this machine if empty.")
     deadline: str = key("", 'End of the sweep, "2026-12-24T18:00"; or of a session, "07:00", the next such time.')
     wait: bool = key(False, "Outside its window: wait until it opens, instead of saying when that is and leaving.")
+
+
+@dataclass(kw_only=True, slots=True)
+class StoreSettings:
+    """What stays on disk."""
+
+    keep_adapters: int = key(
+        20, "Adapters kept of each study: those of so many best trials, and of all recipes; 0 keeps every one."
+    )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -269,31 +291,6 @@ class SweepSettings:
     search: SearchSettings = key(SearchSettings, "Which settings are tried.")
     executor: ExecutorSettings = key(ExecutorSettings, "Where trials train.")
     budget: BudgetSettings = key(BudgetSettings, "When a sweep is done.")
+    store: StoreSettings = key(StoreSettings, "What stays on disk.")
     tracker: TrackerSettings = key(TrackerSettings, "Where trials are shown.")
     notify: NotifySettings = key(NotifySettings, "Who is told how a night was.")
-
-
-@dataclass(frozen=True, slots=True)
-class SettingDoc:
-    """A documented key."""
-
-    kind: str
-    default: str
-    doc: str
-
-
-def setting_docs(kind: type = SweepSettings, prefix: str = "") -> dict[str, SettingDoc]:
-    """Return every dotted key with its type, default and documentation; ``<name>`` stands for a dataset's name."""
-    found: dict[str, SettingDoc] = {}
-    hints = get_type_hints(kind)
-    for entry in fields(kind):
-        hint = hints[entry.name]
-        inner = next((arg for arg in (*get_args(hint), hint) if is_dataclass(arg) and arg is not Recipe), None)
-        if inner is not None:
-            name = entry.name if inner is hint else f"{entry.name}.<name>"
-            found |= setting_docs(inner, f"{prefix}{name}.")  # type: ignore[arg-type]
-            continue
-        default = entry.default_factory() if entry.default_factory is not MISSING else entry.default
-        shown = hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
-        found[f"{prefix}{entry.name}"] = SettingDoc(shown, str(default), entry.metadata["doc"])
-    return found

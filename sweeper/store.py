@@ -9,8 +9,8 @@
         best.json report.md trials.csv   (see `analysis`)
         studies/<study>/study.json
         studies/<study>/trials/0007/
-            trial.json              TrialRecord; its `checkpoint` names the file that belongs to it
-            checkpoint-5.safetensors
+            trial.json              TrialRecord; its `checkpoints` has the checksums of the files that belong to it
+            checkpoint-4.safetensors checkpoint-5.safetensors
             adapter/                PEFT's format
 
 ``trial.json`` is the commit point: a checkpoint is written first, under the name of its chunk, so after a kill the two
@@ -20,6 +20,7 @@ always agree. Only the controller writes.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -30,10 +31,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from sweeper.disk import told_when_full
 from sweeper.errors import StoreError
 from sweeper.types import StudyRecord, TrialRecord
 
-__all__ = ["SCHEMA_VERSION", "TrialStore", "from_jsonable", "to_jsonable", "write_atomic"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "TrialStore",
+    "checksum",
+    "from_jsonable",
+    "to_jsonable",
+    "trial_from_bytes",
+    "write_atomic",
+]
 
 SCHEMA_VERSION = 1
 T = TypeVar("T")
@@ -90,7 +100,7 @@ class TrialStore:
         return [self._read(path, StudyRecord) for path in found]
 
     def write_trial(self, record: TrialRecord, checkpoint: bytes | None = None) -> None:
-        """Record a trial, with the checkpoint of its last chunk; older checkpoints go.
+        """Record a trial, with the checkpoint of its last chunk; those that the record does not name go.
 
         Args:
             record: The trial as it stands.
@@ -102,7 +112,7 @@ class TrialStore:
             write_atomic(folder / f"checkpoint-{record.chunks_done}.safetensors", checkpoint)
         self._write_json(folder / "trial.json", to_jsonable(record))
         if checkpoint is not None or record.state.is_finished:
-            self._drop_checkpoints(folder, keep=None if record.state.is_finished else record.chunks_done)
+            self._drop_checkpoints(record)
 
     def read_trial(self, study: str, number: int) -> TrialRecord:
         """Return a trial.
@@ -117,10 +127,21 @@ class TrialStore:
         paths = sorted(self.study_dir(study).glob("trials/*/trial.json"))
         return [self._read(path, TrialRecord) for path in paths]
 
-    def read_checkpoint(self, study: str, number: int, chunk: int) -> bytes | None:
-        """Return the checkpoint taken after ``chunk`` chunks, or None if there is none."""
+    def read_checkpoint(self, study: str, number: int, chunk: int, *, sha256: str = "") -> bytes | None:
+        """Return the checkpoint taken after ``chunk`` chunks, or None if there is no sound one.
+
+        Args:
+            study: The study.
+            number: The trial.
+            chunk: Chunks completed.
+            sha256: What `checksum` must return of it; unchecked if empty.
+        """
         path = self.trial_dir(study, number) / f"checkpoint-{chunk}.safetensors"
-        return path.read_bytes() if path.exists() else None
+        try:
+            content = path.read_bytes()
+        except OSError:
+            return None
+        return content if not sha256 or checksum(content) == sha256 else None
 
     def write_adapter(self, study: str, number: int, files: Mapping[str, bytes]) -> None:
         """Write an adapter's files aside, then move the folder into place."""
@@ -130,7 +151,33 @@ class TrialStore:
         for name, content in files.items():
             write_atomic(aside / name, content)
         shutil.rmtree(target, ignore_errors=True)
-        os.replace(aside, target)
+        with told_when_full(target):
+            os.replace(aside, target)
+
+    def adapters(self, study: str) -> set[int]:
+        """Return the numbers of the trials that have an adapter."""
+        return {int(path.parent.name) for path in self.study_dir(study).glob("trials/*/adapter")}
+
+    def drop_adapter(self, study: str, number: int) -> None:
+        """Remove a trial's adapter, as a whole: a reader finds all of it or nothing."""
+        folder = self.adapter_dir(study, number)
+        aside = folder.with_name("adapter.tmp")
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(folder, aside)
+        shutil.rmtree(aside)
+
+    def tidy(self, record: TrialRecord) -> None:
+        """Remove what a kill in the midst of a write has left of a trial: it is of no use any more."""
+        folder = self.trial_dir(record.spec.study, record.spec.number)
+        for path in folder.glob(".*.tmp"):
+            path.unlink()
+        shutil.rmtree(folder / "adapter.tmp", ignore_errors=True)
+        self._drop_checkpoints(record)
+
+    def checkpoint_names(self, record: TrialRecord) -> set[str]:
+        """Return the names of the checkpoints that a trial may go on from."""
+        chunks = () if record.state.is_finished else {*record.checkpoints, record.chunks_done}
+        return {f"checkpoint-{chunk}.safetensors" for chunk in chunks}
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a file at the top of the sweep's folder."""
@@ -148,7 +195,7 @@ class TrialStore:
         except FileNotFoundError:
             raise StoreError(f"{path} does not exist") from None
         except (OSError, ValueError) as error:
-            raise StoreError(f"{path} cannot be read ({error}); move it away to go on without it") from error
+            raise self._damaged(path, f"cannot be read ({error})") from error
         if not isinstance(content, dict) or content.pop("schema_version", None) != SCHEMA_VERSION:
             raise StoreError(f"{path} is not of schema version {SCHEMA_VERSION}; use a new sweep name")
         return cast("dict[str, Any]", content)
@@ -157,25 +204,57 @@ class TrialStore:
         try:
             value: T = from_jsonable(kind, self._read_json(path))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise StoreError(f"{path} is damaged ({error!r}); move it away to go on without it") from error
+            raise self._damaged(path, f"is damaged ({error!r})") from error
         return value
 
-    @staticmethod
-    def _drop_checkpoints(folder: Path, keep: int | None) -> None:
-        for path in folder.glob("checkpoint-*.safetensors"):
-            if keep is None or path.name != f"checkpoint-{keep}.safetensors":
+    def _damaged(self, path: Path, what: str) -> StoreError:
+        return StoreError(f"{path} {what}. To repair what can be, run: sweeper reconcile {self.root.name}")
+
+    def _drop_checkpoints(self, record: TrialRecord) -> None:
+        names = self.checkpoint_names(record)
+        for path in self.trial_dir(record.spec.study, record.spec.number).glob("checkpoint-*.safetensors"):
+            if path.name not in names:
                 path.unlink(missing_ok=True)
 
 
+def checksum(content: bytes) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a restart, sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file so that a reader, or a restart, sees the old content or the new, never a part.
+
+    Raises:
+        DiskFull: No space is left; the old content stays.
+    """
     aside = path.with_name(f".{path.name}.tmp")
-    with aside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+    with told_when_full(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with aside.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, path)
+        except OSError:
+            aside.unlink(missing_ok=True)
+            raise
+
+
+def trial_from_bytes(content: bytes) -> TrialRecord:
+    """Return the trial of a copy of ``trial.json``, e.g. a tracker's.
+
+    Raises:
+        StoreError: The copy is damaged or of another schema version.
+    """
+    try:
+        fields = json.loads(content)
+        if fields.pop("schema_version") != SCHEMA_VERSION:
+            raise StoreError(f"the copy of trial.json is not of schema version {SCHEMA_VERSION}")
+        return cast("TrialRecord", from_jsonable(TrialRecord, fields))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StoreError(f"the copy of trial.json is damaged ({error!r})") from error
 
 
 def to_jsonable(value: Any) -> Any:

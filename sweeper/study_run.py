@@ -1,20 +1,27 @@
 """One study under way: which trials run, which wait, what their records say. The controller's bookkeeping.
 
 Every change is written to the store before the search hears of it, and the search before the tracker: after a kill the
-store is ahead of both, never behind.
+store is ahead of both, never behind. What failures lead to says `sweeper.failures.POLICIES`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
-from typing import Protocol
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping
 
+from sweeper.adviser import Adviser
+from sweeper.errors import DiskFull, SweeperError
+from sweeper.failures import POLICIES, Action, retry_wait_s
+from sweeper.hopeless import reason_to_give_up
 from sweeper.ledger import Clock, utc_now
+from sweeper.resume import after_failure, latest_sound, with_checkpoint
+from sweeper.search.base import SearchProtocol
+from sweeper.stopwatch import Stopwatch
 from sweeper.store import TrialStore
 from sweeper.track.base import Tracker
+from sweeper.trial_book import TrialBook
 from sweeper.types import (
     Admission,
     ChunkReport,
@@ -27,62 +34,17 @@ from sweeper.types import (
     TrialSpec,
     TrialState,
 )
+from sweeper.waiting import WaitingTrials
 
-__all__ = ["REFERENCE_NUMBER", "ProposalProtocol", "SearchProtocol", "StudyRun"]
+__all__ = ["REFERENCE_NUMBER", "StudyRun"]
+
+log = logging.getLogger(__name__)
 
 REFERENCE_NUMBER = 9000
 """Number of the first reference trial; trials of the search count from 0."""
 
 
-class ProposalProtocol(Protocol):
-    """A setting to try."""
-
-    @property
-    def number(self) -> int:
-        """Trial number."""
-        ...
-
-    @property
-    def params(self) -> Mapping[str, ParamValue]:
-        """Values by dotted key."""
-        ...
-
-    @property
-    def origin(self) -> str:
-        """Recipe, design or sampler."""
-        ...
-
-
-class SearchProtocol(Protocol):
-    """What proposes settings and stops trials (see `sweeper.search.study.Search`)."""
-
-    @property
-    def is_exhausted(self) -> bool:
-        """Whether nothing is left to propose."""
-        ...
-
-    def ask(self) -> ProposalProtocol:
-        """Propose a setting."""
-        ...
-
-    def report(self, number: int, *, chunk: int, value: float) -> Decision:
-        """Judge a trial at a rung."""
-        ...
-
-    def tell(self, number: int, *, state: TrialState, value: float | None = None) -> None:
-        """Finish a trial."""
-        ...
-
-    def sync(self, records: Sequence[TrialRecord], value_of: Callable[[TrialRecord], float | None]) -> None:
-        """Bring the search in line with the store."""
-        ...
-
-    def pending(self) -> Sequence[ProposalProtocol]:
-        """Return trials that the search began and the store does not know."""
-        ...
-
-
-class StudyRun:
+class StudyRun(TrialBook):
     """A study that is being run.
 
     Args:
@@ -95,7 +57,11 @@ class StudyRun:
         seed: Seed of every trial (common random numbers).
         num_trials: Budget of the search.
         max_retries: Retries of a trial after a cause outside its setting.
+        retry_s: Seconds before the first retry, longer before further ones (`failures.retry_wait_s`).
+        give_up: Finished trials after which a study in which all failed is given up; 0 for never.
+        keep_adapters: Best trials whose adapters stay on disk; 0 for all.
         clock: The present time.
+        timer: Seconds that only grow.
     """
 
     def __init__(
@@ -110,41 +76,48 @@ class StudyRun:
         seed: int,
         num_trials: int,
         max_retries: int,
+        retry_s: float = 0.0,
+        give_up: int = 0,
+        keep_adapters: int = 0,
         clock: Clock = utc_now,
+        timer: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.record = record
-        self._search, self._store, self._tracker, self._clock = search, store, tracker, clock
+        super().__init__(record, store=store, tracker=tracker, clock=clock, keep_adapters=keep_adapters)
+        self._adviser = Adviser(search, record)
         self._fixed, self._seed = fixed, seed
-        self._num_trials, self._max_retries = num_trials, max_retries
-        self.trials: dict[int, TrialRecord] = {}
-        self._waiting: deque[int] = deque()
-        self._begun_at: datetime | None = None
-        self._ended_at: datetime | None = None
+        self._num_trials, self._max_retries, self._retry_s = num_trials, max_retries, retry_s
+        self._give_up = give_up
+        self._shut = self._hopeless = ""
+        self._fatal: SweeperError | None = None
+        self._waiting = WaitingTrials(timer)
+        self._stopwatch = Stopwatch(clock)
         self._reopen(reference)
-        self._past_device_s = sum(trial.cost.device_s for trial in self.trials.values())
+        self._stopwatch.past_device_s = sum(trial.cost.device_s for trial in self.trials.values())
 
     def wall_s(self, num_workers: int) -> float:
-        """Return the seconds in which the study was under way: those of this session, and an estimate for earlier ones.
-
-        Args:
-            num_workers: Workers that earlier sessions are taken to have had.
-        """
-        if self._begun_at is None:
-            return self._past_device_s / num_workers
+        """Return the seconds in which the study was under way (see `Stopwatch.wall_s`)."""
         is_running = any(not trial.state.is_finished for trial in self.trials.values())
-        end = self._clock() if is_running or self._ended_at is None else self._ended_at
-        session = (end - self._begun_at).total_seconds()
-        return self._past_device_s / num_workers + session
+        return self._stopwatch.wall_s(num_workers, is_running=is_running)
 
     @property
-    def num_asked(self) -> int:
-        """Trials of the search that were begun, whatever became of them."""
-        return sum(trial.spec.phase is Phase.SEARCH for trial in self.trials.values())
+    def fatal(self) -> SweeperError | None:
+        """What ends the sweep: the search's database is down, or a worker's disk is full."""
+        return self._fatal or self._adviser.down
+
+    @property
+    def closed(self) -> str:
+        """Why no new trial of the study may start; empty if they may."""
+        return self._shut or self._hopeless
+
+    @property
+    def is_shut(self) -> bool:
+        """Whether no worker can open the study."""
+        return bool(self._shut)
 
     @property
     def num_to_begin(self) -> int:
         """Trials that the budget still allows to begin."""
-        return 0 if self._search.is_exhausted else max(self._num_trials - self.num_asked, 0)
+        return 0 if self.closed or self._adviser.is_exhausted else max(self._num_trials - self.num_asked, 0)
 
     @property
     def may_ask(self) -> bool:
@@ -153,8 +126,18 @@ class StudyRun:
 
     @property
     def has_waiting(self) -> bool:
-        """Whether a trial that was begun waits for a lane."""
-        return bool(self._waiting)
+        """Whether a trial that was begun waits for a lane, or for its time."""
+        return len(self._waiting) > 0 and not self._shut
+
+    @property
+    def has_due(self) -> bool:
+        """Whether a trial that was begun could go on now."""
+        return self._waiting.has_due and not self._shut
+
+    @property
+    def has_suspect(self) -> bool:
+        """Whether a trial could go on now that must be alone, since its pack was lost."""
+        return self._waiting.has_suspect and not self._shut
 
     def admissions(self, num_free: int, *, may_start: bool) -> list[Admission]:
         """Return trials for free lanes: interrupted ones first, then new ones.
@@ -163,15 +146,23 @@ class StudyRun:
             num_free: Free lanes.
             may_start: Whether new trials may be begun.
         """
-        self._begun_at = self._begun_at or self._clock()
-        numbers: list[int] = []
-        while len(numbers) < num_free and self._waiting:
-            numbers.append(self._waiting.popleft())
+        self._stopwatch.begin()
+        numbers = self._waiting.take(num_free)
         while len(numbers) < num_free and may_start and self.may_ask:
-            proposal = self._search.ask()
+            proposal = self._adviser.propose()
+            if proposal is None:
+                break
             self._begin(self._spec(proposal.number, proposal.params, proposal.origin))
             numbers.append(proposal.number)
         return [self._admission(number) for number in numbers]
+
+    def suspect_admission(self) -> Admission:
+        """Return a trial that must train its next chunk alone; there is one."""
+        return self._admission(self._waiting.take_suspect())
+
+    def put_back(self, numbers: Collection[int]) -> None:
+        """Put trials that give way to a suspect at the head of the queue."""
+        self._waiting.put_first(numbers)
 
     def absorb(self, report: ChunkReport) -> tuple[int, ...]:
         """Take in what a chunk brought.
@@ -186,41 +177,68 @@ class StudyRun:
         stopped = [number for number in sorted(report.measurements) if self._measure(number, report)]
         return tuple(stopped)
 
-    def fail(self, number: int, failure: Failure) -> None:
-        """Take in a failure: infeasible if the setting is its cause, else try again from the last checkpoint."""
-        trial = self.trials[number]
-        if failure.kind.is_caused_by_setting:
-            self._finish(dataclasses.replace(trial, failure=failure), TrialState.INFEASIBLE)
-        elif trial.num_retries < self._max_retries:
-            self._write(dataclasses.replace(trial, failure=failure, num_retries=trial.num_retries + 1))
-            self._waiting.append(number)
-        else:
-            self._finish(dataclasses.replace(trial, failure=failure), TrialState.FAILED)
+    def fail(self, number: int, failure: Failure, *, was_alone: bool = False) -> None:
+        """Do about a failure what the table says.
 
-    def show_all(self) -> None:
-        """Show every trial again: what the tracker missed in an earlier session, it catches up with now."""
-        for trial in self.trials.values():
-            self._show(trial)
+        Args:
+            number: The trial.
+            failure: Why it could not go on.
+            was_alone: Whether it took its worker along, so that it must be alone at its next chunk as well.
+        """
+        if POLICIES[failure.kind].action is Action.STOP:
+            self._fatal = DiskFull(failure.message)
+            self._waiting.add(number)
+            return
+        trial = after_failure(self.trials[number], failure, self._max_retries)
+        if trial.state.is_finished:
+            self._finish(trial, trial.state)
+            return
+        self._write(trial)
+        wait_s = retry_wait_s(failure.kind, trial.num_retries, self._retry_s)
+        self._waiting.add(number, wait_s=wait_s, is_suspect=was_alone)
 
-    def note_references(self, references: Mapping[str, Mapping[str, float]]) -> None:
-        """Record scores of what is not a trial."""
-        if references:
-            self.record = dataclasses.replace(self.record, references={**self.record.references, **references})
-            self._store.write_study(self.record)
+    def lose(self, numbers: Collection[int], failure: Failure, *, elapsed_s: float) -> int | None:
+        """Take in that a worker is gone, with all that was in its pack.
+
+        A trial that was alone failed. Of several nobody knows which one it was: each goes on alone for a chunk.
+
+        Args:
+            numbers: The trials of the pack.
+            failure: What became of the worker.
+            elapsed_s: Device seconds of the chunk that is lost; charged to the trials.
+
+        Returns:
+            The trial that was alone, if one was.
+        """
+        self.charge_lost(numbers, elapsed_s, failure)
+        if len(numbers) == 1:
+            (number,) = numbers
+            self.fail(number, failure, was_alone=True)
+            return number
+        for number in sorted(numbers):
+            self._waiting.add(number, is_suspect=True)
+        return None
+
+    def shut(self, reason: str) -> None:
+        """Start nothing in this session: no worker can open the study."""
+        self._shut = reason
+        log.error("%s is given up: %s", self.record.name, reason)
 
     def _reopen(self, reference: tuple[str, Mapping[str, ParamValue]] | None) -> None:
-        for trial in self._store.trials(self.record.name):
-            self.trials[trial.spec.number] = trial
-        self._search.sync(list(self.trials.values()), self.record.value)
-        self._waiting.extend(n for n, trial in self.trials.items() if not trial.state.is_finished)
-        for proposal in self._search.pending():
+        self._load()
+        proposals = self._adviser.catch_up(list(self.trials.values()))
+        for number, trial in list(self.trials.items()):
+            if not trial.state.is_finished and not self._judge(trial):
+                self._waiting.add(number)
+        for proposal in proposals:
             self._begin(self._spec(proposal.number, proposal.params, proposal.origin))
-            self._waiting.append(proposal.number)
+            self._waiting.add(proposal.number)
         if reference is not None and REFERENCE_NUMBER not in self.trials:
             name, params = reference
             spec = self._spec(REFERENCE_NUMBER, params, f"recipe:{name}")
             self._begin(dataclasses.replace(spec, phase=Phase.REFERENCE))
-            self._waiting.append(REFERENCE_NUMBER)
+            self._waiting.add(REFERENCE_NUMBER)
+        self._check_hope()
 
     def _spec(self, number: int, params: Mapping[str, ParamValue], origin: str) -> TrialSpec:
         return TrialSpec(
@@ -232,23 +250,13 @@ class StudyRun:
             origin=origin,
         )
 
-    def _begin(self, spec: TrialSpec) -> None:
-        self._write(TrialRecord(spec=spec, started_at=self._now()))
-
     def _admission(self, number: int) -> Admission:
-        trial = self.trials[number]
-        chunks = trial.chunks_done
-        checkpoint = self._store.read_checkpoint(self.record.name, number, chunks) if chunks else None
-        if chunks and checkpoint is None:
-            trial = dataclasses.replace(trial, measurements=())
+        before = self.trials[number]
+        trial, checkpoint = latest_sound(self._store, before)
+        if trial is not before:
+            log.warning("%s, trial %d: %s", self.record.name, number, trial.failure and trial.failure.message)
             self._write(trial)
         return Admission(spec=trial.spec, chunks_done=trial.chunks_done, checkpoint=checkpoint)
-
-    def _charge(self, number: int, report: ChunkReport) -> None:
-        trial = self.trials[number]
-        details = report.details.get(number, {})
-        cost = trial.cost + report.costs[number] if number in report.costs else trial.cost
-        self.trials[number] = dataclasses.replace(trial, cost=cost, **details)
 
     def _measure(self, number: int, report: ChunkReport) -> bool:
         """Record a trial's measurement; return whether it shall leave the pack."""
@@ -257,43 +265,34 @@ class StudyRun:
         measurement = dataclasses.replace(report.measurements[number], elapsed_s=trial.cost.device_s)
         trial = dataclasses.replace(trial, measurements=(*trial.measurements, measurement))
         if measurement.chunk >= self.record.num_chunks:
-            self._store.write_adapter(self.record.name, number, report.adapters[number])
+            self._keep_adapter(trial, report.adapters[number])
             self._finish(trial, TrialState.COMPLETE)
             return False
-        self._write(trial, report.checkpoints[number])
-        if self._is_stopped(trial):
-            self._finish(trial, TrialState.PRUNED)
-            return True
-        return False
+        checkpoint = report.checkpoints[number]
+        self._write(with_checkpoint(trial, checkpoint), checkpoint)
+        return self._judge(self.trials[number])
 
-    def _is_stopped(self, trial: TrialRecord) -> bool:
-        rung = trial.measurements[-1]
-        if not rung.is_rung or trial.spec.phase is not Phase.SEARCH:
-            return False
-        value = rung.metrics[self.record.metric]
-        return self._search.report(trial.spec.number, chunk=rung.chunk, value=value) is Decision.STOP
+    def _judge(self, trial: TrialRecord) -> bool:
+        """Ask whether a trial that stands at a rung goes on; return whether it shall leave.
+
+        That it goes on is written down: a verdict that a kill cut off is asked for again, one that was given is not,
+        since by now others may have scored better.
+        """
+        decision = self._adviser.verdict(trial)
+        if decision is Decision.STOP:
+            self._finish(trial, TrialState.PRUNED)
+        elif decision is Decision.CONTINUE:
+            self._write(dataclasses.replace(trial, judged=trial.chunks_done))
+        return decision is Decision.STOP
 
     def _finish(self, trial: TrialRecord, state: TrialState) -> None:
-        self._ended_at = self._clock()
-        trial = dataclasses.replace(trial, state=state, finished_at=self._now())
+        trial = dataclasses.replace(trial, state=state, finished_at=self._now(), checkpoints={})
         self._write(trial)
-        if trial.spec.phase is not Phase.SEARCH:
-            return
-        value = self.record.value(trial)
-        if state is TrialState.COMPLETE and value is not None:
-            self._search.report(trial.spec.number, chunk=trial.chunks_done, value=value)
-        self._search.tell(trial.spec.number, state=state, value=value)
+        self._stopwatch.note_end()
+        self._adviser.tell(trial)
+        self._check_hope()
 
-    def _write(self, trial: TrialRecord, checkpoint: bytes | None = None) -> None:
-        self.trials[trial.spec.number] = trial
-        self._store.write_trial(trial, checkpoint)
-        self._show(trial)
-
-    def _show(self, trial: TrialRecord) -> None:
-        folder = self._store.trial_dir(self.record.name, trial.spec.number)
-        whole = self._store.root / "sweep.json"
-        files = [folder / "trial.json", whole, folder / "adapter"] if trial.state.is_finished else []
-        self._tracker.show(self.record, trial, [path for path in files if path.exists()])
-
-    def _now(self) -> str:
-        return self._clock().isoformat(timespec="seconds")
+    def _check_hope(self) -> None:
+        before, self._hopeless = self._hopeless, reason_to_give_up(self.trials.values(), self._give_up)
+        if self._hopeless and not before:
+            log.error("%s is given up: %s", self.record.name, self._hopeless)

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from sweeper.failures import POLICIES
 from sweeper.progress import StudyProgress
 from sweeper.sessions import SessionRecord, StudyTally
 from sweeper.settings import BudgetSettings
 from sweeper.tables import best_text, clock_text, counts_text, settings_text
-from sweeper.types import TrialRecord
+from sweeper.types import FailureKind, TrialRecord
 from sweeper.windows import parse
 
 __all__ = ["FailureCount", "count_failures", "last_told", "session_line", "summary_text", "summary_title"]
@@ -29,7 +30,7 @@ class FailureCount:
     """Trials of a study that failed for one cause."""
 
     dataset: str
-    kind: str
+    kind: FailureKind
     message: str
     """Of the first of them."""
     numbers: tuple[int, ...]
@@ -45,10 +46,10 @@ def count_failures(dataset: str, trials: Iterable[TrialRecord], since: str) -> l
         trials: Trials of the study.
         since: UTC, ISO 8601; trials that had ended before are left out.
     """
-    found: dict[str, list[TrialRecord]] = defaultdict(list)
+    found: dict[FailureKind, list[TrialRecord]] = defaultdict(list)
     for trial in trials:
         if trial.failure is not None and (not trial.finished_at or _when(trial.finished_at) >= _when(since)):
-            found[trial.failure.kind.value].append(trial)
+            found[trial.failure.kind].append(trial)
     counts = [_count(dataset, kind, failed) for kind, failed in found.items()]
     return sorted(counts, key=lambda count: -len(count.numbers))
 
@@ -140,7 +141,7 @@ def _failure_line(count: FailureCount) -> str:
     numbers = ", ".join(map(str, count.numbers[:_MOST_NUMBERS])) + (", ..." * (len(count.numbers) > _MOST_NUMBERS))
     again = f"; {count.num_overcome} of them went on" if count.num_overcome else ""
     noun = "trial" if len(count.numbers) == 1 else "trials"
-    return f"{count.dataset}: {count.kind}, {noun} {numbers}{again}: {count.message}"
+    return f"{count.dataset}: {POLICIES[count.kind].title} ({count.kind}), {noun} {numbers}{again}: {count.message}"
 
 
 def _left_lines(
@@ -166,7 +167,7 @@ def _left_words(progress: StudyProgress) -> str:
     return words if progress.left_s is None else f"{words} (about {clock_text(progress.left_s)})"
 
 
-def _count(dataset: str, kind: str, trials: Sequence[TrialRecord]) -> FailureCount:
+def _count(dataset: str, kind: FailureKind, trials: Sequence[TrialRecord]) -> FailureCount:
     failure = trials[0].failure
     message = " ".join(failure.message.split()) if failure else ""
     short = message if len(message) <= _MOST_MESSAGE else message[: _MOST_MESSAGE - 3] + "..."

@@ -6,48 +6,44 @@ A sweep that is done is answered from its files, before any heavy library loads.
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
-from datetime import datetime
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-from sweeper.checks import fixed_values
 from sweeper.config import SweepConfig, compose
 from sweeper.controller import Controller
-from sweeper.errors import SweepMismatch
-from sweeper.execute import choose_devices, make_executor
-from sweeper.execute.base import Executor, WorkerSetup
+from sweeper.disk import check_space
+from sweeper.errors import DiskFull, SweeperError, SweepMismatch
+from sweeper.execute import choose_devices
 from sweeper.identity import check_identity, settings_to_keep, sweep_name
 from sweeper.ledger import Clock, Ledger, find_stop, utc_now
 from sweeper.lock import hold
 from sweeper.logs import log_to
 from sweeper.night import Night, wait_for_window
 from sweeper.notify import check_urls
+from sweeper.onlooker import Onlooker
+from sweeper.opening import open_executor, open_search, open_study_run, open_tracker
 from sweeper.plan import StudyPlan, plan_model, plan_study, reference_recipe
-from sweeper.progress import StudyProgress, runs_progress
 from sweeper.provenance import collect
 from sweeper.saved import find_sweep, progress_from_disk
 from sweeper.settings import SweepSettings
 from sweeper.signals import drain_on_signals
 from sweeper.store import TrialStore
-from sweeper.study_run import StudyRun
-from sweeper.track import Tracker, make_tracker
-from sweeper.train import make_worker
-from sweeper.types import ParamValue, StudyRecord
+from sweeper.track import Tracker
 from sweeper.view import LiveView, fetch_progress, final_view
-
-if TYPE_CHECKING:
-    from sweeper.search.study import Search
+from sweeper.watchdog import Watchdog
 
 __all__ = ["SweepOutcome", "find_sweep", "progress_from_disk", "run_sweep", "show_final", "sweep_name"]
 
+_NOTHING_FOUND = 3
 _CLOSE_S = 60.0
 _CLOSE_DRAINED_S = 5.0
 
@@ -65,6 +61,20 @@ class SweepOutcome:
     """Why something is left to do; empty if nothing is."""
     is_paused: bool = False
     """Whether only the clock ended it, so that the next window goes on."""
+    given_up: Mapping[str, str] = field(default_factory=dict)
+    """Why studies were given up, by name."""
+
+    @property
+    def is_fruitless(self) -> bool:
+        """Whether nothing was found: a study was given up, and no study has a best trial."""
+        return bool(self.given_up) and not any(study["best"] for study in self.best["studies"])
+
+    @property
+    def exit_code(self) -> int:
+        """What a process that ran the session ends with: 128 and the signal's number, 3 for nothing found, else 0."""
+        if self.stopped_by:
+            return 128 + signal.Signals[self.stopped_by]
+        return _NOTHING_FOUND if self.is_fruitless else 0
 
 
 def run_sweep(
@@ -90,6 +100,9 @@ def run_sweep(
     settings = config.settings
     check_urls(settings.notify)
     store = TrialStore(Path(settings.outputs) / sweep_name(settings))
+    warning = check_space(store.root, settings.executor.min_free_mb)
+    if warning:
+        shown.print(f"! {warning}")
     check_identity(store, settings)
     progress = progress_from_disk(store, budget=settings.budget.trials) if store.exists else []
     if len(progress) == len(settings.dataset) and all(study.is_done for study in progress):
@@ -139,40 +152,56 @@ def _run(config: SweepConfig, store: TrialStore, console: Console, *, night: Nig
     plans, model_dir = _plan(config, store, console)
     with ExitStack() as stack:
         drain = stack.enter_context(drain_on_signals(settings.executor.drain_s))
-        searches = [stack.enter_context(_open_search(plan.record, config, store)) for plan in plans]
+        searches = [stack.enter_context(open_search(plan.record, config, store)) for plan in plans]
         _record(store, settings, plans)
-        tracker = _tracker(settings, store)
+        tracker = open_tracker(settings, store)
         runs = [
-            _study_run(plan.record, search, settings, store=store, tracker=tracker, reference=reference, clock=clock)
+            open_study_run(
+                plan.record, search, settings, store=store, tracker=tracker, reference=reference, clock=clock
+            )
             for plan, search in zip(plans, searches, strict=True)
         ]
         view = stack.enter_context(LiveView(console))
         lanes = settings.executor.lanes
         how_many = "as many lanes as turn out fastest" if lanes == "auto" else f"{lanes} lanes each"
         view.log(f"Training on {devices.note}, {how_many}.")
+        onlooker = Onlooker(view, runs, settings, num_workers=devices.num_workers, tracker=tracker, night=night)
         ledger = Ledger(store.root / "ledger.json", clock)
-        progress = partial(runs_progress, runs, settings, num_workers=devices.num_workers)
         controller = Controller(
             {run.record.name: (run, plan.opening) for run, plan in zip(runs, plans, strict=True)},
-            _executor(settings, store, model_dir=model_dir, device=devices.kind),
+            open_executor(settings, store, model_dir=model_dir, device=devices.kind),
             ledger=ledger,
             budget=settings.budget,
             lanes=1 if lanes == "auto" else int(lanes),
             drain=drain,
-            on_change=lambda: _show(view, night, progress(), controller.forecast.ends_at(devices.num_workers)),
+            on_change=onlooker,
+            watchdog=Watchdog(settings.executor),
         )
-        night.begin(ledger, progress())
+        onlooker.begin(controller, ledger)
+        error = ""
         try:
             controller.run()
+        except SweeperError as ended:
+            error = str(ended)
+            raise
         finally:
-            _close(tracker, _CLOSE_DRAINED_S if drain else _CLOSE_S, view)
+            missed = _close(tracker, _CLOSE_DRAINED_S if drain or error else _CLOSE_S)
+            with suppress(DiskFull):
+                onlooker.note_end(tracker=missed, error=error)
         if controller.stop_reason:
             view.log(f"Stopped: {controller.stop_reason}")
-        night.end(drain.reason or controller.stop_reason or "nothing is left to do", progress())
+        night.end(drain.reason or controller.stop_reason or "nothing is left to do", onlooker.progress())
     if drain:
         console.print(f"Stopped by {drain.reason}: everything is saved, the same command goes on.")
     reason, is_paused = controller.stop_reason or "", controller.forecast.is_paused and not drain
-    return SweepOutcome(_report(store, config), store.root, drain.reason, reason, is_paused)
+    return SweepOutcome(
+        _report(store, config),
+        store.root,
+        stopped_by=drain.reason,
+        reason=reason,
+        is_paused=is_paused,
+        given_up=onlooker.given_up,
+    )
 
 
 def _plan(config: SweepConfig, store: TrialStore, console: Console) -> tuple[list[StudyPlan], Path]:
@@ -204,77 +233,15 @@ def _record(store: TrialStore, settings: SweepSettings, plans: Sequence[StudyPla
             store.write_study(plan.record)
 
 
-def _open_search(record: StudyRecord, config: SweepConfig, store: TrialStore) -> Search:
-    from sweeper.search.study import Search
-
-    settings = config.settings
-    return Search.open(
-        f"{store.root.name}/{record.name}",
-        config.space,
-        settings.search,
-        direction=record.direction,
-        storage_url=settings.search.storage or f"sqlite:///{store.root / 'optuna.db'}",
-        seed=settings.seed,
-        rungs=record.rungs,
-        fixed=fixed_values(settings),
-    )
-
-
-def _study_run(
-    record: StudyRecord,
-    search: Search,
-    settings: SweepSettings,
-    *,
-    store: TrialStore,
-    tracker: Tracker,
-    reference: tuple[str, Mapping[str, ParamValue]] | None,
-    clock: Clock,
-) -> StudyRun:
-    run = StudyRun(
-        record,
-        search=search,
-        store=store,
-        tracker=tracker,
-        fixed=fixed_values(settings),
-        reference=reference,
-        seed=settings.seed,
-        num_trials=settings.budget.trials,
-        max_retries=settings.executor.max_retries,
-        clock=clock,
-    )
-    run.show_all()
-    return run
-
-
-def _executor(settings: SweepSettings, store: TrialStore, *, model_dir: Path, device: str) -> Executor:
-    setup = WorkerSetup(
-        model=settings.model,
-        model_dir=model_dir,
-        cache=Path(settings.cache).expanduser(),
-        device=device,
-        threads=settings.executor.threads,
-    )
-    return make_executor(settings.executor, partial(make_worker, setup), logs=store.root / "logs")
-
-
-def _show(view: LiveView, night: Night, progress: Sequence[StudyProgress], ends_at: datetime | None) -> None:
-    night.look(progress, ends_at)
-    view.update(progress, night.note(ends_at))
-
-
 def _say(console: Console, line: str) -> None:
     console.print(Text(line), soft_wrap=True)
 
 
-def _tracker(settings: SweepSettings, store: TrialStore) -> Tracker:
-    tags = _tags(store.read_sweep()["provenance"])
-    return make_tracker(settings.tracker, outputs=Path(settings.outputs), sweep=store.root.name, tags=tags)
-
-
-def _close(tracker: Tracker, timeout_s: float, view: LiveView) -> None:
+def _close(tracker: Tracker, timeout_s: float) -> str:
+    """Let the tracker send what is left; return what it could not."""
     missed = tracker.close(timeout_s).get("missed")
-    if missed:
-        view.log(f"{missed} trial(s) are not up to date in the tracker; the next run sends them again")
+    why = f" ({tracker.problem})" if tracker.problem else ""
+    return f"{missed} trial(s) are not up to date{why}; the next run sends them again" if missed else ""
 
 
 def _report(store: TrialStore, config: SweepConfig) -> Mapping[str, Any]:
@@ -283,9 +250,3 @@ def _report(store: TrialStore, config: SweepConfig) -> Mapping[str, Any]:
     paths = write_reports(store, space=config.space)
     best: Mapping[str, Any] = json.loads(paths["best.json"].read_text())
     return best
-
-
-def _tags(provenance: Mapping[str, Any]) -> dict[str, str]:
-    git = provenance.get("git", {})
-    versions = {name: version for name, version in provenance["libraries"].items() if name in ("torch", "peft")}
-    return {"git": str(git.get("commit", ""))[:12], "sweeper": str(provenance["version"]), **versions}

@@ -26,6 +26,7 @@ __all__ = [
     "TrialRecord",
     "TrialSpec",
     "TrialState",
+    "ViewedTrial",
 ]
 
 ParamValue = bool | int | float | str
@@ -63,17 +64,20 @@ class Decision(enum.StrEnum):
 
 
 class FailureKind(enum.StrEnum):
-    """Cause of a failure; those caused by the setting itself make a trial INFEASIBLE, the others are retried."""
+    """Cause of a failure. What each means and what is done about it is one table: `sweeper.failures.POLICIES`."""
 
     OUT_OF_MEMORY = "out_of_memory"
+    HOST_MEMORY = "host_memory"
     NON_FINITE = "non_finite"
+    EXPLODED = "exploded"
+    HUNG = "hung"
     LOST_WORKER = "lost_worker"
+    DISK_FULL = "disk_full"
+    DATA = "data"
     ERROR = "error"
-
-    @property
-    def is_caused_by_setting(self) -> bool:
-        """Whether the same setting would fail again, so that the sampler must learn from it."""
-        return self in (FailureKind.OUT_OF_MEMORY, FailureKind.NON_FINITE)
+    CHECKPOINT = "checkpoint"
+    TRACKER_DOWN = "tracker_down"
+    STORAGE_DOWN = "storage_down"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,6 +159,10 @@ class TrialRecord:
     finished_at: str = ""
     initial_hash: str = ""
     """SHA-256 of the adapter before its first step: shows that a seed reproduces."""
+    judged: int = 0
+    """Chunks after which the pruner last let the trial go on: a verdict that a kill cut off is asked for again."""
+    checkpoints: Mapping[int, str] = field(default_factory=dict)
+    """SHA-256 of the checkpoints that are kept, by chunk: the latest and the one before it."""
 
     @property
     def chunks_done(self) -> int:
@@ -205,6 +213,21 @@ class StudyRecord:
     def is_better(self, one: float, other: float) -> bool:
         """Whether ``one`` is a strictly better objective than ``other``."""
         return one > other if self.direction == "maximize" else one < other
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ViewedTrial:
+    """A trial as a view of the store (the search's database, the tracker) has it; to compare them."""
+
+    number: int
+    state: str
+    """A `TrialState`, ``paused`` or empty if the view says none."""
+    value: float | None = None
+    """The objective of a finished trial."""
+    key: str = ""
+    """What the view itself calls it."""
+    params: Mapping[str, ParamValue] = field(default_factory=dict)
+    origin: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

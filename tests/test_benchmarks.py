@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import long_run
 from benchmarks.arithmetic import (
     LinearShape,
     best_so_far,
@@ -282,3 +283,28 @@ def test_tuned_script_takes_the_quicker_layout(tmp_path):
     results.append("layout", {"contender": "tuned", "processes": 1, "threads": 5, "trials": quick})
     results.append("layout", {"contender": "tuned", "processes": 5, "threads": 1, "trials": slow})
     assert layout.tuned_layout(results) == ["--tuned", "--processes", "1", "--threads", "5"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_short_run_opens_no_file_and_no_thread_for_each_trial(tmp_path):
+    samples = long_run.measure(tmp_path, trials=40, tracker="none")
+    late = samples[len(samples) // 2 :]
+    for name in ("controller_files", "worker_files", "controller_threads", "worker_threads"):
+        assert max(getattr(sample, name) for sample in late) - getattr(late[0], name) <= 1, name
+    assert late[-1].controller_mb - late[0].controller_mb < 8
+    assert late[-1].worker_mb - late[0].worker_mb < 8
+    assert long_run.slopes(samples)["store_kb_per_trial"] < 24
+
+
+def test_growth_is_told_per_hundred_trials_and_judged():
+    base = dict.fromkeys(long_run.Sample.__dataclass_fields__, 0)
+    samples = [
+        long_run.Sample(**{**base, "trials": n, "controller_mb": 100 + 0.08 * n, "store_kb": 10 * n})
+        for n in range(0, 500, 20)
+    ]
+    found = long_run.slopes(samples)
+    assert found["controller_mb"] == pytest.approx(8)
+    assert found["store_kb_per_trial"] == pytest.approx(10)
+    assert long_run.too_steep(found).startswith("controller_mb 8.00 > ")
+    assert long_run.too_steep({**found, "controller_mb": 1.0}) == ""

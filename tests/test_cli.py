@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.cli import main
-from sweeper.settings import setting_docs
+from sweeper.setting_docs import setting_docs
 
 ROOT = Path(__file__).parents[1]
 
@@ -113,7 +113,7 @@ def test_status_tells_how_the_last_session_stands(run, tmp_path):
 
 def test_wait_is_a_setting_that_has_an_option(run, monkeypatch):
     asked = []
-    outcome = type("Outcome", (), {"stopped_by": ""})
+    outcome = type("Outcome", (), {"exit_code": 0})
     monkeypatch.setattr("sweeper.sweep.run_sweep", lambda overrides, **_: asked.append(overrides) or outcome)
     assert run("run", "--wait", "dataset=trec")[0] == 0
     assert asked == [["dataset=trec", "budget.wait=true"]]

@@ -11,7 +11,7 @@ from sweeper.checks import fixed_values
 from sweeper.config import CONFIG_DIR, compose
 from sweeper.search.pruning import PRUNERS
 from sweeper.search.samplers import SAMPLERS
-from sweeper.settings import setting_docs
+from sweeper.setting_docs import setting_docs
 from sweeper.space import SEARCHABLE
 
 YAMLS = sorted(path.relative_to(CONFIG_DIR.resolve()) for path in CONFIG_DIR.resolve().glob("*/[!_]*.yaml"))

@@ -16,7 +16,12 @@ LAYERS = {
     "types": 0,
     "space": 0,
     "settings": 0,
+    "setting_docs": 0,
     "windows": 0,
+    "failures": 0,
+    "hopeless": 1,
+    "disk": 1,
+    "health": 1,
     "store": 1,
     "ledger": 1,
     "provenance": 1,
@@ -24,6 +29,8 @@ LAYERS = {
     "config": 1,
     "sessions": 1,
     "fetch": 1,
+    "damage": 1,
+    "retention": 1,
     "search": 2,
     "execute": 2,
     "data": 2,
@@ -33,7 +40,15 @@ LAYERS = {
     "track": 2,
     "train": 3,
     "forecast": 4,
+    "waiting": 4,
+    "resume": 4,
+    "adviser": 4,
+    "stopwatch": 4,
+    "trial_book": 4,
     "study_run": 4,
+    "breaker": 4,
+    "watchdog": 4,
+    "losses": 4,
     "controller": 4,
 }
 """Layer of each module or package directly under sweeper; what is not listed is 5, the top."""
@@ -59,7 +74,13 @@ LIBRARIES = {
 }
 """Who may import a library; execute may ask torch for the number of devices."""
 
-TYPE_ONLY_PROTOCOLS = {"sweeper.execute.base", "sweeper.track.base", "sweeper.data.base", "sweeper.tasks.base"}
+TYPE_ONLY_PROTOCOLS = {
+    "sweeper.execute.base",
+    "sweeper.search.base",
+    "sweeper.track.base",
+    "sweeper.data.base",
+    "sweeper.tasks.base",
+}
 """Contracts without a library behind them: any layer may name them."""
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweeper import types
-from sweeper.errors import StoreError
+from sweeper.errors import DiskFull, StoreError
 from sweeper.store import TrialStore, from_jsonable, to_jsonable, write_atomic
 from sweeper.types import (
     Cost,
@@ -251,9 +251,10 @@ def test_a_file_is_replaced_only_when_it_is_whole(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("sweeper.store.os.fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(DiskFull, match=r"file cannot be written \(No space.*MB are free.*run the same command again"):
         write_atomic(path, b"new")
     assert path.read_bytes() == b"old"
+    assert files(tmp_path) == ["file"]
 
 
 # Damage.
@@ -281,7 +282,7 @@ def test_a_damaged_trial_is_told_with_its_path_and_a_remedy(store, content, said
         store.trials(STUDY)
     assert str(path) in str(caught.value)
     assert said in str(caught.value)
-    assert "move it away" in str(caught.value) or "new sweep name" in str(caught.value)
+    assert "sweeper reconcile sweep" in str(caught.value) or "new sweep name" in str(caught.value)
 
 
 def test_a_missing_trial_is_told(store):

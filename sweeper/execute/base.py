@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sweeper.settings import DatasetSettings, ModelSettings, TaskSettings
-from sweeper.types import ChunkReport, ChunkRequest, TrialSpec
+from sweeper.types import ChunkReport, ChunkRequest, FailureKind, TrialSpec
 
 __all__ = [
     "Executor",
@@ -89,6 +89,7 @@ class WorkerFailed:
 
     message: str
     traceback: str
+    kind: FailureKind = FailureKind.ERROR
 
 
 Reply = WorkerReady | StudyOpened | ChunkReport | WorkerFailed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -53,9 +54,12 @@ class InlineExecutor:
         """Forget a worker."""
         del self._handles[handle.index]
 
-    def wait(self, timeout_s: float) -> Sequence[WorkerHandle]:  # noqa: ARG002  never waits
-        """Return every worker that has something to do."""
-        return [handle for handle in self._handles.values() if handle.is_busy]
+    def wait(self, timeout_s: float) -> Sequence[WorkerHandle]:
+        """Return every worker that has something to do; without one, time passes."""
+        busy = [handle for handle in self._handles.values() if handle.is_busy]
+        if not busy:
+            time.sleep(timeout_s)
+        return busy
 
     def stop(self) -> None:
         """Drop what was asked."""

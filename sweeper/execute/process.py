@@ -15,8 +15,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
 
 from sweeper.errors import WorkerLost
 from sweeper.execute.base import Reply, Request, Worker, WorkerHandle
@@ -30,34 +32,70 @@ _JOIN_S = 5.0
 
 
 class _ProcessHandle:
-    def __init__(self, process: subprocess.Popen[bytes], pipe: Connection, index: int) -> None:
+    """A worker's process and pipe; a thread each way, so that a process that is stopped midway blocks nobody else.
+
+    Args:
+        process: The worker.
+        pipe: Our end.
+        index: The worker's index.
+        heard: Where this handle is put whenever it has something to receive.
+    """
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], pipe: Connection, index: int, heard: SimpleQueue[_ProcessHandle]
+    ) -> None:
         self.index = index
-        self.process = process
-        self.pipe = pipe
+        self._process = process
+        self._pipe = pipe
+        self._heard = heard
+        self._inbox: SimpleQueue[Reply | None] = SimpleQueue()
+        self._outbox: SimpleQueue[object] = SimpleQueue()
+        self._threads = [Thread(target=work, daemon=True) for work in (self._read, self._write)]
+        for thread in self._threads:
+            thread.start()
 
     def send(self, request: Request) -> None:
-        with contextlib.suppress(OSError):  # its death is announced by `wait`, like any other
-            self.pipe.send(request)
+        self._outbox.put(request)
 
     def begin(self, make_worker: WorkerFactory) -> None:
-        with contextlib.suppress(OSError):  # as in `send`
-            self.pipe.send((make_worker, self.index))
+        self._outbox.put((make_worker, self.index))
 
     def receive(self) -> Reply:
-        try:
-            reply: Reply = self.pipe.recv()
-        except (EOFError, OSError):
-            raise WorkerLost(f"worker {self.index} {_ending(self._end())}") from None
+        reply = self._inbox.get()
+        if reply is None:
+            raise WorkerLost(f"worker {self.index} {_ending(self._end())}")
         return reply
 
     def kill(self) -> None:
-        self.process.kill()
+        """End the process, also one that is stopped; SIGKILL is not for it to handle."""
+        self._process.kill()
         self._end()
-        self.pipe.close()
+        self._outbox.put(None)
+        for thread in self._threads:
+            thread.join(_JOIN_S)
+        if not any(thread.is_alive() for thread in self._threads):
+            self._pipe.close()
+
+    def _read(self) -> None:
+        reply: Reply | None = None
+        while True:
+            try:
+                reply = self._pipe.recv()
+            except (EOFError, OSError):
+                reply = None
+            self._inbox.put(reply)
+            self._heard.put(self)
+            if reply is None:
+                return
+
+    def _write(self) -> None:
+        while (message := self._outbox.get()) is not None:
+            with contextlib.suppress(OSError):  # its death is announced by the reader, like any other
+                self._pipe.send(message)
 
     def _end(self) -> int | None:
         try:
-            return self.process.wait(_JOIN_S)
+            return self._process.wait(_JOIN_S)
         except subprocess.TimeoutExpired:
             return None
 
@@ -88,6 +126,7 @@ class ProcessExecutor:
         self._cuda_devices = cuda_devices
         self._threads = threads
         self._handles: dict[int, _ProcessHandle] = {}
+        self._heard: SimpleQueue[_ProcessHandle] = SimpleQueue()
 
     def start(self) -> Sequence[WorkerHandle]:
         """Start all workers side by side."""
@@ -104,9 +143,17 @@ class ProcessExecutor:
         self._handles.pop(handle.index).kill()
 
     def wait(self, timeout_s: float) -> Sequence[WorkerHandle]:
-        """Wait for pipes that hold an answer, or are closed."""
-        by_pipe = {handle.pipe: handle for handle in self._handles.values()}
-        return [by_pipe[pipe] for pipe in wait(list(by_pipe), timeout_s) if isinstance(pipe, Connection)]
+        """Wait for workers that have answered, or whose pipe is closed."""
+        heard: list[_ProcessHandle] = []
+        again: list[_ProcessHandle] = []  # an answer, then a death: one `receive` each
+        with contextlib.suppress(Empty):
+            while True:
+                handle = self._heard.get(timeout=0 if heard else timeout_s)
+                if self._handles.get(handle.index) is handle:  # not one that was retired meanwhile
+                    (again if handle in heard else heard).append(handle)
+        for handle in again:
+            self._heard.put(handle)
+        return list(heard)
 
     def stop(self) -> None:
         """Kill all workers: they hold nothing durable."""
@@ -128,7 +175,7 @@ class ProcessExecutor:
                 env=_environment(device, self._threads),
             )
         theirs.close()
-        handle = _ProcessHandle(process, ours, index)
+        handle = _ProcessHandle(process, ours, index, self._heard)
         self._handles[index] = handle
         handle.begin(self._make_worker)
         return handle

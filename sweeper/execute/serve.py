@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -10,6 +11,7 @@ import traceback
 from multiprocessing.connection import Connection
 
 from sweeper.execute.base import Reply, Request, Worker, WorkerFailed
+from sweeper.failures import kind_of
 
 __all__ = ["main", "serve"]
 
@@ -48,9 +50,10 @@ def _answer(worker: Worker, request: Request) -> Reply:
 
 def _failed(error: Exception) -> WorkerFailed:
     text = traceback.format_exc()
-    sys.stderr.write(text)
-    sys.stderr.flush()
-    return WorkerFailed(message=f"{type(error).__name__}: {error}", traceback=text)
+    with contextlib.suppress(OSError):  # a log on a full disk must not hide the cause
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    return WorkerFailed(message=f"{type(error).__name__}: {error}", traceback=text, kind=kind_of(error))
 
 
 def _die_with(parent: int) -> None:

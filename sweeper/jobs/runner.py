@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +57,7 @@ def run_job(job: Job, *, console: Console, wait: bool = False) -> int:
         wait: Outside its window: wait until it opens.
 
     Returns:
-        The exit code: 0 if nothing is left to do for now, 128 and the signal's number if it was told to stop.
+        The exit code (see `sweeper.sweep.SweepOutcome.exit_code`); 0 if another session runs the sweep.
 
     Raises:
         SweeperError: A setting, the data or the model is wrong, or no worker is left.
@@ -78,14 +77,14 @@ def _session(job: Job, plan: Plan, console: Console, *, wait: bool) -> int:
 
     waiting = ["budget.wait=true"] if wait else []
     try:
-        stopped_by = run_sweep([*job.all_overrides, *waiting], console=console).stopped_by
+        exit_code = run_sweep([*job.all_overrides, *waiting], console=console).exit_code
     except SweepLocked:
         raise
     except SweeperError:
         _report(job, plan, console)
         raise
     _report(job, plan, console)
-    return 128 + signal.Signals[stopped_by] if stopped_by else 0
+    return exit_code
 
 
 def _report(job: Job, plan: Plan, console: Console) -> None:

@@ -7,23 +7,45 @@ SQLite (write-ahead log, so that a reader never blocks the controller) or any se
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
+import logging
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import optuna
 import sqlalchemy
+import tenacity
 from filelock import FileLock
 
-from sweeper.errors import ConfigError, StoreError
+from sweeper.errors import ConfigError, DiskFull, StorageDown
+from sweeper.failures import POLICIES, is_full
 from sweeper.provenance import redact_url
+from sweeper.types import FailureKind
 
-__all__ = ["open_storage", "translated"]
+__all__ = ["durable", "open_storage", "patience", "translated"]
 
-_BUSY_S = 60.0
+log = logging.getLogger(__name__)
+
+_BUSY_S = 15.0
+"""SQLite itself waits so long for a lock; then `patience` does."""
+_DATABASE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
+_FULL_REMEDY = POLICIES[FailureKind.DISK_FULL].remedy
+_ATTEMPTS = 5
+P = ParamSpec("P")
+T = TypeVar("T")
+
+patience = tenacity.Retrying(
+    retry=tenacity.retry_if_exception(lambda error: isinstance(error, _DATABASE_ERRORS) and not is_full(error)),
+    stop=tenacity.stop_after_attempt(_ATTEMPTS),
+    wait=tenacity.wait_exponential(multiplier=0.5, max=10.0),
+    before_sleep=tenacity.before_sleep_log(log, logging.WARNING),
+    reraise=True,
+)
+"""How often a database that fails is asked again: 5 times within some 8 s, after SQLite's own patience each time."""
 _KEY = "search.storage"
 _DRIVERS = {
     "postgresql": "psycopg2-binary",
@@ -79,16 +101,32 @@ def translated(url: str) -> Iterator[None]:
     """Turn errors of the database into one that says what to do.
 
     Raises:
-        StoreError: The database failed; trials are safe in the store.
+        StorageDown: The database failed; trials are safe in the store.
+        DiskFull: Its disk has no space left.
     """
     try:
         yield
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+    except _DATABASE_ERRORS as error:
         cause = _redact(url, error.__cause__ or error)
-        raise StoreError(
-            f"the database of studies {redact_url(url)} failed ({cause}). Trials are safe in the sweep's folder: "
-            "repair the database, then run the same command again"
+        if is_full(cause):
+            said = f"the database of studies {redact_url(url)} cannot grow ({cause})"
+            raise DiskFull(f"{said}. {_FULL_REMEDY}") from error
+        raise StorageDown(
+            f"the database of studies {redact_url(url)} failed ({cause}). Trials are safe in the sweep's folder: end "
+            "what locks the database, or move it away (it is rebuilt from the folder), then run the same command again"
         ) from error
+
+
+def durable(method: Callable[P, T]) -> Callable[P, T]:
+    """Try a method of a search again, with growing pauses, while its database fails; it must bear being repeated."""
+
+    @functools.wraps(method)
+    def attempt(*args: P.args, **kwargs: P.kwargs) -> T:
+        search: Any = args[0]
+        with translated(search._storage.url):
+            return patience(method, *args, **kwargs)
+
+    return attempt
 
 
 def _parse(url: str) -> sqlalchemy.URL:

@@ -20,7 +20,7 @@ from sweeper.search.proposals import Proposal, trial_seed
 from sweeper.search.pruning import make_pruner, num_free_passes
 from sweeper.search.reading import best_trial, check_same, check_trial, worst_value
 from sweeper.search.samplers import Proposer
-from sweeper.search.storage import open_storage, translated
+from sweeper.search.storage import durable, open_storage, patience, translated
 from sweeper.settings import SearchSettings
 from sweeper.space import SearchSpace
 from sweeper.types import Decision, ParamValue, Phase, TrialRecord, TrialState
@@ -48,6 +48,7 @@ class Search:
         self._study, self._storage, self._proposer, self._space = study, storage, proposer, space
         self._study_id = storage.get_study_id_from_name(study.study_name)
         self._known: set[int] = set()
+        self._drawing: int | None = None
         self._seed = 0
         self._last_rung = 0
         self._free_passes = 0
@@ -86,7 +87,8 @@ class Search:
         storage = open_storage(storage_url)
         try:
             with translated(storage_url):
-                study = optuna.create_study(
+                study = patience(
+                    optuna.create_study,
                     study_name=name,
                     storage=storage,
                     sampler=proposer.sampler("", 0),
@@ -119,35 +121,37 @@ class Search:
         return len(self._trials())
 
     @property
+    @durable
     def is_exhausted(self) -> bool:
         """Whether every setting of a grid was proposed; never true of other samplers."""
         size = self._proposer.size
         return size is not None and self._next_number(self._trials()) >= size
 
+    @durable
     def ask(self) -> Proposal:
         """Propose the next setting; its trial is running until it is told.
 
         Raises:
             SweeperError: A grid has no setting left.
-            StoreError: The database failed.
+            StorageDown: The database failed.
         """
-        with translated(self._storage.url):
-            trials = self._trials()
-            number = self._next_number(trials)
-            if self._proposer.size is not None and number >= self._proposer.size:
-                raise SweeperError(
-                    f"{self._study.study_name}: the grid's {self._proposer.size} settings were all tried"
-                )
-            if number == len(trials):
-                self._enqueue(number, trials)
-            # The origin is stored with the trial before it is drawn: a kill in between leaves a trial that `pending`
-            # finds and draws again, with the same sampler and seed.
-            origin = str(self._trials()[number].user_attrs["origin"])
-            self._study.sampler = self._proposer.sampler(origin, number)
-            params = suggest(self._study.ask(), self._space)
-        self._known.add(number)
-        return Proposal(number=number, params=params, origin=origin)
+        trials = self._trials()
+        if self._drawing is not None and trials[self._drawing].state is optuna.trial.TrialState.RUNNING:
+            return self._drawn(self._redraw(trials[self._drawing]))  # the database failed at an earlier attempt
+        number = self._next_number(trials)
+        if self._proposer.size is not None and number >= self._proposer.size:
+            raise SweeperError(f"{self._study.study_name}: the grid's {self._proposer.size} settings were all tried")
+        if number == len(trials):
+            self._enqueue(number, trials)
+        # The origin is stored with the trial before it is drawn: a kill in between leaves a trial that `pending`
+        # finds and draws again, with the same sampler and seed.
+        origin = str(self._trials()[number].user_attrs["origin"])
+        self._study.sampler = self._proposer.sampler(origin, number)
+        self._drawing = number
+        params = suggest(self._study.ask(), self._space)
+        return self._drawn(Proposal(number=number, params=params, origin=origin))
 
+    @durable
     def report(self, number: int, *, chunk: int, value: float) -> Decision:
         """Report the objective of a trial at a rung.
 
@@ -160,19 +164,19 @@ class Search:
             Whether it goes on. The default recipe always does, being what all are compared with; and so does a trial
             at its last rung, which is complete.
         """
-        with translated(self._storage.url):
-            frozen = self._trials()[number]
-            if frozen.state.is_finished() or chunk >= self._last_rung:
-                self._report(number, chunk, value)
-                return Decision.CONTINUE
-            if not math.isfinite(value):
-                return Decision.STOP
-            should_stop = self._report(number, chunk, value)
-            protected = frozen.user_attrs.get("origin") == self._proposer.default_origin
-            num_peers = sum(chunk in trial.intermediate_values for trial in self._trials()) - 1
-            is_free = protected or num_peers < self._free_passes
-            return Decision.STOP if should_stop and not is_free else Decision.CONTINUE
+        frozen = self._trials()[number]
+        if frozen.state.is_finished() or chunk >= self._last_rung:
+            self._report(number, chunk, value)
+            return Decision.CONTINUE
+        if not math.isfinite(value):
+            return Decision.STOP
+        should_stop = self._report(number, chunk, value)
+        protected = frozen.user_attrs.get("origin") == self._proposer.default_origin
+        num_peers = sum(chunk in trial.intermediate_values for trial in self._trials()) - 1
+        is_free = protected or num_peers < self._free_passes
+        return Decision.STOP if should_stop and not is_free else Decision.CONTINUE
 
+    @durable
     def tell(self, number: int, *, state: TrialState, value: float | None = None) -> None:
         """Finish a trial; a trial that is finished already stays as it is.
 
@@ -191,18 +195,18 @@ class Search:
             raise ValueError(f"trial {number} cannot be told as {state}")
         if state is TrialState.COMPLETE and (value is None or not math.isfinite(value)):
             raise ValueError(f"trial {number} is complete but its value is {value}")
-        with translated(self._storage.url):
-            if self._trials()[number].state.is_finished():
-                return
-            trial = self._trial(number)
-            trial.set_user_attr("state", str(state))
-            if state is TrialState.INFEASIBLE:
-                value = worst_value(self._trials(), value, maximize=self._is_maximize)
-            final = _STATES[state]
-            if state is TrialState.INFEASIBLE and _CONSTRAINT not in trial.constraints:
-                trial.set_constraint(_CONSTRAINT, 1.0)
-            self._study.tell(number, value if final is optuna.trial.TrialState.COMPLETE else None, state=final)
+        if self._trials()[number].state.is_finished():
+            return
+        trial = self._trial(number)
+        trial.set_user_attr("state", str(state))
+        if state is TrialState.INFEASIBLE:
+            value = worst_value(self._trials(), value, maximize=self._is_maximize)
+        final = _STATES[state]
+        if state is TrialState.INFEASIBLE and _CONSTRAINT not in trial.constraints:
+            trial.set_constraint(_CONSTRAINT, 1.0)
+        self._study.tell(number, value if final is optuna.trial.TrialState.COMPLETE else None, state=final)
 
+    @durable
     def sync(self, records: Sequence[TrialRecord], value_of: Callable[[TrialRecord], float | None]) -> None:
         """Bring Optuna in line with the store, which is the truth, when a sweep is reopened.
 
@@ -218,23 +222,22 @@ class Search:
         """
         searched = sorted((r for r in records if r.spec.phase is Phase.SEARCH), key=lambda record: record.spec.number)
         self._known.update(record.spec.number for record in searched)
-        with translated(self._storage.url):
-            for record in searched:
-                self._restore(record)
-                self._report_missed(record, value_of)
+        for record in searched:
+            self._restore(record)
+            self._report_missed(record, value_of)
         for record in searched:
             if record.state.is_finished:
                 self.tell(record.spec.number, state=record.state, value=value_of(record))
 
+    @durable
     def pending(self) -> list[Proposal]:
         """Return the trials that were proposed but never reached the store: the controller died in between."""
-        with translated(self._storage.url):
-            running = [
-                trial
-                for trial in self._trials()
-                if trial.state is optuna.trial.TrialState.RUNNING and trial.number not in self._known
-            ]
-            return [self._redraw(trial) for trial in running]
+        running = [
+            trial
+            for trial in self._trials()
+            if trial.state is optuna.trial.TrialState.RUNNING and trial.number not in self._known
+        ]
+        return [self._redraw(trial) for trial in running]
 
     def best(self) -> tuple[int, float] | None:
         """Return number and value of the best complete, feasible trial, or None before there is one."""
@@ -262,6 +265,11 @@ class Search:
         stored = {} if draft.params is None else to_stored(self._space, draft.params)
         attributes = {"origin": draft.origin, "seed": trial_seed(self._seed, number), **draft.notes}
         self._study.enqueue_trial(stored, user_attrs=attributes)
+
+    def _drawn(self, proposal: Proposal) -> Proposal:
+        self._drawing = None
+        self._known.add(proposal.number)
+        return proposal
 
     def _redraw(self, frozen: optuna.trial.FrozenTrial) -> Proposal:
         origin = str(frozen.user_attrs["origin"])

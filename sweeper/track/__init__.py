@@ -13,9 +13,9 @@ from sweeper.errors import ConfigError, did_you_mean
 from sweeper.settings import TrackerSettings
 from sweeper.track.background import BackgroundTracker
 from sweeper.track.base import NullTracker, Tracker
-from sweeper.track.mlflow import artifact_folder, connect, tracking_uri
+from sweeper.track.mlflow import artifact_folder, connect, database_fault, database_files, open_audit, tracking_uri
 
-__all__ = ["NullTracker", "Tracker", "make_tracker"]
+__all__ = ["NullTracker", "Tracker", "database_fault", "database_files", "make_tracker", "open_audit", "tracking_uri"]
 
 _NAMES = ("mlflow", "none")
 

@@ -102,6 +102,7 @@ class BackgroundTracker:
         self._changed = threading.Condition()
         self._closing = threading.Event()
         self._complained_at: float | None = None
+        self._problem = ""
         self._thread = threading.Thread(target=self._run, name="sweeper-tracker", daemon=True)
 
     def show(self, study: StudyRecord, trial: TrialRecord, files: Sequence[Path] = ()) -> None:
@@ -114,6 +115,11 @@ class BackgroundTracker:
             if self._thread.ident is None and not self._closing.is_set():
                 self._thread.start()
             self._changed.notify_all()
+
+    @property
+    def problem(self) -> str:
+        """Why the view is behind; empty as soon as everything was sent."""
+        return self._problem
 
     def close(self, timeout_s: float) -> Mapping[str, int]:
         """Send what is outstanding; what the time does not suffice for counts as missed."""
@@ -149,6 +155,8 @@ class BackgroundTracker:
             in_a_row = 0 if sent else in_a_row + 1
             if in_a_row >= _MAX_FAILURES_IN_A_ROW:
                 break
+        if not failures:
+            self._problem = ""
         return not failures
 
     def _send(self, key: _Key) -> bool:
@@ -178,11 +186,12 @@ class BackgroundTracker:
         return True
 
     def _complain(self, error: Exception) -> None:
+        cause = redact(f"{type(error).__name__}: {error}").splitlines()[0]
+        self._problem = f"{self._where}: {cause}"
         now = self._clock()
         if self._complained_at is not None and now - self._complained_at < self._pace.complain_s:
             return
         self._complained_at = now
-        cause = redact(f"{type(error).__name__}: {error}").splitlines()[0]
         _LOG.warning("%s is not up to date (%s); the search goes on, this is tried again", self._where, cause)
         _LOG.debug("%s", redact(traceback.format_exc()))
 

@@ -6,17 +6,32 @@ and `server.serve` call this; `mlflow_runs` does the writing.
 
 from __future__ import annotations
 
+import logging
 import os
+import sqlite3
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
 from sweeper.errors import ConfigError
 from sweeper.track.background import Writer, redact
 
-__all__ = ["artifact_folder", "connect", "prepare_database", "set_environment", "tracking_uri"]
+if TYPE_CHECKING:
+    from sweeper.track.mlflow_audit import MlflowAudit
+
+__all__ = [
+    "artifact_folder",
+    "connect",
+    "database_fault",
+    "database_files",
+    "open_audit",
+    "prepare_database",
+    "set_environment",
+    "tracking_uri",
+]
 
 _SQLITE = "sqlite:///"
 _SCHEMES = ("http://", "https://", "sqlite://", "postgresql", "mysql", "mssql", "databricks")
@@ -60,6 +75,8 @@ def set_environment() -> None:
     """Give mlflow our defaults where the user has none; to be called before the first import of mlflow."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # It prints the traceback of every failing query, all night long; what failed is raised as well, and told once.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     # mlflow 3.17 with SQLAlchemy 2.1; nothing a user of ours can do about it.
     warnings.filterwarnings("ignore", message="The ``noload`` loader strategy is deprecated", module=r"mlflow\.")
 
@@ -90,6 +107,41 @@ def connect(uri: str, *, artifacts: str, sweep: str, tags: Mapping[str, str]) ->
     from sweeper.track.mlflow_runs import MlflowRuns  # imports mlflow
 
     return MlflowRuns(uri, artifacts=artifacts, sweep=sweep, tags=tags)
+
+
+def open_audit(uri: str, *, sweep: str) -> MlflowAudit:
+    """Return what reads a sweep's runs back; takes seconds the first time. Arguments as of `MlflowAudit`."""
+    set_environment()
+    prepare_database(uri)
+    from sweeper.track.mlflow_audit import MlflowAudit  # imports mlflow
+
+    return MlflowAudit(uri, sweep=sweep)
+
+
+def database_files(uri: str) -> list[Path]:
+    """Return the files of a SQLite database, as far as they exist; none for a server."""
+    path = _sqlite_path(uri)
+    names = [path.with_name(f"{path.name}{suffix}") for suffix in ("", "-wal", "-shm", "-journal")] if path else []
+    return [name for name in names if name.exists()]
+
+
+def database_fault(uri: str) -> str:
+    """Return why a SQLite database cannot be used; empty if it can, or if there is none, or if it is a server's."""
+    files = database_files(uri)
+    if not files or files[0] != _sqlite_path(uri):
+        return ""
+    try:
+        connection = sqlite3.connect(files[0])
+        try:
+            (said,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+            has_tables = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone()
+        finally:
+            connection.close()
+    except sqlite3.DatabaseError as error:
+        return f"the database cannot be read ({error})"
+    if said != "ok":
+        return f"the database is damaged ({said})"
+    return "" if has_tables else "the database has none of MLflow's tables"
 
 
 def _sqlite_path(uri: str) -> Path | None:

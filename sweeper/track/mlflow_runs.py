@@ -47,6 +47,13 @@ class _Shown:
     metrics: set[str] = field(default_factory=set)
     params: set[str] = field(default_factory=set)
     tags: dict[str, str] = field(default_factory=dict)
+    is_done: bool = False
+    """Whether this process has shown the finished trial: it never changes again, so its details need not be kept."""
+
+    def finish(self) -> None:
+        """Forget the details: over a thousand trials they are tens of megabytes."""
+        self.is_done = True
+        self.metrics, self.params, self.tags = set(), set(), {}
 
     @classmethod
     def of(cls, run: Run) -> _Shown:
@@ -94,11 +101,15 @@ class MlflowRuns:
         experiment = self._experiments.get(study.name) or self._find_experiment(study)
         self._write_note(experiment, study)
         shown = experiment.runs.get(trial.spec.number) or self._create_run(experiment, trial)
+        if shown.is_done:
+            return
         model_id = ""
         if trial.state.is_finished and _KEPT not in shown.tags:
             model_id = self._keep(shown, study, trial, files)
         self._send(shown, study, trial, model_id)
         self._set_status(shown, trial)
+        if trial.state.is_finished:
+            shown.finish()
 
     def forget(self, study: str) -> None:
         """Read the study again before the next call."""
@@ -200,6 +211,8 @@ class MlflowRuns:
                 self._client.log_artifacts(shown.run_id, str(path), path.name)
             else:
                 self._client.log_artifact(shown.run_id, str(path))
+        if not model_id and _ADAPTER in shown.tags:
+            self._forget_adapter(shown)
         if present:
             self._tag(shown, _KEPT, ", ".join(path.name for path in present))
         return model_id
@@ -221,6 +234,11 @@ class MlflowRuns:
         self._client.finalize_logged_model(model_id, "READY")
         self._client.log_outputs(shown.run_id, [LoggedModelOutput(model_id, trial.chunks_done)])
         return model_id
+
+    def _forget_adapter(self, shown: _Shown) -> None:
+        """Take back a logged model whose files went before they were sent: a better trial took their place."""
+        self._client.delete_logged_model(shown.tags.pop(_ADAPTER).removeprefix("models:/"))
+        self._client.delete_tag(shown.run_id, _ADAPTER)
 
     def _tag(self, shown: _Shown, key: str, value: str) -> None:
         self._client.set_tag(shown.run_id, key, value)

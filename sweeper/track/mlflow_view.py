@@ -119,7 +119,7 @@ def run_tags(study: StudyRecord, trial: TrialRecord, sweep: str) -> dict[str, st
     if trial.failure is not None:
         kind, message = trial.failure.kind.value, trial.failure.message[:_MAX_TAG]
         note = f"**{trial.state.value}: {kind}** after {trial.chunks_done} chunks\n\n```\n{message}\n```"
-        tags |= {"failure": kind, "failure_message": message, "mlflow.note.content": note}
+        tags |= {"sweeper.failure.kind": kind, "sweeper.failure.message": message, "mlflow.note.content": note}
     return {key: value for key, value in tags.items() if value}
 
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import psutil
 import torch
 
+from sweeper.failures import is_out_of_memory
 from sweeper.tasks.base import Examples
 from sweeper.train.batches import TrainingRows
 from sweeper.train.chunks import ChunkPlan
 from sweeper.train.lane import Lane
-from sweeper.train.memory import is_out_of_memory
 from sweeper.train.pack import Pack, RowFunction
 from sweeper.types import TrialSpec
 

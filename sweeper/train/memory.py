@@ -9,7 +9,6 @@ since their products keep their shapes and the trials their exact losses.
 from __future__ import annotations
 
 import dataclasses
-import errno
 import gc
 import logging
 import traceback
@@ -18,29 +17,20 @@ from typing import TypeVar
 
 import torch
 
+from sweeper.failures import kind_of
 from sweeper.train.lane import Lane
 from sweeper.types import Failure, FailureKind
 
-__all__ = ["Isolation", "failure_of", "is_out_of_memory"]
+__all__ = ["Isolation", "failure_of"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
-"""What plain RuntimeErrors say: torch's CPU allocator on Linux, on Windows, and older CUDA libraries."""
+_MEMORY = (FailureKind.OUT_OF_MEMORY, FailureKind.HOST_MEMORY)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that a device or the host has no memory left."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError) and any(said in str(error) for said in _NO_MEMORY)
-
-
-def failure_of(error: Exception) -> Failure:
-    """Describe an exception that one lane alone has raised."""
-    kind = FailureKind.OUT_OF_MEMORY if is_out_of_memory(error) else FailureKind.ERROR
+def failure_of(error: Exception, *, device: str = "cpu") -> Failure:
+    """Describe an exception that one lane alone has raised, on a ``cpu`` or ``cuda`` device."""
+    kind = kind_of(error, device=device)
     return Failure(kind=kind, message=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
 
 
@@ -49,10 +39,12 @@ class Isolation:
 
     Args:
         max_parts: Most parts that a lone lane's micro-batch can be divided into, a power of two.
+        device: ``cpu`` or ``cuda``.
     """
 
-    def __init__(self, max_parts: int = 1) -> None:
+    def __init__(self, max_parts: int = 1, *, device: str = "cpu") -> None:
         self._max_parts = max_parts
+        self._device = device
         self.max_lanes: int | None = None
         """Lanes that fitted together after an out-of-memory error; None before the first."""
 
@@ -81,7 +73,7 @@ class Isolation:
             if len(group) > 1:
                 middle = len(group) // 2
                 waiting = [group[:middle], group[middle:], *waiting]
-                if failure.kind is FailureKind.OUT_OF_MEMORY:
+                if failure.kind in _MEMORY:
                     self.max_lanes = min(self.max_lanes or len(group), max(middle, 1))
             else:
                 failures[group[0].spec.number] = failure
@@ -95,13 +87,13 @@ class Isolation:
             try:
                 done = work(group, parts)
             except Exception as error:
-                failure = failure_of(error)
+                failure = failure_of(error, device=self._device)
                 log.warning("%d lane(s) failed, in %d part(s): %s", len(group), parts, failure.message, exc_info=True)
             else:
                 results.update({lane.spec.number: result for lane, result in zip(group, done, strict=True)})
                 return None
             _release()
-            if failure.kind is not FailureKind.OUT_OF_MEMORY or len(group) > 1 or parts >= self._max_parts:
+            if failure.kind not in _MEMORY or len(group) > 1 or parts >= self._max_parts:
                 settings = group[0].spec.settings
                 shape = f"{len(group)} lane(s), r={settings['lora.r']}, micro-batches in {parts} part(s)"
                 return dataclasses.replace(failure, message=f"{failure.message} [{shape}]")

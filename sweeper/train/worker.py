@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import json
 import logging
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from sweeper.tasks import make_task
 from sweeper.tasks.base import Examples, TaskProtocol
 from sweeper.train.batches import EvaluationBatches, TrainingRows
 from sweeper.train.chunks import ChunkPlan
+from sweeper.train.divergence import loss_limit, unusable
 from sweeper.train.lane import Lane
 from sweeper.train.lane_choice import LaneChoice, choose_lanes, typical_rows
 from sweeper.train.memory import Isolation
@@ -55,6 +55,7 @@ class _Study:
     train: TrainingRows
     validation: EvaluationBatches
     memory: Isolation
+    loss_limit: float
     adapter_config: Mapping[str, Any]
 
 
@@ -119,6 +120,7 @@ class TrainingWorker:
         model = self._load(task.model_kind, num_labels)
         if task.model_kind == "sequence_classification":
             read_first_token(model)
+        num_choices = num_labels if task.has_probe else _vocabulary(model)
         pack, adapter_config = self._pack(model, task)
         train, validation = task.examples(tokens, "train"), task.examples(tokens, "validation")
         plan = ChunkPlan.of(
@@ -133,7 +135,8 @@ class TrainingWorker:
             pack=pack,
             train=TrainingRows(train, plan, seed=request.seed, pad_token_id=tokens.pad_token_id, device=self._device),
             validation=self._evaluation_batches(validation, tokens.pad_token_id),
-            memory=Isolation(max_parts=_power_of_two(plan.micro_batch)),
+            memory=Isolation(max_parts=_power_of_two(plan.micro_batch), device=self._device.type),
+            loss_limit=loss_limit(num_choices),
             adapter_config=adapter_config,
         )
 
@@ -189,16 +192,12 @@ class TrainingWorker:
         lanes = sort_lanes(list(self._lanes.values()))
         outcomes, failed = study.memory.run(lanes, lambda group, parts: self._train(study, group, parts))
         failures |= failed
-        failures |= {n: _not_finite("training loss", o.loss) for n, o in outcomes.items() if not math.isfinite(o.loss)}
+        failures |= unusable({n: o.loss for n, o in outcomes.items()}, "training loss", study.loss_limit)
         self._drop(failures)
         scored = [lane for lane in lanes if lane.spec.number in self._lanes and lane.chunks_done in study.request.rungs]
         scores, failed = study.memory.run(scored, lambda group, parts: self._score(study, group, parts))
         failures |= failed
-        failures |= {
-            n: _not_finite("validation loss", s["validation/loss"])
-            for n, s in scores.items()
-            if not math.isfinite(s["validation/loss"])
-        }
+        failures |= unusable({n: s["validation/loss"] for n, s in scores.items()}, "validation loss")
         self._drop(failures)
         return self._report(outcomes, scores, failures, details=details, elapsed_s=time.perf_counter() - begin)
 
@@ -212,7 +211,7 @@ class TrainingWorker:
             try:
                 lane = Lane.admit(admission, study.pack.shape, self._device)
             except StoreError as error:
-                failures[number] = Failure(kind=FailureKind.ERROR, message=str(error))
+                failures[number] = Failure(kind=FailureKind.CHECKPOINT, message=str(error))
                 continue
             self._lanes[number] = lane
             if lane.chunks_done == 0:
@@ -239,8 +238,9 @@ class TrainingWorker:
         details: Mapping[int, Mapping[str, Any]],
         elapsed_s: float,
     ) -> ChunkReport:
-        share = elapsed_s / max(1, len(outcomes))
-        costs = {n: Cost(rows=o.num_rows, tokens=o.num_tokens, device_s=share) for n, o in outcomes.items()}
+        share = elapsed_s / max(1, len({*outcomes, *failures}))
+        costs = {n: Cost(device_s=share) for n in failures}
+        costs |= {n: Cost(rows=o.num_rows, tokens=o.num_tokens, device_s=share) for n, o in outcomes.items()}
         measurements, checkpoints, adapters = {}, {}, {}
         study = self._study
         for number, lane in list(self._lanes.items()):
@@ -277,10 +277,11 @@ def _validation(scores: Mapping[str, float]) -> dict[str, float]:
     return {f"validation/{name}": value for name, value in scores.items()}
 
 
+def _vocabulary(model: Any) -> int:
+    """Return how many tokens a language model chooses from."""
+    return int(model.config.vocab_size)
+
+
 def _power_of_two(number: int) -> int:
     """Return the largest power of two that divides a number."""
     return number & -number
-
-
-def _not_finite(what: str, value: float) -> Failure:
-    return Failure(kind=FailureKind.NON_FINITE, message=f"{what} became {value}")

@@ -15,11 +15,12 @@ from sweeper.execute.base import OpenStudy
 from sweeper.execute.inline import InlineExecutor
 from sweeper.ledger import Clock, Ledger, utc_now
 from sweeper.search.study import Search
-from sweeper.settings import BudgetSettings, DatasetSettings, SearchSettings, TaskSettings
+from sweeper.settings import BudgetSettings, DatasetSettings, ExecutorSettings, SearchSettings, TaskSettings
 from sweeper.store import TrialStore
 from sweeper.study_run import StudyRun
 from sweeper.track import NullTracker
 from sweeper.types import ParamValue, StudyRecord, TrialRecord, TrialState
+from sweeper.watchdog import Watchdog
 from tests.doubles import FakeWorker
 from tests.search.toy import FIXED, SPACE, preset
 
@@ -31,17 +32,32 @@ class Killed(BaseException):
     """Stands for a controller that ends there."""
 
 
+class Timer:
+    """Seconds that pass only when the executor is asked to wait, or when a test says so."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+    def advance(self, seconds):
+        self.now += seconds
+
+
 class KilledExecutor(InlineExecutor):
     """Ends the controller after so many replies; ``speeds`` lets a worker answer at every n-th look only."""
 
-    def __init__(self, make_worker, num_workers=1, *, replies=None, speeds=()):
+    def __init__(self, make_worker, num_workers=1, *, timer, replies=None, speeds=()):
         super().__init__(make_worker, num_workers)
+        self.timer = timer
         self._replies, self._speeds, self._looks = replies, speeds, 0
 
     def wait(self, timeout_s):
         self._looks += 1
+        self.timer.advance(timeout_s)
         every = dict(enumerate(self._speeds))
-        ready = [h for h in super().wait(timeout_s) if self._looks % every.get(h.index, 1) == 0]
+        ready = [h for h in super().wait(0.0) if self._looks % every.get(h.index, 1) == 0]
         if self._replies is not None:
             if self._replies <= 0:
                 raise Killed
@@ -58,6 +74,7 @@ class Bench:
     num_trials: int = 6
     lanes: int = 3
     max_retries: int = 2
+    keep_adapters: int = 0
     studies: tuple[str, ...] = ("toy",)
     search: SearchSettings = field(default_factory=lambda: preset("tpe", startup=2))
     reference: tuple[str, Mapping[str, ParamValue]] | None = None
@@ -69,6 +86,10 @@ class Bench:
     clock: Clock = utc_now
     events: list[tuple[int, str, tuple[int, ...]]] = field(default_factory=list)
     controller: Controller | None = None
+    timer: Timer = field(default_factory=Timer)
+    executor: ExecutorSettings = field(default_factory=ExecutorSettings)
+
+    _executor = KilledExecutor
 
     @property
     def store(self) -> TrialStore:
@@ -76,7 +97,9 @@ class Bench:
 
     def run(self, *, replies: int | None = None, on_change: Callable[[], None] = lambda: None) -> Bench:
         """Run until it ends, or until the controller is killed after so many replies."""
-        executor = KilledExecutor(self._make_worker, self.num_workers, replies=replies, speeds=self.speeds)
+        executor = self._executor(
+            self._make_worker, self.num_workers, timer=self.timer, replies=replies, speeds=self.speeds
+        )
         with self._runs() as runs:
             self.controller = Controller(
                 runs,
@@ -86,6 +109,7 @@ class Bench:
                 lanes=self.lanes,
                 drain=self.drain,
                 on_change=on_change,
+                watchdog=Watchdog(self.executor, self.timer),
             )
             self.controller.run()
         return self
@@ -139,7 +163,11 @@ class Bench:
             seed=0,
             num_trials=self.num_trials,
             max_retries=self.max_retries,
+            keep_adapters=self.keep_adapters,
             clock=self.clock,
+            retry_s=self.executor.retry_s,
+            give_up=self.executor.give_up,
+            timer=self.timer,
         )
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from sweeper.settings import BudgetSettings
 from sweeper.types import TrialState
-from tests.controller.bench import RUNGS, Bench, check_whole, no_pruning
+from tests.controller.bench import RUNGS, Bench, check_whole, lose, no_pruning, once
 from tests.doubles import FakeClock
 from tests.search.toy import preset
 
@@ -99,6 +99,7 @@ def test_a_chunk_that_does_not_end_is_given_up_soon_after_the_close(tmp_path, cl
     assert 10 * CHUNK_S < (clock() - bench.controller.forecast._ledger.begun_at).total_seconds() < 11 * CHUNK_S
     running = [trial for trial in bench.trials().values() if not trial.state.is_finished]
     assert all(trial.chunks_done == 0 for trial in running)
+    assert all(trial.cost.device_s > 0 for trial in running)
     bench.speeds = ()
     nights(bench, clock)
     check_whole(bench)
@@ -123,6 +124,21 @@ def test_it_does_not_matter_after_which_chunk_a_night_is_cut(tmp_path, clock, nu
     cut = night_bench(tmp_path / "cut", clock, window_s=num_chunks * CHUNK_S, num_trials=6)
     nights(cut, clock)
     assert outcome(cut) == outcome(whole)
+
+
+def test_a_night_that_is_cut_while_a_culprit_is_looked_for_goes_on_in_the_next(tmp_path, clock):
+    bench = night_bench(tmp_path, clock, window_s=3.5 * CHUNK_S, search=no_pruning())
+    losing = once(lose, at=2)
+
+    def before(numbers):
+        clock.pass_s(CHUNK_S)
+        losing(numbers)
+
+    bench.worker["before"] = before
+    packs = nights(bench, clock)
+    assert packs[0] == [(0, 1, 2), (0, 1, 2), (0,)]
+    assert {trial.num_retries for trial in bench.trials().values()} == {0}
+    check_whole(bench)
 
 
 def test_several_studies_are_cut_like_one(tmp_path, clock):

@@ -21,7 +21,11 @@ def tiny_cache(tmp_path_factory):
 @pytest.fixture
 def tiny(tmp_path, tiny_bert, tiny_cache):
     """Overrides of a small sweep; its outputs and its data file are the test's own."""
-    rows = write_rows(tmp_path / "rows.jsonl")
+    return overrides_of(tmp_path, write_rows(tmp_path / "rows.jsonl"), tiny_bert, tiny_cache)
+
+
+def overrides_of(tmp_path, rows, tiny_bert, tiny_cache):
+    """Return the command line of a small sweep in a folder."""
     return [
         "dataset=files",
         f"dataset.files.path={rows}",

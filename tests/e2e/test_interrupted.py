@@ -69,9 +69,17 @@ class Running:
 
 @pytest.fixture
 def running(request, tiny, tmp_path):
-    workers = f"executor.workers={request.param}"
-    longer = ["executor=process", workers, "executor.drain_s=5", "train.epochs=12", "budget.trials=200"]
-    sweep = Running([*tiny, *longer], tmp_path)
+    num_workers, *more = request.param if isinstance(request.param, tuple) else (request.param,)
+    workers = f"executor.workers={num_workers}"
+    longer = [
+        "executor=process",
+        workers,
+        "executor.drain_s=5",
+        "executor.hang_floor_s=3",
+        "train.epochs=12",
+        "budget.trials=200",
+    ]
+    sweep = Running([*tiny, *longer, *more], tmp_path)
     yield sweep
     if sweep.process.poll() is None:
         sweep.process.kill()
@@ -137,11 +145,26 @@ def test_a_killed_controller_takes_its_workers_along_and_loses_no_trial(running)
 def test_a_killed_worker_is_replaced_and_its_trials_go_on(running):
     os.kill(running.workers[0], signal.SIGKILL)
     deadline = time.monotonic() + PATIENCE_S
-    while not any(trial.num_retries for trial in running.store.trials(STUDY)):
+    while not any(trial.failure for trial in running.store.trials(STUDY)):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert running.end(signal.SIGTERM) == 143
     assert "was killed by SIGKILL" in running.stderr
-    retried = [trial for trial in running.store.trials(STUDY) if trial.num_retries]
-    assert {trial.failure.kind for trial in retried} == {"lost_worker"}
+    interrupted = [trial for trial in running.store.trials(STUDY) if trial.failure]
+    assert {trial.failure.kind for trial in interrupted} == {"lost_worker"}
+    check_whole(running, running.resume())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there was it tried that SIGKILL ends a stopped process")
+@pytest.mark.parametrize("running", [(1, "executor.hang_floor_s=5")], indirect=True, ids=["1"])
+def test_a_stopped_worker_is_taken_for_hung_and_replaced(running):
+    os.kill(running.workers[0], signal.SIGSTOP)
+    deadline = time.monotonic() + PATIENCE_S
+    while not any(trial.failure for trial in running.store.trials(STUDY)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    wait_for_end(running.workers[0])
+    assert running.end(signal.SIGTERM) == 143
+    assert "no answer to a chunk of tiny-tinybert-lora within" in running.stderr
+    assert {trial.failure.kind for trial in running.store.trials(STUDY) if trial.failure} == {"hung"}
     check_whole(running, running.resume())

@@ -184,7 +184,7 @@ def test_a_second_controller_is_refused_while_the_first_runs(tiny, folder):
     command = [sys.executable, "-c", HOLDER, str(folder)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
         assert first.stdout.readline() == "held\n"
-        with pytest.raises(SweepLocked, match=f"is being run by process {first.pid} on "):
+        with pytest.raises(SweepLocked, match=f"is being run by process {first.pid} of "):
             sweeper.run(tiny)
         first.stdin.close()
     assert sweeper.run([*tiny, "budget.trials=1"])["studies"][0]["num_trials"] == 1

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import struct
+import sys
 import threading
 from functools import partial
 
@@ -15,7 +18,7 @@ AT_IMPORT = {
 }
 """What a library would see that reads its environment when it is imported."""
 
-KILL, RAISE, EXIT, BLOCK = 1, 2, 3, 4
+KILL, RAISE, EXIT, BLOCK, STOP_MIDWAY, FILL = range(1, 7)
 """Commands, sent as the trial to evict."""
 
 
@@ -44,6 +47,11 @@ class EchoWorker:
             raise RuntimeError("told to fail")
         if command == EXIT:
             os._exit(3)
+        if command == STOP_MIDWAY:  # the head of a message of a megabyte, and no more
+            os.write(int(sys.argv[1]), struct.pack("!i", 1 << 20) + b"the first bytes")
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if command == FILL:
+            raise OSError(errno.ENOSPC, "No space left on device")
         if command == BLOCK:
             print("blocking", flush=True)
             threading.Event().wait()

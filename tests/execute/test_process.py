@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ import pytest
 from sweeper.errors import WorkerLost
 from sweeper.execute.base import WorkerFailed
 from sweeper.execute.process import ProcessExecutor
-from sweeper.types import ChunkReport, ChunkRequest
-from tests.execute.echo import BLOCK, EXIT, KILL, RAISE, factory
+from sweeper.types import Admission, ChunkReport, ChunkRequest, FailureKind, TrialSpec
+from tests.execute.echo import BLOCK, EXIT, FILL, KILL, RAISE, STOP_MIDWAY, factory
 from tests.execute.test_contract import WAIT_S, replies
 
 ROOT = Path(__file__).parents[2]
@@ -93,6 +94,17 @@ def test_a_death_is_noticed_and_its_cause_named(start, command, said):
         replies(executor, 1)
 
 
+def test_an_answer_and_the_death_after_it_are_both_heard(start):
+    executor, (handle,) = start()
+    pid = int(started(executor)[0]["pid"])
+    handle.send(ChunkRequest())
+    handle.send(ChunkRequest(evict=(KILL,)))
+    wait_for_end(pid)
+    assert replies(executor, 1) == [(0, ChunkReport(elapsed_s=1.0))]
+    with pytest.raises(WorkerLost):
+        replies(executor, 1)
+
+
 def test_a_dead_worker_can_be_restarted(start):
     executor, (handle,) = start()
     before = started(executor)[0]["pid"]
@@ -163,6 +175,50 @@ def test_retiring_ends_the_process(start):
     executor.retire(handle)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def stopped(pid):
+    """Wait until a process is stopped."""
+    deadline = time.monotonic() + WAIT_S
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        assert time.monotonic() < deadline, f"process {pid} was never stopped"
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_stopped_worker_holds_up_neither_sending_nor_waiting_and_can_be_replaced(start):
+    executor, (handle,) = start()
+    pid = int(started(executor)[0]["pid"])
+    os.kill(pid, signal.SIGSTOP)
+    stopped(pid)
+    spec = TrialSpec(study="s", number=1, params={}, settings={}, seed=0, origin="")
+    handle.send(ChunkRequest(admit=(Admission(spec=spec, chunks_done=1, checkpoint=bytes(8 << 20)),)))
+    assert executor.wait(0.05) == []
+    fresh = executor.restart(handle)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    started(executor)
+    fresh.send(ChunkRequest())
+    assert replies(executor, 1) == [(0, ChunkReport(elapsed_s=1.0))]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_worker_stopped_in_the_middle_of_its_answer_holds_up_nobody(start):
+    executor, handles = start(num_workers=2)
+    pids = [int(notes["pid"]) for notes in started(executor, 2)]
+    handles[0].send(ChunkRequest(evict=(STOP_MIDWAY,)))
+    stopped(pids[0])
+    handles[1].send(ChunkRequest())
+    assert replies(executor, 1) == [(1, ChunkReport(elapsed_s=1.0))]
+    executor.restart(handles[0])
+
+
+def test_a_full_disk_on_the_workers_side_is_named(start):
+    executor, (handle,) = start()
+    started(executor)
+    handle.send(ChunkRequest(evict=(FILL,)))
+    ((_, reply),) = replies(executor, 1)
+    assert reply.kind is FailureKind.DISK_FULL
 
 
 CONTROLLER = """

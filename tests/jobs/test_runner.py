@@ -73,8 +73,8 @@ def test_a_session_that_ends_in_an_error_reports_nevertheless(job, monkeypatch):
     assert (plan.store.root / "report.md").exists()
 
 
-def test_a_session_that_is_told_to_stop_ends_with_the_signals_code(job, monkeypatch):
-    outcome = type("Outcome", (), {"stopped_by": "SIGTERM"})
+def test_a_session_ends_with_the_exit_code_of_its_sweep(job, monkeypatch):
+    outcome = type("Outcome", (), {"exit_code": 143})
     monkeypatch.setattr("sweeper.sweep.run_sweep", lambda *_arguments, **_options: outcome)
     assert _run(job)[0] == 143
 

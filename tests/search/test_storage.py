@@ -5,14 +5,16 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 
-from sweeper.errors import ConfigError, StoreError
-from sweeper.search.storage import open_storage
+from sweeper.errors import ConfigError, DiskFull, StorageDown, StoreError
+from sweeper.search.storage import open_storage, patience
 from sweeper.types import TrialState
-from tests.search.toy import open_toy, preset
+from tests.search.toy import Driver, open_toy, preset, value_of
 
 
 def test_sqlite_uses_a_write_ahead_log(tmp_path):
@@ -51,6 +53,97 @@ def test_a_file_that_is_no_database_says_so(tmp_path):
         open_storage(f"sqlite:///{tmp_path}/optuna.db")
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """Neither SQLite nor we wait long; returns the pauses that were asked for."""
+    pauses = []
+    monkeypatch.setattr("sweeper.search.storage._BUSY_S", 0.01)
+    monkeypatch.setattr(patience, "sleep", pauses.append)
+    return pauses
+
+
+@contextmanager
+def locked(folder):
+    connection = sqlite3.connect(folder / "optuna.db", isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def test_a_database_that_stays_locked_is_asked_again_with_growing_pauses_then_named(tmp_path, quick):
+    with open_toy(tmp_path, preset("random")) as search:
+        number = search.ask().number
+        with locked(tmp_path), pytest.raises(StorageDown, match=r"database is locked.*Trials are safe"):
+            search.tell(number, state=TrialState.FAILED)
+        assert len(quick) == 4
+        assert quick == sorted(quick)
+        search.tell(number, state=TrialState.FAILED)
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3])
+def test_a_proposal_that_a_lock_interrupts_is_made_once_and_is_the_same(tmp_path, quick, monkeypatch, nth):
+    with open_toy(tmp_path / "free", preset("tpe")) as search:
+        expected = [search.ask() for _ in range(3)]
+    with open_toy(tmp_path / "locked", preset("tpe")) as search:
+        first, lock = search.ask(), locked(tmp_path / "locked")
+        lock.__enter__()
+        monkeypatch.setattr(patience, "sleep", lambda pause: (quick.append(pause), unlock_at(lock, quick, nth)))
+        found = [first, search.ask(), search.ask()]
+        assert search.num_trials == 3
+    assert len(quick) == nth
+    assert found == expected
+
+
+def unlock_at(lock, pauses, nth):
+    if len(pauses) == nth:
+        lock.__exit__(None, None, None)
+
+
+def test_a_failure_after_a_proposal_was_begun_does_not_lose_it(tmp_path, quick, monkeypatch):
+    from sweeper.search import study as study_module
+
+    real, calls = study_module.suggest, []
+
+    def suggest(trial, space):
+        calls.append(trial)
+        if len(calls) == 1:
+            raise sqlalchemy.exc.OperationalError("SELECT", {}, Exception("database is locked"))
+        return real(trial, space)
+
+    with open_toy(tmp_path, preset("random")) as search:
+        monkeypatch.setattr(study_module, "suggest", suggest)
+        assert [search.ask().number, search.ask().number] == [0, 1]
+        assert (search.num_trials, len(quick)) == (2, 1)
+
+
+def test_a_database_whose_disk_is_full_says_so(tmp_path, quick, monkeypatch):
+    with open_toy(tmp_path, preset("random")) as search:
+        full = sqlalchemy.exc.OperationalError("INSERT", {}, Exception("database or disk is full"))
+        monkeypatch.setattr(search._study, "ask", lambda: (_ for _ in ()).throw(full))
+        with pytest.raises(DiskFull, match="cannot grow"):
+            search.ask()
+    assert quick == []
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_database_that_was_deleted_is_rebuilt_from_the_records(tmp_path):
+    driver = Driver()
+    with open_toy(tmp_path, preset("random")) as search:
+        driver.run(search, 6, until=4)
+        for path in tmp_path.glob("optuna.db*"):
+            path.unlink()
+        with suppress(StorageDown):  # SQLite may go on in the deleted file, or refuse to
+            driver.run(search, 6, until=5)
+    with open_toy(tmp_path, preset("random")) as search:
+        search.sync(list(driver.records.values()), value_of)
+        driver.run(search, 6)
+        assert search.num_trials == 6
+    assert all(record.state.is_finished for record in driver.records.values())
+
+
+@pytest.mark.usefixtures("quick")
 def test_a_database_that_fails_later_says_that_trials_are_safe(tmp_path):
     with open_toy(tmp_path, preset("random")) as search:
         number = search.ask().number

@@ -30,6 +30,10 @@ class Place:
     def connect(self, **tags: str):
         return connect(self.uri, artifacts=artifact_folder(self.uri, self.outputs), sweep="s1", tags=tags)
 
+    def close(self) -> None:
+        """Let go of the database, as a process that ends does."""
+        _close_engine(self.outputs)
+
     def runs(self, study: str = "trec-minilm-lora"):
         experiment = self.client.get_experiment_by_name(f"s1/{study}")
         return sorted(self.client.search_runs([experiment.experiment_id]), key=lambda run: int(run.data.tags["trial"]))

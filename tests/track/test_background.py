@@ -186,6 +186,18 @@ def test_failures_are_told_once_a_minute_with_their_cause_and_without_the_passwo
     assert "secret" not in caplog.text
 
 
+def test_a_view_that_is_behind_says_so_until_it_has_caught_up(tracker, writer):
+    writer.failures = {7: 3}
+    assert tracker.problem == ""
+    writer.free.clear()
+    tracker.show(study(), complete(7))
+    writer.free.set()
+    wait_until(lambda: writer.tries >= 1 and tracker.problem)
+    assert tracker.problem == "MLflow: ConnectionError: refused by http://me:***@host:1"
+    wait_until(lambda: not tracker.problem)
+    assert [number for number, *_ in writer.sent] == [7]
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

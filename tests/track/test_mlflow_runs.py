@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from sweeper.track import mlflow_runs
@@ -147,7 +150,7 @@ def test_an_infeasible_trial_is_shown_as_failed_with_its_cause(place):
     failure = Failure(kind=FailureKind.OUT_OF_MEMORY, message="out of memory")
     place.connect().show(study(), trial(chunks=1, state=TrialState.INFEASIBLE, failure=failure), ())
     run = place.runs()[0]
-    assert (run.info.status, run.data.tags["state"], run.data.tags["failure"]) == (
+    assert (run.info.status, run.data.tags["state"], run.data.tags["sweeper.failure.kind"]) == (
         "FAILED",
         "infeasible",
         "out_of_memory",
@@ -193,3 +196,19 @@ def test_all_runs_are_found_again_when_there_are_several_pages(place, monkeypatc
     for number in range(5):
         later.show(study(), trial(number, chunks=1), ())
     assert len(place.runs()) == 5
+
+
+def test_a_database_that_vanishes_is_an_error_and_the_next_process_shows_everything(place, schema):
+    writer = place.connect()
+    writer.show(study(), trial(chunks=1), ())
+    database = place.outputs / "mlflow.db"
+    for path in place.outputs.glob("mlflow.db*"):
+        path.unlink()
+    with pytest.raises(MlflowException):
+        writer.show(study(), trial(chunks=2), ())
+    place.close()  # the process ends
+    shutil.copy(schema, database)  # as `prepare_database` does at the start of the next one
+    place.connect().show(study(), complete(), ())
+    (run,) = place.runs()
+    assert run.data.tags["state"] == "complete"
+    assert [step for step, _ in place.history(run.info.run_id, "train/loss")] == [1, 2, 3, 4, 5, 6]

@@ -70,7 +70,7 @@ def test_tags_tell_state_origin_and_data():
 def test_a_failure_is_told_in_tags_and_in_the_description():
     failure = Failure(kind=FailureKind.NON_FINITE, message="loss became NaN" + "!" * 9000)
     tags = run_tags(study(), trial(state=TrialState.INFEASIBLE, failure=failure), "s1")
-    assert tags["failure"] == "non_finite"
+    assert tags["sweeper.failure.kind"] == "non_finite"
     assert "loss became NaN" in tags["mlflow.note.content"]
     assert max(map(len, tags.values())) < 8000  # MLflow's limit
 

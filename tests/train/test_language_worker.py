@@ -96,6 +96,22 @@ def test_a_closed_set_is_learnt_and_compared_with_the_untuned_model(disk):
     assert reports[0].details[1]["num_parameters"] > 0
 
 
+def test_a_trial_interrupted_after_any_chunk_goes_on_bit_for_bit(disk):
+    trials = trial(1, **{"lora.dropout": 0.1}), trial(2, **{"lora.r": 12})
+    worker, _ = opened(disk, "closed")
+    through = run(worker, *trials)
+    for chunks in range(1, CHUNKS):
+        admissions = [
+            Admission(spec=each, chunks_done=chunks, checkpoint=through[chunks - 1].checkpoints[each.number])
+            for each in trials
+        ]
+        # the trials that the worker has from the time before leave as they do after an eviction
+        report = worker.answer(ChunkRequest(admit=tuple(admissions), evict=(1, 2)))
+        assert report.checkpoints == through[chunks].checkpoints
+        assert report.measurements == through[chunks].measurements
+    assert report.adapters == through[-1].adapters
+
+
 @pytest.mark.parametrize("file", ["open", "chats"])
 def test_open_completions_and_chats_are_learnt(disk, file):
     worker, reply = opened(disk, file, probe=True)

@@ -7,7 +7,8 @@ import errno
 import pytest
 import torch
 
-from sweeper.train.memory import Isolation, failure_of, is_out_of_memory
+from sweeper.failures import is_out_of_memory
+from sweeper.train.memory import Isolation, failure_of
 from sweeper.types import FailureKind
 from tests.train.tiny import build_pack, row_loss, spec, specs, start
 
@@ -16,22 +17,28 @@ from tests.train.tiny import build_pack, row_loss, spec, specs, start
     "error",
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
-        MemoryError(),
-        OSError(errno.ENOMEM, "Cannot allocate memory"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: ..."),
         RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."),
         RuntimeError("CUDA error: out of memory"),
     ],
 )
-def test_lack_of_memory_is_recognised(error):
+def test_lack_of_memory_on_the_device_is_recognised(error):
     assert is_out_of_memory(error)
     assert failure_of(error).kind is FailureKind.OUT_OF_MEMORY
 
 
-@pytest.mark.parametrize(
-    "error",
-    [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), OSError(errno.ENOSPC, "No space"), ValueError()],
-)
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, "Cannot allocate memory")])
+def test_lack_of_memory_of_the_host_is_not_put_down_to_the_setting(error):
+    assert is_out_of_memory(error)
+    assert failure_of(error).kind is FailureKind.HOST_MEMORY
+
+
+def test_what_the_host_lacks_while_a_gpu_trains_is_the_hosts():
+    error = RuntimeError("DefaultCPUAllocator: can't allocate memory: ...")
+    assert failure_of(error, device="cuda").kind is FailureKind.HOST_MEMORY
+
+
+@pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError()])
 def test_other_failures_are_not_lack_of_memory(error):
     assert not is_out_of_memory(error)
     assert failure_of(error).kind is FailureKind.ERROR
@@ -92,7 +99,7 @@ def test_groups_shrink_until_they_fit(lanes):
 def test_a_lane_too_large_by_itself_is_out_of_memory(lanes):
     def work(group, _parts=1):
         if len(group) > 1 or 2 in numbers(group):
-            raise MemoryError
+            raise torch.OutOfMemoryError
         return numbers(group)
 
     results, failures = Isolation().run(lanes, work)

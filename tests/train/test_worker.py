@@ -196,6 +196,29 @@ def test_a_trial_that_diverges_fails_alone(worker):
     assert worker.answer(ChunkRequest()).measurements.keys() == {1}
 
 
+def test_a_loss_that_blows_up_though_finite_is_the_settings_fault(worker):
+    wild = trial(2, **{"train.learning_rate": 30.0, "train.warmup_ratio": 0.0, "train.max_grad_norm": 0.0})
+    report = worker.answer(admit(trial(1), wild))
+    assert report.failures[2].kind is FailureKind.EXPLODED
+    assert "five times that of blind guesses" in report.failures[2].message
+    assert report.measurements.keys() == {1}
+
+
+def test_the_time_of_failing_lanes_is_charged_to_them(worker):
+    bad = trial(2)
+    bad.settings["train.learning_rate"] = "fast"
+    report = worker.answer(admit(trial(1), bad))
+    assert report.costs[2].rows == 0
+    assert report.costs[1].device_s == report.costs[2].device_s == pytest.approx(report.elapsed_s / 2)
+
+
+def test_a_chunk_in_which_all_lanes_fail_is_charged_whole(worker):
+    bad = trial(2)
+    bad.settings["train.learning_rate"] = "fast"
+    report = worker.answer(admit(bad))
+    assert report.costs[2].device_s == pytest.approx(report.elapsed_s) != 0
+
+
 def test_an_error_is_put_down_to_its_lane(worker):
     """Lane 2's learning rate cannot be read: an error, and no lack of memory."""
     bad = trial(2)
@@ -224,10 +247,52 @@ def test_a_trial_goes_on_in_a_fresh_worker_from_a_reports_checkpoint(worker, dis
     assert again[-1].adapters.keys() == {1}
 
 
+@pytest.fixture(scope="module")
+def through(disk):
+    """The reports of two trials, one with dropout, that were never interrupted."""
+    worker = started(disk)
+    worker.answer(study(disk))
+    return [worker.answer(admit(*dropping()))] + [worker.answer(ChunkRequest()) for _ in range(CHUNKS - 1)]
+
+
+def dropping():
+    return trial(1, **{"lora.dropout": 0.1}), trial(2, **{"lora.r": 12, "train.schedule": "cosine"})
+
+
+def resumed(disk, through, chunks, *, numbers=(1, 2)):
+    """Train on in a fresh worker from the checkpoints after so many chunks; return the remaining reports."""
+    worker = started(disk)
+    worker.answer(study(disk))
+    back = tuple(
+        Admission(spec=each, chunks_done=chunks, checkpoint=through[chunks - 1].checkpoints[each.number])
+        for each in dropping()
+        if each.number in numbers
+    )
+    first = worker.answer(ChunkRequest(admit=back))
+    return [first] + [worker.answer(ChunkRequest()) for _ in range(CHUNKS - chunks - 1)]
+
+
+@pytest.mark.parametrize("chunks", range(1, CHUNKS))
+def test_a_trial_interrupted_after_any_chunk_goes_on_bit_for_bit(disk, through, chunks):
+    reports = resumed(disk, through, chunks)
+    for found, expected in zip(reports, through[chunks:], strict=True):
+        assert found.checkpoints == expected.checkpoints
+        for number in (1, 2):
+            assert found.measurements[number] == expected.measurements[number]
+    assert reports[-1].adapters == through[-1].adapters
+
+
+@pytest.mark.parametrize("chunks", range(1, CHUNKS))
+def test_a_trial_interrupted_after_any_chunk_goes_on_alone_within_rounding(disk, through, chunks):
+    reports = resumed(disk, through, chunks, numbers=(1,))
+    for found, expected in zip(reports, through[chunks:], strict=True):
+        assert found.measurements[1].metrics == pytest.approx(expected.measurements[1].metrics, rel=1e-4)
+
+
 def test_a_damaged_checkpoint_fails_its_trial_only(worker):
     damaged = Admission(spec=trial(1), chunks_done=1, checkpoint=b"torn")
     report = worker.answer(ChunkRequest(admit=(damaged, Admission(spec=trial(2)))))
-    assert report.failures[1].kind is FailureKind.ERROR
+    assert report.failures[1].kind is FailureKind.CHECKPOINT
     assert report.measurements.keys() == {2}
 
 

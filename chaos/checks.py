@@ -1,0 +1,204 @@
+"""What must hold of a sweep after all that happened to it. Reads the three places by themselves, not through sweeper.
+
+Each function returns complaints; none means that all is well. `driver` calls `check_all`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+from mlflow.tracking import MlflowClient
+from safetensors import safe_open
+
+from chaos.faults import is_expected
+from chaos.undisturbed import Undisturbed, recorded_losses
+from chaos.workload import KEEP_ADAPTERS, STUDY, SWEEP
+from sweeper.retention import adapters_to_keep
+from sweeper.store import TrialStore
+from sweeper.types import StudyRecord, TrialRecord, TrialState
+
+__all__ = ["LOSS_TOLERANCE", "Findings", "check_all", "compare_rows"]
+
+LOSS_TOLERANCE = 1e-4
+"""Relative, in float32: a product's rounding changes with the number of rows in it, so with a trial's neighbours."""
+_IN_OPTUNA = {"complete": "COMPLETE", "pruned": "PRUNED", "infeasible": "COMPLETE", "failed": "FAIL"}
+_IN_MLFLOW = {"complete": "FINISHED", "pruned": "FINISHED", "infeasible": "FAILED", "failed": "FAILED"}
+
+
+@dataclass
+class Findings:
+    """What the checks of a sweep found."""
+
+    lost: list[str] = field(default_factory=list)
+    """Trials that are missing, or not finished, in one of the three places."""
+    repeated: list[str] = field(default_factory=list)
+    """Trials that are there twice, or whose outcome changed after they had ended."""
+    differing: list[str] = field(default_factory=list)
+    """Trials whose state or value is not the same everywhere, or not as trained undisturbed."""
+    broken: list[str] = field(default_factory=list)
+    """Adapters that cannot be read, files left behind, accounts that do not add up."""
+    zombies: list[int] = field(default_factory=list)
+    max_loss_difference: float = 0.0
+    num_compared: int = 0
+
+    @property
+    def complaints(self) -> list[str]:
+        """Everything that is wrong, as text."""
+        return [
+            *self.lost,
+            *self.repeated,
+            *self.differing,
+            *self.broken,
+            *(f"process {n} lives" for n in self.zombies),
+        ]
+
+
+def check_all(
+    outputs: Path, *, trials: int, seen: Mapping[int, TrialRecord], spent_s: float, undisturbed: Undisturbed
+) -> Findings:
+    """Check a sweep that has ended.
+
+    Args:
+        outputs: Its folder of outputs.
+        trials: Its budget.
+        seen: Trials as they were when they were first seen finished.
+        spent_s: Most device seconds that the ledger ever said.
+        undisturbed: Trains the specs again.
+    """
+    store = TrialStore(outputs / SWEEP)
+    found = Findings()
+    study, records = store.read_study(STUDY), {r.spec.number: r for r in store.trials(STUDY) if r.spec.number < 9000}
+    found.lost += [f"store: trial {n} is missing" for n in range(trials) if n not in records]
+    found.lost += [f"store: trial {n} is running" for n, r in records.items() if not r.state.is_finished]
+    found.repeated += [f"store: trial {n} has changed after its end" for n, r in seen.items() if records.get(n) != r]
+    found.broken += [f"trial {n} is beyond the budget" for n in records if n >= trials]
+    found.broken += [*_files(store, study, records), *_account(store, records, spent_s)]
+    compare_rows(found, "Optuna", _optuna(store), study=study, records=records)
+    compare_rows(found, "MLflow", _mlflow(outputs), study=study, records=records)
+    found.differing += [f"trial {n} ended as {r.state}" for n, r in records.items() if not _is_allowed(r)]
+    _retrain(found, records, undisturbed)
+    return found
+
+
+def _is_allowed(record: TrialRecord) -> bool:
+    return is_expected(record.state, record.spec.settings) and record.state is not TrialState.FAILED
+
+
+def _files(store: TrialStore, study: StudyRecord, records: Mapping[int, TrialRecord]) -> Iterator[str]:
+    keep = adapters_to_keep(study, records.values(), KEEP_ADAPTERS)
+    for number in records:
+        folder = store.trial_dir(STUDY, number)
+        names = {path.name for path in folder.iterdir()}
+        if extra := names - {"trial.json", "adapter"}:
+            yield f"trial {number} left {sorted(extra)}"
+        adapter = folder / "adapter"
+        if adapter.exists():
+            try:
+                json.loads((adapter / "adapter_config.json").read_text())
+                with safe_open(adapter / "adapter_model.safetensors", "pt") as file:
+                    bad = [name for name in file.keys() if not file.get_tensor(name).isfinite().all()]  # noqa: SIM118
+            except Exception as error:  # noqa: BLE001  whatever keeps it from being read is what is looked for
+                yield f"adapter of trial {number} cannot be read: {error}"
+            else:
+                yield from (f"adapter of trial {number}: {name} is not finite" for name in bad)
+        if adapter.exists() != (number in keep):
+            yield f"trial {number} has {'an' if adapter.exists() else 'no'} adapter, against the policy"
+
+
+def _account(store: TrialStore, records: Mapping[int, TrialRecord], spent_s: float) -> Iterator[str]:
+    cost = json.loads((store.root / "ledger.json").read_text())["cost"]
+    for name in ("device_s", "rows", "tokens"):
+        total = sum(getattr(record.cost, name) for record in store.trials(STUDY))
+        if total > cost[name] * (1 + 1e-9):
+            yield f"the ledger has {cost[name]} {name}, the trials have {total}"
+    if cost["device_s"] < spent_s:
+        yield f"the ledger had {spent_s} s and has {cost['device_s']} s"
+    for number, record in records.items():
+        chunks = [m.chunk for m in record.measurements]
+        if chunks != list(range(1, len(chunks) + 1)):
+            yield f"trial {number} has measurements of chunks {chunks}"
+
+
+def _optuna(store: TrialStore) -> list[tuple[int, str, float | None]]:
+    storage = optuna.storages.RDBStorage(f"sqlite:///{store.root}/optuna.db")
+    try:
+        trials = optuna.load_study(study_name=f"{SWEEP}/{STUDY}", storage=storage).get_trials()
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+    infeasible = {t.number for t in trials if any(v > 0 for v in t.constraints.values())}
+    return [
+        (
+            t.number,
+            f"{t.state.name}{' infeasible' * (t.number in infeasible)}",
+            None if t.number in infeasible else t.value,
+        )
+        for t in trials
+    ]
+
+
+def _mlflow(outputs: Path) -> list[tuple[int, str, float | None]]:
+    client = MlflowClient(tracking_uri=f"sqlite:///{outputs}/mlflow.db")
+    experiment = client.get_experiment_by_name(f"{SWEEP}/{STUDY}")
+    runs: list[Any] = list(client.search_runs([experiment.experiment_id], max_results=5000)) if experiment else []
+    rows = []
+    for run in runs:
+        number, state = int(run.data.tags["trial"]), run.data.tags.get("state", "")
+        if number < 9000:
+            rows.append((number, f"{run.info.status} {state}", run.data.metrics.get("final/accuracy")))
+    return rows
+
+
+def compare_rows(
+    found: Findings,
+    where: str,
+    rows: Sequence[tuple[int, str, float | None]],
+    *,
+    study: StudyRecord,
+    records: Mapping[int, TrialRecord],
+) -> None:
+    """Compare what one place says (number, state, value) with the store's records."""
+    counts = Counter(number for number, _, _ in rows)
+    found.lost += [f"{where}: trial {n} is missing" for n in records if n not in counts]
+    found.repeated += [f"{where}: trial {n} is there {c} times" for n, c in counts.items() if c > 1]
+    found.repeated += [f"{where}: trial {n} is unknown to the store" for n in counts if n not in records]
+    for number, state, value in rows:
+        record = records.get(number)
+        if record is None:
+            continue
+        expected, score = _expected(where, record), study.value(record)
+        if state != expected:
+            kind = found.lost if "RUNNING" in state or "SCHEDULED" in state else found.differing
+            kind.append(f"{where}: trial {number} is {state}, should be {expected}")
+        shown = record.state is TrialState.COMPLETE or where == "MLflow"
+        if shown and value is not score and not math.isclose(value or 0, score or 0, abs_tol=1e-12):
+            found.differing.append(f"{where}: trial {number} has value {value}, should be {score}")
+
+
+def _expected(where: str, record: TrialRecord) -> str:
+    state = record.state.value
+    if where == "Optuna":
+        return _IN_OPTUNA.get(state, "RUNNING") + (" infeasible" if record.state is TrialState.INFEASIBLE else "")
+    return f"{_IN_MLFLOW.get(state, 'RUNNING')} {state}"
+
+
+def _retrain(found: Findings, records: Mapping[int, TrialRecord], undisturbed: Undisturbed) -> None:
+    trained = [r for r in records.values() if r.measurements and r.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    again = undisturbed.losses(trained)
+    for record in trained:
+        recorded = recorded_losses(record)
+        pairs = list(zip(recorded, again[record.spec.number], strict=True))
+        difference = max(abs(one - other) / max(abs(other), 0.1) for one, other in pairs)
+        found.max_loss_difference = max(found.max_loss_difference, difference)
+        found.num_compared += 1
+        if not difference <= LOSS_TOLERANCE:
+            found.differing.append(
+                f"trial {record.spec.number}: losses differ by {difference:.2g} from undisturbed ones"
+            )

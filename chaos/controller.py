@@ -1,0 +1,14 @@
+"""The command that is killed and given again: sweeper's own, with workers that have faults.
+
+``python -m chaos.controller run OVERRIDES``; `session` starts it.
+"""
+
+from __future__ import annotations
+
+import sweeper.opening
+from chaos.faults import make_worker
+from sweeper.cli import main
+
+if __name__ == "__main__":
+    sweeper.opening.make_worker = make_worker
+    main()

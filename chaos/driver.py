@@ -1,0 +1,174 @@
+"""Runs one sweep through its misfortunes: starts the same command until the sweep is done, striking at seeded moments.
+
+`run` calls it for one seed after the other. A stroke is drawn as (kind, phase, delay): either at any moment after the
+start, imports included, or soon after the first chunk of a session. So a seed always gives the same strokes; what they
+hit depends on the machine's pace.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from chaos.events import EVENTS, KILLS, LETHAL
+from chaos.nursery import Nursery
+from chaos.session import ROOT, Session, survivors
+from chaos.workload import STUDY, SWEEP, Workload
+from sweeper.errors import StoreError
+from sweeper.ledger import Ledger
+from sweeper.store import TrialStore
+from sweeper.types import TrialRecord
+
+__all__ = ["ChaosError", "Driver", "Plan"]
+
+_START_S = 2.0
+"""A forked controller needs about that long to its first chunk."""
+_REAL_STARTS = 6
+"""Every so many sessions the controller is started as users do, imports and all."""
+_AT_ANY_MOMENT = 0.55
+"""Share of strokes that do not wait until there is work to lose."""
+_STALL_S = 120.0
+_WEIGHTS = {
+    "kill_controller": 8,
+    "kill_worker": 8,
+    "terminate_and_kill": 2,
+    "terminate": 1,
+    "interrupt": 1,
+    "pause_worker": 1,
+    "take_mlflow_away": 1,
+    "lock_optuna": 1,
+    "lock_mlflow": 1,
+    "fill_disk": 1,
+}
+
+
+class ChaosError(Exception):
+    """The sweep did something that no stroke explains."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What one sweep has to endure."""
+
+    seed: int
+    kills: int
+    """After so many kills it is left in peace, and must end."""
+    kinds: Sequence[str]
+
+
+@dataclass
+class Driver:
+    """A sweep under fire.
+
+    Attributes:
+        seen: Finished trials, as they were when they were first seen so.
+        events: How often each kind of event struck.
+    """
+
+    workload: Workload
+    plan: Plan
+    folder: Path
+    nursery: Nursery | None
+    events: Counter[str] = field(default_factory=Counter)
+    exits: Counter[str] = field(default_factory=Counter)
+    seen: dict[int, TrialRecord] = field(default_factory=dict)
+    spent_s: float = 0.0
+    sessions: int = 0
+    zombies: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._draw = random.Random(self.plan.seed)  # noqa: S311  no secret
+        self._store = TrialStore(self.workload.outputs / SWEEP)
+
+    @property
+    def kills(self) -> int:
+        """Kills so far."""
+        return sum(self.events[kind] for kind in KILLS)
+
+    def run(self) -> None:
+        """Start the command again and again until the sweep is done.
+
+        Raises:
+            ChaosError: It stalls, or ends with an error though nothing was done to it.
+        """
+        while True:
+            is_struck = self.kills < self.plan.kills
+            code = self._live(is_struck=is_struck)
+            self._remember()
+            if code == 0:
+                return
+
+    def reconcile(self) -> str:
+        """Repair the views; return what was said."""
+        command = ["reconcile", SWEEP, "--outputs", str(self.workload.outputs)]
+        done = subprocess.run(  # noqa: S603  our own module, no shell
+            [sys.executable, "-m", "sweeper.cli", *command],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise ChaosError(f"reconcile ended with {done.returncode}: {done.stdout}{done.stderr}")
+        return done.stdout
+
+    def _live(self, *, is_struck: bool) -> int:
+        """Run one session; return the controller's exit code."""
+        self.sessions += 1
+        session = Session(
+            self.workload.overrides,
+            outputs=self.workload.outputs,
+            log=self.folder / "session.log",
+            nursery=None if self.sessions % _REAL_STARTS == 0 else self.nursery,
+        )
+        struck = []
+        try:
+            while is_struck and session.is_alive and self.kills < self.plan.kills:
+                struck.append(self._strike(session))
+                if struck[-1] in LETHAL:
+                    break
+            code = session.end(_STALL_S)
+        finally:
+            session.end(0.0)
+            self.zombies += survivors(session.pid, 10.0)
+        self.exits[str(code)] += 1
+        if code is None:
+            raise ChaosError(f"session {self.sessions} did not end; struck by {struck}")
+        if code not in (0, 130, 143, -9) and not struck:
+            raise ChaosError(f"session {self.sessions} ended with {code} and was not struck")
+        return code
+
+    def _strike(self, session: Session) -> str:
+        kind = self._draw.choices(self.plan.kinds, [_WEIGHTS[kind] for kind in self.plan.kinds])[0]
+        if self._draw.random() < 0.4:
+            is_alive = session.wait(self._draw.uniform(0.0, _START_S))
+        else:
+            session.wait(_STALL_S, until_trained=True)
+            is_alive = session.wait(self._draw.uniform(0.0, 1.5))
+        if is_alive:
+            EVENTS[kind](session, self._draw)
+            self.events[kind] += 1
+        return kind
+
+    def _remember(self) -> None:
+        """Keep what is finished now: it must never change again; and what the ledger says, which must never shrink."""
+        ledger = self._store.root / "ledger.json"
+        if ledger.exists():
+            spent = Ledger(ledger).cost.device_s
+            if spent < self.spent_s:
+                raise ChaosError(f"the ledger shrank from {self.spent_s} to {spent} device seconds")
+            self.spent_s = spent
+        try:
+            records = self._store.trials(STUDY)
+        except StoreError as error:
+            raise ChaosError(str(error)) from error
+        for record in records:
+            if record.state.is_finished and record.spec.number < 9000:
+                self.seen.setdefault(record.spec.number, record)

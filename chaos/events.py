@@ -1,0 +1,149 @@
+"""What happens to a sweep. Each event is one function that strikes a session and takes back what it took away.
+
+`driver` draws them from a seeded generator; `LETHAL` are those that end the controller.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from chaos.session import Session
+
+__all__ = ["EVENTS", "KILLS", "LETHAL", "Event"]
+
+Event = Callable[[Session, random.Random], None]
+_PATIENCE_S = 30.0
+
+
+def kill_controller(session: Session, _draw: random.Random) -> None:
+    """End the controller as a power cut would; its workers must not outlive it."""
+    session.process.kill()
+    session.process.wait()
+
+
+def kill_worker(session: Session, draw: random.Random) -> None:
+    """End one worker."""
+    for process in draw.sample(workers := session.workers(), min(1, len(workers))):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def pause_worker(session: Session, draw: random.Random) -> None:
+    """Stop a worker for a moment."""
+    for process in draw.sample(workers := session.workers(), min(1, len(workers))):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.suspend()
+            session.wait(draw.uniform(0.1, 1.0))
+            process.resume()
+
+
+def terminate(session: Session, _draw: random.Random) -> None:
+    """Ask the controller to end, as a service manager does."""
+    session.process.send_signal(signal.SIGTERM)
+
+
+def interrupt(session: Session, draw: random.Random) -> None:
+    """Press Ctrl-C: the whole process group hears it; now and then a second time."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(session.pid, signal.SIGINT)
+        if draw.random() < 0.3:
+            session.wait(draw.uniform(0.0, 0.5))
+            os.killpg(session.pid, signal.SIGINT)
+
+
+def terminate_and_kill(session: Session, draw: random.Random) -> None:
+    """Ask the controller to end, and lose patience while it drains."""
+    session.process.send_signal(signal.SIGTERM)
+    session.wait(draw.uniform(0.0, 1.0))
+    session.process.kill()
+
+
+def take_mlflow_away(session: Session, draw: random.Random) -> None:
+    """Move MLflow's database away, and put it back after a while, or never."""
+    database = session.outputs / "mlflow.db"
+    aside = session.outputs / "mlflow.db.taken"
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(database, aside)
+        session.wait(draw.uniform(0.2, 2.0))
+        if draw.random() < 0.5:
+            os.replace(aside, database)
+
+
+def lock_optuna(session: Session, draw: random.Random) -> None:
+    """Let Optuna's database answer "locked" for a while."""
+    _lock(session.sweep_dir / "optuna.db", session, draw.uniform(0.5, 2.0))
+
+
+def lock_mlflow(session: Session, draw: random.Random) -> None:
+    """Let MLflow's database answer "locked" for a while."""
+    _lock(session.outputs / "mlflow.db", session, draw.uniform(0.5, 2.0))
+
+
+def fill_disk(session: Session, draw: random.Random) -> None:
+    """Leave no byte free where the sweep lies, for a while. Only on a file system of its own (see `driver`)."""
+    ballast = session.outputs / "ballast"
+    free = shutil.disk_usage(session.outputs).free
+    try:
+        _fill(ballast, free)
+        session.wait(draw.uniform(0.3, 2.0))
+    finally:
+        ballast.unlink(missing_ok=True)
+
+
+EVENTS: dict[str, Event] = {
+    event.__name__: event
+    for event in (
+        kill_controller,
+        kill_worker,
+        pause_worker,
+        terminate,
+        interrupt,
+        terminate_and_kill,
+        take_mlflow_away,
+        lock_optuna,
+        lock_mlflow,
+        fill_disk,
+    )
+}
+LETHAL = {"kill_controller", "terminate", "interrupt", "terminate_and_kill"}
+KILLS = {"kill_controller", "kill_worker", "terminate_and_kill"}
+"""Events that send SIGKILL."""
+
+
+def _lock(database: Path, session: Session, seconds: float) -> None:
+    if not database.exists():
+        return
+    connection = sqlite3.connect(database, timeout=5, isolation_level=None)
+    try:
+        with contextlib.suppress(sqlite3.OperationalError):
+            connection.execute("BEGIN IMMEDIATE")
+            session.wait(seconds)
+            connection.execute("ROLLBACK")
+    finally:
+        connection.close()
+
+
+def _fill(path: Path, num_bytes: int) -> None:
+    with path.open("wb", buffering=0) as file:
+        block = b"\0" * 65536
+        for _ in range(num_bytes // len(block) + 64):
+            try:
+                file.write(block)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                if len(block) == 1:
+                    return
+                block = block[: len(block) // 16] or b"\0"
+    time.sleep(0)

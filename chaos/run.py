@@ -1,0 +1,175 @@
+"""Kill sweeps and count what was lost. `make chaos` runs the long form, `make chaos-short` what a change must pass.
+
+    python chaos/run.py                  at least 200 kills, under 20 minutes on two idle cores
+    python chaos/run.py --short          one sweep, under two minutes
+    python chaos/run.py --seed 7         other moments; a run that fails prints its seed and keeps its folder
+    python chaos/run.py --kills 20
+
+The long form appends a row for each sweep to chaos/results/chaos.jsonl and writes the table chaos/results/chaos.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # run as a script, from any folder
+
+from chaos.checks import LOSS_TOLERANCE, check_all  # noqa: E402  after the path is set
+from chaos.driver import ChaosError, Driver, Plan  # noqa: E402
+from chaos.events import EVENTS  # noqa: E402
+from chaos.nursery import Nursery  # noqa: E402
+from chaos.report import Report  # noqa: E402
+from chaos.undisturbed import Undisturbed  # noqa: E402
+from chaos.workload import Workload  # noqa: E402
+
+_DISK_MB = 48
+
+
+def main() -> None:
+    """Run sweep after sweep until there were enough kills; end with 1 if anything was lost."""
+    asked = _parse()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let what runs in the background ignore it
+    folder = Path(tempfile.mkdtemp(prefix="sweeper-chaos-"))
+    Workload.write_inputs(folder / "inputs")
+    report = Report(asked.seed)
+    undisturbed = Undisturbed(_workload(folder, asked, 0).overrides)
+    nursery = None if asked.short else Nursery(ROOT)
+    numbers = itertools.count()
+    with ThreadPoolExecutor(asked.jobs) as pool:
+        work = [
+            pool.submit(_sweeps, folder, asked, numbers, report=report, undisturbed=undisturbed, nursery=nursery)
+            for _ in range(asked.jobs)
+        ]
+    for each in work:
+        each.result()
+    sys.stdout.write(report.table(LOSS_TOLERANCE) + "\n")
+    if any(row["complaints"] for row in report.rows):
+        sys.stdout.write(f"seed {asked.seed}: kept in {folder}\n")
+        sys.exit(1)
+    shutil.rmtree(folder, ignore_errors=True)
+    if not asked.short:
+        report.write(ROOT / "chaos" / "results", LOSS_TOLERANCE)
+
+
+def _sweeps(
+    folder: Path,
+    asked: argparse.Namespace,
+    numbers: Iterator[int],
+    *,
+    report: Report,
+    undisturbed: Undisturbed,
+    nursery: Nursery | None,
+) -> None:
+    """Run sweeps, one after the other, until there were enough kills or one lost something."""
+    while report.kills < asked.kills and not any(row["complaints"] for row in report.rows):
+        number = next(numbers)
+        sweep = folder / f"sweep-{number}"
+        row = _one(
+            _workload(folder, asked, number), sweep, asked, undisturbed=undisturbed, nursery=nursery, number=number
+        )
+        report.add(row)
+        sys.stdout.write("\n".join([report.line(row), *row["complaints"]]) + "\n")
+        sys.stdout.flush()
+        if not row["complaints"]:
+            shutil.rmtree(sweep, ignore_errors=True)
+
+
+def _workload(folder: Path, asked: argparse.Namespace, number: int) -> Workload:
+    trials = 12 if asked.short else asked.trials
+    return Workload(
+        inputs=folder / "inputs",
+        outputs=folder / f"sweep-{number}" / "outputs",
+        trials=trials,
+        workers=1 + number % 2,
+        seed=asked.seed + number,
+    )
+
+
+def _one(
+    workload: Workload,
+    sweep: Path,
+    asked: argparse.Namespace,
+    *,
+    undisturbed: Undisturbed,
+    nursery: Nursery | None,
+    number: int,
+) -> dict[str, Any]:
+    begin = time.monotonic()
+    with _small_disk(workload.outputs) as has_disk:
+        shutil.copy(workload.inputs / "mlflow.db", workload.outputs)  # 65 tables take seconds to make
+        kinds = [kind for kind in EVENTS if kind != "fill_disk" or has_disk]
+        quota = asked.kills if asked.short else asked.kills_per_sweep
+        driver = Driver(workload, Plan(seed=asked.seed + number, kills=quota, kinds=kinds), sweep, nursery)
+        complaints: list[str] = []
+        row: dict[str, Any] = {"seed": asked.seed + number, "trials": workload.trials, "workers": workload.workers}
+        try:
+            driver.run()
+            row["reconcile"] = driver.reconcile().splitlines()[-1:]
+            found = check_all(
+                workload.outputs,
+                trials=workload.trials,
+                seen=driver.seen,
+                spent_s=driver.spent_s,
+                undisturbed=undisturbed,
+            )
+        except (ChaosError, subprocess.SubprocessError) as error:
+            complaints = [str(error)]
+        else:
+            found.zombies = driver.zombies
+            complaints = found.complaints
+            row |= {"lost": len(found.lost), "repeated": len(found.repeated), "zombie": len(found.zombies)}
+            row |= {"max_loss_difference": found.max_loss_difference, "compared": found.num_compared}
+        if complaints and has_disk:
+            shutil.copytree(workload.outputs, sweep / "kept", ignore_dangling_symlinks=True)
+    row |= {
+        "events": dict(driver.events),
+        "kills": driver.kills,
+        "sessions": driver.sessions,
+        "exits": dict(driver.exits),
+    }
+    return {**row, "elapsed_s": round(time.monotonic() - begin, 1), "complaints": complaints}
+
+
+@contextlib.contextmanager
+def _small_disk(folder: Path) -> Iterator[bool]:
+    """Put a small file system at a folder, as far as we may; tell whether it is one."""
+    folder.mkdir(parents=True)
+    options = ["-t", "tmpfs", "-o", f"size={_DISK_MB}m", "tmpfs"]
+    mounted = os.geteuid() == 0 and subprocess.run(["mount", *options, str(folder)], check=False).returncode == 0  # noqa: S603, S607
+    try:
+        yield mounted
+    finally:
+        if mounted:
+            subprocess.run(["umount", "--lazy", str(folder)], check=False)  # noqa: S603, S607
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Kill sweeps and count what was lost.")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kills", type=int, default=0, help="stop after so many (200; 4 in the short form)")
+    parser.add_argument("--trials", type=int, default=24, help="trials of a sweep")
+    parser.add_argument("--kills-per-sweep", type=int, default=20)
+    parser.add_argument("--jobs", type=int, default=0, help="sweeps side by side (2; 1 in the short form)")
+    parser.add_argument("--short", action="store_true", help="one small sweep, nothing is recorded")
+    asked = parser.parse_args()
+    asked.kills = asked.kills or (4 if asked.short else 200)
+    asked.jobs = asked.jobs or (1 if asked.short else 2)
+    return asked
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""One life of a controller: started, watched, struck, and its end told. `driver` starts one after the other."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+from chaos.nursery import Forked, Nursery
+from chaos.workload import SWEEP
+
+__all__ = ["ROOT", "Session", "survivors"]
+
+ROOT = Path(__file__).resolve().parents[1]
+_POLL_S = 0.01
+
+
+class Session:
+    """A controller that runs, in a session of its own.
+
+    Args:
+        overrides: Of the sweep.
+        outputs: Folder that the sweep lies in.
+        log: File that gets what it prints.
+        nursery: Forks it; None starts it as users do.
+    """
+
+    def __init__(self, overrides: Sequence[str], *, outputs: Path, log: Path, nursery: Nursery | None) -> None:
+        self.sweep_dir = outputs / SWEEP
+        self.outputs = outputs
+        self._ledger_before = self._ledger_stamp()
+        self.process: subprocess.Popen[bytes] | Forked
+        if nursery is not None:
+            self.process = nursery.start(["run", *overrides], log)
+            return
+        with log.open("ab") as file:
+            self.process = subprocess.Popen(  # noqa: S603  our own module, no shell
+                [sys.executable, "-m", "chaos.controller", "run", *overrides],
+                cwd=log.parent,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        """Process id of the controller."""
+        return self.process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it has not ended."""
+        return self.process.poll() is None
+
+    @property
+    def has_trained(self) -> bool:
+        """Whether a chunk was accounted for in this session."""
+        return self._ledger_stamp() != self._ledger_before
+
+    def workers(self) -> list[psutil.Process]:
+        """Return the worker processes, as far as they live."""
+        try:
+            return psutil.Process(self.pid).children()
+        except psutil.NoSuchProcess:
+            return []
+
+    def wait(self, seconds: float, *, until_trained: bool = False) -> bool:
+        """Let it run for so long, or until a chunk is done; return whether it lives on."""
+        end = time.monotonic() + seconds
+        while self.is_alive and time.monotonic() < end and not (until_trained and self.has_trained):
+            time.sleep(_POLL_S)
+        return self.is_alive
+
+    def end(self, patience_s: float) -> int | None:
+        """Return its exit code; None if it neither ended nor did anything for so long, and was killed."""
+        stamp, deadline = self._ledger_stamp(), time.monotonic() + patience_s
+        while self.is_alive and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+            if (now := self._ledger_stamp()) != stamp:
+                stamp, deadline = now, time.monotonic() + patience_s
+        if self.is_alive:
+            self.process.kill()
+            self.process.wait()
+            return None
+        return self.process.wait()
+
+    def _ledger_stamp(self) -> int:
+        try:
+            return (self.sweep_dir / "ledger.json").stat().st_mtime_ns
+        except OSError:
+            return 0
+
+
+def survivors(pid: int, patience_s: float) -> list[int]:
+    """Return processes that live on after the controller that started them, and end them."""
+    end = time.monotonic() + patience_s
+    while (found := _of_session(pid)) and time.monotonic() < end:
+        time.sleep(_POLL_S)
+    for process in found:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    return [process.pid for process in found]
+
+
+def _of_session(number: int) -> list[psutil.Process]:
+    found = []
+    for pid in psutil.pids():
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError, PermissionError):
+            if os.getsid(pid) == number and (process := psutil.Process(pid)).status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found

@@ -1,0 +1,63 @@
+"""What the trials of a sweep give when nobody disturbs them: each spec trained again, from its start to its end."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from sweeper.config import compose
+from sweeper.execute.base import StudyOpened, WorkerSetup
+from sweeper.plan import plan_model, plan_study
+from sweeper.train import make_worker
+from sweeper.types import Admission, ChunkReport, ChunkRequest, TrialRecord
+
+__all__ = ["Undisturbed", "recorded_losses"]
+
+_LANES = 4
+
+
+class Undisturbed:
+    """A worker in this process that trains specs again; opened once, for all sweeps of a run."""
+
+    def __init__(self, overrides: Sequence[str]) -> None:
+        config = compose(list(overrides))
+        settings = config.settings
+        model_dir = plan_model(settings)
+        (dataset,) = settings.dataset.values()
+        plan = plan_study(config, dataset, model_dir=model_dir)
+        cache = Path(settings.cache)
+        setup = WorkerSetup(model=settings.model, model_dir=model_dir, cache=cache, device="cpu", threads=1)
+        self._worker = make_worker(setup, 0)
+        self._worker.start()
+        self._opening = plan.opening
+        self._one_at_a_time = threading.Lock()
+
+    def losses(self, trials: Sequence[TrialRecord]) -> dict[int, list[float]]:
+        """Return training and validation losses by trial number, of as many chunks as each trial has."""
+        found: dict[int, list[float]] = {}
+        with self._one_at_a_time:
+            for first in range(0, len(trials), _LANES):
+                found |= self._pack(trials[first : first + _LANES])
+        return found
+
+    def _pack(self, trials: Sequence[TrialRecord]) -> dict[int, list[float]]:
+        opening = dataclasses.replace(self._opening, seed=trials[0].spec.seed)  # it orders the rows
+        assert isinstance(self._worker.answer(opening), StudyOpened)
+        found: dict[int, list[float]] = {trial.spec.number: [] for trial in trials}
+        admit = tuple(Admission(spec=trial.spec) for trial in trials)
+        evict: tuple[int, ...] = ()
+        for chunk in range(1, max(trial.chunks_done for trial in trials) + 1):
+            report = self._worker.answer(ChunkRequest(admit=admit, evict=evict))
+            assert isinstance(report, ChunkReport)
+            for number, measurement in report.measurements.items():
+                found[number] += [value for name, value in sorted(measurement.metrics.items()) if "loss" in name]
+            evict = tuple(trial.spec.number for trial in trials if trial.chunks_done == chunk)
+            admit = ()
+        return found
+
+
+def recorded_losses(trial: TrialRecord) -> list[float]:
+    """Return a record's losses in the order of `Undisturbed.losses`."""
+    return [value for m in trial.measurements for name, value in sorted(m.metrics.items()) if "loss" in name]

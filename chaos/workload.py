@@ -1,0 +1,76 @@
+"""What is swept: a tiny model with random weights, its own rows, trials of a fraction of a second. Needs no network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sweeper.track.mlflow import prepare_database, set_environment
+from tests.doubles import save_tiny_bert, write_rows
+
+__all__ = ["KEEP_ADAPTERS", "STUDY", "SWEEP", "Workload"]
+
+SWEEP = "chaos"
+KEEP_ADAPTERS = 5
+STUDY = "tiny-tinybert-lora"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """A sweep in a folder of its own.
+
+    Attributes:
+        inputs: Model and rows; shared by all sweeps of a run.
+        outputs: Folder of the sweep, of MLflow's database and of nothing else.
+    """
+
+    inputs: Path
+    outputs: Path
+    trials: int
+    workers: int
+    seed: int
+    more: tuple[str, ...] = ()
+
+    @staticmethod
+    def write_inputs(folder: Path) -> Path:
+        """Make model, rows and an empty database of MLflow, once."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "rows.jsonl").exists():
+            save_tiny_bert(folder / "tiny-bert")
+            write_rows(folder / "rows.jsonl")
+            set_environment()
+            prepare_database(f"sqlite:///{folder / 'mlflow.db'}")
+        return folder
+
+    @property
+    def overrides(self) -> list[str]:
+        """The command line; the same at every start."""
+        dataset = {"path": self.inputs / "rows.jsonl", "name": "tiny", "train_rows": 48, "validation_rows": 30}
+        settings = {
+            "model": "hub",
+            "model.id": self.inputs / "tiny-bert",
+            "model.name": "tinybert",
+            "model.dtype": "float32",
+            "model.max_length": 32,
+            "lora.r": "choice(2,4,8,16)",
+            "lora.alpha_ratio": "choice(0.5,1,2,4)",
+            "train.epochs": 2,
+            "train.chunks_per_epoch": 3,
+            "train.batch_size": 8,
+            "train.micro_batch": 8,
+            "search.min_chunks": 2,
+            "search.startup": 4,
+            "executor": "process",
+            "executor.workers": self.workers,
+            "executor.lanes": 4,
+            "executor.drain_s": 3,
+            "executor.max_retries": 1000,  # a kill of ours is nobody's fault
+            "store.keep_adapters": KEEP_ADAPTERS,
+            "budget.trials": self.trials,
+            "seed": self.seed,
+            "name": SWEEP,
+            "outputs": self.outputs,
+            "cache": self.inputs / "cache",
+        }
+        files = ["dataset=files", *(f"dataset.files.{key}={value}" for key, value in dataset.items())]
+        return [*files, "dataset.files.test_rows=30", *(f"{k}={v}" for k, v in settings.items()), *self.more]

@@ -1,0 +1,122 @@
+"""Compares what a view says of a study's trials with what the store says. Pure functions; `reconcile` calls them."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from sweeper.types import Phase, StudyRecord, TrialRecord, TrialState, ViewedTrial
+
+__all__ = ["Difference", "Place", "Remedy", "compare_view"]
+
+
+class Place(enum.StrEnum):
+    """Where something differs."""
+
+    STORE = "store"
+    SEARCH = "Optuna"
+    TRACKER = "MLflow"
+
+
+class Remedy(enum.StrEnum):
+    """What is done about a difference."""
+
+    SHOW = "brought up to date"
+    """The view is behind: what it lacks is sent."""
+    REPLACE = "made anew from the store"
+    """The view contradicts the store: what it has is taken away, then made anew."""
+    BEGIN = "begun in the store"
+    """A trial that was proposed, but killed before the store heard of it."""
+    RECOVER = "rebuilt in the store"
+    """A trial whose record is gone, or damaged."""
+    ASIDE = "moved aside"
+    NOTHING = "cannot be repaired"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Difference:
+    """One thing that is not as the store has it, or that is wrong in the store itself."""
+
+    place: Place
+    study: str
+    what: str
+    remedy: Remedy
+    number: int | None = None
+    """The trial; None for more than one."""
+
+
+def compare_view(
+    place: Place, study: StudyRecord, records: Iterable[TrialRecord], viewed: Sequence[ViewedTrial] | None
+) -> list[Difference]:
+    """Return how a view differs from the store, by trial.
+
+    Args:
+        place: The search's database or the tracker.
+        study: The study.
+        records: All its trials in the store.
+        viewed: What the view has; None if it knows nothing of the study.
+    """
+    known = {r.spec.number: r for r in records if place is Place.TRACKER or r.spec.phase is Phase.SEARCH}
+    if viewed is None:
+        what = f"the study is missing, with {len(known)} trial(s)"
+        return [Difference(place=place, study=study.name, what=what, remedy=Remedy.SHOW)] if known else []
+    by_number: dict[int, list[ViewedTrial]] = defaultdict(list)
+    for each in viewed:
+        by_number[each.number].append(each)
+    found = []
+    for number in sorted({*known, *by_number}):
+        for what, remedy in _of_trial(place, study, known.get(number), by_number.get(number, [])):
+            found.append(Difference(place=place, study=study.name, number=number, what=what, remedy=remedy))
+    return found
+
+
+def _of_trial(
+    place: Place, study: StudyRecord, record: TrialRecord | None, views: Sequence[ViewedTrial]
+) -> Iterator[tuple[str, Remedy]]:
+    if not views:
+        yield "missing", Remedy.SHOW
+    elif record is None:
+        yield from _unknown(place, views[0])
+    elif len(views) > 1:
+        yield f"there {len(views)} times", Remedy.REPLACE
+    else:
+        yield from _against(place, study, record, views[0])
+
+
+def _unknown(place: Place, view: ViewedTrial) -> Iterator[tuple[str, Remedy]]:
+    """A trial that the store does not have."""
+    if place is Place.SEARCH and view.state == TrialState.RUNNING:
+        yield "running, but the store does not have it", Remedy.BEGIN
+    elif place is Place.SEARCH and not view.params:
+        return  # stands in for a trial whose setting is lost, see `Search.sync`
+    else:
+        yield f"{view.state}, but the store does not have it", Remedy.RECOVER
+
+
+def _against(place: Place, study: StudyRecord, record: TrialRecord, view: ViewedTrial) -> Iterator[tuple[str, Remedy]]:
+    expected = record.state.value
+    if place is Place.TRACKER and record.state is TrialState.RUNNING:
+        expected = "paused"
+    if view.state != expected:
+        is_behind = view.state in (TrialState.RUNNING, "paused")
+        yield f"{view.state}, in the store {expected}", Remedy.SHOW if is_behind else Remedy.REPLACE
+        return
+    if place is Place.SEARCH and not _same_params(view.params, record.spec.params):
+        yield "another setting than in the store", Remedy.REPLACE
+    value = study.value(record)
+    has_value = record.state is TrialState.COMPLETE or (place is Place.TRACKER and record.state is TrialState.PRUNED)
+    if has_value and not _same(view.value, value):
+        yield f"{study.metric} is {view.value}, in the store {value}", Remedy.REPLACE
+
+
+def _same_params(one: Mapping[str, object], other: Mapping[str, object]) -> bool:
+    return dict(one) == dict(other)
+
+
+def _same(one: float | None, other: float | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12)

@@ -1,0 +1,102 @@
+"""Reads a study as Optuna has it, to compare with the store, and takes one away that contradicts it.
+
+`reconcile` calls this. What is missing in Optuna, `study.Search.sync` adds.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import optuna
+import sqlalchemy
+
+from sweeper.errors import StoreError, SweeperError
+from sweeper.search.distributions import from_stored
+from sweeper.search.reading import is_infeasible
+from sweeper.search.storage import open_storage, translated
+from sweeper.space import SearchSpace
+from sweeper.types import TrialState, ViewedTrial
+
+__all__ = ["database_fault", "database_files", "delete_study", "read_study"]
+
+_STATES = {
+    optuna.trial.TrialState.COMPLETE: TrialState.COMPLETE,
+    optuna.trial.TrialState.PRUNED: TrialState.PRUNED,
+    optuna.trial.TrialState.FAIL: TrialState.FAILED,
+    optuna.trial.TrialState.RUNNING: TrialState.RUNNING,
+}
+
+
+def database_files(url: str) -> list[Path]:
+    """Return the files of a SQLite database, as far as they exist; none for a server."""
+    parsed = sqlalchemy.make_url(url)
+    if parsed.get_backend_name() != "sqlite" or not parsed.database:
+        return []
+    return [path for suffix in ("", "-wal", "-shm") if (path := Path(parsed.database + suffix)).exists()]
+
+
+def database_fault(url: str) -> str:
+    """Return why a SQLite database cannot be used; empty if it can, or if there is none, or if it is a server's."""
+    files = database_files(url)
+    if not files:
+        return ""
+    try:
+        connection = sqlite3.connect(files[0])
+        try:
+            (said,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+        finally:
+            connection.close()
+        with translated(url):
+            open_storage(url).engine.dispose()
+    except (sqlite3.DatabaseError, SweeperError) as error:
+        return f"the database cannot be read ({error})"
+    return "" if said == "ok" else f"the database is damaged ({said})"
+
+
+def read_study(url: str, name: str, space: SearchSpace) -> list[ViewedTrial] | None:
+    """Return the trials of a study, or None if there is no such study. Trials that are only enqueued do not count.
+
+    Raises:
+        ConfigError: The database cannot be opened.
+        StoreError: The database failed.
+    """
+    storage = open_storage(url)
+    try:
+        with translated(url):
+            if name not in {summary.study_name for summary in storage.get_all_studies()}:
+                return None
+            trials = storage.get_all_trials(storage.get_study_id_from_name(name), deepcopy=False)
+            return [_viewed(t, space) for t in trials if t.state is not optuna.trial.TrialState.WAITING]
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def delete_study(url: str, name: str) -> None:
+    """Take a study out of the database; the store has everything that it is rebuilt from.
+
+    Raises:
+        StoreError: The database failed.
+    """
+    storage = open_storage(url)
+    try:
+        with translated(url):
+            storage.delete_study(storage.get_study_id_from_name(name))
+    except KeyError as error:
+        raise StoreError(f"there is no study {name} in the database of studies") from error
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def _viewed(trial: optuna.trial.FrozenTrial, space: SearchSpace) -> ViewedTrial:
+    infeasible = is_infeasible(trial)
+    is_complete = trial.state is optuna.trial.TrialState.COMPLETE
+    return ViewedTrial(
+        number=trial.number,
+        state=TrialState.INFEASIBLE if infeasible and is_complete else _STATES[trial.state],
+        value=trial.value if is_complete and not infeasible else None,
+        params=from_stored(space, trial.params) if set(trial.params) == set(space.keys) else {},
+        origin=str(trial.user_attrs.get("origin", "")),
+    )

@@ -1,0 +1,124 @@
+"""Reads a study as MLflow has it, to compare with the store, and takes away runs that are too many or wrong.
+
+`reconcile` calls this, through `sweeper.track.open_audit`. What is missing, a tracker's ``show`` adds. MLflow keeps a
+copy of the record and the adapter of finished trials, so a damaged store can be mended from it. Importing this module
+imports mlflow.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from sweeper.errors import TrackerError
+from sweeper.track.background import redact
+from sweeper.types import TrialState, ViewedTrial
+
+__all__ = ["MlflowAudit"]
+
+_PAGE = 1000
+_PAUSED = "paused"
+
+
+class MlflowAudit:
+    """What MLflow has of a sweep.
+
+    Args:
+        uri: Tracking URI.
+        sweep: Name of the sweep.
+    """
+
+    def __init__(self, uri: str, *, sweep: str) -> None:
+        self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        self._sweep = sweep
+
+    def read(self, study: str, metric: str) -> list[ViewedTrial] | None:
+        """Return the runs of a study, or None if there is no such experiment.
+
+        Args:
+            study: Name of the study.
+            metric: Name of its objective.
+
+        Raises:
+            TrackerError: MLflow does not answer.
+        """
+        try:
+            return self._read(f"{self._sweep}/{study}", metric)
+        except (MlflowException, OSError) as error:
+            cause = redact(f"{type(error).__name__}: {error}").splitlines()[0]
+            raise TrackerError(f"MLflow cannot be read ({cause})") from error
+
+    def _read(self, name: str, metric: str) -> list[ViewedTrial] | None:
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is None or experiment.lifecycle_stage == "deleted":
+            return None
+        found: list[ViewedTrial] = []
+        token: str | None = None
+        while True:
+            page = self._client.search_runs([experiment.experiment_id], max_results=_PAGE, page_token=token)
+            found += [_viewed(run, metric) for run in page if "trial" in run.data.tags]
+            token = page.token
+            if not token:
+                return found
+
+    def remove(self, runs: Iterable[ViewedTrial]) -> None:
+        """Move runs to MLflow's trash, from which ``mlflow gc`` would delete them; the trash is not shown."""
+        for run in runs:
+            self._client.delete_run(run.key)
+
+    def kept_record(self, run: ViewedTrial) -> bytes | None:
+        """Return the copy of ``trial.json`` that a finished run holds, if there is one."""
+        return self._artifacts(run.key, "trial.json").get("trial.json")
+
+    def kept_adapter(self, run: ViewedTrial) -> Mapping[str, bytes]:
+        """Return the files of the adapter that a run's logged model holds; empty if there is none."""
+        tag = self._client.get_run(run.key).data.tags.get("adapter", "")
+        if not tag:
+            return {}
+        try:
+            folder = self._client.get_logged_model(tag.removeprefix("models:/")).artifact_location
+        except MlflowException:
+            return {}
+        path = Path(folder.removeprefix("file://"))
+        return {each.name: each.read_bytes() for each in path.glob("adapter_*")} if path.is_dir() else {}
+
+    def _artifacts(self, run_id: str, path: str) -> dict[str, bytes]:
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                found = Path(self._client.download_artifacts(run_id, path, folder))
+            except (MlflowException, OSError):
+                return {}
+            return {os.path.relpath(found, folder): found.read_bytes()} if found.is_file() else {}
+
+
+def _viewed(run: Run, metric: str) -> ViewedTrial:
+    tags = run.data.tags
+    final = run.data.metrics.get(f"final/{metric.removeprefix('validation/')}")
+    return ViewedTrial(
+        number=int(tags["trial"]),
+        state=_state(run.info.status, tags.get("state", "")),
+        value=final,
+        key=run.info.run_id,
+    )
+
+
+def _state(status: str, tag: str) -> str:
+    """Return the state that tag and status agree on; both if they contradict each other."""
+    expected = {
+        TrialState.COMPLETE: "FINISHED",
+        TrialState.PRUNED: "FINISHED",
+        TrialState.INFEASIBLE: "FAILED",
+        TrialState.FAILED: "FAILED",
+        TrialState.RUNNING: "RUNNING",
+    }
+    if tag == TrialState.RUNNING and status == "SCHEDULED":
+        return _PAUSED
+    if tag in set(TrialState) and expected[TrialState(tag)] == status:
+        return tag
+    return f"{tag or 'no state'} ({status})"

@@ -1,0 +1,81 @@
+"""Trials that wait for a lane: some not before a time, some only alone. Used by `study_run`; knows no records.
+
+A trial whose pack was lost is a suspect: it may have killed the worker, so it trains its next chunk alone. The times
+are of this process only: whoever starts the sweep again has waited already.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+__all__ = ["WaitingTrials"]
+
+
+class WaitingTrials:
+    """A queue of trial numbers.
+
+    Args:
+        timer: Seconds that only grow.
+    """
+
+    def __init__(self, timer: Callable[[], float] = time.monotonic) -> None:
+        self._timer = timer
+        self._due_at: dict[int, float] = {}
+        self._suspects: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._due_at)
+
+    @property
+    def has_due(self) -> bool:
+        """Whether a trial may start now, alone or not."""
+        now = self._timer()
+        return any(due <= now for due in self._due_at.values())
+
+    @property
+    def has_suspect(self) -> bool:
+        """Whether a trial may start now that must be alone."""
+        now = self._timer()
+        return any(self._due_at[number] <= now for number in self._suspects)
+
+    def add(self, number: int, *, wait_s: float = 0.0, is_suspect: bool = False) -> None:
+        """Put a trial at the end of the queue.
+
+        Args:
+            number: The trial.
+            wait_s: Seconds before which it does not start.
+            is_suspect: Whether it must train its next chunk alone.
+        """
+        self._due_at[number] = self._timer() + wait_s if wait_s else 0.0
+        if is_suspect:
+            self._suspects.add(number)
+
+    def put_first(self, numbers: Iterable[int]) -> None:
+        """Put trials that give way for a moment at the head of the queue."""
+        self._due_at = {**dict.fromkeys(sorted(numbers), 0.0), **self._due_at}
+
+    def take(self, most: int) -> list[int]:
+        """Take trials that may share a pack, in order."""
+        now = self._timer()
+        free = [n for n, due in self._due_at.items() if due <= now and n not in self._suspects]
+        return [self._remove(number) for number in free[: max(0, most)]]
+
+    def take_suspect(self) -> int:
+        """Take the first trial that must be alone; there is one."""
+        now = self._timer()
+        return self._remove(next(n for n, due in self._due_at.items() if due <= now and n in self._suspects))
+
+    def remove(self, number: int) -> None:
+        """Forget a trial."""
+        self._due_at.pop(number, None)
+        self._suspects.discard(number)
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._due_at.clear()
+        self._suspects.clear()
+
+    def _remove(self, number: int) -> int:
+        self.remove(number)
+        return number

@@ -1,0 +1,70 @@
+"""The checks of the chaos suite can fail: each kind of loss is found and named. Nothing is killed here."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from chaos.checks import Findings, compare_rows
+from chaos.events import EVENTS, KILLS, LETHAL
+from chaos.faults import expected_failure, is_expected
+from chaos.report import Report
+from sweeper.types import TrialState
+from tests.analysis.records import make_study, make_trial
+
+RECORDS = {0: make_trial(0, 0.9), 1: make_trial(1, 0.8, state=TrialState.PRUNED)}
+IN_OPTUNA = [(0, "COMPLETE", 0.9), (1, "PRUNED", None)]
+IN_MLFLOW = [(0, "FINISHED complete", 0.9), (1, "FINISHED pruned", 0.8)]
+
+
+def found(where, rows):
+    findings = Findings()
+    compare_rows(findings, where, rows, study=make_study(), records=RECORDS)
+    return {name for name in ("lost", "repeated", "differing") if getattr(findings, name)}
+
+
+@pytest.mark.parametrize(("where", "rows"), [("Optuna", IN_OPTUNA), ("MLflow", IN_MLFLOW)])
+def test_equal_places_give_no_complaint(where, rows):
+    assert found(where, rows) == set()
+
+
+@pytest.mark.parametrize(
+    ("rows", "kind"),
+    [
+        (IN_MLFLOW[:1], "lost"),
+        ([IN_MLFLOW[0], (1, "RUNNING running", None)], "lost"),
+        ([*IN_MLFLOW, IN_MLFLOW[0]], "repeated"),
+        ([*IN_MLFLOW, (7, "FINISHED complete", 0.5)], "repeated"),
+        ([(0, "FINISHED complete", 0.7), IN_MLFLOW[1]], "differing"),
+        ([(0, "FAILED infeasible", 0.9), IN_MLFLOW[1]], "differing"),
+    ],
+)
+def test_what_is_wrong_is_named(rows, kind):
+    assert kind in found("MLflow", rows)
+
+
+def test_a_setting_with_a_fault_may_not_complete_and_one_without_must_not_fail():
+    sound = {"lora.r": 4, "lora.alpha_ratio": 1.0}
+    broken = {"lora.r": 16, "lora.alpha_ratio": 1.0}
+    assert expected_failure(sound) == ""
+    assert is_expected(TrialState.COMPLETE, sound)
+    assert not is_expected(TrialState.INFEASIBLE, sound)
+    assert not is_expected(TrialState.COMPLETE, broken)
+    assert is_expected(TrialState.INFEASIBLE, broken)
+
+
+def test_every_event_is_named_for_what_it_does():
+    assert set(EVENTS) >= KILLS | LETHAL
+    assert all(event.__doc__ for event in EVENTS.values())
+
+
+def test_the_table_adds_up_the_sweeps():
+    report = Report(seed=0)
+    row = {"kills": 3, "trials": 9, "sessions": 4, "lost": 0, "compared": 5, "elapsed_s": 60.0, "complaints": []}
+    for number in range(2):
+        report.add({**row, "seed": number, "events": dict(Counter(kill_worker=3)), "exits": {}})
+    table = report.table(1e-4)
+    assert "(`kill_worker`) | 6 |" in table
+    assert "| kills | 6 |" in table
+    assert "| lost | 0 |" in table
