@@ -208,5 +208,7 @@ def test_a_pack_that_goes_on_as_it_is_does_not_wait_for_its_records(bench, monke
     first_rung = order.index(RUNGS[0])
     before_rung = [what for what in order[order.index("ChunkRequest") :][: first_rung + 1] if what != 0]
     assert before_rung[:5] == ["ChunkRequest", "ChunkRequest", 1, 1, 1]  # chunk 2 begins, then chunk 1 is written
-    assert order[first_rung : first_rung + 4] == [2, 2, 2, "ChunkRequest"]  # a rung is judged first
+    judged = order[first_rung : order.index("ChunkRequest", first_rung)]
+    assert set(judged) == {2}  # a rung is written and judged first, for every lane
+    assert len(judged) >= 3
     check_whole(bench)
