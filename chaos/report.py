@@ -29,6 +29,11 @@ class Report:
         """SIGKILLs sent."""
         return self._sum("kills")
 
+    @property
+    def num_bad(self) -> int:
+        """Sweeps with complaints."""
+        return sum(bool(row["complaints"]) for row in self.rows)
+
     def add(self, row: dict[str, Any]) -> None:
         """Take in a sweep."""
         self.rows.append(row)
@@ -59,8 +64,12 @@ class Report:
             "sweeps": len(self.rows),
             "sessions (starts of the same command)": self._sum("sessions"),
             "kills": self.kills,
+            "sessions that the window's end cut off, with trials left": self._sum("cuts"),
+            "hung workers that the watchdog killed": self._sum("hung"),
             "trials": self._sum("trials"),
+            "trials with an injected fault (no memory, not a number)": self._sum("infeasible"),
             "sweeps whose views `sweeper reconcile` had to repair before the checks": self._num_repaired(),
+            "sweeps with a complaint of any kind": self.num_bad,
             "lost": self._sum("lost"),
             "repeated": self._sum("repeated"),
             "zombie processes": self._sum("zombie"),
