@@ -1,4 +1,4 @@
-"""The clock of a sweep under fire: the real one, moved. `events` moves it to a window's end, `driver` to the next begin.
+"""The clock of a sweep: the real one, moved. `events` moves it to a window's end, `driver` to the next begin.
 
 How far it is moved is one number in a file, so that a running controller sees the move at its next look. The window
 is `workload.WINDOW`, of which the first session begins in the first second.

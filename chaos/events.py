@@ -27,7 +27,6 @@ __all__ = ["EVENTS", "EXITS", "KILLS", "LETHAL", "Event"]
 
 Event = Callable[[Session, random.Random], None]
 _PATIENCE_S = 30.0
-_STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
 _HUNG_CHUNK = "was killed: no answer to a chunk"
 """In the log of a sweep."""
 
@@ -61,9 +60,9 @@ def hang_worker(session: Session, draw: random.Random) -> None:
         end = time.monotonic() + FIRST_REPLY_S + _PATIENCE_S
         with contextlib.suppress(psutil.NoSuchProcess):
             process.suspend()
-            while process.status() in _STOPPED and session.is_alive and time.monotonic() < end:
+            while _lives(process) and session.is_alive and time.monotonic() < end:
                 session.wait(0.05)
-            if process.status() in _STOPPED and session.is_alive:
+            if _lives(process) and session.is_alive:
                 raise ChaosError(f"worker {process.pid} hangs, and the watchdog does nothing")
         if _hung_chunks(session) > chunks_before and (charged_s := _spent_s(session) - before_s) < HANG_S:
             raise ChaosError(f"a chunk that hung for {HANG_S} s was charged with {charged_s} s")
@@ -179,6 +178,10 @@ EXITS: dict[str, set[int]] = {
 }
 """Exit codes, besides 0, that a controller may have after an event: a signal before Python minds it is in its own name,
 and a worker that is lost three times without a good chunk in between is taken out, which may leave none."""
+
+
+def _lives(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 def _spent_s(session: Session) -> float:
