@@ -7,10 +7,7 @@ hit depends on the machine's pace.
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +16,7 @@ from pathlib import Path
 from chaos.clock import Clock
 from chaos.events import EVENTS, EXITS, KILLS, LETHAL
 from chaos.nursery import Nursery
-from chaos.session import ROOT, ChaosError, Session, survivors
+from chaos.session import ChaosError, Session, survivors
 from chaos.workload import STUDY, SWEEP, Workload
 from sweeper.errors import StoreError
 from sweeper.ledger import Ledger
@@ -120,18 +117,13 @@ class Driver:
 
     def reconcile(self) -> str:
         """Repair the views; return what was said."""
+        log = self.folder / "reconcile.log"
         command = ["reconcile", SWEEP, "--outputs", str(self.workload.outputs)]
-        done = subprocess.run(  # noqa: S603  our own module, no shell
-            [sys.executable, "-m", "sweeper.cli", *command],
-            cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise ChaosError(f"reconcile ended with {done.returncode}: {done.stdout}{done.stderr}")
-        return done.stdout
+        assert self.nursery is not None
+        code = self.nursery.start(command, log).wait(_STALL_S)
+        if code:
+            raise ChaosError(f"reconcile ended with {code}: {log.read_text()}")
+        return log.read_text()
 
     def _live(self, *, is_struck: bool) -> int:
         """Run one session; return the controller's exit code."""
