@@ -104,20 +104,22 @@ def class_lengths(lengths: Sequence[int], num_classes: int) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class LinearShape:
-    """A linear layer that every token passes."""
+    """A linear layer of the encoder."""
 
     num_in: int
     num_out: int
     needs_input_gradient: bool
     """False where nothing below is trained: query, key and value of the first block."""
+    first_token_only: bool = False
+    """True where other tokens are never read: all of the last block but keys and values."""
 
 
-def product_flops(layers: Sequence[LinearShape], tokens: float) -> float:
-    """Return the operations of the frozen products: ``2 I O`` a token forward, as many for the input gradient.
+def product_flops(layer: LinearShape, tokens: float) -> float:
+    """Return the operations of a frozen product: ``2 I O`` a token forward, as many for the input gradient.
 
     A frozen weight has no gradient of its own.
     """
-    return sum(2 * tokens * layer.num_in * layer.num_out * (1 + layer.needs_input_gradient) for layer in layers)
+    return 2 * tokens * layer.num_in * layer.num_out * (1 + layer.needs_input_gradient)
 
 
 def forward_and_backward_flops(
@@ -125,10 +127,11 @@ def forward_and_backward_flops(
 ) -> float:
     """Return the floating-point operations that training on rows of these lengths needs.
 
-    - frozen products: see `product_flops`;
+    - frozen products: see `product_flops`; a layer that is read at the first token only sees one token a row;
     - LoRA: ``2 r (I + O)`` a token forward, twice that backward (gradients of A and B, and of the input through both),
       less ``2 r I`` where the input needs none;
-    - attention: ``4 T H`` a token and block forward (scores and weighted sum), twice that backward.
+    - attention: ``4 S H`` a query of S keys forward (scores and weighted sum), twice that backward; the last block has
+      one query a row.
 
     Left out, as below one part in a hundred: embeddings, norms, activations, softmax, pooler, head, optimizer.
 
@@ -140,11 +143,12 @@ def forward_and_backward_flops(
         width: H, of the attention.
     """
     tokens, squares = sum(lengths), sum(length**2 for length in lengths)
-    lora = sum(
-        2 * rank * (3 * (layer.num_in + layer.num_out) - (0 if layer.needs_input_gradient else layer.num_in))
-        for layer in layers
-    )
-    return product_flops(layers, tokens) + lora * tokens + 12.0 * width * squares * num_blocks
+    linear = 0.0
+    for layer in layers:
+        seen = len(lengths) if layer.first_token_only else tokens
+        lora = 3 * (layer.num_in + layer.num_out) - (0 if layer.needs_input_gradient else layer.num_in)
+        linear += product_flops(layer, seen) + 2.0 * rank * lora * seen
+    return linear + 12.0 * width * (squares * (num_blocks - 1) + tokens)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

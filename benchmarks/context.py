@@ -32,6 +32,8 @@ class Sizes:
     limit_lanes: int = 8
     product_s: float = 3.0
     parity_trials: int = 20
+    language_lanes: int = 4
+    language_trials: int = 8
     overrides: tuple[str, ...] = ()
     """Fewer rows and epochs, for all contenders alike."""
 
@@ -54,6 +56,8 @@ FORMS = {
         limit_lanes=2,
         product_s=0.2,
         parity_trials=3,
+        language_lanes=2,
+        language_trials=4,
         overrides=(
             "dataset.trec.train_rows=64",
             "dataset.trec.validation_rows=32",

@@ -135,10 +135,10 @@ class _Worker:
 
         dtype = torch.bfloat16 if self.notes[0].split(": ")[1].startswith("bfloat16") else torch.float32
         num_rows = int(self._rows_per_step(lanes))
-        layers = self._layers()
+        layers = [layer for layer in self._layers() if not layer.first_token_only]
         weights = [torch.randn(layer.num_out, layer.num_in).to(dtype) for layer in layers]
         inputs = {size: torch.randn(num_rows, size).to(dtype) for layer in layers for size in layer_sizes(layer)}
-        flops, begin, rounds = product_flops(layers, num_rows), time.perf_counter(), 0
+        flops, begin, rounds = sum(product_flops(layer, num_rows) for layer in layers), time.perf_counter(), 0
         while time.perf_counter() - begin < seconds or rounds == 0:
             for layer, weight in zip(layers, weights, strict=True):
                 torch.mm(inputs[layer.num_in], weight.T)
@@ -201,7 +201,7 @@ class _Worker:
         )
 
     def _layers(self) -> list[LinearShape]:
-        """Return the adapted layers of a BERT encoder in their order."""
+        """Return the adapted layers of a BERT classifier in their order."""
         config = self._model_config()
         width, inner = config["hidden_size"], config["intermediate_size"]
         sizes = {
@@ -212,10 +212,14 @@ class _Worker:
             "intermediate.dense": (width, inner),
             "output.dense": (inner, width),
         }
-        blocks = range(config["num_hidden_layers"])
+        last = config["num_hidden_layers"] - 1
         return [
-            LinearShape(*size, block > 0 or not re.fullmatch("query|key|value", name))
-            for block in blocks
+            LinearShape(
+                *size,
+                needs_input_gradient=block > 0 or not re.fullmatch("query|key|value", name),
+                first_token_only=block == last and name not in {"key", "value"},
+            )
+            for block in range(last + 1)
             for name, size in sizes.items()
         ]
 

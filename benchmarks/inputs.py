@@ -15,9 +15,11 @@ from pathlib import Path
 from sweeper.config import SweepConfig, compose
 from sweeper.data import prepare_splits
 from sweeper.data.base import TokenisedSplits
+from sweeper.data.prompt_tokens import chat_use
 from sweeper.data.tokens import tokenise
 from sweeper.models.targets import targets_for
 from sweeper.plan import StudyPlan, plan_model, plan_study
+from sweeper.tasks import make_task
 from sweeper.types import ParamValue
 
 __all__ = ["Inputs", "load_inputs", "main", "shared_settings"]
@@ -52,8 +54,14 @@ def load_inputs(dataset: str, cache: Path, overrides: Sequence[str] = ()) -> Inp
     (chosen,) = settings.dataset.values()
     model_dir = plan_model(settings)
     plan = plan_study(config, chosen, model_dir=model_dir)
-    splits = prepare_splits(chosen, cache=cache)
-    rows = tokenise(splits, model_dir=model_dir, max_length=settings.model.max_length, cache=cache)
+    splits = prepare_splits(chosen, cache=cache, completions=make_task(settings.task.name).takes_completions)
+    rows = tokenise(
+        splits,
+        model_dir=model_dir,
+        max_length=settings.model.max_length,
+        cache=cache,
+        chat=chat_use(settings.model),
+    )
     model_type = json.loads((model_dir / "config.json").read_text())["model_type"]
     targets = targets_for(model_type, settings.model.target_modules)
     return Inputs(config=config, plan=plan, model_dir=model_dir, rows=rows, target_modules=targets)

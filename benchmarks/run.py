@@ -28,7 +28,7 @@ from benchmarks.commands import run_command  # noqa: E402  after the path is set
 from benchmarks.context import FORMS, Context  # noqa: E402
 from benchmarks.record import Results  # noqa: E402
 from benchmarks.report import render_report  # noqa: E402
-from benchmarks.sections import equal_work, layout, limit, memory, parity, quality, throughput  # noqa: E402
+from benchmarks.sections import equal_work, language_model, layout, limit, memory, parity, quality, throughput  # noqa: E402
 
 SECTIONS: dict[str, Callable[[Context], None]] = {
     "layout": layout.run,
@@ -38,11 +38,12 @@ SECTIONS: dict[str, Callable[[Context], None]] = {
     "equal_work": equal_work.run,
     "quality": quality.run,
     "parity": parity.run,
+    "language_model": language_model.run,
 }
 IN_FORM = {
     "standard": ("layout", "limit", "throughput", "memory", "equal_work", "quality"),
-    "short": tuple(name for name in SECTIONS if name != "layout"),
-    "long": ("layout", "memory", "equal_work", "quality", "parity"),
+    "short": tuple(name for name in SECTIONS if name not in {"layout", "language_model"}),
+    "long": ("layout", "memory", "equal_work", "quality", "parity", "language_model"),
 }
 
 

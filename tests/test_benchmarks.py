@@ -26,7 +26,7 @@ from benchmarks.arithmetic import (
 )
 from benchmarks.commands import PssSampler, run_command
 from benchmarks.record import Results
-from benchmarks.sections import equal_work, layout, limit, memory, parity, quality, throughput
+from benchmarks.sections import equal_work, language_model, layout, limit, memory, parity, quality, throughput
 
 ROOT = Path(__file__).parents[1]
 
@@ -79,17 +79,17 @@ def test_interval_of_paired_differences_is_that_of_students_t():
 
 def test_frozen_product_costs_as_much_backward_unless_nothing_below_is_trained():
     first, later = LinearShape(3, 5, False), LinearShape(3, 5, True)
-    assert product_flops([first], tokens=7) == 2 * 3 * 5 * 7
-    assert product_flops([later], tokens=7) == 2 * 2 * 3 * 5 * 7
+    assert product_flops(first, tokens=7) == 2 * 3 * 5 * 7
+    assert product_flops(later, tokens=7) == 2 * 2 * 3 * 5 * 7
 
 
 def test_counted_operations_by_hand():
-    layers = [LinearShape(3, 5, False), LinearShape(5, 3, True)]
-    tokens, squares, rank = 2 + 4, 2 * 2 + 4 * 4, 2
-    frozen = (2 * 15 + 4 * 15) * tokens
-    lora = (2 * rank * (3 * 8 - 3) + 2 * rank * 3 * 8) * tokens
-    attention = 12 * 3 * squares * 1
-    counted = forward_and_backward_flops(layers, [2, 4], rank=rank, num_blocks=1, width=3)
+    layers = [LinearShape(3, 5, False), LinearShape(5, 3, True), LinearShape(3, 4, True, first_token_only=True)]
+    num_rows, tokens, squares, rank = 2, 2 + 4, 2 * 2 + 4 * 4, 2
+    frozen = (2 * 15 + 4 * 15) * tokens + 4 * 12 * num_rows
+    lora = (2 * rank * (3 * 8 - 3) + 2 * rank * 3 * 8) * tokens + 2 * rank * 3 * 7 * num_rows
+    attention = 12 * 3 * (2 * squares + tokens)  # two whole blocks, and one query a row in the last
+    counted = forward_and_backward_flops(layers, [2, 4], rank=rank, num_blocks=3, width=3)
     assert counted == frozen + lora + attention
 
 
@@ -104,6 +104,21 @@ def test_padded_lengths_are_those_that_the_engine_deals():
     examples = Examples(ids=[[1] * n for n in lengths], targets=[0] * len(lengths), weights=[1.0] * len(lengths))
     dealt = batches.TrainingRows(examples, plan, seed=0, pad_token_id=0, device=torch.device("cpu"))
     assert class_lengths(lengths, plan.micro_batches) == sorted(dealt.class_lengths)
+
+
+def test_language_models_are_set_beside_their_peers():
+    rows = [
+        {"what": "time", "contender": "sweeper", "trials_per_hour": 100.0, "trials": [1, 2]},
+        {"what": "time", "contender": "tuned", "trials_per_hour": 25.0, "trials": [1]},
+        *(
+            {"what": "memory", "contender": name, "lanes": 4, "peak_bytes": size * 2**20}
+            for name, size in {"worker": 1000, "sweep": 1200, "default": 4000}.items()
+        ),
+    ]
+    shown = language_model.render(rows)
+    assert line_of(shown, "the same, tuned").endswith("| 1 | 144 | 4 |")
+    assert line_of(shown, "4 processes of the default script").endswith("| 4000 | 4 |")
+    assert language_model.render(rows[:3]) == "Not complete."
 
 
 def test_table_shows_three_digits_and_never():
@@ -214,8 +229,17 @@ def test_limit_adds_the_rates_of_the_workers_and_takes_the_mean_of_before_and_af
 
 
 def test_parity_shows_three_differences():
-    rows = [{"packed": 0.8 + i / 100, "packed_other_seed": 0.8, "stock": 0.79 + i / 100} for i in range(4)]
+    rows = [
+        {
+            "packed": 0.8 + i / 100,
+            "packed_other_seed": 0.8,
+            "stock": 0.79 + i / 100,
+            "packed_model_dropout": 0.82 + i / 100,
+        }
+        for i in range(4)
+    ]
     assert "+0.0100" in line_of(parity.render(rows), "packed - stock")
+    assert "+0.0200" in line_of(parity.render(rows), "packed with model.dropout=0.1")
 
 
 def test_layout_is_told_against_one_process():

@@ -10,7 +10,7 @@ epoch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.arithmetic import table
@@ -19,13 +19,19 @@ from benchmarks.context import Context
 from benchmarks.record import Row
 from benchmarks.sections.equal_work import STEADY
 
-__all__ = ["render", "run"]
+__all__ = ["render", "run", "samples"]
 
 _SETTLE_TICKS = 10
 
 
 def run(context: Context) -> None:
     """Measure ours, then the script in both forms."""
+    for what, sampler in samples(context, context.sizes.memory_forms):
+        _record(context, what, sampler)
+
+
+def samples(context: Context, forms: Sequence[str]) -> Iterator[tuple[str, PssSampler]]:
+    """Measure our worker, our whole sweep, and the script in each form; yield each as it is done."""
     lanes = context.sizes.memory_trials
     whole, worker = PssSampler(), PssSampler(keep=lambda command: "sweeper.execute.serve" in command)
 
@@ -36,10 +42,10 @@ def run(context: Context) -> None:
     options = ["executor.workers=1", f"executor.lanes={lanes}", f"budget.trials={lanes}", "train.epochs=1"]
     scratch = context.new_scratch("memory-ours")
     run_ours(context.ours_options(*STEADY, *options), scratch=scratch, each_tick=tick)
-    _record(context, "worker", worker)
-    _record(context, "sweep", whole)
-    for form in context.sizes.memory_forms:
-        _record(context, form, _peer(context, form))
+    yield "worker", worker
+    yield "sweep", whole
+    for form in forms:
+        yield form, _peer(context, form)
 
 
 def _peer(context: Context, form: str) -> PssSampler:

@@ -38,13 +38,25 @@ def run(context: Context) -> None:
                     )
 
 
-def open_drivers(context: Context, stack: ExitStack, *, dataset: str, workers: int, threads: int) -> list[Driver]:
-    """Start workers; they are ended with the stack."""
+def open_drivers(
+    context: Context, stack: ExitStack, *, dataset: str, workers: int, threads: int, more: Sequence[str] = ()
+) -> list[Driver]:
+    """Start workers; they are ended with the stack.
+
+    Args:
+        context: Where things are.
+        stack: Ends the workers.
+        dataset: What to train on.
+        workers: How many.
+        threads: Of each.
+        more: Further overrides.
+    """
     opening = {
         "dataset": dataset,
         "cache": str(context.cache),
         "threads": threads,
-        "overrides": [text for text in context.sizes.overrides if not text.startswith("dataset.") or dataset in text],
+        "overrides": [text for text in context.sizes.overrides if not text.startswith("dataset.") or dataset in text]
+        + list(more),
     }
     scratch = context.new_scratch(f"drive-{dataset}")
     return [stack.enter_context(Driver(opening, scratch)) for _ in range(workers)]

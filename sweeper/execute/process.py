@@ -181,26 +181,12 @@ class ProcessExecutor:
         return handle
 
 
-_ALLOCATOR = ":".join(
-    f"glibc.malloc.{name}={value}"
-    for name, value in {
-        "hugetlb": 1,
-        "mmap_threshold": 1 << 31,
-        "trim_threshold": 1 << 33,
-        "top_pad": 1 << 26,
-    }.items()
-)
-"""Activations come from memory that was used before, in large pages: a new page of 4 KiB for every 2,048 values costs
-up to a tenth of a training step. Other C libraries ignore this."""
-
-
 def _environment(cuda_device: str, threads: int) -> dict[str, str]:
     numbers = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
     # the worker imports what this process can import, also where sweeper is not installed
     path = os.pathsep.join(entry for entry in sys.path if entry)
-    allocator = {"GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", _ALLOCATOR)}
     own = {"CUDA_VISIBLE_DEVICES": cuda_device, "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": path}
-    return {**os.environ, **numbers, **allocator, **own}
+    return {**os.environ, **numbers, **own}
 
 
 def _ending(exitcode: int | None) -> str:

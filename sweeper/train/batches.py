@@ -18,7 +18,7 @@ from sweeper.train.chunks import ChunkPlan
 
 __all__ = ["EvaluationBatches", "TrainingRows"]
 
-_TOKENS_PER_PASS = 480
+_TOKENS_PER_PASS = 240
 """Of one lane on a CPU: eight lanes are no faster with more (measured), but need more memory."""
 _FULL_LENGTH = 128
 """Tokens of a row up to which evaluation batches have their full number of rows."""

@@ -65,18 +65,6 @@ def test_threads_are_set_before_the_workers_module_is_imported(start):
     assert (notes["OMP_NUM_THREADS"], notes["MKL_NUM_THREADS"]) == ("3", "3")
 
 
-def test_a_worker_keeps_the_memory_that_it_has_used(start, monkeypatch):
-    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    executor, _ = start()
-    assert "glibc.malloc.trim_threshold=8589934592" in started(executor)[0]["GLIBC_TUNABLES"].split(":")
-
-
-def test_a_users_own_tuning_of_the_allocator_is_left_alone(start, monkeypatch):
-    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=2")
-    executor, _ = start()
-    assert started(executor)[0]["GLIBC_TUNABLES"] == "glibc.malloc.arena_max=2"
-
-
 def test_each_worker_sees_its_own_device(start):
     executor, _ = start(num_workers=2, cuda_devices=("GPU-aa", "1"))
     assert [notes["CUDA_VISIBLE_DEVICES"] for notes in started(executor, 2)] == ["GPU-aa", "1"]
