@@ -65,10 +65,12 @@ def main() -> None:
     sys.stdout.write(report.table(LOSS_TOLERANCE) + "\n")
     if not asked.short:
         report.write(ROOT / "chaos" / "results", LOSS_TOLERANCE)
-    if report.num_bad:
+    if report.num_bad or asked.keep:
         sys.stdout.write(f"seed {asked.seed}: kept in {folder}\n")
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    if report.num_bad:
         sys.exit(1)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sweeps(
@@ -91,14 +93,14 @@ def _sweeps(
         report.add(row)
         sys.stdout.write("\n".join([report.line(row), *row["complaints"]]) + "\n")
         sys.stdout.flush()
-        if not row["complaints"]:
+        if not row["complaints"] and not asked.keep:
             shutil.rmtree(sweep, ignore_errors=True)
         if asked.short:
             return
 
 
 def _workload(folder: Path, asked: argparse.Namespace, number: int) -> Workload:
-    trials = 12 if asked.short else asked.trials
+    trials = asked.trials
     return Workload(
         inputs=folder / "inputs",
         outputs=folder / f"sweep-{number}" / "outputs",
@@ -145,7 +147,7 @@ def _one(
             row |= {"cuts": driver.cuts, "hung": found.num_hung, "infeasible": found.num_infeasible}
             row |= {"lost": len(found.lost), "repeated": len(found.repeated), "zombie": len(found.zombies)}
             row |= {"max_loss_difference": found.max_loss_difference, "compared": found.num_compared}
-        if complaints and has_disk:
+        if (complaints or asked.keep) and has_disk:
             shutil.copytree(workload.outputs, sweep / "kept", ignore_dangling_symlinks=True)
     row |= {
         "events": dict(driver.events),
@@ -174,10 +176,11 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kills", type=int, default=210, help="begin no further sweep after so many")
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no further sweep after so long")
-    parser.add_argument("--trials", type=int, default=24, help="trials of a sweep")
+    parser.add_argument("--trials", type=int, default=48, help="trials of a sweep")
     parser.add_argument("--kills-per-sweep", type=int, default=20)
     parser.add_argument("--jobs", type=int, default=0, help="sweeps side by side (2; 1 in the short form)")
     parser.add_argument("--short", action="store_true", help="one small sweep, nothing is recorded")
+    parser.add_argument("--keep", action="store_true", help="keep the folder even if all is well")
     asked = parser.parse_args()
     asked.jobs = asked.jobs or (1 if asked.short else 2)
     return asked
