@@ -17,6 +17,7 @@ import optuna
 from mlflow.tracking import MlflowClient
 from safetensors import safe_open
 
+from chaos.events import count_hung
 from chaos.faults import is_expected
 from chaos.undisturbed import Undisturbed, recorded_losses
 from chaos.workload import KEEP_ADAPTERS, STUDY, SWEEP
@@ -88,7 +89,7 @@ def check_all(
     compare_rows(found, "MLflow", _mlflow(outputs), study=study, records=records)
     found.differing += [f"trial {n} ended as {r.state}" for n, r in records.items() if not _is_allowed(r)]
     found.num_infeasible = sum(record.state is TrialState.INFEASIBLE for record in records.values())
-    found.num_hung = (store.root / "sweep.log").read_text(errors="replace").count("was killed: no answer to ")
+    found.num_hung = count_hung(store.root / "sweep.log")
     _retrain(found, records, undisturbed)
     return found
 

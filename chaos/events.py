@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 import random
+import re
 import shutil
 import signal
 import sqlite3
@@ -23,12 +24,10 @@ from chaos.workload import FIRST_REPLY_S, HANG_S
 from sweeper.errors import DiskFull, StorageDown, SweepLocked, WorkerError
 from sweeper.ledger import Ledger
 
-__all__ = ["EVENTS", "EXITS", "KILLS", "LETHAL", "Event"]
+__all__ = ["EVENTS", "EXITS", "KILLS", "LETHAL", "Event", "count_hung"]
 
 Event = Callable[[Session, random.Random], None]
 _PATIENCE_S = 30.0
-_HUNG_CHUNK = "was killed: no answer to a chunk"
-"""In the log of a sweep."""
 
 
 def kill_controller(session: Session, _draw: random.Random) -> None:
@@ -121,6 +120,12 @@ def fill_disk(session: Session, draw: random.Random) -> None:
         ballast.unlink(missing_ok=True)
 
 
+def count_hung(log: Path, what: str = "") -> int:
+    """Return how many workers the watchdog killed, by the log of a sweep; its summaries say so again."""
+    text = log.read_text(errors="replace") if log.exists() else ""
+    return len(re.findall(rf": worker \d+: worker \d+ was killed: no answer to {what}", text))
+
+
 def close_window(session: Session, draw: random.Random) -> None:
     """Move the clock to the window's end, or past it: the session must leave with exit code 0."""
     session.clock.to_end(draw.uniform(-2.0, 25.0))
@@ -190,8 +195,7 @@ def _spent_s(session: Session) -> float:
 
 
 def _hung_chunks(session: Session) -> int:
-    path = session.sweep_dir / "sweep.log"
-    return path.read_text(errors="replace").count(_HUNG_CHUNK) if path.exists() else 0
+    return count_hung(session.sweep_dir / "sweep.log", "a chunk")
 
 
 def _lock(database: Path, session: Session, seconds: float) -> None:

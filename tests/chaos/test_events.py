@@ -61,7 +61,8 @@ def kill_soon(session, worker, *, charged_s):
     def work():
         while psutil.Process(worker.pid).status() != psutil.STATUS_STOPPED:
             time.sleep(0.01)
-        (session.sweep_dir / "sweep.log").write_text("worker 0 was killed: no answer to a chunk of trec within 4 s\n")
+        line = "WARNING sweeper.controller: worker 0: worker 0 was killed: no answer to a chunk of trec within 4 s\n"
+        (session.sweep_dir / "sweep.log").write_text(line)
         Ledger(session.sweep_dir / "ledger.json").charge(Cost(device_s=charged_s))
         worker.kill()
         worker.wait()
