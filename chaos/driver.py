@@ -35,9 +35,9 @@ _TOO_EARLY = 0.3
 """Share of nights before which a session is started while the window is closed."""
 _STALL_S = 120.0
 _WEIGHTS = {
-    "kill_controller": 8,
-    "kill_worker": 8,
-    "terminate_and_kill": 2,
+    "kill_controller": 11,
+    "kill_worker": 11,
+    "terminate_and_kill": 3,
     "terminate": 1,
     "interrupt": 1,
     "pause_worker": 1,
@@ -160,7 +160,7 @@ class Driver:
             is_alive = session.wait(self._draw.uniform(0.0, _START_S))
         else:
             session.wait(_STALL_S, until_trained=True)
-            is_alive = session.wait(self._draw.uniform(0.0, 1.5))
+            is_alive = session.wait(self._draw.uniform(0.0, 1.0))
         if is_alive:
             self.events[kind] += 1
             self._is_cut = self._is_cut or kind == "close_window"

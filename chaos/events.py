@@ -54,6 +54,7 @@ def pause_worker(session: Session, draw: random.Random) -> None:
 
 def hang_worker(session: Session, draw: random.Random) -> None:
     """Stop a worker for good: the watchdog must kill it, charge what it was at, and go on."""
+    session.wait(_PATIENCE_S, until_trained=True)  # how long its chunks take is known then, so it takes seconds
     for process in draw.sample(workers := session.workers(), min(1, len(workers))):
         before_s, chunks_before = _spent_s(session), _hung_chunks(session)
         end = time.monotonic() + FIRST_REPLY_S + _PATIENCE_S

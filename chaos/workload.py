@@ -15,7 +15,7 @@ KEEP_ADAPTERS = 5
 STUDY = "tiny-tinybert-lora"
 HANG_S = 4.0
 """A chunk takes a tenth of that, on a busy machine too; a worker that is stopped is killed after it."""
-FIRST_REPLY_S = 40.0
+FIRST_REPLY_S = 25.0
 """A real start imports for ten seconds when another sweep runs beside it."""
 WINDOW = "22:00-07:00"
 """The clock of the sweep is the suite's (`clock`)."""
