@@ -161,11 +161,14 @@ class Driver:
         else:
             session.wait(_STALL_S, until_trained=True)
             is_alive = session.wait(self._draw.uniform(0.0, 1.0))
-        if is_alive:
-            self.events[kind] += 1
-            self._is_cut = self._is_cut or kind == "close_window"
-            EVENTS[kind](session, self._draw)
-        return is_alive
+        if not is_alive:
+            return False
+        self._is_cut = self._is_cut or kind == "close_window"
+        is_struck = EVENTS[kind](session, self._draw) is not False
+        self.events[kind] += is_struck
+        return (
+            is_struck or kind in LETHAL
+        )  # a worker that is not there yet can be struck later, an ended controller not
 
     def _draw_kinds(self) -> Iterator[str]:
         if self.plan.is_short:

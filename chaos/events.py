@@ -26,21 +26,24 @@ from sweeper.ledger import Ledger
 
 __all__ = ["EVENTS", "EXITS", "KILLS", "LETHAL", "Event", "count_hung"]
 
-Event = Callable[[Session, random.Random], None]
+Event = Callable[[Session, random.Random], bool | None]
+"""Strikes; returns False if there was nothing to strike."""
 _PATIENCE_S = 30.0
 
 
-def kill_controller(session: Session, _draw: random.Random) -> None:
+def kill_controller(session: Session, _draw: random.Random) -> bool:
     """End the controller as a power cut would; its workers must not outlive it."""
     session.process.kill()
-    session.process.wait()
+    return session.process.wait() == -signal.SIGKILL
 
 
-def kill_worker(session: Session, draw: random.Random) -> None:
+def kill_worker(session: Session, draw: random.Random) -> bool:
     """End one worker."""
     for process in draw.sample(workers := session.workers(), min(1, len(workers))):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
+            return True
+    return False
 
 
 def pause_worker(session: Session, draw: random.Random) -> None:
@@ -52,10 +55,11 @@ def pause_worker(session: Session, draw: random.Random) -> None:
             process.resume()
 
 
-def hang_worker(session: Session, draw: random.Random) -> None:
+def hang_worker(session: Session, draw: random.Random) -> bool:
     """Stop a worker for good: the watchdog must kill it, charge what it was at, and go on."""
     session.wait(_PATIENCE_S, until_trained=True)  # how long its chunks take is known then, so it takes seconds
-    for process in draw.sample(workers := session.workers(), min(1, len(workers))):
+    workers = session.workers()
+    for process in draw.sample(workers, min(1, len(workers))):
         before_s, chunks_before = _spent_s(session), _hung_chunks(session)
         end = time.monotonic() + FIRST_REPLY_S + _PATIENCE_S
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -66,6 +70,7 @@ def hang_worker(session: Session, draw: random.Random) -> None:
                 raise ChaosError(f"worker {process.pid} hangs, and the watchdog does nothing")
         if _hung_chunks(session) > chunks_before and (charged_s := _spent_s(session) - before_s) < HANG_S:
             raise ChaosError(f"a chunk that hung for {HANG_S} s was charged with {charged_s} s")
+    return bool(workers)
 
 
 def terminate(session: Session, _draw: random.Random) -> None:
@@ -82,11 +87,12 @@ def interrupt(session: Session, draw: random.Random) -> None:
             os.killpg(session.pid, signal.SIGINT)
 
 
-def terminate_and_kill(session: Session, draw: random.Random) -> None:
+def terminate_and_kill(session: Session, draw: random.Random) -> bool:
     """Ask the controller to end, and lose patience while it drains."""
     session.process.send_signal(signal.SIGTERM)
     session.wait(draw.uniform(0.0, 1.0))
     session.process.kill()
+    return session.process.wait() == -signal.SIGKILL
 
 
 def take_mlflow_away(session: Session, draw: random.Random) -> None:

@@ -80,3 +80,10 @@ def test_a_session_outside_of_the_window_must_leave_in_peace(play, monkeypatch):
     monkeypatch.setattr(driver_module, "_TOO_EARLY", 1.0)
     with pytest.raises(ChaosError, match="ended with 2"):
         play([0, 2], trials=1, kinds=["close_window"])
+
+
+def test_a_stroke_that_finds_nothing_is_no_event_and_comes_again(play, monkeypatch):
+    found = iter([False, False, True])
+    monkeypatch.setitem(driver_module.EVENTS, "kill_worker", lambda _session, _draw: next(found))
+    played = play([0], trials=1, kinds=["kill_worker"])
+    assert (played.events["kill_worker"], played.kills) == (1, 1)
