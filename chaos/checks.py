@@ -17,6 +17,7 @@ import optuna
 from mlflow.tracking import MlflowClient
 from safetensors import safe_open
 
+from chaos.events import count_hung
 from chaos.faults import is_expected
 from chaos.undisturbed import Undisturbed, recorded_losses
 from chaos.workload import KEEP_ADAPTERS, STUDY, SWEEP
@@ -47,6 +48,10 @@ class Findings:
     zombies: list[int] = field(default_factory=list)
     max_loss_difference: float = 0.0
     num_compared: int = 0
+    num_infeasible: int = 0
+    """Trials that ended with the fault of their setting."""
+    num_hung: int = 0
+    """Workers that the watchdog killed."""
 
     @property
     def complaints(self) -> list[str]:
@@ -83,6 +88,8 @@ def check_all(
     compare_rows(found, "Optuna", _optuna(store), study=study, records=records)
     compare_rows(found, "MLflow", _mlflow(outputs), study=study, records=records)
     found.differing += [f"trial {n} ended as {r.state}" for n, r in records.items() if not _is_allowed(r)]
+    found.num_infeasible = sum(record.state is TrialState.INFEASIBLE for record in records.values())
+    found.num_hung = count_hung(store.root / "sweep.log")
     _retrain(found, records, undisturbed)
     return found
 

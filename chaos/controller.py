@@ -1,14 +1,18 @@
-"""The command that is killed and given again: sweeper's own, with workers that have faults.
+"""The command that is killed and given again: sweeper's own, with workers that have faults and a clock that is moved.
 
 ``python -m chaos.controller run OVERRIDES``; `session` starts it.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import sweeper.opening
+from chaos.clock import use_clock
 from chaos.faults import make_worker
 from sweeper.cli import main
 
 if __name__ == "__main__":
     sweeper.opening.make_worker = make_worker
+    use_clock(Path.cwd())
     main()

@@ -7,37 +7,37 @@ hit depends on the machine's pace.
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from chaos.events import EVENTS, KILLS, LETHAL
+from chaos.clock import Clock
+from chaos.events import EVENTS, EXITS, KILLS, LETHAL
 from chaos.nursery import Nursery
-from chaos.session import ROOT, Session, survivors
+from chaos.session import ChaosError, Session, survivors
 from chaos.workload import STUDY, SWEEP, Workload
 from sweeper.errors import StoreError
 from sweeper.ledger import Ledger
 from sweeper.store import TrialStore
 from sweeper.types import TrialRecord
 
-__all__ = ["ChaosError", "Driver", "Plan"]
+__all__ = ["Driver", "Plan"]
 
 _START_S = 2.0
 """A forked controller needs about that long to its first chunk."""
 _REAL_STARTS = 6
 """Every so many sessions the controller is started as users do, imports and all."""
-_AT_ANY_MOMENT = 0.55
+_AT_ANY_MOMENT = 0.4
 """Share of strokes that do not wait until there is work to lose."""
+_TOO_EARLY = 0.3
+"""Share of nights before which a session is started while the window is closed."""
 _STALL_S = 120.0
 _WEIGHTS = {
-    "kill_controller": 8,
-    "kill_worker": 8,
-    "terminate_and_kill": 2,
+    "kill_controller": 11,
+    "kill_worker": 11,
+    "terminate_and_kill": 3,
     "terminate": 1,
     "interrupt": 1,
     "pause_worker": 1,
@@ -45,11 +45,10 @@ _WEIGHTS = {
     "lock_optuna": 1,
     "lock_mlflow": 1,
     "fill_disk": 1,
+    "hang_worker": 1,
+    "close_window": 2,
+    "start_a_second": 1,
 }
-
-
-class ChaosError(Exception):
-    """The sweep did something that no stroke explains."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +59,8 @@ class Plan:
     kills: int
     """After so many kills it is left in peace, and must end."""
     kinds: Sequence[str]
+    is_short: bool = False
+    """Whether each kind strikes once, and then it is left in peace."""
 
 
 @dataclass
@@ -80,11 +81,18 @@ class Driver:
     seen: dict[int, TrialRecord] = field(default_factory=dict)
     spent_s: float = 0.0
     sessions: int = 0
+    cuts: int = 0
+    """Windows that closed before the budget was spent."""
     zombies: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._draw = random.Random(self.plan.seed)  # noqa: S311  no secret
         self._store = TrialStore(self.workload.outputs / SWEEP)
+        self._kinds = self._draw_kinds()
+        self._next_kind = next(self._kinds, None)
+        self._clock = Clock(self.folder)
+        self._clock.to_opening()
+        self._is_cut = False
 
     @property
     def kills(self) -> int:
@@ -98,26 +106,24 @@ class Driver:
             ChaosError: It stalls, or ends with an error though nothing was done to it.
         """
         while True:
-            is_struck = self.kills < self.plan.kills
-            code = self._live(is_struck=is_struck)
+            code = self._live(is_struck=True)
             self._remember()
-            if code == 0:
+            if code == 0 and not self._is_left():
                 return
+            if code == 0 and not self._is_cut:
+                raise ChaosError(f"session {self.sessions} ended with 0, and trials are left")
+            if self._is_cut:
+                self._next_night()
 
     def reconcile(self) -> str:
         """Repair the views; return what was said."""
+        log = self.folder / "reconcile.log"
         command = ["reconcile", SWEEP, "--outputs", str(self.workload.outputs)]
-        done = subprocess.run(  # noqa: S603  our own module, no shell
-            [sys.executable, "-m", "sweeper.cli", *command],
-            cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise ChaosError(f"reconcile ended with {done.returncode}: {done.stdout}{done.stderr}")
-        return done.stdout
+        assert self.nursery is not None
+        code = self.nursery.start(command, log).wait(_STALL_S)
+        if code:
+            raise ChaosError(f"reconcile ended with {code}: {log.read_text()}")
+        return log.read_text()
 
     def _live(self, *, is_struck: bool) -> int:
         """Run one session; return the controller's exit code."""
@@ -130,10 +136,13 @@ class Driver:
         )
         struck = []
         try:
-            while is_struck and session.is_alive and self.kills < self.plan.kills:
-                struck.append(self._strike(session))
-                if struck[-1] in LETHAL:
-                    break
+            while is_struck and session.is_alive and self._next_kind and self.kills < self.plan.kills:
+                kind = self._next_kind
+                if self._strike(session, kind):
+                    struck.append(kind)
+                    self._next_kind = next(self._kinds, None)
+                    if kind in LETHAL:
+                        break
             code = session.end(_STALL_S)
         finally:
             session.end(0.0)
@@ -141,21 +150,48 @@ class Driver:
         self.exits[str(code)] += 1
         if code is None:
             raise ChaosError(f"session {self.sessions} did not end; struck by {struck}")
-        if code not in (0, 130, 143, -9) and not struck:
-            raise ChaosError(f"session {self.sessions} ended with {code} and was not struck")
+        if code != 0 and not any(code in EXITS.get(kind, ()) for kind in struck):
+            raise ChaosError(f"session {self.sessions} ended with {code}; struck by {struck}")
         return code
 
-    def _strike(self, session: Session) -> str:
-        kind = self._draw.choices(self.plan.kinds, [_WEIGHTS[kind] for kind in self.plan.kinds])[0]
-        if self._draw.random() < 0.4:
+    def _strike(self, session: Session, kind: str) -> bool:
+        """Strike at a moment; return whether there still was something to strike."""
+        if self._draw.random() < _AT_ANY_MOMENT:
             is_alive = session.wait(self._draw.uniform(0.0, _START_S))
         else:
             session.wait(_STALL_S, until_trained=True)
-            is_alive = session.wait(self._draw.uniform(0.0, 1.5))
-        if is_alive:
-            EVENTS[kind](session, self._draw)
-            self.events[kind] += 1
-        return kind
+            is_alive = session.wait(self._draw.uniform(0.0, 1.0))
+        if not is_alive:
+            return False
+        self._is_cut = self._is_cut or kind == "close_window"
+        is_struck = EVENTS[kind](session, self._draw) is not False
+        self.events[kind] += is_struck
+        return (
+            is_struck or kind in LETHAL
+        )  # a worker that is not there yet can be struck later, an ended controller not
+
+    def _draw_kinds(self) -> Iterator[str]:
+        if self.plan.is_short:
+            yield from self._draw.sample(self.plan.kinds, len(self.plan.kinds))
+            return
+        while True:
+            yield self._draw.choices(self.plan.kinds, [_WEIGHTS[kind] for kind in self.plan.kinds])[0]
+
+    def _is_left(self) -> bool:
+        """Whether the sweep is not done."""
+        return len(self.seen) < self.workload.trials
+
+    def _next_night(self) -> None:
+        """Move the clock to the next window; now and then start a session before, which must leave at once."""
+        self.cuts += self._is_left()
+        if not self._clock.is_open and self._draw.random() < _TOO_EARLY:
+            before_s = self.spent_s
+            code = self._live(is_struck=False)
+            self._remember()
+            if code or self.spent_s != before_s:
+                raise ChaosError(f"session {self.sessions} began outside of the window and ended with {code}")
+        self._clock.to_opening()
+        self._is_cut = False
 
     def _remember(self) -> None:
         """Keep what is finished now: it must never change again; and what the ledger says, which must never shrink."""

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 import random
+import re
 import shutil
 import signal
 import sqlite3
@@ -18,25 +19,31 @@ from pathlib import Path
 
 import psutil
 
-from chaos.session import Session
+from chaos.session import ChaosError, Session, survivors
+from chaos.workload import FIRST_REPLY_S, HANG_S
+from sweeper.errors import DiskFull, StorageDown, SweepLocked, WorkerError
+from sweeper.ledger import Ledger
 
-__all__ = ["EVENTS", "KILLS", "LETHAL", "Event"]
+__all__ = ["EVENTS", "EXITS", "KILLS", "LETHAL", "Event", "count_hung"]
 
-Event = Callable[[Session, random.Random], None]
+Event = Callable[[Session, random.Random], bool | None]
+"""Strikes; returns False if there was nothing to strike."""
 _PATIENCE_S = 30.0
 
 
-def kill_controller(session: Session, _draw: random.Random) -> None:
+def kill_controller(session: Session, _draw: random.Random) -> bool:
     """End the controller as a power cut would; its workers must not outlive it."""
     session.process.kill()
-    session.process.wait()
+    return session.process.wait() == -signal.SIGKILL
 
 
-def kill_worker(session: Session, draw: random.Random) -> None:
+def kill_worker(session: Session, draw: random.Random) -> bool:
     """End one worker."""
     for process in draw.sample(workers := session.workers(), min(1, len(workers))):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
+            return True
+    return False
 
 
 def pause_worker(session: Session, draw: random.Random) -> None:
@@ -46,6 +53,24 @@ def pause_worker(session: Session, draw: random.Random) -> None:
             process.suspend()
             session.wait(draw.uniform(0.1, 1.0))
             process.resume()
+
+
+def hang_worker(session: Session, draw: random.Random) -> bool:
+    """Stop a worker for good: the watchdog must kill it, charge what it was at, and go on."""
+    session.wait(_PATIENCE_S, until_trained=True)  # how long its chunks take is known then, so it takes seconds
+    workers = session.workers()
+    for process in draw.sample(workers, min(1, len(workers))):
+        before_s, chunks_before = _spent_s(session), _hung_chunks(session)
+        end = time.monotonic() + FIRST_REPLY_S + _PATIENCE_S
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.suspend()
+            while _lives(process) and session.is_alive and time.monotonic() < end:
+                session.wait(0.05)
+            if _lives(process) and session.is_alive:
+                raise ChaosError(f"worker {process.pid} hangs, and the watchdog does nothing")
+        if _hung_chunks(session) > chunks_before and (charged_s := _spent_s(session) - before_s) < HANG_S:
+            raise ChaosError(f"a chunk that hung for {HANG_S} s was charged with {charged_s} s")
+    return bool(workers)
 
 
 def terminate(session: Session, _draw: random.Random) -> None:
@@ -62,11 +87,12 @@ def interrupt(session: Session, draw: random.Random) -> None:
             os.killpg(session.pid, signal.SIGINT)
 
 
-def terminate_and_kill(session: Session, draw: random.Random) -> None:
+def terminate_and_kill(session: Session, draw: random.Random) -> bool:
     """Ask the controller to end, and lose patience while it drains."""
     session.process.send_signal(signal.SIGTERM)
     session.wait(draw.uniform(0.0, 1.0))
     session.process.kill()
+    return session.process.wait() == -signal.SIGKILL
 
 
 def take_mlflow_away(session: Session, draw: random.Random) -> None:
@@ -101,12 +127,42 @@ def fill_disk(session: Session, draw: random.Random) -> None:
         ballast.unlink(missing_ok=True)
 
 
+def count_hung(log: Path, what: str = "") -> int:
+    """Return how many workers the watchdog killed, by the log of a sweep; its summaries say so again."""
+    text = log.read_text(errors="replace") if log.exists() else ""
+    return len(re.findall(rf": worker \d+: worker \d+ was killed: no answer to {what}", text))
+
+
+def close_window(session: Session, draw: random.Random) -> None:
+    """Move the clock to the window's end, or past it: the session must leave with exit code 0."""
+    session.clock.to_end(draw.uniform(-2.0, 25.0))
+
+
+def start_a_second(session: Session, _draw: random.Random) -> None:
+    """Give the command again while it runs: the second must leave with exit code 75."""
+    session.wait(_PATIENCE_S, until_trained=True)
+    if not session.is_alive:
+        return
+    second = session.twin()
+    try:
+        end = time.monotonic() + _PATIENCE_S
+        while second.is_alive and session.is_alive and time.monotonic() < end:
+            second.wait(0.05)
+        code = second.process.poll()
+        if code != SweepLocked.exit_code and session.wait(_PATIENCE_S):  # unless the first was about to end
+            raise ChaosError(f"a second controller ended with {code} beside the first")
+    finally:
+        second.end(0.0)
+        survivors(second.pid, _PATIENCE_S)
+
+
 EVENTS: dict[str, Event] = {
     event.__name__: event
     for event in (
         kill_controller,
         kill_worker,
         pause_worker,
+        hang_worker,
         terminate,
         interrupt,
         terminate_and_kill,
@@ -114,11 +170,39 @@ EVENTS: dict[str, Event] = {
         lock_optuna,
         lock_mlflow,
         fill_disk,
+        close_window,
+        start_a_second,
     )
 }
-LETHAL = {"kill_controller", "terminate", "interrupt", "terminate_and_kill"}
+LETHAL = {"kill_controller", "terminate", "interrupt", "terminate_and_kill", "close_window"}
 KILLS = {"kill_controller", "kill_worker", "terminate_and_kill"}
 """Events that send SIGKILL."""
+EXITS: dict[str, set[int]] = {
+    "kill_controller": {-signal.SIGKILL},
+    "terminate_and_kill": {-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM},
+    "terminate": {-signal.SIGTERM, 128 + signal.SIGTERM},
+    "interrupt": {-signal.SIGINT, 128 + signal.SIGINT},
+    "kill_worker": {WorkerError.exit_code},
+    "hang_worker": {WorkerError.exit_code},
+    "pause_worker": {WorkerError.exit_code},
+    "fill_disk": {DiskFull.exit_code, StorageDown.exit_code},
+    "lock_optuna": {StorageDown.exit_code},
+}
+"""Exit codes, besides 0, that a controller may have after an event: a signal before Python minds it is in its own name,
+and a worker that is lost three times without a good chunk in between is taken out, which may leave none."""
+
+
+def _lives(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def _spent_s(session: Session) -> float:
+    path = session.sweep_dir / "ledger.json"
+    return Ledger(path).cost.device_s if path.exists() else 0.0
+
+
+def _hung_chunks(session: Session) -> int:
+    return count_hung(session.sweep_dir / "sweep.log", "a chunk")
 
 
 def _lock(database: Path, session: Session, seconds: float) -> None:

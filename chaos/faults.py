@@ -36,7 +36,7 @@ def make_worker(setup: WorkerSetup, index: int) -> Worker:
             for lane in lanes:
                 kind = expected_failure(lane.spec.settings)
                 if kind == "out_of_memory":
-                    raise MemoryError("injected: no memory for this rank")
+                    raise RuntimeError("injected: DefaultCPUAllocator: can't allocate memory for this rank")
                 if kind == "non_finite" and lane.chunks_done:
                     lane.parameters.fill_(float("nan"))
             return super()._train(study, lanes, parts)

@@ -1,6 +1,6 @@
 """A process that has loaded what controllers and workers load, and forks them: a start then takes a tenth of the time.
 
-Imports are nine tenths of a start, and a suite that kills hundreds of processes would do little else. Every fifth start
+Imports are nine tenths of a start, and a suite that kills hundreds of processes would do little else. Every sixth start
 of `driver` is a real one all the same. ``python -m chaos.nursery`` reads a JSON line for each controller to fork, and
 writes ``started <pid>`` and ``ended <pid> <code>``. `Nursery` is its other end, in the driver.
 """
@@ -177,10 +177,12 @@ def _serve(arguments: Sequence[str], environment: Mapping[str, str], parent: int
 def _control(arguments: Sequence[str]) -> None:
     import sweeper.execute.process
     import sweeper.opening
+    from chaos.clock import use_clock
     from chaos.faults import make_worker
     from sweeper.cli import main
 
     sweeper.opening.make_worker = make_worker
+    use_clock(Path.cwd())
     sweeper.execute.process.subprocess = _Subprocess()  # type: ignore[assignment]
     sys.argv = ["sweeper", *arguments]
     main()
@@ -204,6 +206,8 @@ def _end_with(work: Callable[[], None], output: int, *, keep: Sequence[int] = ()
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except KeyboardInterrupt:  # before `sweeper.cli.main` could see it
+        code = 128 + signal.SIGINT
     except BaseException:  # noqa: BLE001  what Python itself does at the end of a program
         import traceback
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,11 +25,17 @@ class Report:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.rows: list[dict[str, Any]] = []
+        self._begun_s = time.monotonic()
 
     @property
     def kills(self) -> int:
         """SIGKILLs sent."""
         return self._sum("kills")
+
+    @property
+    def num_bad(self) -> int:
+        """Sweeps with complaints."""
+        return sum(bool(row["complaints"]) for row in self.rows)
 
     def add(self, row: dict[str, Any]) -> None:
         """Take in a sweep."""
@@ -59,14 +67,18 @@ class Report:
             "sweeps": len(self.rows),
             "sessions (starts of the same command)": self._sum("sessions"),
             "kills": self.kills,
+            "sessions that the window's end cut off, with trials left": self._sum("cuts"),
+            "hung workers that the watchdog killed": self._sum("hung"),
             "trials": self._sum("trials"),
+            "trials with an injected fault (no memory, not a number)": self._sum("infeasible"),
             "sweeps whose views `sweeper reconcile` had to repair before the checks": self._num_repaired(),
+            "sweeps with a complaint of any kind": self.num_bad,
             "lost": self._sum("lost"),
             "repeated": self._sum("repeated"),
             "zombie processes": self._sum("zombie"),
             "trials whose losses were compared with undisturbed ones": self._sum("compared"),
             f"largest relative difference of a loss (tolerance {tolerance:g})": f"{worst:.1e}",
-            "minutes": round(sum(row["elapsed_s"] for row in self.rows) / 60, 1),
+            "minutes": round((time.monotonic() - self._begun_s) / 60, 1),
         }
         return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in outcomes.items())])
 
@@ -77,8 +89,12 @@ class Report:
         with (folder / "chaos.jsonl").open("a", encoding="utf-8") as file:
             for row in self.rows:
                 file.write(json.dumps({"run": now, **row}) + "\n")
-        head = f"# Chaos\n\nMade by `make chaos` (seed {self.seed}), {now}. Raw rows: [chaos.jsonl](chaos.jsonl).\n\n"
+        head = f"# Chaos\n\nMade by `{self._command()}`, {now}. Raw rows: [chaos.jsonl](chaos.jsonl).\n\n"
         (folder / "chaos.md").write_text(head + self.table(tolerance) + "\n", encoding="utf-8")
+
+    @staticmethod
+    def _command() -> str:
+        return f"make chaos ARGS='{' '.join(sys.argv[1:])}'" if sys.argv[1:] else "make chaos"
 
     def _num_repaired(self) -> int:
         return sum("repaired" in " ".join(row.get("reconcile", [])) for row in self.rows)

@@ -1,9 +1,10 @@
 """Kill sweeps and count what was lost. `make chaos` runs the long form, `make chaos-short` what a change must pass.
 
-    python chaos/run.py                  at least 200 kills, under 20 minutes on two idle cores
-    python chaos/run.py --short          one sweep, under two minutes
+    python chaos/run.py                  at least 210 kills, a quarter of an hour on two idle cores
+    python chaos/run.py --short          one sweep, each kind of event once, under two minutes
     python chaos/run.py --seed 7         other moments; a run that fails prints its seed and keeps its folder
     python chaos/run.py --kills 20
+    python chaos/run.py --minutes 10     begin no further sweep after that
 
 The long form appends a row for each sweep to chaos/results/chaos.jsonl and writes the table chaos/results/chaos.md.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import math
 import os
 import shutil
 import signal
@@ -20,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,14 +32,17 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run as a script, from any folder
 
 from chaos.checks import LOSS_TOLERANCE, check_all  # noqa: E402  after the path is set
-from chaos.driver import ChaosError, Driver, Plan  # noqa: E402
+from chaos.driver import Driver, Plan  # noqa: E402
 from chaos.events import EVENTS  # noqa: E402
 from chaos.nursery import Nursery  # noqa: E402
 from chaos.report import Report  # noqa: E402
+from chaos.session import ChaosError  # noqa: E402
 from chaos.undisturbed import Undisturbed  # noqa: E402
 from chaos.workload import Workload  # noqa: E402
 
 _DISK_MB = 48
+_MAX_BAD = 3
+"""Sweeps with complaints after which a run ends: there is enough to look at."""
 
 
 def main() -> None:
@@ -47,7 +53,7 @@ def main() -> None:
     Workload.write_inputs(folder / "inputs")
     report = Report(asked.seed)
     undisturbed = Undisturbed(_workload(folder, asked, 0).overrides)
-    nursery = None if asked.short else Nursery(ROOT)
+    nursery = Nursery(ROOT)
     numbers = itertools.count()
     with ThreadPoolExecutor(asked.jobs) as pool:
         work = [
@@ -57,12 +63,14 @@ def main() -> None:
     for each in work:
         each.result()
     sys.stdout.write(report.table(LOSS_TOLERANCE) + "\n")
-    if any(row["complaints"] for row in report.rows):
-        sys.stdout.write(f"seed {asked.seed}: kept in {folder}\n")
-        sys.exit(1)
-    shutil.rmtree(folder, ignore_errors=True)
     if not asked.short:
         report.write(ROOT / "chaos" / "results", LOSS_TOLERANCE)
+    if report.num_bad or asked.keep:
+        sys.stdout.write(f"seed {asked.seed}: kept in {folder}\n")
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    if report.num_bad:
+        sys.exit(1)
 
 
 def _sweeps(
@@ -75,7 +83,8 @@ def _sweeps(
     nursery: Nursery | None,
 ) -> None:
     """Run sweeps, one after the other, until there were enough kills or one lost something."""
-    while report.kills < asked.kills and not any(row["complaints"] for row in report.rows):
+    end = time.monotonic() + asked.minutes * 60
+    while report.kills < asked.kills and report.num_bad < _MAX_BAD and time.monotonic() < end:
         number = next(numbers)
         sweep = folder / f"sweep-{number}"
         row = _one(
@@ -84,12 +93,14 @@ def _sweeps(
         report.add(row)
         sys.stdout.write("\n".join([report.line(row), *row["complaints"]]) + "\n")
         sys.stdout.flush()
-        if not row["complaints"]:
+        if not row["complaints"] and not asked.keep:
             shutil.rmtree(sweep, ignore_errors=True)
+        if asked.short:
+            return
 
 
 def _workload(folder: Path, asked: argparse.Namespace, number: int) -> Workload:
-    trials = 12 if asked.short else asked.trials
+    trials = asked.trials
     return Workload(
         inputs=folder / "inputs",
         outputs=folder / f"sweep-{number}" / "outputs",
@@ -112,8 +123,8 @@ def _one(
     with _small_disk(workload.outputs) as has_disk:
         shutil.copy(workload.inputs / "mlflow.db", workload.outputs)  # 65 tables take seconds to make
         kinds = [kind for kind in EVENTS if kind != "fill_disk" or has_disk]
-        quota = asked.kills if asked.short else asked.kills_per_sweep
-        driver = Driver(workload, Plan(seed=asked.seed + number, kills=quota, kinds=kinds), sweep, nursery)
+        plan = Plan(seed=asked.seed + number, kills=asked.kills_per_sweep, kinds=kinds, is_short=asked.short)
+        driver = Driver(workload, plan, sweep, nursery)
         complaints: list[str] = []
         row: dict[str, Any] = {"seed": asked.seed + number, "trials": workload.trials, "workers": workload.workers}
         try:
@@ -126,14 +137,17 @@ def _one(
                 spent_s=driver.spent_s,
                 undisturbed=undisturbed,
             )
-        except (ChaosError, subprocess.SubprocessError) as error:
+        except ChaosError as error:
             complaints = [str(error)]
+        except Exception:  # noqa: BLE001  the other sweeps' numbers must not be lost with this one
+            complaints = [traceback.format_exc()]
         else:
             found.zombies = driver.zombies
             complaints = found.complaints
+            row |= {"cuts": driver.cuts, "hung": found.num_hung, "infeasible": found.num_infeasible}
             row |= {"lost": len(found.lost), "repeated": len(found.repeated), "zombie": len(found.zombies)}
             row |= {"max_loss_difference": found.max_loss_difference, "compared": found.num_compared}
-        if complaints and has_disk:
+        if (complaints or asked.keep) and has_disk:
             shutil.copytree(workload.outputs, sweep / "kept", ignore_dangling_symlinks=True)
     row |= {
         "events": dict(driver.events),
@@ -160,13 +174,14 @@ def _small_disk(folder: Path) -> Iterator[bool]:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Kill sweeps and count what was lost.")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--kills", type=int, default=0, help="stop after so many (200; 4 in the short form)")
-    parser.add_argument("--trials", type=int, default=24, help="trials of a sweep")
+    parser.add_argument("--kills", type=int, default=210, help="begin no further sweep after so many")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no further sweep after so long")
+    parser.add_argument("--trials", type=int, default=48, help="trials of a sweep")
     parser.add_argument("--kills-per-sweep", type=int, default=20)
     parser.add_argument("--jobs", type=int, default=0, help="sweeps side by side (2; 1 in the short form)")
     parser.add_argument("--short", action="store_true", help="one small sweep, nothing is recorded")
+    parser.add_argument("--keep", action="store_true", help="keep the folder even if all is well")
     asked = parser.parse_args()
-    asked.kills = asked.kills or (4 if asked.short else 200)
     asked.jobs = asked.jobs or (1 if asked.short else 2)
     return asked
 

@@ -8,17 +8,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import psutil
 
+from chaos.clock import Clock
 from chaos.nursery import Forked, Nursery
 from chaos.workload import SWEEP
 
-__all__ = ["ROOT", "Session", "survivors"]
+__all__ = ["ROOT", "ChaosError", "Session", "survivors"]
 
 ROOT = Path(__file__).resolve().parents[1]
 _POLL_S = 0.01
+
+
+class ChaosError(Exception):
+    """The sweep did something that no stroke explains."""
 
 
 class Session:
@@ -34,6 +40,8 @@ class Session:
     def __init__(self, overrides: Sequence[str], *, outputs: Path, log: Path, nursery: Nursery | None) -> None:
         self.sweep_dir = outputs / SWEEP
         self.outputs = outputs
+        self.clock = Clock(log.parent)
+        self._again = partial(Session, overrides, outputs=outputs, log=log, nursery=nursery)
         self._ledger_before = self._ledger_stamp()
         self.process: subprocess.Popen[bytes] | Forked
         if nursery is not None:
@@ -64,6 +72,10 @@ class Session:
     def has_trained(self) -> bool:
         """Whether a chunk was accounted for in this session."""
         return self._ledger_stamp() != self._ledger_before
+
+    def twin(self) -> Session:
+        """Give the same command again."""
+        return self._again()
 
     def workers(self) -> list[psutil.Process]:
         """Return the worker processes, as far as they live."""

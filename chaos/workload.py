@@ -8,11 +8,17 @@ from pathlib import Path
 from sweeper.track.mlflow import prepare_database, set_environment
 from tests.doubles import save_tiny_bert, write_rows
 
-__all__ = ["KEEP_ADAPTERS", "STUDY", "SWEEP", "Workload"]
+__all__ = ["FIRST_REPLY_S", "HANG_S", "KEEP_ADAPTERS", "STUDY", "SWEEP", "WINDOW", "Workload"]
 
 SWEEP = "chaos"
 KEEP_ADAPTERS = 5
 STUDY = "tiny-tinybert-lora"
+HANG_S = 4.0
+"""A chunk takes a tenth of that, on a busy machine too; a worker that is stopped is killed after it."""
+FIRST_REPLY_S = 25.0
+"""A real start imports for ten seconds when another sweep runs beside it."""
+WINDOW = "22:00-07:00"
+"""The clock of the sweep is the suite's (`clock`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +71,13 @@ class Workload:
             "executor.lanes": 4,
             "executor.drain_s": 3,
             "executor.max_retries": 1000,  # a kill of ours is nobody's fault
+            "executor.retry_s": 0.02,
+            "executor.min_free_mb": 0,  # the disk is small, and full now and then
+            "executor.hang_factor": 5,
+            "executor.hang_floor_s": HANG_S,
+            "executor.first_reply_s": FIRST_REPLY_S,
+            "budget.window": WINDOW,
+            "budget.time_zone": "UTC",
             "store.keep_adapters": KEEP_ADAPTERS,
             "budget.trials": self.trials,
             "seed": self.seed,

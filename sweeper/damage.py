@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from sweeper.errors import StoreError
 from sweeper.retention import adapters_to_keep
-from sweeper.store import TrialStore
+from sweeper.store import TrialStore, checksum
 from sweeper.types import StudyRecord, TrialRecord, TrialState
 
 __all__ = [
@@ -132,14 +132,16 @@ def _of_files(store: TrialStore, record: TrialRecord, *, keeps_adapter: bool) ->
     study, number = record.spec.study, record.spec.number
     folder = store.trial_dir(study, number)
     useful = store.checkpoint_names(record)
-    for path in sorted(folder.glob("checkpoint-*.safetensors")):
-        fault = _tensors_fault(path)
-        if path.name not in useful:
-            kind, fault = DamageKind.LEFTOVER, f"{path.name} is of no use any more"
-        else:
-            kind = DamageKind.CHECKPOINT
+    latest = f"checkpoint-{record.chunks_done}.safetensors"
+    digests = {f"checkpoint-{chunk}.safetensors": digest for chunk, digest in record.checkpoints.items()}
+    there = {path.name for path in folder.glob("checkpoint-*.safetensors")}
+    needed = {latest} if latest in useful and record.chunks_done else set()
+    for name in sorted(there | needed):
+        kind, fault = DamageKind.LEFTOVER, f"{name} is of no use any more"
+        if name in useful:
+            kind, fault = DamageKind.CHECKPOINT, _checkpoint_fault(folder / name, digests.get(name, ""))
         if fault:
-            yield Damage(kind=kind, study=study, number=number, path=path, what=fault)
+            yield Damage(kind=kind, study=study, number=number, path=folder / name, what=fault)
     if record.state is TrialState.COMPLETE and (keeps_adapter or (folder / "adapter").exists()):
         fault = _adapter_fault(folder / "adapter")
         if fault:
@@ -152,6 +154,12 @@ def _adapter_fault(folder: Path) -> str:
     except (OSError, ValueError) as error:
         return f"adapter_config.json cannot be read ({type(error).__name__})"
     return _tensors_fault(folder / "adapter_model.safetensors")
+
+
+def _checkpoint_fault(path: Path, digest: str) -> str:
+    fault = _tensors_fault(path)
+    is_other = not fault and digest and checksum(path.read_bytes()) != digest
+    return f"{path.name} is not what was written: its checksum is another" if is_other else fault
 
 
 def _tensors_fault(path: Path) -> str:

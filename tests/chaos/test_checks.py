@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from chaos.checks import Findings, compare_rows
-from chaos.events import EVENTS, KILLS, LETHAL
+from chaos.events import EVENTS, EXITS, KILLS, LETHAL
 from chaos.faults import expected_failure, is_expected
 from chaos.report import Report
 from sweeper.types import TrialState
@@ -55,7 +55,7 @@ def test_a_setting_with_a_fault_may_not_complete_and_one_without_must_not_fail()
 
 
 def test_every_event_is_named_for_what_it_does():
-    assert set(EVENTS) >= KILLS | LETHAL
+    assert set(EVENTS) >= KILLS | LETHAL | set(EXITS)
     assert all(event.__doc__ for event in EVENTS.values())
 
 

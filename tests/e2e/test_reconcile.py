@@ -282,18 +282,38 @@ def test_a_truncated_checkpoint_lets_its_trial_begin_anew(sweep):
     assert sweep.records()[record.spec.number].measurements == ()
 
 
-def test_a_truncated_checkpoint_sends_its_trial_back_to_the_one_before(sweep):
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def with_two_checkpoints(sweep):
     trial = dataclasses.replace(sweep.complete(), state=TrialState.RUNNING, finished_at="")
     content = save({"parameters": np.zeros(9)})
-    measurements, number = trial.measurements, trial.spec.number
+    measurements = trial.measurements
     for chunk in (1, 2):
         trial = with_checkpoint(dataclasses.replace(trial, measurements=measurements[:chunk]), content)
         sweep.store.write_trial(trial, content)
     assert sweep.reconcile(), sweep.said
-    truncate(sweep.folder(number) / "checkpoint-2.safetensors")
+    return trial.spec.number
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, Path.unlink])
+def test_a_damaged_checkpoint_sends_its_trial_back_to_the_one_before(sweep, damage):
+    number = with_two_checkpoints(sweep)
+    damage(sweep.folder(number) / "checkpoint-2.safetensors")
     assert sweep.reconcile(), sweep.said
     assert "goes on after chunk 1" in sweep.said
     assert sweep.records()[number].chunks_done == 1
+
+
+def test_a_damaged_checkpoint_that_is_not_the_latest_costs_nothing(sweep):
+    number = with_two_checkpoints(sweep)
+    flip_a_bit(sweep.folder(number) / "checkpoint-1.safetensors")
+    assert sweep.reconcile(), sweep.said
+    assert sweep.records()[number].chunks_done == 2
+    assert sweep.reconcile(dry_run=True), sweep.said
 
 
 def test_a_sweep_that_runs_is_left_alone(sweep):

@@ -1,0 +1,50 @@
+"""The clock of the chaos suite: moved by one process, read by another, never backwards."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+import sweeper.sweep
+from chaos.clock import Clock, use_clock
+
+
+@pytest.fixture
+def clock(tmp_path):
+    moved = Clock(tmp_path)
+    moved.to_opening()
+    return moved
+
+
+def test_it_goes_with_the_real_one_until_it_is_moved(tmp_path):
+    assert abs((Clock(tmp_path)() - datetime.now(UTC)).total_seconds()) < 1
+
+
+def test_a_night_begins_at_the_opening_and_is_over_at_the_end(clock):
+    begin = clock()
+    assert (begin.hour, begin.minute, clock.is_open) == (22, 0, True)
+    clock.to_end(1.0)
+    assert not clock.is_open
+    assert (clock() - begin).total_seconds() == pytest.approx(9 * 3600 + 1, abs=1)
+
+
+def test_just_before_the_end_it_is_still_open(clock):
+    clock.to_end(-5.0)
+    assert clock.is_open
+    assert clock().hour == 6
+
+
+def test_the_next_night_is_a_later_one(clock):
+    begin = clock()
+    clock.to_opening()
+    assert (clock() - begin).total_seconds() == pytest.approx(24 * 3600, abs=1)
+
+
+def test_a_controller_goes_by_the_clock_of_its_folder(clock, tmp_path, monkeypatch):
+    told = {}
+    monkeypatch.setattr(sweeper.sweep, "run_sweep", lambda _overrides, **more: told.update(more))
+    use_clock(tmp_path)
+    sweeper.sweep.run_sweep(["name=x"])
+    clock.to_end(60.0)
+    assert told["clock"]().hour == 7

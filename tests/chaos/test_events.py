@@ -1,0 +1,99 @@
+"""Events that check for themselves what follows complain if it does not. A sleeping process is the worker."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+
+from chaos import events
+from chaos.events import hang_worker, start_a_second
+from chaos.session import ChaosError
+from chaos.workload import HANG_S
+from sweeper.ledger import Ledger
+from sweeper.types import Cost
+
+DRAW = random.Random(0)  # noqa: S311  no secret
+
+
+class FakeSession:
+    is_alive = True
+
+    def __init__(self, folder, worker=None, code=None):
+        self.sweep_dir, self.pid = folder, -1
+        self._worker, self._code = worker, code
+
+    def workers(self):
+        return [psutil.Process(self._worker.pid)]
+
+    def wait(self, seconds, *, until_trained=False):
+        time.sleep(0 if until_trained else min(seconds, 0.01))
+        return self.is_alive
+
+    def twin(self):
+        second = FakeSession(self.sweep_dir)
+        second.is_alive = False
+        second.process = self
+        return second
+
+    def poll(self):
+        return self._code
+
+    def end(self, _patience_s):
+        return self._code
+
+
+@pytest.fixture
+def worker():
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
+        yield process
+        process.kill()
+
+
+def kill_soon(session, worker, *, charged_s):
+    """Do what the watchdog and the ledger do."""
+
+    def work():
+        while psutil.Process(worker.pid).status() != psutil.STATUS_STOPPED:
+            time.sleep(0.01)
+        line = "WARNING sweeper.controller: worker 0: worker 0 was killed: no answer to a chunk of trec within 4 s\n"
+        (session.sweep_dir / "sweep.log").write_text(line)
+        Ledger(session.sweep_dir / "ledger.json").charge(Cost(device_s=charged_s))
+        worker.kill()
+        worker.wait()
+
+    threading.Thread(target=work, daemon=True).start()
+
+
+def test_a_hung_worker_that_nobody_kills_is_a_complaint(tmp_path, worker, monkeypatch):
+    monkeypatch.setattr(events, "FIRST_REPLY_S", 0.1)
+    monkeypatch.setattr(events, "_PATIENCE_S", 0.1)
+    with pytest.raises(ChaosError, match="the watchdog does nothing"):
+        hang_worker(FakeSession(tmp_path, worker), DRAW)
+
+
+@pytest.mark.parametrize("charged_s", [HANG_S, 0.5 * HANG_S])
+def test_the_chunk_of_a_hung_worker_must_be_charged(tmp_path, worker, charged_s):
+    session = FakeSession(tmp_path, worker)
+    kill_soon(session, worker, charged_s=charged_s)
+    if charged_s >= HANG_S:
+        hang_worker(session, DRAW)
+        return
+    with pytest.raises(ChaosError, match="was charged with"):
+        hang_worker(session, DRAW)
+
+
+@pytest.mark.parametrize("code", [75, 0, 2, None])
+def test_a_second_controller_must_leave_with_its_own_exit_code(tmp_path, monkeypatch, code):
+    monkeypatch.setattr(events, "survivors", lambda _pid, _patience_s: [])
+    session = FakeSession(tmp_path, code=code)
+    if code == 75:
+        start_a_second(session, DRAW)
+        return
+    with pytest.raises(ChaosError, match=f"ended with {code}"):
+        start_a_second(session, DRAW)
