@@ -6,7 +6,9 @@ import time
 
 import pytest
 
+from sweeper.execute.inline import _InlineHandle
 from sweeper.settings import BudgetSettings
+from sweeper.store import TrialStore
 from sweeper.types import Phase, TrialState
 from tests.controller.bench import RUNGS, Bench, check_whole, no_pruning
 from tests.search.toy import preset
@@ -184,4 +186,27 @@ def test_a_drained_sweep_ends_like_one_that_was_not(bench, tmp_path):
     whole = Bench(tmp_path / "whole").run()
     assert bench.settings() == whole.settings()
     assert bench.states() == whole.states()
+    check_whole(bench)
+
+
+def test_a_pack_that_goes_on_as_it_is_does_not_wait_for_its_records(bench, monkeypatch):
+    order = []
+    send, write = _InlineHandle.send, TrialStore.write_trial
+
+    def noted_send(handle, request):
+        order.append(type(request).__name__)
+        send(handle, request)
+
+    def noted_write(store, record, checkpoint=None):
+        order.append(record.chunks_done)
+        write(store, record, checkpoint)
+
+    monkeypatch.setattr(_InlineHandle, "send", noted_send)
+    monkeypatch.setattr(TrialStore, "write_trial", noted_write)
+    bench.num_trials, bench.search = 3, no_pruning()
+    bench.run()
+    first_rung = order.index(RUNGS[0])
+    before_rung = [what for what in order[order.index("ChunkRequest") :][: first_rung + 1] if what != 0]
+    assert before_rung[:5] == ["ChunkRequest", "ChunkRequest", 1, 1, 1]  # chunk 2 begins, then chunk 1 is written
+    assert order[first_rung : first_rung + 4] == [2, 2, 2, "ChunkRequest"]  # a rung is judged first
     check_whole(bench)
