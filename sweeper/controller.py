@@ -136,12 +136,18 @@ class Controller:
         for handle in self._executor.wait(_TICK_S):
             self._hear(self._posts[handle.index])
         self._watchdog.tick()
-        for post in list(self._posts.values()):
-            if why := self._watchdog.overdue(post.handle.index):
-                self._lose(post, Failure(kind=FailureKind.HUNG, message=why))
+        self._end_hung()
         if not self._is_ending:
             self._employ_idle()
         self._on_change()
+
+    def _end_hung(self) -> None:
+        if any(self._watchdog.overdue(index) for index in self._posts):
+            for handle in self._executor.wait(0.0):  # what came while this process was busy is an answer
+                self._hear(self._posts[handle.index])
+        for post in list(self._posts.values()):
+            if why := self._watchdog.overdue(post.handle.index):
+                self._lose(post, Failure(kind=FailureKind.HUNG, message=why))
 
     def _finish_chunks(self) -> None:
         """Take in the chunks that are being trained, as far as patience goes; start nothing."""

@@ -208,6 +208,34 @@ def test_the_first_answer_may_take_long(hanging):
     assert hanging._executor.restarted == 1
 
 
+class BusyExecutor(KilledExecutor):
+    """The controller is busy for long before it looks again, once; the answer has come meanwhile."""
+
+    num_chunks = 0
+    restarted = 0
+
+    def wait(self, timeout_s):
+        ready = super().wait(timeout_s)
+        type(self).num_chunks += any(hasattr(handle._requests[0], "admit") for handle in ready)
+        if self.num_chunks == 3 and timeout_s:
+            self.timer.advance(60.0)
+            return []
+        return ready
+
+    def restart(self, handle):
+        type(self).restarted += 1
+        return super().restart(handle)
+
+
+def test_an_answer_that_waits_since_the_controller_was_busy_is_no_hang(bench):
+    bench.executor = ExecutorSettings(hang_floor_s=5.0)
+    bench._executor = type("Busy", (BusyExecutor,), {})
+    bench.run()
+    assert bench._executor.num_chunks > 3
+    assert bench._executor.restarted == 0
+    assert bench.states() == [COMPLETE] * bench.num_trials
+
+
 # Studies and workers that cannot be opened.
 
 
