@@ -84,7 +84,8 @@ def measure(folder: Path, *, trials: int, tracker: str = "mlflow") -> list[Sampl
         "search=random",
         "store.keep_adapters=10",
     )
-    work = Workload(inputs=inputs, outputs=folder / "outputs", trials=trials, workers=1, seed=0, more=more)
+    outputs = folder / "outputs"
+    work = Workload(inputs=inputs, outputs=outputs, trials=trials, workers=1, seed=0, window="00:00-24:00", more=more)
     store = work.outputs / SWEEP
     samples: list[Sample] = []
     command = [sys.executable, "-m", "sweeper.cli", "run", *work.overrides]
