@@ -170,9 +170,10 @@ class Controller:
         return any(not post.lanes for post in self._posts.values()) and self._open_studies() != []
 
     def _is_overdue(self) -> bool:
-        if self.forecast.is_overdue:
+        is_overdue = self.forecast.is_overdue
+        if is_overdue:
             log.warning("chunks that took longer than predicted are given up; their trials go on from the chunk before")
-        return self.forecast.is_overdue
+        return is_overdue
 
     def _hear(self, post: Post) -> None:
         try:

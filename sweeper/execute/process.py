@@ -181,12 +181,17 @@ class ProcessExecutor:
         return handle
 
 
+_CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "384", "LRU_CACHE_CAPACITY": "32"}
+"""Compiled products that oneDNN, and torch's calls of it, keep. One for every shape, and packs of trials have
+hundreds: the default of 1,024 each takes 450 MB, a quarter of a worker (measured in analysis/LOG.md)."""
+
+
 def _environment(cuda_device: str, threads: int) -> dict[str, str]:
     numbers = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
     # the worker imports what this process can import, also where sweeper is not installed
     path = os.pathsep.join(entry for entry in sys.path if entry)
     own = {"CUDA_VISIBLE_DEVICES": cuda_device, "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": path}
-    return {**os.environ, **numbers, **own}
+    return {**_CACHES, **os.environ, **numbers, **own}
 
 
 def _ending(exitcode: int | None) -> str:

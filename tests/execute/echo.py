@@ -14,7 +14,8 @@ from sweeper.execute.base import OpenStudy, Reply, Request, StudyOpened, WorkerR
 from sweeper.types import ChunkReport
 
 AT_IMPORT = {
-    name: os.environ.get(name, "unset") for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    name: os.environ.get(name, "unset")
+    for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "LRU_CACHE_CAPACITY")
 }
 """What a library would see that reads its environment when it is imported."""
 

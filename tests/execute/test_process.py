@@ -76,6 +76,15 @@ def test_a_worker_on_the_cpu_sees_no_device(start, monkeypatch):
     assert started(executor)[0]["CUDA_VISIBLE_DEVICES"] == ""
 
 
+@pytest.mark.parametrize(("set_by_the_user", "expected"), [(None, "32"), ("500", "500")])
+def test_caches_of_products_are_small_unless_the_user_sets_them(start, monkeypatch, set_by_the_user, expected):
+    monkeypatch.delenv("LRU_CACHE_CAPACITY", raising=False)
+    if set_by_the_user:
+        monkeypatch.setenv("LRU_CACHE_CAPACITY", set_by_the_user)
+    executor, _ = start()
+    assert started(executor)[0]["LRU_CACHE_CAPACITY"] == expected
+
+
 def test_the_environment_of_the_controller_is_left_alone(start):
     before = dict(os.environ)
     executor, _ = start(threads=3)
