@@ -24,6 +24,7 @@ class Sizes:
     ray_trials: int = 2
     quality_trials: int = 24
     quality_seeds: tuple[int, ...] = (0, 1, 2)
+    quality_peers: tuple[str, ...] = ("tuned",)
     memory_trials: int = 8
     memory_steps: int = 6
     memory_forms: tuple[str, ...] = ("default",)
@@ -40,7 +41,7 @@ class Sizes:
 
 FORMS = {
     "standard": Sizes(),
-    "long": Sizes(memory_forms=("default", "tuned")),
+    "long": Sizes(memory_forms=("default", "tuned"), quality_peers=("tuned", "default", "ray")),
     "short": Sizes(
         repetitions=1,
         ours_trials=4,

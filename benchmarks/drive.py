@@ -19,10 +19,10 @@ from typing import Any
 
 from benchmarks.arithmetic import LinearShape, class_lengths, forward_and_backward_flops, product_flops
 from benchmarks.record import Row
+from sweeper.execute.process import worker_environment
 
 __all__ = ["Driver", "main"]
 
-ROOT = Path(__file__).resolve().parents[1]
 SETTING: Mapping[str, Any] = {
     "lora.r": 8,
     "lora.alpha_ratio": 2.0,
@@ -41,14 +41,11 @@ class Driver:
 
     def __init__(self, opening: Mapping[str, Any], scratch: Path) -> None:
         scratch.mkdir(parents=True, exist_ok=True)
-        threads = str(opening["threads"])
-        numbers = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
-        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         self._errors = scratch / f"driver-{time.monotonic_ns()}.txt"
         with self._errors.open("w") as errors:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.drive"],
-                env={**os.environ, **numbers, "PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"},
+                env=worker_environment("", int(opening["threads"])),
                 cwd=scratch,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -104,13 +101,16 @@ class _Worker:
         self._lengths = list(self._inputs.rows.train["length"])
         self._class_lengths = class_lengths(self._lengths, record.rows_per_chunk // record.micro_batch)
         self._next = 0
+        self._rungs: tuple[int, ...] | None = None
+        self._held: tuple[int, ...] = ()
 
     def train(self, *, lanes: int, chunks: int) -> Row:
         """Train fresh lanes for some chunks, without evaluation; return time, rows, tokens and operations."""
         from sweeper.types import ChunkRequest
 
         self._open(rungs=())
-        request = ChunkRequest(admit=self._admissions([dict(SETTING)] * lanes, seed=0))
+        request = ChunkRequest(admit=self._admissions([dict(SETTING)] * lanes, seed=0), evict=self._held)
+        self._held = tuple(admission.spec.number for admission in request.admit)
         measured = []
         for _ in range(chunks):
             begin = time.perf_counter()
@@ -165,7 +165,10 @@ class _Worker:
         return {"scores": scores}
 
     def _open(self, rungs: tuple[int, ...]) -> None:
-        self._worker.answer(replace(self._inputs.plan.opening, rungs=rungs))
+        """Open the study with these rungs, unless it is open with them: that takes seconds."""
+        if rungs != self._rungs:
+            self._worker.answer(replace(self._inputs.plan.opening, rungs=rungs))
+            self._rungs, self._held = rungs, ()
 
     def _admissions(self, settings: Sequence[Mapping[str, Any]], *, seed: int) -> tuple[Any, ...]:
         from sweeper.checks import fixed_values

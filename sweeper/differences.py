@@ -32,8 +32,6 @@ class Remedy(enum.StrEnum):
     """A trial that was proposed, but killed before the store heard of it."""
     RECOVER = "rebuilt in the store"
     """A trial whose record is gone, or damaged."""
-    ASIDE = "moved aside"
-    NOTHING = "cannot be repaired"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

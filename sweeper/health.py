@@ -27,8 +27,6 @@ class Health:
     """Why studies were given up, by name."""
     tracker: str = ""
     """Why the tracker is behind."""
-    ended: str = ""
-    """The error that ended the last session."""
 
     def lines(self) -> list[str]:
         """Return what people should know, a line each."""
@@ -36,8 +34,6 @@ class Health:
         lines += [f"{name} was given up: {why}" for name, why in self.studies.items()]
         if self.tracker:
             lines.append(f"The tracker is behind: {self.tracker}")
-        if self.ended:
-            lines.append(f"The last session ended early: {self.ended}")
         return lines
 
 

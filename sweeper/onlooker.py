@@ -67,14 +67,13 @@ class Onlooker:
         self._view.update(progress, self._night.note(ends_at))
         self._file.note(self._health())
 
-    def note_end(self, *, tracker: str = "", error: str = "") -> None:
-        """Note how the session ended, and show it.
+    def note_end(self, tracker: str) -> None:
+        """Note what is wrong at the session's end, and show it.
 
         Args:
-            tracker: What the tracker could not send.
-            error: What ended the session early.
+            tracker: What the tracker could not send; empty if nothing.
         """
-        health = replace(self._health(), tracker=tracker, ended=error)
+        health = replace(self._health(), tracker=tracker)
         self._file.note(health)
         for line in health.lines():
             self._view.log(line)

@@ -98,7 +98,8 @@ def last_told(earlier: Sequence[SessionRecord]) -> tuple[Mapping[str, StudyTally
 def session_line(session: SessionRecord, budget: BudgetSettings) -> str:
     """Return how a session stands, or how it ended."""
     if session.ended_at:
-        return f"Session {session.number} ended {_shown(session.ended_at, budget)}: {session.reason}."
+        verb = "failed" if session.has_failed else "ended"
+        return f"Session {session.number} {verb} {_shown(session.ended_at, budget)}: {session.reason}."
     line = f"Session {session.number} began {_shown(session.begun_at, budget)}"
     if session.predictions:
         line += f", predicted to end {_shown(session.predictions[-1].ends_at, budget)}"

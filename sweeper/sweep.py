@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.text import Text
 
 from sweeper.config import SweepConfig, compose
-from sweeper.controller import Controller
+from sweeper.controller import Controller, Drain
 from sweeper.disk import check_space
-from sweeper.errors import DiskFull, SweeperError, SweepMismatch
+from sweeper.errors import DiskFull, SweepMismatch
 from sweeper.execute import choose_devices
 from sweeper.identity import check_identity, settings_to_keep, sweep_name
 from sweeper.ledger import Clock, Ledger, find_stop, utc_now
@@ -178,16 +178,7 @@ def _run(config: SweepConfig, store: TrialStore, console: Console, *, night: Nig
             watchdog=Watchdog(settings.executor),
         )
         onlooker.begin(controller, ledger)
-        error = ""
-        try:
-            controller.run()
-        except SweeperError as ended:
-            error = str(ended)
-            raise
-        finally:
-            missed = _close(tracker, _CLOSE_DRAINED_S if drain or error else _CLOSE_S)
-            with suppress(DiskFull):
-                onlooker.note_end(tracker=missed, error=error)
+        _search(controller, onlooker, tracker, drain)
         if controller.stop_reason:
             view.log(f"Stopped: {controller.stop_reason}")
         night.end(drain.reason or controller.stop_reason or "nothing is left to do", onlooker.progress())
@@ -202,6 +193,18 @@ def _run(config: SweepConfig, store: TrialStore, console: Console, *, night: Nig
         is_paused=is_paused,
         given_up=onlooker.given_up,
     )
+
+
+def _search(controller: Controller, onlooker: Onlooker, tracker: Tracker, drain: Drain) -> None:
+    """Run the controller; then let the tracker catch up, with less patience if something else ends the session."""
+    patience_s = _CLOSE_DRAINED_S
+    try:
+        controller.run()
+        patience_s = _CLOSE_DRAINED_S if drain else _CLOSE_S
+    finally:
+        missed = _close(tracker, patience_s)
+        with suppress(DiskFull):
+            onlooker.note_end(missed)
 
 
 def _plan(config: SweepConfig, store: TrialStore, console: Console) -> tuple[list[StudyPlan], Path]:

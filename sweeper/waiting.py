@@ -66,16 +66,7 @@ class WaitingTrials:
         now = self._timer()
         return self._remove(next(n for n, due in self._due_at.items() if due <= now and n in self._suspects))
 
-    def remove(self, number: int) -> None:
-        """Forget a trial."""
-        self._due_at.pop(number, None)
-        self._suspects.discard(number)
-
-    def clear(self) -> None:
-        """Forget all."""
-        self._due_at.clear()
-        self._suspects.clear()
-
     def _remove(self, number: int) -> int:
-        self.remove(number)
+        del self._due_at[number]
+        self._suspects.discard(number)
         return number

@@ -69,10 +69,10 @@ def test_health_is_written_only_when_it_changes(tmp_path):
     file = HealthFile(tmp_path)
     file.note(Health())
     assert not list(tmp_path.iterdir())
-    file.note(Health(ended="locked"))
-    assert read_health(tmp_path) == Health(ended="locked")
+    file.note(Health(tracker="locked"))
+    assert read_health(tmp_path) == Health(tracker="locked")
     (tmp_path / "health.json").unlink()
-    file.note(Health(ended="locked"))
+    file.note(Health(tracker="locked"))
     assert not list(tmp_path.iterdir())
 
 

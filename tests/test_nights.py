@@ -141,6 +141,7 @@ def test_a_session_under_way_is_told_with_its_predicted_end():
         "Session 3 began Thu 01 Jan 22:00, predicted to end Fri 02 Jan 06:28; last heard of Fri 02 Jan 06:58."
     )
     assert session_line(SESSION, NIGHT).startswith("Session 3 ended Fri 02 Jan 06:58: budget.window=")
+    assert session_line(replace(SESSION, has_failed=True), NIGHT).startswith("Session 3 failed Fri 02 Jan 06:58: ")
 
 
 # The files.

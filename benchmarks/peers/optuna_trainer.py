@@ -32,8 +32,6 @@ from sweeper.types import ParamValue
 
 __all__ = ["create_databases", "main", "parse"]
 
-SEARCHED = ("lora.r", "lora.alpha_ratio", "lora.dropout", "train.learning_rate")
-
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the command line's options."""

@@ -39,8 +39,7 @@ def run(context: Context) -> None:
     for seed in context.sizes.quality_seeds:
         options = context.ours_options(f"budget.trials={context.sizes.quality_trials}", f"seed={seed}")
         _record(context, OURS, seed, run_ours(options, scratch=context.new_scratch("quality-ours")))
-    peers = ["tuned", "default", "ray"] if context.form == "long" else ["tuned"]
-    for name in peers:
+    for name in context.sizes.quality_peers:
         _record(context, name, 0, _peer(context, name))
 
 

@@ -23,7 +23,7 @@ from threading import Thread
 from sweeper.errors import WorkerLost
 from sweeper.execute.base import Reply, Request, Worker, WorkerHandle
 
-__all__ = ["ProcessExecutor", "WorkerFactory"]
+__all__ = ["ProcessExecutor", "WorkerFactory", "worker_environment"]
 
 WorkerFactory = Callable[[int], Worker]
 """Makes the worker of an index, in the worker's process; importable by name."""
@@ -172,7 +172,7 @@ class ProcessExecutor:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=_environment(device, self._threads),
+                env=worker_environment(device, self._threads),
             )
         theirs.close()
         handle = _ProcessHandle(process, ours, index, self._heard)
@@ -186,7 +186,13 @@ _CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "384", "LRU_CACHE_CAPACITY": "32"}
 hundreds: the default of 1,024 each takes 450 MB, a quarter of a worker (measured in analysis/LOG.md)."""
 
 
-def _environment(cuda_device: str, threads: int) -> dict[str, str]:
+def worker_environment(cuda_device: str, threads: int) -> dict[str, str]:
+    """Return the environment a worker is started in: this process's, with what libraries read when they are imported.
+
+    Args:
+        cuda_device: As CUDA_VISIBLE_DEVICES names it; empty for a CPU worker.
+        threads: CPU threads.
+    """
     numbers = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
     # the worker imports what this process can import, also where sweeper is not installed
     path = os.pathsep.join(entry for entry in sys.path if entry)
