@@ -19,11 +19,11 @@ class Sizes:
     repetitions: int = 3
     ours_trials: int = 16
     """Equal work: a multiple of workers times lanes, so that no lane idles."""
-    default_trials: int = 2
+    default_trials: int = 1
     tuned_trials: int = 2
     ray_trials: int = 2
     quality_trials: int = 24
-    quality_seeds: tuple[int, ...] = (0, 1, 2)
+    quality_seeds: tuple[int, ...] = (0, 1)
     quality_peers: tuple[str, ...] = ("tuned",)
     memory_trials: int = 8
     memory_steps: int = 6
@@ -41,7 +41,12 @@ class Sizes:
 
 FORMS = {
     "standard": Sizes(),
-    "long": Sizes(memory_forms=("default", "tuned"), quality_peers=("tuned", "default", "ray")),
+    "long": Sizes(
+        default_trials=2,
+        memory_forms=("default", "tuned"),
+        quality_peers=("tuned", "default", "ray"),
+        quality_seeds=(0, 1, 2),
+    ),
     "short": Sizes(
         repetitions=1,
         ours_trials=4,

@@ -32,7 +32,7 @@ from sweeper.ledger import Ledger
 from sweeper.losses import Losses, Post, Stage
 from sweeper.settings import BudgetSettings, ExecutorSettings
 from sweeper.study_run import StudyRun
-from sweeper.types import Admission, ChunkReport, ChunkRequest, Cost, Failure, FailureKind
+from sweeper.types import Admission, ChunkReport, ChunkRequest, Cost, Failure, FailureKind, TrialSpec
 from sweeper.watchdog import Watchdog
 
 __all__ = ["Controller", "Drain"]
@@ -249,9 +249,21 @@ class Controller:
             admitted = study.admissions(1, may_start=self.forecast.may_begin(study))
             if not admitted:
                 break
+            if self._is_for_others(post, study, admitted[0].spec):
+                study.put_back([admitted[0].spec.number])
+                break
             admissions += admitted
             post.lanes.add(admitted[0].spec.number)
         return admissions
+
+    def _is_for_others(self, post: Post, study: StudyRun, spec: TrialSpec) -> bool:
+        """Whether a trial is left to the study's other workers, for this one trains nothing but known recipes.
+
+        In a narrow pack they are done in half the time: there soon is an adapter to use, and scores to prune by.
+        """
+        has_recipes = bool(post.lanes) and all(study.trials[number].spec.is_recipe for number in post.lanes)
+        has_others = any(other.study is study for other in self._posts.values() if other is not post)
+        return has_recipes and has_others and not spec.is_recipe
 
     def _send(self, post: Post, request: Request, stage: Stage, what: str) -> None:
         post.handle.send(request)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sweeper.types import Phase, StudyRecord, TrialRecord, TrialState
+from sweeper.types import StudyRecord, TrialRecord, TrialState
 
 __all__ = ["adapters_to_keep"]
 
@@ -24,12 +24,7 @@ def adapters_to_keep(study: StudyRecord, records: Iterable[TrialRecord], num_bes
     complete = [record for record in records if record.state is TrialState.COMPLETE]
     if not num_best:
         return {record.spec.number for record in complete}
-    always = {record.spec.number for record in complete if _is_reference(record)}
+    always = {record.spec.number for record in complete if record.spec.is_recipe}
     sign = 1 if study.direction == "maximize" else -1
     scored = [(-sign * value, record.spec.number) for record in complete if (value := study.value(record)) is not None]
     return always | {number for _, number in sorted(scored)[:num_best]}
-
-
-def _is_reference(record: TrialRecord) -> bool:
-    """Whether others are compared with the trial: a known recipe, in the search or beside it."""
-    return record.spec.phase is Phase.REFERENCE or record.spec.origin.startswith("recipe:")

@@ -23,6 +23,7 @@ from sweeper.controller import Controller, Drain
 from sweeper.disk import check_space
 from sweeper.errors import DiskFull, SweepMismatch
 from sweeper.execute import choose_devices
+from sweeper.fetch import Progress
 from sweeper.identity import check_identity, settings_to_keep, sweep_name
 from sweeper.ledger import Clock, Ledger, find_stop, utc_now
 from sweeper.lock import hold
@@ -149,8 +150,13 @@ def _run(config: SweepConfig, store: TrialStore, console: Console, *, night: Nig
     settings = config.settings
     devices = choose_devices(settings.executor)
     reference = reference_recipe(settings, config.space)
-    plans, model_dir = _plan(config, store, console)
     with ExitStack() as stack:
+        with fetch_progress(console) as progress:
+            model_dir = plan_model(settings, progress)
+            executor = open_executor(settings, store, model_dir=model_dir, device=devices.kind)
+            stack.callback(executor.stop)
+            executor.start()  # workers import for seconds: meanwhile this process plans, and opens what it needs
+            plans = _plan(config, store, model_dir=model_dir, progress=progress)
         drain = stack.enter_context(drain_on_signals(settings.executor.drain_s))
         searches = [stack.enter_context(open_search(plan.record, config, store)) for plan in plans]
         _record(store, settings, plans)
@@ -169,7 +175,7 @@ def _run(config: SweepConfig, store: TrialStore, console: Console, *, night: Nig
         ledger = Ledger(store.root / "ledger.json", clock)
         controller = Controller(
             {run.record.name: (run, plan.opening) for run, plan in zip(runs, plans, strict=True)},
-            open_executor(settings, store, model_dir=model_dir, device=devices.kind),
+            executor,
             ledger=ledger,
             budget=settings.budget,
             lanes=1 if lanes == "auto" else int(lanes),
@@ -207,13 +213,10 @@ def _search(controller: Controller, onlooker: Onlooker, tracker: Tracker, drain:
             onlooker.note_end(missed)
 
 
-def _plan(config: SweepConfig, store: TrialStore, console: Console) -> tuple[list[StudyPlan], Path]:
-    """Fetch and check everything; studies that were begun keep the record they were begun with."""
-    settings = config.settings
-    with fetch_progress(console) as progress:
-        model_dir = plan_model(settings, progress)
-        datasets = settings.dataset.values()
-        plans = [plan_study(config, dataset, model_dir=model_dir, progress=progress) for dataset in datasets]
+def _plan(config: SweepConfig, store: TrialStore, *, model_dir: Path, progress: Progress) -> list[StudyPlan]:
+    """Fetch and check all data; studies that were begun keep the record they were begun with."""
+    datasets = config.settings.dataset.values()
+    plans = [plan_study(config, dataset, model_dir=model_dir, progress=progress) for dataset in datasets]
     known = {study.name: study for study in store.studies()}
     for plan in plans:
         before = known.get(plan.record.name)
@@ -222,7 +225,7 @@ def _plan(config: SweepConfig, store: TrialStore, console: Console) -> tuple[lis
                 f"the rows of {plan.record.dataset} have changed since sweep {store.root.name} began. Trials on both "
                 "would not compare: give the new sweep a name of its own, e.g. name=second"
             )
-    return [StudyPlan(known.get(plan.record.name, plan.record), plan.opening) for plan in plans], model_dir
+    return [StudyPlan(known.get(plan.record.name, plan.record), plan.opening) for plan in plans]
 
 
 def _record(store: TrialStore, settings: SweepSettings, plans: Sequence[StudyPlan]) -> None:

@@ -104,6 +104,11 @@ class TrialSpec:
     """Where the setting comes from: ``recipe:<name>``, ``sobol`` or the sampler's name."""
     phase: Phase = Phase.SEARCH
 
+    @property
+    def is_recipe(self) -> bool:
+        """Whether it is a known setting, tried for comparison."""
+        return self.origin.startswith("recipe:")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measurement:

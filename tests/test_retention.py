@@ -32,7 +32,7 @@ def test_zero_keeps_all(records):
 
 
 def test_what_others_are_compared_with_stays_however_it_scored(records):
-    compared = [make_default(0.1, number=5), make_trial(9000, 0.2, phase=Phase.REFERENCE)]
+    compared = [make_default(0.1, number=5), make_default(0.2, number=9000, phase=Phase.REFERENCE)]
     assert kept([*records, *compared], 1) == {1, 5, 9000}
 
 

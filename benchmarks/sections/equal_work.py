@@ -103,7 +103,7 @@ def render(rows: Sequence[Row]) -> str:
     ]
     note = (
         f"Dataset {ours[0]['dataset']}; {complete} repetition(s) in turn; medians, and medians of the ratios of each "
-        "repetition. Start-up is left out of the steady columns, and in the last two."
+        "repetition. Start-up is left out of the steady columns and counted in the last two."
     )
     return f"{table(header, lines)}\n\n{note}"
 

@@ -19,12 +19,12 @@ __all__ = ["render", "run", "tuned_layout"]
 
 
 def run(context: Context) -> None:
-    """Measure both layouts, a trial a core."""
+    """Measure both layouts, a trial a process."""
     cores = _cores()
     for form in ("tuned", "default") if context.form == "long" else ("tuned",):
         for processes, threads in ((1, cores), (cores, 1)):
-            points = [str(index) for index in range(cores)]
-            options = ["--trials", str(cores), "--processes", str(processes), "--threads", str(threads)]
+            points = [str(index) for index in range(processes)]
+            options = ["--trials", str(processes), "--processes", str(processes), "--threads", str(threads)]
             options += [*(["--tuned"] if form == "tuned" else []), "--shared", *points]
             scratch = context.new_scratch(f"layout-{form}-{processes}")
             finished = run_peer("optuna_trainer", context.peer_options(*options), scratch=scratch)

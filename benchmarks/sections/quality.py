@@ -3,11 +3,11 @@
 Only complete trials count, for both: a score on the way of a trial that is then stopped is no adapter one can use. All
 train on every training row. The target is the best score that the default script has after its 24 trials.
 
-What runs when: ours (24 trials, pruning and refill on, three seeds) and the tuned script (24 trials, SuccessiveHalving)
-run in `make bench`. The default script's 24 trials (about 25 minutes on two cores) and Ray's with ASHA run in
-`make bench-long`, whose rows are committed. `make bench` reads the default script's recorded scores and stretches its
-recorded times by the ratio of its time a trial in this run's equal-work section to that of the recording; the table
-says by how much. Without a recording the target is the tuned script's best.
+What runs when: ours (24 trials, pruning and refill on, two seeds; three in the long form) and the tuned script
+(24 trials, SuccessiveHalving) run in `make bench`. The default script's 24 trials (about 20 minutes on two cores) and
+Ray's with ASHA run in `make bench-long`, whose rows are committed. `make bench` reads the default script's recorded
+scores and stretches its recorded times by the ratio of its time a trial in this run's equal-work section to that of the
+recording; the table says by how much. Without a recording the target is the tuned script's best.
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ class Executor(Protocol):
     """Starts, watches and ends workers."""
 
     def start(self) -> Sequence[WorkerHandle]:
-        """Start all workers; each then owes a `WorkerReady`."""
+        """Start all workers, each of which then owes a `WorkerReady`; asked again at once, return the same."""
         ...
 
     def restart(self, handle: WorkerHandle) -> WorkerHandle:

@@ -129,9 +129,11 @@ class ProcessExecutor:
         self._heard: SimpleQueue[_ProcessHandle] = SimpleQueue()
 
     def start(self) -> Sequence[WorkerHandle]:
-        """Start all workers side by side."""
+        """Start all workers side by side; asked again, return them."""
         self._logs.mkdir(parents=True, exist_ok=True)
-        return [self._launch(index) for index in range(self._num_workers)]
+        for index in range(self._num_workers if not self._handles else 0):
+            self._launch(index)
+        return list(self._handles.values())
 
     def restart(self, handle: WorkerHandle) -> WorkerHandle:
         """Start a worker anew; what is left of the old one is ended."""

@@ -127,7 +127,7 @@ def find_job(name: str, folder: Path) -> Job:
 
 
 def load_job(path: Path) -> Job:
-    """Read and check a job; whether its overrides fit together is `check.check_job`'s question.
+    """Read and check a job; whether its overrides fit together is `runner.plan_job`'s question.
 
     Raises:
         ConfigError: A key or value is wrong.

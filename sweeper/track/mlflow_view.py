@@ -65,7 +65,7 @@ def run_name(trial: TrialRecord) -> str:
     """Return e.g. ``0007 r=8 a/r=1 lr=1e-3``; recipes also say which they are: charts show little else."""
     spec = trial.spec
     parts = [f"{spec.number:04d}"]
-    if spec.origin.startswith("recipe:"):
+    if spec.is_recipe:
         parts.append(spec.origin.removeprefix("recipe:"))
     for key, short in _SHORT.items():
         if key in spec.settings and (key in spec.params or key in _IN_EVERY_NAME):

@@ -74,7 +74,7 @@ def test_only_the_adapters_of_the_best_trials_stay(bench):
     bench.run()
     trials = sorted(bench.trials().values(), key=lambda trial: -trial.last_rung.metrics["validation/accuracy"])
     best = {trial.spec.number for trial in trials[:2]}
-    recipes = {trial.spec.number for trial in trials if trial.spec.origin.startswith("recipe:")}
+    recipes = {trial.spec.number for trial in trials if trial.spec.is_recipe}
     assert bench.store.adapters("toy") == best | recipes < {trial.spec.number for trial in trials}
 
 

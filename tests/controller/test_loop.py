@@ -114,6 +114,21 @@ def test_a_trial_is_in_one_pack_at_a_time(tmp_path):
     assert {len(indices) for indices in workers.values()} == {1}
 
 
+def test_a_worker_beside_others_trains_the_known_recipes_apart(tmp_path):
+    bench = Bench(tmp_path, num_trials=12, num_workers=2, search=no_pruning()).run()
+    packs = {index: [set(n) for i, what, n in bench.events if (i, what) == (index, "chunk")] for index in (0, 1)}
+    assert packs[0][: RUNGS[-1]] == [{0, 1}] * RUNGS[-1]
+    assert packs[1][0] == {2, 3, 4}
+    assert len(packs[0][RUNGS[-1]]) == bench.lanes
+    check_whole(bench)
+
+
+@pytest.mark.parametrize("changes", [{"num_workers": 1}, {"num_workers": 2, "studies": ("one", "two")}])
+def test_a_worker_alone_on_a_study_fills_its_pack(tmp_path, changes):
+    bench = Bench(tmp_path, search=no_pruning(), **changes).run()
+    assert bench.chunks()[0] == (0, 1, 2)
+
+
 def test_workers_divide_among_the_studies_and_finish_all(tmp_path):
     bench = Bench(tmp_path, studies=("one", "two", "three"), num_workers=2).run()
     for study in bench.studies:

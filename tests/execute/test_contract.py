@@ -59,6 +59,13 @@ def test_every_worker_says_that_it_is_ready(executor):
     assert all(isinstance(reply, WorkerReady) for reply in ready.values())
 
 
+def test_workers_that_were_started_ahead_are_not_started_again(executor):
+    ahead = executor.start()
+    assert executor.start() == ahead
+    assert [index for index, _ in sorted(replies(executor, 2))] == [0, 1]
+    assert executor.wait(0.0) == []
+
+
 def test_requests_are_answered_by_the_worker_that_was_asked(executor):
     _, second = executor.start()
     replies(executor, 2)
