@@ -8,9 +8,12 @@ JOB    ?= overnight
 
 BIN := $(VENV)/bin
 # antlr4 is published as source only; anything else from source would mean a missing wheel, better said at once.
-# Compiling 20,000 modules that are never imported would take longer than the download.
+# Compiling 20,000 modules that are never imported would take longer than the download; those that are imported are
+# compiled at the end, also where the environment forbids Python to keep what it compiles (containers do): otherwise
+# every process of every sweep would do it again, for six seconds.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
        --only-binary :all: --no-binary antlr4-python3-runtime --constraint constraints.txt
+COMPILE := PYTHONDONTWRITEBYTECODE= $(BIN)/python -c 'import sweeper.sweep, sweeper.train.worker, sweeper.track.mlflow, analysis.report'
 # Without an NVIDIA driver, PyTorch's CPU build saves gigabytes. TORCH_INDEX= takes what the package index has.
 TORCH_INDEX ?= $(shell [ "$$(uname -sm)" = "Linux x86_64" ] && ! command -v nvidia-smi >/dev/null 2>&1 \
                  && echo https://download.pytorch.org/whl/cpu)
@@ -112,6 +115,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	  $(PIP) --no-deps --retries 1 --timeout 20 --index-url $(TORCH_INDEX) torch 2>/dev/null \
 	  || echo "$(TORCH_INDEX) cannot be reached; taking PyTorch from the package index."; fi
 	@$(PIP) --editable .
+	@$(COMPILE)
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

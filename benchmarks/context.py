@@ -23,6 +23,8 @@ class Sizes:
     tuned_trials: int = 2
     ray_trials: int = 2
     quality_trials: int = 24
+    """Of the peers. Ours stops most trials early, so it is given twice as many."""
+    quality_ours: int = 48
     quality_seeds: tuple[int, ...] = (0, 1)
     quality_peers: tuple[str, ...] = ("tuned",)
     memory_trials: int = 8
@@ -54,6 +56,7 @@ FORMS = {
         tuned_trials=2,
         ray_trials=2,
         quality_trials=4,
+        quality_ours=4,
         quality_seeds=(0,),
         memory_trials=2,
         memory_steps=2,
