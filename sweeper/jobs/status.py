@@ -107,7 +107,7 @@ def _last(plan: Plan) -> str:
         return "never run"
     line = session_line(session, plan.config.settings.budget)
     if session.ended_at:
-        return f"failed: {line}" if session.has_failed else line
+        return line
     if _is_alive(_read_json(plan.store.root / "holder.json")):
         return f"running: {line}"
     return f"cut off: {line} The next one goes on from the last chunk."

@@ -127,7 +127,7 @@ def test_the_status_says_when_a_job_has_changed_since_it_was_installed(sweeper, 
         ({}, os.getpid(), "running: Session 1 began"),
         ({}, 2**22 + 1, "cut off: Session 1 began"),
         ({"ended_at": BEGUN, "reason": "the window closed"}, None, "Session 1 ended"),
-        ({"ended_at": BEGUN, "reason": "no disk", "has_failed": True}, None, "failed: Session 1 ended"),
+        ({"ended_at": BEGUN, "reason": "no disk", "has_failed": True}, None, "Session 1 failed"),
     ],
 )
 def test_the_status_tells_how_the_last_session_stands(sweeper, jobs_dir, end, pid, said):
