@@ -45,7 +45,7 @@ def _time(context: Context, contender: str) -> Row:
         count = sizes.language_trials
         trials = run_ours(context.ours_options(*STEADY, f"budget.trials={count}"), scratch=scratch).trials
     else:
-        count = sizes.default_trials
+        count = sizes.tuned_trials if contender == "tuned" else sizes.default_trials
         form = ["--tuned", "--processes", "2", "--threads", "1"] if contender == "tuned" else []
         points = [str(index) for index in range(count)]
         options = context.peer_options(*form, "--trials", str(count), "--shared", *points)
