@@ -166,9 +166,8 @@ class Driver:
         self._is_cut = self._is_cut or kind == "close_window"
         is_struck = EVENTS[kind](session, self._draw) is not False
         self.events[kind] += is_struck
-        return (
-            is_struck or kind in LETHAL
-        )  # a worker that is not there yet can be struck later, an ended controller not
+        # A worker that is not there yet can be struck later, a controller that has ended cannot.
+        return is_struck or kind in LETHAL
 
     def _draw_kinds(self) -> Iterator[str]:
         if self.plan.is_short:
