@@ -164,15 +164,16 @@ class Search:
             Whether it goes on. The default recipe always does, being what all are compared with; and so does a trial
             at its last rung, which is complete.
         """
-        frozen = self._trials()[number]
+        trials = self._trials()
+        frozen = trials[number]
         if frozen.state.is_finished() or chunk >= self._last_rung:
-            self._report(number, chunk, value)
+            self._report(frozen, chunk, value)
             return Decision.CONTINUE
         if not math.isfinite(value):
             return Decision.STOP
-        should_stop = self._report(number, chunk, value)
+        should_stop = self._report(frozen, chunk, value)
         protected = frozen.user_attrs.get("origin") == self._proposer.default_origin
-        num_peers = sum(chunk in trial.intermediate_values for trial in self._trials()) - 1
+        num_peers = sum(chunk in trial.intermediate_values for trial in trials if trial is not frozen)
         is_free = protected or num_peers < self._free_passes
         return Decision.STOP if should_stop and not is_free else Decision.CONTINUE
 
@@ -250,9 +251,11 @@ class Search:
     def _trials(self) -> list[optuna.trial.FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
 
+    def _trial_id(self, number: int) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+
     def _trial(self, number: int) -> optuna.Trial:
-        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
-        return optuna.Trial(self._study, trial_id)
+        return optuna.Trial(self._study, self._trial_id(number))
 
     @staticmethod
     def _next_number(trials: Sequence[optuna.trial.FrozenTrial]) -> int:
@@ -277,15 +280,19 @@ class Search:
         params = suggest(self._trial(frozen.number), self._space)
         return Proposal(number=frozen.number, params=params, origin=origin)
 
-    def _report(self, number: int, chunk: int, value: float) -> bool:
-        """Store a rung's value, once, and return whether the pruner would stop the trial."""
-        frozen = self._trials()[number]
+    def _report(self, frozen: optuna.trial.FrozenTrial, chunk: int, value: float) -> bool:
+        """Store a rung's value, once, and return whether the pruner would stop the trial.
+
+        Straight to the storage, as `optuna.Trial` does it: making one reads all trials to prepare its sampler.
+        """
         if frozen.state.is_finished() or not math.isfinite(value):
             return False
-        trial = self._trial(number)
+        trial_id = self._trial_id(frozen.number)
         if chunk not in frozen.intermediate_values:
-            trial.report(value, chunk)
-        return bool(trial.should_prune()) if chunk < self._last_rung else False
+            self._storage.set_trial_intermediate_value(trial_id, chunk, value)
+        if chunk >= self._last_rung:
+            return False
+        return self._study.pruner.prune(self._study, self._storage.get_trial(trial_id))
 
     def _restore(self, record: TrialRecord) -> None:
         """Add a trial that Optuna does not have; check one that it has."""
@@ -306,10 +313,10 @@ class Search:
         check_trial(self._study.study_name, self._space, trials[spec.number], spec.params)
 
     def _report_missed(self, record: TrialRecord, value_of: Callable[[TrialRecord], float | None]) -> None:
-        known = self._trials()[record.spec.number].intermediate_values
+        frozen = self._trials()[record.spec.number]
         for index, measurement in enumerate(record.measurements):
-            if not measurement.is_rung or measurement.chunk in known:
+            if not measurement.is_rung or measurement.chunk in frozen.intermediate_values:
                 continue
             value = value_of(dataclasses.replace(record, measurements=record.measurements[: index + 1]))
             if value is not None:
-                self._report(record.spec.number, measurement.chunk, value)
+                self._report(frozen, measurement.chunk, value)
