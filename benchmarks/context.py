@@ -33,6 +33,7 @@ class Sizes:
     lanes: tuple[int, ...] = (1, 2, 4, 8, 16)
     datasets: tuple[str, ...] = ("trec", "rotten_tomatoes")
     limit_lanes: int = 8
+    profile_ranks: tuple[int, ...] = (1, 2, 4, 8, 8, 16, 32, 64)
     product_s: float = 3.0
     parity_trials: int = 20
     language_lanes: int = 4
@@ -63,6 +64,7 @@ FORMS = {
         lanes=(1, 2),
         datasets=("trec",),
         limit_lanes=2,
+        profile_ranks=(2, 8),
         product_s=0.2,
         parity_trials=3,
         language_lanes=2,

@@ -129,6 +129,28 @@ class _Worker:
             )
         return {"chunks": measured, "tokens_per_step": self._rows_per_step(lanes)}
 
+    def profile(self, *, ranks: Sequence[int]) -> Row:
+        """Train a lane of each rank; return the time of a chunk, and that of its operators by kind."""
+        from benchmarks.operators import KINDS, OperatorTimes
+        from sweeper.types import ChunkRequest
+
+        self._open(rungs=())
+        settings = [dict(SETTING) | {"lora.r": rank} for rank in ranks]
+        request = ChunkRequest(admit=self._admissions(settings, seed=0), evict=self._held)
+        self._held = tuple(admission.spec.number for admission in request.admit)
+        _check(self._worker.answer(request))  # the first chunk compiles products
+        begin = time.perf_counter()
+        _check(self._worker.answer(ChunkRequest()))
+        elapsed_s = time.perf_counter() - begin
+        with OperatorTimes(len(ranks)) as times:
+            report = self._worker.answer(ChunkRequest())
+        _check(report)
+        return {
+            "kinds": {kind: {"seconds": times.seconds[kind], "calls": times.calls[kind]} for kind in KINDS},
+            "elapsed_s": elapsed_s,
+            "rows": sum(cost.rows for cost in report.costs.values()),
+        }
+
     def products(self, *, lanes: int, seconds: float) -> Row:
         """Return the rate of plain products of the engine's shapes in its number type, one after the other."""
         import torch

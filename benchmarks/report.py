@@ -8,7 +8,17 @@ from dataclasses import dataclass
 
 from benchmarks import plots
 from benchmarks.record import Results, Row, describe_machine
-from benchmarks.sections import equal_work, language_model, layout, limit, memory, parity, quality, throughput
+from benchmarks.sections import (
+    equal_work,
+    language_model,
+    layout,
+    limit,
+    memory,
+    parity,
+    profile,
+    quality,
+    throughput,
+)
 
 __all__ = ["render_report"]
 
@@ -27,6 +37,7 @@ _PARTS = (
     _Part("memory", "Peak memory", memory.render),
     _Part("throughput", "Rows a second against tokens a step", throughput.render, "throughput.png"),
     _Part("limit", "Distance to the limit", limit.render),
+    _Part("profile", "Where a step goes", profile.render),
     _Part("parity", "Scores of packed bf16 trials and of stock PEFT in fp32", parity.render),
     _Part("language_model", "A language model", language_model.render),
     _Part("layout", "The peer script's use of two cores", layout.render),

@@ -28,11 +28,22 @@ from benchmarks.commands import run_command  # noqa: E402  after the path is set
 from benchmarks.context import FORMS, Context  # noqa: E402
 from benchmarks.record import Results  # noqa: E402
 from benchmarks.report import render_report  # noqa: E402
-from benchmarks.sections import equal_work, language_model, layout, limit, memory, parity, quality, throughput  # noqa: E402
+from benchmarks.sections import (  # noqa: E402
+    equal_work,
+    language_model,
+    layout,
+    limit,
+    memory,
+    parity,
+    profile,
+    quality,
+    throughput,
+)
 
 SECTIONS: dict[str, Callable[[Context], None]] = {
     "layout": layout.run,
     "limit": limit.run,
+    "profile": profile.run,
     "throughput": throughput.run,
     "memory": memory.run,
     "equal_work": equal_work.run,
@@ -41,7 +52,7 @@ SECTIONS: dict[str, Callable[[Context], None]] = {
     "language_model": language_model.run,
 }
 IN_FORM = {
-    "standard": ("layout", "limit", "throughput", "memory", "equal_work", "quality"),
+    "standard": ("layout", "limit", "profile", "throughput", "memory", "equal_work", "quality"),
     "short": tuple(name for name in SECTIONS if name not in {"layout", "language_model"}),
     "long": ("layout", "memory", "equal_work", "quality", "parity", "language_model"),
 }
