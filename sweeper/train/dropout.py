@@ -1,7 +1,7 @@
 """Dropout on the inputs of adapters, each lane from a generator of its own.
 
-`torch.nn.functional.dropout` costs 18 to 35 % of a step on a CPU. Here one draw of 64-bit words gives eight masks, so
-the probability is rounded to 1/256 (0.05 becomes 13/256). A mask depends on the lane's seed, the chunk and the order of
+`torch.nn.functional.dropout` costs 18 to 35 % of a step on a CPU. Here a 64-bit word serves eight values, so the
+probability is rounded to 1/256 (0.05 becomes 13/256). A mask depends on the lane's seed, the chunk and the order of
 layers, and on nothing that its neighbours do. Layers that read the same tensor (query, key, value) share one mask.
 Called by `packed`.
 """
@@ -9,12 +9,16 @@ Called by `packed`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
+import numpy as np
 import torch
 
 __all__ = ["LaneDropout", "keep", "keep_", "keep_share"]
 
 _LEVELS = 256
+_BYTES = 8
+"""Of a random word; each serves a value."""
 _BITS = {2: torch.int16, 4: torch.int32}
 """Integers as wide as a value."""
 
@@ -34,14 +38,11 @@ class LaneDropout:
     """
 
     def __init__(self, probabilities: Sequence[float], seeds: Sequence[int], device: torch.device) -> None:
-        self._generators = [
-            torch.Generator(device).manual_seed(seed) if p > 0 else None
-            for p, seed in zip(probabilities, seeds, strict=True)
-        ]
+        make = _HostWords if device.type == "cpu" else partial(_DeviceWords, device=device)
+        self._words = [make(seed) if p > 0 else None for p, seed in zip(probabilities, seeds, strict=True)]
         kept = [round(_LEVELS * keep_share(p)) for p in probabilities]
         self._levels_kept_K = torch.tensor(kept, dtype=torch.int16, device=device)
         self._part, self._num_parts = 0, 1
-        self._starts: list[torch.Tensor | None] = []
 
     def begin(self, part: int, num_parts: int) -> None:
         """Begin a pass over a micro-batch, or over one of equal parts of its rows.
@@ -50,28 +51,67 @@ class LaneDropout:
         parts, for want of memory, is the same trial.
         """
         self._part, self._num_parts = part, num_parts
-        if num_parts == 1:
-            return
-        if part == 0:
-            self._starts = [None if g is None else g.get_state() for g in self._generators]
-        for generator, start in zip(self._generators, self._starts, strict=True):
-            if generator is not None and start is not None:
-                generator.set_state(start)
+        for words in self._words:
+            if words is not None and part == 0:
+                words.mark()
+            elif words is not None:
+                words.rewind()
 
     def mask(self, x: torch.Tensor) -> torch.Tensor:
         """Return integers of the shape and width of ``x``, ``[K * rows, ..., I]``: all bits 1 where a value is kept."""
-        lanes = len(self._generators)
-        values = x.numel() // lanes * self._num_parts
-        words = -(-values // 8)
-        bits_KW = torch.zeros(lanes, words, dtype=torch.int64, device=x.device)
-        for row, generator in zip(bits_KW, self._generators, strict=True):
-            if generator is not None:
-                row.random_(-(2**63), None, generator=generator)
-        share = values // self._num_parts
-        bytes_KN = bits_KW.view(torch.uint8)[:, self._part * share : (self._part + 1) * share]
+        share = x.numel() // len(self._words)
+        first, num_bytes = self._part * share, self._num_parts * share
+        drawn = range(first // _BYTES, -(-(first + share) // _BYTES))
+        bits_KW = torch.zeros(len(self._words), len(drawn), dtype=torch.int64, device=x.device)
+        for row, words in zip(bits_KW, self._words, strict=True):
+            if words is not None:
+                words.draw(row, drawn, -(-num_bytes // _BYTES))
+        offset = first - drawn.start * _BYTES
+        bytes_KN = bits_KW.view(torch.uint8)[:, offset : offset + share]
         # negative if kept: the shift spreads the sign over all bits, four times as fast as comparing and multiplying
         mask_KN = bytes_KN.to(torch.int16).sub_(self._levels_kept_K[:, None]).bitwise_right_shift_(15)
         return mask_KN.to(_BITS[x.element_size()]).reshape(x.shape)
+
+
+class _HostWords:
+    """Random 64-bit words from NumPy: quicker than torch's, and what a part does not need is skipped, not drawn."""
+
+    def __init__(self, seed: int) -> None:
+        self._bits = np.random.PCG64(seed)
+        self._generator = np.random.Generator(self._bits)
+        self._marked = self._bits.state
+
+    def mark(self) -> None:
+        self._marked = self._bits.state
+
+    def rewind(self) -> None:
+        self._bits.state = self._marked
+
+    def draw(self, into: torch.Tensor, drawn: range, total: int) -> None:
+        """Fill with the words ``drawn`` of the next ``total``."""
+        self._bits.advance(drawn.start)
+        words = self._generator.integers(0, 2**64 - 1, len(drawn), dtype=np.uint64, endpoint=True)
+        into.copy_(torch.from_numpy(words.view(np.int64)))
+        self._bits.advance(total - drawn.stop)
+
+
+class _DeviceWords:
+    """Random 64-bit words drawn where they are used."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self._generator = torch.Generator(device).manual_seed(seed)
+        self._marked = self._generator.get_state()
+
+    def mark(self) -> None:
+        self._marked = self._generator.get_state()
+
+    def rewind(self) -> None:
+        self._generator.set_state(self._marked)
+
+    def draw(self, into: torch.Tensor, drawn: range, total: int) -> None:
+        """Fill with the words ``drawn`` of the next ``total``."""
+        words = torch.empty(total, dtype=torch.int64, device=into.device)
+        into.copy_(words.random_(-(2**63), None, generator=self._generator)[drawn.start : drawn.stop])
 
 
 def keep(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

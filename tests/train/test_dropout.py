@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
-from sweeper.train.dropout import LaneDropout, keep, keep_, keep_share
+from sweeper.train.dropout import LaneDropout, _DeviceWords, _HostWords, keep, keep_, keep_share
 from sweeper.train.packed import LoraSegment
 from tests.train.tiny import CPU, Data, build_pack, outputs, spec, start, token_rows, train
 
@@ -123,3 +125,31 @@ def test_each_chunk_has_masks_of_its_own(dropout, is_the_same):
     lane.parameters.normal_(generator=torch.Generator().manual_seed(3))
     one, other = train(pack, [lane], data, 2)[0].tolist()
     assert (one == pytest.approx(other, rel=1e-5)) is is_the_same
+
+
+@pytest.mark.parametrize("num_parts", [2, 4, 8])
+def test_parts_of_a_micro_batch_see_the_masks_of_the_whole(num_parts):
+    """Also where a part ends within a random word, and layer after layer."""
+    lanes, rows, widths = 2, 8, (7, 16, 3)
+    whole = LaneDropout([0.5, 0.2], [1, 2], CPU)
+    expected = [whole.mask(torch.ones(lanes * rows, width)).view(lanes, rows, width) for width in widths]
+    divided = LaneDropout([0.5, 0.2], [1, 2], CPU)
+    size = rows // num_parts
+    for part in range(num_parts):
+        divided.begin(part, num_parts)
+        for width, masks in zip(widths, expected, strict=True):
+            seen = divided.mask(torch.ones(lanes * size, width)).view(lanes, size, width)
+            assert torch.equal(seen, masks[:, part * size : (part + 1) * size])
+
+
+@pytest.mark.parametrize("make", [_HostWords, partial(_DeviceWords, device=CPU)])
+def test_words_that_are_skipped_are_those_that_would_have_been_drawn(make):
+    whole, picked = torch.empty(20, dtype=torch.int64), torch.empty(5, dtype=torch.int64)
+    make(3).draw(whole, range(20), 20)
+    words = make(3)
+    words.mark()
+    for _ in range(2):
+        words.draw(picked, range(10, 15), 20)
+        assert torch.equal(picked, whole[10:15])
+        words.rewind()
+    assert len(set(whole.tolist())) == 20
