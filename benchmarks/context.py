@@ -23,8 +23,8 @@ class Sizes:
     tuned_trials: int = 2
     ray_trials: int = 2
     quality_trials: int = 24
-    """Of the peers. Ours stops most trials early, so it is given twice as many."""
-    quality_ours: int = 48
+    """Of the peers. Ours stops most trials early, so it is given more."""
+    quality_ours: int = 40
     quality_seeds: tuple[int, ...] = (0, 1)
     quality_peers: tuple[str, ...] = ("tuned",)
     memory_trials: int = 8

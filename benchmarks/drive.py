@@ -136,12 +136,11 @@ class _Worker:
 
         self._open(rungs=())
         settings = [dict(SETTING) | {"lora.r": rank} for rank in ranks]
-        request = ChunkRequest(admit=self._admissions(settings, seed=0), evict=self._held)
-        self._held = tuple(admission.spec.number for admission in request.admit)
-        _check(self._worker.answer(request))  # the first chunk compiles products
+        self._begin(settings)
         begin = time.perf_counter()
         _check(self._worker.answer(ChunkRequest()))
         elapsed_s = time.perf_counter() - begin
+        self._begin(settings)
         with OperatorTimes(len(ranks)) as times:
             report = self._worker.answer(ChunkRequest())
         _check(report)
@@ -150,6 +149,14 @@ class _Worker:
             "elapsed_s": elapsed_s,
             "rows": sum(cost.rows for cost in report.costs.values()),
         }
+
+    def _begin(self, settings: Sequence[Mapping[str, Any]]) -> None:
+        """Put fresh lanes in the place of those there are, and train their first chunk: it compiles products."""
+        from sweeper.types import ChunkRequest
+
+        admitted = self._admissions(settings, seed=0)
+        _check(self._worker.answer(ChunkRequest(admit=admitted, evict=self._held)))
+        self._held = tuple(admission.spec.number for admission in admitted)
 
     def products(self, *, lanes: int, seconds: float) -> Row:
         """Return the rate of plain products of the engine's shapes in its number type, one after the other."""

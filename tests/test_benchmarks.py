@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import long_run
 from benchmarks.arithmetic import (
@@ -25,8 +26,9 @@ from benchmarks.arithmetic import (
     trials_per_hour,
 )
 from benchmarks.commands import PssSampler, run_command
+from benchmarks.operators import KINDS, OperatorTimes, kind_of
 from benchmarks.record import Results
-from benchmarks.sections import equal_work, language_model, layout, limit, memory, parity, quality, throughput
+from benchmarks.sections import equal_work, language_model, layout, limit, memory, parity, profile, quality, throughput
 
 ROOT = Path(__file__).parents[1]
 
@@ -226,6 +228,41 @@ def test_limit_adds_the_rates_of_the_workers_and_takes_the_mean_of_before_and_af
     row = limit._row(products, [loop, loop], slower)
     assert row == {"limit": 16.0, "needed": 8.0, "performed": 10.0}
     assert "50.0%" in limit.render([{**row, "dataset": "trec", "lanes": 8, "dtype": "bfloat16"}])
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes", "is_integer", "kind"),
+    [
+        ("mm", [(128, 384), (384, 1536)], False, "frozen"),
+        ("_linear_pointwise", [(128, 384), (1536, 384), (1536,)], False, "frozen"),
+        ("bmm", [(8, 160, 384), (8, 384, 16)], False, "adapters"),
+        ("baddbmm_", [(8, 160, 384), (8, 160, 16), (8, 16, 384)], False, "adapters"),
+        ("bmm", [(1536, 13, 32), (1536, 32, 16)], False, "attention"),
+        ("sub_", [(8, 4096), (8, 1)], True, "dropout"),
+        ("sub_", [(8, 4096), (8, 1)], False, "other"),
+        ("_fused_adamw_", [], False, "optimizer"),
+        ("gelu_backward", [(8, 4), (8, 4)], False, "elementwise"),
+        ("view", [(8, 4)], False, "other"),
+    ],
+)
+def test_operators_are_told_apart_by_name_and_shape(name, shapes, is_integer, kind):
+    assert kind_of(name, shapes, num_lanes=8, is_integer=is_integer) == kind
+
+
+def test_operators_of_the_backward_pass_are_counted_too():
+    weight = torch.randn(4, 4, requires_grad=True)
+    with OperatorTimes(1) as times:
+        torch.mm(torch.randn(2, 4), weight).sum().backward()
+    assert times.calls["frozen"] == 2
+    assert times.seconds["frozen"] > 0
+
+
+def test_profile_leaves_what_no_operator_accounts_for():
+    kinds = {kind: {"seconds": 1.0, "calls": 10} for kind in KINDS}
+    row = {"dataset": "trec", "ranks": [1, 8], "elapsed_s": len(KINDS) + 3.0, "rows": 100, "kinds": kinds}
+    text = profile.render([row])
+    assert line_of(text, "products with frozen") == "| products with frozen weights | 10.0% | 10 | 10 |"
+    assert line_of(text, "what no operator") == "| what no operator accounts for | 30.0% | 30 |  |"
 
 
 def test_parity_shows_three_differences():

@@ -19,8 +19,6 @@ from benchmarks.sections.throughput import open_drivers, together
 
 __all__ = ["render", "run"]
 
-_CHUNKS = 2
-
 
 def run(context: Context) -> None:
     """Measure each dataset."""
@@ -31,7 +29,7 @@ def run(context: Context) -> None:
             drivers = open_drivers(context, stack, dataset=dataset, workers=2, threads=1)
             together(drivers, {"do": "train", "lanes": 1, "chunks": 1})
             before = together(drivers, products)
-            loops = together(drivers, {"do": "train", "lanes": lanes, "chunks": _CHUNKS})
+            loops = together(drivers, {"do": "train", "lanes": lanes, "chunks": 1})
             after = together(drivers, products)
         row = _row(before, loops, after)
         row |= {"dataset": dataset, "lanes": lanes, "dtype": before[0]["dtype"]}

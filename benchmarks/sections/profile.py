@@ -19,14 +19,15 @@ __all__ = ["render", "run"]
 
 
 def run(context: Context) -> None:
-    """Measure each dataset."""
+    """Measure one dataset."""
     ranks = list(context.sizes.profile_ranks)
-    for dataset in context.sizes.datasets:
-        with ExitStack() as stack:
-            drivers = open_drivers(context, stack, dataset=dataset, workers=2, threads=1)
-            answers = together(drivers, {"do": "profile", "ranks": ranks})
-        context.results.append("profile", _sum(answers) | {"dataset": dataset, "ranks": ranks})
-        context.say(f"profile, {dataset}: {_share(answers):.0%} of a step are products with frozen weights")
+    with ExitStack() as stack:
+        drivers = open_drivers(context, stack, dataset=context.dataset, workers=2, threads=1)
+        answers = together(drivers, {"do": "profile", "ranks": ranks})
+    row = _sum(answers) | {"dataset": context.dataset, "ranks": ranks}
+    context.results.append("profile", row)
+    share = row["kinds"]["frozen"]["seconds"] / row["elapsed_s"]
+    context.say(f"profile, {context.dataset}: {share:.0%} of a step are products with frozen weights")
 
 
 def _sum(answers: Sequence[Row]) -> Row:
@@ -37,29 +38,16 @@ def _sum(answers: Sequence[Row]) -> Row:
     return {"kinds": kinds} | {name: sum(answer[name] for answer in answers) for name in ("elapsed_s", "rows")}
 
 
-def _share(answers: Sequence[Row]) -> float:
-    row = _sum(answers)
-    return float(row["kinds"]["frozen"]["seconds"] / row["elapsed_s"])
-
-
 def render(rows: Sequence[Row]) -> str:
     """Return shares of a step."""
-    header = ["kind", *(f"{row['dataset']}, share" for row in rows), *(f"{row['dataset']}, ms a row" for row in rows)]
+    (row,) = rows[-1:]
+    found = {name: row["kinds"][kind] for kind, name in KINDS.items()}
+    left_s = row["elapsed_s"] - sum(kind["seconds"] for kind in found.values())
+    found["what no operator accounts for"] = {"seconds": left_s, "calls": ""}
     lines = [
-        [
-            name,
-            *(f"{row['kinds'][kind]['seconds'] / row['elapsed_s']:.1%}" for row in rows),
-            *(1e3 * row["kinds"][kind]["seconds"] / row["rows"] for row in rows),
-        ]
-        for kind, name in KINDS.items()
+        [name, f"{kind['seconds'] / row['elapsed_s']:.1%}", 1e3 * kind["seconds"] / row["rows"], kind["calls"]]
+        for name, kind in found.items()
     ]
-    rest = [row["elapsed_s"] - sum(kind["seconds"] for kind in row["kinds"].values()) for row in rows]
-    lines.append(
-        [
-            "what no operator accounts for",
-            *(f"{left / row['elapsed_s']:.1%}" for left, row in zip(rest, rows, strict=True)),
-            *(1e3 * left / row["rows"] for left, row in zip(rest, rows, strict=True)),
-        ]
-    )
-    ranks = ", ".join(str(rank) for rank in rows[0]["ranks"]) if rows else ""
-    return f"{table(header, lines)}\n\nTwo workers at work, each a pack with a lane at each of the ranks {ranks}."
+    ranks = ", ".join(str(rank) for rank in row["ranks"])
+    note = f"Dataset {row['dataset']}; two workers at work, each a pack with a lane at each of the ranks {ranks}."
+    return f"{table(['kind', 'share of a step', 'ms a row', 'calls'], lines)}\n\n{note}"

@@ -29,7 +29,7 @@ def run(context: Context) -> None:
                 drivers = open_drivers(context, stack, dataset=dataset, workers=workers, threads=threads)
                 together(drivers, {"do": "train", "lanes": 1, "chunks": 1})
                 for lanes in context.sizes.lanes:
-                    answers = together(drivers, {"do": "train", "lanes": lanes, "chunks": 3 if lanes <= 2 else 1})
+                    answers = together(drivers, {"do": "train", "lanes": lanes, "chunks": 2 if lanes <= 2 else 1})
                     row = _row(answers)
                     row |= {"dataset": dataset, "workers": workers, "threads": threads, "lanes": lanes}
                     context.results.append("throughput", row)
