@@ -25,7 +25,7 @@ class Sizes:
     quality_trials: int = 24
     """Of the peers. Ours stops most trials early, so it is given more."""
     quality_ours: int = 40
-    quality_seeds: tuple[int, ...] = (0, 1)
+    quality_seeds: tuple[int, ...] = (0, 1, 2)
     quality_peers: tuple[str, ...] = ("tuned",)
     memory_trials: int = 8
     memory_steps: int = 6
@@ -48,7 +48,6 @@ FORMS = {
         default_trials=2,
         memory_forms=("default", "tuned"),
         quality_peers=("tuned", "default", "ray"),
-        quality_seeds=(0, 1, 2),
     ),
     "short": Sizes(
         repetitions=1,

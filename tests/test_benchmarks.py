@@ -172,6 +172,7 @@ def quality_row(contender, trials, *, wall_s, run="r", form="standard"):
         "seed": 0,
         "form": form,
         "dataset": "trec",
+        "validation_rows": 400,
         "wall_s": wall_s,
         "trials": trials,
     }
@@ -190,7 +191,17 @@ def test_seed_that_does_not_reach_the_target_counts_as_never():
         quality_row("sweeper", [trial(0, 50, accuracy=0.80)], wall_s=60),
         quality_row("default", [trial(0, 900, accuracy=0.84)], wall_s=1000),
     ]
-    assert "never | never | 0 of 1" in line_of(quality.render(rows), "sweeper")
+    assert line_of(quality.render(rows), "sweeper").endswith("never | never | 0 of 1 | never | never | 0 of 1 |")
+
+
+def test_score_within_a_standard_error_of_the_target_has_its_own_columns():
+    rows = [
+        quality_row("sweeper", [trial(0, 50, accuracy=0.83), trial(0, 70, accuracy=0.835)], wall_s=80),
+        quality_row("default", [trial(0, 900, accuracy=0.84)], wall_s=1000),
+    ]
+    text = quality.render(rows)
+    assert "time to 0.8400, s | share | reached in | time to 0.8217, s" in text  # sqrt(0.84 * 0.16 / 400) = 0.0183
+    assert line_of(text, "sweeper").endswith("never | never | 0 of 1 | 50 | 1/20.0 | 1 of 1 |")
 
 
 def test_recorded_peer_is_stretched_to_the_present_machine(tmp_path):
