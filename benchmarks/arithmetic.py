@@ -15,7 +15,6 @@ __all__ = [
     "LinearShape",
     "Paired",
     "best_so_far",
-    "class_lengths",
     "forward_and_backward_flops",
     "median_ratio",
     "paired_difference",
@@ -72,9 +71,10 @@ def time_to_reach(curve: Sequence[tuple[float, float]], target: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """A mean difference with its 95 % interval."""
+    """A mean difference with its 95 % interval, and the median, which one odd pair does not move."""
 
     mean: float
+    median: float
     low: float
     high: float
     deviation: float
@@ -87,19 +87,7 @@ def paired_difference(ones: Sequence[float], others: Sequence[float]) -> Paired:
     differences = [one - other for one, other in zip(ones, others, strict=True)]
     middle, deviation = mean(differences), stdev(differences)
     half = float(t.ppf(0.975, len(differences) - 1)) * deviation / math.sqrt(len(differences))
-    return Paired(middle, middle - half, middle + half, deviation)
-
-
-def class_lengths(lengths: Sequence[int], num_classes: int) -> list[int]:
-    """Return the padded length of each micro-batch of a chunk, shortest first.
-
-    Rows sorted by length make as many classes of (nearly) equal size as a chunk has micro-batches, the larger classes
-    first; each is padded to its longest row: what sweeper.train.batches deals.
-    """
-    ordered = sorted(lengths)
-    size, larger = divmod(len(ordered), num_classes)
-    ends = [(index + 1) * size + min(index + 1, larger) for index in range(num_classes)]
-    return [ordered[end - 1] for end in ends]
+    return Paired(middle, median(differences), middle - half, middle + half, deviation)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.arithmetic import LinearShape, class_lengths, forward_and_backward_flops, product_flops
+from benchmarks.arithmetic import LinearShape, forward_and_backward_flops, product_flops
 from benchmarks.record import Row
 from sweeper.execute.process import worker_environment
 
@@ -96,10 +96,9 @@ class _Worker:
         )
         self._worker: Any = make_worker(setup, 0)
         self.notes = self._worker.start().notes
-        record = self._inputs.plan.record
-        self._micro_batch, self._num_chunks = record.micro_batch, record.num_chunks
+        self._num_chunks = self._inputs.plan.record.num_chunks
         self._lengths = list(self._inputs.rows.train["length"])
-        self._class_lengths = class_lengths(self._lengths, record.rows_per_chunk // record.micro_batch)
+        self._padded = _padded_lengths(self._lengths, self._inputs.plan.opening)
         self._next = 0
         self._rungs: tuple[int, ...] | None = None
         self._held: tuple[int, ...] = ()
@@ -124,7 +123,7 @@ class _Worker:
                     "rows": sum(cost.rows for cost in report.costs.values()),
                     "tokens": sum(cost.tokens for cost in report.costs.values()),
                     "flops_needed": lanes * self._needed_flops(),
-                    "flops_performed": lanes * self._micro_batch * self._flops(self._class_lengths),
+                    "flops_performed": lanes * self._flops(self._padded),
                 }
             )
         return {"chunks": measured, "tokens_per_step": self._rows_per_step(lanes)}
@@ -215,12 +214,11 @@ class _Worker:
 
     def _rows_per_step(self, lanes: int) -> float:
         """Return the padded tokens of a mean step: the rows of its products."""
-        return lanes * self._micro_batch * sum(self._class_lengths) / len(self._class_lengths)
+        return lanes * self._inputs.plan.record.micro_batch * sum(self._padded) / len(self._padded)
 
     def _needed_flops(self) -> float:
         """Return the operations of a lane's mean chunk: each chunk is a stratified part of the training rows."""
-        share = self._micro_batch * len(self._class_lengths) / len(self._lengths)
-        return share * self._flops(self._lengths)
+        return len(self._padded) / len(self._lengths) * self._flops(self._lengths)
 
     def _flops(self, lengths: Sequence[int]) -> float:
         config = self._model_config()
@@ -265,6 +263,28 @@ class _Worker:
 def layer_sizes(layer: LinearShape) -> tuple[int, int]:
     """Return both widths of a layer."""
     return layer.num_in, layer.num_out
+
+
+def _padded_lengths(lengths: Sequence[int], opening: Any) -> list[int]:
+    """Return what each row of a chunk is padded to."""
+    import numpy as np
+
+    from sweeper.train.batches import length_classes
+    from sweeper.train.chunks import ChunkPlan
+
+    plan = ChunkPlan.of(
+        len(lengths),
+        micro_batch=opening.micro_batch,
+        chunks_per_epoch=opening.chunks_per_epoch,
+        epochs=opening.epochs,
+    )
+    classes = length_classes(np.array(lengths), plan, np.random.default_rng(0))
+    passes = [
+        (max(lengths[row] for row in members), plan.micro_batch // len(narrow))
+        for narrow in classes
+        for members in narrow
+    ]
+    return [length for length, num_rows in passes for _ in range(num_rows)]
 
 
 def _check(report: Any) -> None:

@@ -65,7 +65,7 @@ def render(rows: Sequence[Row]) -> str:
         (f"packed with {_DROPOUT} - packed", [row["packed_model_dropout"] for row in rows], packed),
     ):
         found = paired_difference(ones, others)
-        interval = f"{found.low:+.4f} to {found.high:+.4f}"
-        lines.append([name, len(rows), f"{found.mean:+.4f}", interval, f"{found.deviation:.4f}"])
-    header = ["difference of validation accuracy", "settings", "mean", "95 % interval", "deviation of a pair"]
+        interval, median = f"{found.low:+.4f} to {found.high:+.4f}", f"{found.median:+.4f}"
+        lines.append([name, len(rows), f"{found.mean:+.4f}", interval, median, f"{found.deviation:.4f}"])
+    header = ["difference of validation accuracy", "settings", "mean", "95 % interval", "median", "deviation of a pair"]
     return table(header, lines)

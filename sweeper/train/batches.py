@@ -1,14 +1,16 @@
 """Which rows a lane trains on, chunk by chunk, and the batches of an evaluation.
 
 Rows are sorted by length into as many classes as a chunk has micro-batches, and each micro-batch takes its rows from
-its own class. So all chunks have the same sequence of lengths, lanes at different chunks still train side by side
-without padding waste, and a class's padded length is a constant: nothing depends on who else is in the pack. The
-order depends on the seed alone, the same for all trials of a study (common random numbers).
+its own class. A class of long rows is sorted into narrower ones again, and its micro-batches are trained in passes, one
+from each: less memory, less padding. So all chunks have the same sequence of lengths, lanes at different chunks still
+train side by side without padding waste, and a pass's padded length is a constant: nothing depends on who else is in
+the pack. The order depends on the seed alone, the same for all trials of a study (common random numbers).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,12 +18,22 @@ import torch
 from sweeper.tasks.base import Batch, Examples
 from sweeper.train.chunks import ChunkPlan
 
-__all__ = ["EvaluationBatches", "TrainingRows"]
+__all__ = ["EvaluationBatches", "Pass", "TrainingRows", "length_classes"]
 
 _TOKENS_PER_PASS = 240
 """Of one lane on a CPU: eight lanes are no faster with more (measured), but need more memory."""
 _FULL_LENGTH = 128
 """Tokens of a row up to which evaluation batches have their full number of rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """Rows of a micro-batch that are trained at once."""
+
+    rows: slice
+    """Which of the micro-batch."""
+    length: int
+    """Tokens that they are padded to."""
 
 
 class TrainingRows:
@@ -45,8 +57,10 @@ class TrainingRows:
         self._targets = torch.as_tensor(examples.targets)
         self._weights = torch.as_tensor(examples.weights, dtype=torch.float32)
         self._device = device
-        self._classes = self._length_classes()
-        self.class_lengths = [int(self._lengths[members].max()) for members in self._classes]
+        generator = np.random.default_rng([seed, 0xC1A55])
+        classes = length_classes(self._lengths, plan, generator)
+        self._classes = [classes[i] for i in generator.permutation(len(classes))]
+        self._passes = [self._passes_of(narrow) for narrow in self._classes]
 
     def chunk(self, chunk: int) -> np.ndarray:
         """Return the rows of a chunk as ``[micro-batches, micro_batch]`` indices.
@@ -55,16 +69,15 @@ class TrainingRows:
             chunk: Counted from 0.
         """
         epoch, part = divmod(chunk, self.plan.chunks_per_epoch)
-        first = part * self.plan.micro_batch
         dealt = []
-        for index, members in enumerate(self._classes):
-            order = np.random.default_rng([self._seed, epoch, index]).permutation(members)
-            dealt.append(order[first : first + self.plan.micro_batch])
+        for index, narrow in enumerate(self._classes):
+            generator, size = np.random.default_rng([self._seed, epoch, index]), self.plan.micro_batch // len(narrow)
+            orders = [generator.permutation(members) for members in narrow]
+            dealt.append(np.concatenate([order[part * size : (part + 1) * size] for order in orders]))
         return np.stack(dealt)
 
-    def batch(self, index: int, rows: np.ndarray) -> Batch:
-        """Return a batch of rows of length class ``index``, padded to that class's length."""
-        length = self.class_lengths[index]
+    def batch(self, rows: np.ndarray, length: int) -> Batch:
+        """Return a batch of rows, padded to ``length`` tokens."""
         picked = torch.from_numpy(rows)
         return Batch(
             self._ids_NT[picked, :length].to(self._device, non_blocking=True),
@@ -72,14 +85,9 @@ class TrainingRows:
             self._targets[picked].to(self._device, non_blocking=True),
         )
 
-    def passes(self, index: int) -> int:
-        """Return in how many equal parts micro-batch ``index`` is trained; more than one on a CPU only."""
-        passes, rows = 1, self.plan.micro_batch
-        if self._device.type != "cpu":
-            return passes
-        while rows % (passes * 2) == 0 and rows // passes * self.class_lengths[index] > _TOKENS_PER_PASS:
-            passes *= 2
-        return passes
+    def passes(self, index: int) -> Sequence[Pass]:
+        """Return the passes in which micro-batch ``index`` is trained; more than one on a CPU only."""
+        return self._passes[index]
 
     def weights(self, rows: np.ndarray) -> torch.Tensor:
         """Return what rows count in a mean loss, of the shape of ``rows``."""
@@ -89,12 +97,39 @@ class TrainingRows:
         """Return the real tokens of rows."""
         return int(self._lengths[rows].sum())
 
-    def _length_classes(self) -> list[np.ndarray]:
-        generator = np.random.default_rng([self._seed, 0xC1A55])
-        shuffled = generator.permutation(len(self._lengths))
-        ascending = shuffled[np.argsort(self._lengths[shuffled], kind="stable")]
-        classes = np.array_split(ascending, self.plan.micro_batches)
-        return [classes[i] for i in generator.permutation(len(classes))]
+    def _passes_of(self, narrow: Sequence[np.ndarray]) -> list[Pass]:
+        lengths = [int(self._lengths[members].max()) for members in narrow]
+        if self._device.type != "cpu":
+            return [Pass(slice(self.plan.micro_batch), max(lengths))]
+        size = self.plan.micro_batch // len(narrow)
+        return [Pass(slice(first * size, (first + 1) * size), length) for first, length in enumerate(lengths)]
+
+
+def length_classes(lengths: np.ndarray, plan: ChunkPlan, generator: np.random.Generator) -> list[list[np.ndarray]]:
+    """Sort rows by length into a class for each micro-batch of a chunk, and long classes into narrower ones.
+
+    Args:
+        lengths: Tokens of each row.
+        plan: How the rows divide.
+        generator: Decides between rows of one length.
+
+    Returns:
+        For each class, shortest first, the rows of its narrower classes.
+    """
+    shuffled = generator.permutation(len(lengths))
+    ascending = shuffled[np.argsort(lengths[shuffled], kind="stable")]
+    return [
+        np.array_split(members, _num_passes(int(lengths[members].max()), plan.micro_batch))
+        for members in np.array_split(ascending, plan.micro_batches)
+    ]
+
+
+def _num_passes(length: int, num_rows: int) -> int:
+    """Return in how many equal parts ``num_rows`` rows are trained on a CPU."""
+    passes = 1
+    while num_rows % (passes * 2) == 0 and num_rows // passes * length > _TOKENS_PER_PASS:
+        passes *= 2
+    return passes
 
 
 class EvaluationBatches:

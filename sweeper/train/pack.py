@@ -7,7 +7,7 @@ leaves them as they were. Lanes never see each other's rows, generators, losses 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,12 +115,7 @@ class Pack:
         shares_KM = torch.cat([bucket.shares(part) for bucket, part in _split(buckets, weights_KM)]).to(self.device)
         losses_K = torch.zeros(len(lanes), device=self.device)
         for index in range(plan.micro_batches):
-            passes = max(parts, rows.passes(index))
-            for part, picked_KB in enumerate(np.array_split(order_KMB[:, index], passes, axis=1)):
-                for dropout in (self._state.dropout, self._state.base_dropout):
-                    if dropout is not None:
-                        dropout.begin(part, passes)
-                batch = rows.batch(index, picked_KB.ravel())
+            for batch in self._batches(rows, index, order_KMB[:, index], parts):
                 loss_K = row_loss(self._model, batch).view(len(lanes), -1).sum(1)
                 (loss_K * shares_KM[:, index]).sum().backward()  # type: ignore[no-untyped-call]
                 losses_K += loss_K.detach()
@@ -131,6 +126,17 @@ class Pack:
         means = (losses_K.cpu() / weights_KM.sum(1)).tolist()
         tokens = [rows.num_tokens(chunk) for chunk in order_KMB]
         return [ChunkOutcome(m, plan.rows_per_chunk, t) for m, t in zip(means, tokens, strict=True)]
+
+    def _batches(self, rows: TrainingRows, index: int, order_KB: np.ndarray, parts: int) -> Iterator[Batch]:
+        """Yield micro-batch ``index`` in its passes, and those in more parts where ``parts`` in all are wanted."""
+        passes = rows.passes(index)
+        per_pass = max(1, parts // len(passes))
+        for one in passes:
+            for part, picked_KB in enumerate(np.array_split(order_KB[:, one.rows], per_pass, axis=1)):
+                for dropout in (self._state.dropout, self._state.base_dropout):
+                    if dropout is not None:
+                        dropout.begin(part, per_pass)
+                yield rows.batch(picked_KB.ravel(), one.length)
 
     @torch.no_grad()
     def predict(

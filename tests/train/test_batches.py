@@ -20,13 +20,17 @@ def evaluation(rows, batch_size=4):
     return EvaluationBatches(examples(rows), batch_size=batch_size, pad_token_id=PAD, device=CPU)
 
 
+def batches(rows, chunk, index):
+    """Return what is trained of a micro-batch, pass by pass."""
+    return [rows.batch(rows.chunk(chunk)[index][one.rows], one.length) for one in rows.passes(index)]
+
+
 def test_every_chunk_has_the_same_sequence_of_lengths():
     rows = training()
-    shapes = [
-        [rows.batch(index, picked).ids.shape for index, picked in enumerate(rows.chunk(chunk))] for chunk in range(10)
-    ]
-    assert all(shape == shapes[0] for shape in shapes)
-    assert len({shape[1] for shape in shapes[0]}) > 2
+    lengths = [max(map(len, ids)) for ids in np.array_split(np.array(sorted(token_rows(100), key=len), object), 5)]
+    for chunk in range(10):
+        shapes = [[b.ids.shape for b in batches(rows, chunk, index)] for index in range(5)]
+        assert sorted(shapes) == [[(4, length)] for length in lengths]
 
 
 def test_a_micro_batch_holds_rows_of_like_length():
@@ -34,8 +38,8 @@ def test_a_micro_batch_holds_rows_of_like_length():
     for chunk in range(10):
         for index, picked in enumerate(rows.chunk(chunk)):
             of_batch = [lengths[row] for row in picked]
-            assert max(of_batch) <= rows.class_lengths[index]
-            assert rows.class_lengths[index] - min(of_batch) <= 3
+            (only,) = rows.passes(index)
+            assert only.length - 3 <= min(of_batch) <= max(of_batch) <= only.length
 
 
 @pytest.mark.parametrize("num_rows", [17, 63, 100])
@@ -111,7 +115,7 @@ def test_a_batch_is_padded_and_masked():
         pad_token_id=PAD,
         device=CPU,
     )
-    tokens, mask, _ = rows.batch(0, np.array([1, 0]))
+    tokens, mask, _ = rows.batch(np.array([1, 0]), 3)
     assert tokens.tolist() == [[8, PAD, PAD], [5, 6, 7]]
     assert mask.tolist() == [[1, 0, 0], [1, 1, 1]]
     assert rows.num_tokens(np.array([1, 0])) == 4
@@ -147,17 +151,54 @@ def test_predictions_come_in_the_order_of_the_rows(pack):
     assert not torch.allclose(one_by_one[:, 0], one_by_one[:, 1])
 
 
+def of_lengths(lengths, *, micro_batch=16, chunks_per_epoch=1, device=CPU):
+    plan = ChunkPlan.of(len(lengths), micro_batch=micro_batch, chunks_per_epoch=chunks_per_epoch, epochs=2)
+    return TrainingRows(examples([[4] * n for n in lengths]), plan, seed=0, pad_token_id=PAD, device=device)
+
+
 def test_long_micro_batches_are_trained_in_passes_that_depend_on_their_length_alone():
-    plan = ChunkPlan.of(48, micro_batch=16, chunks_per_epoch=1, epochs=1)
-    lengths = [8] * 16 + [40] * 16 + [100] * 16
-    rows = TrainingRows(examples([[4] * n for n in lengths]), plan, seed=0, pad_token_id=PAD, device=CPU)
-    assert {length: rows.passes(i) for i, length in enumerate(rows.class_lengths)} == {8: 1, 40: 4, 100: 8}
+    rows = of_lengths([8] * 16 + [40] * 16 + [100] * 16)
+    found = {passes[0].length: len(passes) for passes in map(rows.passes, range(3))}
+    assert found == {8: 1, 40: 4, 100: 8}
+
+
+def test_a_pass_has_the_length_of_its_own_rows():
+    lengths = [12] * 32 + [*range(21, 53)]
+    rows = of_lengths(lengths, chunks_per_epoch=2)
+    (long,) = (index for index in range(2) if rows.passes(index)[0].length > 12)
+    assert [(one.rows.start, one.rows.stop, one.length) for one in rows.passes(long)] == [
+        (0, 4, 28),
+        (4, 8, 36),
+        (8, 12, 44),
+        (12, 16, 52),
+    ]
+    for chunk in range(4):
+        for one, batch in zip(rows.passes(long), batches(rows, chunk, long), strict=True):
+            real = batch.mask.sum(1)
+            assert len(real) == 4
+            assert (one.length - 8 < real).all()
+            assert (real <= one.length).all()
+
+
+def test_passes_lose_no_row_and_repeat_none():
+    rows = of_lengths([*range(20, 52)], chunks_per_epoch=2)
+    seen = np.concatenate([rows.chunk(chunk).ravel() for chunk in (0, 1)])
+    assert sorted(seen.tolist()) == list(range(32))
+
+
+def test_a_device_with_memory_of_its_own_trains_a_micro_batch_at_once():
+    lengths = [*range(20, 52)]
+    there, here = of_lengths(lengths, device=torch.device("meta")), of_lengths(lengths)
+    assert sorted((one.rows, one.length) for i in range(2) for one in there.passes(i)) == [
+        (slice(16), 35),
+        (slice(16), 51),
+    ]
+    assert np.array_equal(there.chunk(0), here.chunk(0))
 
 
 def test_a_micro_batch_that_cannot_be_divided_evenly_is_trained_whole():
-    plan = ChunkPlan.of(15, micro_batch=15, chunks_per_epoch=1, epochs=1)
-    rows = TrainingRows(examples([[4] * 100] * 15), plan, seed=0, pad_token_id=PAD, device=CPU)
-    assert rows.passes(0) == 1
+    rows = of_lengths([100] * 15, micro_batch=15)
+    assert len(rows.passes(0)) == 1
 
 
 def test_evaluation_batches_of_long_rows_are_smaller():

@@ -166,7 +166,8 @@ def train_with_peft(kind, trial, data, chunks):
         batches = list(enumerate(data.rows.chunk(chunk)))
         for group in [batches[i : i + window] for i in range(0, len(batches), window)]:
             for index, picked in group:
-                ids, mask, _ = data.rows.batch(index, picked)
+                (only,) = data.rows.passes(index)
+                ids, mask, _ = data.rows.batch(picked, only.length)
                 logits = model(input_ids=ids, attention_mask=mask).logits
                 loss = nn.functional.cross_entropy(logits, data.labels[picked])
                 (loss / len(group)).backward()
