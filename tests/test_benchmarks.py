@@ -263,7 +263,7 @@ def test_profile_leaves_what_no_operator_accounts_for():
     assert line_of(text, "what no operator") == "| what no operator accounts for | 30.0% | 30 |  |"
 
 
-def test_parity_shows_three_differences():
+def test_parity_shows_what_ours_and_stock_differ_by():
     rows = [
         {
             "packed": 0.8 + i / 100,
@@ -274,7 +274,8 @@ def test_parity_shows_three_differences():
         for i in range(4)
     ]
     assert "+0.0100" in line_of(parity.render(rows), "packed - stock")
-    assert "+0.0200" in line_of(parity.render(rows), "packed with model.dropout=0.1")
+    assert "+0.0200" in line_of(parity.render(rows), "packed with model.dropout=0.1 - packed")
+    assert "+0.0300" in line_of(parity.render(rows), "packed with model.dropout=0.1 - stock")
 
 
 def test_layout_is_told_against_one_process():
