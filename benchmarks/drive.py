@@ -98,7 +98,7 @@ class _Worker:
         self.notes = self._worker.start().notes
         self._num_chunks = self._inputs.plan.record.num_chunks
         self._lengths = list(self._inputs.rows.train["length"])
-        self._padded = _padded_lengths(self._lengths, self._inputs.plan.opening)
+        self._padded = self._inputs.padded_lengths()
         self._next = 0
         self._rungs: tuple[int, ...] | None = None
         self._held: tuple[int, ...] = ()
@@ -263,28 +263,6 @@ class _Worker:
 def layer_sizes(layer: LinearShape) -> tuple[int, int]:
     """Return both widths of a layer."""
     return layer.num_in, layer.num_out
-
-
-def _padded_lengths(lengths: Sequence[int], opening: Any) -> list[int]:
-    """Return what each row of a chunk is padded to."""
-    import numpy as np
-
-    from sweeper.train.batches import length_classes
-    from sweeper.train.chunks import ChunkPlan
-
-    plan = ChunkPlan.of(
-        len(lengths),
-        micro_batch=opening.micro_batch,
-        chunks_per_epoch=opening.chunks_per_epoch,
-        epochs=opening.epochs,
-    )
-    classes = length_classes(np.array(lengths), plan, np.random.default_rng(0))
-    passes = [
-        (max(lengths[row] for row in members), plan.micro_batch // len(narrow))
-        for narrow in classes
-        for members in narrow
-    ]
-    return [length for length, num_rows in passes for _ in range(num_rows)]
 
 
 def _check(report: Any) -> None:

@@ -40,6 +40,22 @@ class Inputs:
         """Training rows that a trial of ours sees in an epoch: its chunks are full, so a few rows wait each time."""
         return self.plan.record.rows_per_chunk * self.config.settings.train.chunks_per_epoch
 
+    def padded_lengths(self) -> list[int]:
+        """Return what each row of a chunk of ours is padded to on a CPU."""
+        import numpy as np
+
+        from sweeper.train.batches import length_classes
+        from sweeper.train.chunks import ChunkPlan
+
+        opening, lengths = self.plan.opening, np.array(self.rows.train["length"])
+        chunks, epochs = opening.chunks_per_epoch, opening.epochs
+        plan = ChunkPlan.of(len(lengths), micro_batch=opening.micro_batch, chunks_per_epoch=chunks, epochs=epochs)
+        padded: list[int] = []
+        for narrow in length_classes(lengths, plan, np.random.default_rng(0)):
+            for members in narrow:
+                padded += [int(lengths[members].max())] * (plan.micro_batch // len(narrow))
+        return padded
+
 
 def load_inputs(dataset: str, cache: Path, overrides: Sequence[str] = ()) -> Inputs:
     """Fetch, split and tokenise, or take it from the cache.
