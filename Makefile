@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 # every process of every sweep would do it again, for six seconds.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
        --only-binary :all: --no-binary antlr4-python3-runtime --constraint constraints.txt
-COMPILE := PYTHONDONTWRITEBYTECODE= $(BIN)/python -c 'import sweeper.sweep, sweeper.train.worker, sweeper.track.mlflow, analysis.report'
+COMPILE := PYTHONDONTWRITEBYTECODE= $(BIN)/python -c 'import sweeper.sweep.run, sweeper.train.worker, sweeper.track.mlflow, sweeper.analysis.report'
 # Without an NVIDIA driver, PyTorch's CPU build saves gigabytes. TORCH_INDEX= takes what the package index has.
 TORCH_INDEX ?= $(shell [ "$$(uname -sm)" = "Linux x86_64" ] && ! command -v nvidia-smi >/dev/null 2>&1 \
                  && echo https://download.pytorch.org/whl/cpu)

@@ -1,6 +1,6 @@
 """The content of best.json: the best settings of each dataset, what they are compared with, and what they cost.
 
-Everything is a function of the store, so that the same sweep always gives the same file. `analysis.report` writes it,
+Everything is a function of the store, so that the same sweep always gives the same file. `sweeper.analysis.report` writes it,
 and ``sweeper.run`` returns it.
 """
 
@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analysis.compare import (
+from sweeper.analysis.compare import (
     best_trial,
     compare,
     default_trial,
@@ -21,10 +21,11 @@ from analysis.compare import (
     top_trials,
     untuned_value,
 )
-from analysis.load import wall_s
-from analysis.params import shown_params
-from sweeper.space import SearchSpace
-from sweeper.store import SCHEMA_VERSION, TrialStore
+from sweeper.analysis.load import wall_s
+from sweeper.analysis.params import shown_params
+from sweeper.config.space import SearchSpace
+from sweeper.store.serialization import SCHEMA_VERSION
+from sweeper.store.trials import TrialStore
 from sweeper.types import Cost, Phase, StudyRecord, TrialRecord, TrialState
 
 __all__ = ["best_settings", "default_recipe", "trial_summary"]

@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.compare import finite_value
-from analysis.params import alpha
-from sweeper.store import TrialStore
+from sweeper.analysis.compare import finite_value
+from sweeper.analysis.params import alpha
+from sweeper.store.trials import TrialStore
 from sweeper.types import StudyRecord, TrialRecord
 
 __all__ = ["load_trials", "trial_row", "wall_s"]

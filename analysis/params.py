@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sweeper.types import ParamValue, StudyRecord, TrialRecord
+from sweeper.config.values import ParamValue
+from sweeper.types import StudyRecord, TrialRecord
 
 __all__ = ["alpha", "number_text", "params_text", "shown_params"]
 

@@ -1,7 +1,7 @@
 """Writes report.md, best.json and trials.csv of a sweep.
 
 The report is rendered from the very dictionary that best.json holds, so that its numbers cannot differ. It carries no
-time of writing: the same store gives the same files. `sweeper.sweep` calls it at the end of a sweep, ``sweeper export``
+time of writing: the same store gives the same files. `sweeper.sweep.run` calls it at the end of a sweep, ``sweeper export``
 at any time.
 """
 
@@ -15,16 +15,17 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from analysis.best import best_settings, trial_summary
-from analysis.compare import NOISE_ERRORS, top_trials
-from analysis.load import load_trials
-from analysis.params import number_text, params_text
-from analysis.sessions import session_rows
+from sweeper.analysis.best import best_settings, trial_summary
+from sweeper.analysis.compare import NOISE_ERRORS, top_trials
+from sweeper.analysis.load import load_trials
+from sweeper.analysis.params import number_text, params_text
+from sweeper.analysis.sessions import session_rows
+from sweeper.config.space import SEARCHABLE, SearchSpace
+from sweeper.config.values import ParamValue
 from sweeper.failures import POLICIES
-from sweeper.health import read_health
-from sweeper.space import SEARCHABLE, SearchSpace
-from sweeper.store import TrialStore
-from sweeper.types import FailureKind, ParamValue, TrialRecord, TrialState
+from sweeper.store.health import read_health
+from sweeper.store.trials import TrialStore
+from sweeper.types import FailureKind, TrialRecord, TrialState
 
 __all__ = ["REPORT_FILES", "render_report", "write_reports"]
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sweeper.sessions import SessionLog, SessionRecord
-from sweeper.store import TrialStore
-from sweeper.windows import Windows, parse
+from sweeper.config.time_windows import TimeWindows, parse
+from sweeper.store.sessions import SessionLog, SessionRecord
+from sweeper.store.trials import TrialStore
 
 __all__ = ["SessionRow", "session_rows"]
 
@@ -42,7 +42,7 @@ def session_rows(store: TrialStore, settings: Mapping[str, Any]) -> list[Session
     return [_row(session, wall) for session in SessionLog(store.root).read()]
 
 
-def _row(session: SessionRecord, wall: Windows) -> SessionRow:
+def _row(session: SessionRecord, wall: TimeWindows) -> SessionRow:
     first = session.predictions[0] if session.predictions else None
     end = session.ended_at or session.saved_at
     is_known = first is not None and bool(session.ended_at)
@@ -58,7 +58,7 @@ def _row(session: SessionRecord, wall: Windows) -> SessionRow:
     )
 
 
-def _shown(moment: str, wall: Windows) -> str:
+def _shown(moment: str, wall: TimeWindows) -> str:
     return f"{wall.local(datetime.fromisoformat(moment)):%Y-%m-%d %H:%M}"
 
 

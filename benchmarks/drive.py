@@ -199,7 +199,7 @@ class _Worker:
             self._rungs, self._held = rungs, ()
 
     def _admissions(self, settings: Sequence[Mapping[str, Any]], *, seed: int) -> tuple[Any, ...]:
-        from sweeper.checks import fixed_values
+        from sweeper.config.checks import fixed_values
         from sweeper.types import Admission, TrialSpec
 
         fixed = fixed_values(self._inputs.config.settings)

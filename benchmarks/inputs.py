@@ -12,15 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweeper.config import SweepConfig, compose
+from sweeper.config.compose import SweepConfig, compose
+from sweeper.config.values import ParamValue
 from sweeper.data import prepare_splits
 from sweeper.data.base import TokenisedSplits
 from sweeper.data.prompt_tokens import chat_use
 from sweeper.data.tokens import tokenise
 from sweeper.models.targets import targets_for
-from sweeper.plan import StudyPlan, plan_model, plan_study
+from sweeper.sweep.plan import StudyPlan, plan_model, plan_study
 from sweeper.tasks import make_task
-from sweeper.types import ParamValue
 
 __all__ = ["Inputs", "load_inputs", "main", "shared_settings"]
 

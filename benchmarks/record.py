@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sweeper.provenance import collect
+from sweeper.store.provenance import collect
 
 __all__ = ["Results", "Row", "describe_machine"]
 

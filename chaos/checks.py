@@ -21,8 +21,8 @@ from chaos.events import count_hung
 from chaos.faults import is_expected
 from chaos.undisturbed import Undisturbed, recorded_losses
 from chaos.workload import KEEP_ADAPTERS, STUDY, SWEEP
-from sweeper.retention import adapters_to_keep
-from sweeper.store import TrialStore
+from sweeper.store.retention import adapters_to_keep
+from sweeper.store.trials import TrialStore
 from sweeper.types import StudyRecord, TrialRecord, TrialState
 
 __all__ = ["LOSS_TOLERANCE", "Findings", "check_all", "compare_rows"]

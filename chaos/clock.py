@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from chaos.workload import WINDOW
-from sweeper.windows import parse
+from sweeper.config.time_windows import parse
 
 __all__ = ["Clock", "use_clock"]
 
@@ -61,11 +61,11 @@ class Clock:
 
 def use_clock(folder: Path) -> None:
     """Let sweeps of this process, which is a controller, go by the clock of a folder."""
-    import sweeper.sweep
+    import sweeper.sweep.run
 
-    run_sweep, clock = sweeper.sweep.run_sweep, Clock(folder)
+    run_sweep, clock = sweeper.sweep.run.run_sweep, Clock(folder)
 
     def by_our_clock(*args: object, **more: object) -> object:
         return run_sweep(*args, **more, clock=clock)  # type: ignore[arg-type]
 
-    sweeper.sweep.run_sweep = by_our_clock  # type: ignore[assignment]
+    sweeper.sweep.run.run_sweep = by_our_clock  # type: ignore[assignment]

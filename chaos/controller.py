@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import sweeper.opening
+import sweeper.sweep.factory
 from chaos.clock import use_clock
 from chaos.faults import make_worker
 from sweeper.cli import main
 
 if __name__ == "__main__":
-    sweeper.opening.make_worker = make_worker
+    sweeper.sweep.factory.make_worker = make_worker
     use_clock(Path.cwd())
     main()

@@ -15,12 +15,12 @@ from pathlib import Path
 
 from chaos.clock import Clock
 from chaos.events import EVENTS, EXITS, KILLS, LETHAL
-from chaos.nursery import Nursery
+from chaos.fork_server import ForkServer
 from chaos.session import ChaosError, Session, survivors
 from chaos.workload import STUDY, SWEEP, Workload
 from sweeper.errors import StoreError
-from sweeper.ledger import Ledger
-from sweeper.store import TrialStore
+from sweeper.store.ledger import Ledger
+from sweeper.store.trials import TrialStore
 from sweeper.types import TrialRecord
 
 __all__ = ["Driver", "Plan"]
@@ -60,7 +60,7 @@ class Plan:
     """After so many kills it is left in peace, and must end."""
     kinds: Sequence[str]
     is_short: bool = False
-    """Whether each kind strikes once, and then it is left in peace."""
+    """Whether each kind failures once, and then it is left in peace."""
 
 
 @dataclass
@@ -75,7 +75,7 @@ class Driver:
     workload: Workload
     plan: Plan
     folder: Path
-    nursery: Nursery | None
+    fork_server: ForkServer | None
     events: Counter[str] = field(default_factory=Counter)
     exits: Counter[str] = field(default_factory=Counter)
     seen: dict[int, TrialRecord] = field(default_factory=dict)
@@ -119,8 +119,8 @@ class Driver:
         """Repair the views; return what was said."""
         log = self.folder / "reconcile.log"
         command = ["reconcile", SWEEP, "--outputs", str(self.workload.outputs)]
-        assert self.nursery is not None
-        code = self.nursery.start(command, log).wait(_STALL_S)
+        assert self.fork_server is not None
+        code = self.fork_server.start(command, log).wait(_STALL_S)
         if code:
             raise ChaosError(f"reconcile ended with {code}: {log.read_text()}")
         return log.read_text()
@@ -132,7 +132,7 @@ class Driver:
             self.workload.overrides,
             outputs=self.workload.outputs,
             log=self.folder / "session.log",
-            nursery=None if self.sessions % _REAL_STARTS == 0 else self.nursery,
+            fork_server=None if self.sessions % _REAL_STARTS == 0 else self.fork_server,
         )
         struck = []
         try:

@@ -1,4 +1,4 @@
-"""What happens to a sweep. Each event is one function that strikes a session and takes back what it took away.
+"""What happens to a sweep. Each event is one function that failures a session and takes back what it took away.
 
 `driver` draws them from a seeded generator; `LETHAL` are those that end the controller.
 """
@@ -20,9 +20,9 @@ from pathlib import Path
 import psutil
 
 from chaos.session import ChaosError, Session, survivors
-from chaos.workload import FIRST_REPLY_S, HANG_S
+from chaos.workload import HANG_S, STARTUP_TIMEOUT_S
 from sweeper.errors import DiskFull, StorageDown, SweepLocked, WorkerError
-from sweeper.ledger import Ledger
+from sweeper.store.ledger import Ledger
 
 __all__ = ["EVENTS", "EXITS", "KILLS", "LETHAL", "Event", "count_hung"]
 
@@ -61,7 +61,7 @@ def hang_worker(session: Session, draw: random.Random) -> bool:
     workers = session.workers()
     for process in draw.sample(workers, min(1, len(workers))):
         before_s, chunks_before = _spent_s(session), _hung_chunks(session)
-        end = time.monotonic() + FIRST_REPLY_S + _PATIENCE_S
+        end = time.monotonic() + STARTUP_TIMEOUT_S + _PATIENCE_S
         with contextlib.suppress(psutil.NoSuchProcess):
             process.suspend()
             while _lives(process) and session.is_alive and time.monotonic() < end:

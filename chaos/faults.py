@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sweeper.types import ParamValue, TrialState
+from sweeper.config.values import ParamValue
+from sweeper.types import TrialState
 
 if TYPE_CHECKING:
     from sweeper.execute.base import Worker, WorkerSetup

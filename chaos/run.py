@@ -34,7 +34,7 @@ sys.path.insert(0, str(ROOT))  # run as a script, from any folder
 from chaos.checks import LOSS_TOLERANCE, check_all  # noqa: E402  after the path is set
 from chaos.driver import Driver, Plan  # noqa: E402
 from chaos.events import EVENTS  # noqa: E402
-from chaos.nursery import Nursery  # noqa: E402
+from chaos.fork_server import ForkServer  # noqa: E402
 from chaos.report import Report  # noqa: E402
 from chaos.session import ChaosError  # noqa: E402
 from chaos.undisturbed import Undisturbed  # noqa: E402
@@ -53,11 +53,13 @@ def main() -> None:
     Workload.write_inputs(folder / "inputs")
     report = Report(asked.seed)
     undisturbed = Undisturbed(_workload(folder, asked, 0).overrides)
-    nursery = Nursery(ROOT)
+    fork_server = ForkServer(ROOT)
     numbers = itertools.count()
     with ThreadPoolExecutor(asked.jobs) as pool:
         work = [
-            pool.submit(_sweeps, folder, asked, numbers, report=report, undisturbed=undisturbed, nursery=nursery)
+            pool.submit(
+                _sweeps, folder, asked, numbers, report=report, undisturbed=undisturbed, fork_server=fork_server
+            )
             for _ in range(asked.jobs)
         ]
     for each in work:
@@ -80,7 +82,7 @@ def _sweeps(
     *,
     report: Report,
     undisturbed: Undisturbed,
-    nursery: Nursery | None,
+    fork_server: ForkServer | None,
 ) -> None:
     """Run sweeps, one after the other, until there were enough kills or one lost something."""
     end = time.monotonic() + asked.minutes * 60
@@ -88,7 +90,12 @@ def _sweeps(
         number = next(numbers)
         sweep = folder / f"sweep-{number}"
         row = _one(
-            _workload(folder, asked, number), sweep, asked, undisturbed=undisturbed, nursery=nursery, number=number
+            _workload(folder, asked, number),
+            sweep,
+            asked,
+            undisturbed=undisturbed,
+            fork_server=fork_server,
+            number=number,
         )
         report.add(row)
         sys.stdout.write("\n".join([report.line(row), *row["complaints"]]) + "\n")
@@ -116,7 +123,7 @@ def _one(
     asked: argparse.Namespace,
     *,
     undisturbed: Undisturbed,
-    nursery: Nursery | None,
+    fork_server: ForkServer | None,
     number: int,
 ) -> dict[str, Any]:
     begin = time.monotonic()
@@ -124,7 +131,7 @@ def _one(
         shutil.copy(workload.inputs / "mlflow.db", workload.outputs)  # 65 tables take seconds to make
         kinds = [kind for kind in EVENTS if kind != "fill_disk" or has_disk]
         plan = Plan(seed=asked.seed + number, kills=asked.kills_per_sweep, kinds=kinds, is_short=asked.short)
-        driver = Driver(workload, plan, sweep, nursery)
+        driver = Driver(workload, plan, sweep, fork_server)
         complaints: list[str] = []
         row: dict[str, Any] = {"seed": asked.seed + number, "trials": workload.trials, "workers": workload.workers}
         try:

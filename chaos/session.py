@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from chaos.clock import Clock
-from chaos.nursery import Forked, Nursery
+from chaos.fork_server import Forked, ForkServer
 from chaos.workload import SWEEP
 
 __all__ = ["ROOT", "ChaosError", "Session", "survivors"]
@@ -34,18 +34,18 @@ class Session:
         overrides: Of the sweep.
         outputs: Folder that the sweep lies in.
         log: File that gets what it prints.
-        nursery: Forks it; None starts it as users do.
+        fork_server: Forks it; None starts it as users do.
     """
 
-    def __init__(self, overrides: Sequence[str], *, outputs: Path, log: Path, nursery: Nursery | None) -> None:
+    def __init__(self, overrides: Sequence[str], *, outputs: Path, log: Path, fork_server: ForkServer | None) -> None:
         self.sweep_dir = outputs / SWEEP
         self.outputs = outputs
         self.clock = Clock(log.parent)
-        self._again = partial(Session, overrides, outputs=outputs, log=log, nursery=nursery)
+        self._again = partial(Session, overrides, outputs=outputs, log=log, fork_server=fork_server)
         self._ledger_before = self._ledger_stamp()
         self.process: subprocess.Popen[bytes] | Forked
-        if nursery is not None:
-            self.process = nursery.start(["run", *overrides], log)
+        if fork_server is not None:
+            self.process = fork_server.start(["run", *overrides], log)
             return
         with log.open("ab") as file:
             self.process = subprocess.Popen(  # noqa: S603  our own module, no shell

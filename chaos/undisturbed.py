@@ -7,9 +7,9 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from sweeper.config import compose
+from sweeper.config.compose import compose
 from sweeper.execute.base import StudyOpened, WorkerSetup
-from sweeper.plan import plan_model, plan_study
+from sweeper.sweep.plan import plan_model, plan_study
 from sweeper.train import make_worker
 from sweeper.types import Admission, ChunkReport, ChunkRequest, TrialRecord
 

@@ -8,14 +8,14 @@ from pathlib import Path
 from sweeper.track.mlflow import prepare_database, set_environment
 from tests.doubles import save_tiny_bert, write_rows
 
-__all__ = ["FIRST_REPLY_S", "HANG_S", "KEEP_ADAPTERS", "STUDY", "SWEEP", "WINDOW", "Workload"]
+__all__ = ["HANG_S", "KEEP_ADAPTERS", "STARTUP_TIMEOUT_S", "STUDY", "SWEEP", "WINDOW", "Workload"]
 
 SWEEP = "chaos"
 KEEP_ADAPTERS = 5
 STUDY = "tiny-tinybert-lora"
 HANG_S = 4.0
 """A chunk takes a tenth of that, on a busy machine too; a worker that is stopped is killed after it."""
-FIRST_REPLY_S = 25.0
+STARTUP_TIMEOUT_S = 25.0
 """A real start imports for ten seconds when another sweep runs beside it."""
 WINDOW = "22:00-07:00"
 """By the clock of the suite (`clock`), which a sweep under fire goes by."""
@@ -66,17 +66,17 @@ class Workload:
             "train.batch_size": 8,
             "train.micro_batch": 8,
             "search.min_chunks": 2,
-            "search.startup": 4,
+            "search.num_startup_trials": 4,
             "executor": "process",
             "executor.workers": self.workers,
             "executor.lanes": 4,
-            "executor.drain_s": 3,
+            "executor.shutdown_grace_s": 3,
             "executor.max_retries": 1000,  # a kill of ours is nobody's fault
             "executor.retry_s": 0.02,
             "executor.min_free_mb": 0,  # the disk is small, and full now and then
-            "executor.hang_factor": 5,
-            "executor.hang_floor_s": HANG_S,
-            "executor.first_reply_s": FIRST_REPLY_S,
+            "executor.hang_timeout_factor": 5,
+            "executor.hang_timeout_min_s": HANG_S,
+            "executor.startup_timeout_s": STARTUP_TIMEOUT_S,
             "budget.window": self.window,
             "budget.time_zone": "UTC",
             "store.keep_adapters": KEEP_ADAPTERS,

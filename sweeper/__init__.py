@@ -20,6 +20,6 @@ def run(overrides: Sequence[str] = ()) -> Mapping[str, Any]:
     Raises:
         SweeperError: A setting, the data or the model is wrong, or no worker is left.
     """
-    from sweeper.sweep import run_sweep
+    from sweeper.sweep.run import run_sweep
 
     return run_sweep(overrides).best

@@ -15,8 +15,8 @@ from sweeper.errors import SweeperError
 from sweeper.jobs.cli import app as jobs_app
 
 if TYPE_CHECKING:
-    from sweeper.settings import SweepSettings
-    from sweeper.store import TrialStore
+    from sweeper.config.settings import SweepSettings
+    from sweeper.store.trials import TrialStore
 
 __all__ = ["app", "main"]
 
@@ -52,7 +52,7 @@ def run(
     full; 5: the database of studies is down; 75: another process runs the sweep; 130 or 143: stopped by
     Ctrl-C or SIGTERM.
     """
-    from sweeper.sweep import run_sweep
+    from sweeper.sweep.run import run_sweep
 
     outcome = run_sweep([*(overrides or []), *(["budget.wait=true"] if wait else [])], config_dir=config_dir)
     if outcome.exit_code:
@@ -65,12 +65,13 @@ def status(
     outputs: Outputs = Path("outputs"),
 ) -> None:
     """Show how far a sweep is, from disk."""
-    from sweeper.failure_view import failure_view
-    from sweeper.saved import find_sweep, progress_from_disk
-    from sweeper.sessions import SessionLog
-    from sweeper.settings import BudgetSettings
-    from sweeper.summary import session_line
-    from sweeper.view import progress_table
+    from sweeper.config.settings import BudgetSettings
+    from sweeper.display.failure_table import failure_view
+    from sweeper.display.progress import progress_from_disk
+    from sweeper.display.summary import session_line
+    from sweeper.display.tables import progress_table
+    from sweeper.store.discovery import find_sweep
+    from sweeper.store.sessions import SessionLog
 
     store = find_sweep(sweep, outputs)
     kept = store.read_sweep()["settings"]["budget"]
@@ -95,7 +96,7 @@ def config(
     if help_keys:
         typer.echo("\n".join(_key_lines()))
         return
-    from sweeper.config import as_yaml, compose
+    from sweeper.config.compose import as_yaml, compose
 
     typer.echo(as_yaml(compose(overrides or [], config_dir=config_dir)))
 
@@ -106,7 +107,7 @@ def reproduce(
     outputs: Outputs = Path("outputs"),
 ) -> None:
     """Train one trial again, alone, and compare the scores; exit code 1 if they differ by more than rounding."""
-    from sweeper.reproduce import reproduce_trial
+    from sweeper.sweep.reproduce import reproduce_trial
 
     if not reproduce_trial(trial, outputs=outputs, console=Console()):
         raise typer.Exit(1)
@@ -125,7 +126,7 @@ def reconcile(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what differs; exit code 1 if anything.")] = False,
 ) -> None:
     """Compare store, Optuna and MLflow trial by trial, and repair the two views from the store."""
-    from sweeper.reconcile import reconcile_sweep
+    from sweeper.recovery.reconcile import reconcile_sweep
 
     store, settings = _named_sweep(sweep or [], outputs=outputs, config_dir=config_dir)
     if not reconcile_sweep(store, console=Console(), dry_run=dry_run, settings=settings):
@@ -135,7 +136,7 @@ def reconcile(
 @app.command()
 def ui(overrides: Overrides = None) -> None:
     """Open the tracker's pages: curves, comparison and adapters of all trials."""
-    from sweeper.config import compose
+    from sweeper.config.compose import compose
     from sweeper.track.mlflow import artifact_folder, tracking_uri
     from sweeper.track.server import serve
 
@@ -160,12 +161,12 @@ def _named_sweep(
     words: list[str], *, outputs: Path, config_dir: Path | None
 ) -> tuple[TrialStore, SweepSettings | None]:
     """Return the sweep that a name, or overrides, mean; with its settings in the latter case."""
-    from sweeper.saved import find_sweep
+    from sweeper.store.discovery import find_sweep
 
     if not any("=" in word for word in words):
         return find_sweep(words[0] if words else "", outputs), None
-    from sweeper.config import compose
-    from sweeper.identity import check_identity, sweep_name
+    from sweeper.config.compose import compose
+    from sweeper.sweep.identity import check_identity, sweep_name
 
     settings = compose(words, config_dir=config_dir).settings
     store = find_sweep(sweep_name(settings), Path(settings.outputs))
@@ -175,7 +176,7 @@ def _named_sweep(
 
 def _key_lines() -> list[str]:
     """Return a line a key, never folded: so that it can be searched with other tools."""
-    from sweeper.setting_docs import setting_docs
+    from sweeper.config.keys import setting_docs
 
     docs = setting_docs()
     width = max(map(len, docs))

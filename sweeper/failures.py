@@ -76,7 +76,7 @@ POLICIES: Mapping[FailureKind, Policy] = {
         title="no answer for many times the usual time of a chunk; the worker was killed",
         action=Action.RETRY,
         then=_FAILED,
-        remedy="See logs/worker-<n>.log; if chunks are that slow, raise executor.hang_factor or executor.hang_floor_s.",
+        remedy="See logs/worker-<n>.log; if chunks are that slow, raise executor.hang_timeout_factor or executor.hang_timeout_min_s.",
     ),
     FailureKind.LOST_WORKER: Policy(
         title="the worker's process died",

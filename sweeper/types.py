@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sweeper.config.values import ParamValue
+
 __all__ = [
     "Admission",
     "ChunkReport",
@@ -20,7 +22,6 @@ __all__ = [
     "Failure",
     "FailureKind",
     "Measurement",
-    "ParamValue",
     "Phase",
     "StudyRecord",
     "TrialRecord",
@@ -28,9 +29,6 @@ __all__ = [
     "TrialState",
     "ViewedTrial",
 ]
-
-ParamValue = bool | int | float | str
-"""A value of one hyperparameter."""
 
 
 class TrialState(enum.StrEnum):
@@ -164,7 +162,7 @@ class TrialRecord:
     finished_at: str = ""
     initial_hash: str = ""
     """SHA-256 of the adapter before its first step: shows that a seed reproduces."""
-    judged: int = 0
+    decided_chunk: int = 0
     """Chunks after which the pruner last let the trial go on: a verdict that a kill cut off is asked for again."""
     checkpoints: Mapping[int, str] = field(default_factory=dict)
     """SHA-256 of the checkpoints that are kept, by chunk: the latest and the one before it."""

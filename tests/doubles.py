@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from sweeper.config.values import ParamValue
 from sweeper.execute.base import OpenStudy, Reply, Request, StudyOpened, WorkerFailed, WorkerReady
-from sweeper.types import Admission, ChunkReport, ChunkRequest, Cost, Failure, Measurement, ParamValue, TrialSpec
+from sweeper.types import Admission, ChunkReport, ChunkRequest, Cost, Failure, Measurement, TrialSpec
 
 WORDS = {"food": ("bread", "cheese", "soup"), "place": ("river", "town", "hill"), "colour": ("red", "green", "blue")}
 FILLER = ("the", "a", "is", "near", "very", "like", "old", "new", "and", "what", "where", "which")

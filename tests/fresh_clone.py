@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
-SMALL = "budget.trials=2 executor.lanes=2 train.epochs=1 search.startup=1"
+SMALL = "budget.trials=2 executor.lanes=2 train.epochs=1 search.num_startup_trials=1"
 
 
 def main() -> None:

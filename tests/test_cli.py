@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.cli import main
-from sweeper.setting_docs import setting_docs
+from sweeper.config.keys import setting_docs
 
 ROOT = Path(__file__).parents[1]
 
@@ -96,7 +96,7 @@ def test_a_mistake_outside_of_tests_shows_no_traceback():
 
 
 def test_status_tells_how_the_last_session_stands(run, tmp_path):
-    from sweeper.sessions import SessionLog, SessionRecord, as_bytes
+    from sweeper.store.sessions import SessionLog, SessionRecord, as_bytes
     from tests.analysis.records import make_study, make_sweep, make_trial
 
     store = make_sweep(tmp_path / "outputs" / "mine", [(make_study(), [make_trial(0, 0.8)])])
@@ -114,6 +114,6 @@ def test_status_tells_how_the_last_session_stands(run, tmp_path):
 def test_wait_is_a_setting_that_has_an_option(run, monkeypatch):
     asked = []
     outcome = type("Outcome", (), {"exit_code": 0})
-    monkeypatch.setattr("sweeper.sweep.run_sweep", lambda overrides, **_: asked.append(overrides) or outcome)
+    monkeypatch.setattr("sweeper.sweep.run.run_sweep", lambda overrides, **_: asked.append(overrides) or outcome)
     assert run("run", "--wait", "dataset=trec")[0] == 0
     assert asked == [["dataset=trec", "budget.wait=true"]]

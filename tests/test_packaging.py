@@ -12,14 +12,15 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {
-    "conf": "sweeper/conf",
-    "analysis/templates": "analysis/templates",
+    "conf": "sweeper/config/conf",
+    "analysis": "sweeper/analysis",
     "jobs/templates": "sweeper/jobs/templates",
 }
 DATA = {
     f"{inside}/{path.relative_to(ROOT / folder)}"
     for folder, inside in FOLDERS.items()
     for path in (ROOT / folder).rglob("*.*")
+    if "__pycache__" not in path.parts
 }
 
 
@@ -41,7 +42,7 @@ def test_the_wheel_has_every_file_of_conf_and_templates(wheel):
 
 def test_the_wheel_has_no_tests_and_no_outputs(wheel):
     tops = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"sweeper", "analysis"}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"sweeper"}
 
 
 def test_a_wheel_made_from_the_sdist_has_them_too(tmp_path):
@@ -58,9 +59,9 @@ def test_an_installed_package_finds_its_configuration(wheel, tmp_path):
     subprocess.run([sys.executable, "-m", "zipfile", "-e", str(wheel), str(tmp_path / "site")], check=True)
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); "
-        "from sweeper import config; print(config.__file__); print(config.compose([]).settings.search.sampler)"
+        "from sweeper.config import compose; print(compose.__file__); print(compose.compose([]).settings.search.sampler)"
     )
     done = subprocess.run(
         [sys.executable, "-P", "-c", code], cwd=tmp_path, env={}, capture_output=True, text=True, check=True
     )
-    assert done.stdout.split() == [str(tmp_path / "site" / "sweeper" / "config.py"), "tpe"]
+    assert done.stdout.split() == [str(tmp_path / "site" / "sweeper" / "config" / "compose.py"), "tpe"]

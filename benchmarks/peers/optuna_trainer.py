@@ -28,7 +28,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sweeper.types import ParamValue
+from sweeper.config.values import ParamValue
 
 __all__ = ["create_databases", "main", "parse"]
 

@@ -129,7 +129,7 @@ def _trial(config: dict[str, Any], *, asked: dict[str, Any]) -> None:
 
 
 def _epochs(asked: argparse.Namespace) -> int:
-    from sweeper.config import compose
+    from sweeper.config.compose import compose
 
     return int(compose([f"dataset={asked.dataset}", *asked.overrides]).settings.train.epochs)
 

@@ -53,7 +53,7 @@ from transformers import (
 )
 
 from benchmarks.inputs import Inputs
-from sweeper.types import ParamValue
+from sweeper.config.values import ParamValue
 
 __all__ = ["Form", "OnEvaluation", "train"]
 

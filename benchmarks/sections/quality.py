@@ -24,7 +24,7 @@ from benchmarks.context import Context
 from benchmarks.record import Results, Row, newest
 from benchmarks.sections.equal_work import OURS
 from benchmarks.sections.layout import tuned_layout
-from sweeper.config import compose
+from sweeper.config.compose import compose
 
 __all__ = ["collect", "render", "run"]
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from sweeper.config.settings import DatasetSettings
 from sweeper.errors import ConfigError, did_you_mean
-from sweeper.fetch import Progress, no_progress
-from sweeper.settings import DatasetSettings
+from sweeper.fetch.progress import Progress, no_progress
 
 if TYPE_CHECKING:
     from sweeper.data.base import Splits

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from datasets import Dataset
 
-from sweeper.fetch import Progress
-from sweeper.settings import DatasetSettings
+from sweeper.config.settings import DatasetSettings
+from sweeper.fetch.progress import Progress
 
 if TYPE_CHECKING:
     from sweeper.data.tables import Builder

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 from datasets import Dataset, Features, Value
 
+from sweeper.config.settings import DatasetSettings
 from sweeper.data.base import Splits
 from sweeper.data.prompts import label_completion
 from sweeper.data.splits import Row, check_labels, check_parts, divide, fingerprint, row_order, same_text
-from sweeper.settings import DatasetSettings
 
 __all__ = ["split_prompts"]
 

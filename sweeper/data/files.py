@@ -7,10 +7,11 @@ from pathlib import Path
 
 from datasets import Dataset
 
+from sweeper.config.settings import DatasetSettings
 from sweeper.data.tables import Builder, read_table
 from sweeper.errors import ConfigError, did_you_mean
-from sweeper.fetch import Progress, sha256_of
-from sweeper.settings import DatasetSettings
+from sweeper.fetch.progress import Progress
+from sweeper.fetch.wheel import sha256_of
 
 __all__ = ["identity", "load"]
 

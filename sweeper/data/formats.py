@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from sweeper.config.settings import DatasetSettings
 from sweeper.errors import ConfigError, DataError, did_you_mean
-from sweeper.settings import DatasetSettings
 
 __all__ = ["Row", "read_rows", "shorten"]
 

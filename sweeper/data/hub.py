@@ -13,13 +13,13 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
 
+from sweeper.config.settings import DatasetSettings
 from sweeper.data.disk import quiet
 from sweeper.data.formats import Row
 from sweeper.data.splits import SPLIT_NAMES
 from sweeper.data.tables import Builder
 from sweeper.errors import ConfigError, DataError, FetchError
-from sweeper.fetch import Progress
-from sweeper.settings import DatasetSettings
+from sweeper.fetch.progress import Progress
 
 __all__ = ["identity", "load"]
 

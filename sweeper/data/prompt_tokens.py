@@ -14,10 +14,10 @@ from typing import Any
 
 from datasets import Dataset, Features, List, Value
 
+from sweeper.config.settings import ModelSettings
 from sweeper.data.base import Splits
 from sweeper.data.formats import shorten
 from sweeper.errors import ConfigError, DataError, ModelError
-from sweeper.settings import ModelSettings
 
 __all__ = ["PromptEncoder", "chat_use"]
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from datasets import Dataset
 
+from sweeper.config.settings import DatasetSettings
 from sweeper.data.formats import Row, shorten
 from sweeper.data.tables import is_kept, label_text, label_value, split_value
 from sweeper.errors import ConfigError, DataError, did_you_mean
-from sweeper.settings import DatasetSettings
 
 __all__ = ["build_prompts", "label_completion"]
 

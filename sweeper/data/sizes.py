@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from sweeper.settings import DatasetSettings
+from sweeper.config.settings import DatasetSettings
 
 __all__ = ["Sizes", "plan_sizes"]
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 from datasets import Dataset, Features, Value
 
+from sweeper.config.settings import DatasetSettings
 from sweeper.data.base import Splits
 from sweeper.data.sizes import Sizes, plan_sizes
 from sweeper.errors import DataError, did_you_mean
-from sweeper.settings import DatasetSettings
 
 __all__ = [
     "SPLIT_NAMES",

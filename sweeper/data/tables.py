@@ -12,9 +12,9 @@ from typing import Any
 
 from datasets import Dataset
 
+from sweeper.config.settings import DatasetSettings
 from sweeper.data.formats import Row, read_rows, shorten
 from sweeper.errors import DataError, did_you_mean
-from sweeper.settings import DatasetSettings
 
 __all__ = ["Builder", "build_table", "is_kept", "label_text", "label_value", "read_table", "split_value"]
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from datasets import Dataset
 
+from sweeper.config.settings import DatasetSettings
 from sweeper.data.tables import Builder, read_table
-from sweeper.fetch import Progress, WheelPin, extract_file
-from sweeper.settings import DatasetSettings
+from sweeper.fetch.progress import Progress
+from sweeper.fetch.wheel import WheelPin, extract_file
 
 __all__ = ["identity", "load"]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from sweeper.config.settings import ExecutorSettings
 from sweeper.errors import ConfigError, did_you_mean
 from sweeper.execute.base import Executor, Worker
 from sweeper.execute.devices import choose_devices
 from sweeper.execute.inline import InlineExecutor
 from sweeper.execute.process import ProcessExecutor
-from sweeper.settings import ExecutorSettings
 
 __all__ = ["choose_devices", "make_executor"]
 

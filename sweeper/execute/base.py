@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from sweeper.settings import DatasetSettings, ModelSettings, TaskSettings
+from sweeper.config.settings import DatasetSettings, ModelSettings, TaskSettings
 from sweeper.types import ChunkReport, ChunkRequest, FailureKind, TrialSpec
 
 __all__ = [

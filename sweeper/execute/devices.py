@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import psutil
 import pynvml
 
+from sweeper.config.settings import ExecutorSettings
 from sweeper.errors import ConfigError
-from sweeper.settings import ExecutorSettings
 
 __all__ = ["Devices", "choose_devices", "visible_cuda_devices"]
 

@@ -71,9 +71,9 @@ def install(
     from sweeper.jobs.settings import find_job, find_jobs_dir
 
     job = find_job(name, find_jobs_dir(jobs_dir))
-    drain_s = plan_job(job).config.settings.executor.drain_s
+    shutdown_grace_s = plan_job(job).config.settings.executor.shutdown_grace_s
     chosen = schedulers.choose(scheduler, must_be_present=not dry_run)
-    texts = render(job, chosen.name, resources=Resources(drain_s=drain_s))
+    texts = render(job, chosen.name, resources=Resources(shutdown_grace_s=shutdown_grace_s))
     done = [] if dry_run else schedulers.install(chosen, job.name, texts)
     verb = "Would write" if dry_run else "Wrote"
     for path, text in chosen.files(job.name, texts).items():
@@ -104,9 +104,9 @@ def remove(name: Name) -> None:
 @app.command()
 def status(jobs_dir: JobsDir = None) -> None:
     """Show for every job whether it is installed, its next start, its last session and its log."""
+    from sweeper.clock import utc_now
     from sweeper.jobs.settings import find_jobs_dir, load_jobs
     from sweeper.jobs.status import job_statuses
-    from sweeper.ledger import utc_now
 
     table = _table("Job", "Installed", "Next start", "Last session", "Trials")
     statuses = job_statuses(load_jobs(find_jobs_dir(jobs_dir)), now=utc_now())
@@ -139,8 +139,10 @@ def render(
         remedy = f"{did_you_mean(target, TARGETS)} Choose one of {', '.join(TARGETS)}.".strip()
         raise ConfigError("--for", target, "there is no template for this scheduler", remedy)
     job = find_job(name, find_jobs_dir(jobs_dir))
-    drain_s = plan_job(job).config.settings.executor.drain_s
-    asked = Resources(cpus=cpus, memory_gib=memory, gpus=gpus, storage_gib=storage, image=image, drain_s=drain_s)
+    shutdown_grace_s = plan_job(job).config.settings.executor.shutdown_grace_s
+    asked = Resources(
+        cpus=cpus, memory_gib=memory, gpus=gpus, storage_gib=storage, image=image, shutdown_grace_s=shutdown_grace_s
+    )
     typer.echo(_joined(render_job(job, target, resources=asked)), nl=False)
 
 

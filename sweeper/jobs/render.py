@@ -16,17 +16,17 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
+from sweeper.clock import utc_now
 from sweeper.errors import ConfigError
 from sweeper.jobs.settings import Job
 from sweeper.jobs.starts import calendar_lines, cron_lines, longest_s, zone_schedules
-from sweeper.ledger import utc_now
 
 __all__ = ["TARGETS", "Resources", "log_path", "render", "run_command", "unit_names"]
 
 TARGETS = ("systemd", "cron", "slurm", "scrontab", "kubernetes")
 _TEMPLATES = Path(__file__).parent / "templates"
 _CLOSE_S = 80
-"""Seconds beside `executor.drain_s` that a stopping sweep gets: the tracker, the report, the summary."""
+"""Seconds beside `executor.shutdown_grace_s` that a stopping sweep gets: the tracker, the report, the summary."""
 _MARGIN_S = 900
 """Seconds that a cluster allows beyond the window, for a sweep that ends it by itself."""
 
@@ -40,8 +40,8 @@ class Resources:
     gpus: int = 0
     storage_gib: int = 20
     image: str = "sweeper:latest"
-    drain_s: float = 10.0
-    """The job's `executor.drain_s`."""
+    shutdown_grace_s: float = 10.0
+    """The job's `executor.shutdown_grace_s`."""
 
 
 def render(job: Job, target: str, *, resources: Resources | None = None, now: datetime | None = None) -> dict[str, str]:
@@ -103,7 +103,7 @@ def _values(job: Job, resources: Resources, now: datetime) -> dict[str, Any]:
         "schedules": zone_schedules(job.windows),
         "window_s": window_s,
         "time_limit": _slurm_time(window_s + _MARGIN_S),
-        "stop_s": math.ceil(resources.drain_s) + _CLOSE_S,
+        "stop_s": math.ceil(resources.shutdown_grace_s) + _CLOSE_S,
         "log": job.folder / f"sweeper-{job.name}.log",
         "script": job.folder / f"{job.name}.sh",
         "cpus": resources.cpus,

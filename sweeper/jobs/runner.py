@@ -13,12 +13,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from sweeper.config import SweepConfig, compose
+from sweeper.config.compose import SweepConfig, compose
 from sweeper.errors import ConfigError, SweeperError, SweepLocked
-from sweeper.identity import sweep_name
 from sweeper.jobs.environment import environment_file, take_environment
 from sweeper.jobs.settings import Job
-from sweeper.store import TrialStore
+from sweeper.store.trials import TrialStore
+from sweeper.sweep.identity import sweep_name
 
 __all__ = ["Plan", "plan_job", "run_job"]
 
@@ -57,7 +57,7 @@ def run_job(job: Job, *, console: Console, wait: bool = False) -> int:
         wait: Outside its window: wait until it opens.
 
     Returns:
-        The exit code (see `sweeper.sweep.SweepOutcome.exit_code`); 0 if another session runs the sweep.
+        The exit code (see `sweeper.sweep.run.SweepOutcome.exit_code`); 0 if another session runs the sweep.
 
     Raises:
         SweeperError: A setting, the data or the model is wrong, or no worker is left.
@@ -73,7 +73,7 @@ def run_job(job: Job, *, console: Console, wait: bool = False) -> int:
 
 
 def _session(job: Job, plan: Plan, console: Console, *, wait: bool) -> int:
-    from sweeper.sweep import run_sweep
+    from sweeper.sweep.run import run_sweep
 
     waiting = ["budget.wait=true"] if wait else []
     try:
@@ -91,7 +91,7 @@ def _report(job: Job, plan: Plan, console: Console) -> None:
     """Write the report if the job wants it and there is something to tell; after an error the sweep wrote none."""
     if not (job.report and plan.store.exists):
         return
-    from analysis.report import write_reports
+    from sweeper.analysis.report import write_reports
 
     try:
         paths = write_reports(plan.store, space=plan.config.space)

@@ -15,8 +15,8 @@ from typing import Any
 
 import yaml
 
+from sweeper.config.time_windows import TimeWindows, parse
 from sweeper.errors import ConfigError, SweeperError, did_you_mean
-from sweeper.windows import Windows, parse
 
 __all__ = ["Job", "find_job", "find_jobs_dir", "load_job", "load_jobs", "override_text"]
 
@@ -55,7 +55,7 @@ class Job:
     file: Path
 
     @property
-    def windows(self) -> Windows:
+    def windows(self) -> TimeWindows:
         """When it may run."""
         return parse(self.window, self.time_zone)
 

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 
-from sweeper.windows import DAYS, Window, Windows
+from sweeper.config.time_windows import DAYS, TimeWindow, TimeWindows
 
 __all__ = ["calendar_lines", "cron_lines", "longest_s", "zone_schedules"]
 
@@ -23,18 +23,18 @@ Moment = tuple[int, int, int]
 """Minute, hour, and day of the week as cron counts it: 0 is Sunday."""
 
 
-def calendar_lines(windows: Windows) -> list[str]:
+def calendar_lines(windows: TimeWindows) -> list[str]:
     """Return an OnCalendar value for each window's opening, in the windows' zone."""
     zone = f" {windows.zone.key}" if windows.zone is not None else ""
     return list(dict.fromkeys(f"{_days_word(window)}*-*-* {window.start_text}:00{zone}" for window in windows))
 
 
-def zone_schedules(windows: Windows) -> list[str]:
+def zone_schedules(windows: TimeWindows) -> list[str]:
     """Return cron's five fields for each opening, in the windows' own zone, for schedulers that know zones."""
     return _lines((window.start % 60, window.start // 60, (day + 1) % 7) for window in windows for day in window.days)
 
 
-def cron_lines(windows: Windows, *, now: datetime, is_hourly: bool, zone: tzinfo | None = None) -> list[str]:
+def cron_lines(windows: TimeWindows, *, now: datetime, is_hourly: bool, zone: tzinfo | None = None) -> list[str]:
     """Return cron's five fields in the machine's zone.
 
     Args:
@@ -50,13 +50,13 @@ def cron_lines(windows: Windows, *, now: datetime, is_hourly: bool, zone: tzinfo
     return _lines(_fields(moment.astimezone(zone)) for moment in starts)
 
 
-def longest_s(windows: Windows) -> int:
+def longest_s(windows: TimeWindows) -> int:
     """Return the length of the longest window in seconds; a day if there is none."""
     lengths = [(window.end - window.start) % _DAY_MIN or _DAY_MIN for window in windows]
     return max(lengths, default=_DAY_MIN) * 60
 
 
-def _span(window: Window, day: date, zone: tzinfo | None) -> tuple[datetime, datetime]:
+def _span(window: TimeWindow, day: date, zone: tzinfo | None) -> tuple[datetime, datetime]:
     start = datetime.combine(day, time()) + timedelta(minutes=window.start)
     end = datetime.combine(day, time()) + timedelta(minutes=window.end, days=int(window.crosses_midnight))
     return start.replace(tzinfo=zone).astimezone(UTC), end.replace(tzinfo=zone).astimezone(UTC)
@@ -95,5 +95,5 @@ def _ranges(numbers: Iterable[int]) -> str:
     return ",".join(f"{row[0]}-{row[-1]}" if len(row) > 2 else ",".join(map(str, row)) for row in rows)  # noqa: PLR2004
 
 
-def _days_word(window: Window) -> str:
+def _days_word(window: TimeWindow) -> str:
     return "" if len(window.days) == len(DAYS) else ",".join(DAYS[day].title() for day in window.days) + " "

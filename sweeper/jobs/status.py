@@ -15,16 +15,16 @@ from typing import Any
 
 import psutil
 
+from sweeper.display.progress import progress_from_disk
+from sweeper.display.summary import session_line
+from sweeper.display.tables import best_text
 from sweeper.errors import SweeperError
 from sweeper.jobs.render import Resources, log_path, render
 from sweeper.jobs.runner import Plan, plan_job
 from sweeper.jobs.schedulers import Scheduler, installed_in
 from sweeper.jobs.settings import Job
 from sweeper.jobs.systemd import Systemd
-from sweeper.saved import progress_from_disk
-from sweeper.sessions import SessionLog
-from sweeper.summary import session_line
-from sweeper.tables import best_text
+from sweeper.store.sessions import SessionLog
 
 __all__ = ["JobStatus", "job_statuses"]
 
@@ -58,13 +58,13 @@ def _status(job: Job, scheduler: Scheduler | None, now: datetime) -> JobStatus:
     try:
         plan = plan_job(job)
     except SweeperError as error:
-        last, progress, drain_s, log = str(error), "", None, ""
+        last, progress, shutdown_grace_s, log = str(error), "", None, ""
     else:
-        last, progress, drain_s = _last(plan), _progress(plan), plan.config.settings.executor.drain_s
+        last, progress, shutdown_grace_s = _last(plan), _progress(plan), plan.config.settings.executor.shutdown_grace_s
         log = str(plan.store.root / "sweep.log")
     return JobStatus(
         name=job.name,
-        scheduler=_installed(job, scheduler, now, drain_s) if scheduler else "",
+        scheduler=_installed(job, scheduler, now, shutdown_grace_s) if scheduler else "",
         next_start=_next_start(job, now) if scheduler else "",
         last=last,
         progress=progress,
@@ -82,16 +82,18 @@ def _stranger(name: str, scheduler: Scheduler) -> JobStatus:
     return JobStatus(name=name, scheduler=said, next_start="", last="", progress="", log=log)
 
 
-def _installed(job: Job, scheduler: Scheduler, now: datetime, drain_s: float | None) -> str:
+def _installed(job: Job, scheduler: Scheduler, now: datetime, shutdown_grace_s: float | None) -> str:
     if not scheduler.is_active(job.name):
         return f"{scheduler.name}, not active: install it again"
-    if drain_s is not None and scheduler.installed()[job.name] != _wanted(job, scheduler.name, now, drain_s):
+    if shutdown_grace_s is not None and scheduler.installed()[job.name] != _wanted(
+        job, scheduler.name, now, shutdown_grace_s
+    ):
         return f"{scheduler.name}, changed since: install it again"
     return scheduler.name
 
 
-def _wanted(job: Job, target: str, now: datetime, drain_s: float) -> Mapping[str, str]:
-    return render(job, target, resources=Resources(drain_s=drain_s), now=now) if job.windows else {}
+def _wanted(job: Job, target: str, now: datetime, shutdown_grace_s: float) -> Mapping[str, str]:
+    return render(job, target, resources=Resources(shutdown_grace_s=shutdown_grace_s), now=now) if job.windows else {}
 
 
 def _next_start(job: Job, now: datetime) -> str:

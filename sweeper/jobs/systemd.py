@@ -12,7 +12,7 @@ from pathlib import Path
 from sweeper.errors import SweeperError
 from sweeper.jobs.command import answer, call, has
 from sweeper.jobs.render import unit_names
-from sweeper.store import write_atomic
+from sweeper.store.atomic import write_atomic
 
 __all__ = ["Systemd"]
 

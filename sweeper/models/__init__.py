@@ -12,9 +12,9 @@ import pkgutil
 from pathlib import Path
 from types import ModuleType
 
+from sweeper.config.settings import ModelSettings
 from sweeper.errors import ConfigError, ModelError, did_you_mean
-from sweeper.fetch import Progress, no_progress
-from sweeper.settings import ModelSettings
+from sweeper.fetch.progress import Progress, no_progress
 
 __all__ = ["fetch_model", "model_type_of"]
 

@@ -17,7 +17,7 @@ from typing import Any
 from filelock import FileLock
 
 from sweeper.errors import ModelError
-from sweeper.fetch import Progress
+from sweeper.fetch.progress import Progress
 
 __all__ = ["convert_gguf"]
 

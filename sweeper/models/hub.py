@@ -8,9 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from sweeper.config.settings import ModelSettings
 from sweeper.errors import ConfigError, FetchError
-from sweeper.fetch import Progress, sha256_of
-from sweeper.settings import ModelSettings
+from sweeper.fetch.progress import Progress
+from sweeper.fetch.wheel import sha256_of
 
 __all__ = ["fetch"]
 

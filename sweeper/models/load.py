@@ -13,17 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from sweeper.errors import ConfigError, ModelError, did_you_mean
+from sweeper.errors import ModelError
+from sweeper.models.device_choice import SHORT
 
-__all__ = ["choose_attention", "choose_dtype", "cpu_flags", "load_model", "quiet"]
+__all__ = ["load_model", "quiet"]
 
-SHORT = "sweeper_short"
-"""See `attention`; named here so that no transformers is loaded."""
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-ATTENTIONS = ("eager", "sdpa", SHORT)
 KINDS = {"sequence_classification": "AutoModelForSequenceClassification", "causal_lm": "AutoModelForCausalLM"}
-BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
-"""As Linux names them on x86 (the first two) and on ARM."""
 
 
 def load_model(
@@ -45,7 +40,7 @@ def load_model(
     import transformers
 
     if attention == SHORT:
-        from sweeper.models.attention import register
+        from sweeper.models.short_attention import register
 
         register()
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
@@ -64,68 +59,6 @@ def load_model(
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ModelError(_failure(path, kind, attention, error)) from error
     return model.eval().requires_grad_(requires_grad=False)
-
-
-def choose_dtype(
-    wanted: str, device: torch.device | str, *, flags: frozenset[str] | None = None
-) -> tuple[torch.dtype, str]:
-    """Return the type of the frozen weights, and why.
-
-    Args:
-        wanted: The setting ``model.dtype``.
-        device: Where the model will be.
-        flags: Features of the CPU; those of this one if None.
-
-    Raises:
-        ConfigError: The setting is none of auto, bfloat16, float32.
-    """
-    if wanted in DTYPES:
-        return DTYPES[wanted], f"{wanted}, as model.dtype says"
-    if wanted != "auto":
-        rule = f"must be auto, {' or '.join(DTYPES)}"
-        raise ConfigError("model.dtype", wanted, rule, did_you_mean(wanted, ["auto", *DTYPES]))
-    if torch.device(device).type == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return torch.bfloat16, "bfloat16, in which this GPU computes"
-        return torch.float32, "float32: this GPU does not compute in bfloat16"
-    found = sorted(BF16_FLAGS & (cpu_flags() if flags is None else flags))
-    if torch.device(device).type == "cpu" and found:
-        return torch.bfloat16, f"bfloat16, in which this CPU computes ({', '.join(found)})"
-    return torch.float32, f"float32: this {torch.device(device).type.upper()} is not known to compute in bfloat16"
-
-
-def choose_attention(wanted: str, device: torch.device | str, dtype: torch.dtype = torch.float32) -> tuple[str, str]:
-    """Return the attention kernel, and why.
-
-    Args:
-        wanted: The setting ``model.attention``.
-        device: Where the model will be.
-        dtype: Type of its weights.
-
-    Raises:
-        ConfigError: There is no such kernel.
-    """
-    if wanted in ATTENTIONS:
-        return wanted, f"{wanted}, as model.attention says"
-    if wanted != "auto":
-        rule = f"must be auto, {' or '.join(ATTENTIONS)}"
-        raise ConfigError("model.attention", wanted, rule, did_you_mean(wanted, ["auto", *ATTENTIONS]))
-    if torch.device(device).type == "cpu":
-        if dtype is torch.bfloat16:
-            return SHORT, f"{SHORT}: up to twice as fast as eager on short rows in bfloat16"
-        return "eager", "eager: on a CPU the fused kernel's backward pass is several times slower"
-    return "sdpa", "sdpa, the fused kernel of this GPU"
-
-
-def cpu_flags(path: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """Return the features of the CPU as Linux names them; none where it does not tell."""
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return frozenset()
-    names = ("flags", "Features")
-    found = next((line for line in lines if line.split(":")[0].strip() in names), ":")
-    return frozenset(found.split(":", maxsplit=1)[1].split())
 
 
 @contextmanager

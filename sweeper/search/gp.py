@@ -12,11 +12,11 @@ from collections.abc import Sequence
 
 import optuna
 
+from sweeper.config.space import SearchSpace
+from sweeper.config.values import ParamValue
 from sweeper.search.distributions import distributions, from_stored
 from sweeper.search.proposals import trial_seed
 from sweeper.search.reading import is_infeasible
-from sweeper.space import SearchSpace
-from sweeper.types import ParamValue
 
 __all__ = ["draw", "expected_value"]
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import qmc
 
+from sweeper.config.settings import Recipe
+from sweeper.config.space import Dimension, Scale, SearchSpace
+from sweeper.config.values import ParamValue
 from sweeper.errors import ConfigError
-from sweeper.settings import Recipe
-from sweeper.space import Dimension, Scale, SearchSpace
-from sweeper.types import ParamValue
 
 __all__ = ["Grid", "Proposal", "fit_recipes", "random_point", "sobol_point", "trial_seed"]
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sweeper.config.settings import SearchSettings
 from sweeper.errors import ConfigError, did_you_mean
-from sweeper.settings import SearchSettings
 
 if TYPE_CHECKING:
     import optuna

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 
 import optuna
 
+from sweeper.config.space import SearchSpace
+from sweeper.config.values import ParamValue
 from sweeper.errors import StoreError, SweepMismatch
 from sweeper.search.distributions import from_stored
-from sweeper.space import SearchSpace
-from sweeper.types import ParamValue
 
 __all__ = ["best_trial", "check_same", "check_trial", "is_infeasible", "worst_value"]
 

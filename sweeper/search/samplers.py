@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 
 import optuna
 
+from sweeper.config.settings import SearchSettings
+from sweeper.config.space import Scale, SearchSpace
+from sweeper.config.values import ParamValue
 from sweeper.errors import ConfigError, did_you_mean
 from sweeper.search import cma, gp
 from sweeper.search.proposals import Grid, fit_recipes, random_point, sobol_point, trial_seed
 from sweeper.search.reading import is_infeasible
-from sweeper.settings import SearchSettings
-from sweeper.space import Scale, SearchSpace
-from sweeper.types import ParamValue
 
 __all__ = ["SAMPLERS", "Draft", "Proposer", "make_sampler"]
 
@@ -97,7 +97,7 @@ class Proposer:
             return Draft(origin=f"recipe:{name}", params=params)
         index = number - len(self._recipes)
         model = self._model(number)
-        if index < self._settings.startup or model == "qmc" or not self._is_ready(model, trials):
+        if index < self._settings.num_startup_trials or model == "qmc" or not self._is_ready(model, trials):
             return Draft(origin="sobol", params=sobol_point(self._space, self._seed, index))
         return self._learn(model, number, trials)
 
@@ -128,14 +128,16 @@ class Proposer:
             return True
         scored = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
         num_scored = sum(trial.state in scored and not is_infeasible(trial) for trial in trials)
-        return num_scored >= max(2, self._settings.startup // 2)
+        return num_scored >= max(2, self._settings.num_startup_trials // 2)
 
 
 def _check(space: SearchSpace, settings: SearchSettings) -> None:
     if settings.sampler not in SAMPLERS:
         remedy = f"Choose one of {', '.join(SAMPLERS)}. {did_you_mean(settings.sampler, SAMPLERS)}".strip()
         raise ConfigError("search.sampler", settings.sampler, "this sampler is unknown", remedy)
-    if settings.startup < 0:
-        raise ConfigError("search.startup", settings.startup, "a count is not negative", "Write 0 or more.")
+    if settings.num_startup_trials < 0:
+        raise ConfigError(
+            "search.num_startup_trials", settings.num_startup_trials, "a count is not negative", "Write 0 or more."
+        )
     if settings.sampler == "cmaes":
         cma.check_space(space)

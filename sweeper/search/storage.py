@@ -21,9 +21,9 @@ import sqlalchemy
 import tenacity
 from filelock import FileLock
 
+from sweeper.config.urls import redact_url
 from sweeper.errors import ConfigError, DiskFull, StorageDown
 from sweeper.failures import POLICIES, is_full
-from sweeper.provenance import redact_url
 from sweeper.types import FailureKind
 
 __all__ = ["durable", "open_storage", "patience", "translated"]

@@ -14,6 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import optuna
 
+from sweeper.config.settings import SearchSettings
+from sweeper.config.space import SearchSpace
+from sweeper.config.values import ParamValue
 from sweeper.errors import SweeperError
 from sweeper.search.distributions import distributions, suggest, to_stored
 from sweeper.search.proposals import Proposal, trial_seed
@@ -21,9 +24,7 @@ from sweeper.search.pruning import make_pruner, num_free_passes
 from sweeper.search.reading import best_trial, check_same, check_trial, worst_value
 from sweeper.search.samplers import Proposer
 from sweeper.search.storage import durable, open_storage, patience, translated
-from sweeper.settings import SearchSettings
-from sweeper.space import SearchSpace
-from sweeper.types import Decision, ParamValue, Phase, TrialRecord, TrialState
+from sweeper.types import Decision, Phase, TrialRecord, TrialState
 
 __all__ = ["Search"]
 

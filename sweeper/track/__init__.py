@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+from sweeper.config.settings import TrackerSettings
 from sweeper.errors import ConfigError, did_you_mean
-from sweeper.settings import TrackerSettings
 from sweeper.track.background import BackgroundTracker
 from sweeper.track.base import NullTracker, Tracker
 from sweeper.track.mlflow import artifact_folder, connect, database_fault, database_files, open_audit, tracking_uri

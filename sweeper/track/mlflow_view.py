@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sweeper.types import Measurement, ParamValue, StudyRecord, TrialRecord, TrialSpec, TrialState
+from sweeper.config.values import ParamValue
+from sweeper.types import Measurement, StudyRecord, TrialRecord, TrialSpec, TrialState
 
 __all__ = [
     "CHUNKS",
@@ -36,11 +37,11 @@ _SHORT = {
     "lora.alpha_ratio": "a/r",
     "train.learning_rate": "lr",
     "lora.dropout": "drop",
-    "lora.rslora": "rs",
+    "lora.use_rslora": "rs",
     "train.batch_size": "bs",
     "train.weight_decay": "wd",
     "train.warmup_ratio": "warm",
-    "train.schedule": "",
+    "train.lr_schedule": "",
     "train.max_grad_norm": "clip",
     "train.adam_beta1": "b1",
     "train.adam_beta2": "b2",

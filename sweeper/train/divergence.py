@@ -11,9 +11,9 @@ from collections.abc import Mapping
 
 from sweeper.types import Failure, FailureKind
 
-__all__ = ["loss_limit", "unusable"]
+__all__ = ["find_diverged", "loss_limit"]
 
-_TIMES_BLIND = 5.0
+_LOSS_FACTOR = 5.0
 
 
 def loss_limit(num_choices: int) -> float:
@@ -26,10 +26,10 @@ def loss_limit(num_choices: int) -> float:
     Args:
         num_choices: Labels of a classification, or tokens of the vocabulary.
     """
-    return _TIMES_BLIND * max(1.0, math.log(num_choices))
+    return _LOSS_FACTOR * max(1.0, math.log(num_choices))
 
 
-def unusable(losses: Mapping[int, float], what: str, limit: float = math.inf) -> dict[int, Failure]:
+def find_diverged(losses: Mapping[int, float], what: str, limit: float = math.inf) -> dict[int, Failure]:
     """Return the failures of trials whose loss is not finite or above a limit, by trial number.
 
     Args:

@@ -114,7 +114,7 @@ class Lane:
             "r": layout.rank,
             "lora_alpha": layout.rank * float(settings["lora.alpha_ratio"]),
             "lora_dropout": float(settings["lora.dropout"]),
-            "use_rslora": bool(settings["lora.rslora"]),
+            "use_rslora": bool(settings["lora.use_rslora"]),
             "bias": "none",
             "fan_in_fan_out": False,
             **config,
@@ -126,9 +126,9 @@ class Lane:
 
 
 def lora_scale(settings: Mapping[str, object]) -> float:
-    """Return alpha / r, or alpha / sqrt(r) with ``lora.rslora``."""
+    """Return alpha / r, or alpha / sqrt(r) with ``lora.use_rslora``."""
     ratio, rank = float(str(settings["lora.alpha_ratio"])), int(str(settings["lora.r"]))
-    return ratio * math.sqrt(rank) if settings["lora.rslora"] else ratio
+    return ratio * math.sqrt(rank) if settings["lora.use_rslora"] else ratio
 
 
 def derived_seed(*parts: int | str) -> int:

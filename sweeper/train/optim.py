@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sweeper.types import ParamValue
+from sweeper.config.values import ParamValue
 
 __all__ = ["LaneOptimizer", "OptimSettings", "learning_rate_at"]
 
@@ -25,7 +25,7 @@ class OptimSettings:
     weight_decay: float
     warmup_steps: int
     total_steps: int
-    schedule: str
+    lr_schedule: str
     max_grad_norm: float
     beta1: float
     beta2: float
@@ -39,7 +39,7 @@ class OptimSettings:
             weight_decay=float(settings["train.weight_decay"]),
             warmup_steps=round(float(settings["train.warmup_ratio"]) * total_steps),
             total_steps=total_steps,
-            schedule=str(settings["train.schedule"]),
+            lr_schedule=str(settings["train.lr_schedule"]),
             max_grad_norm=float(settings["train.max_grad_norm"]),
             beta1=float(settings["train.adam_beta1"]),
             beta2=float(settings["train.adam_beta2"]),
@@ -54,10 +54,10 @@ def learning_rate_at(settings: OptimSettings, step: int) -> float:
     """
     if step < settings.warmup_steps:
         return settings.learning_rate * step / settings.warmup_steps
-    if settings.schedule == "constant":
+    if settings.lr_schedule == "constant":
         return settings.learning_rate
     done = (step - settings.warmup_steps) / max(1, settings.total_steps - settings.warmup_steps)
-    share = 1 - done if settings.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+    share = 1 - done if settings.lr_schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
     return settings.learning_rate * max(0.0, share)
 
 

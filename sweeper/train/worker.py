@@ -23,18 +23,19 @@ from sweeper.data.prompt_tokens import chat_use
 from sweeper.data.tokens import tokenise
 from sweeper.errors import StoreError, WorkerError
 from sweeper.execute.base import OpenStudy, Reply, Request, StudyOpened, WorkerReady, WorkerSetup
+from sweeper.models.device_choice import choose_attention, choose_dtype
 from sweeper.models.first_token import read_first_token
 from sweeper.models.linear import is_linear, is_transposed
-from sweeper.models.load import choose_attention, choose_dtype, load_model
+from sweeper.models.load import load_model
 from sweeper.models.targets import targets_for
 from sweeper.tasks import make_task
 from sweeper.tasks.base import Examples, TaskProtocol
 from sweeper.train.batches import EvaluationBatches, TrainingRows
 from sweeper.train.chunks import ChunkPlan
-from sweeper.train.divergence import loss_limit, unusable
+from sweeper.train.divergence import find_diverged, loss_limit
 from sweeper.train.lane import Lane
 from sweeper.train.lane_choice import LaneChoice, choose_lanes, typical_rows
-from sweeper.train.memory import Isolation
+from sweeper.train.out_of_memory import OutOfMemoryFallback
 from sweeper.train.pack import ChunkOutcome, Pack, sort_lanes
 from sweeper.train.probe import probe
 from sweeper.types import Admission, ChunkReport, ChunkRequest, Cost, Failure, FailureKind, Measurement
@@ -54,7 +55,7 @@ class _Study:
     pack: Pack
     train: TrainingRows
     validation: EvaluationBatches
-    memory: Isolation
+    memory: OutOfMemoryFallback
     loss_limit: float
     adapter_config: Mapping[str, Any]
 
@@ -135,7 +136,7 @@ class TrainingWorker:
             pack=pack,
             train=TrainingRows(train, plan, seed=request.seed, pad_token_id=tokens.pad_token_id, device=self._device),
             validation=self._evaluation_batches(validation, tokens.pad_token_id),
-            memory=Isolation(max_parts=_power_of_two(plan.micro_batch), device=self._device.type),
+            memory=OutOfMemoryFallback(max_parts=_power_of_two(plan.micro_batch), device=self._device.type),
             loss_limit=loss_limit(num_choices),
             adapter_config=adapter_config,
         )
@@ -192,12 +193,12 @@ class TrainingWorker:
         lanes = sort_lanes(list(self._lanes.values()))
         outcomes, failed = study.memory.run(lanes, lambda group, parts: self._train(study, group, parts))
         failures |= failed
-        failures |= unusable({n: o.loss for n, o in outcomes.items()}, "training loss", study.loss_limit)
+        failures |= find_diverged({n: o.loss for n, o in outcomes.items()}, "training loss", study.loss_limit)
         self._drop(failures)
         scored = [lane for lane in lanes if lane.spec.number in self._lanes and lane.chunks_done in study.request.rungs]
         scores, failed = study.memory.run(scored, lambda group, parts: self._score(study, group, parts))
         failures |= failed
-        failures |= unusable({n: s["validation/loss"] for n, s in scores.items()}, "validation loss")
+        failures |= find_diverged({n: s["validation/loss"] for n, s in scores.items()}, "validation loss")
         self._drop(failures)
         return self._report(outcomes, scores, failures, details=details, elapsed_s=time.perf_counter() - begin)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sweeper.store import TrialStore
+from sweeper.store.trials import TrialStore
 from sweeper.types import (
     Cost,
     Failure,
@@ -23,7 +23,7 @@ SPACE = {
     "lora.dropout": "interval(0,0.2)",
     "train.learning_rate": "tag(log,interval(1e-4,1e-2))",
 }
-FIXED = {"lora.rslora": False, "train.batch_size": 16, "train.schedule": "linear", "train.weight_decay": 0.0}
+FIXED = {"lora.use_rslora": False, "train.batch_size": 16, "train.lr_schedule": "linear", "train.weight_decay": 0.0}
 
 
 def make_study(dataset="trec", **changes):

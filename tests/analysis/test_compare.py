@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from analysis import compare as c
+from sweeper.analysis import compare as c
 from sweeper.types import Phase, TrialState
 from tests.analysis.records import make_default, make_study, make_trial
 

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from analysis.params import alpha, number_text, params_text, shown_params
+from sweeper.analysis.params import alpha, number_text, params_text, shown_params
 from tests.analysis.records import make_study, make_trial
 
 

@@ -5,11 +5,11 @@ import re
 import pandas as pd
 import pytest
 
-from analysis.best import best_settings
-from analysis.load import load_trials, wall_s
-from analysis.report import write_reports
-from sweeper.space import Dimension, Scale, SearchSpace
-from sweeper.store import TrialStore
+from sweeper.analysis.best import best_settings
+from sweeper.analysis.load import load_trials, wall_s
+from sweeper.analysis.report import write_reports
+from sweeper.config.space import Dimension, Scale, SearchSpace
+from sweeper.store.trials import TrialStore
 from sweeper.types import Failure, FailureKind, Phase, TrialState
 from tests.analysis.records import SPACE, make_default, make_infeasible, make_study, make_sweep, make_trial
 

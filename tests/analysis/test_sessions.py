@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from analysis.report import write_reports
-from analysis.sessions import session_rows
-from sweeper.sessions import Prediction, SessionLog, SessionRecord, StudyTally, as_bytes
+from sweeper.analysis.report import write_reports
+from sweeper.analysis.sessions import session_rows
+from sweeper.store.sessions import Prediction, SessionLog, SessionRecord, StudyTally, as_bytes
 from tests.analysis.records import make_study, make_sweep, make_trial
 
 NIGHT = SessionRecord(

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-import sweeper.sweep
+import sweeper.sweep.run
 from chaos.clock import Clock, use_clock
 
 
@@ -43,8 +43,8 @@ def test_the_next_night_is_a_later_one(clock):
 
 def test_a_controller_goes_by_the_clock_of_its_folder(clock, tmp_path, monkeypatch):
     told = {}
-    monkeypatch.setattr(sweeper.sweep, "run_sweep", lambda _overrides, **more: told.update(more))
+    monkeypatch.setattr(sweeper.sweep.run, "run_sweep", lambda _overrides, **more: told.update(more))
     use_clock(tmp_path)
-    sweeper.sweep.run_sweep(["name=x"])
+    sweeper.sweep.run.run_sweep(["name=x"])
     clock.to_end(60.0)
     assert told["clock"]().hour == 7

@@ -8,7 +8,7 @@ from chaos import driver as driver_module
 from chaos.driver import Driver, Plan
 from chaos.session import ChaosError
 from chaos.workload import STUDY, SWEEP, Workload
-from sweeper.store import TrialStore
+from sweeper.store.trials import TrialStore
 from sweeper.types import TrialState
 from tests.analysis.records import make_study, make_trial
 

@@ -15,7 +15,7 @@ from chaos import events
 from chaos.events import hang_worker, start_a_second
 from chaos.session import ChaosError
 from chaos.workload import HANG_S
-from sweeper.ledger import Ledger
+from sweeper.store.ledger import Ledger
 from sweeper.types import Cost
 
 DRAW = random.Random(0)  # noqa: S311  no secret
@@ -71,7 +71,7 @@ def kill_soon(session, worker, *, charged_s):
 
 
 def test_a_hung_worker_that_nobody_kills_is_a_complaint(tmp_path, worker, monkeypatch):
-    monkeypatch.setattr(events, "FIRST_REPLY_S", 0.1)
+    monkeypatch.setattr(events, "STARTUP_TIMEOUT_S", 0.1)
     monkeypatch.setattr(events, "_PATIENCE_S", 0.1)
     with pytest.raises(ChaosError, match="the watchdog does nothing"):
         hang_worker(FakeSession(tmp_path, worker), DRAW)

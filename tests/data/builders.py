@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.fetch import WheelPin, sha256_of
+from sweeper.fetch.wheel import WheelPin, sha256_of
 
 REAL_CACHE = Path(os.environ.get("SWEEPER_CACHE", "~/.cache/sweeper")).expanduser()
 

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 import sweeper.data
+from sweeper.config.settings import DatasetSettings
 from sweeper.data import prepare_splits
-from sweeper.fetch import WheelPin
-from sweeper.settings import DatasetSettings
+from sweeper.fetch.wheel import WheelPin
 from tests.data.builders import cache_with
 
 CONF = Path(sweeper.data.__file__).parents[2] / "conf" / "dataset"

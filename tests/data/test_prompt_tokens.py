@@ -7,11 +7,11 @@ import logging
 
 import pytest
 
+from sweeper.config.settings import DatasetSettings, ModelSettings
 from sweeper.data import prepare_splits
 from sweeper.data.prompt_tokens import chat_use
 from sweeper.data.tokens import tokenise
 from sweeper.errors import ConfigError, DataError, ModelError
-from sweeper.settings import DatasetSettings, ModelSettings
 from tests.data.builders import make_tokenizer, write_jsonl
 
 ROW, END = 3, 2  # of the tokenizer of `make_tokenizer`; the number n is 4 + n, what it does not know 0

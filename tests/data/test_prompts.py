@@ -6,10 +6,10 @@ import json
 
 import pytest
 
+from sweeper.config.settings import DatasetSettings
 from sweeper.data import prepare_splits
 from sweeper.data.prompts import build_prompts
 from sweeper.errors import ConfigError, DataError
-from sweeper.settings import DatasetSettings
 from tests.data.builders import write_jsonl
 
 USER, ASSISTANT = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}

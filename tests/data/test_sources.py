@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import sweeper.data
+from sweeper.config.settings import DatasetSettings
 from sweeper.data import prepare_splits
 from sweeper.errors import ConfigError, DataError, FetchError
-from sweeper.fetch import sha256_of
-from sweeper.settings import DatasetSettings
+from sweeper.fetch.wheel import sha256_of
 from tests.data.builders import make_wheel, write_jsonl
 
 ROWS = [{"text": f"row {n}", "label": n % 2} for n in range(60)]

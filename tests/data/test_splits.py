@@ -8,10 +8,10 @@ from collections import Counter
 import pytest
 from datasets import Dataset
 
+from sweeper.config.settings import DatasetSettings
 from sweeper.data.sizes import Sizes, plan_sizes
 from sweeper.data.splits import make_splits
 from sweeper.errors import DataError
-from sweeper.settings import DatasetSettings
 
 
 def table_of(counts, split=None):

@@ -6,9 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from sweeper.config.settings import DatasetSettings
 from sweeper.data.tables import build_table, label_text, read_table
 from sweeper.errors import ConfigError, DataError
-from sweeper.settings import DatasetSettings
 from tests.data.builders import write_jsonl
 
 ROWS = [{"text": "good", "label": "yes"}, {"text": "bad", "label": "no"}]

@@ -8,10 +8,10 @@ import pytest
 from datasets import Dataset
 
 import sweeper.data
+from sweeper.config.settings import DatasetSettings
 from sweeper.data.splits import make_splits
 from sweeper.data.tokens import tokenise
 from sweeper.errors import ModelError
-from sweeper.settings import DatasetSettings
 from tests.data.builders import make_tokenizer
 
 ROWS = [{"text": f"row {n}", "label": str(n % 2)} for n in range(60)]

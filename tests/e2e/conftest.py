@@ -41,7 +41,7 @@ def overrides_of(tmp_path, rows, tiny_bert, tiny_cache):
         "train.chunks_per_epoch=2",
         "train.batch_size=8",
         "search.min_chunks=1",
-        "search.startup=2",
+        "search.num_startup_trials=2",
         "executor=inline",
         "executor.lanes=3",
         "tracker=none",

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 import sweeper.cli
 from sweeper.errors import DiskFull, StorageDown
-from sweeper.store import TrialStore
+from sweeper.store.trials import TrialStore
 from sweeper.tasks.text_classification import Task
 from sweeper.types import FailureKind, TrialState
 
@@ -27,7 +27,7 @@ def test_a_task_with_a_bug_ends_the_sweep_early_with_the_cause_and_an_exit_code(
         raise ValueError("labels and logits differ in shape")
 
     monkeypatch.setattr(Task, "row_loss", row_loss)
-    hopeless = [*tiny, "executor.retry_s=0", "budget.trials=30", "executor.give_up=4"]
+    hopeless = [*tiny, "executor.retry_s=0", "budget.trials=30", "executor.abort_after_failures=4"]
     code, _ = invoke("run", *hopeless)
     assert code == 3
     store = TrialStore(tmp_path / "outputs" / "tiny")
@@ -52,7 +52,7 @@ def test_causes_that_end_a_sweep_have_exit_codes_of_their_own(monkeypatch, capsy
     def run_sweep(*_args, **_kwargs):
         raise error
 
-    monkeypatch.setattr("sweeper.sweep.run_sweep", run_sweep)
+    monkeypatch.setattr("sweeper.sweep.run.run_sweep", run_sweep)
     monkeypatch.setattr("sys.argv", ["sweeper", "run"])
     with pytest.raises(SystemExit) as ended:
         sweeper.cli.main()

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 import sweeper
-from sweeper.store import TrialStore
+from sweeper.store.trials import TrialStore
 from sweeper.types import TrialState
 
 ROOT = Path(__file__).parents[2]
@@ -74,8 +74,8 @@ def running(request, tiny, tmp_path):
     longer = [
         "executor=process",
         workers,
-        "executor.drain_s=5",
-        "executor.hang_floor_s=3",
+        "executor.shutdown_grace_s=5",
+        "executor.hang_timeout_min_s=3",
         "train.epochs=12",
         "budget.trials=200",
     ]
@@ -157,7 +157,7 @@ def test_killed_workers_are_replaced_and_their_trials_go_on(running):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there was it tried that SIGKILL ends a stopped process")
-@pytest.mark.parametrize("running", [(1, "executor.hang_floor_s=5")], indirect=True, ids=["1"])
+@pytest.mark.parametrize("running", [(1, "executor.hang_timeout_min_s=5")], indirect=True, ids=["1"])
 def test_a_stopped_worker_is_taken_for_hung_and_replaced(running):
     os.kill(running.workers[0], signal.SIGSTOP)
     deadline = time.monotonic() + PATIENCE_S

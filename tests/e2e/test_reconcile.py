@@ -17,12 +17,12 @@ from safetensors.numpy import save
 
 import sweeper
 from sweeper.cli import main
+from sweeper.control.resume import with_checkpoint
 from sweeper.errors import SweepLocked
-from sweeper.ledger import Ledger
-from sweeper.lock import hold
-from sweeper.reconcile import reconcile_sweep
-from sweeper.resume import with_checkpoint
-from sweeper.store import TrialStore
+from sweeper.recovery.reconcile import reconcile_sweep
+from sweeper.store.ledger import Ledger
+from sweeper.store.lock import hold
+from sweeper.store.trials import TrialStore
 from sweeper.types import TrialState
 from tests.doubles import write_rows
 

@@ -14,8 +14,8 @@ import pytest
 import sweeper
 from sweeper.cli import main
 from sweeper.errors import ConfigError, SweepLocked, SweepMismatch
-from sweeper.store import TrialStore
-from sweeper.sweep import run_sweep
+from sweeper.store.trials import TrialStore
+from sweeper.sweep.run import run_sweep
 from sweeper.types import TrialState
 from tests.doubles import write_rows
 
@@ -171,8 +171,8 @@ def test_without_a_name_other_settings_are_another_sweep(tiny, tmp_path):
 HOLDER = """
 import sys
 from pathlib import Path
-from sweeper.lock import hold
-from sweeper.store import TrialStore
+from sweeper.store.lock import hold
+from sweeper.store.trials import TrialStore
 
 with hold(TrialStore(Path(sys.argv[1]))):
     print("held", flush=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from sweeper.config.settings import DatasetSettings, ExecutorSettings, TaskSettings
 from sweeper.errors import ConfigError
 from sweeper.execute import make_executor
 from sweeper.execute.base import OpenStudy, StudyOpened, WorkerReady
 from sweeper.execute.inline import InlineExecutor
 from sweeper.execute.process import ProcessExecutor
-from sweeper.settings import DatasetSettings, ExecutorSettings, TaskSettings
 from sweeper.types import ChunkReport, ChunkRequest
 from tests.execute.echo import factory
 

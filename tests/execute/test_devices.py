@@ -8,10 +8,10 @@ import psutil
 import pynvml
 import pytest
 
+from sweeper.config.settings import ExecutorSettings
 from sweeper.errors import ConfigError
 from sweeper.execute import devices
 from sweeper.execute.devices import choose_devices, visible_cuda_devices
-from sweeper.settings import ExecutorSettings
 
 
 @pytest.fixture

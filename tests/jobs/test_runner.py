@@ -10,12 +10,12 @@ from datetime import timedelta
 import pytest
 from rich.console import Console
 
+from sweeper.clock import utc_now
 from sweeper.errors import SweeperError
 from sweeper.jobs.runner import plan_job, run_job
 from sweeper.jobs.settings import load_job
-from sweeper.ledger import utc_now
-from sweeper.lock import hold
-from sweeper.sessions import SessionLog
+from sweeper.store.lock import hold
+from sweeper.store.sessions import SessionLog
 from tests.e2e.conftest import tiny, tiny_bert, tiny_cache  # noqa: F401 - fixtures
 
 SMALL = ("budget.trials=2", "train.epochs=1")
@@ -67,7 +67,7 @@ def test_a_session_that_ends_in_an_error_reports_nevertheless(job, monkeypatch):
     def fail(*_arguments, **_options):
         raise SweeperError("no worker is left")
 
-    monkeypatch.setattr("sweeper.sweep.run_sweep", fail)
+    monkeypatch.setattr("sweeper.sweep.run.run_sweep", fail)
     with pytest.raises(SweeperError, match="no worker is left"):
         _run(job)
     assert (plan.store.root / "report.md").exists()
@@ -75,7 +75,7 @@ def test_a_session_that_ends_in_an_error_reports_nevertheless(job, monkeypatch):
 
 def test_a_session_ends_with_the_exit_code_of_its_sweep(job, monkeypatch):
     outcome = type("Outcome", (), {"exit_code": 143})
-    monkeypatch.setattr("sweeper.sweep.run_sweep", lambda *_arguments, **_options: outcome)
+    monkeypatch.setattr("sweeper.sweep.run.run_sweep", lambda *_arguments, **_options: outcome)
     assert _run(job)[0] == 143
 
 

@@ -7,8 +7,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from sweeper.config.time_windows import parse
 from sweeper.jobs.starts import calendar_lines, cron_lines, longest_s, zone_schedules
-from sweeper.windows import parse
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 

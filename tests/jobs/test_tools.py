@@ -15,10 +15,10 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from sweeper.config.time_windows import parse
 from sweeper.jobs.render import Resources, render
 from sweeper.jobs.settings import load_job
 from sweeper.jobs.starts import calendar_lines
-from sweeper.windows import parse
 
 ROOT = Path(__file__).parents[2]
 WINDOWS = ["22:00-07:00", "mon-fri 22:00-07:00; sat,sun 00:00-24:00", "fri 23:30-00:30; 12:00-13:00"]
@@ -199,9 +199,9 @@ def test_the_job_in_a_manifest_is_the_same_job(job, tmp_path):
 
 
 def test_time_to_stop_covers_what_a_chunk_may_take(job):
-    text = "".join(render(job, "systemd", resources=Resources(drain_s=100)).values())
+    text = "".join(render(job, "systemd", resources=Resources(shutdown_grace_s=100)).values())
     assert "TimeoutStopSec=180" in text
-    pods = render(job, "kubernetes", resources=Resources(drain_s=100))["mine.yaml"]
+    pods = render(job, "kubernetes", resources=Resources(shutdown_grace_s=100))["mine.yaml"]
     assert "terminationGracePeriodSeconds: 180" in pods
 
 

@@ -8,11 +8,11 @@ import pytest
 import yaml
 
 import sweeper.models
+from sweeper.config.settings import ModelSettings
 from sweeper.errors import ConfigError, FetchError, ModelError
-from sweeper.fetch import WheelPin, sha256_of
+from sweeper.fetch.wheel import WheelPin, sha256_of
 from sweeper.models import fetch_model, model_type_of
 from sweeper.models.targets import targets_for
-from sweeper.settings import ModelSettings
 from tests.data.builders import cache_with, make_wheel
 
 CONF = Path(sweeper.models.__file__).parents[2] / "conf" / "model"

@@ -9,12 +9,13 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from sweeper.config.settings import ModelSettings
 from sweeper.errors import ModelError
-from sweeper.fetch import no_progress, sha256_of
+from sweeper.fetch.progress import no_progress
+from sweeper.fetch.wheel import sha256_of
 from sweeper.models import fetch_model, model_type_of
 from sweeper.models.gguf import convert_gguf
 from sweeper.models.targets import targets_for
-from sweeper.settings import ModelSettings
 from tests.data.builders import cache_with, make_wheel
 from tests.models.test_fetch_model import CONF
 from tests.tasks.languages import language_model

@@ -7,7 +7,8 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from sweeper.errors import ConfigError, ModelError
-from sweeper.models.load import choose_attention, choose_dtype, cpu_flags, load_model
+from sweeper.models.device_choice import choose_attention, choose_dtype, cpu_flags
+from sweeper.models.load import load_model
 from tests.data.builders import make_tokenizer
 
 torch.set_num_threads(1)

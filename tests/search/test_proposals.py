@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from sweeper.config.settings import Recipe
+from sweeper.config.space import Dimension, Scale, SearchSpace
 from sweeper.errors import ConfigError
 from sweeper.search.proposals import Grid, fit_recipes, sobol_point, trial_seed
-from sweeper.settings import Recipe
-from sweeper.space import Dimension, Scale, SearchSpace
 
 RANK = Dimension(key="lora.r", scale=Scale.LOG2, low=4, high=16, text="tag(log2,interval(4,16))")
 RATE = Dimension(key="train.learning_rate", scale=Scale.LOG, low=1e-4, high=1e-2, text="tag(log,interval(1e-4,1e-2))")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import optuna
 import pytest
 
+from sweeper.config.settings import SearchSettings
 from sweeper.errors import ConfigError
 from sweeper.search.pruning import PRUNERS, make_pruner, rung_chunks
-from sweeper.settings import SearchSettings
 
 
 @pytest.mark.parametrize(

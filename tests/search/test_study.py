@@ -7,10 +7,10 @@ import math
 import optuna
 import pytest
 
+from sweeper.config.settings import SearchSettings
+from sweeper.config.space import Dimension, Scale, SearchSpace
 from sweeper.errors import ConfigError, StoreError, SweeperError, SweepMismatch
 from sweeper.search import study as study_module
-from sweeper.settings import SearchSettings
-from sweeper.space import Dimension, Scale, SearchSpace
 from sweeper.types import Decision, TrialState
 from tests.search.toy import METRIC, SPACE, Driver, open_toy, preset, value_of
 
@@ -218,15 +218,15 @@ def test_a_misspelt_name_gets_a_suggestion(tmp_path, key, value):
 
 def test_cmaes_refuses_categories(tmp_path):
     schedule = Dimension(
-        key="train.schedule", scale=Scale.CATEGORICAL, choices=("linear", "cosine"), text="choice(linear,cosine)"
+        key="train.lr_schedule", scale=Scale.CATEGORICAL, choices=("linear", "cosine"), text="choice(linear,cosine)"
     )
-    with pytest.raises(ConfigError, match=r"train\.schedule is a category.*Fix train\.schedule"):
+    with pytest.raises(ConfigError, match=r"train\.lr_schedule is a category.*Fix train\.lr_schedule"):
         open_toy(tmp_path, preset("cmaes"), space=SearchSpace((*SPACE.dimensions, schedule)))
 
 
 def test_auto_takes_tpe_where_there_is_a_category(tmp_path):
     schedule = Dimension(
-        key="train.schedule", scale=Scale.CATEGORICAL, choices=("linear", "cosine"), text="choice(linear,cosine)"
+        key="train.lr_schedule", scale=Scale.CATEGORICAL, choices=("linear", "cosine"), text="choice(linear,cosine)"
     )
     driver = Driver(lanes=1)
     with open_toy(tmp_path, preset("auto"), space=SearchSpace((*SPACE.dimensions, schedule))) as search:

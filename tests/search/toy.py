@@ -8,10 +8,10 @@ from pathlib import Path
 
 import yaml
 
+from sweeper.config.settings import Recipe, SearchSettings
+from sweeper.config.space import Dimension, Scale, SearchSpace
 from sweeper.search.proposals import Proposal
 from sweeper.search.study import Search
-from sweeper.settings import Recipe, SearchSettings
-from sweeper.space import Dimension, Scale, SearchSpace
 from sweeper.types import Decision, Measurement, TrialRecord, TrialSpec, TrialState
 
 CONF = Path(__file__).parents[2] / "conf" / "search"
@@ -33,7 +33,7 @@ def preset(name: str, **changes: object) -> SearchSettings:
     content = yaml.safe_load((CONF / f"{name}.yaml").read_text())
     content.pop("defaults", None)
     content["recipes"] = [Recipe(**recipe) for recipe in recipes]
-    content["startup"] = min(content.get("startup", 0), 4)
+    content["num_startup_trials"] = min(content.get("num_startup_trials", 0), 4)
     return SearchSettings(**{**content, **changes})
 
 

@@ -1,4 +1,4 @@
-"""Losses and scores of completions are those that a model gives to each of them alone."""
+"""WorkerRecovery and scores of completions are those that a model gives to each of them alone."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional as F
 
 from sweeper.errors import ModelError
-from sweeper.models.attention import register
-from sweeper.models.load import SHORT
+from sweeper.models.device_choice import SHORT
+from sweeper.models.short_attention import register
 from sweeper.tasks import make_task, token_loss
 from sweeper.tasks.causal_lm import Task
 from tests.tasks.languages import END, LANGUAGE_MODELS, VOCABULARY, batch_of, language_model, nll_alone, pairs

@@ -40,7 +40,7 @@ def trial(
     **changes,
 ) -> TrialRecord:
     params = {"lora.r": 8, "train.learning_rate": 1e-3}
-    settings = {**params, "lora.alpha_ratio": 2.0, "lora.rslora": False, "train.batch_size": 16}
+    settings = {**params, "lora.alpha_ratio": 2.0, "lora.use_rslora": False, "train.batch_size": 16}
     spec = TrialSpec(study="trec-minilm-lora", number=number, params=params, settings=settings, seed=5, origin="tpe")
     done = tuple(measurement(chunk, scores) for chunk in range(1, chunks + 1))
     record = TrialRecord(

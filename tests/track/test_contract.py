@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from sweeper.config.settings import TrackerSettings
 from sweeper.errors import ConfigError
-from sweeper.settings import TrackerSettings
 from sweeper.track import NullTracker, make_tracker
 from tests.track.builders import adapter_folder, complete, study, trial
 
@@ -85,7 +85,7 @@ def test_an_unknown_tracker_is_refused_with_the_nearest_name(tmp_path):
 def test_importing_and_making_a_tracker_does_not_import_mlflow(tmp_path):
     code = (
         "import sys; from pathlib import Path; "
-        "from sweeper.settings import TrackerSettings; import sweeper.track as t; "
+        "from sweeper.config.settings import TrackerSettings; import sweeper.track as t; "
         "t.make_tracker(TrackerSettings(), outputs=Path(sys.argv[1]), sweep='s', tags={}); "
         "sys.exit('mlflow' in sys.modules or 'sqlalchemy' in sys.modules)"
     )

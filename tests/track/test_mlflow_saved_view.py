@@ -8,7 +8,7 @@ import zlib
 
 import pytest
 
-from sweeper.space import SEARCHABLE
+from sweeper.config.space import SEARCHABLE
 from sweeper.track.mlflow_saved_view import saved_view
 from tests.track.builders import study
 

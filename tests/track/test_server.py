@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from sweeper.config.settings import TrackerSettings
 from sweeper.errors import ConfigError
-from sweeper.settings import TrackerSettings
 from sweeper.track import make_tracker
 from sweeper.track.server import serve
 from tests.track.builders import adapter_folder, complete, study

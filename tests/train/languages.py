@@ -113,7 +113,7 @@ def _peft_model(kind, trial):
         task_type="CAUSAL_LM",
         r=rank,
         lora_alpha=rank * trial.settings["lora.alpha_ratio"],
-        use_rslora=trial.settings["lora.rslora"],
+        use_rslora=trial.settings["lora.use_rslora"],
         target_modules=targets_of(base),
         fan_in_fan_out=kind == "gpt2",
     )

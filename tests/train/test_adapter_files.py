@@ -47,11 +47,11 @@ def load_adapter(folder):
         return PeftModel.from_pretrained(base, folder).eval()
 
 
-@pytest.mark.parametrize("rslora", [False, True])
+@pytest.mark.parametrize("use_rslora", [False, True])
 @pytest.mark.parametrize("kind", ["bert", "llama", "roberta"])
-def test_peft_gives_the_packs_logits_and_score(kind, rslora, data, tmp_path):
+def test_peft_gives_the_packs_logits_and_score(kind, use_rslora, data, tmp_path):
     pack = build_pack(kind)
-    trial = spec(1, **{"lora.r": 3, "lora.alpha_ratio": 2.5, "lora.dropout": 0.1, "lora.rslora": rslora})
+    trial = spec(1, **{"lora.r": 3, "lora.alpha_ratio": 2.5, "lora.dropout": 0.1, "lora.use_rslora": use_rslora})
     lane, other = start(pack, [trial, spec(2, seed=9)])
     train(pack, [lane, other], data, 4)
     split = evaluation(rows := token_rows(20, seed=5))

@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from sweeper.config.settings import DatasetSettings, ModelSettings, TaskSettings
 from sweeper.data import prepare_splits
 from sweeper.errors import ModelError
 from sweeper.execute.base import OpenStudy, WorkerSetup
-from sweeper.settings import DatasetSettings, ModelSettings, TaskSettings
 from sweeper.train import make_worker
 from sweeper.types import Admission, ChunkRequest
 from tests.data.builders import write_jsonl

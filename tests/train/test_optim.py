@@ -16,7 +16,7 @@ BASE = OptimSettings(
     weight_decay=0.1,
     warmup_steps=2,
     total_steps=20,
-    schedule="linear",
+    lr_schedule="linear",
     max_grad_norm=1.0,
     beta1=0.9,
     beta2=0.999,
@@ -25,15 +25,15 @@ BASE = OptimSettings(
 LANES = [
     BASE,
     dataclasses.replace(BASE, learning_rate=0.1, weight_decay=0.0, beta1=0.8, beta2=0.95, epsilon=1e-3),
-    dataclasses.replace(BASE, schedule="cosine", max_grad_norm=0.1, warmup_steps=0),
-    dataclasses.replace(BASE, schedule="constant", max_grad_norm=0.0, weight_decay=0.5),
+    dataclasses.replace(BASE, lr_schedule="cosine", max_grad_norm=0.1, warmup_steps=0),
+    dataclasses.replace(BASE, lr_schedule="constant", max_grad_norm=0.0, weight_decay=0.5),
 ]
 SIZE, DECAYED = 12, 9
 MASK = torch.tensor([1.0] * DECAYED + [0.0] * (SIZE - DECAYED))
 
 
 def scheduler_of(settings, optimizer):
-    name = {"constant": "constant_with_warmup"}.get(settings.schedule, settings.schedule)
+    name = {"constant": "constant_with_warmup"}.get(settings.lr_schedule, settings.lr_schedule)
     return get_scheduler(
         name, optimizer, num_warmup_steps=settings.warmup_steps, num_training_steps=settings.total_steps
     )
@@ -143,7 +143,7 @@ def test_a_lane_at_a_later_step_has_its_own_bias_correction():
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
 @pytest.mark.parametrize(("warmup", "total"), [(0, 10), (1, 10), (4, 11), (10, 10), (0, 1)])
 def test_learning_rates_are_those_of_transformers(schedule, warmup, total):
-    settings = dataclasses.replace(BASE, schedule=schedule, warmup_steps=warmup, total_steps=total)
+    settings = dataclasses.replace(BASE, lr_schedule=schedule, warmup_steps=warmup, total_steps=total)
     optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=settings.learning_rate)
     scheduler = scheduler_of(settings, optimizer)
     for step in range(total):
@@ -153,6 +153,6 @@ def test_learning_rates_are_those_of_transformers(schedule, warmup, total):
 
 
 def test_settings_are_read_from_a_trial():
-    changed = {"train.warmup_ratio": 0.25, "train.schedule": "cosine", "train.weight_decay": 0.02}
+    changed = {"train.warmup_ratio": 0.25, "train.lr_schedule": "cosine", "train.weight_decay": 0.02}
     found = OptimSettings.of({**DEFAULTS, **changed}, total_steps=30)
     assert found == OptimSettings(1e-2, 0.02, 8, 30, "cosine", 1.0, 0.9, 0.999, 1e-8)

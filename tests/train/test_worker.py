@@ -11,9 +11,9 @@ from safetensors.torch import load
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
+from sweeper.config.settings import DatasetSettings, ModelSettings, TaskSettings
 from sweeper.errors import WorkerError
 from sweeper.execute.base import OpenStudy, StudyOpened, WorkerSetup
-from sweeper.settings import DatasetSettings, ModelSettings, TaskSettings
 from sweeper.train import make_worker
 from sweeper.types import Admission, ChunkRequest, FailureKind
 from tests.train.tiny import SIZES, no_peft_deprecation, spec
@@ -256,7 +256,7 @@ def through(disk):
 
 
 def dropping():
-    return trial(1, **{"lora.dropout": 0.1}), trial(2, **{"lora.r": 12, "train.schedule": "cosine"})
+    return trial(1, **{"lora.dropout": 0.1}), trial(2, **{"lora.r": 12, "train.lr_schedule": "cosine"})
 
 
 def resumed(disk, through, chunks, *, numbers=(1, 2)):

@@ -31,11 +31,11 @@ DEFAULTS = {
     "lora.r": 8,
     "lora.alpha_ratio": 1.0,
     "lora.dropout": 0.0,
-    "lora.rslora": False,
+    "lora.use_rslora": False,
     "train.learning_rate": 1e-2,
     "train.weight_decay": 0.0,
     "train.warmup_ratio": 0.06,
-    "train.schedule": "linear",
+    "train.lr_schedule": "linear",
     "train.batch_size": 4,
     "train.max_grad_norm": 1.0,
     "train.adam_beta1": 0.9,
@@ -44,12 +44,12 @@ DEFAULTS = {
 }
 MIXED = [
     {"lora.r": 1, "lora.alpha_ratio": 2.0, "train.learning_rate": 3e-2},
-    {"lora.r": 3, "train.weight_decay": 0.1, "train.schedule": "cosine"},
+    {"lora.r": 3, "train.weight_decay": 0.1, "train.lr_schedule": "cosine"},
     {"lora.r": 16, "lora.alpha_ratio": 0.5, "train.batch_size": 8},
-    {"lora.r": 8, "lora.rslora": True, "train.warmup_ratio": 0.0, "train.max_grad_norm": 0.0},
-    {"lora.r": 2, "train.schedule": "constant", "train.batch_size": 16, "train.learning_rate": 4e-2},
+    {"lora.r": 8, "lora.use_rslora": True, "train.warmup_ratio": 0.0, "train.max_grad_norm": 0.0},
+    {"lora.r": 2, "train.lr_schedule": "constant", "train.batch_size": 16, "train.learning_rate": 4e-2},
     {"lora.r": 12, "lora.alpha_ratio": 4.0, "train.learning_rate": 5e-3, "train.weight_decay": 0.01},
-    {"lora.r": 4, "lora.rslora": True, "train.max_grad_norm": 0.1, "train.adam_beta2": 0.99},
+    {"lora.r": 4, "lora.use_rslora": True, "train.max_grad_norm": 0.1, "train.adam_beta2": 0.99},
     {"lora.r": 9, "train.learning_rate": 2e-2, "train.warmup_ratio": 0.5, "train.adam_epsilon": 1e-6},
 ]
 """Eight trials that differ in everything a trial may differ in but dropout."""
@@ -198,7 +198,7 @@ def _peft_model(kind, trial):
         task_type="SEQ_CLS",
         r=rank,
         lora_alpha=rank * ratio,
-        use_rslora=trial.settings["lora.rslora"],
+        use_rslora=trial.settings["lora.use_rslora"],
         target_modules=targets,
         modules_to_save=[HEADS[kind]],
     )
@@ -235,6 +235,6 @@ def optimizer_of(model, settings, total_steps):
         betas=(settings["train.adam_beta1"], settings["train.adam_beta2"]),
         eps=settings["train.adam_epsilon"],
     )
-    name = {"constant": "constant_with_warmup"}.get(settings["train.schedule"], settings["train.schedule"])
+    name = {"constant": "constant_with_warmup"}.get(settings["train.lr_schedule"], settings["train.lr_schedule"])
     warmup = round(settings["train.warmup_ratio"] * total_steps)
     return optimizer, get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=total_steps)

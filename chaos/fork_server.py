@@ -1,0 +1,259 @@
+"""A process that has loaded what controllers and workers load, and forks them: a start then takes a tenth of the time.
+
+Imports are nine tenths of a start, and a suite that kills hundreds of processes would do little else. Every sixth start
+of `driver` is a real one all the same. ``python -m chaos.fork_server`` reads a JSON line for each controller to fork, and
+writes ``started <pid>`` and ``ended <pid> <code>``. `ForkServer` is its other end, in the driver.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+__all__ = ["ForkServer", "Forked"]
+
+_LOADED = (
+    "sweeper.analysis.report",
+    "mlflow.tracking",
+    "sweeper.data.prompt_tokens",
+    "sweeper.search.study",
+    "sweeper.sweep.factory",
+    "sweeper.track.mlflow_runs",
+    "sweeper.train.worker",
+    "transformers.models.bert.modeling_bert",
+)
+_POLL_S = 0.01
+
+
+class ForkServer:
+    """Forks controllers."""
+
+    def __init__(self, root: Path) -> None:
+        self._codes: dict[int, int] = {}
+        self._news = threading.Condition()
+        self._pids: list[int] = []
+        self._asking = threading.Lock()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "chaos.fork_server"],
+            cwd=root,
+            env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def start(self, arguments: Sequence[str], log: Path) -> Forked:
+        """Fork a controller and return it."""
+        assert self._process.stdin is not None
+        with self._asking:
+            self._process.stdin.write(json.dumps({"arguments": list(arguments), "log": str(log)}) + "\n")
+            self._process.stdin.flush()
+            with self._news:
+                assert self._news.wait_for(lambda: bool(self._pids), 60)
+                return Forked(self._pids.pop(), self)
+
+    def code(self, pid: int, timeout_s: float) -> int | None:
+        """Return how a controller ended, or None if it does not within a time."""
+        with self._news:
+            self._news.wait_for(lambda: pid in self._codes, timeout_s)
+            return self._codes.get(pid)
+
+    def close(self) -> None:
+        """End the fork_server."""
+        self._process.kill()
+        self._process.wait()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            what, *numbers = line.split()
+            with self._news:
+                if what == "started":
+                    self._pids.append(int(numbers[0]))
+                elif what == "ended":
+                    self._codes[int(numbers[0])] = int(numbers[1])
+                self._news.notify_all()
+
+
+class Forked:
+    """A controller of the fork_server, with the methods of `subprocess.Popen` that `session` uses."""
+
+    def __init__(self, pid: int, fork_server: ForkServer) -> None:
+        self.pid = pid
+        self._nursery = fork_server
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None as long as it lives."""
+        return self._nursery.code(self.pid, 0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return the exit code, after waiting for it."""
+        code = self._nursery.code(self.pid, 3600 if timeout is None else timeout)
+        if code is None:
+            raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.send_signal(signal.SIGKILL)
+
+
+class _ForkedWorker:
+    """Stands in for `subprocess.Popen` in the controller: a worker that is forked instead of started."""
+
+    def __init__(
+        self, command: Sequence[str], *, pass_fds: Sequence[int], stdout: IO[bytes], env: Mapping[str, str], **_: Any
+    ) -> None:
+        self.returncode: int | None = None
+        self.args = command
+        arguments, parent = list(command[3:]), os.getpid()
+        assert command[2] == "sweeper.execute.serve"
+        self.pid = os.fork()
+        if self.pid:
+            return
+        _end_with(lambda: _serve(arguments, env, parent), stdout.fileno(), keep=pass_fds)
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        end = time.monotonic() + (3600 if timeout is None else timeout)
+        while self.poll() is None:
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
+            time.sleep(_POLL_S)
+        assert self.returncode is not None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+class _Subprocess:
+    """The module `subprocess`, but for how a process is started."""
+
+    Popen = _ForkedWorker
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(subprocess, name)
+
+
+def _serve(arguments: Sequence[str], environment: Mapping[str, str], parent: int) -> None:
+    from sweeper.execute import serve
+
+    os.environ.update(environment)
+    assert os.getppid() == parent
+    serve.main(list(arguments))
+
+
+def _control(arguments: Sequence[str]) -> None:
+    import sweeper.execute.process
+    import sweeper.sweep.factory
+    from chaos.clock import use_clock
+    from chaos.faults import make_worker
+    from sweeper.cli import main
+
+    sweeper.sweep.factory.make_worker = make_worker
+    use_clock(Path.cwd())
+    sweeper.execute.process.subprocess = _Subprocess()  # type: ignore[assignment]
+    sys.argv = ["sweeper", *arguments]
+    main()
+
+
+def _end_with(work: Callable[[], None], output: int, *, keep: Sequence[int] = ()) -> None:
+    """Be the child: do the work with the output given, then end without any of the parent's clean-up."""
+    code = 1
+    try:
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        last = 2
+        for each in sorted(keep):
+            os.closerange(last + 1, each)
+            last = each
+        os.closerange(last + 1, 1024)
+        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+        work()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except KeyboardInterrupt:  # before `sweeper.cli.main` could see it
+        code = 128 + signal.SIGINT
+    except BaseException:  # noqa: BLE001  what Python itself does at the end of a program
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _fork(order: Mapping[str, Any]) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.chdir(Path(order["log"]).parent)
+    log = os.open(order["log"], os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    _end_with(lambda: _control(order["arguments"]), log)
+    raise AssertionError("unreachable")
+
+
+def _say(*words: object) -> None:
+    sys.stdout.write(" ".join(map(str, words)) + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Load, then fork a controller for every line."""
+    from sweeper.track.mlflow import set_environment
+
+    set_environment()
+    for name in _LOADED:
+        importlib.import_module(name)
+    while True:
+        ready, _, _ = select.select([0], [], [], _POLL_S)
+        if ready:
+            line = os.read(0, 1 << 20)  # a line at a time: the driver waits for the answer
+            if not line:
+                return
+            _say("started", _fork(json.loads(line)))
+        with contextlib.suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                _say("ended", ended[0], os.waitstatus_to_exitcode(ended[1]))
+
+
+if __name__ == "__main__":
+    main()

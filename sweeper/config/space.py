@@ -1,0 +1,236 @@
+"""The search space: which hyperparameters vary, over which values, on which scale.
+
+Knows neither Hydra (`config` reads the grammar) nor Optuna (`search` samples). A dimension maps the unit interval to
+values and back, so that Sobol points, grids and the distance of a result to the bounds need no sampler.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sweeper.config.values import ParamValue
+from sweeper.errors import SpaceError
+
+__all__ = ["SEARCHABLE", "Dimension", "Scale", "SearchSpace"]
+
+SEARCHABLE: Mapping[str, tuple[float, float]] = {
+    "lora.r": (1, 1024),
+    "lora.alpha_ratio": (1e-3, 1e3),
+    "lora.dropout": (0.0, 0.9),
+    "lora.use_rslora": (0, 1),
+    "train.learning_rate": (1e-8, 1.0),
+    "train.weight_decay": (0.0, 10.0),
+    "train.warmup_ratio": (0.0, 1.0),
+    "train.batch_size": (1, 4096),
+    "train.lr_schedule": (0, 0),
+    "train.max_grad_norm": (0.0, 1e6),
+    "train.adam_beta1": (0.0, 0.9999),
+    "train.adam_beta2": (0.0, 0.999999),
+}
+"""What may vary between the lanes of a pack, each with its lowest and highest sensible value."""
+
+_INTEGER = ("lora.r", "train.batch_size")
+_SCHEDULES = ("linear", "cosine", "constant")
+
+
+class Scale(enum.StrEnum):
+    """How a dimension's values are spaced."""
+
+    LINEAR = "linear"
+    LOG = "log"
+    LOG2 = "log2"
+    """Powers of two; the sampler sees the exponent, an integer."""
+    ORDERED = "ordered"
+    """A list of numbers; the sampler sees the index."""
+    CATEGORICAL = "categorical"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dimension:
+    """One hyperparameter that varies.
+
+    Args:
+        key: Dotted key.
+        scale: How values are spaced.
+        low: Lowest value, of an interval.
+        high: Highest value, of an interval.
+        choices: The values, ascending if they are ordered.
+        text: The dimension as the user wrote it.
+    """
+
+    key: str
+    scale: Scale
+    text: str
+    low: float = 0.0
+    high: float = 0.0
+    choices: tuple[ParamValue, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.key not in SEARCHABLE:
+            raise SpaceError(
+                self.key, self.text, "this key cannot be searched", f"Searchable are: {', '.join(SEARCHABLE)}."
+            )
+        if self.choices:
+            self._check_choices()
+        else:
+            self._check_interval()
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether values are whole numbers."""
+        return self.key in _INTEGER
+
+    @property
+    def num_values(self) -> int | None:
+        """How many values there are; None for a continuous dimension."""
+        if self.choices:
+            return len(self.choices)
+        if self.scale is Scale.LOG2:
+            return self.exponents[1] - self.exponents[0] + 1
+        return int(self.high - self.low) + 1 if self.is_integer else None
+
+    @property
+    def exponents(self) -> tuple[int, int]:
+        """Lowest and highest exponent of a LOG2 dimension."""
+        return round(math.log2(self.low)), round(math.log2(self.high))
+
+    def at(self, unit: float) -> ParamValue:
+        """Return the value at ``unit`` in [0, 1); every discrete value gets an equal share."""
+        if self.choices:
+            return self.choices[min(int(unit * len(self.choices)), len(self.choices) - 1)]
+        if self.scale is Scale.LOG2:
+            first, last = self.exponents
+            return int(2 ** min(first + int(unit * (last - first + 1)), last))
+        # a whole number stands for what rounds to it, so that the bounds get their share, too
+        half = 0.5 if self.is_integer else 0.0
+        low, high = self.low - half, self.high + half
+        if self.scale is Scale.LOG:
+            value = math.exp(math.log(low) + unit * (math.log(high) - math.log(low)))
+        else:
+            value = low + unit * (high - low)
+        value = min(max(math.floor(value + half) if self.is_integer else value, self.low), self.high)
+        return int(value) if self.is_integer else value
+
+    def unit(self, value: ParamValue) -> float:
+        """Return where ``value`` lies in [0, 1], 0 and 1 being the bounds; the middle for a category."""
+        if self.scale is Scale.CATEGORICAL:
+            return 0.5
+        number = float(value)
+        if self.choices:
+            last = len(self.choices) - 1
+            return self.choices.index(value) / last if last else 0.5
+        if self.low == self.high:
+            return 0.5
+        if self.scale in (Scale.LOG, Scale.LOG2):
+            return math.log(number / self.low) / math.log(self.high / self.low)
+        return (number - self.low) / (self.high - self.low)
+
+    def contains(self, value: ParamValue) -> bool:
+        """Whether ``value`` is one that the dimension can take."""
+        if self.choices:
+            return value in self.choices
+        if isinstance(value, str) or not self.low <= value <= self.high:
+            return False
+        if self.scale is Scale.LOG2:
+            return bool(float(value) == 2 ** round(math.log2(value)))
+        return not self.is_integer or float(value).is_integer()
+
+    def _check_choices(self) -> None:
+        if len(set(self.choices)) != len(self.choices):
+            raise SpaceError(self.key, self.text, "choices repeat", "Give each value once.")
+        for value in self.choices:
+            check_value(self.key, value, self.text)
+
+    def _check_interval(self) -> None:
+        if self.key in ("lora.use_rslora", "train.lr_schedule"):
+            raise SpaceError(self.key, self.text, "this key takes choices", f"Write {self.key}=choice(...).")
+        if not self.low < self.high:
+            raise SpaceError(self.key, self.text, "the lower bound must be below the upper", "Swap or widen them.")
+        for bound in (self.low, self.high):
+            check_value(self.key, bound, self.text)
+        if self.scale in (Scale.LOG, Scale.LOG2) and self.low <= 0:
+            raise SpaceError(
+                self.key, self.text, "a logarithmic interval starts above 0", "Raise the lower bound, e.g. to 1e-4."
+            )
+        if self.scale is Scale.LOG2 and any(2 ** round(math.log2(b)) != b for b in (self.low, self.high)):
+            raise SpaceError(
+                self.key, self.text, "log2 bounds are powers of two", "Write e.g. tag(log2,interval(1,64))."
+            )
+
+
+def check_value(key: str, value: ParamValue, text: str) -> None:
+    """Check a single value of a searchable key.
+
+    Raises:
+        SpaceError: The value is of the wrong kind or outside what the key can be.
+    """
+    if key == "train.lr_schedule":
+        if value not in _SCHEDULES:
+            raise SpaceError(key, text, f"a schedule is one of {', '.join(_SCHEDULES)}", "Pick one of them.")
+        return
+    if key == "lora.use_rslora":
+        if not isinstance(value, bool):
+            raise SpaceError(key, text, "this is true or false", "Write true or false.")
+        return
+    low, high = SEARCHABLE[key]
+    if isinstance(value, bool | str) or not math.isfinite(value) or not low <= value <= high:
+        raise SpaceError(
+            key, text, f"a number from {low:g} to {high:g} is expected, not {value!r}", "Change the value."
+        )
+    if key in _INTEGER and not float(value).is_integer():
+        raise SpaceError(key, text, f"a whole number is expected, not {value!r}", "Round it.")
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSpace:
+    """The dimensions of a search, by key."""
+
+    dimensions: tuple[Dimension, ...]
+
+    def __post_init__(self) -> None:
+        if not self.dimensions:
+            raise SpaceError("space", "", "nothing varies", "Give at least one dimension, e.g. lora.r=choice(4,8,16).")
+
+    def __len__(self) -> int:
+        return len(self.dimensions)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The dotted keys that vary."""
+        return tuple(dimension.key for dimension in self.dimensions)
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """The dimensions as the user wrote them, by key."""
+        return {dimension.key: dimension.text for dimension in self.dimensions}
+
+    def point(self, units: tuple[float, ...]) -> dict[str, ParamValue]:
+        """Return the setting at a point of the unit cube."""
+        return {d.key: d.at(unit) for d, unit in zip(self.dimensions, units, strict=True)}
+
+    def contains(self, params: Mapping[str, ParamValue]) -> bool:
+        """Whether ``params`` gives each dimension a value that it can take."""
+        return set(params) == set(self.keys) and all(d.contains(params[d.key]) for d in self.dimensions)
+
+    def at_bounds(self, params: Mapping[str, ParamValue], tolerance: float = 0.02) -> dict[str, str]:
+        """Return, by key, which bound (``low`` or ``high``) a setting lies at: the space may be too small there.
+
+        Args:
+            params: A setting of this space.
+            tolerance: Share of the dimension's width that counts as at the bound.
+        """
+        found = {}
+        for dimension in self.dimensions:
+            unit = dimension.unit(params[dimension.key])
+            if unit <= tolerance:
+                found[dimension.key] = "low"
+            elif unit >= 1 - tolerance:
+                found[dimension.key] = "high"
+        return found
+
+    def apply(self, settings: Mapping[str, ParamValue], params: Mapping[str, ParamValue]) -> dict[str, ParamValue]:
+        """Return all settings of a trial: the fixed ones, overridden by the searched ones."""
+        return {**settings, **params}

@@ -1,0 +1,53 @@
+"""Progress of downloads: bars on a terminal, a line for each quarter elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TransferSpeedColumn
+from rich.progress import Progress as RichProgress
+from rich.text import Text
+
+__all__ = ["fetch_progress"]
+
+
+@contextmanager
+def fetch_progress(console: Console | None = None) -> Iterator[Callable[[str, int, int], None]]:
+    """Show downloads; yields a `sweeper.data.base.Progress`. Nothing is drawn until something is fetched."""
+    shown = console or Console()
+    if not shown.is_terminal:
+        yield _plain_fetch(shown)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    bars = RichProgress(*columns, console=shown)
+    tasks: dict[str, TaskID] = {}
+
+    def show(what: str, num_bytes: int, total_bytes: int) -> None:
+        if not tasks:
+            bars.start()
+        if what not in tasks:
+            tasks[what] = bars.add_task(f"Fetching {what}", total=None)
+        bars.update(tasks[what], completed=num_bytes, total=total_bytes or None)
+
+    try:
+        yield show
+    finally:
+        if tasks:
+            bars.stop()
+
+
+def _plain_fetch(console: Console) -> Callable[[str, int, int], None]:
+    said: dict[str, int] = {}
+
+    def show(what: str, num_bytes: int, total_bytes: int) -> None:
+        quarter = 4 * num_bytes // total_bytes if total_bytes else 0
+        if said.get(what, -1) >= quarter:
+            return
+        size = f" of {total_bytes / 1e6:.1f} MB" if total_bytes else ""
+        verb = "fetching" if what not in said or quarter < 4 else "fetched"  # noqa: PLR2004 - four quarters
+        console.print(Text(f"{verb} {what}: {num_bytes / 1e6:.1f} MB{size}"), soft_wrap=True)
+        said[what] = quarter
+
+    return show

@@ -1,0 +1,72 @@
+"""Failures of a sweep as ``sweeper status`` shows them: how many of each cause, and what to do about each trial.
+
+Reads records and the table of causes; decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sweeper.failures import POLICIES
+from sweeper.store.health import read_health
+from sweeper.store.trials import TrialStore
+from sweeper.types import StudyRecord, TrialRecord, TrialState
+
+__all__ = ["cause_counts", "failure_view"]
+
+_ENDED = (TrialState.INFEASIBLE, TrialState.FAILED)
+_MOST_TRIALS = 20
+_MOST_CHARACTERS = 160
+
+
+def failure_view(store: TrialStore) -> RenderableType | None:
+    """Return what went wrong in a sweep; None if nothing did."""
+    parts: list[RenderableType] = [Text(f"! {line}", style="yellow") for line in read_health(store.root).lines()]
+    for study in store.studies():
+        trials = store.trials(study.name)
+        counts = cause_counts(trials)
+        if counts:
+            parts.append(Text(f"{study.dataset}: {counts}"))
+        failed = [trial for trial in trials if trial.state in _ENDED and trial.failure]
+        if failed:
+            parts.append(_table(study, failed))
+    return Group(*parts) if parts else None
+
+
+def cause_counts(trials: Sequence[TrialRecord]) -> str:
+    """Return how many trials ended for each cause, and how many went on after one."""
+    ended = Counter(_cause(trial) for trial in trials if trial.state in _ENDED)
+    survived = Counter(_cause(trial) for trial in trials if trial.state not in _ENDED and trial.failure)
+    words = [f"{number} {cause}" for cause, number in ended.most_common()]
+    words += [f"{number} went on after {cause}" for cause, number in survived.most_common()]
+    return ", ".join(words)
+
+
+def _cause(trial: TrialRecord) -> str:
+    kind = trial.failure.kind.value if trial.failure else "unknown"
+    return f"{trial.state.value} ({kind})" if trial.state in _ENDED else kind
+
+
+def _table(study: StudyRecord, trials: Sequence[TrialRecord]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=None)
+    for header in ("Trial", "Cause", "Retries", "What was said, and what helps"):
+        table.add_column(header, overflow="fold")
+    for trial in trials[:_MOST_TRIALS]:
+        if trial.failure is not None:
+            policy = POLICIES[trial.failure.kind]
+            said = Text.assemble(f"{_short(trial.failure.message)}\n", (policy.remedy, "dim"))
+            table.add_row(str(trial.spec.number), trial.failure.kind.value, str(trial.num_retries), said)
+    if len(trials) > _MOST_TRIALS:
+        table.add_row("...", f"{len(trials) - _MOST_TRIALS} more", "", f"see report.md, or trials.csv of {study.name}")
+    return table
+
+
+def _short(message: str) -> str:
+    line = (message.strip().splitlines() or ["no message"])[0]
+    return line if len(line) <= _MOST_CHARACTERS else f"{line[:_MOST_CHARACTERS]}..."

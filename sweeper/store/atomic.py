@@ -1,0 +1,36 @@
+"""Atomic writes, and the checksums that tell a damaged file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from sweeper.store.disk_space import translate_disk_full
+
+__all__ = ["checksum", "write_atomic"]
+
+
+def checksum(content: bytes) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a restart, sees the old content or the new, never a part.
+
+    Raises:
+        DiskFull: No space is left; the old content stays.
+    """
+    aside = path.with_name(f".{path.name}.tmp")
+    with translate_disk_full(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with aside.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, path)
+        except OSError:
+            aside.unlink(missing_ok=True)
+            raise

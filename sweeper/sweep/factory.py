@@ -1,0 +1,102 @@
+"""Opens what a sweep works with: search, study, tracker, workers. Used by `sweep` and `reconcile`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sweeper.clock import Clock, utc_now
+from sweeper.config.checks import fixed_values
+from sweeper.config.compose import SweepConfig
+from sweeper.config.settings import SweepSettings
+from sweeper.config.values import ParamValue
+from sweeper.control.study_run import StudyRun
+from sweeper.execute import make_executor
+from sweeper.execute.base import Executor, WorkerSetup
+from sweeper.store.trials import TrialStore
+from sweeper.track import Tracker, make_tracker
+from sweeper.train import make_worker
+from sweeper.types import StudyRecord
+
+if TYPE_CHECKING:
+    from sweeper.search.study import Search
+
+__all__ = ["open_executor", "open_search", "open_study_run", "open_tracker", "storage_url"]
+
+
+def open_search(record: StudyRecord, config: SweepConfig, store: TrialStore) -> Search:
+    """Open the search of a study, or begin it."""
+    from sweeper.search.study import Search
+
+    settings = config.settings
+    return Search.open(
+        f"{store.root.name}/{record.name}",
+        config.space,
+        settings.search,
+        direction=record.direction,
+        storage_url=storage_url(settings, store),
+        seed=settings.seed,
+        rungs=record.rungs,
+        fixed=fixed_values(settings),
+    )
+
+
+def storage_url(settings: SweepSettings, store: TrialStore) -> str:
+    """Return the address of the database of studies."""
+    return settings.search.storage or f"sqlite:///{store.root / 'optuna.db'}"
+
+
+def open_study_run(
+    record: StudyRecord,
+    search: Search,
+    settings: SweepSettings,
+    *,
+    store: TrialStore,
+    tracker: Tracker,
+    reference: tuple[str, Mapping[str, ParamValue]] | None,
+    clock: Clock = utc_now,
+) -> StudyRun:
+    """Take up a study: search and tracker are brought in line with the store."""
+    run = StudyRun(
+        record,
+        search=search,
+        store=store,
+        tracker=tracker,
+        fixed=fixed_values(settings),
+        reference=reference,
+        seed=settings.seed,
+        num_trials=settings.budget.trials,
+        max_retries=settings.executor.max_retries,
+        retry_s=settings.executor.retry_s,
+        abort_after_failures=settings.executor.abort_after_failures,
+        keep_adapters=settings.store.keep_adapters,
+        clock=clock,
+    )
+    run.show_all()
+    return run
+
+
+def open_executor(settings: SweepSettings, store: TrialStore, *, model_dir: Path, device: str) -> Executor:
+    """Return the executor of the settings; its workers log into the sweep's folder."""
+    setup = WorkerSetup(
+        model=settings.model,
+        model_dir=model_dir,
+        cache=Path(settings.cache).expanduser(),
+        device=device,
+        threads=settings.executor.threads,
+    )
+    return make_executor(settings.executor, partial(make_worker, setup), logs=store.root / "logs")
+
+
+def open_tracker(settings: SweepSettings, store: TrialStore) -> Tracker:
+    """Return the tracker of the settings, with the sweep's tags."""
+    tags = _tags(store.read_sweep()["provenance"])
+    return make_tracker(settings.tracker, outputs=Path(settings.outputs), sweep=store.root.name, tags=tags)
+
+
+def _tags(provenance: Mapping[str, Any]) -> dict[str, str]:
+    git = provenance.get("git", {})
+    versions = {name: version for name, version in provenance["libraries"].items() if name in ("torch", "peft")}
+    return {"git": str(git.get("commit", ""))[:12], "sweeper": str(provenance["version"]), **versions}

@@ -1,0 +1,88 @@
+"""What makes two sessions one sweep: the settings that trials depend on, their hash, and the check that they are equal.
+
+`sweep` asks before anything is fetched; a sweep whose settings changed is never continued in silence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from sweeper.config.settings import SweepSettings
+from sweeper.config.urls import mask_url, redact_url
+from sweeper.errors import SweepMismatch
+from sweeper.store.trials import TrialStore
+
+__all__ = ["check_identity", "settings_to_keep", "sweep_name"]
+
+_NOT_IDENTITY = ("name", "outputs", "cache", "executor", "budget", "store", "tracker", "notify")
+"""Sections that no trial's result depends on, so they may change from one session of a sweep to the next."""
+_NUM_SHOWN = 4
+
+
+def sweep_name(settings: SweepSettings) -> str:
+    """Return the sweep's name: the one set, or one made of datasets, model, space and a hash of the settings."""
+    if settings.name:
+        return settings.name
+    datasets = "+".join(dataset.name for dataset in settings.dataset.values())
+    digest = config_hash(_identity(asdict(settings)))[:6]
+    return f"{datasets[:60]}-{settings.model.name}-{settings.space.name}-{digest}"
+
+
+def settings_to_keep(settings: SweepSettings) -> dict[str, Any]:
+    """Return the settings as they may be written down: without passwords."""
+    content = asdict(settings)
+    content["search"]["storage"] = redact_url(settings.search.storage)
+    content["tracker"]["uri"] = redact_url(settings.tracker.uri)
+    content["notify"]["urls"] = [mask_url(url) for url in settings.notify.urls]
+    return content
+
+
+def check_identity(store: TrialStore, settings: SweepSettings) -> None:
+    """Check that a sweep on disk, if there is one, was begun with these settings.
+
+    Raises:
+        SweepMismatch: Settings that trials depend on have changed.
+    """
+    if not store.exists:
+        return
+    before = _identity(store.read_sweep()["settings"])
+    now = _identity(json.loads(json.dumps(asdict(settings))))
+    changed = sorted(_differences(before, now))
+    if changed:
+        more = f"; and {len(changed) - _NUM_SHOWN} more" if len(changed) > _NUM_SHOWN else ""
+        raise SweepMismatch(
+            f"sweep {store.root.name} was begun with other settings ({'; '.join(changed[:_NUM_SHOWN])}{more}). Trials "
+            "of both would not compare: give the new one a name of its own, e.g. name=second"
+        )
+
+
+def _identity(settings: dict[str, Any]) -> dict[str, Any]:
+    content = {k: v for k, v in settings.items() if k not in _NOT_IDENTITY}
+    content["search"] = {k: v for k, v in content["search"].items() if k != "storage"}
+    return content
+
+
+def _differences(one: Any, other: Any, key: str = "") -> Iterator[str]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        for name in {**one, **other}:
+            yield from _differences(one.get(name), other.get(name), f"{key}.{name}".lstrip("."))
+    elif one != other:
+        yield f"{key}: {one} before, {other} now"
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a configuration, whatever the order of its keys.
+
+    Args:
+        config: Nested mappings, lists and scalars, as JSON knows them.
+
+    Raises:
+        TypeError: Something in it is not JSON.
+        ValueError: A number is not finite.
+    """
+    text = json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

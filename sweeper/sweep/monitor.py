@@ -1,0 +1,87 @@
+"""Shows a running sweep after every change, and notes what goes wrong around it; `sweep` makes one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from sweeper.config.settings import SweepSettings
+from sweeper.control.controller import Controller
+from sweeper.control.study_run import StudyRun
+from sweeper.display.live_view import LiveView
+from sweeper.display.progress import StudyProgress, runs_progress
+from sweeper.store.health import Health, HealthFile
+from sweeper.store.ledger import Ledger
+from sweeper.sweep.session_recorder import SessionRecorder
+from sweeper.track.base import Tracker
+
+__all__ = ["SweepMonitor"]
+
+
+class SweepMonitor:
+    """Looks on.
+
+    Args:
+        view: Where studies are shown.
+        runs: The studies.
+        settings: Of the sweep.
+        num_workers: Workers that share them; earlier sessions are taken to have had as many.
+        tracker: Asked whether it is behind.
+        night: Keeps the session's account.
+    """
+
+    def __init__(
+        self,
+        view: LiveView,
+        runs: Sequence[StudyRun],
+        settings: SweepSettings,
+        *,
+        num_workers: int,
+        tracker: Tracker,
+        night: SessionRecorder,
+    ) -> None:
+        self._view, self._runs, self._settings = view, runs, settings
+        self._num_workers, self._tracker, self._night = num_workers, tracker, night
+        self._file = HealthFile(night.root)
+        self._controller: Controller | None = None
+
+    def begin(self, controller: Controller, ledger: Ledger) -> None:
+        """Look at a controller that is about to run."""
+        self._controller = controller
+        self._night.begin(ledger, self.progress())
+
+    @property
+    def aborted(self) -> dict[str, str]:
+        """Why studies were given up, by name."""
+        return {run.record.name: run.closed for run in self._runs if run.closed}
+
+    def progress(self) -> list[StudyProgress]:
+        """Return how far the studies are."""
+        return runs_progress(self._runs, self._settings, num_workers=self._num_workers)
+
+    def __call__(self) -> None:
+        """Show how things are."""
+        progress, ends_at = self.progress(), self._ends_at()
+        self._night.look(progress, ends_at)
+        self._view.update(progress, self._night.note(ends_at))
+        self._file.note(self._health())
+
+    def note_end(self, tracker: str) -> None:
+        """Note what is wrong at the session's end, and show it.
+
+        Args:
+            tracker: What the tracker could not send; empty if nothing.
+        """
+        health = replace(self._health(), tracker=tracker)
+        self._file.note(health)
+        for line in health.lines():
+            self._view.log(line)
+
+    def _ends_at(self) -> datetime | None:
+        return self._controller.forecast.ends_at(self._num_workers) if self._controller else None
+
+    def _health(self) -> Health:
+        disabled: Mapping[int, str] = self._controller.disabled if self._controller else {}
+        devices = {str(index): why for index, why in disabled.items()}
+        return Health(devices=devices, studies=self.aborted, tracker=self._tracker.problem)

@@ -1,0 +1,269 @@
+"""A sweep from configuration to report: plan, search, report. `cli` and `sweeper.run` call it.
+
+A sweep that is done is answered from its files, before any heavy library loads.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from sweeper.clock import Clock, utc_now
+from sweeper.config.compose import SweepConfig, compose
+from sweeper.config.settings import SweepSettings
+from sweeper.config.time_limit import find_time_limit
+from sweeper.control.controller import Controller
+from sweeper.control.shutdown import ShutdownRequest, shutdown_on_signals
+from sweeper.control.watchdog import Watchdog
+from sweeper.display.downloads import fetch_progress
+from sweeper.display.final_view import final_view
+from sweeper.display.live_view import LiveView
+from sweeper.display.progress import progress_from_disk
+from sweeper.errors import DiskFull, SweepMismatch
+from sweeper.execute import choose_devices
+from sweeper.fetch.progress import Progress
+from sweeper.store.discovery import find_sweep
+from sweeper.store.disk_space import check_space
+from sweeper.store.ledger import Ledger
+from sweeper.store.lock import hold
+from sweeper.store.provenance import collect
+from sweeper.store.trials import TrialStore
+from sweeper.sweep.factory import open_executor, open_search, open_study_run, open_tracker
+from sweeper.sweep.identity import check_identity, settings_to_keep, sweep_name
+from sweeper.sweep.log_file import log_to
+from sweeper.sweep.monitor import SweepMonitor
+from sweeper.sweep.notify import check_urls
+from sweeper.sweep.plan import StudyPlan, plan_model, plan_study, reference_recipe
+from sweeper.sweep.session_recorder import SessionRecorder
+from sweeper.sweep.window_wait import wait_for_window
+from sweeper.track import Tracker
+
+__all__ = ["SweepOutcome", "find_sweep", "progress_from_disk", "run_sweep", "show_final", "sweep_name"]
+
+_NOTHING_FOUND = 3
+_CLOSE_S = 60.0
+_CLOSE_DRAINED_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class SweepOutcome:
+    """How a session of a sweep ended."""
+
+    best: Mapping[str, Any]
+    """What best.json holds."""
+    sweep_dir: Path
+    stopped_by: str = ""
+    """Name of the signal that ended the session; empty if it ended by itself."""
+    reason: str = ""
+    """Why something is left to do; empty if nothing is."""
+    is_paused: bool = False
+    """Whether only the clock ended it, so that the next window goes on."""
+    aborted: Mapping[str, str] = field(default_factory=dict)
+    """Why studies were given up, by name."""
+
+    @property
+    def is_fruitless(self) -> bool:
+        """Whether nothing was found: a study was given up, and no study has a best trial."""
+        return bool(self.aborted) and not any(study["best"] for study in self.best["studies"])
+
+    @property
+    def exit_code(self) -> int:
+        """What a process that ran the session ends with: 128 and the signal's number, 3 for nothing found, else 0."""
+        if self.stopped_by:
+            return 128 + signal.Signals[self.stopped_by]
+        return _NOTHING_FOUND if self.is_fruitless else 0
+
+
+def run_sweep(
+    overrides: Sequence[str],
+    *,
+    console: Console | None = None,
+    config_dir: Path | None = None,
+    clock: Clock = utc_now,
+) -> SweepOutcome:
+    """Run, or go on with, the sweep that the overrides describe.
+
+    Args:
+        overrides: Hydra overrides.
+        console: Where to show how it goes; standard output if None.
+        config_dir: A folder with further YAML files, laid out like conf/.
+        clock: The present time.
+
+    Raises:
+        SweeperError: A setting, the data or the model is wrong, or no worker is left.
+    """
+    config = compose(overrides, config_dir=config_dir)
+    shown = console or Console()
+    settings = config.settings
+    check_urls(settings.notify)
+    store = TrialStore(Path(settings.outputs) / sweep_name(settings))
+    warning = check_space(store.root, settings.executor.min_free_mb)
+    if warning:
+        shown.print(f"! {warning}")
+    check_identity(store, settings)
+    progress = progress_from_disk(store, budget=settings.budget.trials) if store.exists else []
+    if len(progress) == len(settings.dataset) and all(study.is_done for study in progress):
+        shown.print(f"Sweep {store.root.name} is done: all {settings.budget.trials} trials of each study were run.")
+        shown.print("For more, raise the budget, e.g. budget.trials=" + str(2 * settings.budget.trials))
+        outcome = SweepOutcome(_report(store, config), store.root)
+    elif wait_for_window(settings.budget, clock, say=partial(_say, shown)):
+        outcome = _sessions(config, store, shown, clock)
+    else:
+        best, stop = (
+            _report(store, config) if store.exists else {"studies": []},
+            find_time_limit(settings.budget, clock()),
+        )
+        is_paused = stop is not None and not stop.is_final
+        return SweepOutcome(best, store.root, reason=stop.reason if stop else "", is_paused=is_paused)
+    show_final(store, settings, shown)
+    return outcome
+
+
+def _sessions(config: SweepConfig, store: TrialStore, console: Console, clock: Clock) -> SweepOutcome:
+    """Run a session; with ``budget.wait`` also those of the windows that follow."""
+    store.root.mkdir(parents=True, exist_ok=True)
+    while True:
+        night = SessionRecorder(store, config.settings, clock)
+        with log_to(store.root / "sweep.log"), night.told(), hold(store), night.watched():
+            outcome = _run(config, store, console, night=night, clock=clock)
+        budget = config.settings.budget
+        is_over = not (outcome.is_paused and budget.wait)
+        if is_over or not wait_for_window(budget, clock, say=partial(_say, console), after=True):
+            return outcome
+
+
+def show_final(store: TrialStore, settings: SweepSettings, console: Console) -> None:
+    """Print the final table of a sweep, from disk."""
+    progress = progress_from_disk(store, budget=settings.budget.trials)
+    has_ui = settings.tracker.name == "mlflow"
+    is_checkout = Path(sys.prefix) == Path.cwd() / ".venv"
+    command = "make ui" if is_checkout else "sweeper ui"
+    if settings.outputs != "outputs":
+        command = (
+            f"make ui ARGS='outputs={settings.outputs}'" if is_checkout else f"sweeper ui outputs={settings.outputs}"
+        )
+    console.print(final_view(progress, sweep_dir=store.root, ui_command=command if has_ui else ""))
+
+
+def _run(
+    config: SweepConfig, store: TrialStore, console: Console, *, night: SessionRecorder, clock: Clock
+) -> SweepOutcome:
+    settings = config.settings
+    devices = choose_devices(settings.executor)
+    reference = reference_recipe(settings, config.space)
+    with ExitStack() as stack:
+        with fetch_progress(console) as progress:
+            model_dir = plan_model(settings, progress)
+            executor = open_executor(settings, store, model_dir=model_dir, device=devices.kind)
+            stack.callback(executor.stop)
+            executor.start()  # workers import for seconds: meanwhile this process plans, and opens what it needs
+            plans = _plan(config, store, model_dir=model_dir, progress=progress)
+        drain = stack.enter_context(shutdown_on_signals(settings.executor.shutdown_grace_s))
+        searches = [stack.enter_context(open_search(plan.record, config, store)) for plan in plans]
+        _record(store, settings, plans)
+        tracker = open_tracker(settings, store)
+        runs = [
+            open_study_run(
+                plan.record, search, settings, store=store, tracker=tracker, reference=reference, clock=clock
+            )
+            for plan, search in zip(plans, searches, strict=True)
+        ]
+        view = stack.enter_context(LiveView(console))
+        lanes = settings.executor.lanes
+        how_many = "as many lanes as turn out fastest" if lanes == "auto" else f"{lanes} lanes each"
+        view.log(f"Training on {devices.note}, {how_many}.")
+        monitor = SweepMonitor(view, runs, settings, num_workers=devices.num_workers, tracker=tracker, night=night)
+        ledger = Ledger(store.root / "ledger.json", clock)
+        controller = Controller(
+            {run.record.name: (run, plan.opening) for run, plan in zip(runs, plans, strict=True)},
+            executor,
+            ledger=ledger,
+            budget=settings.budget,
+            lanes=1 if lanes == "auto" else int(lanes),
+            drain=drain,
+            on_change=monitor,
+            watchdog=Watchdog(settings.executor),
+        )
+        monitor.begin(controller, ledger)
+        _search(controller, monitor, tracker, drain)
+        if controller.stop_reason:
+            view.log(f"Stopped: {controller.stop_reason}")
+        night.end(drain.reason or controller.stop_reason or "nothing is left to do", monitor.progress())
+    if drain:
+        console.print(f"Stopped by {drain.reason}: everything is saved, the same command goes on.")
+    reason, is_paused = controller.stop_reason or "", controller.forecast.is_paused and not drain
+    return SweepOutcome(
+        _report(store, config),
+        store.root,
+        stopped_by=drain.reason,
+        reason=reason,
+        is_paused=is_paused,
+        aborted=monitor.aborted,
+    )
+
+
+def _search(controller: Controller, monitor: SweepMonitor, tracker: Tracker, drain: ShutdownRequest) -> None:
+    """Run the controller; then let the tracker catch up, with less patience if something else ends the session."""
+    patience_s = _CLOSE_DRAINED_S
+    try:
+        controller.run()
+        patience_s = _CLOSE_DRAINED_S if drain else _CLOSE_S
+    finally:
+        missed = _close(tracker, patience_s)
+        with suppress(DiskFull):
+            monitor.note_end(missed)
+
+
+def _plan(config: SweepConfig, store: TrialStore, *, model_dir: Path, progress: Progress) -> list[StudyPlan]:
+    """Fetch and check all data; studies that were begun keep the record they were begun with."""
+    datasets = config.settings.dataset.values()
+    plans = [plan_study(config, dataset, model_dir=model_dir, progress=progress) for dataset in datasets]
+    known = {study.name: study for study in store.studies()}
+    for plan in plans:
+        before = known.get(plan.record.name)
+        if before is not None and before.fingerprint != plan.record.fingerprint:
+            raise SweepMismatch(
+                f"the rows of {plan.record.dataset} have changed since sweep {store.root.name} began. Trials on both "
+                "would not compare: give the new sweep a name of its own, e.g. name=second"
+            )
+    return [StudyPlan(known.get(plan.record.name, plan.record), plan.opening) for plan in plans]
+
+
+def _record(store: TrialStore, settings: SweepSettings, plans: Sequence[StudyPlan]) -> None:
+    """Write down what was begun, once; only after every setting was found to be right, for it cannot change later."""
+    if not store.exists:
+        names = [plan.record.name for plan in plans]
+        store.write_sweep({"settings": settings_to_keep(settings), "studies": names, "provenance": collect()})
+    known = {study.name for study in store.studies()}
+    for plan in plans:
+        if plan.record.name not in known:
+            store.write_study(plan.record)
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(Text(line), soft_wrap=True)
+
+
+def _close(tracker: Tracker, timeout_s: float) -> str:
+    """Let the tracker send what is left; return what it could not."""
+    missed = tracker.close(timeout_s).get("missed")
+    why = f" ({tracker.problem})" if tracker.problem else ""
+    return f"{missed} trial(s) are not up to date{why}; the next run sends them again" if missed else ""
+
+
+def _report(store: TrialStore, config: SweepConfig) -> Mapping[str, Any]:
+    from sweeper.analysis.report import write_reports
+
+    paths = write_reports(store, space=config.space)
+    best: Mapping[str, Any] = json.loads(paths["best.json"].read_text())
+    return best

@@ -1,0 +1,89 @@
+"""What holds for every file of conf/ and for every setting; a new one is found by itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sweeper.config.checks import fixed_values
+from sweeper.config.compose import CONFIG_DIR, compose
+from sweeper.config.keys import setting_docs
+from sweeper.config.space import SEARCHABLE
+from sweeper.search.pruning import PRUNERS
+from sweeper.search.samplers import SAMPLERS
+
+YAMLS = sorted(path.relative_to(CONFIG_DIR.resolve()) for path in CONFIG_DIR.resolve().glob("*/[!_]*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch):
+    """What files of conf/ take from the environment."""
+    monkeypatch.setenv("SWEEPER_NOTIFY", "json://localhost")
+
+
+def _chosen(path: Path) -> list[str]:
+    group, option = path.parent.name, path.stem
+    return [f"{group}={option}", *(["dataset=trec"] if group != "dataset" else [])]
+
+
+def test_every_group_has_a_file():
+    groups = {path.parent.name for path in YAMLS}
+    assert groups >= {"dataset", "model", "task", "method", "space", "search", "executor", "budget", "tracker"}
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=str)
+def test_every_file_composes(path):
+    config = compose(_chosen(path))
+    assert len(config.space) >= 1
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=str)
+def test_every_file_says_when_to_use_it(path):
+    lines = (CONFIG_DIR / path).read_text().splitlines()
+    leading = []
+    for line in lines:
+        if not line.startswith("#"):
+            break
+        leading.append(line.lstrip("# "))
+    comment = " ".join(line for line in leading if not line.startswith("@package"))
+    assert len(comment) > 40, f"conf/{path} does not say what it is for"
+
+
+@pytest.mark.parametrize("path", [path for path in YAMLS if path.parent.name == "space"], ids=str)
+def test_every_space_says_when_to_use_it_and_contains_no_duplicate_of_its_name(path):
+    text = (CONFIG_DIR / path).read_text()
+    assert "# Use " in text
+    assert yaml.safe_load(text)["name"] == path.stem
+
+
+@pytest.mark.parametrize("path", [path for path in YAMLS if path.parent.name == "search"], ids=str)
+def test_every_search_tries_the_known_recipes_first(path):
+    recipes = compose(_chosen(path)).settings.search.recipes
+    assert [recipe.name for recipe in recipes] == ["peft_default", "alpha_2r", "r16"]
+    assert recipes[0].params["lora.r"] == 8
+    assert recipes[0].params["lora.alpha_ratio"] == 1.0
+    assert recipes[2].params["lora.r"] * recipes[2].params["lora.alpha_ratio"] == 32
+
+
+@pytest.mark.parametrize("space", sorted(path.stem for path in YAMLS if path.parent.name == "space"))
+def test_every_space_can_be_narrowed(space):
+    config = compose(["dataset=trec", f"space={space}", "lora.r=8"])
+    assert "lora.r" not in config.space.keys
+
+
+def test_every_setting_is_documented():
+    docs = setting_docs()
+    assert [key for key, entry in docs.items() if not entry.doc.strip().endswith(".")] == []
+    assert {"lora.r", "dataset.<name>.path", "search.recipes", "executor.lanes"} <= set(docs)
+
+
+def test_every_searchable_key_is_a_setting():
+    assert set(SEARCHABLE) <= set(fixed_values(compose([]).settings))
+
+
+@pytest.mark.parametrize(("key", "names"), [("search.sampler", SAMPLERS), ("search.pruner", PRUNERS)])
+def test_every_name_that_is_taken_passes_the_check(key, names):
+    for name in names:
+        assert compose(["dataset=trec", f"{key}={name}"])

@@ -1,0 +1,248 @@
+"""A controller with everything real but the training: search on SQLite, store, ledger, workers that follow a script."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import optuna
+
+from sweeper.clock import Clock, utc_now
+from sweeper.config.settings import BudgetSettings, DatasetSettings, ExecutorSettings, SearchSettings, TaskSettings
+from sweeper.config.values import ParamValue
+from sweeper.control.controller import Controller
+from sweeper.control.shutdown import ShutdownRequest
+from sweeper.control.study_run import StudyRun
+from sweeper.control.watchdog import Watchdog
+from sweeper.errors import WorkerLost
+from sweeper.execute.base import OpenStudy
+from sweeper.execute.inline import InlineExecutor
+from sweeper.search.study import Search
+from sweeper.store.ledger import Ledger
+from sweeper.store.trials import TrialStore
+from sweeper.track import NullTracker
+from sweeper.types import StudyRecord, TrialRecord, TrialState
+from tests.doubles import FakeWorker
+from tests.search.toy import FIXED, SPACE, preset
+
+RUNGS = (2, 4)
+SETTINGS = {**FIXED, "lora.r": 8, "lora.alpha_ratio": 1.0, "train.learning_rate": 1e-3, "train.batch_size": 16}
+
+
+class Killed(BaseException):
+    """Stands for a controller that ends there."""
+
+
+class Timer:
+    """Seconds that pass only when the executor is asked to wait, or when a test says so."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+    def advance(self, seconds):
+        self.now += seconds
+
+
+class KilledExecutor(InlineExecutor):
+    """Ends the controller after so many replies; ``speeds`` lets a worker answer at every n-th look only."""
+
+    def __init__(self, make_worker, num_workers=1, *, timer, replies=None, speeds=()):
+        super().__init__(make_worker, num_workers)
+        self.timer = timer
+        self._replies, self._speeds, self._looks = replies, speeds, 0
+
+    def wait(self, timeout_s):
+        self._looks += 1
+        self.timer.advance(timeout_s)
+        every = dict(enumerate(self._speeds))
+        ready = [h for h in super().wait(0.0) if self._looks % every.get(h.index, 1) == 0]
+        if self._replies is not None:
+            if self._replies <= 0:
+                raise Killed
+            ready = ready[: self._replies]
+            self._replies -= len(ready)
+        return ready
+
+
+@dataclass
+class Bench:
+    """A sweep in a folder, run again and again."""
+
+    folder: Path
+    num_trials: int = 6
+    lanes: int = 3
+    max_retries: int = 2
+    keep_adapters: int = 0
+    studies: tuple[str, ...] = ("toy",)
+    search: SearchSettings = field(default_factory=lambda: preset("tpe", num_startup_trials=2))
+    reference: tuple[str, Mapping[str, ParamValue]] | None = None
+    budget: BudgetSettings = field(default_factory=BudgetSettings)
+    worker: dict[str, object] = field(default_factory=dict)
+    num_workers: int = 1
+    speeds: tuple[int, ...] = ()
+    drain: ShutdownRequest = field(default_factory=ShutdownRequest)
+    clock: Clock = utc_now
+    events: list[tuple[int, str, tuple[int, ...]]] = field(default_factory=list)
+    controller: Controller | None = None
+    timer: Timer = field(default_factory=Timer)
+    executor: ExecutorSettings = field(default_factory=ExecutorSettings)
+
+    _executor = KilledExecutor
+
+    @property
+    def store(self) -> TrialStore:
+        return TrialStore(self.folder)
+
+    def run(self, *, replies: int | None = None, on_change: Callable[[], None] = lambda: None) -> Bench:
+        """Run until it ends, or until the controller is killed after so many replies."""
+        executor = self._executor(
+            self._make_worker, self.num_workers, timer=self.timer, replies=replies, speeds=self.speeds
+        )
+        with self._runs() as runs:
+            self.controller = Controller(
+                runs,
+                executor,
+                ledger=Ledger(self.folder / "ledger.json", self.clock),
+                budget=self.budget,
+                lanes=self.lanes,
+                drain=self.drain,
+                on_change=on_change,
+                watchdog=Watchdog(self.executor, self.timer),
+            )
+            self.controller.run()
+        return self
+
+    def trials(self, study: str = "toy") -> dict[int, TrialRecord]:
+        return {record.spec.number: record for record in self.store.trials(study)}
+
+    def states(self, study: str = "toy") -> list[TrialState]:
+        return [record.state for record in self.trials(study).values()]
+
+    def settings(self, study: str = "toy") -> dict[int, Mapping[str, ParamValue]]:
+        return {number: dict(record.spec.params) for number, record in self.trials(study).items()}
+
+    def in_optuna(self, study: str = "toy") -> list[optuna.trial.FrozenTrial]:
+        storage = optuna.storages.RDBStorage(f"sqlite:///{self.folder}/optuna.db")
+        try:
+            return optuna.load_study(study_name=f"sweep/{study}", storage=storage).get_trials()
+        finally:
+            storage.engine.dispose()
+
+    def chunks(self) -> list[tuple[int, ...]]:
+        """The trials in the pack of each chunk, in order."""
+        return [numbers for _, what, numbers in self.events if what == "chunk"]
+
+    def _make_worker(self, index: int) -> FakeWorker:
+        return FakeWorker(rungs=RUNGS, num_chunks=RUNGS[-1], events=self.events, index=index, **self.worker)
+
+    @contextmanager
+    def _runs(self) -> Iterator[dict[str, tuple[StudyRun, OpenStudy]]]:
+        with ExitStack() as stack:
+            yield {name: (self._study_run(name, stack), opening(name)) for name in self.studies}
+
+    def _study_run(self, name: str, stack: ExitStack) -> StudyRun:
+        search = Search.open(
+            f"sweep/{name}",
+            SPACE,
+            self.search,
+            direction="maximize",
+            storage_url=f"sqlite:///{self.folder}/optuna.db",
+            seed=1,
+            rungs=RUNGS,
+            fixed=SETTINGS,
+        )
+        return StudyRun(
+            next((study for study in self.store.studies() if study.name == name), record(name)),
+            search=stack.enter_context(search),
+            store=self.store,
+            tracker=NullTracker(),
+            fixed=SETTINGS,
+            reference=self.reference,
+            seed=0,
+            num_trials=self.num_trials,
+            max_retries=self.max_retries,
+            keep_adapters=self.keep_adapters,
+            clock=self.clock,
+            retry_s=self.executor.retry_s,
+            abort_after_failures=self.executor.abort_after_failures,
+            timer=self.timer,
+        )
+
+
+def record(name: str) -> StudyRecord:
+    return StudyRecord(
+        name=name,
+        dataset=name,
+        model="double",
+        method="lora",
+        task="text_classification",
+        metric="validation/accuracy",
+        direction="maximize",
+        num_chunks=RUNGS[-1],
+        rungs=RUNGS,
+        rows_per_chunk=10,
+        micro_batch=2,
+        fingerprint="f",
+        labels=("a", "b"),
+        num_rows={"train": 40},
+        space=SPACE.texts,
+    )
+
+
+def opening(name: str) -> OpenStudy:
+    return OpenStudy(
+        name=name,
+        dataset=DatasetSettings(name=name),
+        task=TaskSettings(),
+        max_length=8,
+        micro_batch=2,
+        chunks_per_epoch=2,
+        epochs=2,
+        rungs=RUNGS,
+        seed=0,
+        probe=False,
+    )
+
+
+def no_pruning(**changes: object) -> SearchSettings:
+    """Settings that come from a trial's number alone, and no trial is stopped."""
+    return replace(preset("random"), pruner="none", **changes)
+
+
+def once(action: Callable[[], None], *, at: int) -> Callable[[tuple[int, ...]], None]:
+    """Return what calls ``action`` before the chunk number ``at``, counted from 1 over all workers."""
+    calls = []
+
+    def before(numbers: tuple[int, ...]) -> None:
+        calls.append(numbers)
+        if len(calls) == at:
+            action()
+
+    return before
+
+
+def lose(message: str = "worker 0 was killed by SIGKILL") -> None:
+    """What happens when a worker is gone."""
+    raise WorkerLost(message)
+
+
+def check_whole(bench: Bench, study: str = "toy") -> None:
+    """Check what holds of every sweep that ended, whatever happened on the way."""
+    trials = bench.trials(study)
+    assert all(trial.state.is_finished for trial in trials.values())
+    for trial in trials.values():
+        chunks = [measurement.chunk for measurement in trial.measurements]
+        assert chunks == list(range(1, len(chunks) + 1))
+        if trial.state is TrialState.COMPLETE:
+            assert chunks[-1] == RUNGS[-1]
+            assert (bench.store.adapter_dir(study, trial.spec.number) / "adapter_config.json").exists()
+        assert not list(bench.store.trial_dir(study, trial.spec.number).glob("checkpoint-*"))
+    searched = [number for number in trials if number < 9000]
+    told = bench.in_optuna(study)
+    assert [trial.number for trial in told] == searched
+    assert all(trial.state.is_finished() for trial in told)

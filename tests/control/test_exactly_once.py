@@ -1,0 +1,86 @@
+"""A controller that is killed between any two writes: nothing is granted twice, nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from sweeper.store.trials import TrialStore
+from tests.control.bench import Bench, Killed, check_whole, no_pruning
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return Bench(tmp_path, search=no_pruning())
+
+
+def kill_at_write(monkeypatch, name, number):
+    """End the controller just after its n-th call of a method of the store."""
+    calls = []
+    method = getattr(TrialStore, name)
+
+    def write(*args, **kwargs):
+        result = method(*args, **kwargs)
+        calls.append(args)
+        if len(calls) == number:
+            raise Killed
+        return result
+
+    monkeypatch.setattr(TrialStore, name, write)
+
+
+def device_s(bench):
+    return json.loads((bench.folder / "ledger.json").read_text())["cost"]["device_s"]
+
+
+@pytest.mark.parametrize("number", [5, 9, 14])
+def test_the_ledger_never_says_less_than_the_trials_have_cost(bench, monkeypatch, number):
+    kill_at_write(monkeypatch, "write_trial", number)
+    with pytest.raises(Killed):
+        bench.run()
+    assert device_s(bench) >= sum(trial.cost.device_s for trial in bench.trials().values()) > 0
+
+
+@pytest.mark.parametrize("number", [2, 5, 9, 14, 20])
+def test_a_restart_grants_no_further_trial_and_charges_what_is_done_again(bench, monkeypatch, number):
+    whole = Bench(bench.folder / "whole", search=no_pruning())
+    whole.folder.mkdir()
+    whole.run()
+    with monkeypatch.context() as patch:
+        kill_at_write(patch, "write_trial", number)
+        with pytest.raises(Killed):
+            bench.run()
+    bench.run().run()
+    check_whole(bench)
+    assert bench.settings() == whole.settings()
+    assert len(bench.trials()) == bench.num_trials
+    assert device_s(bench) >= device_s(whole)
+
+
+def test_what_a_kill_left_of_a_write_is_gone_after_a_restart(bench):
+    bench.run()
+    folder = bench.store.trial_dir("toy", 0)
+    (folder / ".trial.json.tmp").write_text("{")
+    (folder / "adapter.tmp").mkdir()
+    (folder / "adapter.tmp" / "adapter_config.json").write_text("{")
+    (folder / "checkpoint-2.safetensors").write_bytes(b"old")
+    bench.run()
+    assert sorted(path.name for path in folder.iterdir()) == ["adapter", "trial.json"]
+
+
+def test_only_the_adapters_of_the_best_trials_stay(bench):
+    bench.keep_adapters = 2
+    bench.run()
+    trials = sorted(bench.trials().values(), key=lambda trial: -trial.last_rung.metrics["validation/accuracy"])
+    best = {trial.spec.number for trial in trials[:2]}
+    recipes = {trial.spec.number for trial in trials if trial.spec.is_recipe}
+    assert bench.store.adapters("toy") == best | recipes < {trial.spec.number for trial in trials}
+
+
+def test_a_smaller_number_of_adapters_takes_effect_at_the_next_start(bench):
+    bench.run()
+    assert len(bench.store.adapters("toy")) == 6
+    bench.keep_adapters = 1
+    bench.run()
+    assert len(bench.store.adapters("toy")) < 6

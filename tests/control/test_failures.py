@@ -1,0 +1,241 @@
+"""What becomes of trials when settings, trials, workers or the controller fail."""
+
+from __future__ import annotations
+
+import optuna
+import pytest
+
+from sweeper.errors import WorkerError
+from sweeper.execute.base import WorkerFailed
+from sweeper.types import Failure, FailureKind, TrialState
+from tests.control.bench import Bench, Killed, check_whole, lose, no_pruning, once
+from tests.doubles import FakeWorker
+from tests.search.toy import preset
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return Bench(tmp_path)
+
+
+def failing(number, kind, *, times=99, at_chunk=2):
+    attempts = []
+
+    def fails(spec, chunk):
+        if spec.number != number or chunk != at_chunk or len(attempts) >= times:
+            return None
+        attempts.append(chunk)
+        return Failure(kind=kind, message="it does not work")
+
+    return fails
+
+
+@pytest.mark.parametrize("kind", [FailureKind.OUT_OF_MEMORY, FailureKind.NON_FINITE])
+def test_a_setting_that_cannot_work_is_infeasible_at_once(bench, kind):
+    bench.worker = {"fails": failing(1, kind)}
+    bench.run()
+    trial = bench.trials()[1]
+    assert (trial.state, trial.num_retries, trial.failure.kind) == (TrialState.INFEASIBLE, 0, kind)
+    assert bench.in_optuna()[1].state is optuna.trial.TrialState.COMPLETE
+    assert bench.in_optuna()[1].constraints == {"infeasible": 1.0}
+    check_whole(bench)
+
+
+@pytest.mark.parametrize("kind", [FailureKind.ERROR, FailureKind.LOST_WORKER])
+def test_a_failure_that_is_not_the_settings_is_tried_again(bench, kind):
+    bench.search = no_pruning()
+    bench.worker = {"fails": failing(1, kind, times=2)}
+    bench.run()
+    trial = bench.trials()[1]
+    assert (trial.state, trial.num_retries) == (TrialState.COMPLETE, 2)
+    check_whole(bench)
+
+
+def test_a_trial_that_keeps_failing_ends_failed_and_the_study_goes_on(bench):
+    bench.search = no_pruning()
+    bench.worker = {"fails": failing(1, FailureKind.ERROR)}
+    bench.run()
+    trial = bench.trials()[1]
+    assert (trial.state, trial.num_retries) == (TrialState.FAILED, bench.max_retries)
+    assert trial.failure.message == "it does not work"
+    assert bench.in_optuna()[1].state is optuna.trial.TrialState.FAIL
+    assert bench.states().count(TrialState.COMPLETE) == bench.num_trials - 1
+    check_whole(bench)
+
+
+def test_a_failed_trial_counts_as_one_of_the_budget(bench):
+    bench.worker = {"fails": failing(1, FailureKind.ERROR)}
+    assert len(bench.run().trials()) == bench.num_trials
+
+
+def test_what_a_failed_chunk_cost_is_charged(bench):
+    bench.search = no_pruning()
+    bench.worker = {"fails": failing(1, FailureKind.ERROR, times=1)}
+    assert bench.run().trials()[1].cost.rows == 50
+
+
+# Lost workers.
+
+
+def test_the_trials_of_a_lost_worker_go_on_from_their_checkpoints(bench):
+    bench.search = no_pruning()
+    bench.worker = {"before": once(lose, at=3)}
+    bench.run()
+    interrupted = [trial for trial in bench.trials().values() if trial.failure]
+    assert [trial.spec.number for trial in interrupted] == [0, 1, 2]
+    assert {trial.failure.message for trial in interrupted} == {"worker 0 was killed by SIGKILL"}
+    assert bench.states() == [TrialState.COMPLETE] * bench.num_trials
+    # the lost chunk is trained twice, no other
+    assert {n: sum(n in pack for pack in bench.chunks()) for n in range(4)} == {0: 5, 1: 5, 2: 5, 3: 4}
+    check_whole(bench)
+
+
+def test_a_lost_worker_changes_no_result(bench, tmp_path):
+    bench.worker = {"before": once(lose, at=3)}
+    bench.run()
+    whole = Bench(tmp_path / "whole").run()
+    assert bench.settings() == whole.settings()
+    assert bench.states() == whole.states()
+
+
+def test_another_worker_takes_over_the_trials_of_a_lost_one(tmp_path):
+    def always(numbers):
+        if 0 in numbers:
+            lose()
+
+    bench = Bench(tmp_path, num_workers=2, max_retries=9, search=no_pruning())
+    dead = bench._make_worker
+
+    def make_worker(index):
+        bench.worker = {"before": always} if index == 0 else {}
+        return dead(index)
+
+    bench._make_worker = make_worker
+    bench.run()
+    assert {index for index, what, numbers in bench.events if what == "chunk" and 3 in numbers} == {1}
+    assert bench.states() == [TrialState.COMPLETE] * bench.num_trials
+    check_whole(bench)
+
+
+def test_a_worker_that_fails_is_replaced(bench):
+    def fail():
+        raise RuntimeError("CUDA error: an illegal memory access")
+
+    bench.search = no_pruning()
+    bench.worker = {"before": once(fail, at=2)}
+    bench.run()
+    assert [what for _, what, _ in bench.events].count("start") == 2
+    failure = bench.trials()[0].failure
+    assert (failure.kind, failure.traceback) == (FailureKind.ERROR, "Traceback of the double")
+    check_whole(bench)
+
+
+def test_a_worker_that_is_lost_each_time_is_given_up_and_the_trials_stay(bench):
+    bench.max_retries = 9
+    bench.worker = {"before": lambda _numbers: lose()}
+    with pytest.raises(WorkerError, match="no worker is left"):
+        bench.run()
+    assert [what for _, what, _ in bench.events].count("start") == 3
+    assert bench.states() == [TrialState.RUNNING] * 3
+    bench.worker = {}
+    bench.run()
+    check_whole(bench)
+
+
+def test_a_worker_that_cannot_start_stops_the_sweep(bench):
+    class Broken(FakeWorker):
+        def start(self):
+            return WorkerFailed(message="no such device", traceback="")
+
+    bench._make_worker = lambda _index: Broken()
+    with pytest.raises(WorkerError, match="worker 0 cannot start: no such device"):
+        bench.run()
+
+
+def test_a_worker_lost_during_a_drain_is_not_blamed_on_its_trials(bench):
+    def drain_and_die():
+        bench.drain.reason, bench.drain.deadline_s = "SIGTERM", float("inf")
+        lose("worker 0 was killed by SIGTERM")
+
+    bench.worker = {"before": once(drain_and_die, at=3)}
+    bench.run()
+    assert {trial.num_retries for trial in bench.trials().values()} == {0}
+    assert bench.states() == [TrialState.RUNNING] * 3
+
+
+# A killed controller.
+
+NUM_REPLIES = 16
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    return Bench(tmp_path_factory.mktemp("whole")).run()
+
+
+def test_there_is_a_kill_after_every_reply(uninterrupted):
+    assert len(uninterrupted.events) <= NUM_REPLIES
+
+
+@pytest.mark.parametrize("replies", range(NUM_REPLIES))
+def test_a_controller_that_was_killed_after_any_reply_goes_on_to_the_same_end(tmp_path, uninterrupted, replies):
+    bench = Bench(tmp_path)
+    if replies < len(uninterrupted.events):
+        with pytest.raises(Killed):
+            bench.run(replies=replies)
+    bench.run()
+    assert bench.settings() == uninterrupted.settings()
+    assert bench.states() == uninterrupted.states()
+    check_whole(bench)
+
+
+def test_a_controller_that_is_killed_again_and_again_gets_there(tmp_path, uninterrupted):
+    bench = Bench(tmp_path)
+    for _ in range(20):
+        try:
+            bench.run(replies=3)
+        except Killed:
+            continue
+        break
+    assert bench.settings() == uninterrupted.settings()
+    check_whole(bench)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted_random(tmp_path_factory):
+    return Bench(tmp_path_factory.mktemp("random"), search=preset("random")).run()
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3, 8, 13, 22, 31, 40, 49])
+def test_a_kill_at_any_write_loses_no_trial_and_repeats_none(tmp_path, monkeypatch, nth, uninterrupted_random):
+    writes = []
+
+    def replace(source, target):
+        writes.append(target)
+        if len(writes) == nth:
+            raise Killed
+        real(source, target)
+
+    from sweeper.store.trials import os as store_os
+
+    real = store_os.replace
+    bench = Bench(tmp_path, search=preset("random"))
+    monkeypatch.setattr("sweeper.store.trials.os.replace", replace)
+    with pytest.raises(Killed):
+        bench.run()
+    monkeypatch.undo()
+    bench.run()
+    assert bench.settings() == uninterrupted_random.settings()
+    check_whole(bench)
+
+
+def test_a_trial_whose_checkpoint_is_gone_starts_anew(bench):
+    bench.search = no_pruning()
+    with pytest.raises(Killed):
+        bench.run(replies=4)
+    for path in bench.store.trial_dir("toy", 1).glob("checkpoint-*"):
+        path.unlink()
+    bench.run()
+    assert bench.trials()[1].state is TrialState.COMPLETE
+    assert sum(1 in pack for pack in bench.chunks()) > 4
+    check_whole(bench)

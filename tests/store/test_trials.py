@@ -1,0 +1,292 @@
+"""Trial folders: what is written is read again, a kill leaves a consistent pair, damage is told."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sweeper import types
+from sweeper.errors import DiskFull, StoreError
+from sweeper.store.atomic import write_atomic
+from sweeper.store.serialization import from_jsonable, to_jsonable
+from sweeper.store.trials import TrialStore
+from sweeper.types import (
+    Cost,
+    Failure,
+    FailureKind,
+    Measurement,
+    Phase,
+    StudyRecord,
+    TrialRecord,
+    TrialSpec,
+    TrialState,
+)
+
+STUDY = "trec-minilm-lora"
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+VALUES = st.one_of(st.booleans(), st.integers(-(2**53), 2**53), NUMBERS, st.text(max_size=8))
+PARAMS = st.dictionaries(st.text(max_size=8), VALUES, max_size=4)
+SPECS = st.builds(
+    TrialSpec,
+    study=st.just(STUDY),
+    number=st.integers(0, 9999),
+    params=PARAMS,
+    settings=PARAMS,
+    seed=st.integers(0, 2**31),
+    origin=st.text(max_size=12),
+    phase=st.sampled_from(Phase),
+)
+MEASUREMENTS = st.builds(
+    Measurement,
+    chunk=st.integers(1, 99),
+    rows=st.integers(0, 10**9),
+    metrics=st.dictionaries(st.text(max_size=8), NUMBERS, max_size=3),
+    elapsed_s=NUMBERS,
+)
+RECORDS = st.builds(
+    TrialRecord,
+    spec=SPECS,
+    state=st.sampled_from(TrialState),
+    measurements=st.lists(MEASUREMENTS, max_size=3).map(tuple),
+    cost=st.builds(Cost, rows=st.integers(0), tokens=st.integers(0), device_s=NUMBERS),
+    num_parameters=st.integers(0),
+    num_retries=st.integers(0, 5),
+    failure=st.none()
+    | st.builds(Failure, kind=st.sampled_from(FailureKind), message=st.text(max_size=9), traceback=st.text(max_size=9)),
+    started_at=st.text(max_size=9),
+    finished_at=st.text(max_size=9),
+    initial_hash=st.text(max_size=9),
+)
+RECORD = StudyRecord(
+    name=STUDY,
+    dataset="trec",
+    model="minilm",
+    method="lora",
+    task="text_classification",
+    metric="validation/accuracy",
+    direction="maximize",
+    num_chunks=12,
+    rungs=(3, 6, 12),
+    rows_per_chunk=240,
+    micro_batch=16,
+    fingerprint="f" * 64,
+    labels=("ABBR", "DESC"),
+    num_rows={"train": 1000, "validation": 400},
+    space={"lora.r": "choice(4,8)"},
+    references={"frozen_probe": {"validation/accuracy": 0.8}},
+)
+
+
+def trial(number=0, *, chunks=0, state=TrialState.RUNNING, **more):
+    spec = TrialSpec(study=STUDY, number=number, params={"lora.r": 8}, settings={}, seed=0, origin="sobol")
+    measured = tuple(Measurement(chunk=c, rows=10 * c, metrics={"train/loss": 1 / c}) for c in range(1, chunks + 1))
+    return TrialRecord(spec=spec, state=state, measurements=measured, **more)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return TrialStore(tmp_path / "sweep")
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+# Reading what was written.
+
+
+@settings(deadline=None)
+@given(RECORDS)
+def test_a_trial_survives_json(record):
+    assert from_jsonable(TrialRecord, json.loads(json.dumps(to_jsonable(record)))) == record
+
+
+def test_enums_come_back_as_enums():
+    back = from_jsonable(TrialRecord, json.loads(json.dumps(to_jsonable(trial(state=TrialState.PRUNED)))))
+    assert back.state is TrialState.PRUNED
+    assert back.spec.phase is Phase.SEARCH
+
+
+@pytest.mark.parametrize("kind", [TrialRecord, TrialSpec, Measurement, Cost, Failure, StudyRecord])
+def test_what_is_kept_is_one_of_the_core_values(kind):
+    assert kind.__name__ in types.__all__
+    assert dataclasses.is_dataclass(kind)
+
+
+def test_a_study_is_read_as_it_was_written(store):
+    store.write_study(RECORD)
+    assert store.read_study(STUDY) == RECORD
+
+
+def test_trials_are_read_by_number(store):
+    for number in (10, 2, 9000):
+        store.write_trial(trial(number))
+    assert [record.spec.number for record in store.trials(STUDY)] == [2, 10, 9000]
+    assert store.read_trial(STUDY, 2) == trial(2)
+
+
+def test_studies_are_read_in_the_order_in_which_the_sweep_names_them(store):
+    names = ["z", "a", "m"]
+    for name in ("a", "m", "z"):
+        store.write_study(dataclasses.replace(RECORD, name=name))
+    store.write_sweep({"studies": names})
+    assert [study.name for study in store.studies()] == names
+
+
+def test_an_empty_folder_holds_no_sweep(store):
+    assert not store.exists
+    assert store.studies() == []
+    assert store.trials(STUDY) == []
+
+
+# Checkpoints and adapters.
+
+
+def test_a_checkpoint_is_kept_under_its_chunk_and_replaces_the_one_before(store):
+    store.write_trial(trial(chunks=1), b"one")
+    store.write_trial(trial(chunks=2), b"two")
+    assert store.read_checkpoint(STUDY, 0, 2) == b"two"
+    assert files(store.trial_dir(STUDY, 0)) == ["checkpoint-2.safetensors", "trial.json"]
+
+
+def test_a_record_without_a_new_checkpoint_keeps_the_present_one(store):
+    store.write_trial(trial(chunks=2), b"two")
+    store.write_trial(trial(chunks=2, num_retries=1))
+    assert store.read_checkpoint(STUDY, 0, 2) == b"two"
+
+
+@pytest.mark.parametrize("state", [state for state in TrialState if state.is_finished])
+def test_a_finished_trial_keeps_no_checkpoint(store, state):
+    store.write_trial(trial(chunks=2), b"two")
+    store.write_trial(trial(chunks=2, state=state))
+    assert files(store.trial_dir(STUDY, 0)) == ["trial.json"]
+
+
+def test_a_checkpoint_that_was_not_taken_is_none(store):
+    store.write_trial(trial(chunks=1), b"one")
+    assert store.read_checkpoint(STUDY, 0, 2) is None
+
+
+def test_an_adapter_replaces_the_one_before_as_a_whole(store):
+    store.write_adapter(STUDY, 0, {"adapter_config.json": b"{}", "old.txt": b""})
+    store.write_adapter(STUDY, 0, {"adapter_config.json": b"{}", "adapter_model.safetensors": b"w"})
+    assert files(store.adapter_dir(STUDY, 0)) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert files(store.trial_dir(STUDY, 0)) == ["adapter"]
+
+
+def test_an_adapter_that_was_half_written_by_a_killed_process_does_no_harm(store):
+    aside = store.trial_dir(STUDY, 0) / "adapter.tmp"
+    aside.mkdir(parents=True)
+    (aside / "junk").write_text("half")
+    store.write_adapter(STUDY, 0, {"adapter_config.json": b"{}"})
+    assert files(store.adapter_dir(STUDY, 0)) == ["adapter_config.json"]
+
+
+# A kill at any moment.
+
+
+class Killed(BaseException):
+    """Stands for a process that ends there."""
+
+
+@pytest.fixture
+def kill_at(monkeypatch):
+    """Make the n-th move into place, counted from 1, the moment of death."""
+
+    def arrange(nth):
+        moves = []
+
+        def replace(source, target):
+            moves.append(target)
+            if len(moves) == nth:
+                raise Killed
+            real(source, target)
+
+        real = os.replace
+        monkeypatch.setattr("sweeper.store.trials.os.replace", replace)
+
+    yield arrange
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+def test_after_a_kill_while_a_chunk_is_written_record_and_checkpoint_agree(store, kill_at, nth):
+    store.write_trial(trial(chunks=1), b"one")
+    kill_at(nth)  # 1: before the checkpoint is in place, 2: between checkpoint and trial.json
+    with pytest.raises(Killed):
+        store.write_trial(trial(chunks=2), b"two")
+    record = store.read_trial(STUDY, 0)
+    assert record.chunks_done == 1
+    assert store.read_checkpoint(STUDY, 0, record.chunks_done) == b"one"
+
+
+def test_what_a_kill_left_is_cleared_by_the_next_write(store, kill_at, monkeypatch):
+    store.write_trial(trial(chunks=1), b"one")
+    kill_at(2)
+    with pytest.raises(Killed):
+        store.write_trial(trial(chunks=2), b"two")
+    monkeypatch.undo()
+    store.write_trial(trial(chunks=2), b"two again")
+    assert files(store.trial_dir(STUDY, 0)) == ["checkpoint-2.safetensors", "trial.json"]
+    assert store.read_checkpoint(STUDY, 0, 2) == b"two again"
+
+
+def test_a_kill_while_an_adapter_is_written_leaves_the_trial_running(store, kill_at):
+    store.write_trial(trial(chunks=1), b"one")
+    kill_at(1)
+    with pytest.raises(Killed):
+        store.write_adapter(STUDY, 0, {"adapter_config.json": b"{}"})
+    assert store.read_trial(STUDY, 0).state is TrialState.RUNNING
+    assert not store.adapter_dir(STUDY, 0).exists()
+
+
+def test_a_file_is_replaced_only_when_it_is_whole(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_atomic(path, b"old")
+
+    def full(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sweeper.store.trials.os.fsync", full)
+    with pytest.raises(DiskFull, match=r"file cannot be written \(No space.*MB are free.*run the same command again"):
+        write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert files(tmp_path) == ["file"]
+
+
+# Damage.
+
+GOOD = json.dumps({"schema_version": 1, **to_jsonable(trial())})
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "cannot be read"),
+        (GOOD[:-20], "cannot be read"),
+        ("[]", "schema version"),
+        (GOOD.replace('"schema_version": 1', '"schema_version": 2'), "schema version 1"),
+        (GOOD.replace('"running"', '"jogging"'), "damaged"),
+        (GOOD.replace('"measurements": []', '"measurements": 3'), "damaged"),
+        (GOOD.replace('"spec"', '"sepc"'), "damaged"),
+    ],
+)
+def test_a_damaged_trial_is_told_with_its_path_and_a_remedy(store, content, said):
+    store.write_trial(trial())
+    path = store.trial_dir(STUDY, 0) / "trial.json"
+    path.write_text(content)
+    with pytest.raises(StoreError) as caught:
+        store.trials(STUDY)
+    assert str(path) in str(caught.value)
+    assert said in str(caught.value)
+    assert "sweeper reconcile sweep" in str(caught.value) or "new sweep name" in str(caught.value)
+
+
+def test_a_missing_trial_is_told(store):
+    with pytest.raises(StoreError, match=r"0007.trial\.json does not exist"):
+        store.read_trial(STUDY, 7)

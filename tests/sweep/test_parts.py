@@ -1,0 +1,176 @@
+"""The small parts around a sweep: its name, its lock, its signals, its log, and finding it again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import threading
+from contextlib import contextmanager
+
+import pytest
+
+from sweeper.config.compose import compose
+from sweeper.control.shutdown import shutdown_on_signals
+from sweeper.errors import SweeperError, SweepLocked
+from sweeper.store.discovery import find_sweep
+from sweeper.store.lock import hold
+from sweeper.store.trials import TrialStore
+from sweeper.sweep.identity import settings_to_keep, sweep_name
+from sweeper.sweep.log_file import log_to
+
+
+def name_of(*overrides):
+    return sweep_name(compose(["dataset=[trec,sms_spam]", *overrides]).settings)
+
+
+def test_a_name_that_is_set_is_the_name():
+    assert name_of("name=mine") == "mine"
+
+
+def test_a_name_is_made_of_datasets_model_and_space():
+    assert name_of().startswith("trec+sms_spam-minilm-default-")
+
+
+@pytest.mark.parametrize(
+    "change", ["budget.trials=3", "executor=inline", "tracker=none", "outputs=x", "search.storage=sqlite:///x.db"]
+)
+def test_where_and_how_long_it_runs_is_not_part_of_a_sweep(change):
+    assert name_of(change) == name_of()
+
+
+@pytest.mark.parametrize("change", ["lora.r=4", "seed=1", "train.epochs=2", "search=gp", "model.max_length=64"])
+def test_what_trials_depend_on_is_part_of_a_sweep(change):
+    assert name_of(change) != name_of()
+
+
+def test_passwords_are_not_written_down():
+    overrides = ["search.storage=postgresql://me:hunter2@host/x", "tracker.uri=http://me:hunter2@host"]
+    kept = settings_to_keep(compose(["dataset=trec", *overrides]).settings)
+    assert "hunter2" not in json.dumps(kept)
+    assert "host/x" in kept["search"]["storage"]
+
+
+# Lock.
+
+
+def test_a_sweep_that_is_held_is_refused_with_its_holder(tmp_path):
+    store = TrialStore(tmp_path / "mine")
+    with hold(store), pytest.raises(SweepLocked, match=rf"sweep mine is being run by process {os.getpid()} of .+ on "):
+        hold(store).__enter__()
+
+
+def test_a_sweep_that_was_let_go_can_be_held_again(tmp_path):
+    store = TrialStore(tmp_path / "mine")
+    with pytest.raises(ZeroDivisionError), hold(store):
+        raise ZeroDivisionError
+    assert not (store.root / "holder.json").exists()
+    with hold(store):
+        assert json.loads((store.root / "holder.json").read_text())["pid"] == os.getpid()
+
+
+def test_a_damaged_note_of_the_holder_does_not_hide_the_lock(tmp_path):
+    store = TrialStore(tmp_path / "mine")
+    with hold(store):
+        (store.root / "holder.json").write_text("{")
+        with pytest.raises(SweepLocked, match="by another process"):
+            hold(store).__enter__()
+
+
+# Signals.
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_is_a_wish_to_stop_and_the_second_stops(number):
+    before = signal.getsignal(number)
+    with shutdown_on_signals(5.0) as drain:
+        assert not drain
+        signal.raise_signal(number)
+        assert drain.reason == number.name
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+    assert signal.getsignal(number) is before
+
+
+def test_in_another_thread_signals_stay_as_they_are():
+    before, seen = signal.getsignal(signal.SIGINT), []
+
+    def work():
+        with shutdown_on_signals(5.0) as drain:
+            seen.append((bool(drain), signal.getsignal(signal.SIGINT)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [(False, before)]
+
+
+# Log.
+
+
+@contextmanager
+def handlers(*wanted):
+    """Logging as a program has it; pytest adds its own for each test."""
+    root = logging.getLogger()
+    before, root.handlers = root.handlers, list(wanted)
+    try:
+        yield root
+    finally:
+        root.handlers = before
+
+
+def test_warnings_are_shown_and_all_lines_are_kept(tmp_path, capsys):
+    with handlers(), log_to(tmp_path / "sweep.log"):
+        logging.getLogger("sweeper.x").info("quiet")
+        logging.getLogger("sweeper.x").warning("loud")
+        logging.getLogger("other").info("not ours")
+    kept = (tmp_path / "sweep.log").read_text()
+    assert "INFO sweeper.x: quiet" in kept
+    assert "WARNING sweeper.x: loud" in kept
+    assert "not ours" not in kept
+    assert capsys.readouterr().err == "loud\n"
+
+
+def test_an_application_that_has_set_up_logging_shows_warnings_itself(tmp_path, capsys):
+    with handlers(logging.NullHandler()), log_to(tmp_path / "sweep.log"):
+        logging.getLogger("sweeper.x").warning("loud")
+    assert capsys.readouterr().err == ""
+
+
+def test_logging_is_left_as_it_was(tmp_path):
+    own = logging.getLogger("sweeper")
+    before = (own.level, list(own.handlers))
+    with handlers() as root:
+        with log_to(tmp_path / "sweep.log"):
+            assert root.handlers
+        assert root.handlers == []
+    assert (own.level, own.handlers) == before
+
+
+# Finding a sweep again.
+
+
+def begin(outputs, name, *, age_s=0):
+    store = TrialStore(outputs / name)
+    store.write_sweep({})
+    stamp = (store.root / "sweep.json").stat().st_mtime - age_s
+    os.utime(store.root / "sweep.json", (stamp, stamp))
+
+
+def test_a_sweep_is_found_by_name_and_the_latest_without(tmp_path):
+    begin(tmp_path, "first", age_s=60)
+    begin(tmp_path, "second")
+    assert find_sweep("first", tmp_path).root.name == "first"
+    assert find_sweep("", tmp_path).root.name == "second"
+
+
+def test_a_misspelt_sweep_is_suggested(tmp_path):
+    begin(tmp_path, "first")
+    with pytest.raises(SweeperError, match=r"no sweep 'frist'. Did you mean 'first'\? There are: first"):
+        find_sweep("frist", tmp_path)
+
+
+def test_before_the_first_sweep_it_is_said_that_there_is_none(tmp_path):
+    with pytest.raises(SweeperError, match="no sweep was run yet"):
+        find_sweep("", tmp_path)

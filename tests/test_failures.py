@@ -1,0 +1,91 @@
+"""The table of causes: complete, shown in the README, and exceptions are put into it rightly."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from sweeper.control.early_abort import abort_reason
+from sweeper.errors import DataError
+from sweeper.failures import POLICIES, Action, is_full, kind_of, policy_rows, retry_wait_s
+from sweeper.types import Failure, FailureKind, Phase, TrialState
+from tests.analysis.records import make_default, make_trial
+
+ROOT = Path(__file__).parents[1]
+INFEASIBLE, FAILED = TrialState.INFEASIBLE, TrialState.FAILED
+
+
+def test_every_cause_has_a_policy_with_a_remedy_of_one_line():
+    assert list(POLICIES) == list(FailureKind)
+    for policy in POLICIES.values():
+        assert policy.title
+        assert policy.remedy.endswith(".")
+        assert "\n" not in policy.remedy
+
+
+@pytest.mark.parametrize("row", policy_rows(), ids=[row[0] for row in policy_rows()])
+def test_the_readme_shows_the_table(row):
+    assert f"| {' | '.join(row)} |" in (ROOT / "README.md").read_text()
+
+
+def test_only_what_the_setting_causes_is_infeasible():
+    blamed = {kind for kind, policy in POLICIES.items() if policy.action is Action.INFEASIBLE}
+    assert blamed == {FailureKind.OUT_OF_MEMORY, FailureKind.NON_FINITE, FailureKind.EXPLODED}
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), FailureKind.DISK_FULL),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), FailureKind.DISK_FULL),
+        (RuntimeError("(sqlite3.OperationalError) database or disk is full"), FailureKind.DISK_FULL),
+        (DataError("rows.jsonl, line 7: no column 'label'"), FailureKind.DATA),
+        (OSError(errno.ENOENT, "No such file"), FailureKind.ERROR),
+        (ZeroDivisionError(), FailureKind.ERROR),
+    ],
+)
+def test_exceptions_are_put_into_the_table(error, kind):
+    assert kind_of(error) is kind
+    assert is_full(error) == (kind is FailureKind.DISK_FULL)
+
+
+def test_waits_double_and_end_at_five_minutes():
+    waits = [retry_wait_s(FailureKind.ERROR, number, 5.0) for number in (1, 2, 3, 20)]
+    assert waits == [5.0, 10.0, 20.0, 300.0]
+    assert retry_wait_s(FailureKind.HOST_MEMORY, 1, 5.0) == 30.0
+    assert retry_wait_s(FailureKind.ERROR, 1, 0.0) == 0.0
+
+
+# Studies without hope.
+
+
+def came_to_nothing(number, kind=FailureKind.ERROR, state=FAILED):
+    return make_trial(number, state=state, chunks=0, failure=Failure(kind=kind, message="no"))
+
+
+def test_a_study_is_given_up_when_its_first_trials_all_failed_for_one_cause():
+    trials = [came_to_nothing(number) for number in range(4)]
+    assert abort_reason(trials[:3], 4) == ""
+    assert abort_reason(trials, 4) == "all of its first 4 trials came to nothing (4 error)"
+
+
+def test_with_several_causes_twice_as_many_must_have_failed():
+    kinds = (FailureKind.ERROR, FailureKind.HUNG)
+    trials = [came_to_nothing(number, kinds[number % 2]) for number in range(8)]
+    assert abort_reason(trials[:7], 4) == ""
+    assert abort_reason(trials, 4) == "all of its first 8 trials came to nothing (4 error, 4 hung)"
+
+
+@pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.PRUNED])
+def test_one_trial_with_a_score_ends_all_doubt(state):
+    trials = [came_to_nothing(number) for number in range(9)] + [make_trial(9, 0.5, state=state)]
+    assert abort_reason(trials, 4) == ""
+
+
+def test_running_trials_references_and_a_limit_of_zero_decide_nothing():
+    trials = [came_to_nothing(number) for number in range(3)]
+    assert abort_reason([*trials, make_trial(3, state=TrialState.RUNNING)], 4) == ""
+    assert abort_reason([*trials, make_default(0.9, 3, phase=Phase.REFERENCE)], 4) == ""
+    assert abort_reason([came_to_nothing(number) for number in range(99)], 0) == ""
