@@ -64,7 +64,7 @@ def trial_summary(store: TrialStore, study: StudyRecord, record: TrialRecord) ->
         "phase": record.spec.phase.value,
         "seed": record.spec.seed,
         "params": shown_params(study, record),
-        "settings": {**record.spec.settings, **record.spec.params},
+        "settings": record.spec.by_key(),
         "value": value,
         "standard_error": standard_error(study, value),
         "metrics": {} if rung is None else {name: _finite(rung.metrics[name]) for name in sorted(rung.metrics)},

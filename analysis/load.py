@@ -31,7 +31,7 @@ def load_trials(store: TrialStore) -> pd.DataFrame:
 def trial_row(study: StudyRecord, record: TrialRecord) -> dict[str, Any]:
     """Return one trial as a flat row."""
     spec = record.spec
-    settings = {**spec.settings, **spec.params}
+    settings = spec.by_key()
     latest = record.measurements[-1].metrics if record.measurements else {}
     metrics = {**latest, **(record.last_rung.metrics if record.last_rung else {})}
     who = (study.name, study.dataset, study.model, study.method, spec.number, record.state.value)

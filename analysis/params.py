@@ -24,7 +24,7 @@ def alpha(settings: Mapping[str, ParamValue]) -> float | None:
 
 def shown_params(study: StudyRecord, record: TrialRecord) -> dict[str, ParamValue]:
     """Return the settings that a reader wants: rank, alpha, dropout, learning rate, and all that was searched."""
-    settings = {**record.spec.settings, **record.spec.params}
+    settings = record.spec.by_key()
     found = alpha(settings)
     if found is not None:
         settings["lora.alpha"] = found

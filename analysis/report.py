@@ -20,7 +20,8 @@ from sweeper.analysis.compare import NOISE_ERRORS, top_trials
 from sweeper.analysis.load import load_trials
 from sweeper.analysis.params import number_text, params_text
 from sweeper.analysis.sessions import session_rows
-from sweeper.config.space import SEARCHABLE, SearchSpace
+from sweeper.config.keys import find_key
+from sweeper.config.space import SearchSpace
 from sweeper.config.values import ParamValue
 from sweeper.failures import POLICIES
 from sweeper.store.health import read_health
@@ -182,7 +183,7 @@ def _bound_advice(bounds: Mapping[str, str], params: Mapping[str, ParamValue]) -
     """Say of each bound what to do: widen the space, or nothing where the setting itself ends."""
     lines = []
     for key, side in bounds.items():
-        limit = SEARCHABLE[key][0 if side == "low" else 1]
+        limit = find_key(key).at_least if side == "low" else find_key(key).at_most
         value = params[key]
         at = f"`{key}` = {number_text(value)} lies at the {side} end of the space"
         is_natural = not isinstance(value, str) and value == limit

@@ -95,7 +95,7 @@ def check_all(
 
 
 def _is_allowed(record: TrialRecord) -> bool:
-    return is_expected(record.state, record.spec.settings) and record.state is not TrialState.FAILED
+    return is_expected(record.state, record.spec.by_key()) and record.state is not TrialState.FAILED
 
 
 def _files(store: TrialStore, study: StudyRecord, records: Mapping[int, TrialRecord]) -> Iterator[str]:

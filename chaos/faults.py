@@ -35,7 +35,7 @@ def make_worker(setup: WorkerSetup, index: int) -> Worker:
     class FaultyWorker(TrainingWorker):
         def _train(self, study: Any, lanes: Sequence[Any], parts: int) -> Sequence[Any]:
             for lane in lanes:
-                kind = expected_failure(lane.spec.settings)
+                kind = expected_failure(lane.spec.by_key())
                 if kind == "out_of_memory":
                     raise RuntimeError("injected: DefaultCPUAllocator: can't allocate memory for this rank")
                 if kind == "non_finite" and lane.chunks_done:

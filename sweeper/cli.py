@@ -176,11 +176,11 @@ def _named_sweep(
 
 def _key_lines() -> list[str]:
     """Return a line a key, never folded: so that it can be searched with other tools."""
-    from sweeper.config.keys import setting_docs
+    from sweeper.config.keys import all_keys
 
-    docs = setting_docs()
-    width = max(map(len, docs))
-    return [f"{key:<{width}}  {entry.kind} = {entry.default or repr('')}  {entry.doc}" for key, entry in docs.items()]
+    keys = all_keys()
+    width = max(map(len, keys))
+    return [f"{name:<{width}}  {key.kind} = {key.default or repr('')}  {key.help}" for name, key in keys.items()]
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sweeper.config.hyperparameters import Hyperparameters
+from sweeper.config.settings import LoraSettings, TrainSettings
 from sweeper.config.values import ParamValue
 
 __all__ = [
@@ -89,22 +91,52 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrialSpec:
-    """One setting to train; equal specs give equal losses wherever they run."""
+    """One configuration to train; equal specs give equal losses wherever they run."""
 
     study: str
     number: int
     params: Mapping[str, ParamValue]
     """Searched values by dotted key, e.g. ``{"lora.r": 8}``."""
-    settings: Mapping[str, ParamValue]
-    """Every ``lora.*`` and ``train.*`` value, searched or fixed, by dotted key."""
+    lora: LoraSettings
+    """The adapter, its searched values included."""
+    train: TrainSettings
+    """The training, its searched values included."""
     seed: int
     origin: str
-    """Where the setting comes from: ``recipe:<name>``, ``sobol`` or the sampler's name."""
+    """Where the configuration comes from: ``recipe:<name>``, ``sobol`` or the sampler's name."""
     phase: Phase = Phase.SEARCH
+
+    @classmethod
+    def of(
+        cls,
+        hyperparameters: Hyperparameters,
+        params: Mapping[str, ParamValue],
+        *,
+        study: str,
+        number: int,
+        seed: int,
+        origin: str,
+    ) -> TrialSpec:
+        """Return the trial of a configuration.
+
+        Args:
+            hyperparameters: What trials of the study start from.
+            params: The values that this trial replaces, by dotted key.
+            study: Its study.
+            number: Its number in the study.
+            seed: Its seed.
+            origin: Where the configuration comes from.
+        """
+        own = hyperparameters.with_params(params)
+        return cls(study=study, number=number, params=params, lora=own.lora, train=own.train, seed=seed, origin=origin)
+
+    def by_key(self) -> dict[str, ParamValue]:
+        """Return every ``lora.*`` and ``train.*`` value, searched or fixed, by dotted key."""
+        return Hyperparameters(self.lora, self.train).by_key()
 
     @property
     def is_recipe(self) -> bool:
-        """Whether it is a known setting, tried for comparison."""
+        """Whether it is a known configuration, tried for comparison."""
         return self.origin.startswith("recipe:")
 
 

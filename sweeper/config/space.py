@@ -11,29 +11,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sweeper.config.keys import find_key, searchable_keys
 from sweeper.config.values import ParamValue
 from sweeper.errors import SpaceError
 
-__all__ = ["SEARCHABLE", "Dimension", "Scale", "SearchSpace"]
-
-SEARCHABLE: Mapping[str, tuple[float, float]] = {
-    "lora.r": (1, 1024),
-    "lora.alpha_ratio": (1e-3, 1e3),
-    "lora.dropout": (0.0, 0.9),
-    "lora.use_rslora": (0, 1),
-    "train.learning_rate": (1e-8, 1.0),
-    "train.weight_decay": (0.0, 10.0),
-    "train.warmup_ratio": (0.0, 1.0),
-    "train.batch_size": (1, 4096),
-    "train.lr_schedule": (0, 0),
-    "train.max_grad_norm": (0.0, 1e6),
-    "train.adam_beta1": (0.0, 0.9999),
-    "train.adam_beta2": (0.0, 0.999999),
-}
-"""What may vary between the lanes of a pack, each with its lowest and highest sensible value."""
-
-_INTEGER = ("lora.r", "train.batch_size")
-_SCHEDULES = ("linear", "cosine", "constant")
+__all__ = ["Dimension", "Scale", "SearchSpace"]
 
 
 class Scale(enum.StrEnum):
@@ -69,10 +51,9 @@ class Dimension:
     choices: tuple[ParamValue, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.key not in SEARCHABLE:
-            raise SpaceError(
-                self.key, self.text, "this key cannot be searched", f"Searchable are: {', '.join(SEARCHABLE)}."
-            )
+        if self.key not in searchable_keys():
+            remedy = f"Searchable keys are: {', '.join(searchable_keys())}."
+            raise SpaceError(self.key, self.text, "this key cannot be searched", remedy)
         if self.choices:
             self._check_choices()
         else:
@@ -81,7 +62,7 @@ class Dimension:
     @property
     def is_integer(self) -> bool:
         """Whether values are whole numbers."""
-        return self.key in _INTEGER
+        return find_key(self.key).is_integer
 
     @property
     def num_values(self) -> int | None:
@@ -140,17 +121,17 @@ class Dimension:
 
     def _check_choices(self) -> None:
         if len(set(self.choices)) != len(self.choices):
-            raise SpaceError(self.key, self.text, "choices repeat", "Give each value once.")
+            raise SpaceError(self.key, self.text, "a choice is repeated", "List each value once.")
         for value in self.choices:
-            check_value(self.key, value, self.text)
+            find_key(self.key).check(value, shown=self.text, error=SpaceError)
 
     def _check_interval(self) -> None:
-        if self.key in ("lora.use_rslora", "train.lr_schedule"):
-            raise SpaceError(self.key, self.text, "this key takes choices", f"Write {self.key}=choice(...).")
+        if find_key(self.key).takes_choices_only:
+            raise SpaceError(self.key, self.text, "this key takes choices only", f"Write {self.key}=choice(...).")
         if not self.low < self.high:
             raise SpaceError(self.key, self.text, "the lower bound must be below the upper", "Swap or widen them.")
         for bound in (self.low, self.high):
-            check_value(self.key, bound, self.text)
+            find_key(self.key).check(bound, shown=self.text, error=SpaceError)
         if self.scale in (Scale.LOG, Scale.LOG2) and self.low <= 0:
             raise SpaceError(
                 self.key, self.text, "a logarithmic interval starts above 0", "Raise the lower bound, e.g. to 1e-4."
@@ -159,29 +140,6 @@ class Dimension:
             raise SpaceError(
                 self.key, self.text, "log2 bounds are powers of two", "Write e.g. tag(log2,interval(1,64))."
             )
-
-
-def check_value(key: str, value: ParamValue, text: str) -> None:
-    """Check a single value of a searchable key.
-
-    Raises:
-        SpaceError: The value is of the wrong kind or outside what the key can be.
-    """
-    if key == "train.lr_schedule":
-        if value not in _SCHEDULES:
-            raise SpaceError(key, text, f"a schedule is one of {', '.join(_SCHEDULES)}", "Pick one of them.")
-        return
-    if key == "lora.use_rslora":
-        if not isinstance(value, bool):
-            raise SpaceError(key, text, "this is true or false", "Write true or false.")
-        return
-    low, high = SEARCHABLE[key]
-    if isinstance(value, bool | str) or not math.isfinite(value) or not low <= value <= high:
-        raise SpaceError(
-            key, text, f"a number from {low:g} to {high:g} is expected, not {value!r}", "Change the value."
-        )
-    if key in _INTEGER and not float(value).is_integer():
-        raise SpaceError(key, text, f"a whole number is expected, not {value!r}", "Round it.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +166,7 @@ class SearchSpace:
         return {dimension.key: dimension.text for dimension in self.dimensions}
 
     def point(self, units: tuple[float, ...]) -> dict[str, ParamValue]:
-        """Return the setting at a point of the unit cube."""
+        """Return the configuration at a point of the unit cube."""
         return {d.key: d.at(unit) for d, unit in zip(self.dimensions, units, strict=True)}
 
     def contains(self, params: Mapping[str, ParamValue]) -> bool:
@@ -216,10 +174,10 @@ class SearchSpace:
         return set(params) == set(self.keys) and all(d.contains(params[d.key]) for d in self.dimensions)
 
     def at_bounds(self, params: Mapping[str, ParamValue], tolerance: float = 0.02) -> dict[str, str]:
-        """Return, by key, which bound (``low`` or ``high``) a setting lies at: the space may be too small there.
+        """Return, by key, which bound (``low`` or ``high``) a configuration lies at: the space may be too small there.
 
         Args:
-            params: A setting of this space.
+            params: A configuration of this space.
             tolerance: Share of the dimension's width that counts as at the bound.
         """
         found = {}
@@ -230,7 +188,3 @@ class SearchSpace:
             elif unit >= 1 - tolerance:
                 found[dimension.key] = "high"
         return found
-
-    def apply(self, settings: Mapping[str, ParamValue], params: Mapping[str, ParamValue]) -> dict[str, ParamValue]:
-        """Return all settings of a trial: the fixed ones, overridden by the searched ones."""
-        return {**settings, **params}

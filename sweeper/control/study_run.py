@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 
 from sweeper.clock import Clock, utc_now
+from sweeper.config.hyperparameters import Hyperparameters
 from sweeper.config.values import ParamValue
 from sweeper.control.early_abort import abort_reason
 from sweeper.control.resume import after_failure, latest_sound, with_checkpoint
@@ -52,7 +53,7 @@ class StudyRun(TrialRecords):
         search: Proposes and stops.
         store: Where records go.
         tracker: What is shown.
-        fixed: Every ``lora.*`` and ``train.*`` value that trials start from.
+        defaults: What trials start from: the hyperparameters that do not vary.
         reference: A recipe outside the space to run for comparison, by name and values, if there is one.
         seed: Seed of every trial (common random numbers).
         num_trials: Budget of the search.
@@ -71,7 +72,7 @@ class StudyRun(TrialRecords):
         search: SearchProtocol,
         store: TrialStore,
         tracker: Tracker,
-        fixed: Mapping[str, ParamValue],
+        defaults: Hyperparameters,
         reference: tuple[str, Mapping[str, ParamValue]] | None,
         seed: int,
         num_trials: int,
@@ -84,7 +85,7 @@ class StudyRun(TrialRecords):
     ) -> None:
         super().__init__(record, store=store, tracker=tracker, clock=clock, keep_adapters=keep_adapters)
         self._search_client = SearchClient(search, record)
-        self._fixed, self._seed = fixed, seed
+        self._defaults, self._seed = defaults, seed
         self._num_trials, self._max_retries, self._retry_s = num_trials, max_retries, retry_s
         self._abort_after_failures = abort_after_failures
         self._cannot_open = self._aborted = ""
@@ -241,13 +242,8 @@ class StudyRun(TrialRecords):
         self._check_early_abort()
 
     def _spec(self, number: int, params: Mapping[str, ParamValue], origin: str) -> TrialSpec:
-        return TrialSpec(
-            study=self.record.name,
-            number=number,
-            params=params,
-            settings={**self._fixed, **params},
-            seed=self._seed,
-            origin=origin,
+        return TrialSpec.of(
+            self._defaults, params, study=self.record.name, number=number, seed=self._seed, origin=origin
         )
 
     def _admission(self, number: int) -> Admission:

@@ -6,15 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sweeper.config.settings import ExecutorSettings
-from sweeper.errors import ConfigError, did_you_mean
 from sweeper.execute.base import Executor, Worker
 from sweeper.execute.devices import choose_devices
 from sweeper.execute.inline import InlineExecutor
 from sweeper.execute.process import ProcessExecutor
 
 __all__ = ["choose_devices", "make_executor"]
-
-_NAMES = ("inline", "process")
 
 
 def make_executor(settings: ExecutorSettings, make_worker: Callable[[int], Worker], *, logs: Path) -> Executor:
@@ -26,14 +23,11 @@ def make_executor(settings: ExecutorSettings, make_worker: Callable[[int], Worke
         logs: Folder for what workers print.
 
     Raises:
-        ConfigError: There is no such executor, or no such device.
+        ConfigError: There is no such device.
     """
     devices = choose_devices(settings)
     if settings.name == "inline":
         return InlineExecutor(make_worker)
-    if settings.name == "process":
-        return ProcessExecutor(
-            make_worker, devices.num_workers, logs=logs, cuda_devices=devices.cuda, threads=settings.threads
-        )
-    remedy = did_you_mean(settings.name, _NAMES) or f"Executors are: {', '.join(_NAMES)}."
-    raise ConfigError("executor.name", settings.name, "there is no such executor", remedy)
+    return ProcessExecutor(
+        make_worker, devices.num_workers, logs=logs, cuda_devices=devices.cuda, threads=settings.threads
+    )

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sweeper.config.checks import fixed_values
 from sweeper.config.compose import SweepConfig, parse_dimension
+from sweeper.config.hyperparameters import Hyperparameters
 from sweeper.config.settings import SweepSettings
 from sweeper.config.space import SearchSpace
 from sweeper.errors import StoreError
@@ -149,7 +149,7 @@ class _Reconciler:
             repair = TrialRepair(
                 store=self._store,
                 study=study.name,
-                fixed=fixed_values(self._settings),
+                defaults=Hyperparameters.of(self._settings),
                 seed=self._settings.seed,
                 searched=audit.by_number(audit.searched, study.name),
                 runs=audit.by_number(audit.runs, study.name),

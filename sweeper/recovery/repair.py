@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sweeper.config.values import ParamValue
+from sweeper.config.hyperparameters import Hyperparameters
 from sweeper.control.resume import latest_sound
 from sweeper.errors import StoreError
 from sweeper.store.damage import Damage, DamageKind, is_adapter_whole, set_aside
@@ -27,7 +27,7 @@ class TrialRepair:
     """Mends the trials of one study.
 
     Attributes:
-        fixed: Every ``lora.*`` and ``train.*`` value that trials start from.
+        defaults: What trials start from: the hyperparameters that do not vary.
         seed: Seed of every trial.
         searched: Trials as the search's database has them, by number.
         runs: Trials as the tracker has them, by number.
@@ -37,7 +37,7 @@ class TrialRepair:
 
     store: TrialStore
     study: str
-    fixed: Mapping[str, ParamValue]
+    defaults: Hyperparameters
     seed: int
     searched: Mapping[int, ViewedTrial]
     runs: Mapping[int, ViewedTrial]
@@ -71,13 +71,8 @@ class TrialRepair:
         known = self.searched.get(number)
         if known is None or not known.params:
             return "moved aside; its setting is lost with it, so another trial takes its place"
-        spec = TrialSpec(
-            study=self.study,
-            number=number,
-            params=known.params,
-            settings={**self.fixed, **known.params},
-            seed=self.seed,
-            origin=known.origin,
+        spec = TrialSpec.of(
+            self.defaults, known.params, study=self.study, number=number, seed=self.seed, origin=known.origin
         )
         return self._restart(TrialRecord(spec=spec, started_at=datetime.now(UTC).isoformat(timespec="seconds")))
 

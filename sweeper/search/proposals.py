@@ -116,8 +116,6 @@ class Grid:
     """
 
     def __init__(self, space: SearchSpace, points: int, *, seed: int) -> None:
-        if points < 1:
-            raise ConfigError("search.grid_points", points, "at least one value is taken", "Write e.g. 4.")
         self._axes = {dimension.key: _axis(dimension, points) for dimension in space.dimensions}
         self.size = math.prod(len(axis) for axis in self._axes.values())
         if self.size > MAX_GRID:

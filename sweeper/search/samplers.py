@@ -14,14 +14,11 @@ import optuna
 from sweeper.config.settings import SearchSettings
 from sweeper.config.space import Scale, SearchSpace
 from sweeper.config.values import ParamValue
-from sweeper.errors import ConfigError, did_you_mean
 from sweeper.search import cma, gp
 from sweeper.search.proposals import Grid, fit_recipes, random_point, sobol_point, trial_seed
 from sweeper.search.reading import is_infeasible
 
-__all__ = ["SAMPLERS", "Draft", "Proposer", "make_sampler"]
-
-SAMPLERS = ("tpe", "gp", "random", "qmc", "cmaes", "grid", "auto")
+__all__ = ["Draft", "Proposer", "make_sampler"]
 
 _AUTO_GP_TRIALS = 250
 """Above this a Gaussian process takes longer than it gains (the rule of OptunaHub's AutoSampler)."""
@@ -61,7 +58,7 @@ class Proposer:
         maximize: Whether higher values are better.
 
     Raises:
-        ConfigError: The sampler is unknown or cannot search this space.
+        ConfigError: The sampler cannot search this space.
     """
 
     def __init__(
@@ -73,7 +70,8 @@ class Proposer:
         fixed: Mapping[str, ParamValue],
         maximize: bool,
     ) -> None:
-        _check(space, settings)
+        if settings.sampler == "cmaes":
+            cma.check_space(space)
         self._space, self._settings, self._seed, self._maximize = space, settings, seed, maximize
         self._grid = Grid(space, settings.grid_points, seed=seed) if settings.sampler == "grid" else None
         self._recipes = [] if self._grid else fit_recipes(settings.recipes, space, fixed)
@@ -129,15 +127,3 @@ class Proposer:
         scored = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
         num_scored = sum(trial.state in scored and not is_infeasible(trial) for trial in trials)
         return num_scored >= max(2, self._settings.num_startup_trials // 2)
-
-
-def _check(space: SearchSpace, settings: SearchSettings) -> None:
-    if settings.sampler not in SAMPLERS:
-        remedy = f"Choose one of {', '.join(SAMPLERS)}. {did_you_mean(settings.sampler, SAMPLERS)}".strip()
-        raise ConfigError("search.sampler", settings.sampler, "this sampler is unknown", remedy)
-    if settings.num_startup_trials < 0:
-        raise ConfigError(
-            "search.num_startup_trials", settings.num_startup_trials, "a count is not negative", "Write 0 or more."
-        )
-    if settings.sampler == "cmaes":
-        cma.check_space(space)

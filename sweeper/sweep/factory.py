@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.clock import Clock, utc_now
-from sweeper.config.checks import fixed_values
 from sweeper.config.compose import SweepConfig
+from sweeper.config.hyperparameters import Hyperparameters
 from sweeper.config.settings import SweepSettings
 from sweeper.config.values import ParamValue
 from sweeper.control.study_run import StudyRun
@@ -39,7 +39,7 @@ def open_search(record: StudyRecord, config: SweepConfig, store: TrialStore) -> 
         storage_url=storage_url(settings, store),
         seed=settings.seed,
         rungs=record.rungs,
-        fixed=fixed_values(settings),
+        fixed=Hyperparameters.of(settings).by_key(),
     )
 
 
@@ -64,7 +64,7 @@ def open_study_run(
         search=search,
         store=store,
         tracker=tracker,
-        fixed=fixed_values(settings),
+        defaults=Hyperparameters.of(settings),
         reference=reference,
         seed=settings.seed,
         num_trials=settings.budget.trials,

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweeper.config.checks import fixed_values, micro_batch
+from sweeper.config.checks import micro_batch
 from sweeper.config.compose import SweepConfig
+from sweeper.config.hyperparameters import Hyperparameters
 from sweeper.config.settings import DatasetSettings, Recipe, SweepSettings
 from sweeper.config.space import SearchSpace
 from sweeper.config.values import ParamValue
@@ -93,7 +94,7 @@ def reference_recipe(settings: SweepSettings, space: SearchSpace) -> tuple[str, 
     if not settings.search.recipes:
         return None
     recipe = settings.search.recipes[0]
-    fixed = fixed_values(settings)
+    fixed = Hyperparameters.of(settings).by_key()
     inside = {key: recipe.params.get(key, fixed[key]) for key in space.keys}
     is_same = all(fixed.get(key) == value for key, value in recipe.params.items() if key not in space.keys)
     if is_same and space.contains(inside) and settings.search.sampler != "grid":
@@ -186,13 +187,8 @@ def _opening(
 def _typical(record: StudyRecord, settings: SweepSettings, space: SearchSpace) -> TrialSpec:
     """Return a trial in the middle of the space."""
     params = space.point((0.5,) * len(space))
-    return TrialSpec(
-        study=record.name,
-        number=0,
-        params=params,
-        settings=space.apply(fixed_values(settings), params),
-        seed=settings.seed,
-        origin="typical",
+    return TrialSpec.of(
+        Hyperparameters.of(settings), params, study=record.name, number=0, seed=settings.seed, origin="typical"
     )
 
 

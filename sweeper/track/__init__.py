@@ -10,14 +10,11 @@ from functools import partial
 from pathlib import Path
 
 from sweeper.config.settings import TrackerSettings
-from sweeper.errors import ConfigError, did_you_mean
 from sweeper.track.background import BackgroundTracker
 from sweeper.track.base import NullTracker, Tracker
 from sweeper.track.mlflow import artifact_folder, connect, database_fault, database_files, open_audit, tracking_uri
 
 __all__ = ["NullTracker", "Tracker", "database_fault", "database_files", "make_tracker", "open_audit", "tracking_uri"]
-
-_NAMES = ("mlflow", "none")
 
 
 def make_tracker(settings: TrackerSettings, *, outputs: Path, sweep: str, tags: Mapping[str, str]) -> Tracker:
@@ -30,13 +27,10 @@ def make_tracker(settings: TrackerSettings, *, outputs: Path, sweep: str, tags: 
         tags: What holds for every trial, e.g. git commit and versions.
 
     Raises:
-        ConfigError: There is no tracker of that name, or MLflow takes no such URI.
+        ConfigError: MLflow takes no such URI.
     """
     if settings.name == "none":
         return NullTracker()
-    if settings.name != "mlflow":
-        remedy = did_you_mean(settings.name, _NAMES) or f"Choose one of: {', '.join(_NAMES)}."
-        raise ConfigError("tracker.name", settings.name, "there is no such tracker", remedy)
     uri = tracking_uri(settings.uri, outputs)
     make_writer = partial(connect, uri, artifacts=artifact_folder(uri, outputs), sweep=sweep, tags=tags)
     return BackgroundTracker(make_writer, where=f"MLflow at {uri}")

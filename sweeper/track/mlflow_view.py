@@ -65,12 +65,13 @@ class Point:
 def run_name(trial: TrialRecord) -> str:
     """Return e.g. ``0007 r=8 a/r=1 lr=1e-3``; recipes also say which they are: charts show little else."""
     spec = trial.spec
+    values = spec.by_key()
     parts = [f"{spec.number:04d}"]
     if spec.is_recipe:
         parts.append(spec.origin.removeprefix("recipe:"))
     for key, short in _SHORT.items():
-        if key in spec.settings and (key in spec.params or key in _IN_EVERY_NAME):
-            value = _brief(key, spec.settings[key])
+        if key in spec.params or key in _IN_EVERY_NAME:
+            value = _brief(key, values[key])
             parts.append(f"{short}={value}" if short else value)
     return " ".join(parts)
 
@@ -85,14 +86,13 @@ def axis_params(study: StudyRecord) -> list[str]:
 
 def run_params(study: StudyRecord, trial: TrialRecord) -> dict[str, str]:
     """Return every setting, the searched ones first, then what is derived from them, for plots and comparisons."""
-    spec = trial.spec
-    keys = [*spec.params, *(key for key in sorted(spec.settings) if key not in spec.params)]
-    params = {key: _text(spec.settings.get(key, spec.params.get(key, ""))) for key in keys}
-    if "lora.r" in spec.settings and "lora.alpha_ratio" in spec.settings:
-        params["lora.alpha"] = _text(_alpha(spec))
+    spec, values = trial.spec, trial.spec.by_key()
+    keys = [*spec.params, *(key for key in sorted(values) if key not in spec.params)]
+    params = {key: _text(values[key]) for key in keys}
+    params["lora.alpha"] = _text(_alpha(spec))
     for key, text in study.space.items():
-        if _scale(text) and float(spec.settings.get(key, 0)) > 0:
-            params[f"{_scale(text)}.{key}"] = _text(_LOGARITHMS[_scale(text)](float(spec.settings[key])))
+        if _scale(text) and float(values[key]) > 0:
+            params[f"{_scale(text)}.{key}"] = _text(_LOGARITHMS[_scale(text)](float(values[key])))
     if trial.num_parameters:
         params["num_parameters"] = str(trial.num_parameters)
     return params
@@ -221,7 +221,7 @@ def _scale(text: str) -> str:
 
 
 def _alpha(spec: TrialSpec) -> float:
-    return float(spec.settings["lora.r"]) * float(spec.settings["lora.alpha_ratio"])
+    return spec.lora.r * spec.lora.alpha_ratio
 
 
 def _text(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import islice
 
 import torch
@@ -109,22 +109,19 @@ class Bucket:
         self._moment2 = self._pad([lane.moment2 for lane in lanes])
         self._gradients = torch.zeros_like(self._parameters)
         self._scale_k1 = self._scales(training=True)
-        self._accumulation = [max(1, int(s["train.batch_size"]) // plan.micro_batch) for s in self._settings]
+        self._accumulation = [max(1, lane.spec.train.batch_size // plan.micro_batch) for lane in lanes]
         steps = [plan.num_chunks * -(-plan.micro_batches // window) for window in self._accumulation]
         self._optimizer = LaneOptimizer(
-            [OptimSettings.of(s, total_steps=n) for s, n in zip(self._settings, steps, strict=True)],
+            [OptimSettings.of(lane.spec.train, total_steps=n) for lane, n in zip(lanes, steps, strict=True)],
             [lane.step for lane in lanes],
             decay_mask=self._layout.decay_mask().to(device),
             moment1=self._moment1,
             moment2=self._moment2,
         )
 
-    @property
-    def _settings(self) -> list[Mapping[str, bool | int | float | str]]:
-        return [lane.spec.settings for lane in self.lanes]
-
     def _scales(self, *, training: bool) -> torch.Tensor:
-        scales = [lora_scale(s) / (keep_share(float(s["lora.dropout"])) if training else 1.0) for s in self._settings]
+        loras = [lane.spec.lora for lane in self.lanes]
+        scales = [lora_scale(lora) / (keep_share(lora.dropout) if training else 1.0) for lora in loras]
         return torch.tensor(scales, device=self._parameters.device)[:, None]
 
     def _pad(self, flats: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from sweeper.config.settings import LoraSettings
 from sweeper.errors import StoreError
 from sweeper.train.layout import Layout
 from sweeper.types import Admission, TrialSpec
@@ -50,7 +51,7 @@ class Lane:
         Initial values are those of PEFT: A uniform in ±1/sqrt(I) (kaiming_uniform with a = sqrt(5)), B zero, head
         weights normal with deviation 0.02, head biases zero. Each matrix is drawn from a generator of its own.
         """
-        layout = shape.with_rank(int(spec.settings["lora.r"]))
+        layout = shape.with_rank(spec.lora.r)
         flat = torch.zeros(1, layout.size)
         for matrix, lora in zip(layout.views_a(flat), layout.lora, strict=True):
             bound = 1 / math.sqrt(lora.num_in)
@@ -74,7 +75,7 @@ class Lane:
             step = int(tensors["step"])
         except (SafetensorError, KeyError, ValueError) as error:
             raise StoreError(f"checkpoint of trial {admission.spec.number} cannot be read: {error}") from error
-        layout = shape.with_rank(int(admission.spec.settings["lora.r"]))
+        layout = shape.with_rank(admission.spec.lora.r)
         parameters, moment1, moment2 = (tensors[name].to(device) for name in ("parameters", "moment1", "moment2"))
         if any(len(value) != layout.size for value in (parameters, moment1, moment2)):
             raise StoreError(f"checkpoint of trial {admission.spec.number} is of another model or rank")
@@ -106,15 +107,15 @@ class Lane:
             tensors[f"base_model.model.{head.name}.weight"] = weight[0].contiguous()
             if bias is not None:
                 tensors[f"base_model.model.{head.name}.bias"] = bias[0].contiguous()
-        settings = self.spec.settings
+        lora = self.spec.lora
         written = {
             "peft_type": "LORA",
             "base_model_name_or_path": base,
             "inference_mode": True,
             "r": layout.rank,
-            "lora_alpha": layout.rank * float(settings["lora.alpha_ratio"]),
-            "lora_dropout": float(settings["lora.dropout"]),
-            "use_rslora": bool(settings["lora.use_rslora"]),
+            "lora_alpha": layout.rank * lora.alpha_ratio,
+            "lora_dropout": lora.dropout,
+            "use_rslora": lora.use_rslora,
             "bias": "none",
             "fan_in_fan_out": False,
             **config,
@@ -125,10 +126,9 @@ class Lane:
         }
 
 
-def lora_scale(settings: Mapping[str, object]) -> float:
-    """Return alpha / r, or alpha / sqrt(r) with ``lora.use_rslora``."""
-    ratio, rank = float(str(settings["lora.alpha_ratio"])), int(str(settings["lora.r"]))
-    return ratio * math.sqrt(rank) if settings["lora.use_rslora"] else ratio
+def lora_scale(lora: LoraSettings) -> float:
+    """Return alpha / r, or alpha / sqrt(r) with ``lora.use_rslora`` (arXiv:2312.03732, equation 3)."""
+    return lora.alpha_ratio * math.sqrt(lora.r) if lora.use_rslora else lora.alpha_ratio
 
 
 def derived_seed(*parts: int | str) -> int:

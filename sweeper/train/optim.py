@@ -7,12 +7,12 @@ its own step count, on one flat vector of parameters a lane.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from sweeper.config.values import ParamValue
+from sweeper.config.settings import TrainSettings
 
 __all__ = ["LaneOptimizer", "OptimSettings", "learning_rate_at"]
 
@@ -32,18 +32,18 @@ class OptimSettings:
     epsilon: float
 
     @classmethod
-    def of(cls, settings: Mapping[str, ParamValue], *, total_steps: int) -> OptimSettings:
-        """Read the ``train.*`` values of a trial."""
+    def of(cls, train: TrainSettings, *, total_steps: int) -> OptimSettings:
+        """Return those of a trial that takes ``total_steps`` optimizer steps in all."""
         return cls(
-            learning_rate=float(settings["train.learning_rate"]),
-            weight_decay=float(settings["train.weight_decay"]),
-            warmup_steps=round(float(settings["train.warmup_ratio"]) * total_steps),
+            learning_rate=train.learning_rate,
+            weight_decay=train.weight_decay,
+            warmup_steps=round(train.warmup_ratio * total_steps),
             total_steps=total_steps,
-            lr_schedule=str(settings["train.lr_schedule"]),
-            max_grad_norm=float(settings["train.max_grad_norm"]),
-            beta1=float(settings["train.adam_beta1"]),
-            beta2=float(settings["train.adam_beta2"]),
-            epsilon=float(settings["train.adam_epsilon"]),
+            lr_schedule=train.lr_schedule,
+            max_grad_norm=train.max_grad_norm,
+            beta1=train.adam_beta1,
+            beta2=train.adam_beta2,
+            epsilon=train.adam_epsilon,
         )
 
 

@@ -94,8 +94,7 @@ class OutOfMemoryFallback:
                 return None
             _release()
             if failure.kind not in _MEMORY or len(group) > 1 or parts >= self._max_parts:
-                settings = group[0].spec.settings
-                shape = f"{len(group)} lane(s), r={settings['lora.r']}, micro-batches in {parts} part(s)"
+                shape = f"{len(group)} lane(s), r={group[0].spec.lora.r}, micro-batches in {parts} part(s)"
                 return dataclasses.replace(failure, message=f"{failure.message} [{shape}]")
             parts *= 2
 

@@ -107,7 +107,7 @@ class Pack:
         for bucket in buckets:
             bucket.refresh(training=True)
         self._attach(buckets, len(lanes), training=True)
-        own = [float(lane.spec.settings["lora.dropout"]) for lane in lanes]
+        own = [lane.spec.lora.dropout for lane in lanes]
         self._state.dropout = self._dropout(lanes, "dropout", own)
         self._state.base_dropout = self._dropout(lanes, "base dropout", [self._base_dropout] * len(lanes))
         order_KMB = np.stack([rows.chunk(lane.chunks_done) for lane in lanes])
