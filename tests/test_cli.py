@@ -97,7 +97,7 @@ def test_a_mistake_outside_of_tests_shows_no_traceback():
 
 def test_status_tells_how_the_last_session_stands(run, tmp_path):
     from sweeper.store.sessions import SessionLog, SessionRecord, as_bytes
-    from tests.analysis.records import make_study, make_sweep, make_trial
+    from tests.builders import make_study, make_sweep, make_trial
 
     store = make_sweep(tmp_path / "outputs" / "mine", [(make_study(), [make_trial(0, 0.8)])])
     kept = store.read_sweep()

@@ -59,7 +59,8 @@ def test_an_installed_package_finds_its_configuration(wheel, tmp_path):
     subprocess.run([sys.executable, "-m", "zipfile", "-e", str(wheel), str(tmp_path / "site")], check=True)
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); "
-        "from sweeper.config import compose; print(compose.__file__); print(compose.compose([]).settings.search.sampler)"
+        "from sweeper.config import compose; print(compose.__file__); "
+        "print(compose.compose([]).settings.search.sampler)"
     )
     done = subprocess.run(
         [sys.executable, "-P", "-c", code], cwd=tmp_path, env={}, capture_output=True, text=True, check=True

@@ -11,7 +11,7 @@ from chaos.events import EVENTS, EXITS, KILLS, LETHAL
 from chaos.faults import expected_failure, is_expected
 from chaos.report import Report
 from sweeper.types import TrialState
-from tests.analysis.records import make_study, make_trial
+from tests.builders import make_study, make_trial
 
 RECORDS = {0: make_trial(0, 0.9), 1: make_trial(1, 0.8, state=TrialState.PRUNED)}
 IN_OPTUNA = [(0, "COMPLETE", 0.9), (1, "PRUNED", None)]

@@ -10,7 +10,7 @@ from chaos.session import ChaosError
 from chaos.workload import STUDY, SWEEP, Workload
 from sweeper.store.trials import TrialStore
 from sweeper.types import TrialState
-from tests.analysis.records import make_study, make_trial
+from tests.builders import make_study, make_trial
 
 
 class FakeSession:

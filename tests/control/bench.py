@@ -24,6 +24,7 @@ from sweeper.store.ledger import Ledger
 from sweeper.store.trials import TrialStore
 from sweeper.track import NullTracker
 from sweeper.types import StudyRecord, TrialRecord, TrialState
+from tests.builders import make_study
 from tests.doubles import FakeWorker
 from tests.search.toy import FIXED, SPACE, preset
 
@@ -175,22 +176,16 @@ class Bench:
 
 
 def record(name: str) -> StudyRecord:
-    return StudyRecord(
+    return make_study(
         name=name,
         dataset=name,
-        model="double",
-        method="lora",
-        task="text_classification",
-        metric="validation/accuracy",
-        direction="maximize",
         num_chunks=RUNGS[-1],
         rungs=RUNGS,
         rows_per_chunk=10,
         micro_batch=2,
-        fingerprint="f",
-        labels=("a", "b"),
         num_rows={"train": 40},
         space=SPACE.texts,
+        references={},
     )
 
 

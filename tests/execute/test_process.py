@@ -15,7 +15,8 @@ import pytest
 from sweeper.errors import WorkerLost
 from sweeper.execute.base import WorkerFailed
 from sweeper.execute.process import ProcessExecutor
-from sweeper.types import Admission, ChunkReport, ChunkRequest, FailureKind, TrialSpec
+from sweeper.types import Admission, ChunkReport, ChunkRequest, FailureKind
+from tests.builders import make_spec
 from tests.execute.echo import BLOCK, EXIT, FILL, KILL, RAISE, STOP_MIDWAY, factory
 from tests.execute.test_contract import WAIT_S, replies
 
@@ -200,8 +201,7 @@ def test_a_stopped_worker_holds_up_neither_sending_nor_waiting_and_can_be_replac
     pid = int(started(executor)[0]["pid"])
     os.kill(pid, signal.SIGSTOP)
     stopped(pid)
-    spec = TrialSpec(study="s", number=1, params={}, settings={}, seed=0, origin="")
-    handle.send(ChunkRequest(admit=(Admission(spec=spec, chunks_done=1, checkpoint=bytes(8 << 20)),)))
+    handle.send(ChunkRequest(admit=(Admission(spec=make_spec(1), chunks_done=1, checkpoint=bytes(8 << 20)),)))
     assert executor.wait(0.05) == []
     fresh = executor.restart(handle)
     with pytest.raises(ProcessLookupError):

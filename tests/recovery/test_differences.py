@@ -6,7 +6,7 @@ import pytest
 
 from sweeper.recovery.differences import Place, Remedy, compare_view
 from sweeper.types import Phase, TrialState, ViewedTrial
-from tests.analysis.records import make_study, make_trial
+from tests.builders import make_study, make_trial
 
 STUDY = make_study()
 

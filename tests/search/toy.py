@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import yaml
@@ -12,7 +12,8 @@ from sweeper.config.settings import Recipe, SearchSettings
 from sweeper.config.space import Dimension, Scale, SearchSpace
 from sweeper.search.proposals import Proposal
 from sweeper.search.study import Search
-from sweeper.types import Decision, Measurement, TrialRecord, TrialSpec, TrialState
+from sweeper.types import Decision, TrialRecord, TrialState
+from tests.builders import make_measurement, make_spec, make_trial
 
 CONF = Path(__file__).parents[2] / "conf" / "search"
 RUNGS = (3, 6, 12)
@@ -70,10 +71,8 @@ class Driver:
                 return
 
     def admit(self, proposal: Proposal) -> None:
-        spec = TrialSpec(
-            study="toy", number=proposal.number, params=proposal.params, settings={}, seed=0, origin=proposal.origin
-        )
-        self.records[proposal.number] = TrialRecord(spec=spec)
+        spec = make_spec(proposal.number, params=proposal.params, study="toy", origin=proposal.origin)
+        self.records[proposal.number] = make_trial(spec=spec, state=TrialState.RUNNING, chunks=0)
 
     def advance(self, search: Search, number: int) -> None:
         record = self.records[number]
@@ -82,8 +81,7 @@ class Driver:
             return
         chunk = RUNGS[len(record.measurements)]
         value = value_at(record.spec.params, chunk)
-        measured = (*record.measurements, Measurement(chunk=chunk, rows=chunk, metrics={METRIC: value}))
-        self.records[number] = TrialRecord(spec=record.spec, measurements=measured)
+        self.records[number] = replace(record, measurements=(*record.measurements, make_measurement(chunk, value)))
         if search.report(number, chunk=chunk, value=value) is Decision.STOP:
             self.finish(search, number, TrialState.PRUNED)
         elif chunk == RUNGS[-1]:
@@ -91,7 +89,7 @@ class Driver:
 
     def finish(self, search: Search, number: int, state: TrialState) -> None:
         record = self.records[number]
-        self.records[number] = TrialRecord(spec=record.spec, measurements=record.measurements, state=state)
+        self.records[number] = replace(record, state=state)
         search.tell(number, state=state, value=value_of(record))
 
     @property

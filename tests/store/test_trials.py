@@ -26,17 +26,21 @@ from sweeper.types import (
     TrialSpec,
     TrialState,
 )
+from tests.builders import STUDY, make_history, make_spec, make_study, make_trial
 
-STUDY = "trec-minilm-lora"
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
-VALUES = st.one_of(st.booleans(), st.integers(-(2**53), 2**53), NUMBERS, st.text(max_size=8))
-PARAMS = st.dictionaries(st.text(max_size=8), VALUES, max_size=4)
+VALUES = {
+    "lora.r": st.integers(-(2**53), 2**53),
+    "lora.use_rslora": st.booleans(),
+    "train.learning_rate": NUMBERS,
+    "train.lr_schedule": st.text(max_size=8),
+}
+PARAMS = st.fixed_dictionaries({}, optional=VALUES)
 SPECS = st.builds(
-    TrialSpec,
-    study=st.just(STUDY),
+    make_spec,
     number=st.integers(0, 9999),
     params=PARAMS,
-    settings=PARAMS,
+    fixed=PARAMS,
     seed=st.integers(0, 2**31),
     origin=st.text(max_size=12),
     phase=st.sampled_from(Phase),
@@ -62,30 +66,11 @@ RECORDS = st.builds(
     finished_at=st.text(max_size=9),
     initial_hash=st.text(max_size=9),
 )
-RECORD = StudyRecord(
-    name=STUDY,
-    dataset="trec",
-    model="minilm",
-    method="lora",
-    task="text_classification",
-    metric="validation/accuracy",
-    direction="maximize",
-    num_chunks=12,
-    rungs=(3, 6, 12),
-    rows_per_chunk=240,
-    micro_batch=16,
-    fingerprint="f" * 64,
-    labels=("ABBR", "DESC"),
-    num_rows={"train": 1000, "validation": 400},
-    space={"lora.r": "choice(4,8)"},
-    references={"frozen_probe": {"validation/accuracy": 0.8}},
-)
+RECORD = make_study()
 
 
 def trial(number=0, *, chunks=0, state=TrialState.RUNNING, **more):
-    spec = TrialSpec(study=STUDY, number=number, params={"lora.r": 8}, settings={}, seed=0, origin="sobol")
-    measured = tuple(Measurement(chunk=c, rows=10 * c, metrics={"train/loss": 1 / c}) for c in range(1, chunks + 1))
-    return TrialRecord(spec=spec, state=state, measurements=measured, **more)
+    return make_trial(number, state=state, measurements=make_history(chunks), **more)
 
 
 @pytest.fixture
