@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.cli import main
-from sweeper.config.keys import setting_docs
+from sweeper.config.keys import all_keys
 
 ROOT = Path(__file__).parents[1]
 
@@ -76,7 +76,7 @@ def test_every_key_is_explained_in_full_however_narrow_the_terminal(run, monkeyp
     monkeypatch.setenv("COLUMNS", "80")
     code, out, _ = run("config", "--help-keys")
     assert code == 0
-    for key, entry in setting_docs().items():
+    for key, entry in all_keys().items():
         assert key in out
         assert entry.doc in out
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from sweeper.config.checks import fixed_values, micro_batch
+from sweeper.config.checks import micro_batch
 from sweeper.config.compose import as_yaml, compose, parse_dimension
 from sweeper.config.space import Scale
 from sweeper.errors import ConfigError, SpaceError
@@ -101,7 +101,7 @@ def test_words_and_truth_values_are_categories(key, text, choices):
 def test_a_fixed_value_takes_the_dimension_out():
     config = compose(["lora.r=4"])
     assert set(config.space.keys) == DEFAULT_KEYS - {"lora.r"}
-    assert fixed_values(config.settings)["lora.r"] == 4
+    assert config.settings.lora.r == 4
 
 
 def test_a_dimension_is_taken_out_by_each_key_of_a_fixed_section():
@@ -111,7 +111,7 @@ def test_a_dimension_is_taken_out_by_each_key_of_a_fixed_section():
 def test_null_takes_a_dimension_out():
     config = compose(["space.dimensions={lora.dropout: null}"])
     assert set(config.space.keys) == DEFAULT_KEYS - {"lora.dropout"}
-    assert fixed_values(config.settings)["lora.dropout"] == 0.0
+    assert config.settings.lora.dropout == 0.0
 
 
 def test_a_new_dimension_is_added():

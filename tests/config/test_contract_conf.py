@@ -7,12 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sweeper.config.checks import fixed_values
 from sweeper.config.compose import CONFIG_DIR, compose
-from sweeper.config.keys import setting_docs
-from sweeper.config.space import SEARCHABLE
-from sweeper.search.pruning import PRUNERS
-from sweeper.search.samplers import SAMPLERS
+from sweeper.config.hyperparameters import Hyperparameters
+from sweeper.config.keys import all_keys, searchable_keys
+from sweeper.errors import ConfigError
 
 YAMLS = sorted(path.relative_to(CONFIG_DIR.resolve()) for path in CONFIG_DIR.resolve().glob("*/[!_]*.yaml"))
 
@@ -73,17 +71,27 @@ def test_every_space_can_be_narrowed(space):
     assert "lora.r" not in config.space.keys
 
 
-def test_every_setting_is_documented():
-    docs = setting_docs()
-    assert [key for key, entry in docs.items() if not entry.doc.strip().endswith(".")] == []
-    assert {"lora.r", "dataset.<name>.path", "search.recipes", "executor.lanes"} <= set(docs)
+def test_every_key_is_documented():
+    keys = all_keys()
+    assert [name for name, key in keys.items() if not key.doc.strip().endswith(".")] == []
+    assert {"lora.r", "dataset.<name>.path", "search.recipes", "executor.lanes"} <= set(keys)
 
 
-def test_every_searchable_key_is_a_setting():
-    assert set(SEARCHABLE) <= set(fixed_values(compose([]).settings))
+def test_every_searchable_key_is_a_hyperparameter():
+    assert set(searchable_keys()) <= set(Hyperparameters.of(compose([]).settings).by_key())
 
 
-@pytest.mark.parametrize(("key", "names"), [("search.sampler", SAMPLERS), ("search.pruner", PRUNERS)])
-def test_every_name_that_is_taken_passes_the_check(key, names):
-    for name in names:
-        assert compose(["dataset=trec", f"{key}={name}"])
+@pytest.mark.parametrize("key", [key for key in all_keys().values() if key.choices and "<" not in key.name])
+def test_every_choice_of_a_key_composes(key):
+    for choice in key.choices:
+        assert compose(["dataset=trec", f"{key.name}={choice}"])
+
+
+@pytest.mark.parametrize("key", [key for key in all_keys().values() if key.rule and key.kind != "bool"])
+def test_a_value_that_breaks_a_rule_is_refused_with_key_rule_and_meaning(key):
+    wrong = "no_such_choice" if key.choices else key.at_least - 1
+    name = key.name.replace("<name>", "trec")
+    with pytest.raises(ConfigError) as refused:
+        compose(["dataset=trec", f"{name}={wrong}"])
+    assert (refused.value.key, refused.value.rule) == (name, f"must be {key.rule}")
+    assert key.rule in key.help

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeper.config.space import SEARCHABLE, Dimension, Scale, SearchSpace, check_value
+from sweeper.config.keys import find_key, searchable_keys
+from sweeper.config.space import Dimension, Scale, SearchSpace
 from sweeper.errors import SpaceError
 
 UNITS = st.floats(min_value=0, max_value=1, exclude_max=True)
@@ -142,10 +143,10 @@ def test_a_dimension_that_makes_no_sense_is_refused(make):
 
 
 def test_every_searchable_number_has_a_range_that_can_be_taken_whole():
-    for key, (low, high) in SEARCHABLE.items():
-        if key not in ("lora.use_rslora", "train.lr_schedule"):
-            check_value(key, low, str(low))
-            check_value(key, high, str(high))
+    for key in map(find_key, searchable_keys()):
+        if key.is_number:
+            assert key.allows(key.at_least)
+            assert key.allows(key.at_most)
 
 
 # Whole spaces.
@@ -158,7 +159,7 @@ def test_a_space_needs_a_dimension():
         SearchSpace(())
 
 
-def test_a_point_of_the_unit_cube_is_a_setting():
+def test_a_point_of_the_unit_cube_is_a_configuration():
     assert SPACE.point((0.999, 0.5)) == {"lora.r": 64, "lora.dropout": pytest.approx(0.1)}
 
 
@@ -172,7 +173,7 @@ def test_a_point_of_the_unit_cube_is_a_setting():
         ({"lora.r": 8, "lora.dropout": 0.1, "lora.alpha_ratio": 1}, False),
     ],
 )
-def test_a_space_contains_settings_of_just_its_keys_and_values(params, is_inside):
+def test_a_space_contains_configurations_of_just_its_keys_and_values(params, is_inside):
     assert SPACE.contains(params) is is_inside
 
 
@@ -184,7 +185,3 @@ def test_values_at_the_bounds_are_told():
 def test_a_category_lies_at_no_bound():
     space = SearchSpace((choice("train.lr_schedule", "linear", "cosine", scale=Scale.CATEGORICAL),))
     assert space.at_bounds({"train.lr_schedule": "linear"}) == {}
-
-
-def test_searched_values_override_fixed_ones():
-    assert SPACE.apply({"lora.r": 8, "train.epochs": 3}, {"lora.r": 4}) == {"lora.r": 4, "train.epochs": 3}

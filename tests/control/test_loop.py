@@ -10,7 +10,6 @@ from sweeper.config.settings import BudgetSettings
 from sweeper.execute.inline import _InlineHandle
 from sweeper.store.trials import TrialStore
 from sweeper.types import Phase, TrialState
-from tests.builders import values_of
 from tests.control.bench import RUNGS, Bench, check_whole, no_pruning
 from tests.search.toy import preset
 
@@ -77,8 +76,8 @@ def test_costs_and_details_of_a_trial_add_up(bench):
 def test_every_trial_has_the_same_seed_and_all_settings(bench):
     trials = bench.run().trials().values()
     assert {trial.spec.seed for trial in trials} == {0}
-    assert all(values_of(trial.spec)["train.batch_size"] == 16 for trial in trials)
-    assert all(values_of(trial.spec)["lora.r"] == trial.spec.params["lora.r"] for trial in trials)
+    assert all(trial.spec.by_key()["train.batch_size"] == 16 for trial in trials)
+    assert all(trial.spec.by_key()["lora.r"] == trial.spec.params["lora.r"] for trial in trials)
 
 
 def test_known_recipes_come_first(bench):
@@ -91,7 +90,7 @@ def test_a_recipe_outside_the_space_runs_beside_the_search(bench):
     trials = bench.run().trials()
     odd = trials.pop(9000)
     assert odd.spec.phase is Phase.REFERENCE
-    assert (odd.state, values_of(odd.spec)["lora.r"], odd.spec.origin) == (TrialState.COMPLETE, 3, "recipe:odd")
+    assert (odd.state, odd.spec.by_key()["lora.r"], odd.spec.origin) == (TrialState.COMPLETE, 3, "recipe:odd")
     assert len(trials) == bench.num_trials
     check_whole(bench)
 

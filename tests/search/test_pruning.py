@@ -5,9 +5,10 @@ from __future__ import annotations
 import optuna
 import pytest
 
+from sweeper.config.keys import find_key
 from sweeper.config.settings import SearchSettings
 from sweeper.errors import ConfigError
-from sweeper.search.pruning import PRUNERS, make_pruner, rung_chunks
+from sweeper.search.pruning import make_pruner, rung_chunks
 
 
 @pytest.mark.parametrize(
@@ -31,7 +32,7 @@ def test_bad_rung_settings_are_named(key, value):
         rung_chunks(12, **{"min_chunks": 3, "reduction_factor": 2, key: value})
 
 
-@pytest.mark.parametrize("name", PRUNERS)
+@pytest.mark.parametrize("name", find_key("search.pruner").choices)
 def test_every_pruner_can_be_made(name):
     pruner = make_pruner(SearchSettings(pruner=name), rungs=(3, 6, 12), num_chunks=12)
     assert isinstance(pruner, optuna.pruners.BasePruner)

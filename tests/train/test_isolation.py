@@ -11,7 +11,6 @@ from sweeper.errors import ModelError, StoreError
 from sweeper.train.lane import Lane
 from sweeper.train.pack import Pack, sort_lanes
 from sweeper.types import Admission
-from tests.builders import values_of
 from tests.train.tiny import (
     CPU,
     MIXED,
@@ -98,7 +97,7 @@ def broken_by_nan(lane):
 
 
 def broken_by_rate(lane):
-    values = {**values_of(lane.spec), "train.learning_rate": math.inf}
+    values = {**lane.spec.by_key(), "train.learning_rate": math.inf}
     lane.spec = spec(lane.spec.number, seed=lane.spec.seed, **values)
 
 

@@ -18,7 +18,8 @@ from sweeper.train.batches import TrainingRows
 from sweeper.train.chunks import ChunkPlan
 from sweeper.train.lane import Lane
 from sweeper.train.pack import Pack, sort_lanes
-from tests.builders import default_values, make_spec, values_of
+from tests import builders
+from tests.builders import make_spec
 
 CPU = torch.device("cpu")
 NUM_LABELS = 3
@@ -27,7 +28,7 @@ PAD = 1  # RoBERTa counts positions from it
 HEADS = {"bert": "classifier", "roberta": "classifier", "electra": "classifier", "llama": "score", "gpt_neox": "score"}
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
 MORE_SIZES = {"electra": {"embedding_size": 16}, "llama": {"num_key_value_heads": 1}}
-DEFAULTS = {**default_values(), "train.learning_rate": 1e-2, "train.batch_size": 4}
+DEFAULTS = {**builders.DEFAULTS.by_key(), "train.learning_rate": 1e-2, "train.batch_size": 4}
 MIXED = [
     {"lora.r": 1, "lora.alpha_ratio": 2.0, "train.learning_rate": 3e-2},
     {"lora.r": 3, "train.weight_decay": 0.1, "train.lr_schedule": "cosine"},
@@ -144,7 +145,7 @@ def train(pack, lanes, data, chunks):
 def train_with_peft(kind, trial, data, chunks):
     """Train a trial alone, as one would with PEFT, torch and transformers, and return the loss of every micro-batch."""
     model = _peft_model(kind, trial)
-    settings, plan = values_of(trial), data.rows.plan
+    settings, plan = trial.by_key(), data.rows.plan
     window = int(settings["train.batch_size"]) // plan.micro_batch
     optimizer, scheduler = optimizer_of(model, settings, plan.num_chunks * -(-plan.micro_batches // window))
     losses = []
@@ -179,7 +180,7 @@ def _peft_model(kind, trial):
 
     base = build_model(kind)
     targets, _ = layers_of(base)
-    values = values_of(trial)
+    values = trial.by_key()
     rank, ratio = values["lora.r"], values["lora.alpha_ratio"]
     config = LoraConfig(
         task_type="SEQ_CLS",
