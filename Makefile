@@ -65,13 +65,13 @@ chaos: $(VENV)/.installed  ## Kill sweeps 210 times at seeded moments and count 
 chaos-short: $(VENV)/.installed  ## The same with one small sweep and one event of each kind, under two minutes
 	@$(BIN)/python chaos/run.py --short $(ARGS)
 
-test: $(VENV)/.installed-dev  ## Run the tests, offline and on the CPU; ARGS='-k search' selects some
+test: $(VENV)/.installed-dev  ## Run the tests: offline, on the CPU; ARGS='-k search' picks some
 	@$(BIN)/python -m pytest $(ARGS)
 
-test-all: $(VENV)/.installed-dev  ## Run all tests, also those that download models and datasets
+test-all: $(VENV)/.installed-dev  ## Run the tests that fetch models and datasets, too
 	@$(BIN)/python -m pytest -m "" $(ARGS)
 
-fresh-clone:  ## Run the README's commands in a fresh clone, about three minutes
+fresh-clone:  ## Type the README's commands in a fresh clone with no environment, about three minutes
 	@$(PYTHON) tests/fresh_clone.py
 
 lint: $(VENV)/.installed-dev  ## Check style and format
@@ -85,7 +85,7 @@ format: $(VENV)/.installed-dev  ## Fix style and format where possible
 types: $(VENV)/.installed-dev  ## Check types
 	@$(BIN)/mypy
 
-ci: test lint types chaos-short  ## Run everything that a change must pass
+ci: test lint types chaos-short  ## Everything that a change must pass
 
 constraints: pyproject.toml  ## Pin the newest versions that pyproject.toml allows, resolved from scratch
 	@rm -rf .venv-constraints

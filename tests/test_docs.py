@@ -39,13 +39,11 @@ def test_every_page_is_reached_from_the_readme():
     assert set(PAGES[1:]) <= linked
 
 
-@pytest.mark.parametrize(
-    "overrides", [found for page in PAGES for found in _overrides(page)], ids=lambda found: " ".join(found)
-)
+@pytest.mark.parametrize("overrides", [found for page in PAGES for found in _overrides(page)], ids=" ".join)
 def test_shown_commands_compose(overrides):
     assert compose(overrides).settings.dataset
 
 
 def test_the_readme_is_short():
-    words = re.findall(r"[^\W_][\w'’.-]*", (ROOT / "README.md").read_text(encoding="utf-8"))
+    words = re.findall(r"[^\W_][\w'.-]*", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert len(words) <= MOST_README_WORDS

@@ -34,7 +34,7 @@ def main(sweep: Path, target: Path) -> None:
     console = Console(record=True, width=WIDTH, file=StringIO(), force_terminal=True, legacy_windows=False)
     console.print(progress_table(progress_from_disk(store, budget=budget)))
     # A fixed id, or every run would rename all styles and the diff would hide what changed.
-    svg = console.export_svg(title=f"make sweep: {sweep.resolve().name}", unique_id="live")
+    svg = console.export_svg(title=f"sweep {sweep.resolve().name}", unique_id="live")
     target.write_text(svg, encoding="utf-8")
 
 
