@@ -113,7 +113,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV)
 	@if [ -n "$(TORCH_INDEX)" ]; then \
 	  $(PIP) --no-deps --retries 1 --timeout 20 --index-url $(TORCH_INDEX) torch 2>/dev/null \
-	  || echo "$(TORCH_INDEX) cannot be reached; installing PyTorch from the package index."; fi
+	  || echo "$(TORCH_INDEX) cannot be reached; taking PyTorch from the package index."; fi
 	@$(PIP) --editable .
 	@$(COMPILE)
 	@touch $@
