@@ -1,5 +1,5 @@
 # Everything this project does, by name. `make` alone lists it.
-# Needs only make and Python 3.11 to 3.13; every target does the set-up it needs, once.
+# Needs only make and Python 3.11 to 3.13. Every target does the setup it needs, once.
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -22,47 +22,47 @@ TORCH_INDEX ?= $(shell [ "$$(uname -sm)" = "Linux x86_64" ] && ! command -v nvid
 .PHONY: help setup sweep overnight schedule unschedule status ui fresh-clone bench bench-short bench-long bench-growth chaos chaos-short test test-all lint format types ci constraints dist clean distclean
 .DELETE_ON_ERROR:
 
-help:  ## List what can be made
+help:  ## List all targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "  Options: ARGS='dataset=trec budget.trials=8' passes on; PYTHON=python3.12 picks the interpreter."
+	@echo "  Options: ARGS='dataset=trec budget.trials=8' passes arguments on; PYTHON=python3.12 sets the interpreter."
 
-setup: $(VENV)/.installed  ## Make the virtual environment, a minute or two; nothing to do the next time
+setup: $(VENV)/.installed  ## Create the virtual environment, once; takes a minute or two
 
-sweep: $(VENV)/.installed  ## Search the best LoRA settings: three datasets, or ARGS='dataset=trec budget.trials=8'
+sweep: $(VENV)/.installed  ## Search LoRA hyperparameters for three datasets, or ARGS='dataset=trec budget.trials=8'
 	@$(BIN)/sweeper run $(ARGS)
 
-overnight: $(VENV)/.installed  ## Search from 22:00 to 07:00, night after night, as long as this terminal stays open
+overnight: $(VENV)/.installed  ## Search from 22:00 to 07:00 every night, as long as this terminal stays open
 	@$(BIN)/sweeper jobs run $(JOB) --wait $(ARGS)
 
-schedule: $(VENV)/.installed  ## Have that started every night (systemd timer or cron); JOB=mine, ARGS=--dry-run
+schedule: $(VENV)/.installed  ## Start that every night with a systemd timer or cron; JOB=mine, ARGS=--dry-run
 	@$(BIN)/sweeper jobs install $(JOB) $(ARGS)
 
 unschedule: $(VENV)/.installed  ## Undo make schedule
 	@$(BIN)/sweeper jobs remove $(JOB)
 
-status: $(VENV)/.installed  ## Show how far a sweep is, also while it runs
+status: $(VENV)/.installed  ## Show the progress of a sweep, also while it runs
 	@$(BIN)/sweeper status $(ARGS)
 
 ui: $(VENV)/.installed  ## Open curves, comparisons and adapters in the browser (MLflow)
 	@$(BIN)/sweeper ui $(ARGS)
 
-bench: $(VENV)/.installed-bench  ## Measure beside Optuna + Trainer and Ray Tune, under 40 minutes; ARGS='memory limit' picks
+bench: $(VENV)/.installed-bench  ## Compare with Optuna + Trainer and Ray Tune, under 40 minutes; ARGS='memory limit' picks sections
 	@$(BIN)/python benchmarks/run.py $(ARGS)
 
-bench-long: $(VENV)/.installed-bench  ## Measure what takes an hour more: 24 trials of the default script, parity of scores
+bench-long: $(VENV)/.installed-bench  ## Run the long benchmarks, an hour more: 24 trials of the default script, parity of scores
 	@$(BIN)/python benchmarks/run.py --long $(ARGS)
 
-bench-short: $(VENV)/.installed-bench  ## See in three minutes that every benchmark runs; the numbers mean nothing
+bench-short: $(VENV)/.installed-bench  ## Check in three minutes that every benchmark runs; the numbers mean nothing
 	@$(BIN)/python benchmarks/run.py --short $(ARGS)
 
-bench-growth: $(VENV)/.installed  ## See whether a run of 1,000 trials grows: memory, open files, threads, disk
+bench-growth: $(VENV)/.installed  ## Measure how memory, open files, threads and disk use grow over 1,000 trials
 	@$(BIN)/python benchmarks/long_run.py $(ARGS)
 
 chaos: $(VENV)/.installed  ## Kill sweeps 210 times at seeded moments and count what was lost, 15 minutes; ARGS='--seed 7'
 	@$(BIN)/python chaos/run.py $(ARGS)
 
-chaos-short: $(VENV)/.installed  ## The same with one small sweep that each kind of event strikes once, under two minutes
+chaos-short: $(VENV)/.installed  ## The same with one small sweep and one event of each kind, under two minutes
 	@$(BIN)/python chaos/run.py --short $(ARGS)
 
 test: $(VENV)/.installed-dev  ## Run the tests: offline, on the CPU; ARGS='-k search' picks some
@@ -78,7 +78,7 @@ lint: $(VENV)/.installed-dev  ## Check style and format
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
-format: $(VENV)/.installed-dev  ## Mend style and format where a machine can
+format: $(VENV)/.installed-dev  ## Fix style and format where possible
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
@@ -87,7 +87,7 @@ types: $(VENV)/.installed-dev  ## Check types
 
 ci: test lint types chaos-short  ## Everything that a change must pass
 
-constraints: pyproject.toml  ## Pin the newest versions that pyproject.toml allows, from a clean resolve
+constraints: pyproject.toml  ## Pin the newest versions that pyproject.toml allows, resolved from scratch
 	@rm -rf .venv-constraints
 	@$(PYTHON) -m venv .venv-constraints
 	@.venv-constraints/bin/python -m pip install --quiet --no-compile --editable '.[dev,browser,bench]'
@@ -98,18 +98,18 @@ constraints: pyproject.toml  ## Pin the newest versions that pyproject.toml allo
 dist: $(VENV)/.installed-dev  ## Build wheel and sdist into dist/
 	@$(BIN)/python -m hatchling build --directory dist
 
-clean:  ## Remove caches; keeps the environment, outputs and fetched data
+clean:  ## Remove caches; keeps the environment, outputs and downloads
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-distclean: clean  ## Remove the environment, too; keeps outputs and fetched data
+distclean: clean  ## Remove caches and the environment; keeps outputs and downloads
 	@rm -rf $(VENV)
 
 # The stamps are written last: an interrupted set-up is taken up again.
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info; ok = (3, 11) <= v < (3, 14); ok or sys.exit(f"Python 3.11, 3.12 or 3.13 is needed, {sys.executable} is {v[0]}.{v[1]}. Name another: make PYTHON=python3.12")'
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv module is missing. On Debian or Ubuntu: sudo apt install python3-venv" >&2; exit 1; }
-	@echo "Setting up $(VENV), once: this takes a minute or two."
+	@$(PYTHON) -c 'import sys; v = sys.version_info; ok = (3, 11) <= v < (3, 14); ok or sys.exit(f"Python 3.11, 3.12 or 3.13 is required, but {sys.executable} is {v[0]}.{v[1]}. Choose another interpreter: make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv module is missing. On Debian or Ubuntu, install it: sudo apt install python3-venv" >&2; exit 1; }
+	@echo "Setting up $(VENV). This happens once and takes a minute or two."
 	@$(PYTHON) -m venv $(VENV)
 	@if [ -n "$(TORCH_INDEX)" ]; then \
 	  $(PIP) --no-deps --retries 1 --timeout 20 --index-url $(TORCH_INDEX) torch 2>/dev/null \
@@ -119,11 +119,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	@echo "Adding the tools for tests, lint and types."
+	@echo "Installing the tools for tests, lint and types."
 	@$(PIP) --editable '.[dev]'
 	@touch $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed
-	@echo "Adding what the benchmarks compare with: Ray, accelerate, matplotlib."
+	@echo "Installing what the benchmarks need: Ray, accelerate, matplotlib."
 	@$(PIP) --editable '.[bench]'
 	@touch $@

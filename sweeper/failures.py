@@ -119,7 +119,7 @@ POLICIES: Mapping[FailureKind, Policy] = {
         remedy="End what locks the database, or start its server; then run the same command again.",
     ),
 }
-"""By kind; README.md shows this table."""
+"""By kind; docs/failures.md shows this table."""
 
 
 def retry_wait_s(kind: FailureKind, num_retries: int, first_s: float) -> float:

@@ -1,4 +1,4 @@
-"""The table of causes: complete, shown in the README, and exceptions are put into it rightly."""
+"""The table of causes: complete, shown in docs/failures.md, and exceptions are classified correctly."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def test_every_cause_has_a_policy_with_a_remedy_of_one_line():
 
 
 @pytest.mark.parametrize("row", policy_rows(), ids=[row[0] for row in policy_rows()])
-def test_the_readme_shows_the_table(row):
-    assert f"| {' | '.join(row)} |" in (ROOT / "README.md").read_text()
+def test_the_documentation_shows_the_table(row):
+    assert f"| {' | '.join(row)} |" in (ROOT / "docs/failures.md").read_text()
 
 
 def test_only_what_the_setting_causes_is_infeasible():

@@ -185,7 +185,7 @@ class ProcessExecutor:
 
 _CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "384", "LRU_CACHE_CAPACITY": "32"}
 """Compiled products that oneDNN, and torch's calls of it, keep. One for every shape, and packs of trials have
-hundreds: the default of 1,024 each takes 450 MB, a quarter of a worker (measured in analysis/LOG.md)."""
+hundreds: the default of 1,024 each takes 450 MB, a quarter of a worker (docs/benchmarks.md)."""
 
 
 def worker_environment(cuda_device: str, threads: int) -> dict[str, str]:

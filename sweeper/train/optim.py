@@ -65,7 +65,7 @@ class LaneOptimizer:
     """Updates the parameters of ``k`` lanes, held as ``[k, P]``.
 
     A lane is updated by torch's fused kernel, which passes over its values once: a third of the time of the same update
-    in operations over all lanes, each of which passes over all values (measured in analysis/LOG.md).
+    in operations over all lanes, each of which passes over all values (measured in docs/benchmarks.md).
 
     Args:
         settings: One a lane.

@@ -109,8 +109,8 @@ def test_without_a_folder_here_the_checkouts_jobs_are_taken(tmp_path, monkeypatc
     assert find_jobs_dir() == ROOT / "jobs"
 
 
-def test_the_job_in_the_readme_is_one(tmp_path):
-    text = (ROOT / "README.md").read_text().partition("```yaml\n# jobs/mine.yaml")[2].partition("```")[0]
+def test_the_job_in_the_documentation_is_valid(tmp_path):
+    text = (ROOT / "docs/scheduled.md").read_text().partition("```yaml\n# jobs/mine.yaml")[2].partition("```")[0]
     (tmp_path / "jobs").mkdir()
     job = load_job(_job(tmp_path / "jobs", "# jobs/mine.yaml" + text))
     assert (len(job.windows), job.time_zone) == (2, "Europe/Berlin")
