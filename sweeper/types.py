@@ -29,6 +29,7 @@ __all__ = [
     "TrialRecord",
     "TrialSpec",
     "TrialState",
+    "TrialTemplate",
     "ViewedTrial",
 ]
 
@@ -57,7 +58,7 @@ class Phase(enum.StrEnum):
 
 
 class Decision(enum.StrEnum):
-    """What a trial does after a rung."""
+    """What happens to a trial after a rung."""
 
     CONTINUE = "continue"
     STOP = "stop"
@@ -106,30 +107,6 @@ class TrialSpec:
     """Where the configuration comes from: ``recipe:<name>``, ``sobol`` or the sampler's name."""
     phase: Phase = Phase.SEARCH
 
-    @classmethod
-    def of(
-        cls,
-        hyperparameters: Hyperparameters,
-        params: Mapping[str, ParamValue],
-        *,
-        study: str,
-        number: int,
-        seed: int,
-        origin: str,
-    ) -> TrialSpec:
-        """Return the trial of a configuration.
-
-        Args:
-            hyperparameters: What trials of the study start from.
-            params: The values that this trial replaces, by dotted key.
-            study: Its study.
-            number: Its number in the study.
-            seed: Its seed.
-            origin: Where the configuration comes from.
-        """
-        own = hyperparameters.with_params(params)
-        return cls(study=study, number=number, params=params, lora=own.lora, train=own.train, seed=seed, origin=origin)
-
     def by_key(self) -> dict[str, ParamValue]:
         """Return every ``lora.*`` and ``train.*`` value, searched or fixed, by dotted key."""
         return Hyperparameters(self.lora, self.train).by_key()
@@ -138,6 +115,36 @@ class TrialSpec:
     def is_recipe(self) -> bool:
         """Whether it is a known configuration, tried for comparison."""
         return self.origin.startswith("recipe:")
+
+
+@dataclass(frozen=True, slots=True)
+class TrialTemplate:
+    """What the trials of a study have in common, from which each one's spec is made."""
+
+    study: str
+    defaults: Hyperparameters
+    """The hyperparameters that do not vary."""
+    seed: int
+    """The seed of every trial (common random numbers)."""
+
+    def spec(self, number: int, params: Mapping[str, ParamValue], origin: str) -> TrialSpec:
+        """Return the trial that replaces some of the defaults.
+
+        Args:
+            number: Its number in the study.
+            params: Values by dotted key.
+            origin: Where the configuration comes from.
+        """
+        own = self.defaults.with_params(params)
+        return TrialSpec(
+            study=self.study,
+            number=number,
+            params=params,
+            lora=own.lora,
+            train=own.train,
+            seed=self.seed,
+            origin=origin,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -195,7 +202,7 @@ class TrialRecord:
     initial_hash: str = ""
     """SHA-256 of the adapter before its first step: shows that a seed reproduces."""
     decided_chunk: int = 0
-    """Chunks after which the pruner last let the trial go on: a verdict that a kill cut off is asked for again."""
+    """Chunks after which the pruner last let the trial continue: a decision that a kill cut off is asked for again."""
     checkpoints: Mapping[int, str] = field(default_factory=dict)
     """SHA-256 of the checkpoints that are kept, by chunk: the latest and the one before it."""
 

@@ -1,9 +1,10 @@
-"""Tells broken devices from poisonous trials, and takes devices out that fail again and again. Asked by `controller`.
+"""Tells broken devices from trials that break every device, and disables devices that fail again and again.
 
-A failure without one good chunk since the last is a strike against the device. What failed alone there, a trial or the
-opening of a study, is accused; when it fails alone a second time, wherever that is, the fault is its own, and its
-strikes are struck out. So one trial that kills every worker it meets takes no device along, while a device on which
-different trials fail alone is taken out, and what those trials were charged is given back.
+A failure on a device without one good chunk since the last failure counts against the device. What was alone there, a
+trial or the opening of a study, is suspected. When it fails alone a second time, on whichever device, the cause is the
+trial, and its failures no longer count against any device. So one trial that kills every worker disables no device,
+while a device on which different trials fail alone is disabled, and those trials get their retries back.
+`worker_recovery` asks.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 __all__ = ["MAX_FAILURES_IN_A_ROW", "CircuitBreaker", "DeviceDecision", "Suspect"]
 
 MAX_FAILURES_IN_A_ROW = 3
-"""Failures in a row after which a device is taken out."""
+"""After so many a device is disabled."""
 
 Suspect = tuple[str, int]
 """Study and number of a trial that was alone; the number is -1 for the opening of the study."""
@@ -22,10 +23,10 @@ Suspect = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class DeviceDecision:
-    """What a failure leads to."""
+    """What follows from a failure."""
 
     reason: str = ""
-    """Why the device is taken out; empty if it is not."""
+    """Why the device is disabled; empty if it is not."""
     refunded: tuple[Suspect, ...] = ()
     """What failed alone on a device that turned out to be broken."""
 
@@ -37,15 +38,15 @@ class CircuitBreaker:
         self._failures: dict[int, list[Suspect | None]] = {}
         self._suspected: set[Suspect] = set()
         self.disabled: dict[int, str] = {}
-        """Why devices were taken out, by the index of the worker."""
+        """Why devices were disabled, by the index of the worker."""
 
-    def worked(self, index: int, suspects: Iterable[Suspect] = ()) -> None:
-        """Take note of a good chunk: it clears the device, and the trials that were in it."""
+    def record_success(self, index: int, trials: Iterable[Suspect] = ()) -> None:
+        """Record a good chunk: the device's count starts again, and the trials in the chunk are not suspected."""
         self._failures.pop(index, None)
-        self._suspected.difference_update(suspects)
+        self._suspected.difference_update(trials)
 
-    def failed(self, index: int, what: str, suspect: Suspect | None = None) -> DeviceDecision:
-        """Take note of a failure.
+    def record_failure(self, index: int, what: str, suspect: Suspect | None = None) -> DeviceDecision:
+        """Record a failure and decide about the device.
 
         Args:
             index: The worker.
@@ -62,6 +63,6 @@ class CircuitBreaker:
         failures.append(suspect)
         if len(failures) < MAX_FAILURES_IN_A_ROW:
             return DeviceDecision()
-        reason = f"{what} ({len(failures)} failures in a row, with no one trial to blame)"
+        reason = f"{what} ({len(failures)} failures in a row that no single trial explains)"
         self.disabled[index] = reason
         return DeviceDecision(reason, tuple(known for known in failures if known is not None))

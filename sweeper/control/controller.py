@@ -1,9 +1,9 @@
-"""The loop: hand chunks to workers, take in reports, refill lanes at once; nothing else.
+"""The loop: hand chunks to workers, handle their reports, refill lanes at once; nothing else.
 
-The only writer of store, search and tracker (through `StudyRun`). Workers are never waited for together: each is
-answered when it reports. A lost worker's trials go back to the queue with their last checkpoint; which of them was to
-blame is found by training each alone (`StudyRun.lose`), whether the device is, by `WorkerRecovery`. What would not end before a
-window closes is not begun (see `forecast`).
+The only writer of store, search and tracker (through `StudyRun`). It never waits for all workers together: each is
+answered when it reports. The trials of a lost worker go back to the queue with their last checkpoint. Which of them
+caused the loss is found by training each alone (`StudyRun.lose_worker`); whether the device did, by `WorkerRecovery`.
+A chunk that would not end before a window closes is not started (see `forecast`).
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ __all__ = ["Controller"]
 
 log = logging.getLogger(__name__)
 _TICK_S = 0.5
-_FATAL_PATIENCE_S = 60.0
-"""For running chunks, when the database of studies is down: the store can still take them in."""
+_FATAL_GRACE_S = 60.0
+"""For running chunks, when the database of studies is down: the store can still record them."""
 
 
 class Controller:
@@ -49,11 +49,11 @@ class Controller:
     Args:
         studies: Each with the request that opens it on a worker.
         executor: The workers.
-        ledger: What is spent.
+        ledger: What was spent.
         budget: What may be spent.
         lanes: Lanes of a pack, unless a worker has chosen their number itself.
-        drain: Set by whoever wants the sweep to stop.
-        on_change: Called after every reply, at least twice a second, to show how things are.
+        shutdown: Set by whoever wants the sweep to stop.
+        on_change: Called after every reply, and at least twice a second, to show the present state.
         watchdog: Tells which workers hang.
     """
 
@@ -65,7 +65,7 @@ class Controller:
         ledger: Ledger,
         budget: BudgetSettings,
         lanes: int,
-        drain: ShutdownRequest,
+        shutdown: ShutdownRequest,
         on_change: Callable[[], None],
         watchdog: Watchdog | None = None,
     ) -> None:
@@ -73,27 +73,28 @@ class Controller:
         self._executor = executor
         self._ledger = ledger
         self._num_lanes = lanes
-        self._drain = drain
+        self._shutdown = shutdown
         self._on_change = on_change
         self._watchdog = watchdog or Watchdog(ExecutorSettings())
         self._recovery = WorkerRecovery(ledger)
         self._slots: dict[int, WorkerSlot] = {}
         self.stop_reason: str | None = None
+        """Why the sweep ended though something is left to do; None before its end, and if nothing is left."""
         runs = [run for run, _ in studies.values()]
         self.forecast = Forecast(runs, ledger=ledger, budget=budget, num_lanes=lanes)
 
     @property
     def disabled(self) -> Mapping[int, str]:
-        """Why workers were taken out, by index."""
+        """Why workers were disabled, by index."""
         return self._recovery.disabled
 
     def run(self) -> None:
-        """Run until nothing is left to do, or the drain is asked for and done.
+        """Run until nothing is left to do, or a shutdown was requested and is complete.
 
         Raises:
             WorkerError: No worker is left, or none can open any study.
-            StorageDown: The search's database is down; running chunks were taken in before.
-            DiskFull: Nothing can be written any more; what was written is whole.
+            StorageDown: The search's database is down; running chunks were recorded before.
+            DiskFull: Nothing can be written any more; what was written is intact.
         """
         try:
             if self._open_studies():
@@ -104,17 +105,19 @@ class Controller:
                 self._finish_chunks()
             else:
                 self.stop_reason = self.forecast.reason()
-            self._charge_unfinished()
+            # Chunks that are abandoned are charged: their time is spent, whatever they would have brought.
+            for slot in self._slots.values():
+                self._recovery.charge_lost_chunk(slot, self._watchdog.ended(slot.handle.index))
         finally:
             self._executor.stop()
             self._ledger.save()
-        error = self._fatal or self._nothing_opened()
+        error = self._fatal or self._no_study_opened()
         if error is not None:
             raise error
 
     @property
     def _is_ending(self) -> bool:
-        return bool(self._drain) or self._fatal is not None
+        return bool(self._shutdown) or self._fatal is not None
 
     @property
     def _fatal(self) -> SweeperError | None:
@@ -131,46 +134,37 @@ class Controller:
 
     def _end_hung(self) -> None:
         if any(self._watchdog.overdue(index) for index in self._slots):
-            for handle in self._executor.wait(0.0):  # what came while this process was busy is an answer
+            for handle in self._executor.wait(0.0):  # what arrived while this process was busy is an answer
                 self._receive(self._slots[handle.index])
         for slot in list(self._slots.values()):
             if why := self._watchdog.overdue(slot.handle.index):
-                self._lose(slot, Failure(kind=FailureKind.HUNG, message=why))
+                self._handle_loss(slot, Failure(kind=FailureKind.HUNG, message=why))
 
     def _finish_chunks(self) -> None:
-        """Take in the chunks that are being trained, as far as patience goes; start nothing."""
-        deadline_s = self._drain.deadline_s if self._drain else time.monotonic() + _FATAL_PATIENCE_S
+        """Record the chunks that are being trained, as far as the grace period allows; start nothing."""
+        deadline_s = self._shutdown.deadline_s if self._shutdown else time.monotonic() + _FATAL_GRACE_S
         left_s = max(0.0, deadline_s - time.monotonic())
-        log.warning("%s: waiting up to %.0f s for running chunks", self._drain.reason or self._fatal, left_s)
-        while time.monotonic() < deadline_s and any(p.state is WorkerState.CHUNK for p in self._slots.values()):
+        log.warning("%s: waiting up to %.0f s for running chunks", self._shutdown.reason or self._fatal, left_s)
+        while time.monotonic() < deadline_s and any(s.state is WorkerState.CHUNK for s in self._slots.values()):
             self._step()
-
-    def _charge_unfinished(self) -> None:
-        """Charge chunks that are given up: their time is spent, whatever they would have brought."""
-        for slot in self._slots.values():
-            self._recovery.charge(slot, self._watchdog.ended(slot.handle.index))
 
     def _is_work_left(self) -> bool:
         if not self._slots and self._open_studies():
-            raise WorkerError(f"no worker is left: {'; '.join(self.disabled.values())}. The logs folder has more")
+            raise WorkerError(f"no worker is left: {'; '.join(self.disabled.values())}. See the sweep's logs folder")
         if any(slot.is_busy for slot in self._slots.values()):
-            return not self._is_overdue()
+            if self.forecast.is_overdue:
+                log.warning("chunks that took longer than predicted are abandoned; their trials resume one chunk back")
+            return not self.forecast.is_overdue
         return any(not slot.lanes for slot in self._slots.values()) and self._open_studies() != []
-
-    def _is_overdue(self) -> bool:
-        is_overdue = self.forecast.is_overdue
-        if is_overdue:
-            log.warning("chunks that took longer than predicted are given up; their trials go on from the chunk before")
-        return is_overdue
 
     def _receive(self, slot: WorkerSlot) -> None:
         try:
             reply = slot.handle.receive()
         except WorkerLost as lost:
-            self._lose(slot, Failure(kind=FailureKind.LOST_WORKER, message=str(lost)))
+            self._handle_loss(slot, Failure(kind=FailureKind.LOST_WORKER, message=str(lost)))
             return
         if isinstance(reply, WorkerFailed):
-            self._lose(slot, Failure(kind=reply.kind, message=reply.message, traceback=reply.traceback))
+            self._handle_loss(slot, Failure(kind=reply.kind, message=reply.message, traceback=reply.traceback))
             return
         self._watchdog.ended(slot.handle.index, is_good=True)
         slot.state = WorkerState.IDLE
@@ -181,24 +175,24 @@ class Controller:
             case WorkerReady(notes=notes):
                 log.info("worker %d is ready: %s", slot.handle.index, "; ".join(notes))
             case StudyOpened(references=references) if slot.study is not None:
-                self._recovery.opened(slot.study)
+                self._recovery.study_opened(slot.study)
                 slot.num_lanes = reply.lanes or self._num_lanes
                 for note in reply.notes:
                     log.info("worker %d, %s: %s", slot.handle.index, slot.study.record.name, note)
-                slot.study.note_references(references)
+                slot.study.records.note_references(references)
                 self._send_chunk(slot, slot.study)
             case ChunkReport() if slot.study is not None:
-                self._absorb(slot, slot.study, reply)
+                self._handle_report(slot, slot.study, reply)
             case _:
                 raise AssertionError(f"worker {slot.handle.index} sent {reply!r} unasked")
 
-    def _absorb(self, slot: WorkerSlot, study: StudyRun, report: ChunkReport) -> None:
+    def _handle_report(self, slot: WorkerSlot, study: StudyRun, report: ChunkReport) -> None:
         if report.measurements:
-            self._recovery.worked(slot, study, report.measurements)
+            self._recovery.chunk_completed(slot, study, report.measurements)
         # The account comes first: after a kill in between it may say too much, never less than the trials' costs.
         self._ledger.charge(sum(report.costs.values(), Cost()))
         self.forecast.note(study.record.name, report)
-        if self._goes_on_as_it_is(slot, study, report):
+        if self._can_run_ahead(slot, study, report):
             self._send(slot, ChunkRequest(), WorkerState.CHUNK, f"a chunk of {study.record.name}")
             study.absorb(report)
             return
@@ -206,19 +200,19 @@ class Controller:
         slot.lanes -= {*slot.evict, *report.failures, *report.adapters}
         self._send_chunk(slot, study)
 
-    def _goes_on_as_it_is(self, slot: WorkerSlot, study: StudyRun, report: ChunkReport) -> bool:
-        """Whether a pack's next chunk is settled before its last one is written, which takes a tenth of its time."""
-        is_judged = report.failures or report.adapters or any(m.is_rung for m in report.measurements.values())
+    def _can_run_ahead(self, slot: WorkerSlot, study: StudyRun, report: ChunkReport) -> bool:
+        """Whether a pack's next chunk is certain before its last one is written, which takes a tenth of its time."""
+        needs_decision = report.failures or report.adapters or any(m.is_rung for m in report.measurements.values())
         is_full = len(slot.lanes) == slot.num_lanes == len(report.measurements)
         is_isolated = slot.is_isolated or study.has_quarantined
-        return is_full and not (is_judged or is_isolated or self._is_ending) and self.forecast.may_train(study)
+        return is_full and not (needs_decision or is_isolated or self._is_ending) and self.forecast.may_train(study)
 
     def _send_chunk(self, slot: WorkerSlot, study: StudyRun) -> None:
-        """Refill the pack and train its next chunk; without trials, time, or at the sweep's end, the worker is idle."""
+        """Refill the pack and train its next chunk; without trials or time, or at the sweep's end, the worker idles."""
         slot.is_isolated = False
         if self._is_ending or not self.forecast.may_train(study):
             return
-        is_tested = any(p.is_isolated and p.study is study for p in self._slots.values())
+        is_tested = any(s.is_isolated and s.study is study for s in self._slots.values())
         if study.has_quarantined and not (slot.lanes and is_tested):
             study.put_back(slot.lanes)
             slot.evict, slot.lanes, slot.is_isolated = (*slot.evict, *slot.lanes), set(), True
@@ -231,7 +225,7 @@ class Controller:
             self._send(slot, request, WorkerState.CHUNK, f"a chunk of {study.record.name}")
 
     def _fill(self, slot: WorkerSlot, study: StudyRun) -> list[Admission]:
-        """Fill free lanes, one by one: each trial promises device hours that the next one cannot have."""
+        """Fill free lanes one by one: each trial reserves device hours that the next one cannot have."""
         admissions: list[Admission] = []
         while len(slot.lanes) < slot.num_lanes:
             admitted = study.admissions(1, may_start=self.forecast.may_begin(study))
@@ -245,9 +239,9 @@ class Controller:
         return admissions
 
     def _is_for_others(self, slot: WorkerSlot, study: StudyRun, spec: TrialSpec) -> bool:
-        """Whether a trial is left to the study's other workers, for this one trains nothing but known recipes.
+        """Whether a trial is left to the study's other workers, because this one trains nothing but known recipes.
 
-        In a narrow pack they are done in half the time: there soon is an adapter to use, and scores to prune by.
+        In a narrow pack recipes finish in half the time: there soon is an adapter to use, and scores to prune by.
         """
         has_recipes = bool(slot.lanes) and all(study.trials[number].spec.is_recipe for number in slot.lanes)
         has_others = any(other.study is study for other in self._slots.values() if other is not slot)
@@ -277,9 +271,8 @@ class Controller:
         request = next(opening for run, opening in self._studies.values() if run is study)
         probe = not study.record.references and self._num_workers(study) == 0
         slot.study, slot.evict = study, ()
-        self._send(
-            slot, dataclasses.replace(request, probe=probe), WorkerState.OPEN, f"the opening of {study.record.name}"
-        )
+        what = f"the opening of {study.record.name}"
+        self._send(slot, dataclasses.replace(request, probe=probe), WorkerState.OPEN, what)
 
     def _open_studies(self) -> list[StudyRun]:
         runs = [run for run, _ in self._studies.values() if self.forecast.may_train(run)]
@@ -291,20 +284,20 @@ class Controller:
     def _num_workers(self, study: StudyRun) -> int:
         return sum(slot.study is study and slot.is_busy for slot in self._slots.values())
 
-    def _lose(self, slot: WorkerSlot, failure: Failure) -> None:
+    def _handle_loss(self, slot: WorkerSlot, failure: Failure) -> None:
         """Put the trials of a worker that is lost, hung or broken back, and start another in its place."""
         index = slot.handle.index
-        log.warning("worker %d: %s; %d trial(s) go back", index, failure.message, len(slot.lanes))
+        log.warning("worker %d: %s; %d trial(s) go back to the queue", index, failure.message, len(slot.lanes))
         elapsed_s = self._watchdog.ended(index)
         if POLICIES[failure.kind].action is Action.STOP:
             raise DiskFull(f"worker {index}: {failure.message}. {POLICIES[failure.kind].remedy}")
         if self._is_ending:
-            self._recovery.charge(slot, elapsed_s)
+            self._recovery.charge_lost_chunk(slot, elapsed_s)
             self._retire(slot)
             return
-        reason = self._recovery.lost(slot, failure, elapsed_s, has_others=len(self._slots) > 1)
+        reason = self._recovery.worker_lost(slot, failure, elapsed_s, has_others=len(self._slots) > 1)
         if reason:
-            log.error("worker %d is taken out: %s", index, reason)
+            log.error("worker %d is disabled: %s", index, reason)
             self._retire(slot)
         else:
             self._slots[index] = self._new_slot(self._executor.restart(slot.handle))
@@ -313,8 +306,8 @@ class Controller:
         self._executor.retire(slot.handle)
         del self._slots[slot.handle.index]
 
-    def _nothing_opened(self) -> SweeperError | None:
-        """Return the error of a sweep in which no study could be opened, and so nothing was done."""
+    def _no_study_opened(self) -> SweeperError | None:
+        """Return the error of a sweep in which no study could be opened, so that nothing was done."""
         runs = [run for run, _ in self._studies.values()]
-        reasons = [run.closed for run in runs if run.cannot_open]
+        reasons = [run.stop_reason for run in runs if run.cannot_open]
         return WorkerError(reasons[0]) if reasons and len(reasons) == len(runs) else None

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -32,8 +32,15 @@ _GRACE_S = 15.0
 class StudyLike(Protocol):
     """What is asked of a study (see `sweeper.control.study_run.StudyRun`)."""
 
-    record: StudyRecord
-    trials: dict[int, TrialRecord]
+    @property
+    def record(self) -> StudyRecord:
+        """What the trials share."""
+        ...
+
+    @property
+    def trials(self) -> Mapping[int, TrialRecord]:
+        """All trials, by number."""
+        ...
 
     @property
     def num_to_begin(self) -> int:

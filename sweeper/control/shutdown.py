@@ -1,6 +1,6 @@
-"""Turns Ctrl-C and SIGTERM into a wish to stop, so that running chunks end and everything is saved.
+"""Turns Ctrl-C and SIGTERM into a request to stop, so that running chunks end and everything is saved.
 
-`sweep` holds this while it runs; what is done about the wish is the controller's business.
+`sweep` holds this while it runs; the controller acts on the request.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass(slots=True)
 class ShutdownRequest:
-    """A wish to stop, set from a signal handler; running chunks may end before ``deadline_s``."""
+    """A request to stop, set from a signal handler; running chunks may end before ``deadline_s``."""
 
     reason: str = ""
+    """Name of the signal; empty as long as nobody asked."""
     deadline_s: float = math.inf
     """On the clock of `time.monotonic`."""
 
@@ -32,29 +33,29 @@ class ShutdownRequest:
 
 
 @contextmanager
-def shutdown_on_signals(patience_s: float) -> Iterator[ShutdownRequest]:
-    """Turn the first Ctrl-C or SIGTERM into a wish to stop; the second stops at once.
+def shutdown_on_signals(grace_s: float) -> Iterator[ShutdownRequest]:
+    """Turn the first Ctrl-C or SIGTERM into a request to stop; the second stops at once.
 
     Outside of the main thread Python allows no signal handlers, so the signals stay as they are.
 
     Args:
-        patience_s: Seconds that running chunks may take to end.
+        grace_s: Seconds that running chunks have to end.
     """
-    drain = ShutdownRequest()
+    request = ShutdownRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield drain
+        yield request
         return
 
     # It may interrupt a write to the terminal or to the log, so it must not write itself; the controller does.
     def handle(number: int, _frame: FrameType | None) -> None:
-        if drain:
+        if request:
             raise KeyboardInterrupt
-        drain.reason = signal.Signals(number).name
-        drain.deadline_s = time.monotonic() + patience_s
+        request.reason = signal.Signals(number).name
+        request.deadline_s = time.monotonic() + grace_s
 
     before = {number: signal.signal(number, handle) for number in _SIGNALS}
     try:
-        yield drain
+        yield request
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

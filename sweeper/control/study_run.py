@@ -1,7 +1,7 @@
-"""One study under way: which trials run, which wait, what their records say. The controller's bookkeeping.
+"""One study under way: which trials run, which wait, and what is decided about each. The controller's bookkeeping.
 
-Every change is written to the store before the search hears of it, and the search before the tracker: after a kill the
-store is ahead of both, never behind. What failures lead to says `sweeper.failures.POLICIES`.
+Every change is written to the store (`trial_records`) before the search hears of it, and shown by the tracker after
+that: after a kill the store is ahead of both, never behind. What failures lead to is in `sweeper.failures.POLICIES`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Mapping
 
-from sweeper.clock import Clock, utc_now
-from sweeper.config.hyperparameters import Hyperparameters
+from sweeper.config.settings import ExecutorSettings
 from sweeper.config.values import ParamValue
 from sweeper.control.early_abort import abort_reason
 from sweeper.control.resume import after_failure, latest_sound, with_checkpoint
@@ -23,8 +22,6 @@ from sweeper.control.trial_records import TrialRecords
 from sweeper.errors import DiskFull, SweeperError
 from sweeper.failures import POLICIES, Action, retry_wait_s
 from sweeper.search.base import SearchProtocol
-from sweeper.store.trials import TrialStore
-from sweeper.track.base import Tracker
 from sweeper.types import (
     Admission,
     ChunkReport,
@@ -33,8 +30,8 @@ from sweeper.types import (
     Phase,
     StudyRecord,
     TrialRecord,
-    TrialSpec,
     TrialState,
+    TrialTemplate,
 )
 
 __all__ = ["REFERENCE_NUMBER", "StudyRun"]
@@ -45,80 +42,82 @@ REFERENCE_NUMBER = 9000
 """Number of the first reference trial; trials of the search count from 0."""
 
 
-class StudyRun(TrialRecords):
-    """A study that is being run.
+class StudyRun:
+    """A study that is being run, taken up where the store left it.
 
     Args:
-        record: What its trials share.
-        search: Proposes and stops.
-        store: Where records go.
-        tracker: What is shown.
-        defaults: What trials start from: the hyperparameters that do not vary.
-        reference: A recipe outside the space to run for comparison, by name and values, if there is one.
-        seed: Seed of every trial (common random numbers).
+        records: Its trials.
+        search: Proposes and prunes.
+        template: What its trials have in common.
         num_trials: Budget of the search.
-        max_retries: Retries of a trial after a cause outside its setting.
-        retry_s: Seconds before the first retry, longer before further ones (`failures.retry_wait_s`).
-        abort_after_failures: Finished trials after which a study in which all failed is given up; 0 for never.
-        keep_adapters: Best trials whose adapters stay on disk; 0 for all.
-        clock: The present time.
+        executor: Retries, their pauses, and when a study without success is aborted.
+        reference: A recipe outside the space to run for comparison, by name and values, if there is one.
         timer: Seconds that only grow.
     """
 
     def __init__(
         self,
-        record: StudyRecord,
-        *,
+        records: TrialRecords,
         search: SearchProtocol,
-        store: TrialStore,
-        tracker: Tracker,
-        defaults: Hyperparameters,
-        reference: tuple[str, Mapping[str, ParamValue]] | None,
-        seed: int,
+        template: TrialTemplate,
+        *,
         num_trials: int,
-        max_retries: int,
-        retry_s: float = 0.0,
-        abort_after_failures: int = 0,
-        keep_adapters: int = 0,
-        clock: Clock = utc_now,
+        executor: ExecutorSettings,
+        reference: tuple[str, Mapping[str, ParamValue]] | None = None,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(record, store=store, tracker=tracker, clock=clock, keep_adapters=keep_adapters)
-        self._search_client = SearchClient(search, record)
-        self._defaults, self._seed = defaults, seed
-        self._num_trials, self._max_retries, self._retry_s = num_trials, max_retries, retry_s
-        self._abort_after_failures = abort_after_failures
+        self.records = records
+        self._search_client = SearchClient(search, records.study)
+        self._template, self._executor, self._num_trials = template, executor, num_trials
         self._cannot_open = self._aborted = ""
         self._fatal: SweeperError | None = None
-        self._waiting = TrialQueue(timer)
-        self._timer_of_study = StudyTimer(clock)
-        self._reopen(reference)
-        self._timer_of_study.past_device_s = sum(trial.cost.device_s for trial in self.trials.values())
+        self._queue = TrialQueue(timer)
+        self._study_timer = StudyTimer(records.clock)
+        self._take_up()
+        if reference is not None and REFERENCE_NUMBER not in self.trials:
+            name, params = reference
+            spec = template.spec(REFERENCE_NUMBER, params, f"recipe:{name}")
+            records.start(dataclasses.replace(spec, phase=Phase.REFERENCE))
+            self._queue.add(REFERENCE_NUMBER)
+        self._check_early_abort()
+        self._study_timer.past_device_s = sum(trial.cost.device_s for trial in self.trials.values())
+
+    @property
+    def record(self) -> StudyRecord:
+        """What the trials share."""
+        return self.records.study
+
+    @property
+    def trials(self) -> Mapping[int, TrialRecord]:
+        """All trials as they stand, by number."""
+        return self.records.trials
 
     def wall_s(self, num_workers: int) -> float:
         """Return the seconds in which the study was under way (see `StudyTimer.wall_s`)."""
         is_running = any(not trial.state.is_finished for trial in self.trials.values())
-        return self._timer_of_study.wall_s(num_workers, is_running=is_running)
+        return self._study_timer.wall_s(num_workers, is_running=is_running)
 
     @property
     def fatal(self) -> SweeperError | None:
-        """What ends the sweep: the search's database is down, or a worker's disk is full."""
-        return self._fatal or self._search_client.down
+        """The error that must end the sweep: the search's database is down, or a worker's disk is full."""
+        return self._fatal or self._search_client.error
 
     @property
-    def closed(self) -> str:
+    def stop_reason(self) -> str:
         """Why no new trial of the study may start; empty if they may."""
         return self._cannot_open or self._aborted
 
     @property
     def cannot_open(self) -> bool:
-        """Whether no worker can open the study."""
+        """Whether no worker can open the study, so that nothing of it continues in this session."""
         return bool(self._cannot_open)
 
     @property
     def num_to_begin(self) -> int:
-        """Trials that the budget still allows to begin."""
-        return 0 if self.closed or self._search_client.is_exhausted else max(self._num_trials - self.num_asked, 0)
+        """Trials that the budget still allows to start."""
+        if self.stop_reason or self._search_client.is_exhausted:
+            return 0
+        return max(self._num_trials - self.records.num_asked, 0)
 
     @property
     def may_ask(self) -> bool:
@@ -127,168 +126,154 @@ class StudyRun(TrialRecords):
 
     @property
     def has_waiting(self) -> bool:
-        """Whether a trial that was begun waits for a lane, or for its time."""
-        return len(self._waiting) > 0 and not self._cannot_open
+        """Whether a trial that was started waits for a lane, or for the end of its pause."""
+        return len(self._queue) > 0 and not self._cannot_open
 
     @property
     def has_due(self) -> bool:
-        """Whether a trial that was begun could go on now."""
-        return self._waiting.has_due and not self._cannot_open
+        """Whether a trial that was started could continue now."""
+        return self._queue.has_due and not self._cannot_open
 
     @property
     def has_quarantined(self) -> bool:
-        """Whether a trial could go on now that must be alone, since its pack was lost."""
-        return self._waiting.has_quarantined and not self._cannot_open
+        """Whether a trial could continue now that must train alone, since its pack was lost."""
+        return self._queue.has_quarantined and not self._cannot_open
 
     def admissions(self, num_free: int, *, may_start: bool) -> list[Admission]:
         """Return trials for free lanes: interrupted ones first, then new ones.
 
         Args:
             num_free: Free lanes.
-            may_start: Whether new trials may be begun.
+            may_start: Whether new trials may be started.
         """
-        self._timer_of_study.begin()
-        numbers = self._waiting.take(num_free)
+        self._study_timer.begin()
+        numbers = self._queue.take(num_free)
         while len(numbers) < num_free and may_start and self.may_ask:
             proposal = self._search_client.propose()
             if proposal is None:
                 break
-            self._begin(self._spec(proposal.number, proposal.params, proposal.origin))
+            self.records.start(self._template.spec(proposal.number, proposal.params, proposal.origin))
             numbers.append(proposal.number)
         return [self._admission(number) for number in numbers]
 
     def quarantined_admission(self) -> Admission:
         """Return a trial that must train its next chunk alone; there is one."""
-        return self._admission(self._waiting.take_quarantined())
+        return self._admission(self._queue.take_quarantined())
 
     def put_back(self, numbers: Collection[int]) -> None:
-        """Put trials that give way to a suspect at the head of the queue."""
-        self._waiting.put_first(numbers)
+        """Put trials that make way for a quarantined one at the head of the queue."""
+        self._queue.put_first(numbers)
 
     def absorb(self, report: ChunkReport) -> tuple[int, ...]:
-        """Take in what a chunk brought.
+        """Record what a chunk brought.
 
         Returns:
-            Numbers of the trials that shall leave the pack.
+            Numbers of the trials that must leave the pack.
         """
         for number, failure in report.failures.items():
-            self._charge(number, report)
+            self.records.charge(number, report)
             self.fail(number, failure)
         # By number, whatever the order of the lanes: a resumed pack is ordered otherwise than one that was refilled.
-        stopped = [number for number in sorted(report.measurements) if self._measure(number, report)]
-        return tuple(stopped)
+        return tuple(number for number in sorted(report.measurements) if self._measure(number, report))
 
     def fail(self, number: int, failure: Failure, *, was_alone: bool = False) -> None:
-        """Do about a failure what the table says.
+        """Handle a trial's failure as `POLICIES` says.
 
         Args:
             number: The trial.
-            failure: Why it could not go on.
-            was_alone: Whether it took its worker along, so that it must be alone at its next chunk as well.
+            failure: Why it could not continue.
+            was_alone: Whether its worker was lost with it, so that it trains its next chunk alone again.
         """
         if POLICIES[failure.kind].action is Action.STOP:
             self._fatal = DiskFull(failure.message)
-            self._waiting.add(number)
+            self._queue.add(number)
             return
-        trial = after_failure(self.trials[number], failure, self._max_retries)
+        trial = after_failure(self.trials[number], failure, self._executor.max_retries)
         if trial.state.is_finished:
             self._finish(trial, trial.state)
             return
-        self._write(trial)
-        wait_s = retry_wait_s(failure.kind, trial.num_retries, self._retry_s)
-        self._waiting.add(number, wait_s=wait_s, is_quarantined=was_alone)
+        self.records.write(trial)
+        wait_s = retry_wait_s(failure.kind, trial.num_retries, self._executor.retry_s)
+        self._queue.add(number, wait_s=wait_s, is_quarantined=was_alone)
 
-    def lose(self, numbers: Collection[int], failure: Failure, *, elapsed_s: float) -> int | None:
-        """Take in that a worker is gone, with all that was in its pack.
+    def lose_worker(self, numbers: Collection[int], failure: Failure, *, elapsed_s: float) -> int | None:
+        """Handle the loss of a worker with all that was in its pack.
 
-        A trial that was alone failed. Of several nobody knows which one it was: each goes on alone for a chunk.
+        A trial that was alone failed. Of several, any may be the cause: each trains its next chunk alone.
 
         Args:
             numbers: The trials of the pack.
-            failure: What became of the worker.
-            elapsed_s: Device seconds of the chunk that is lost; charged to the trials.
+            failure: What happened to the worker.
+            elapsed_s: Device seconds of the lost chunk; charged to the trials.
 
         Returns:
             The trial that was alone, if one was.
         """
-        self.charge_lost(numbers, elapsed_s, failure)
+        self.records.charge_lost(numbers, elapsed_s, failure)
         if len(numbers) == 1:
             (number,) = numbers
             self.fail(number, failure, was_alone=True)
             return number
         for number in sorted(numbers):
-            self._waiting.add(number, is_quarantined=True)
+            self._queue.add(number, is_quarantined=True)
         return None
 
-    def shut(self, reason: str) -> None:
-        """Start nothing in this session: no worker can open the study."""
+    def mark_unopenable(self, reason: str) -> None:
+        """Start and continue nothing in this session: no worker can open the study."""
         self._cannot_open = reason
-        log.error("%s is given up: %s", self.record.name, reason)
+        log.error("%s cannot be opened: %s", self.record.name, reason)
 
-    def _reopen(self, reference: tuple[str, Mapping[str, ParamValue]] | None) -> None:
-        self._load()
+    def _take_up(self) -> None:
+        """Bring the search in line with the store, and queue every trial that has not finished."""
         proposals = self._search_client.synchronize(list(self.trials.values()))
         for number, trial in list(self.trials.items()):
-            if not trial.state.is_finished and not self._judge(trial):
-                self._waiting.add(number)
+            if not trial.state.is_finished and not self._decide(trial):
+                self._queue.add(number)
         for proposal in proposals:
-            self._begin(self._spec(proposal.number, proposal.params, proposal.origin))
-            self._waiting.add(proposal.number)
-        if reference is not None and REFERENCE_NUMBER not in self.trials:
-            name, params = reference
-            spec = self._spec(REFERENCE_NUMBER, params, f"recipe:{name}")
-            self._begin(dataclasses.replace(spec, phase=Phase.REFERENCE))
-            self._waiting.add(REFERENCE_NUMBER)
-        self._check_early_abort()
-
-    def _spec(self, number: int, params: Mapping[str, ParamValue], origin: str) -> TrialSpec:
-        return TrialSpec.of(
-            self._defaults, params, study=self.record.name, number=number, seed=self._seed, origin=origin
-        )
+            self.records.start(self._template.spec(proposal.number, proposal.params, proposal.origin))
+            self._queue.add(proposal.number)
 
     def _admission(self, number: int) -> Admission:
         before = self.trials[number]
-        trial, checkpoint = latest_sound(self._store, before)
+        trial, checkpoint = latest_sound(self.records.store, before)
         if trial is not before:
             log.warning("%s, trial %d: %s", self.record.name, number, trial.failure and trial.failure.message)
-            self._write(trial)
+            self.records.write(trial)
         return Admission(spec=trial.spec, chunks_done=trial.chunks_done, checkpoint=checkpoint)
 
     def _measure(self, number: int, report: ChunkReport) -> bool:
-        """Record a trial's measurement; return whether it shall leave the pack."""
-        self._charge(number, report)
-        trial = self.trials[number]
+        """Record a trial's measurement; return whether it must leave the pack."""
+        trial = self.records.charge(number, report)
         measurement = dataclasses.replace(report.measurements[number], elapsed_s=trial.cost.device_s)
         trial = dataclasses.replace(trial, measurements=(*trial.measurements, measurement))
         if measurement.chunk >= self.record.num_chunks:
-            self._keep_adapter(trial, report.adapters[number])
+            self.records.keep_adapter(trial, report.adapters[number])
             self._finish(trial, TrialState.COMPLETE)
             return False
         checkpoint = report.checkpoints[number]
-        self._write(with_checkpoint(trial, checkpoint), checkpoint)
-        return self._judge(self.trials[number])
+        self.records.write(with_checkpoint(trial, checkpoint), checkpoint)
+        return self._decide(self.trials[number])
 
-    def _judge(self, trial: TrialRecord) -> bool:
-        """Ask whether a trial that stands at a rung goes on; return whether it shall leave.
+    def _decide(self, trial: TrialRecord) -> bool:
+        """Ask whether a trial that stands at a rung continues; return whether it must leave.
 
-        That it goes on is written down: a verdict that a kill cut off is asked for again, one that was given is not,
-        since by now others may have scored better.
+        A decision to continue is recorded: one that a kill cut off is asked for again, one that was made is not, since
+        other trials may have scored better by now.
         """
-        decision = self._search_client.verdict(trial)
+        decision = self._search_client.decide(trial)
         if decision is Decision.STOP:
             self._finish(trial, TrialState.PRUNED)
         elif decision is Decision.CONTINUE:
-            self._write(dataclasses.replace(trial, decided_chunk=trial.chunks_done))
+            self.records.write(dataclasses.replace(trial, decided_chunk=trial.chunks_done))
         return decision is Decision.STOP
 
     def _finish(self, trial: TrialRecord, state: TrialState) -> None:
-        trial = dataclasses.replace(trial, state=state, finished_at=self._now(), checkpoints={})
-        self._write(trial)
-        self._timer_of_study.note_end()
-        self._search_client.tell(trial)
+        finished = self.records.finish(trial, state)
+        self._study_timer.note_end()
+        self._search_client.tell(finished)
         self._check_early_abort()
 
     def _check_early_abort(self) -> None:
-        before, self._aborted = self._aborted, abort_reason(self.trials.values(), self._abort_after_failures)
+        before, self._aborted = self._aborted, abort_reason(self.trials.values(), self._executor.abort_after_failures)
         if self._aborted and not before:
-            log.error("%s is given up: %s", self.record.name, self._aborted)
+            log.error("%s is aborted: %s", self.record.name, self._aborted)

@@ -16,20 +16,25 @@ class WorkerState(enum.Enum):
 
     START = "start"
     OPEN = "open"
+    """Opening a study."""
     CHUNK = "chunk"
+    """Training a chunk."""
     IDLE = "idle"
 
 
 @dataclass(slots=True)
 class WorkerSlot:
-    """What the controller knows of a worker."""
+    """A worker and its pack, on the controller's side."""
 
     handle: WorkerHandle
     study: StudyRun | None = None
     state: WorkerState = WorkerState.START
     lanes: set[int] = field(default_factory=set)
+    """Numbers of the trials in its pack."""
     num_lanes: int = 0
+    """Lanes that its pack may have; 0 before a study is open."""
     evict: tuple[int, ...] = ()
+    """Trials that leave the pack with the next request."""
     is_isolated: bool = False
     """Whether its one trial is alone because its pack was lost."""
 

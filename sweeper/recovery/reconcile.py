@@ -33,7 +33,7 @@ from sweeper.store.trials import TrialStore
 from sweeper.sweep.factory import open_search, open_study_run, open_tracker, storage_url
 from sweeper.sweep.plan import plan_model, plan_study
 from sweeper.track import database_fault, database_files, open_audit, tracking_uri
-from sweeper.types import Cost
+from sweeper.types import Cost, TrialTemplate
 
 __all__ = ["reconcile_sweep"]
 
@@ -149,8 +149,7 @@ class _Reconciler:
             repair = TrialRepair(
                 store=self._store,
                 study=study.name,
-                defaults=Hyperparameters.of(self._settings),
-                seed=self._settings.seed,
+                template=TrialTemplate(study.name, Hyperparameters.of(self._settings), self._settings.seed),
                 searched=audit.by_number(audit.searched, study.name),
                 runs=audit.by_number(audit.runs, study.name),
                 copies=tracker,

@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sweeper.config.hyperparameters import Hyperparameters
 from sweeper.control.resume import latest_sound
 from sweeper.errors import StoreError
 from sweeper.store.damage import Damage, DamageKind, is_adapter_whole, set_aside
 from sweeper.store.trials import TrialStore, trial_from_bytes
 from sweeper.track.base import TrackerAudit
-from sweeper.types import TrialRecord, TrialSpec, TrialState, ViewedTrial
+from sweeper.types import TrialRecord, TrialState, TrialTemplate, ViewedTrial
 
 __all__ = ["TrialRepair"]
 
@@ -27,8 +26,7 @@ class TrialRepair:
     """Mends the trials of one study.
 
     Attributes:
-        defaults: What trials start from: the hyperparameters that do not vary.
-        seed: Seed of every trial.
+        template: What the study's trials have in common.
         searched: Trials as the search's database has them, by number.
         runs: Trials as the tracker has them, by number.
         copies: The tracker's copies; None without a tracker.
@@ -37,8 +35,7 @@ class TrialRepair:
 
     store: TrialStore
     study: str
-    defaults: Hyperparameters
-    seed: int
+    template: TrialTemplate
     searched: Mapping[int, ViewedTrial]
     runs: Mapping[int, ViewedTrial]
     copies: TrackerAudit | None
@@ -71,9 +68,7 @@ class TrialRepair:
         known = self.searched.get(number)
         if known is None or not known.params:
             return "moved aside; its setting is lost with it, so another trial takes its place"
-        spec = TrialSpec.of(
-            self.defaults, known.params, study=self.study, number=number, seed=self.seed, origin=known.origin
-        )
+        spec = self.template.spec(number, known.params, known.origin)
         return self._restart(TrialRecord(spec=spec, started_at=datetime.now(UTC).isoformat(timespec="seconds")))
 
     def _copy_of(self, number: int) -> TrialRecord | None:

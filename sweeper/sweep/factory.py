@@ -13,12 +13,13 @@ from sweeper.config.hyperparameters import Hyperparameters
 from sweeper.config.settings import SweepSettings
 from sweeper.config.values import ParamValue
 from sweeper.control.study_run import StudyRun
+from sweeper.control.trial_records import TrialRecords
 from sweeper.execute import make_executor
 from sweeper.execute.base import Executor, WorkerSetup
 from sweeper.store.trials import TrialStore
 from sweeper.track import Tracker, make_tracker
 from sweeper.train import make_worker
-from sweeper.types import StudyRecord
+from sweeper.types import StudyRecord, TrialTemplate
 
 if TYPE_CHECKING:
     from sweeper.search.study import Search
@@ -59,22 +60,18 @@ def open_study_run(
     clock: Clock = utc_now,
 ) -> StudyRun:
     """Take up a study: search and tracker are brought in line with the store."""
-    run = StudyRun(
-        record,
-        search=search,
-        store=store,
-        tracker=tracker,
-        defaults=Hyperparameters.of(settings),
-        reference=reference,
-        seed=settings.seed,
-        num_trials=settings.budget.trials,
-        max_retries=settings.executor.max_retries,
-        retry_s=settings.executor.retry_s,
-        abort_after_failures=settings.executor.abort_after_failures,
-        keep_adapters=settings.store.keep_adapters,
-        clock=clock,
+    records = TrialRecords(
+        record, store=store, tracker=tracker, keep_adapters=settings.store.keep_adapters, clock=clock
     )
-    run.show_all()
+    run = StudyRun(
+        records,
+        search,
+        TrialTemplate(record.name, Hyperparameters.of(settings), settings.seed),
+        num_trials=settings.budget.trials,
+        executor=settings.executor,
+        reference=reference,
+    )
+    records.show_all()
     return run
 
 

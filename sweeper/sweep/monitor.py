@@ -54,7 +54,7 @@ class SweepMonitor:
     @property
     def aborted(self) -> dict[str, str]:
         """Why studies were given up, by name."""
-        return {run.record.name: run.closed for run in self._runs if run.closed}
+        return {run.record.name: run.stop_reason for run in self._runs if run.stop_reason}
 
     def progress(self) -> list[StudyProgress]:
         """Return how far the studies are."""

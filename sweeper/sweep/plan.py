@@ -22,7 +22,7 @@ from sweeper.fetch.progress import Progress
 from sweeper.search.pruning import rung_chunks
 from sweeper.tasks import make_task
 from sweeper.train.chunks import ChunkPlan
-from sweeper.types import StudyRecord, TrialSpec
+from sweeper.types import StudyRecord, TrialSpec, TrialTemplate
 
 __all__ = ["StudyPlan", "plan_model", "plan_study", "reference_recipe", "study_name"]
 
@@ -187,9 +187,7 @@ def _opening(
 def _typical(record: StudyRecord, settings: SweepSettings, space: SearchSpace) -> TrialSpec:
     """Return a trial in the middle of the space."""
     params = space.point((0.5,) * len(space))
-    return TrialSpec.of(
-        Hyperparameters.of(settings), params, study=record.name, number=0, seed=settings.seed, origin="typical"
-    )
+    return TrialTemplate(record.name, Hyperparameters.of(settings), settings.seed).spec(0, params, "typical")
 
 
 def _cache(settings: SweepSettings) -> Path:

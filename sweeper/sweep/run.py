@@ -190,7 +190,7 @@ def _run(
             ledger=ledger,
             budget=settings.budget,
             lanes=1 if lanes == "auto" else int(lanes),
-            drain=drain,
+            shutdown=drain,
             on_change=monitor,
             watchdog=Watchdog(settings.executor),
         )

@@ -202,15 +202,15 @@ MISTAKES = [
     ("dataset=null", "dataset", "null", "is needed", "trec"),
     ("model=null", "model", "null", "is needed", "minilm"),
     ("dataset=[]", "dataset", "", "no dataset is chosen", "dataset=trec"),
-    ("search.sampler=tpee", "search.sampler", "tpee", "no sampler", "Did you mean 'tpe'?"),
-    ("search.pruner=x", "search.pruner", "x", "no pruner", "successive_halving, median"),
-    ("executor.name=ray", "executor.name", "ray", "no executor", "process, inline"),
-    ("executor.device=gpu", "executor.device", "gpu", "no device", "auto, cpu, cuda"),
-    ("tracker.name=wandb", "tracker.name", "wandb", "no tracker", "mlflow, none"),
-    ("model.dropout=1", "model.dropout", 1.0, "less than 1", "0 is off"),
-    ("model.dtype=fp16", "model.dtype", "fp16", "no dtype", "bfloat16"),
-    ("model.attention=flash", "model.attention", "flash", "no attention", "eager, sdpa"),
-    ("method.name=dora", "method.name", "dora", "no method", "lora"),
+    ("search.sampler=tpee", "search.sampler", "tpee", "must be one of tpe, gp", "Did you mean 'tpe'?"),
+    ("search.pruner=x", "search.pruner", "x", "must be one of successive_halving, median", "pruned at rungs"),
+    ("executor.name=ray", "executor.name", "ray", "must be one of process, inline", "worker process"),
+    ("executor.device=gpu", "executor.device", "gpu", "must be one of auto, cpu, cuda", "Did you mean 'cpu'?"),
+    ("tracker.name=wandb", "tracker.name", "wandb", "must be one of mlflow, none", "The tracker"),
+    ("model.dropout=1", "model.dropout", 1.0, "at least 0 and below 1", "0 is off"),
+    ("model.dtype=fp16", "model.dtype", "fp16", "must be one of auto, bfloat16, float32", "Type of the frozen weights"),
+    ("model.attention=flash", "model.attention", "flash", "must be one of auto, eager, sdpa", "Attention kernel"),
+    ("method.name=dora", "method.name", "dora", "must be one of lora", "Did you mean 'lora'?"),
     # values of the wrong type, or out of range
     ("budget.trials=many", "budget.trials", "many", "could not be converted to Integer", "Trials of a study"),
     ("lora.r=2.5", "lora.r", "2.5", "could not be converted to Integer", "Rank"),
@@ -218,11 +218,11 @@ MISTAKES = [
     ("lora.use_rslora=maybe", "lora.use_rslora", "maybe", "not a valid bool", "sqrt(r)"),
     ("lora.r=null", "lora.r", "null", "a value is needed", "Rank"),
     ("name=${nope}", "name", "", "'nope' not found", "--help-keys"),
-    ("budget.trials=0", "budget.trials", 0, "at least 1", "Raise"),
-    ("executor.workers=-1", "executor.workers", -1, "at least 0", "Raise"),
-    ("lora.r=0", "lora.r", "0", "from 1 to 1024", "Change"),
-    ("train.adam_beta1=2", "train.adam_beta1", "2.0", "from 0 to 0.9999", "Change"),
-    ("train.lr_schedule=cubic", "train.lr_schedule", "cubic", "linear, cosine, constant", "Pick"),
+    ("budget.trials=0", "budget.trials", 0, "a whole number of at least 1", "Trials of a study"),
+    ("executor.workers=-1", "executor.workers", -1, "a whole number of at least 0", "Worker processes"),
+    ("lora.r=0", "lora.r", 0, "from 1 to 1024", "Rank"),
+    ("train.adam_beta1=2", "train.adam_beta1", 2.0, "from 0 to 0.9999", "decay"),
+    ("train.lr_schedule=cubic", "train.lr_schedule", "cubic", "one of linear, cosine, constant", "Learning rate"),
     ("name=a/b", "name", "a/b", "names of folders", "another name"),
     ("name=..", "name", "..", "names of folders", "another name"),
     ("model.name=''", "model.name", "", "names of folders", "another name"),
@@ -233,19 +233,19 @@ MISTAKES = [
     ("lora.r=interval(4,8", "lora.r", "interval(4,8", "not an override", "key=value"),
     ("lora.r=choice()", "lora.r", "choice()", "empty choice", "key=value"),
     # dimensions
-    ("lora.r=choice(0,4)", "lora.r", "choice(0,4)", "from 1 to 1024", "Change"),
+    ("lora.r=choice(0,4)", "lora.r", "choice(0,4)", "from 1 to 1024, not 0", "Rank"),
     ("lora.r=choice(4,4)", "lora.r", "choice(4,4)", "repeat", "once"),
-    ("lora.r=choice(a,b)", "lora.r", "choice(a,b)", "not 'a'", "Change"),
+    ("lora.r=choice(a,b)", "lora.r", "choice(a,b)", "not 'a'", "Rank"),
     ("lora.r=interval(8,4)", "lora.r", "interval(8,4)", "below", "Swap"),
     ("lora.r=tag(log2,interval(3,8))", "lora.r", "tag(log2,interval(3,8))", "powers of two", "log2"),
     ("lora.r=tag(log3,interval(2,8))", "lora.r", "tag(log3,interval(2,8))", "log or log2", "not log3"),
     ("lora.r=glob(*)", "lora.r", "glob(*)", "not a dimension", "choice(...)"),
     ("train.lr_schedule=interval(0,1)", "train.lr_schedule", "interval(0,1)", "choices", "choice(...)"),
-    ("lora.dropout=interval(0,1)", "lora.dropout", "interval(0,1)", "from 0 to 0.9", "Change"),
-    ("train.learning_rate=tag(log,interval(0,1))", "train.learning_rate", None, "from 1e-08 to 1", "Change"),
+    ("lora.dropout=interval(0,1)", "lora.dropout", "interval(0,1)", "from 0 to 0.9, not 1.0", "Dropout"),
+    ("train.learning_rate=tag(log,interval(0,1))", "train.learning_rate", None, "from 1e-08 to 1", "Peak"),
     # what cannot be searched
-    ("train.epochs=choice(1,2)", "train.epochs", "choice(1,2)", "cannot be searched", "Searchable are: lora.r"),
-    ("budget.trials=1,2", "budget.trials", "1,2", "cannot be searched", "Searchable are: lora.r"),
+    ("train.epochs=choice(1,2)", "train.epochs", "choice(1,2)", "cannot be searched", "Searchable keys are: lora.r"),
+    ("budget.trials=1,2", "budget.trials", "1,2", "cannot be searched", "Searchable keys are: lora.r"),
     ("train.lr=choice(1,2)", "train.lr", "choice(1,2)", "cannot be searched", "Did you mean 'train.learning_rate'?"),
     # two settings that do not fit
     ("train.micro_batch=5", "train.micro_batch", 5, "train.batch_size=16", "divisor"),
@@ -274,7 +274,7 @@ def test_a_mistake_is_told_with_key_value_rule_and_remedy(override, key, value, 
 
 def test_two_datasets_of_one_name_are_refused():
     error = error_of("dataset=[trec,sms_spam]", "dataset.trec.name=sms_spam")
-    assert "two datasets have one name" in error.rule
+    assert "two datasets have the same name" in error.rule
 
 
 def test_a_space_in_which_nothing_varies_is_refused():

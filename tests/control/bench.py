@@ -15,6 +15,7 @@ from sweeper.config.values import ParamValue
 from sweeper.control.controller import Controller
 from sweeper.control.shutdown import ShutdownRequest
 from sweeper.control.study_run import StudyRun
+from sweeper.control.trial_records import TrialRecords
 from sweeper.control.watchdog import Watchdog
 from sweeper.errors import WorkerLost
 from sweeper.execute.base import OpenStudy
@@ -23,13 +24,14 @@ from sweeper.search.study import Search
 from sweeper.store.ledger import Ledger
 from sweeper.store.trials import TrialStore
 from sweeper.track import NullTracker
-from sweeper.types import StudyRecord, TrialRecord, TrialState
+from sweeper.types import StudyRecord, TrialRecord, TrialState, TrialTemplate
+from tests import builders
 from tests.builders import make_study
 from tests.doubles import FakeWorker
 from tests.search.toy import FIXED, SPACE, preset
 
 RUNGS = (2, 4)
-SETTINGS = {**FIXED, "lora.r": 8, "lora.alpha_ratio": 1.0, "train.learning_rate": 1e-3, "train.batch_size": 16}
+DEFAULTS = builders.DEFAULTS.with_params(FIXED)
 
 
 class Killed(BaseException):
@@ -86,7 +88,7 @@ class Bench:
     worker: dict[str, object] = field(default_factory=dict)
     num_workers: int = 1
     speeds: tuple[int, ...] = ()
-    drain: ShutdownRequest = field(default_factory=ShutdownRequest)
+    shutdown: ShutdownRequest = field(default_factory=ShutdownRequest)
     clock: Clock = utc_now
     events: list[tuple[int, str, tuple[int, ...]]] = field(default_factory=list)
     controller: Controller | None = None
@@ -111,7 +113,7 @@ class Bench:
                 ledger=Ledger(self.folder / "ledger.json", self.clock),
                 budget=self.budget,
                 lanes=self.lanes,
-                drain=self.drain,
+                shutdown=self.shutdown,
                 on_change=on_change,
                 watchdog=Watchdog(self.executor, self.timer),
             )
@@ -155,22 +157,19 @@ class Bench:
             storage_url=f"sqlite:///{self.folder}/optuna.db",
             seed=1,
             rungs=RUNGS,
-            fixed=SETTINGS,
+            fixed=DEFAULTS.by_key(),
+        )
+        study = next((study for study in self.store.studies() if study.name == name), record(name))
+        records = TrialRecords(
+            study, store=self.store, tracker=NullTracker(), keep_adapters=self.keep_adapters, clock=self.clock
         )
         return StudyRun(
-            next((study for study in self.store.studies() if study.name == name), record(name)),
-            search=stack.enter_context(search),
-            store=self.store,
-            tracker=NullTracker(),
-            fixed=SETTINGS,
-            reference=self.reference,
-            seed=0,
+            records,
+            stack.enter_context(search),
+            TrialTemplate(name, DEFAULTS, 0),
             num_trials=self.num_trials,
-            max_retries=self.max_retries,
-            keep_adapters=self.keep_adapters,
-            clock=self.clock,
-            retry_s=self.executor.retry_s,
-            abort_after_failures=self.executor.abort_after_failures,
+            executor=replace(self.executor, max_retries=self.max_retries),
+            reference=self.reference,
             timer=self.timer,
         )
 

@@ -154,7 +154,7 @@ def test_a_worker_that_cannot_start_stops_the_sweep(bench):
 
 def test_a_worker_lost_during_a_drain_is_not_blamed_on_its_trials(bench):
     def drain_and_die():
-        bench.drain.reason, bench.drain.deadline_s = "SIGTERM", float("inf")
+        bench.shutdown.reason, bench.shutdown.deadline_s = "SIGTERM", float("inf")
         lose("worker 0 was killed by SIGTERM")
 
     bench.worker = {"before": once(drain_and_die, at=3)}

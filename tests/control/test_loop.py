@@ -167,9 +167,9 @@ def test_a_budget_of_trials_that_is_spent_is_no_reason_worth_telling(bench):
 
 def drain_after(bench, num_chunks, *, patience_s=60.0):
     def look():
-        if len(bench.chunks()) >= num_chunks and not bench.drain:
-            bench.drain.reason = "SIGTERM"
-            bench.drain.deadline_s = time.monotonic() + patience_s
+        if len(bench.chunks()) >= num_chunks and not bench.shutdown:
+            bench.shutdown.reason = "SIGTERM"
+            bench.shutdown.deadline_s = time.monotonic() + patience_s
 
     return look
 
@@ -189,14 +189,14 @@ def test_a_drain_that_has_no_patience_left_ends_without_the_running_chunks(bench
 
 
 def test_a_drain_starts_no_new_trial(bench):
-    bench.drain.reason, bench.drain.deadline_s = "SIGINT", time.monotonic() + 60
+    bench.shutdown.reason, bench.shutdown.deadline_s = "SIGINT", time.monotonic() + 60
     bench.run()
     assert bench.trials() == {}
 
 
 def test_a_drained_sweep_ends_like_one_that_was_not(bench, tmp_path):
     bench.run(on_change=drain_after(bench, 3))
-    bench.drain.reason = ""
+    bench.shutdown.reason = ""
     bench.run()
     whole = Bench(tmp_path / "whole").run()
     assert bench.settings() == whole.settings()

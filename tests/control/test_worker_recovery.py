@@ -84,7 +84,7 @@ def test_a_device_on_which_different_trials_die_alone_is_taken_out_and_they_are_
     bench.num_workers = 2
     broken_worker(bench, 0)
     bench.run()
-    assert bench.controller.disabled == {0: "worker 0 died (3 failures in a row, with no one trial to blame)"}
+    assert bench.controller.disabled == {0: "worker 0 died (3 failures in a row that no single trial explains)"}
     assert bench.states() == [COMPLETE] * bench.num_trials
     assert {trial.num_retries for trial in bench.trials().values()} == {0}
     check_whole(bench)

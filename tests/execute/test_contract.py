@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from sweeper.config.settings import DatasetSettings, ExecutorSettings, TaskSettings
-from sweeper.errors import ConfigError
 from sweeper.execute import make_executor
 from sweeper.execute.base import OpenStudy, StudyOpened, WorkerReady
 from sweeper.execute.inline import InlineExecutor
@@ -113,8 +112,3 @@ def test_stopping_twice_or_before_the_start_is_no_mistake(executor):
 def test_the_executor_is_found_by_its_name(name, kind, tmp_path):
     settings = ExecutorSettings(name=name, device="cpu")
     assert isinstance(make_executor(settings, factory(), logs=tmp_path), kind)
-
-
-def test_an_unknown_executor_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="Did you mean 'process'"):
-        make_executor(ExecutorSettings(name="proces", device="cpu"), factory(), logs=tmp_path)

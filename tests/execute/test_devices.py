@@ -61,11 +61,6 @@ def test_cuda_that_is_asked_for_must_be_there(machine):
         choose_devices(ExecutorSettings(device="cuda"))
 
 
-def test_an_unknown_device_is_refused():
-    with pytest.raises(ConfigError, match="auto, cpu or cuda"):
-        choose_devices(ExecutorSettings(device="tpu"))
-
-
 @pytest.mark.parametrize(
     ("variable", "found"),
     [

@@ -7,7 +7,6 @@ import math
 import optuna
 import pytest
 
-from sweeper.config.settings import SearchSettings
 from sweeper.config.space import Dimension, Scale, SearchSpace
 from sweeper.errors import ConfigError, StoreError, SweeperError, SweepMismatch
 from sweeper.search import study as study_module
@@ -208,12 +207,6 @@ def test_an_exhausted_grid_says_so(tmp_path):
         assert search.is_exhausted
         with pytest.raises(SweeperError, match="all tried"):
             search.ask()
-
-
-@pytest.mark.parametrize(("key", "value"), [("sampler", "tpee"), ("pruner", "medain")])
-def test_a_misspelt_name_gets_a_suggestion(tmp_path, key, value):
-    with pytest.raises(ConfigError, match=f"search.{key}={value}.*Did you mean '(tpe|median)'"):
-        open_toy(tmp_path, SearchSettings(**{key: value}))
 
 
 def test_cmaes_refuses_categories(tmp_path):

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from sweeper.config.settings import TrackerSettings
-from sweeper.errors import ConfigError
 from sweeper.track import NullTracker, make_tracker
 from tests.track.builders import adapter_folder, complete, study, trial
 
@@ -75,11 +74,6 @@ def test_a_sweep_is_in_mlflow_when_the_tracker_is_closed(place, tmp_path):
     assert tracker.close(20) == {"shown": 2, "missed": 0}
     states = [(run.info.status, run.data.tags["state"], run.data.tags["git_commit"]) for run in place.runs()]
     assert states == [("SCHEDULED", "running", "abc"), ("FINISHED", "complete", "abc")]
-
-
-def test_an_unknown_tracker_is_refused_with_the_nearest_name(tmp_path):
-    with pytest.raises(ConfigError, match=r"tracker\.name=mlfow.*Did you mean 'mlflow'"):
-        make_tracker(TrackerSettings(name="mlfow"), outputs=tmp_path, sweep="s1", tags={})
 
 
 def test_importing_and_making_a_tracker_does_not_import_mlflow(tmp_path):
