@@ -1,10 +1,11 @@
-"""Small stand-ins: a worker that follows a script, a tiny BERT on disk, rows that it can learn."""
+"""Small stand-ins: a worker that follows a script, a tiny BERT and a tiny Llama on disk, rows that they can learn."""
 
 from __future__ import annotations
 
 import json
 import math
 import random
+import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -129,6 +130,14 @@ class FakeWorker:
 
     def _note(self, what: str) -> None:
         self._events.append((self._index, what, tuple(sorted(self._lanes))))
+
+
+def wait_until(holds: Callable[[], object], what: str = "it", *, patience_s: float = 60.0) -> None:
+    """Return as soon as something holds that another thread or process brings about; fail when it takes too long."""
+    deadline = time.monotonic() + patience_s
+    while not holds():
+        assert time.monotonic() < deadline, f"waited {patience_s:g} s for {what}"
+        time.sleep(0.005)
 
 
 def save_tiny_bert(folder: Path) -> Path:
