@@ -169,6 +169,31 @@ def save_tiny_bert(folder: Path) -> Path:
     return folder
 
 
+def save_tiny_llama(folder: Path, tokenizer: Path) -> Path:
+    """Save a Llama of two layers with random weights, and the tokenizer of another folder with an end of text."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    words = AutoTokenizer.from_pretrained(tokenizer)
+    words.eos_token = "[SEP]"  # noqa: S105 - no password
+    words.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(words),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=64,
+        pad_token_id=0,
+        bos_token_id=2,
+        eos_token_id=3,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
 def write_rows(path: Path, num_rows: int = 150, *, seed: int = 0) -> Path:
     """Write different texts as JSONL; one word of each tells its label."""
     draw = random.Random(seed)  # noqa: S311 - no secret
