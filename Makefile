@@ -13,13 +13,17 @@ BIN := $(VENV)/bin
 # every process of every sweep would do it again, for six seconds.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
        --only-binary :all: --no-binary antlr4-python3-runtime --constraint constraints.txt
-COMPILE := PYTHONDONTWRITEBYTECODE= $(BIN)/python -c 'import sweeper.sweep.run, sweeper.train.worker, sweeper.track.mlflow, sweeper.analysis.report'
+COMPILE := PYTHONDONTWRITEBYTECODE= $(BIN)/python -P -c 'import sweeper.sweep.run, sweeper.train.worker, sweeper.track.mlflow, sweeper.analysis.report'
+# What is installed into the environment: this checkout. tests/installed_wheel.py names a wheel instead.
+PACKAGE ?= --editable .
+# Four processes are enough: each loads PyTorch, and the longest test bounds the whole from below.
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal --quiet
 # Without an NVIDIA driver, PyTorch's CPU build saves gigabytes. TORCH_INDEX= takes what the package index has.
 TORCH_INDEX ?= $(shell [ "$$(uname -sm)" = "Linux x86_64" ] && ! command -v nvidia-smi >/dev/null 2>&1 \
                  && echo https://download.pytorch.org/whl/cpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep overnight schedule unschedule status ui fresh-clone bench bench-short bench-long bench-growth chaos chaos-short test test-all lint format types ci constraints dist clean distclean
+.PHONY: help setup sweep overnight schedule unschedule status ui fresh-clone bench bench-short bench-long bench-growth chaos chaos-short test test-slow test-all wheel-check lint format types ci constraints dist clean distclean
 .DELETE_ON_ERROR:
 
 help:  ## List all targets
@@ -65,11 +69,17 @@ chaos: $(VENV)/.installed  ## Kill sweeps 210 times at seeded moments and count 
 chaos-short: $(VENV)/.installed  ## The same with one small sweep and one event of each kind, under two minutes
 	@$(BIN)/python chaos/run.py --short $(ARGS)
 
-test: $(VENV)/.installed-dev  ## Run the tests: offline, on the CPU; ARGS='-k search' picks some
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.installed-dev  ## Run the quick tests: offline, on the CPU, in parallel; @FAST@; ARGS='-k search' picks some
+	@$(PYTEST) -m "not slow and not network" $(ARGS)
 
-test-all: $(VENV)/.installed-dev  ## Run the tests that fetch models and datasets, too
-	@$(BIN)/python -m pytest -m "" $(ARGS)
+test-slow: $(VENV)/.installed-dev  ## Run the slow tests: whole sweeps, killed processes, servers; @SLOW@
+	@$(PYTEST) -m "slow and not network" $(ARGS)
+
+test-all: $(VENV)/.installed-dev  ## Run every test, also those that fetch models and datasets; @ALL@
+	@$(PYTEST) -m "" $(ARGS)
+
+wheel-check: $(VENV)/.installed-dev  ## Build the wheel, install it elsewhere, run a small sweep with it; @WHEEL@
+	@$(BIN)/python tests/installed_wheel.py
 
 fresh-clone:  ## Type the README's commands in a fresh clone with no environment, about three minutes
 	@$(PYTHON) tests/fresh_clone.py
@@ -85,7 +95,8 @@ format: $(VENV)/.installed-dev  ## Fix style and format where possible
 types: $(VENV)/.installed-dev  ## Check types
 	@$(BIN)/mypy
 
-ci: test lint types chaos-short  ## Everything that a change must pass
+ci:  ## Everything that a change must pass, under 20 minutes on two cores
+	@.ci/run
 
 constraints: pyproject.toml  ## Pin the newest versions that pyproject.toml allows, resolved from scratch
 	@rm -rf .venv-constraints
@@ -114,7 +125,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@if [ -n "$(TORCH_INDEX)" ]; then \
 	  $(PIP) --no-deps --retries 1 --timeout 20 --index-url $(TORCH_INDEX) torch 2>/dev/null \
 	  || echo "$(TORCH_INDEX) cannot be reached; taking PyTorch from the package index."; fi
-	@$(PIP) --editable .
+	@$(PIP) $(PACKAGE)
 	@$(COMPILE)
 	@touch $@
 

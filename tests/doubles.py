@@ -1,10 +1,11 @@
-"""Small stand-ins: a worker that follows a script, a tiny BERT on disk, rows that it can learn."""
+"""Small stand-ins: a worker that follows a script, a tiny BERT and a tiny Llama on disk, rows that they can learn."""
 
 from __future__ import annotations
 
 import json
 import math
 import random
+import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -131,6 +132,14 @@ class FakeWorker:
         self._events.append((self._index, what, tuple(sorted(self._lanes))))
 
 
+def wait_until(holds: Callable[[], object], what: str = "it", *, patience_s: float = 60.0) -> None:
+    """Return as soon as something holds that another thread or process brings about; fail when it takes too long."""
+    deadline = time.monotonic() + patience_s
+    while not holds():
+        assert time.monotonic() < deadline, f"waited {patience_s:g} s for {what}"
+        time.sleep(0.005)
+
+
 def save_tiny_bert(folder: Path) -> Path:
     """Save a BERT of two layers with random weights, and a WordPiece tokenizer of its few words."""
     import torch
@@ -157,6 +166,31 @@ def save_tiny_bert(folder: Path) -> Path:
         pad_token_id=0,
     )
     AutoModel.from_config(config).save_pretrained(folder)
+    return folder
+
+
+def save_tiny_llama(folder: Path, tokenizer: Path) -> Path:
+    """Save a Llama of two layers with random weights, and the tokenizer of another folder with an end of text."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    words = AutoTokenizer.from_pretrained(tokenizer)
+    words.eos_token = "[SEP]"  # noqa: S105 - no password
+    words.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(words),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=64,
+        pad_token_id=0,
+        bos_token_id=2,
+        eos_token_id=3,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
     return folder
 
 

@@ -32,13 +32,14 @@ LIBRARIES = (
 )
 """Distributions whose version may change a result."""
 
+_DISTRIBUTION = "lora-sweeper"
 _GIT_TIMEOUT_S = 10
 
 
 def collect() -> dict[str, Any]:
     """Return provenance of this process: ``git``, ``version``, ``libraries``, ``python`` and ``machine``."""
     return {
-        "version": _version("sweeper"),
+        "version": _version(_DISTRIBUTION),
         "git": git_state(Path(__file__).parent),
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -17,6 +17,7 @@ from chaos.session import ChaosError
 from chaos.workload import HANG_S
 from sweeper.store.ledger import Ledger
 from sweeper.types import Cost
+from tests.doubles import wait_until
 
 DRAW = random.Random(0)  # noqa: S311  no secret
 
@@ -59,8 +60,7 @@ def kill_soon(session, worker, *, charged_s):
     """Do what the watchdog and the ledger do."""
 
     def work():
-        while psutil.Process(worker.pid).status() != psutil.STATUS_STOPPED:
-            time.sleep(0.01)
+        wait_until(lambda: psutil.Process(worker.pid).status() == psutil.STATUS_STOPPED, "a stopped worker")
         line = "WARNING sweeper.controller: worker 0: worker 0 was killed: no answer to a chunk of trec within 4 s\n"
         (session.sweep_dir / "sweep.log").write_text(line)
         Ledger(session.sweep_dir / "ledger.json").charge(Cost(device_s=charged_s))

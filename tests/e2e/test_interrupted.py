@@ -17,6 +17,7 @@ import pytest
 import sweeper
 from sweeper.store.trials import TrialStore
 from sweeper.types import TrialState
+from tests.doubles import wait_until
 
 ROOT = Path(__file__).parents[2]
 STUDY = "tiny-tinybert-lora"
@@ -43,11 +44,11 @@ class Running:
         self.workers = [child.pid for child in psutil.Process(self.process.pid).children()]
 
     def _wait_for_chunks(self):
-        deadline = time.monotonic() + PATIENCE_S
-        while not any(trial.chunks_done >= 2 for trial in self.store.trials(STUDY)):
-            assert self.process.poll() is None, self.process.communicate()
-            assert time.monotonic() < deadline, "no chunk was trained"
-            time.sleep(0.05)
+        wait_until(self._has_trained, "two chunks of a trial")
+        assert self.process.poll() is None, self.process.communicate()
+
+    def _has_trained(self):
+        return self.process.poll() is not None or any(trial.chunks_done >= 2 for trial in self.store.trials(STUDY))
 
     def end(self, number):
         self.process.send_signal(number)
@@ -145,10 +146,7 @@ def test_a_killed_controller_takes_its_workers_along_and_loses_no_trial(running)
 def test_killed_workers_are_replaced_and_their_trials_go_on(running):
     for pid in running.workers:  # which of them has begun to train is not told
         os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + PATIENCE_S
-    while not any(trial.failure for trial in running.store.trials(STUDY)):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: any(trial.failure for trial in running.store.trials(STUDY)), "a trial that lost its worker")
     assert running.end(signal.SIGTERM) == 143
     assert "was killed by SIGKILL" in running.stderr
     interrupted = [trial for trial in running.store.trials(STUDY) if trial.failure]
@@ -160,10 +158,7 @@ def test_killed_workers_are_replaced_and_their_trials_go_on(running):
 @pytest.mark.parametrize("running", [(1, "executor.hang_timeout_min_s=5")], indirect=True, ids=["1"])
 def test_a_stopped_worker_is_taken_for_hung_and_replaced(running):
     os.kill(running.workers[0], signal.SIGSTOP)
-    deadline = time.monotonic() + PATIENCE_S
-    while not any(trial.failure for trial in running.store.trials(STUDY)):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: any(trial.failure for trial in running.store.trials(STUDY)), "a trial that lost its worker")
     wait_for_end(running.workers[0])
     assert running.end(signal.SIGTERM) == 143
     assert "no answer to a chunk of tiny-tinybert-lora within" in running.stderr

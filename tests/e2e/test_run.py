@@ -116,6 +116,7 @@ def test_a_larger_budget_goes_on_with_the_same_trials(tiny, folder):
     assert {path: content for path, content in trial_files(folder).items() if path in before} == before
 
 
+@pytest.mark.slow
 def test_a_sweep_in_two_sessions_is_the_same_as_in_one(tiny, tmp_path):
     steady = [*tiny, "search=random", "search.pruner=none"]
     sweeper.run([*steady, "budget.trials=4"])

@@ -15,6 +15,7 @@ from sweeper.sweep.run import run_sweep
 from sweeper.types import TrialState
 
 STUDY = "tiny-tinybert-lora"
+pytestmark = pytest.mark.slow
 
 
 class ChunkClock:

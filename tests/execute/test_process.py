@@ -7,9 +7,9 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from sweeper.errors import WorkerLost
@@ -17,6 +17,7 @@ from sweeper.execute.base import WorkerFailed
 from sweeper.execute.process import ProcessExecutor
 from sweeper.types import Admission, ChunkReport, ChunkRequest, FailureKind
 from tests.builders import make_spec
+from tests.doubles import wait_until
 from tests.execute.echo import BLOCK, EXIT, FILL, KILL, RAISE, STOP_MIDWAY, factory
 from tests.execute.test_contract import WAIT_S, replies
 
@@ -189,13 +190,10 @@ def test_retiring_ends_the_process(start):
 
 def stopped(pid):
     """Wait until a process is stopped."""
-    deadline = time.monotonic() + WAIT_S
-    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
-        assert time.monotonic() < deadline, f"process {pid} was never stopped"
-        time.sleep(0.01)
+    wait_until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED, f"process {pid} to be stopped")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="stopping a worker was tried on Linux only")
 def test_a_stopped_worker_holds_up_neither_sending_nor_waiting_and_can_be_replaced(start):
     executor, (handle,) = start()
     pid = int(started(executor)[0]["pid"])
@@ -211,7 +209,7 @@ def test_a_stopped_worker_holds_up_neither_sending_nor_waiting_and_can_be_replac
     assert replies(executor, 1) == [(0, ChunkReport(elapsed_s=1.0))]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="stopping a worker was tried on Linux only")
 def test_a_worker_stopped_in_the_middle_of_its_answer_holds_up_nobody(start):
     executor, handles = start(num_workers=2)
     pids = [int(notes["pid"]) for notes in started(executor, 2)]
@@ -234,6 +232,7 @@ CONTROLLER = """
 from pathlib import Path
 from sweeper.execute.process import ProcessExecutor
 from sweeper.types import ChunkRequest
+from tests.doubles import wait_until
 from tests.execute.echo import BLOCK, factory
 
 executor = ProcessExecutor(factory(), 2, logs=Path("logs"))

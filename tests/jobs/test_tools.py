@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import kubernetes_validate
@@ -19,6 +18,7 @@ from sweeper.config.time_windows import parse
 from sweeper.jobs.render import Resources, render
 from sweeper.jobs.settings import load_job
 from sweeper.jobs.starts import calendar_lines
+from tests.doubles import wait_until
 
 ROOT = Path(__file__).parents[2]
 WINDOWS = ["22:00-07:00", "mon-fri 22:00-07:00; sat,sun 00:00-24:00", "fri 23:30-00:30; 12:00-13:00"]
@@ -153,8 +153,7 @@ def test_a_slurm_job_that_is_told_to_stop_drains_and_is_queued_again_if_it_is_no
     command = ["/bin/bash", str(tmp_path / "mine.sh")]
     with subprocess.Popen(command, env=environment, start_new_session=True) as script:
         try:
-            while not began.exists():
-                time.sleep(0.01)
+            wait_until(began.exists, "the job's first act")
             script.terminate()
             code = script.wait(timeout=30)
         finally:

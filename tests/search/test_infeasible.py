@@ -25,7 +25,7 @@ def _num_dead(folder, sampler: str, state: TrialState) -> int:
     return dead
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+@pytest.mark.parametrize("sampler", ["tpe", pytest.param("gp", marks=pytest.mark.slow)])
 def test_a_constraint_steers_the_sampler_away_and_fail_does_not(tmp_path, sampler):
     infeasible = _num_dead(tmp_path / "infeasible", sampler, TrialState.INFEASIBLE)
     failed = _num_dead(tmp_path / "failed", sampler, TrialState.FAILED)

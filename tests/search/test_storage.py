@@ -25,6 +25,7 @@ def test_sqlite_uses_a_write_ahead_log(tmp_path):
     assert mode == ("wal",)
 
 
+@pytest.mark.slow
 def test_several_processes_may_open_an_empty_database_at_once(tmp_path):
     code = f"from sweeper.search.storage import open_storage; open_storage('sqlite:///{tmp_path}/optuna.db')"
     root = Path(__file__).parents[2]
@@ -82,6 +83,7 @@ def test_a_database_that_stays_locked_is_asked_again_with_growing_pauses_then_na
         search.tell(number, state=TrialState.FAILED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nth", [1, 2, 3])
 def test_a_proposal_that_a_lock_interrupts_is_made_once_and_is_the_same(tmp_path, quick, monkeypatch, nth):
     with open_toy(tmp_path / "free", preset("tpe")) as search:

@@ -11,6 +11,7 @@ import pytest
 
 from sweeper.track.background import BackgroundTracker, Pace, redact
 from sweeper.types import TrialState
+from tests.doubles import wait_until
 from tests.track.builders import complete, study, trial
 
 AT_ONCE = Pace(interval_s=0, retry_s=0.01)
@@ -209,13 +210,6 @@ def test_a_view_that_is_behind_says_so_until_it_has_caught_up(tracker, writer):
 )
 def test_passwords_are_left_out(text, expected):
     assert redact(text) == expected
-
-
-def wait_until(holds) -> None:
-    deadline = time.monotonic() + LONG_S
-    while not holds():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.002)
 
 
 def warnings_of(caplog) -> list[str]:

@@ -81,9 +81,9 @@ def layers_of(model):
     return [name for name in linear if name.endswith(suffixes)], [n for n in linear if n.split(".")[0] == head]
 
 
-def build_pack(kind="bert", dtype=torch.float32, base_dropout=0.0):
+def build_pack(kind="bert", dtype=torch.float32, base_dropout=0.0, *, device=CPU):
     """Make a pack on a model of its own."""
-    model = build_model(kind).to(dtype)
+    model = build_model(kind).to(device, dtype)
     read_first_token(model)
     targets, head = layers_of(model)
     return Pack(model, targets=targets, head=head, dtype=dtype, base_dropout=base_dropout)
@@ -102,6 +102,7 @@ class Data:
 
     num_rows: int = 100
     epochs: int = 2
+    device: torch.device = CPU
     ids: list = field(init=False)
     rows: TrainingRows = field(init=False)
     labels: torch.Tensor = field(init=False)
@@ -111,7 +112,7 @@ class Data:
         plan = ChunkPlan.of(self.num_rows, micro_batch=4, chunks_per_epoch=5, epochs=self.epochs)
         self.labels = torch.tensor([row[0] % NUM_LABELS for row in self.ids])
         rows = examples(self.ids, self.labels.tolist())
-        self.rows = TrainingRows(rows, plan, seed=7, pad_token_id=PAD, device=CPU)
+        self.rows = TrainingRows(rows, plan, seed=7, pad_token_id=PAD, device=self.device)
 
 
 TASK = make_task("text_classification")
@@ -125,7 +126,7 @@ def examples(ids, labels=None):
 
 def start(pack, trials):
     """Begin trials, in the order that the pack wants."""
-    return sort_lanes([Lane.start(trial, pack.shape, CPU) for trial in trials])
+    return sort_lanes([Lane.start(trial, pack.shape, pack.device) for trial in trials])
 
 
 def train(pack, lanes, data, chunks):
