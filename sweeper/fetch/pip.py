@@ -10,7 +10,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from sweeper.config.urls import redact_url
+from sweeper.config.urls import redact_urls
 from sweeper.errors import FetchError
 from sweeper.fetch.progress import Progress
 
@@ -70,7 +70,7 @@ def _announced_bytes(log: Path) -> int:
 
 def _failure(package: str, log: Path, wheels: Path) -> str:
     output = log.read_text(errors="replace").strip().splitlines()[-6:]
-    quoted = "\n".join(f"  | {redact_url(line)}" for line in output)
+    quoted = "\n".join(f"  | {redact_urls(line)}" for line in output)
     return (
         f"{package} could not be downloaded. pip printed:\n{quoted}\n"
         f"Check the network and pip's index (pip config list; set a mirror with PIP_INDEX_URL). Without network, run "

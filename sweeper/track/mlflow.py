@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
+from sweeper.config.urls import redact_urls
 from sweeper.errors import ConfigError
-from sweeper.track.background import Writer, redact
+from sweeper.track.background import Writer
 
 if TYPE_CHECKING:
     from sweeper.track.mlflow_audit import MlflowAudit
@@ -58,7 +59,7 @@ def tracking_uri(uri: str, outputs: Path) -> str:
     if not uri.startswith(_SCHEMES):
         raise ConfigError(
             "tracker.uri",
-            redact(uri),
+            redact_urls(uri),
             "MLflow needs a server or a database",
             "Give http://host:port, sqlite:///path/to/mlflow.db or postgresql://…, or leave it empty.",
         )

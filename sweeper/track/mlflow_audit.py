@@ -16,8 +16,8 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from sweeper.config.urls import redact_urls
 from sweeper.errors import TrackerError
-from sweeper.track.background import redact
 from sweeper.types import TrialState, ViewedTrial
 
 __all__ = ["MlflowAudit"]
@@ -51,7 +51,7 @@ class MlflowAudit:
         try:
             return self._read(f"{self._sweep}/{study}", metric)
         except (MlflowException, OSError) as error:
-            cause = redact(f"{type(error).__name__}: {error}").splitlines()[0]
+            cause = redact_urls(f"{type(error).__name__}: {error}").splitlines()[0]
             raise TrackerError(f"MLflow cannot be read ({cause})") from error
 
     def _read(self, name: str, metric: str) -> list[ViewedTrial] | None:

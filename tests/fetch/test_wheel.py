@@ -130,10 +130,11 @@ def test_a_folder_is_extracted_with_its_subfolders(cached):
     assert sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()) == ["config.json", "sub/x"]
 
 
-def test_without_network_pip_is_quoted_and_the_remedy_named(tmp_path, monkeypatch):
+@pytest.mark.parametrize("userinfo", ["someone:secret", "secret"])
+def test_without_network_pip_is_quoted_and_the_remedy_named(tmp_path, monkeypatch, userinfo):
     for name, value in {"CONFIG_FILE": "/dev/null", "FIND_LINKS": "", "RETRIES": "0", "EXTRA_INDEX_URL": ""}.items():
         monkeypatch.setenv(f"PIP_{name}", value)
-    monkeypatch.setenv("PIP_INDEX_URL", "http://someone:secret@127.0.0.1:1/simple")
+    monkeypatch.setenv("PIP_INDEX_URL", f"http://{userinfo}@127.0.0.1:1/simple")
     with pytest.raises(FetchError, match=r"No matching distribution found for tiny-data==1\.0") as caught:
         fetch_wheel(WheelPin(package="tiny-data==1.0", sha256=SHA, member="x"), cache=tmp_path)
     assert f"put the file into {tmp_path / 'wheels'}" in str(caught.value)
