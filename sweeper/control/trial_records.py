@@ -100,9 +100,8 @@ class TrialRecords:
         self._show(trial)
 
     def _show(self, trial: TrialRecord) -> None:
-        folder = self._store.trial_dir(self.record.name, trial.spec.number)
-        whole = self._store.root / "sweep.json"
-        files = [folder / "trial.json", whole, folder / "adapter"] if trial.state.is_finished else []
+        paths = self._store.paths.trial(self.record.name, trial.spec.number)
+        files = [paths.record, self._store.paths.sweep, paths.adapter] if trial.state.is_finished else []
         self._tracker.show(self.record, trial, [path for path in files if path.exists()])
 
     def _now(self) -> str:

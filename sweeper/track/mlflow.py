@@ -18,6 +18,7 @@ from filelock import FileLock
 
 from sweeper.config.urls import redact_urls
 from sweeper.errors import ConfigError
+from sweeper.store.paths import OutputsPaths
 from sweeper.track.background import Writer
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def tracking_uri(uri: str, outputs: Path) -> str:
         ConfigError: MLflow takes no such URI.
     """
     if not uri:
-        return f"{_SQLITE}{outputs.absolute() / 'mlflow.db'}"
+        return f"{_SQLITE}{OutputsPaths(outputs).mlflow_db}"
     if not uri.startswith(_SCHEMES):
         raise ConfigError(
             "tracker.uri",
@@ -69,7 +70,7 @@ def tracking_uri(uri: str, outputs: Path) -> str:
 
 def artifact_folder(uri: str, outputs: Path) -> str:
     """Return the URI of the folder for files; empty if a tracking server decides."""
-    return (outputs.absolute() / "mlartifacts").as_uri() if uri.startswith(_DATABASES) else ""
+    return OutputsPaths(outputs).mlflow_artifacts.as_uri() if uri.startswith(_DATABASES) else ""
 
 
 def set_environment() -> None:

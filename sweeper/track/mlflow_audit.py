@@ -18,6 +18,7 @@ from mlflow.tracking import MlflowClient
 
 from sweeper.config.urls import redact_urls
 from sweeper.errors import TrackerError
+from sweeper.store.paths import TRIAL_FILE
 from sweeper.types import TrialState, ViewedTrial
 
 __all__ = ["MlflowAudit"]
@@ -74,7 +75,7 @@ class MlflowAudit:
 
     def kept_record(self, run: ViewedTrial) -> bytes | None:
         """Return the copy of ``trial.json`` that a finished run holds, if there is one."""
-        return self._artifacts(run.key, "trial.json").get("trial.json")
+        return self._artifacts(run.key, TRIAL_FILE).get(TRIAL_FILE)
 
     def kept_adapter(self, run: ViewedTrial) -> Mapping[str, bytes]:
         """Return the files of the adapter that a run's logged model holds; empty if there is none."""
