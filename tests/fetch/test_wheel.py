@@ -11,8 +11,8 @@ import pytest
 from sweeper.config.settings import DatasetSettings
 from sweeper.errors import ConfigError, FetchError
 from sweeper.fetch import pip
-from sweeper.fetch import wheel as wheels
-from sweeper.fetch.wheel import WheelPin, extract_file, extract_folder, fetch_wheel
+from sweeper.fetch.members import extract_file, extract_folder
+from sweeper.fetch.wheel import WheelPin, fetch_wheel
 from tests.data.builders import make_wheel, pin_of
 
 FILES = {"tiny_data/rows.csv": "text,label\nhi,a\n", "tiny_data/model/config.json": "{}", "tiny_data/model/sub/x": "x"}
@@ -86,8 +86,11 @@ def test_two_members_of_a_wheel_share_one_copy_of_it(tmp_path, index):
 
 def test_processes_that_ask_at_once_fetch_once(tmp_path, index):
     pin = pin_of(make_wheel(index, FILES), "tiny_data/rows.csv")
-    code = f"from sweeper.fetch.wheel import *; from pathlib import Path; print(extract_file({pin!r}, cache=Path('cache')))"
-    root = str(Path(wheels.__file__).parents[2])
+    code = (
+        "from pathlib import Path; from sweeper.fetch.members import extract_file; "
+        f"from sweeper.fetch.wheel import WheelPin; print(extract_file({pin!r}, cache=Path('cache')))"
+    )
+    root = str(Path(pip.__file__).parents[2])
     asked = [
         subprocess.Popen(
             [sys.executable, "-c", f"import sys; sys.path.insert(0, {root!r}); {code}"],
@@ -161,13 +164,13 @@ def test_a_damaged_wheel_in_the_cache_is_named_with_the_remedy(cached):
 
 def test_a_missing_member_is_answered_with_the_nearest(cached):
     cache, wheel = cached
-    with pytest.raises(FetchError, match=r"no member 'data/rows.csv'.*nearest it has: tiny_data/rows\.csv"):
+    with pytest.raises(FetchError, match=r"no member 'data/rows.csv'.*nearest members are: tiny_data/rows\.csv"):
         extract_file(pin_of(wheel, "data/rows.csv"), cache=cache)
 
 
 def test_a_missing_folder_is_answered_with_the_nearest(cached):
     cache, wheel = cached
-    with pytest.raises(FetchError, match="nearest it has: tiny_data/model"):
+    with pytest.raises(FetchError, match="nearest members are: tiny_data/model"):
         extract_folder(pin_of(wheel, "tiny_data/models"), cache=cache)
 
 
