@@ -124,7 +124,7 @@ def reconcile(
     ] = None,
     outputs: Outputs = Path(DEFAULT_OUTPUTS),
     config_dir: ConfigDir = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what differs; exit code 1 if anything.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the differences; exit code 1 if any.")] = False,
 ) -> None:
     """Compare store, Optuna and MLflow trial by trial, and repair the two views from the store."""
     from sweeper.recovery.reconcile import reconcile_sweep

@@ -10,7 +10,7 @@ from pathlib import Path
 from sweeper.errors import DiskFull
 from sweeper.failures import is_full
 
-__all__ = ["check_space", "disk_full", "free_mb", "translate_disk_full"]
+__all__ = ["check_space", "free_mb", "translate_disk_full"]
 
 _WARNING_FACTOR = 10
 """Below this multiple of ``executor.min_free_mb`` the user is warned."""
@@ -46,14 +46,6 @@ def check_space(folder: Path, least_mb: int) -> str:
     return ""
 
 
-def disk_full(path: Path, cause: object) -> DiskFull:
-    """Return the error for a write that found no space."""
-    return DiskFull(
-        f"{path} cannot be written ({cause}): {free_mb(path):.1f} MB are free there. Nothing saved before is lost. "
-        "Free space, then run the same command again"
-    )
-
-
 @contextmanager
 def translate_disk_full(path: Path) -> Iterator[None]:
     """Translate an error of the operating system that says the disk is full.
@@ -65,5 +57,8 @@ def translate_disk_full(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if is_full(error):
-            raise disk_full(path, error.strerror) from error
+            raise DiskFull(
+                f"{path} cannot be written ({error.strerror}): {free_mb(path):.1f} MB are free there. Nothing saved "
+                "before is lost. Free space, then run the same command again"
+            ) from error
         raise

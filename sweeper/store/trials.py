@@ -36,10 +36,6 @@ class TrialStore:
         self.paths = SweepPaths(root)
         self.root = self.paths.root
 
-    def study_dir(self, study: str) -> Path:
-        """Return the folder of a study."""
-        return self.paths.study(study)
-
     def trial_dir(self, study: str, number: int) -> Path:
         """Return the folder of a trial."""
         return self.paths.trial(study, number).folder

@@ -1,7 +1,7 @@
 """Reads a study as MLflow has it, to compare with the store, and takes away runs that are too many or wrong.
 
 `reconcile` calls this, through `sweeper.track.open_audit`. What is missing, a tracker's ``show`` adds. MLflow keeps a
-copy of the record and the adapter of finished trials, so a damaged store can be mended from it. Importing this module
+copy of the record and the adapter of finished trials, so a damaged store can be repaired from it. Importing this module
 imports mlflow.
 """
 

@@ -184,7 +184,7 @@ def truncate_ledger(sweep):
 
 
 def truncate_study(sweep):
-    truncate(sweep.store.study_dir(STUDY) / "study.json")
+    truncate(sweep.store.paths.study_record(STUDY))
 
 
 def _sql(sweep, statement):

@@ -236,7 +236,7 @@ def test_an_error_is_told_with_its_message_and_raised(bench):
 
 def test_an_error_is_told_even_if_the_store_cannot_be_read(bench):
     def damage():
-        (bench.store.study_dir("trec-minilm-lora") / "study.json").write_text("{")
+        (bench.store.paths.study_record("trec-minilm-lora")).write_text("{")
         return RuntimeError("all is lost")
 
     with pytest.raises(RuntimeError, match="all is lost"):
