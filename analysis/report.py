@@ -24,13 +24,13 @@ from sweeper.config.keys import find_key
 from sweeper.config.space import SearchSpace
 from sweeper.config.values import ParamValue
 from sweeper.failures import POLICIES
+from sweeper.store.atomic import write_atomic
 from sweeper.store.health import read_health
 from sweeper.store.trials import TrialStore
 from sweeper.types import FailureKind, TrialRecord, TrialState
 
-__all__ = ["REPORT_FILES", "render_report", "write_reports"]
+__all__ = ["render_report", "write_reports"]
 
-REPORT_FILES = ("report.md", "best.json", "trials.csv")
 _TOP = 5
 
 
@@ -45,15 +45,17 @@ def write_reports(
         default: Name of the recipe that all are compared with; the first one of the sweep's settings if None.
 
     Returns:
-        The path of each of `REPORT_FILES`.
+        The path of each file, by its name.
     """
     best = best_settings(store, space=space, default=default)
     texts = {
-        "report.md": render_report(store, best),
-        "best.json": json.dumps(best, indent=1, allow_nan=False, ensure_ascii=False) + "\n",
-        "trials.csv": load_trials(store).to_csv(index=False, lineterminator="\n"),
+        store.paths.report: render_report(store, best),
+        store.paths.best: json.dumps(best, indent=1, allow_nan=False, ensure_ascii=False) + "\n",
+        store.paths.trials_csv: load_trials(store).to_csv(index=False, lineterminator="\n"),
     }
-    return {name: store.write_text(name, texts[name]) for name in REPORT_FILES}
+    for path, text in texts.items():
+        write_atomic(path, text.encode())
+    return {path.name: path for path in texts}
 
 
 def render_report(store: TrialStore, best: Mapping[str, Any]) -> str:

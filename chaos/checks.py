@@ -21,6 +21,7 @@ from chaos.events import count_hung
 from chaos.faults import is_expected
 from chaos.undisturbed import Undisturbed, recorded_losses
 from chaos.workload import KEEP_ADAPTERS, STUDY, SWEEP
+from sweeper.store.paths import OutputsPaths
 from sweeper.store.retention import adapters_to_keep
 from sweeper.store.trials import TrialStore
 from sweeper.types import StudyRecord, TrialRecord, TrialState
@@ -77,7 +78,7 @@ def check_all(
         spent_s: Most device seconds that the ledger ever said.
         undisturbed: Trains the specs again.
     """
-    store = TrialStore(outputs / SWEEP)
+    store = TrialStore(OutputsPaths(outputs).sweep(SWEEP))
     found = Findings()
     study, records = store.read_study(STUDY), {r.spec.number: r for r in store.trials(STUDY) if r.spec.number < 9000}
     found.lost += [f"store: trial {n} is missing" for n in range(trials) if n not in records]
@@ -89,7 +90,7 @@ def check_all(
     compare_rows(found, "MLflow", _mlflow(outputs), study=study, records=records)
     found.differing += [f"trial {n} ended as {r.state}" for n, r in records.items() if not _is_allowed(r)]
     found.num_infeasible = sum(record.state is TrialState.INFEASIBLE for record in records.values())
-    found.num_hung = count_hung(store.root / "sweep.log")
+    found.num_hung = count_hung(store.paths.log)
     _retrain(found, records, undisturbed)
     return found
 
@@ -101,11 +102,10 @@ def _is_allowed(record: TrialRecord) -> bool:
 def _files(store: TrialStore, study: StudyRecord, records: Mapping[int, TrialRecord]) -> Iterator[str]:
     keep = adapters_to_keep(study, records.values(), KEEP_ADAPTERS)
     for number in records:
-        folder = store.trial_dir(STUDY, number)
-        names = {path.name for path in folder.iterdir()}
-        if extra := names - {"trial.json", "adapter"}:
-            yield f"trial {number} left {sorted(extra)}"
-        adapter = folder / "adapter"
+        paths = store.paths.trial(STUDY, number)
+        adapter = paths.adapter
+        if extra := set(paths.folder.iterdir()) - {paths.record, adapter}:
+            yield f"trial {number} left {sorted(path.name for path in extra)}"
         if adapter.exists():
             try:
                 json.loads((adapter / "adapter_config.json").read_text())
@@ -120,7 +120,7 @@ def _files(store: TrialStore, study: StudyRecord, records: Mapping[int, TrialRec
 
 
 def _account(store: TrialStore, records: Mapping[int, TrialRecord], spent_s: float) -> Iterator[str]:
-    cost = json.loads((store.root / "ledger.json").read_text())["cost"]
+    cost = json.loads(store.paths.ledger.read_text())["cost"]
     for name in ("device_s", "rows", "tokens"):
         total = sum(getattr(record.cost, name) for record in store.trials(STUDY))
         if total > cost[name] * (1 + 1e-9):
@@ -134,7 +134,7 @@ def _account(store: TrialStore, records: Mapping[int, TrialRecord], spent_s: flo
 
 
 def _optuna(store: TrialStore) -> list[tuple[int, str, float | None]]:
-    storage = optuna.storages.RDBStorage(f"sqlite:///{store.root}/optuna.db")
+    storage = optuna.storages.RDBStorage(f"sqlite:///{store.paths.optuna_db}")
     try:
         trials = optuna.load_study(study_name=f"{SWEEP}/{STUDY}", storage=storage).get_trials()
     finally:
@@ -152,7 +152,7 @@ def _optuna(store: TrialStore) -> list[tuple[int, str, float | None]]:
 
 
 def _mlflow(outputs: Path) -> list[tuple[int, str, float | None]]:
-    client = MlflowClient(tracking_uri=f"sqlite:///{outputs}/mlflow.db")
+    client = MlflowClient(tracking_uri=f"sqlite:///{OutputsPaths(outputs).mlflow_db}")
     experiment = client.get_experiment_by_name(f"{SWEEP}/{STUDY}")
     runs: list[Any] = list(client.search_runs([experiment.experiment_id], max_results=5000)) if experiment else []
     rows = []

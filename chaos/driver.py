@@ -20,6 +20,7 @@ from chaos.session import ChaosError, Session, survivors
 from chaos.workload import STUDY, SWEEP, Workload
 from sweeper.errors import StoreError
 from sweeper.store.ledger import Ledger
+from sweeper.store.paths import OutputsPaths
 from sweeper.store.trials import TrialStore
 from sweeper.types import TrialRecord
 
@@ -87,7 +88,7 @@ class Driver:
 
     def __post_init__(self) -> None:
         self._draw = random.Random(self.plan.seed)  # noqa: S311  no secret
-        self._store = TrialStore(self.workload.outputs / SWEEP)
+        self._store = TrialStore(OutputsPaths(self.workload.outputs).sweep(SWEEP))
         self._kinds = self._draw_kinds()
         self._next_kind = next(self._kinds, None)
         self._clock = Clock(self.folder)
@@ -194,7 +195,7 @@ class Driver:
 
     def _remember(self) -> None:
         """Keep what is finished now: it must never change again; and what the ledger says, which must never shrink."""
-        ledger = self._store.root / "ledger.json"
+        ledger = self._store.paths.ledger
         if ledger.exists():
             spent = Ledger(ledger).cost.device_s
             if spent < self.spent_s:

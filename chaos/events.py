@@ -23,6 +23,7 @@ from chaos.session import ChaosError, Session, survivors
 from chaos.workload import HANG_S, STARTUP_TIMEOUT_S
 from sweeper.errors import DiskFull, StorageDown, SweepLocked, WorkerError
 from sweeper.store.ledger import Ledger
+from sweeper.store.paths import OutputsPaths
 
 __all__ = ["EVENTS", "EXITS", "KILLS", "LETHAL", "Event", "count_hung"]
 
@@ -97,8 +98,8 @@ def terminate_and_kill(session: Session, draw: random.Random) -> bool:
 
 def take_mlflow_away(session: Session, draw: random.Random) -> None:
     """Move MLflow's database away, and put it back after a while, or never."""
-    database = session.outputs / "mlflow.db"
-    aside = session.outputs / "mlflow.db.taken"
+    database = OutputsPaths(session.outputs).mlflow_db
+    aside = database.with_name(f"{database.name}.taken")
     with contextlib.suppress(FileNotFoundError):
         os.replace(database, aside)
         session.wait(draw.uniform(0.2, 2.0))
@@ -108,12 +109,12 @@ def take_mlflow_away(session: Session, draw: random.Random) -> None:
 
 def lock_optuna(session: Session, draw: random.Random) -> None:
     """Let Optuna's database answer "locked" for a while."""
-    _lock(session.sweep_dir / "optuna.db", session, draw.uniform(0.5, 2.0))
+    _lock(session.paths.optuna_db, session, draw.uniform(0.5, 2.0))
 
 
 def lock_mlflow(session: Session, draw: random.Random) -> None:
     """Let MLflow's database answer "locked" for a while."""
-    _lock(session.outputs / "mlflow.db", session, draw.uniform(0.5, 2.0))
+    _lock(OutputsPaths(session.outputs).mlflow_db, session, draw.uniform(0.5, 2.0))
 
 
 def fill_disk(session: Session, draw: random.Random) -> None:
@@ -197,12 +198,12 @@ def _lives(process: psutil.Process) -> bool:
 
 
 def _spent_s(session: Session) -> float:
-    path = session.sweep_dir / "ledger.json"
+    path = session.paths.ledger
     return Ledger(path).cost.device_s if path.exists() else 0.0
 
 
 def _hung_chunks(session: Session) -> int:
-    return count_hung(session.sweep_dir / "sweep.log", "a chunk")
+    return count_hung(session.paths.log, "a chunk")
 
 
 def _lock(database: Path, session: Session, seconds: float) -> None:

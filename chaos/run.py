@@ -39,6 +39,7 @@ from chaos.report import Report  # noqa: E402
 from chaos.session import ChaosError  # noqa: E402
 from chaos.undisturbed import Undisturbed  # noqa: E402
 from chaos.workload import Workload  # noqa: E402
+from sweeper.store.paths import OutputsPaths  # noqa: E402
 
 _DISK_MB = 48
 _MAX_BAD = 3
@@ -128,7 +129,7 @@ def _one(
 ) -> dict[str, Any]:
     begin = time.monotonic()
     with _small_disk(workload.outputs) as has_disk:
-        shutil.copy(workload.inputs / "mlflow.db", workload.outputs)  # 65 tables take seconds to make
+        shutil.copy(OutputsPaths(workload.inputs).mlflow_db, workload.outputs)  # 65 tables take seconds to make
         kinds = [kind for kind in EVENTS if kind != "fill_disk" or has_disk]
         plan = Plan(seed=asked.seed + number, kills=asked.kills_per_sweep, kinds=kinds, is_short=asked.short)
         driver = Driver(workload, plan, sweep, fork_server)

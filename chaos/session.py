@@ -16,6 +16,7 @@ import psutil
 from chaos.clock import Clock
 from chaos.fork_server import Forked, ForkServer
 from chaos.workload import SWEEP
+from sweeper.store.paths import OutputsPaths, SweepPaths
 
 __all__ = ["ROOT", "ChaosError", "Session", "survivors"]
 
@@ -38,7 +39,7 @@ class Session:
     """
 
     def __init__(self, overrides: Sequence[str], *, outputs: Path, log: Path, fork_server: ForkServer | None) -> None:
-        self.sweep_dir = outputs / SWEEP
+        self.paths = SweepPaths(OutputsPaths(outputs).sweep(SWEEP))
         self.outputs = outputs
         self.clock = Clock(log.parent)
         self._again = partial(Session, overrides, outputs=outputs, log=log, fork_server=fork_server)
@@ -106,7 +107,7 @@ class Session:
 
     def _ledger_stamp(self) -> int:
         try:
-            return (self.sweep_dir / "ledger.json").stat().st_mtime_ns
+            return self.paths.ledger.stat().st_mtime_ns
         except OSError:
             return 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from sweeper.store.paths import OutputsPaths
 from sweeper.track.mlflow import prepare_database, set_environment
 from tests.doubles import save_tiny_bert, write_rows
 
@@ -46,7 +47,7 @@ class Workload:
             save_tiny_bert(folder / "tiny-bert")
             write_rows(folder / "rows.jsonl")
             set_environment()
-            prepare_database(f"sqlite:///{folder / 'mlflow.db'}")
+            prepare_database(f"sqlite:///{OutputsPaths(folder).mlflow_db}")
         return folder
 
     @property

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from sweeper.config.settings import DEFAULT_OUTPUTS
 from sweeper.errors import SweeperError
 from sweeper.jobs.cli import app as jobs_app
 
@@ -62,7 +63,7 @@ def run(
 @app.command()
 def status(
     sweep: Annotated[str, typer.Argument(help="Name of the sweep; the latest if empty.")] = "",
-    outputs: Outputs = Path("outputs"),
+    outputs: Outputs = Path(DEFAULT_OUTPUTS),
 ) -> None:
     """Show how far a sweep is, from disk."""
     from sweeper.config.settings import BudgetSettings
@@ -104,7 +105,7 @@ def config(
 @app.command()
 def reproduce(
     trial: Annotated[str, typer.Argument(help="<sweep>/<study>/<trial>, e.g. default/trec-minilm-lora/7.")],
-    outputs: Outputs = Path("outputs"),
+    outputs: Outputs = Path(DEFAULT_OUTPUTS),
 ) -> None:
     """Train one trial again, alone, and compare the scores; exit code 1 if they differ by more than rounding."""
     from sweeper.sweep.reproduce import reproduce_trial
@@ -121,9 +122,9 @@ def reconcile(
             help="Name of the sweep, the latest if empty; or the overrides it is run with.", show_default=False
         ),
     ] = None,
-    outputs: Outputs = Path("outputs"),
+    outputs: Outputs = Path(DEFAULT_OUTPUTS),
     config_dir: ConfigDir = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what differs; exit code 1 if anything.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the differences; exit code 1 if any.")] = False,
 ) -> None:
     """Compare store, Optuna and MLflow trial by trial, and repair the two views from the store."""
     from sweeper.recovery.reconcile import reconcile_sweep

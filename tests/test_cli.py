@@ -96,7 +96,8 @@ def test_a_mistake_outside_of_tests_shows_no_traceback():
 
 
 def test_status_tells_how_the_last_session_stands(run, tmp_path):
-    from sweeper.store.sessions import SessionLog, SessionRecord, as_bytes
+    from sweeper.store.serialization import to_bytes
+    from sweeper.store.sessions import SessionLog, SessionRecord
     from tests.builders import make_study, make_sweep, make_trial
 
     store = make_sweep(tmp_path / "outputs" / "mine", [(make_study(), [make_trial(0, 0.8)])])
@@ -106,7 +107,7 @@ def test_status_tells_how_the_last_session_stands(run, tmp_path):
     moment = "2026-01-02T05:58:00+00:00"
     record = SessionRecord(number=2, begun_at=moment, saved_at=moment, ended_at=moment, reason="all is done")
     SessionLog(store.root).path(2).parent.mkdir()
-    SessionLog(store.root).path(2).write_bytes(as_bytes(record))
+    SessionLog(store.root).path(2).write_bytes(to_bytes(record))
     _, out, _ = run("status")
     assert "Session 2 ended Fri 02 Jan 06:58: all is done." in out
 

@@ -25,7 +25,7 @@ from sweeper.config.checks import check_settings
 from sweeper.config.keys import Key, all_keys, searchable_keys
 from sweeper.config.settings import SweepSettings
 from sweeper.config.space import Dimension, Scale, SearchSpace
-from sweeper.config.urls import mask_url, redact_url
+from sweeper.config.urls import mask_url, redact_urls
 from sweeper.config.values import ParamValue
 from sweeper.errors import ConfigError, SpaceError, did_you_mean
 
@@ -228,7 +228,7 @@ def _translated(error: Exception, overrides: Sequence[str], config_dir: Path | N
                 return ConfigError(key, value, f"there is no {key} '{wrong[0]}'", remedy)
         if not options and re.search(rf"(?<![\w.]){re.escape(key)}(?![\w.])", said):
             return _wrong_key(key, value, str(causes[-1]))
-    shown = redact_url(" ".join(map(_shown, overrides)))
+    shown = redact_urls(" ".join(map(_shown, overrides)))
     in_file = re.search(r"In '([^']+)'.*\n(.+)\n\s+full_key: (\S+)", said)
     if in_file:
         return ConfigError(in_file[3], shown, in_file[2], f"Check {in_file[1]}.yaml.")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = [
+    "DEFAULT_OUTPUTS",
     "BudgetSettings",
     "DatasetSettings",
     "ExecutorSettings",
@@ -28,6 +29,8 @@ __all__ = [
     "TrainSettings",
     "key",
 ]
+
+DEFAULT_OUTPUTS = "outputs"
 
 
 def key(
@@ -385,7 +388,7 @@ class SweepSettings:
         "",
         "Name of the sweep and of its folder; made of datasets, model, space and a hash of the configuration if empty.",
     )
-    outputs: str = key("outputs", "Folder of all sweeps.")
+    outputs: str = key(DEFAULT_OUTPUTS, "Folder of all sweeps.")
     cache: str = key("~/.cache/sweeper", "Folder of fetched models and datasets, and of tokenised rows.")
     seed: int = key(0, "Seed of the search, the data order and the initial adapters.")
     dataset: dict[str, DatasetSettings] = key({}, "Datasets by name; one study each.")

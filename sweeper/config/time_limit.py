@@ -19,36 +19,36 @@ class TimeLimit:
 
     at: datetime
     reason: str
-    """What ends it, and when, as the user typed and sees it."""
+    """What ends the session, in the user's own terms."""
     is_final: bool
-    """Whether it is the end of the sweep, not only of a night."""
+    """Whether it ends the whole sweep, not only this session."""
     span_s: float = math.inf
-    """Length of the window that it closes."""
+    """Length of the time window that ends here."""
 
 
 def find_time_limit(budget: BudgetSettings, begin: datetime) -> TimeLimit | None:
-    """Return what ends a session first: its window, or the deadline; None if it may go on for ever.
+    """Return what ends a session first, its time window or the deadline; None if it may run for ever.
 
     Args:
         budget: Window and deadline.
-        begin: Begin of the session. Outside of a window it ends as it begins.
+        begin: When the session began. Outside the window it ends at once.
 
     Raises:
-        ConfigError: Window, deadline or zone cannot be read.
+        ConfigError: Window, deadline or time zone cannot be read.
     """
-    return _find_stop(budget.window, budget.deadline, budget.time_zone, begin)
+    return _find_time_limit(budget.window, budget.deadline, budget.time_zone, begin)
 
 
 @lru_cache(maxsize=64)
-def _find_stop(window: str, deadline: str, time_zone: str, begin: datetime) -> TimeLimit | None:
-    """Kept, since the controller asks several times a second."""
-    windows, stops = parse(window, time_zone), []
+def _find_time_limit(window: str, deadline: str, time_zone: str, begin: datetime) -> TimeLimit | None:
+    """Cached, since the controller asks several times a second."""
+    windows, limits = parse(window, time_zone), []
     if windows and not windows.is_open(begin):
-        stops.append(TimeLimit(begin, f"budget.window={windows} is closed", is_final=False))
+        limits.append(TimeLimit(begin, f"budget.window={windows} is closed", is_final=False))
     elif (closes_at := windows.closes_at(begin)) is not None:
         reason = f"budget.window={windows} closes at {windows.local(closes_at):%H:%M}"
         span_s = (closes_at - (windows.opened_at(begin) or begin)).total_seconds()
-        stops.append(TimeLimit(closes_at, reason, is_final=False, span_s=span_s))
+        limits.append(TimeLimit(closes_at, reason, is_final=False, span_s=span_s))
     if (moment := parse_deadline(deadline, time_zone, begin)) is not None:
-        stops.append(TimeLimit(moment, f"budget.deadline={deadline}", is_final=len(deadline) > len("HH:MM")))
-    return min(stops, key=lambda stop: stop.at, default=None)
+        limits.append(TimeLimit(moment, f"budget.deadline={deadline}", is_final=len(deadline) > len("HH:MM")))
+    return min(limits, key=lambda limit: limit.at, default=None)

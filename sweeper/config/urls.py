@@ -1,21 +1,53 @@
-"""URLs as they may be shown and stored: without passwords and tokens."""
+"""URLs in messages, logs and files: without passwords and tokens."""
 
 from __future__ import annotations
 
 import re
 
-__all__ = ["mask_url", "redact_url"]
+__all__ = ["mask_url", "redact_urls"]
 
-_USERINFO = re.compile(r"://([^:@/]*):.*@")
-_SECRET = re.compile(r"([?&](?:password|passwd|pwd|token|secret|sslpassword|api_key)=)[^&]*", re.IGNORECASE)
+_URL = re.compile(
+    r"""
+    (?P<scheme>[a-z][a-z0-9+.-]*://)
+    (?P<rest>(?:(?![,;|'"()<>\[\]{}]+[a-z][a-z0-9+.-]*://)\S)*)   # up to white space, or to the next URL of a list
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_DATABASES = ("postgres", "mysql", "mariadb", "mssql", "oracle")
+"""What stands alone before the @ of their URLs is a user name, not a token; the kept settings need it."""
+_SPACED_PASSWORD = re.compile(r"(://[^:@/\s]*):(?!\d*(?:[/?#,;)\s]|$))[^\s@][^@\n]*@")
+"""A password that holds a space. ``http://host:5000 refused bob@example.org`` has a port there, not a password."""
+_SECRET = re.compile(
+    r"([?&][^=&\s]*(?:password|passwd|pwd|token|secret|api[_-]?key|signature|credential)[^=&\s]*=)[^&\s]*",
+    re.IGNORECASE,
+)
 
 
-def redact_url(url: str) -> str:
-    """Return ``url`` with any password in it replaced by ``***``."""
-    return _SECRET.sub(r"\1***", _USERINFO.sub(r"://\1:***@", url))
+def redact_urls(text: str) -> str:
+    """Return a URL, or a text that holds URLs, with ``***`` for passwords, tokens before the @ and secrets of a query.
+
+    What precedes the @ is not always clear (``http://host:5000/a@b`` may hold a password with a slash). Then it hides
+    too much rather than too little.
+    """
+    text = _URL.sub(_redact_userinfo, text)
+    return _SECRET.sub(r"\1***", _SPACED_PASSWORD.sub(r"\1:***@", text))
 
 
 def mask_url(url: str) -> str:
-    """Return of a URL what it is for, ``slack://***``: of a webhook's URL any part may be the secret."""
+    """Return only the scheme of a URL, as in ``slack://***``: any part of a webhook's address may be secret."""
     scheme, found, _ = url.partition("://")
     return f"{scheme}://***" if found and scheme.isalnum() else "***"
+
+
+def _redact_userinfo(url: re.Match[str]) -> str:
+    scheme, rest = url["scheme"], url["rest"]
+    userinfo, has_userinfo, after = rest.rpartition("@")
+    user, has_password, _ = userinfo.partition(":")
+    if not has_userinfo:
+        return url[0]
+    if has_password and not re.search(r"[/?#]", user):
+        return f"{scheme}***@{after}" if "@" in user else f"{scheme}{user}:***@{after}"
+    authority, path = re.fullmatch(r"([^/?#]*)(.*)", rest).groups()  # type: ignore[union-attr]  # always matches
+    if "@" not in authority or scheme.lower().startswith(_DATABASES):
+        return url[0]
+    return f"{scheme}***@{authority.rpartition('@')[2]}{path}"

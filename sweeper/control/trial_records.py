@@ -119,9 +119,8 @@ class TrialRecords:
         self._adapters &= keep
 
     def _show(self, trial: TrialRecord) -> None:
-        folder = self.store.trial_dir(self.study.name, trial.spec.number)
-        whole = self.store.root / "sweep.json"
-        files = [folder / "trial.json", whole, folder / "adapter"] if trial.state.is_finished else []
+        paths = self.store.paths.trial(self.study.name, trial.spec.number)
+        files = [paths.record, self.store.paths.sweep, paths.adapter] if trial.state.is_finished else []
         self._tracker.show(self.study, trial, [path for path in files if path.exists()])
 
     def _now(self) -> str:

@@ -10,8 +10,8 @@ from datasets import Dataset
 from sweeper.config.settings import DatasetSettings
 from sweeper.data.tables import Builder, read_table
 from sweeper.errors import ConfigError, did_you_mean
+from sweeper.fetch.files import sha256_of
 from sweeper.fetch.progress import Progress
-from sweeper.fetch.wheel import sha256_of
 
 __all__ = ["identity", "load"]
 

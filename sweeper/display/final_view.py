@@ -27,8 +27,10 @@ def final_view(progress: Sequence[StudyProgress], *, sweep_dir: Path, ui_command
     """
     parts: list[RenderableType] = [final_table(progress), *(Text(line, style="dim") for line in _legend(progress))]
     parts += [Text(f"! {line}", style="yellow") for study in progress if (line := caution(study))]
-    parts += [Text(f"\nIn {sweep_dir}:"), Text("  report.md, best.json, trials.csv")]
-    parts += [Text(f"  {path}  (best of {name})") for name, path in _adapters(progress, sweep_dir)]
+    store = TrialStore(sweep_dir)
+    names = ", ".join(path.name for path in (store.paths.report, store.paths.best, store.paths.trials_csv))
+    parts += [Text(f"\nIn {sweep_dir}:"), Text(f"  {names}")]
+    parts += [Text(f"  {path}  (best of {name})") for name, path in _adapters(progress, store)]
     if ui_command:
         parts.append(
             Text.assemble("Open the curves and adapters:  ", (ui_command, "bold"), f"\n  {ui_uri}" if ui_uri else "")
@@ -68,7 +70,6 @@ def _legend(progress: Sequence[StudyProgress]) -> list[str]:
     return lines
 
 
-def _adapters(progress: Sequence[StudyProgress], sweep_dir: Path) -> list[tuple[str, Path]]:
-    store = TrialStore(sweep_dir)
+def _adapters(progress: Sequence[StudyProgress], store: TrialStore) -> list[tuple[str, Path]]:
     found = [(s.study, store.adapter_dir(s.study.name, s.best.spec.number)) for s in progress if s.best]
     return [(study.dataset, path.relative_to(store.root)) for study, path in found if path.is_dir()]

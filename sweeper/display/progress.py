@@ -161,7 +161,7 @@ def progress_from_disk(store: TrialStore, *, budget: int) -> list[StudyProgress]
     """
     recipes = store.read_sweep()["settings"]["search"]["recipes"]
     default = recipes[0]["name"] if recipes else ""
-    ledger = Ledger(store.root / "ledger.json")
+    ledger = Ledger(store.paths.ledger)
     progress = []
     for study in store.studies():
         trials = store.trials(study.name)

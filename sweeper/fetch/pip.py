@@ -1,4 +1,4 @@
-"""Runs ``pip download`` for one pinned wheel and watches it. `wheel` checks and keeps what arrives."""
+"""Runs ``pip download`` for one pinned wheel and reports its progress. `wheel` checks and keeps the file."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from sweeper.config.urls import redact_url
+from sweeper.config.urls import redact_urls
 from sweeper.errors import FetchError
 from sweeper.fetch.progress import Progress
 
 __all__ = ["download"]
 
-WATCH_S = 0.25
+_POLL_S = 0.25
 _PIP_SIZE = re.compile(r"Downloading .*\((\d+(?:\.\d+)?) ([kMG]?B)\)")
 _UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -25,13 +25,13 @@ def download(package: str, folder: Path, *, wheels: Path, progress: Progress) ->
     """Download a wheel into a folder.
 
     Args:
-        package: Requirement pinned by ``==``; its form was checked.
+        package: Requirement pinned by ``==``, already checked.
         folder: An empty folder for the wheel, pip's temporary files and its log.
         wheels: Where the user can put the wheel by hand; named in the error.
-        progress: Told of the bytes received.
+        progress: Called with the bytes received.
 
     Raises:
-        FetchError: pip failed; quotes the end of its output.
+        FetchError: pip failed. The message quotes the end of its output.
     """
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--progress-bar=off"]
     command += ["--no-input", "--disable-pip-version-check", "-d", str(folder), package]
@@ -44,7 +44,7 @@ def download(package: str, folder: Path, *, wheels: Path, progress: Progress) ->
             while process.poll() is None:
                 progress(package, _received_bytes(folder), _announced_bytes(log))
                 with suppress(subprocess.TimeoutExpired):
-                    process.wait(timeout=WATCH_S)
+                    process.wait(timeout=_POLL_S)
         finally:
             if process.poll() is None:
                 process.kill()
@@ -54,9 +54,9 @@ def download(package: str, folder: Path, *, wheels: Path, progress: Progress) ->
 
 
 def _received_bytes(folder: Path) -> int:
-    """Return the size of the largest wheel; pip moves and deletes files and folders meanwhile."""
+    """Return the size of the largest wheel; pip may move and delete files and folders at the same time."""
     sizes = [0]
-    for parent, _, names in os.walk(folder):  # unlike rglob it passes over folders that are gone
+    for parent, _, names in os.walk(folder):  # unlike rglob it skips folders that have disappeared
         for name in fnmatch.filter(names, "*.whl"):
             with suppress(FileNotFoundError):
                 sizes.append((Path(parent) / name).stat().st_size)
@@ -70,9 +70,9 @@ def _announced_bytes(log: Path) -> int:
 
 def _failure(package: str, log: Path, wheels: Path) -> str:
     output = log.read_text(errors="replace").strip().splitlines()[-6:]
-    quoted = "\n".join(f"  | {redact_url(line)}" for line in output)
+    quoted = "\n".join(f"  | {redact_urls(line)}" for line in output)
     return (
         f"{package} could not be downloaded. pip printed:\n{quoted}\n"
-        f"Check the network and pip's index (pip config list; set a mirror with PIP_INDEX_URL). Without network, run "
+        "Check the network and pip's index (see pip config list; PIP_INDEX_URL sets a mirror). Without a network, run "
         f"`pip download --no-deps {package}` on another machine and put the file into {wheels}."
     )

@@ -17,9 +17,11 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from sweeper.clock import utc_now
+from sweeper.config.settings import DEFAULT_OUTPUTS
 from sweeper.errors import ConfigError
 from sweeper.jobs.settings import Job
 from sweeper.jobs.starts import calendar_lines, cron_lines, longest_s, zone_schedules
+from sweeper.store.paths import OutputsPaths
 
 __all__ = ["TARGETS", "Resources", "log_path", "render", "run_command", "unit_names"]
 
@@ -79,7 +81,7 @@ def unit_names(name: str) -> tuple[str, str]:
 
 def log_path(job: Job) -> Path:
     """Return where a job that cron starts puts what it prints; systemd keeps it in its journal."""
-    return job.folder / "outputs" / "jobs" / f"{job.name}.log"
+    return OutputsPaths(job.folder / DEFAULT_OUTPUTS).job_log(job.name)
 
 
 def run_command(job: Job) -> list[str]:

@@ -17,6 +17,7 @@ from sweeper.config.compose import SweepConfig, compose
 from sweeper.errors import ConfigError, SweeperError, SweepLocked
 from sweeper.jobs.environment import environment_file, take_environment
 from sweeper.jobs.settings import Job
+from sweeper.store.paths import OutputsPaths
 from sweeper.store.trials import TrialStore
 from sweeper.sweep.identity import sweep_name
 
@@ -44,8 +45,8 @@ def plan_job(job: Job) -> Plan:
             config = compose(job.all_overrides)
         except ConfigError as error:
             raise ConfigError(f"{job.file.name}: {error.key}", error.value, error.rule, error.remedy) from error
-        outputs = Path(config.settings.outputs).absolute()
-    return Plan(config, TrialStore(outputs / sweep_name(config.settings)))
+        outputs = OutputsPaths(Path(config.settings.outputs))  # absolute, as seen from the job's folder
+    return Plan(config, TrialStore(outputs.sweep(sweep_name(config.settings))))
 
 
 def run_job(job: Job, *, console: Console, wait: bool = False) -> int:
@@ -94,11 +95,11 @@ def _report(job: Job, plan: Plan, console: Console) -> None:
     from sweeper.analysis.report import write_reports
 
     try:
-        paths = write_reports(plan.store, space=plan.config.space)
+        write_reports(plan.store, space=plan.config.space)
     except SweeperError as error:
         _say(console, f"There is no new report: {error}")
     else:
-        _say(console, f"Report: {paths['report.md']}")
+        _say(console, f"Report: {plan.store.paths.report}")
 
 
 def _say(console: Console, text: str) -> None:

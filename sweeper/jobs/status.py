@@ -61,7 +61,7 @@ def _status(job: Job, scheduler: Scheduler | None, now: datetime) -> JobStatus:
         last, progress, shutdown_grace_s, log = str(error), "", None, ""
     else:
         last, progress, shutdown_grace_s = _last(plan), _progress(plan), plan.config.settings.executor.shutdown_grace_s
-        log = str(plan.store.root / "sweep.log")
+        log = str(plan.store.paths.log)
     return JobStatus(
         name=job.name,
         scheduler=_installed(job, scheduler, now, shutdown_grace_s) if scheduler else "",
@@ -110,7 +110,7 @@ def _last(plan: Plan) -> str:
     line = session_line(session, plan.config.settings.budget)
     if session.ended_at:
         return line
-    if _is_alive(_read_json(plan.store.root / "holder.json")):
+    if _is_alive(_read_json(plan.store.paths.holder)):
         return f"running: {line}"
     return f"cut off: {line} The next one goes on from the last chunk."
 

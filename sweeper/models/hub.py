@@ -10,8 +10,8 @@ from typing import Any
 
 from sweeper.config.settings import ModelSettings
 from sweeper.errors import ConfigError, FetchError
+from sweeper.fetch.files import sha256_of
 from sweeper.fetch.progress import Progress
-from sweeper.fetch.wheel import sha256_of
 
 __all__ = ["fetch"]
 

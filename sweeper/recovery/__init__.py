@@ -1,1 +1,1 @@
-"""Compares store, Optuna and MLflow trial by trial (`reconcile`), and repairs what differs."""
+"""Compares store, Optuna and MLflow trial by trial, and repairs what differs (`reconcile`)."""

@@ -1,11 +1,11 @@
-"""Compares what a view says of a study's trials with what the store says. Pure functions; `reconcile` calls them."""
+"""Compares a study's trials in a view (Optuna or MLflow) with those in the store. Pure; `audit` calls it."""
 
 from __future__ import annotations
 
 import enum
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from sweeper.types import Phase, StudyRecord, TrialRecord, TrialState, ViewedTrial
@@ -22,28 +22,28 @@ class Place(enum.StrEnum):
 
 
 class Remedy(enum.StrEnum):
-    """What is done about a difference."""
+    """What `reconcile` does about a difference; the value is what its table says."""
 
-    SHOW = "brought up to date"
-    """The view is behind: what it lacks is sent."""
-    REPLACE = "made anew from the store"
-    """The view contradicts the store: what it has is taken away, then made anew."""
-    BEGIN = "begun in the store"
-    """A trial that was proposed, but killed before the store heard of it."""
+    SHOW = "updated"
+    """The view is behind: it gets what it lacks."""
+    REPLACE = "deleted, then rebuilt from the store"
+    """The view contradicts the store."""
+    BEGIN = "started in the store"
+    """The trial was proposed, but the controller was killed before it reached the store."""
     RECOVER = "rebuilt in the store"
-    """A trial whose record is gone, or damaged."""
+    """The record of the trial is missing or damaged."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Difference:
-    """One thing that is not as the store has it, or that is wrong in the store itself."""
+    """One thing in a view that differs from the store, or that is wrong in the store itself."""
 
     place: Place
     study: str
     what: str
     remedy: Remedy
     number: int | None = None
-    """The trial; None for more than one."""
+    """The trial; None if it concerns a whole study or sweep."""
 
 
 def compare_view(
@@ -55,11 +55,11 @@ def compare_view(
         place: The search's database or the tracker.
         study: The study.
         records: All its trials in the store.
-        viewed: What the view has; None if it knows nothing of the study.
+        viewed: Trials of the view; None if the view does not have the study.
     """
     known = {r.spec.number: r for r in records if place is Place.TRACKER or r.spec.phase is Phase.SEARCH}
     if viewed is None:
-        what = f"the study is missing, with {len(known)} trial(s)"
+        what = f"the study is missing ({len(known)} trials)"
         return [Difference(place=place, study=study.name, what=what, remedy=Remedy.SHOW)] if known else []
     by_number: dict[int, list[ViewedTrial]] = defaultdict(list)
     for each in viewed:
@@ -79,39 +79,37 @@ def _of_trial(
     elif record is None:
         yield from _unknown(place, views[0])
     elif len(views) > 1:
-        yield f"there {len(views)} times", Remedy.REPLACE
+        yield f"present {len(views)} times", Remedy.REPLACE
     else:
-        yield from _against(place, study, record, views[0])
+        yield from _contradictions(place, study, record, views[0])
 
 
 def _unknown(place: Place, view: ViewedTrial) -> Iterator[tuple[str, Remedy]]:
-    """A trial that the store does not have."""
+    """Yield what to do about a trial that the store does not have."""
     if place is Place.SEARCH and view.state == TrialState.RUNNING:
-        yield "running, but the store does not have it", Remedy.BEGIN
+        yield "running, but missing in the store", Remedy.BEGIN
     elif place is Place.SEARCH and not view.params:
-        return  # stands in for a trial whose setting is lost, see `Search.sync`
+        return  # a placeholder for a trial whose configuration is lost, see `Search.sync`
     else:
-        yield f"{view.state}, but the store does not have it", Remedy.RECOVER
+        yield f"{view.state}, but missing in the store", Remedy.RECOVER
 
 
-def _against(place: Place, study: StudyRecord, record: TrialRecord, view: ViewedTrial) -> Iterator[tuple[str, Remedy]]:
+def _contradictions(
+    place: Place, study: StudyRecord, record: TrialRecord, view: ViewedTrial
+) -> Iterator[tuple[str, Remedy]]:
     expected = record.state.value
     if place is Place.TRACKER and record.state is TrialState.RUNNING:
         expected = "paused"
     if view.state != expected:
         is_behind = view.state in (TrialState.RUNNING, "paused")
-        yield f"{view.state}, in the store {expected}", Remedy.SHOW if is_behind else Remedy.REPLACE
+        yield f"the state is {view.state}, in the store {expected}", Remedy.SHOW if is_behind else Remedy.REPLACE
         return
-    if place is Place.SEARCH and not _same_params(view.params, record.spec.params):
-        yield "another setting than in the store", Remedy.REPLACE
+    if place is Place.SEARCH and dict(view.params) != dict(record.spec.params):
+        yield "the configuration differs from the store's", Remedy.REPLACE
     value = study.value(record)
     has_value = record.state is TrialState.COMPLETE or (place is Place.TRACKER and record.state is TrialState.PRUNED)
     if has_value and not _same(view.value, value):
         yield f"{study.metric} is {view.value}, in the store {value}", Remedy.REPLACE
-
-
-def _same_params(one: Mapping[str, object], other: Mapping[str, object]) -> bool:
-    return dict(one) == dict(other)
 
 
 def _same(one: float | None, other: float | None) -> bool:

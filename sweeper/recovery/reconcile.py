@@ -1,7 +1,7 @@
-"""Compares store, Optuna and MLflow, trial by trial, and repairs the two views from the store. `cli` calls it.
+"""Compares store, Optuna and MLflow trial by trial, and repairs the two views from the store. `cli` calls it.
 
-Holds the sweep meanwhile, so that no controller runs. What is wrong in the store itself goes aside and is rebuilt (see
-`mend`); what a view lacks is sent as at any restart; what contradicts the store is taken out of the view and made anew.
+Holds the sweep's lock, so no controller can run. Damaged files of the store are moved aside and rebuilt (see `repair`).
+What a view lacks is sent as at any restart. What contradicts the store is deleted from the view, then sent again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sweeper.config.settings import SweepSettings
 from sweeper.config.space import SearchSpace
 from sweeper.errors import StoreError
 from sweeper.recovery.audit import Audit, SweepViews, audit_sweep, spent
-from sweeper.recovery.differences import Difference, Place, Remedy
+from sweeper.recovery.differences import Place, Remedy
 from sweeper.recovery.repair import TrialRepair
 from sweeper.store.damage import DamageKind, set_aside
 from sweeper.store.ledger import Ledger
@@ -33,28 +33,28 @@ from sweeper.store.trials import TrialStore
 from sweeper.sweep.factory import open_search, open_study_run, open_tracker, storage_url
 from sweeper.sweep.plan import plan_model, plan_study
 from sweeper.track import database_fault, database_files, open_audit, tracking_uri
-from sweeper.types import Cost, TrialTemplate
+from sweeper.types import Cost, TrialState, TrialTemplate, ViewedTrial
 
 __all__ = ["reconcile_sweep"]
 
-_PATIENCE_S = 600.0
-"""For MLflow to take in what it lacks: 5 ms a point."""
+_TRACKER_TIMEOUT_S = 600.0
+"""Time for MLflow to receive what it lacks, at about 5 ms per point."""
 _Row = tuple[str, str, str, str, str]
 
 
 def reconcile_sweep(
     store: TrialStore, *, console: Console, dry_run: bool = False, settings: SweepSettings | None = None
 ) -> bool:
-    """Say how the three places differ, and repair them.
+    """Print how store, Optuna and MLflow differ, and repair them.
 
     Args:
         store: The sweep.
-        console: Where to say it.
-        dry_run: Only say it.
-        settings: As given on the command line, e.g. with a database's password; those of the sweep if None.
+        console: Where to print.
+        dry_run: Only print.
+        settings: Settings from the command line, which may hold a database's password; those of the sweep if None.
 
     Returns:
-        Whether all agree now.
+        Whether all three agree now.
 
     Raises:
         SweepLocked: A controller is running the sweep.
@@ -62,23 +62,23 @@ def reconcile_sweep(
     """
     with hold(store):
         settings = settings or from_jsonable(SweepSettings, store.read_sweep()["settings"])
-        # A folder of outputs may have been moved since.
+        # The folder of outputs may have been moved since.
         work = _Reconciler(store, dataclasses.replace(settings, outputs=str(store.root.parent)))
         audit = work.audit()
         if audit.is_clean:
-            console.print(Text(f"Sweep {store.root.name}: store, Optuna and MLflow agree, trial by trial."))
+            console.print(Text(f"Sweep {store.root.name}: store, Optuna and MLflow agree on every trial."))
             return True
         done = [(*row[:4], "") for row in _rows(audit)] if dry_run else work.repair(audit)
         console.print(_table(done, is_repaired=not dry_run))
         if dry_run:
-            console.print(Text(f"{len(done)} difference(s); without --dry-run they are repaired."))
+            console.print(Text(f"Differences: {len(done)}. Run without --dry-run to repair them."))
             return False
         left = work.audit()
         if not left.is_clean:
             console.print(_table(_rows(left), is_repaired=False))
-            console.print(Text(f"{len(_rows(left))} difference(s) are left.", style="bold red"))
+            console.print(Text(f"Differences that could not be repaired: {len(_rows(left))}.", style="bold red"))
             return False
-        console.print(Text(f"Sweep {store.root.name}: repaired; store, Optuna and MLflow agree now."))
+        console.print(Text(f"Sweep {store.root.name}: repaired. Store, Optuna and MLflow agree now."))
         return True
 
 
@@ -97,23 +97,23 @@ class _Reconciler:
         return self._config.settings
 
     def audit(self) -> Audit:
-        """Compare the three places as they stand."""
-        return audit_sweep(self._store, self._places())
+        """Compare store, Optuna and MLflow as they are now."""
+        return audit_sweep(self._store, self._views())
 
     def repair(self, audit: Audit) -> list[_Row]:
         """Repair what an audit found; return what was done about each difference."""
         done = self._repair_studies(audit)
         if done:
-            audit = self.audit()  # trials of a study can be judged only now
-        done += [(*row, said) for row, said in self._mend(audit)]
-        views = self.audit()
-        done += _rows(_without_store(views))
-        self._replace(views)
-        self._show()
-        self._mend_ledger()
+            audit = self.audit()  # the trials of a study can be checked only now that its record can be read
+        done += self._repair_trials(audit)
+        left = self.audit()
+        done += _rows(dataclasses.replace(left, damage=[]))  # what differs in the views, and the ledger
+        self._delete_contradictions(left)
+        self._update_views()
+        self._repair_ledger()
         return done
 
-    def _places(self) -> SweepViews:
+    def _views(self) -> SweepViews:
         settings = self._settings
         url = tracking_uri(settings.tracker.uri, Path(settings.outputs)) if settings.tracker.name == "mlflow" else ""
         usable = bool(url) and not database_fault(url)
@@ -135,55 +135,58 @@ class _Reconciler:
         plans = [plan_study(self._config, data, model_dir=model_dir) for data in self._settings.dataset.values()]
         records = {plan.record.name: plan.record for plan in plans}
         for damage in broken:
+            if damage.study not in records:
+                why = f"the sweep's settings have no study {damage.study}"
+                raise StoreError(f"{damage.path} is damaged ({damage.what}) and cannot be rebuilt: {why}")
             if damage.path.exists():
                 set_aside(self._store, damage.path, self._stamp)
-            if damage.study not in records:
-                raise StoreError(f"the settings of sweep {self._store.root.name} know no study {damage.study}")
             self._store.write_study(records[damage.study])
-        return [("store", damage.study, "", damage.what, "planned again from the settings") for damage in broken]
+        return [("store", damage.study, "", damage.what, "rebuilt from the settings") for damage in broken]
 
-    def _mend(self, audit: Audit) -> list[tuple[tuple[str, str, str, str], str]]:
-        tracker = self._places().tracker
-        done = []
+    def _repair_trials(self, audit: Audit) -> list[_Row]:
+        tracker = self._views().tracker
+        done: list[_Row] = []
         for study in self._store.studies():
-            repair = TrialRepair(
+            trials = TrialRepair(
                 store=self._store,
                 study=study.name,
                 template=TrialTemplate(study.name, Hyperparameters.of(self._settings), self._settings.seed),
-                searched=audit.by_number(audit.searched, study.name),
-                runs=audit.by_number(audit.runs, study.name),
+                searched=_by_number(audit.searched.get(study.name)),
+                runs=_by_number(audit.runs.get(study.name)),
                 copies=tracker,
                 stamp=self._stamp,
             )
-            for damage in [each for each in audit.damage if each.study == study.name]:
-                row = ("store", study.name, str(damage.number), damage.what)
-                done.append((row, repair.mend(damage)))
+            done += [
+                ("store", study.name, str(damage.number), damage.what, trials.repair(damage))
+                for damage in audit.damage
+                if damage.study == study.name
+            ]
             lost = [d for d in audit.differences if d.study == study.name and d.remedy is Remedy.RECOVER]
             for number in sorted({each.number for each in lost if each.number is not None}):
-                row = ("store", study.name, str(number), "the trial is gone, but a view has it")
-                done.append((row, repair.recover(number)))
+                what = "the trial is missing, but a view has it"
+                done.append(("store", study.name, str(number), what, trials.recover(number)))
         return done
 
-    def _replace(self, audit: Audit) -> None:
-        """Take out of the views what contradicts the store."""
+    def _delete_contradictions(self, audit: Audit) -> None:
+        """Delete from the views what contradicts the store, and move damaged databases aside."""
         from sweeper.search.audit import database_files as search_files
         from sweeper.search.audit import delete_study
 
-        places = self._places()
+        views = self._views()
         if audit.search_fault:
-            self._files_aside(search_files(places.search_url))
+            self._set_files_aside(search_files(views.search_url))
         if audit.tracker_fault:
-            self._files_aside(database_files(places.tracker_url))
+            self._set_files_aside(database_files(views.tracker_url))
         wrong = [each for each in audit.differences if each.remedy in (Remedy.REPLACE, Remedy.RECOVER) and each.study]
         for name in {each.study for each in wrong if each.place is Place.SEARCH}:
-            delete_study(places.search_url, f"{self._store.root.name}/{name}")
+            delete_study(views.search_url, f"{self._store.root.name}/{name}")
         for each in wrong:
-            if each.place is Place.TRACKER and places.tracker is not None:
+            if each.place is Place.TRACKER and views.tracker is not None:
                 runs = audit.runs.get(each.study) or []
-                places.tracker.remove([run for run in runs if run.number == each.number])
+                views.tracker.remove([run for run in runs if run.number == each.number])
 
-    def _show(self) -> None:
-        """Bring both views up to date, as any start of the sweep does."""
+    def _update_views(self) -> None:
+        """Send both views what they lack, as any start of the sweep does."""
         with ExitStack() as stack:
             tracker = open_tracker(self._settings, self._store)
             try:
@@ -191,10 +194,11 @@ class _Reconciler:
                     search = stack.enter_context(open_search(study, self._config, self._store))
                     open_study_run(study, search, self._settings, store=self._store, tracker=tracker, reference=None)
             finally:
-                tracker.close(_PATIENCE_S)
+                tracker.close(_TRACKER_TIMEOUT_S)
 
-    def _mend_ledger(self) -> None:
-        path = self._store.root / "ledger.json"
+    def _repair_ledger(self) -> None:
+        """Raise each sum of the ledger to that of the trials; it may be higher, since lost chunks cost, too."""
+        path = self._store.paths.ledger
         try:
             ledger = Ledger(path)
         except StoreError:
@@ -206,23 +210,20 @@ class _Reconciler:
         if any(missing.values()):
             ledger.charge(Cost(**missing))
 
-    def _files_aside(self, paths: Sequence[Path]) -> None:
+    def _set_files_aside(self, paths: Sequence[Path]) -> None:
         for path in paths:
             os.replace(path, path.with_name(f"{path.name}.damaged-{self._stamp}"))
 
 
-def _without_store(audit: Audit) -> Audit:
-    """Leave only what differs in the views, and the ledger."""
-    return dataclasses.replace(audit, damage=[])
+def _by_number(trials: Sequence[ViewedTrial] | None) -> dict[int, ViewedTrial]:
+    """Return the trials of a view by number; of several runs of one trial, a complete one."""
+    found = sorted(trials or [], key=lambda trial: trial.state == TrialState.COMPLETE)
+    return {trial.number: trial for trial in found}
 
 
 def _rows(audit: Audit) -> list[_Row]:
-    damage = [("store", each.study, _text(each.number), each.what, Remedy.RECOVER.value) for each in audit.damage]
-    return damage + [_row(each) for each in audit.differences]
-
-
-def _row(each: Difference) -> _Row:
-    return each.place.value, each.study, _text(each.number), each.what, each.remedy.value
+    damage = [(Place.STORE.value, d.study, _text(d.number), d.what, Remedy.RECOVER.value) for d in audit.damage]
+    return damage + [(d.place.value, d.study, _text(d.number), d.what, d.remedy.value) for d in audit.differences]
 
 
 def _text(number: int | None) -> str:
@@ -230,9 +231,7 @@ def _text(number: int | None) -> str:
 
 
 def _table(rows: Sequence[_Row], *, is_repaired: bool) -> Table:
-    columns = (
-        ["where", "study", "trial", "what differs", "repair"] if is_repaired else ["where", "study", "trial", "what"]
-    )
+    columns = ["where", "study", "trial", "difference", *(["repair"] if is_repaired else [])]
     table = Table(*columns, header_style="bold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row[: len(columns)]))

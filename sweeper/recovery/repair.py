@@ -1,7 +1,8 @@
-"""Mends the folder of a sweep: what is damaged goes aside, and is rebuilt from what the views still have.
+"""Repairs the trials of a sweep's folder: moves damaged files aside, and rebuilds them from what the views still have.
 
-A finished trial comes back from MLflow's copy of its record and adapter. Without one it is begun anew, with the setting
-and the number that Optuna knows: the same spec gives the same losses. `reconcile` calls this, holding the sweep.
+A finished trial is restored from MLflow's copy of its record and adapter. Without a copy it is restarted with the
+number and the configuration that Optuna knows: the same spec gives the same losses. `reconcile` calls this and holds
+the sweep's lock.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from pathlib import Path
 
 from sweeper.control.resume import latest_sound
 from sweeper.errors import StoreError
-from sweeper.store.damage import Damage, DamageKind, is_adapter_whole, set_aside
-from sweeper.store.trials import TrialStore, trial_from_bytes
+from sweeper.store.damage import Damage, DamageKind, is_adapter_intact, set_aside
+from sweeper.store.paths import TRIAL_FILE
+from sweeper.store.serialization import from_bytes
+from sweeper.store.trials import TrialStore
 from sweeper.track.base import TrackerAudit
 from sweeper.types import TrialRecord, TrialState, TrialTemplate, ViewedTrial
 
@@ -23,14 +26,14 @@ __all__ = ["TrialRepair"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class TrialRepair:
-    """Mends the trials of one study.
+    """Repairs the trials of one study.
 
     Attributes:
         template: What the study's trials have in common.
-        searched: Trials as the search's database has them, by number.
-        runs: Trials as the tracker has them, by number.
-        copies: The tracker's copies; None without a tracker.
-        stamp: Folder under ``damaged``.
+        searched: Trials in the search's database, by number.
+        runs: Trials in the tracker, by number.
+        copies: Reads the tracker's copies; None without a tracker.
+        stamp: Name of the folder under ``damaged``.
     """
 
     store: TrialStore
@@ -41,81 +44,76 @@ class TrialRepair:
     copies: TrackerAudit | None
     stamp: str
 
-    def mend(self, damage: Damage) -> str:
+    def repair(self, damage: Damage) -> str:
         """Repair one damage; return what was done."""
         number = damage.number
         match damage.kind:
             case DamageKind.RECORD if number is not None:
                 return self.recover(number)
             case DamageKind.ADAPTER if number is not None:
-                return self._mend_adapter(number)
+                record = self.store.read_trial(self.study, number)
+                if self._restore_adapter(record):
+                    return "restored from MLflow's copy"
+                self._set_aside(damage.path)
+                return self._restart(record)
             case DamageKind.CHECKPOINT if number is not None:
-                self._aside(damage.path)
-                return self._go_back(number)
+                self._set_aside(damage.path)
+                record, checkpoint = latest_sound(self.store, self.store.read_trial(self.study, number))
+                if checkpoint is None:
+                    return self._restart(record)
+                self.store.write_trial(record)
+                return f"continues after chunk {record.chunks_done}"
             case _:
-                self._aside(damage.path)
-                return "moved aside"
+                self._set_aside(damage.path)
+                return f"moved to damaged/{self.stamp}"
 
     def recover(self, number: int) -> str:
-        """Rebuild a trial whose record cannot be read, or is gone; return what was done."""
-        folder = self.store.trial_dir(self.study, number)
-        self._aside(folder / "trial.json")
+        """Rebuild a trial whose record is damaged or missing; return what was done."""
+        paths = self.store.paths.trial(self.study, number)
+        self._set_aside(paths.record)
         copy = self._copy_of(number)
-        if copy is not None and self._has_adapter(copy):
+        if copy is not None and self._restore_adapter(copy):
             self.store.write_trial(copy)
-            return "rebuilt from MLflow's copy"
-        self._aside(folder)
+            return "restored from MLflow's copy"
+        self._set_aside(paths.folder)
         known = self.searched.get(number)
         if known is None or not known.params:
-            return "moved aside; its setting is lost with it, so another trial takes its place"
+            return f"moved to damaged/{self.stamp}; its configuration is lost, so another trial will replace it"
         spec = self.template.spec(number, known.params, known.origin)
         return self._restart(TrialRecord(spec=spec, started_at=datetime.now(UTC).isoformat(timespec="seconds")))
 
     def _copy_of(self, number: int) -> TrialRecord | None:
-        """Return the tracker's copy of a finished trial, if it is one of this trial."""
+        """Return the tracker's copy of a record, if it is intact and of this trial, and the trial is finished."""
         run = self.runs.get(number)
         content = self.copies.kept_record(run) if self.copies is not None and run is not None else None
+        if not content:
+            return None
         try:
-            record = trial_from_bytes(content) if content else None
+            record = from_bytes(TrialRecord, content, name=TRIAL_FILE)
         except StoreError:
             return None
-        is_same = record is not None and (record.spec.study, record.spec.number) == (self.study, number)
-        return record if record is not None and is_same and record.state.is_finished else None
+        is_same = (record.spec.study, record.spec.number) == (self.study, number)
+        return record if is_same and record.state.is_finished else None
 
-    def _has_adapter(self, record: TrialRecord) -> bool:
-        """Whether a trial that is to come back has the adapter it should have; fetches it from the tracker."""
+    def _restore_adapter(self, record: TrialRecord) -> bool:
+        """Fetch the adapter of a complete trial from the tracker if it is damaged; tell whether it is intact now."""
         folder = self.store.adapter_dir(self.study, record.spec.number)
-        if record.state is not TrialState.COMPLETE or is_adapter_whole(folder):
+        if record.state is not TrialState.COMPLETE or is_adapter_intact(folder):
             return True
-        self._aside(folder)
+        self._set_aside(folder)
         run = self.runs.get(record.spec.number)
         files = self.copies.kept_adapter(run) if self.copies is not None and run is not None else {}
         if files:
             self.store.write_adapter(self.study, record.spec.number, files)
-        return is_adapter_whole(folder)
-
-    def _mend_adapter(self, number: int) -> str:
-        record = self.store.read_trial(self.study, number)
-        if self._has_adapter(record):
-            return "fetched from MLflow's copy"
-        self._aside(self.store.adapter_dir(self.study, number))
-        return self._restart(record)
-
-    def _go_back(self, number: int) -> str:
-        """Let a trial go on from the checkpoint that is left, if there is one."""
-        trial, checkpoint = latest_sound(self.store, self.store.read_trial(self.study, number))
-        if checkpoint is None:
-            return self._restart(trial)
-        self.store.write_trial(trial)
-        return f"goes on after chunk {trial.chunks_done}"
+        return is_adapter_intact(folder)
 
     def _restart(self, record: TrialRecord) -> str:
-        again = dataclasses.replace(
+        restarted = dataclasses.replace(
             record, state=TrialState.RUNNING, measurements=(), checkpoints={}, finished_at="", failure=None
         )
-        self.store.write_trial(again)
-        return "begun anew, with the same setting"
+        self.store.write_trial(restarted)
+        return "restarted with the same configuration"
 
-    def _aside(self, path: Path) -> None:
+    def _set_aside(self, path: Path) -> None:
         if path.exists():
             set_aside(self.store, path, self.stamp)

@@ -21,7 +21,7 @@ import sqlalchemy
 import tenacity
 from filelock import FileLock
 
-from sweeper.config.urls import redact_url
+from sweeper.config.urls import redact_urls
 from sweeper.errors import ConfigError, DiskFull, StorageDown
 from sweeper.failures import POLICIES, is_full
 from sweeper.types import FailureKind
@@ -91,7 +91,7 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
     except ImportError as error:
         driver = _DRIVERS.get(parsed.drivername, getattr(error.__cause__ or error, "name", None) or "its driver")
         rule = f"the driver of {parsed.drivername} is not installed"
-        raise ConfigError(_KEY, redact_url(url), rule, f"Run: pip install {driver}") from None
+        raise ConfigError(_KEY, redact_urls(url), rule, f"Run: pip install {driver}") from None
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError, OSError) as error:
         raise _unreachable(url, error) from None
 
@@ -109,10 +109,10 @@ def translated(url: str) -> Iterator[None]:
     except _DATABASE_ERRORS as error:
         cause = _redact(url, error.__cause__ or error)
         if is_full(cause):
-            said = f"the database of studies {redact_url(url)} cannot grow ({cause})"
+            said = f"the database of studies {redact_urls(url)} cannot grow ({cause})"
             raise DiskFull(f"{said}. {_FULL_REMEDY}") from error
         raise StorageDown(
-            f"the database of studies {redact_url(url)} failed ({cause}). Trials are safe in the sweep's folder: end "
+            f"the database of studies {redact_urls(url)} failed ({cause}). Trials are safe in the sweep's folder: end "
             "what locks the database, or move it away (it is rebuilt from the folder), then run the same command again"
         ) from error
 
@@ -142,7 +142,7 @@ def _parse(url: str) -> sqlalchemy.URL:
     else:
         return parsed
     remedy = "Write e.g. sqlite:///optuna.db or postgresql://user:password@host/name."
-    raise ConfigError(_KEY, redact_url(url), rule, remedy) from None
+    raise ConfigError(_KEY, redact_urls(url), rule, remedy) from None
 
 
 def _lock_path(url: str, path: Path | None) -> Path:
@@ -155,7 +155,7 @@ def _lock_path(url: str, path: Path | None) -> Path:
 
 def _unreachable(url: str, error: Exception) -> ConfigError:
     rule = f"the database cannot be opened ({_redact(url, error)})"
-    return ConfigError(_KEY, redact_url(url), rule, "Check that it runs, that the name exists and that you may write.")
+    return ConfigError(_KEY, redact_urls(url), rule, "Check that it runs, that the name exists and that you may write.")
 
 
 def _redact(url: str, error: BaseException) -> str:

@@ -1,5 +1,5 @@
-"""What is on disk: every path, and everything that is written to a sweep's folder.
+"""What is on disk: every path (`paths`), and everything that is written to a sweep's folder.
 
-The store is the truth; Optuna's database and MLflow are views that can be rebuilt from it. Only the controller writes,
-while it holds the sweep's lock.
+The store is the truth; Optuna's database and MLflow are views that can be rebuilt from it. Only the controller and
+`reconcile` write, and only while they hold the sweep's lock.
 """

@@ -1,4 +1,4 @@
-"""Atomic writes, and the checksums that tell a damaged file."""
+"""Atomic writes, and the checksums that reveal a damaged file."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ def checksum(content: bytes) -> str:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a restart, sees the old content or the new, never a part.
+    """Write a file so that a reader, or a restart, sees the old content or the new, never a mixture.
 
     Raises:
-        DiskFull: No space is left; the old content stays.
+        DiskFull: No space is left; the file keeps its old content.
     """
-    aside = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
     with translate_disk_full(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with aside.open("wb") as file:
+            with temporary.open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(aside, path)
+            os.replace(temporary, path)
         except OSError:
-            aside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise

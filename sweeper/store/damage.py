@@ -1,7 +1,7 @@
-"""Finds what is damaged in a sweep's folder, and moves it aside; never deletes, never repairs.
+"""Finds damaged files in a sweep's folder and moves them to ``damaged/``. Deletes nothing and repairs nothing.
 
-A killed controller leaves no damage, at most leftovers (see `store`): damage is made by hand, by disks and by file
-systems that are full. `reconcile` calls this, while it holds the sweep.
+A killed controller leaves no damage, only unfinished files (see `trials`). Damage comes from manual edits, faulty disks
+and file systems that were full. `reconcile` calls this while it holds the sweep's lock.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from safetensors import SafetensorError, safe_open
 
 from sweeper.errors import StoreError
 from sweeper.store.atomic import checksum
+from sweeper.store.paths import TrialPaths
 from sweeper.store.retention import adapters_to_keep
+from sweeper.store.serialization import from_bytes
 from sweeper.store.trials import TrialStore
 from sweeper.types import StudyRecord, TrialRecord, TrialState
 
@@ -26,10 +29,12 @@ __all__ = [
     "DamageKind",
     "find_damage",
     "find_study_damage",
-    "is_adapter_whole",
+    "is_adapter_intact",
     "readable_trials",
     "set_aside",
 ]
+
+T = TypeVar("T")
 
 
 class DamageKind(enum.StrEnum):
@@ -40,7 +45,7 @@ class DamageKind(enum.StrEnum):
     CHECKPOINT = "checkpoint"
     ADAPTER = "adapter"
     LEFTOVER = "leftover"
-    """Written aside and never moved into place, or of no use any more: nothing is lost with it."""
+    """An unfinished file, or a checkpoint that is no longer needed; nothing is lost with it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,26 +61,20 @@ class Damage:
 
 
 def find_study_damage(store: TrialStore) -> list[Damage]:
-    """Return studies whose own record cannot be read."""
+    """Return the studies whose own records cannot be read."""
     found = []
-    for folder in sorted(store.root.glob("studies/*")):
-        try:
-            store.read_study(folder.name)
-        except StoreError as error:
-            path = folder / "study.json"
-            found.append(Damage(kind=DamageKind.STUDY, study=folder.name, path=path, what=_brief(error)))
+    for folder in store.paths.studies():
+        path = store.paths.study_record(folder.name)
+        _, fault = _read(path, StudyRecord)
+        if fault:
+            found.append(Damage(kind=DamageKind.STUDY, study=folder.name, path=path, what=fault))
     return found
 
 
 def readable_trials(store: TrialStore, study: str) -> list[TrialRecord]:
     """Return the trials of a study whose records can be read, by number."""
-    found = []
-    for path in sorted((store.study_dir(study) / "trials").glob("*/trial.json")):
-        try:
-            found.append(store.read_trial(study, int(path.parent.name)))
-        except (StoreError, ValueError):
-            continue
-    return found
+    records = [_read(paths.record, TrialRecord)[0] for paths in store.paths.trials(study)]
+    return [record for record in records if record is not None]
 
 
 def find_damage(store: TrialStore, study: StudyRecord, *, keep_adapters: int) -> list[Damage]:
@@ -84,20 +83,19 @@ def find_damage(store: TrialStore, study: StudyRecord, *, keep_adapters: int) ->
     Args:
         store: The sweep.
         study: The study.
-        keep_adapters: Best trials whose adapters must be there; 0 for all complete ones.
+        keep_adapters: How many of the best trials must have their adapters; 0 for all complete trials.
     """
     keep = adapters_to_keep(study, readable_trials(store, study.name), keep_adapters)
-    found: list[Damage] = []
-    for folder in sorted((store.study_dir(study.name) / "trials").glob("*")):
-        if folder.is_dir() and folder.name.isdigit():
-            number = int(folder.name)
-            found += _of_trial(store, study.name, number, keeps_adapter=number in keep)
+    found = []
+    for paths in store.paths.trials(study.name):
+        for kind, path, what in _trial_damage(store, study.name, paths, needs_adapter=paths.number in keep):
+            found.append(Damage(kind=kind, study=study.name, number=paths.number, path=path, what=what))
     return found
 
 
 def set_aside(store: TrialStore, path: Path, stamp: str) -> Path:
-    """Move a file or folder of the sweep to ``damaged/<stamp>``, under the path it had; return where it is now."""
-    target = store.root / "damaged" / stamp / path.relative_to(store.root)
+    """Move a file or folder of the sweep to ``damaged/<stamp>``, under its former path; return where it is now."""
+    target = store.paths.damaged(stamp, path)
     while target.exists():
         target = target.with_name(f"{target.name}.again")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -105,48 +103,46 @@ def set_aside(store: TrialStore, path: Path, stamp: str) -> Path:
     return target
 
 
-def is_adapter_whole(folder: Path) -> bool:
-    """Whether the files of an adapter can be read to their ends."""
+def is_adapter_intact(folder: Path) -> bool:
+    """Whether the configuration and the tensors of an adapter can be read."""
     return not _adapter_fault(folder)
 
 
-def _of_trial(store: TrialStore, study: str, number: int, *, keeps_adapter: bool) -> Iterator[Damage]:
-    folder = store.trial_dir(study, number)
-    for path in [*folder.glob(".*.tmp"), *folder.glob("adapter.tmp")]:
-        yield Damage(
-            kind=DamageKind.LEFTOVER, study=study, number=number, path=path, what=f"{path.name} was never finished"
-        )
-    path = folder / "trial.json"
-    try:
-        record = store.read_trial(study, number)
-    except StoreError as error:
-        what = _brief(error) if path.exists() else "the folder has no trial.json"
-    else:
-        if (record.spec.study, record.spec.number) == (study, number):
-            yield from _of_files(store, record, keeps_adapter=keeps_adapter)
-            return
-        what = f"trial.json is of trial {record.spec.number} of {record.spec.study}"
-    yield Damage(kind=DamageKind.RECORD, study=study, number=number, path=path, what=what)
-
-
-def _of_files(store: TrialStore, record: TrialRecord, *, keeps_adapter: bool) -> Iterator[Damage]:
-    study, number = record.spec.study, record.spec.number
-    folder = store.trial_dir(study, number)
-    useful = store.checkpoint_names(record)
-    latest = f"checkpoint-{record.chunks_done}.safetensors"
-    digests = {f"checkpoint-{chunk}.safetensors": digest for chunk, digest in record.checkpoints.items()}
-    there = {path.name for path in folder.glob("checkpoint-*.safetensors")}
+def _trial_damage(
+    store: TrialStore, study: str, paths: TrialPaths, *, needs_adapter: bool
+) -> Iterator[tuple[DamageKind, Path, str]]:
+    for path in paths.unfinished():
+        yield DamageKind.LEFTOVER, path, f"{path.name} is an unfinished file"
+    record, fault = _read(paths.record, TrialRecord)
+    if record is not None and (record.spec.study, record.spec.number) != (study, paths.number):
+        fault = f"{paths.record.name} belongs to trial {record.spec.number} of {record.spec.study}"
+    if record is None or fault:
+        yield DamageKind.RECORD, paths.record, fault
+        return
+    useful = store.useful_checkpoints(record)
+    latest = paths.checkpoint(record.chunks_done)
     needed = {latest} if latest in useful and record.chunks_done else set()
-    for name in sorted(there | needed):
-        kind, fault = DamageKind.LEFTOVER, f"{name} is of no use any more"
-        if name in useful:
-            kind, fault = DamageKind.CHECKPOINT, _checkpoint_fault(folder / name, digests.get(name, ""))
-        if fault:
-            yield Damage(kind=kind, study=study, number=number, path=folder / name, what=fault)
-    if record.state is TrialState.COMPLETE and (keeps_adapter or (folder / "adapter").exists()):
-        fault = _adapter_fault(folder / "adapter")
-        if fault:
-            yield Damage(kind=DamageKind.ADAPTER, study=study, number=number, path=folder / "adapter", what=fault)
+    digests = {paths.checkpoint(chunk): digest for chunk, digest in record.checkpoints.items()}
+    for path in sorted({*paths.checkpoints(), *needed}):
+        if path not in useful:
+            yield DamageKind.LEFTOVER, path, f"{path.name} is no longer needed"
+        elif fault := _checkpoint_fault(path, digests.get(path, "")):
+            yield DamageKind.CHECKPOINT, path, fault
+    has_adapter = record.state is TrialState.COMPLETE and (needs_adapter or paths.adapter.exists())
+    if has_adapter and (fault := _adapter_fault(paths.adapter)):
+        yield DamageKind.ADAPTER, paths.adapter, fault
+
+
+def _read(path: Path, kind: type[T]) -> tuple[T | None, str]:
+    """Return a record, or None and why it cannot be read."""
+    try:
+        return from_bytes(kind, path.read_bytes(), name=path.name), ""
+    except FileNotFoundError:
+        return None, f"{path.name} is missing"
+    except OSError as error:
+        return None, f"{path.name} cannot be read ({error.strerror})"
+    except StoreError as error:
+        return None, str(error)
 
 
 def _adapter_fault(folder: Path) -> str:
@@ -159,12 +155,13 @@ def _adapter_fault(folder: Path) -> str:
 
 def _checkpoint_fault(path: Path, digest: str) -> str:
     fault = _tensors_fault(path)
-    is_other = not fault and digest and checksum(path.read_bytes()) != digest
-    return f"{path.name} is not what was written: its checksum is another" if is_other else fault
+    if not fault and digest and checksum(path.read_bytes()) != digest:
+        return f"{path.name} has the wrong checksum"
+    return fault
 
 
 def _tensors_fault(path: Path) -> str:
-    """Return why tensors cannot be read; the header says how long the file must be, so nothing more is read."""
+    """Return why tensors cannot be read. The header gives the file's length, so no tensor is read."""
     try:
         if not path.exists() or not path.stat().st_size:
             return f"{path.name} is missing or empty"
@@ -172,7 +169,3 @@ def _tensors_fault(path: Path) -> str:
             return ""
     except (OSError, SafetensorError) as error:
         return f"{path.name} cannot be read ({error})"
-
-
-def _brief(error: StoreError) -> str:
-    return str(error).split(";", maxsplit=1)[0].rpartition("/")[2]

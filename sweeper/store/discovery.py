@@ -1,13 +1,11 @@
-"""Reads sweeps back from disk: which there are, and how far each is. ``sweeper status`` needs nothing else.
-
-Writes nothing, and loads nothing that searches or trains.
-"""
+"""Finds a sweep on disk by its name. Loads nothing that searches or trains, so ``sweeper status`` starts fast."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from sweeper.errors import SweeperError, did_you_mean
+from sweeper.store.paths import OutputsPaths
 from sweeper.store.trials import TrialStore
 
 __all__ = ["find_sweep"]
@@ -17,14 +15,15 @@ def find_sweep(name: str, outputs: Path) -> TrialStore:
     """Return a sweep by name, or the latest one if the name is empty.
 
     Raises:
-        SweeperError: There is none.
+        SweeperError: There is no such sweep.
     """
-    sweeps = sorted(outputs.glob("*/sweep.json"), key=lambda path: path.stat().st_mtime)
-    names = [path.parent.name for path in sweeps]
+    paths = OutputsPaths(outputs)
+    sweeps = sorted(paths.sweeps(), key=lambda sweep: sweep.sweep.stat().st_mtime)
+    names = [sweep.root.name for sweep in sweeps]
     if name and name in names:
-        return TrialStore(outputs / name)
+        return TrialStore(paths.sweep(name))
     if not name and names:
-        return TrialStore(outputs / names[-1])
-    known = f"There are: {', '.join(names)}." if names else f"There is none in {outputs}."
+        return TrialStore(sweeps[-1].root)
+    known = f"There are: {', '.join(names)}." if names else f"{outputs} holds no sweep."
     remedy = f"{did_you_mean(name, names)} {known}".strip()
     raise SweeperError(f"there is no sweep '{name}'. {remedy}" if name else f"no sweep was run yet. {known}")

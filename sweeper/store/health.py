@@ -1,6 +1,6 @@
-"""What goes wrong around a sweep at present: devices taken out, studies given up, a tracker that is behind.
+"""Present problems of a sweep that no trial's record holds: disabled workers, aborted studies, a late tracker.
 
-`sweep` notes it while it runs, ``sweeper status`` and the report read it; failures of trials are in their records.
+The monitor of a running sweep writes them; ``sweeper status`` and the report read them.
 """
 
 from __future__ import annotations
@@ -11,53 +11,52 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from sweeper.store.atomic import write_atomic
+from sweeper.store.paths import SweepPaths
 
 __all__ = ["Health", "HealthFile", "read_health"]
-
-_FILE = "health.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Health:
-    """Nothing, if all is well."""
+    """Problems; empty if there are none."""
 
     devices: Mapping[str, str] = field(default_factory=dict)
-    """Why workers were taken out, by index."""
+    """Why workers were disabled, by index."""
     studies: Mapping[str, str] = field(default_factory=dict)
-    """Why studies were given up, by name."""
+    """Why studies were aborted, by name."""
     tracker: str = ""
     """Why the tracker is behind."""
 
     def lines(self) -> list[str]:
-        """Return what people should know, a line each."""
-        lines = [f"Worker {index} was taken out: {why}" for index, why in self.devices.items()]
-        lines += [f"{name} was given up: {why}" for name, why in self.studies.items()]
+        """Return one line for each problem."""
+        lines = [f"Worker {index} was disabled: {why}" for index, why in self.devices.items()]
+        lines += [f"{name} was aborted: {why}" for name, why in self.studies.items()]
         if self.tracker:
             lines.append(f"The tracker is behind: {self.tracker}")
         return lines
 
 
 class HealthFile:
-    """Keeps the file up to date; writes only what changed.
+    """Keeps health.json up to date; writes only changes.
 
     Args:
         root: The sweep's folder.
     """
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self._path = SweepPaths(root).health
         self._last = read_health(root)
 
     def note(self, health: Health) -> None:
-        """Write how things are."""
+        """Write the present problems."""
         if health != self._last:
-            write_atomic(self._root / _FILE, json.dumps(asdict(health), indent=1).encode())
+            write_atomic(self._path, json.dumps(asdict(health), indent=1).encode())
             self._last = health
 
 
 def read_health(root: Path) -> Health:
-    """Return what was noted last; nothing if that cannot be read."""
+    """Return the problems written last; none if they cannot be read."""
     try:
-        return Health(**json.loads((root / _FILE).read_text()))
+        return Health(**json.loads(SweepPaths(root).health.read_text()))
     except (OSError, ValueError, TypeError):
         return Health()

@@ -1,9 +1,7 @@
-"""The durable account of what a sweep has spent, and the one judge of whether it may go on.
+"""What a sweep has spent, on disk; decides whether the budget, the time window and the deadline let it continue.
 
-It judges by what is spent and by the clock (window, deadline); what is predicted is `forecast`'s business.
-
-Written after every chunk, so a restart never re-grants a budget: rows, tokens and device seconds of all chunks that
-were reported, retries included, and the wall-clock time of every session.
+Written after every chunk, so a restart never grants the budget again. Counts rows, tokens and device seconds of all
+reported chunks, retries included, and the wall-clock time of every session. Predictions are made in `forecast`.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ class Ledger:
     """What one sweep has spent.
 
     Args:
-        path: The sweep's ledger.json; made at the first charge.
+        path: The sweep's ledger.json; created by the first charge.
         clock: The present time.
 
     Raises:
@@ -50,12 +48,12 @@ class Ledger:
 
     @property
     def begun_at(self) -> datetime:
-        """Begin of this session."""
+        """When this session began."""
         return self._begin
 
     @property
     def wall_s(self) -> float:
-        """Seconds in which the sweep was running, this session included."""
+        """Seconds for which the sweep has run, this session included."""
         return self.past_s + self.session_s
 
     @property
@@ -64,27 +62,27 @@ class Ledger:
         return (self._clock() - self._begin).total_seconds()
 
     def charge(self, cost: Cost) -> None:
-        """Add what a chunk cost, and keep it."""
+        """Add the cost of a chunk, and save."""
         self.cost = self.cost + cost
         self.save()
 
     def save(self) -> None:
-        """Keep the account as it stands."""
+        """Write the file."""
         content = {"cost": dataclasses.asdict(self.cost), "wall_s": self.wall_s, "saved_at": self._clock().isoformat()}
         write_atomic(self._path, json.dumps(content, indent=1).encode())
 
     def spent_reason(self, budget: BudgetSettings) -> str | None:
-        """Return why no new trial may start, or None if it may."""
+        """Return why no new trial may start, or None if one may."""
         limit_s = budget.device_hours * 3600
         if limit_s and self.cost.device_s >= limit_s:
             used = self.cost.device_s / 3600
             return f"budget.device_hours={budget.device_hours:g} is spent ({used:.2f} device hours used)"
-        stop = find_time_limit(budget, self._begin)
-        return stop.reason if stop is not None and self._clock() >= stop.at else None
+        limit = find_time_limit(budget, self._begin)
+        return limit.reason if limit is not None and self._clock() >= limit.at else None
 
-    def left_s(self, stop: TimeLimit) -> float:
-        """Return the seconds until a session must have ended; negative when that is past."""
-        return (stop.at - self._clock()).total_seconds()
+    def left_s(self, limit: TimeLimit) -> float:
+        """Return the seconds until a time limit; negative when it has passed."""
+        return (limit.at - self._clock()).total_seconds()
 
     def _read(self) -> None:
         try:
@@ -93,5 +91,6 @@ class Ledger:
             self.past_s = float(content["wall_s"])
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(
-                f"{self._path} is damaged ({error!r}); delete it to count what was spent from 0 again"
+                f"{self._path} is damaged ({error!r}). To rebuild it from the trials, run: "
+                f"sweeper reconcile {self._path.parent.name}"
             ) from error

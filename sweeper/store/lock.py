@@ -1,7 +1,7 @@
-"""One controller a sweep: a lock in the sweep's folder, and a note of who holds it.
+"""At most one controller per sweep: a lock in the sweep's folder, and a note that says who holds it.
 
-The lock is the operating system's, so it is free again as soon as its holder is gone, by whatever way, and no process
-that has got the same number holds it; the note is for people. `sweep` holds it while it runs.
+The operating system keeps the lock, so it is released however its holder ends, and a process that got the same number
+later does not hold it. The note is only for people. `sweep` and `reconcile` hold the lock while they run.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from sweeper.clock import utc_now
 from sweeper.errors import SweepLocked
+from sweeper.store.atomic import write_atomic
 from sweeper.store.trials import TrialStore
 
 __all__ = ["hold"]
@@ -24,22 +25,24 @@ __all__ = ["hold"]
 
 @contextmanager
 def hold(store: TrialStore) -> Iterator[None]:
-    """Hold the sweep for this process alone.
+    """Hold the sweep's lock.
 
     Raises:
         SweepLocked: Another process holds it.
     """
     store.root.mkdir(parents=True, exist_ok=True)
-    note = store.root / "holder.json"
-    lock = FileLock(store.root / "sweep.lock", timeout=0)
+    note = store.paths.holder
+    lock = FileLock(store.paths.lock, timeout=0)
     try:
         lock.acquire()
     except Timeout:
-        rule = f"sweep {store.root.name} is being run by {_holder(note)}; wait for it, or stop it first"
-        raise SweepLocked(rule) from None
+        raise SweepLocked(
+            f"sweep {store.root.name} is being run by {_holder(note)}. Wait until it ends, or stop it first"
+        ) from None
     try:
-        now = {"pid": os.getpid(), "host": os.uname().nodename, "user": _user(), "since": _now()}
-        store.write_text(note.name, json.dumps(now))
+        since = utc_now().isoformat(timespec="seconds")
+        holder = {"pid": os.getpid(), "host": os.uname().nodename, "user": _user(), "since": since}
+        write_atomic(note, json.dumps(holder).encode())
         yield
     finally:
         note.unlink(missing_ok=True)
@@ -51,10 +54,6 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a user id without a name, as in many containers
         return str(os.getuid())
-
-
-def _now() -> str:
-    return utc_now().isoformat(timespec="seconds")
 
 
 def _holder(note: Path) -> str:

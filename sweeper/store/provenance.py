@@ -1,7 +1,6 @@
-"""Where a result comes from: code, versions, machine; and hashes of what it was made of.
+"""Where a result comes from: code, versions and machine, recorded once per sweep.
 
-Recorded once a sweep. Imports none of the libraries whose versions it tells, and never fails: what cannot be found
-out is left empty.
+Imports none of the libraries whose versions it records, and never fails: what cannot be found out is left empty.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _GIT_TIMEOUT_S = 10
 
 
 def collect() -> dict[str, Any]:
-    """Return provenance of this process: ``git``, ``version``, ``libraries``, ``python`` and ``machine``."""
+    """Return the provenance of this process: ``git``, ``version``, ``libraries``, ``python`` and ``machine``."""
     return {
         "version": _version(_DISTRIBUTION),
         "git": git_state(Path(__file__).parent),
@@ -52,11 +51,11 @@ def git_state(folder: Path) -> dict[str, Any]:
     """Return ``commit`` and ``dirty`` of the checkout that ``folder`` belongs to.
 
     Args:
-        folder: The folder to ask about.
+        folder: A folder of the checkout.
 
     Returns:
-        An empty dictionary outside a checkout, where git is missing, and where ``folder`` is ignored or unknown by the
-        checkout around it (a package installed inside somebody's repository is not that repository's code).
+        An empty dictionary outside a checkout, without git, and if the checkout around ``folder`` does not track it (a
+        package installed inside somebody's repository is not that repository's code).
     """
     commit = _git(folder, "rev-parse", "HEAD")
     if not commit or not _git(folder, "ls-files", "--", "."):

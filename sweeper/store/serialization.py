@@ -1,18 +1,60 @@
-"""Core dataclasses to JSON and back, by their type hints."""
+"""Core dataclasses to JSON files and back, by their type hints, with the version of their layout."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import types
 import typing
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, TypeVar, cast
 
-__all__ = ["SCHEMA_VERSION", "T", "from_jsonable", "to_jsonable"]
+from sweeper.errors import StoreError
 
-SCHEMA_VERSION = 1
+__all__ = ["SCHEMA_VERSION", "from_bytes", "from_jsonable", "to_bytes", "to_jsonable"]
+
+SCHEMA_VERSION = 2
+"""Of every record in a sweep's folder; rises when a record of an earlier version can no longer be read."""
+_VERSION_KEY = "schema_version"
 T = TypeVar("T")
+
+
+def to_bytes(value: Any) -> bytes:
+    """Return a record, a dataclass or a mapping, as the content of its JSON file."""
+    return json.dumps({_VERSION_KEY: SCHEMA_VERSION, **to_jsonable(value)}, indent=1).encode()
+
+
+def from_bytes(kind: type[T], content: bytes, *, name: str, remedy: str = "") -> T:
+    """Rebuild a record from what `to_bytes` made of it.
+
+    Args:
+        kind: Type of the record.
+        content: Content of the file.
+        name: Name of the file, for errors.
+        remedy: What to do if it is damaged.
+
+    Raises:
+        StoreError: The content is damaged, or of another schema version.
+    """
+    try:
+        fields = json.loads(content)
+    except ValueError as error:
+        raise StoreError(f"{name} cannot be read ({error}). {remedy}".strip()) from error
+    version = fields.pop(_VERSION_KEY, None) if isinstance(fields, dict) else None
+    if not isinstance(version, int):
+        raise StoreError(f"{name} is damaged (it has no {_VERSION_KEY}). {remedy}".strip())
+    if version != SCHEMA_VERSION:
+        age = "an earlier" if version < SCHEMA_VERSION else "a later"
+        raise StoreError(
+            f"{name} was written by {age} version of sweeper ({_VERSION_KEY}={version}; this version reads "
+            f"{SCHEMA_VERSION}). Use a new sweep name, e.g. name=second"
+        )
+    try:
+        record: T = from_jsonable(kind, fields)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StoreError(f"{name} is damaged ({error!r}). {remedy}".strip()) from error
+    return record
 
 
 def to_jsonable(value: Any) -> Any:

@@ -1,28 +1,29 @@
-"""The account of each session (a night, a start after a crash): begun, ended, why, what it brought, what was predicted.
+"""Records of sessions (one run of the command, a night for example): when each began and ended, why, and its results.
 
-One JSON file a session in the sweep's folder, ``sessions/0003.json``, written when it begins, now and then, and when it
-ends; a session without an end was killed, or still runs. `night` writes them, the summary and the report read them. The
-search does not depend on them: one that cannot be read is left out.
+One JSON file per session, written when it begins, about once a minute, and when it ends. A session without an end was
+killed or is still running. `session_recorder` writes them; summaries and the report read them. The search does not
+depend on them, so a record that cannot be read is skipped.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sweeper.store.serialization import SCHEMA_VERSION, from_jsonable, to_jsonable
+from sweeper.errors import StoreError
+from sweeper.store.paths import SweepPaths
+from sweeper.store.serialization import from_bytes
 
-__all__ = ["Prediction", "SessionLog", "SessionRecord", "StudyTally", "as_bytes"]
+__all__ = ["Prediction", "SessionLog", "SessionRecord", "StudyTally"]
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudyTally:
-    """A study at one moment."""
+    """State of a study at one moment."""
 
     states: Mapping[str, int]
     """Trials of the search by state."""
@@ -32,13 +33,13 @@ class StudyTally:
 
     @property
     def num_finished(self) -> int:
-        """Trials that ended, however they ended."""
+        """Trials that are no longer running, whatever their state."""
         return sum(number for state, number in self.states.items() if state != "running")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
-    """When the session was to end, as it was predicted at some moment; both UTC, ISO 8601."""
+    """A predicted end of the session, and when it was predicted; both UTC, ISO 8601."""
 
     at: str
     ends_at: str
@@ -51,22 +52,22 @@ class SessionRecord:
     number: int
     begun_at: str
     saved_at: str
-    """When this was written: of a session that was killed, the last that is known."""
+    """When this was written: the last sign of life of a session that was killed."""
     ended_at: str = ""
     reason: str = ""
-    """Why it ended; empty as long as it has not, and for ever if it was killed."""
+    """Why it ended; empty while it runs, and if it was killed."""
     has_failed: bool = False
     """Whether an error ended it."""
     device_s: float = 0.0
     before: Mapping[str, StudyTally] = field(default_factory=dict)
-    """Each study at its begin."""
+    """Each study when the session began."""
     after: Mapping[str, StudyTally] = field(default_factory=dict)
-    """Each study when this was written."""
+    """Each study when the record was written."""
     predictions: tuple[Prediction, ...] = ()
 
     @property
     def num_finished(self) -> int:
-        """Trials of the search that ended in it."""
+        """Trials of the search that ended during the session."""
         begin = sum(tally.num_finished for tally in self.before.values())
         if not self.after:
             return 0
@@ -81,34 +82,26 @@ class SessionLog:
     """
 
     def __init__(self, root: Path) -> None:
-        self._folder = root / "sessions"
+        self._paths = SweepPaths(root)
 
     def path(self, number: int, suffix: str = ".json") -> Path:
-        """Return where a session's record, or its summary, lies."""
-        return self._folder / f"{number:04d}{suffix}"
+        """Return the file of a session's record, or of its summary with the suffix ``.md``."""
+        return self._paths.session(number, suffix)
 
     def read(self) -> list[SessionRecord]:
         """Return all sessions that can be read, by number."""
-        records = [self._read(path) for path in sorted(self._folder.glob("[0-9]*.json"))]
+        records = [self._read(path) for path in sorted(self._paths.sessions.glob("[0-9]*.json"))]
         return [record for record in records if record is not None]
 
     def next_number(self) -> int:
-        """Return the number of a new session; no file is ever overwritten, damaged ones included."""
-        numbers = [int(path.stem) for path in self._folder.glob("[0-9]*.json") if path.stem.isdigit()]
+        """Return the number of a new session. No file is overwritten, not even a damaged one."""
+        numbers = [int(path.stem) for path in self._paths.sessions.glob("[0-9]*.json") if path.stem.isdigit()]
         return max(numbers, default=0) + 1
 
     @staticmethod
     def _read(path: Path) -> SessionRecord | None:
         try:
-            content = json.loads(path.read_text())
-            content.pop("schema_version", None)
-            record: SessionRecord = from_jsonable(SessionRecord, content)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            log.warning("%s cannot be read (%r); this session is missing in summaries and in the report", path, error)
+            return from_bytes(SessionRecord, path.read_bytes(), name=str(path))
+        except (OSError, StoreError) as error:
+            log.warning("%s; summaries and the report leave this session out", error)
             return None
-        return record
-
-
-def as_bytes(record: SessionRecord) -> bytes:
-    """Return a session as its file holds it."""
-    return json.dumps({"schema_version": SCHEMA_VERSION, **to_jsonable(record)}, indent=1).encode()

@@ -46,7 +46,7 @@ def open_search(record: StudyRecord, config: SweepConfig, store: TrialStore) -> 
 
 def storage_url(settings: SweepSettings, store: TrialStore) -> str:
     """Return the address of the database of studies."""
-    return settings.search.storage or f"sqlite:///{store.root / 'optuna.db'}"
+    return settings.search.storage or f"sqlite:///{store.paths.optuna_db}"
 
 
 def open_study_run(
@@ -84,7 +84,7 @@ def open_executor(settings: SweepSettings, store: TrialStore, *, model_dir: Path
         device=device,
         threads=settings.executor.threads,
     )
-    return make_executor(settings.executor, partial(make_worker, setup), logs=store.root / "logs")
+    return make_executor(settings.executor, partial(make_worker, setup), logs=store.paths.worker_logs)
 
 
 def open_tracker(settings: SweepSettings, store: TrialStore) -> Tracker:

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from sweeper.config.settings import SweepSettings
-from sweeper.config.urls import mask_url, redact_url
+from sweeper.config.urls import mask_url, redact_urls
 from sweeper.errors import SweepMismatch
 from sweeper.store.trials import TrialStore
 
@@ -35,8 +35,8 @@ def sweep_name(settings: SweepSettings) -> str:
 def settings_to_keep(settings: SweepSettings) -> dict[str, Any]:
     """Return the settings as they may be written down: without passwords."""
     content = asdict(settings)
-    content["search"]["storage"] = redact_url(settings.search.storage)
-    content["tracker"]["uri"] = redact_url(settings.tracker.uri)
+    content["search"]["storage"] = redact_urls(settings.search.storage)
+    content["tracker"]["uri"] = redact_urls(settings.tracker.uri)
     content["notify"]["urls"] = [mask_url(url) for url in settings.notify.urls]
     return content
 

@@ -20,7 +20,7 @@ __all__ = ["SweepMonitor"]
 
 
 class SweepMonitor:
-    """Looks on.
+    """Updates the live view, the record of the session and health.json after every change.
 
     Args:
         view: Where studies are shown.
@@ -28,7 +28,7 @@ class SweepMonitor:
         settings: Of the sweep.
         num_workers: Workers that share them; earlier sessions are taken to have had as many.
         tracker: Asked whether it is behind.
-        night: Keeps the session's account.
+        recorder: Keeps the record of the session.
     """
 
     def __init__(
@@ -39,21 +39,21 @@ class SweepMonitor:
         *,
         num_workers: int,
         tracker: Tracker,
-        night: SessionRecorder,
+        recorder: SessionRecorder,
     ) -> None:
         self._view, self._runs, self._settings = view, runs, settings
-        self._num_workers, self._tracker, self._night = num_workers, tracker, night
-        self._file = HealthFile(night.root)
+        self._num_workers, self._tracker, self._recorder = num_workers, tracker, recorder
+        self._file = HealthFile(recorder.root)
         self._controller: Controller | None = None
 
     def begin(self, controller: Controller, ledger: Ledger) -> None:
-        """Look at a controller that is about to run."""
+        """Watch a controller that is about to run."""
         self._controller = controller
-        self._night.begin(ledger, self.progress())
+        self._recorder.begin(ledger, self.progress())
 
     @property
     def aborted(self) -> dict[str, str]:
-        """Why studies were given up, by name."""
+        """Why studies were aborted, by name."""
         return {run.record.name: run.stop_reason for run in self._runs if run.stop_reason}
 
     def progress(self) -> list[StudyProgress]:
@@ -61,10 +61,10 @@ class SweepMonitor:
         return runs_progress(self._runs, self._settings, num_workers=self._num_workers)
 
     def __call__(self) -> None:
-        """Show how things are."""
+        """Show the present state."""
         progress, ends_at = self.progress(), self._ends_at()
-        self._night.look(progress, ends_at)
-        self._view.update(progress, self._night.note(ends_at))
+        self._recorder.update(progress, ends_at)
+        self._view.update(progress, self._recorder.prediction_text(ends_at))
         self._file.note(self._health())
 
     def note_end(self, tracker: str) -> None:

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from sweeper.clock import Clock, utc_now
 from sweeper.config.compose import SweepConfig, compose
-from sweeper.config.settings import SweepSettings
+from sweeper.config.settings import DEFAULT_OUTPUTS, SweepSettings
 from sweeper.config.time_limit import find_time_limit
 from sweeper.control.controller import Controller
 from sweeper.control.shutdown import ShutdownRequest, shutdown_on_signals
@@ -36,6 +36,7 @@ from sweeper.store.discovery import find_sweep
 from sweeper.store.disk_space import check_space
 from sweeper.store.ledger import Ledger
 from sweeper.store.lock import hold
+from sweeper.store.paths import OutputsPaths
 from sweeper.store.provenance import collect
 from sweeper.store.trials import TrialStore
 from sweeper.sweep.factory import open_executor, open_search, open_study_run, open_tracker
@@ -106,7 +107,7 @@ def run_sweep(
     shown = console or Console()
     settings = config.settings
     check_urls(settings.notify)
-    store = TrialStore(Path(settings.outputs) / sweep_name(settings))
+    store = TrialStore(OutputsPaths(Path(settings.outputs)).sweep(sweep_name(settings)))
     warning = check_space(store.root, settings.executor.min_free_mb)
     if warning:
         shown.print(f"! {warning}")
@@ -133,9 +134,9 @@ def _sessions(config: SweepConfig, store: TrialStore, console: Console, clock: C
     """Run a session; with ``budget.wait`` also those of the windows that follow."""
     store.root.mkdir(parents=True, exist_ok=True)
     while True:
-        night = SessionRecorder(store, config.settings, clock)
-        with log_to(store.root / "sweep.log"), night.told(), hold(store), night.watched():
-            outcome = _run(config, store, console, night=night, clock=clock)
+        recorder = SessionRecorder(store, config.settings, clock)
+        with log_to(store.paths.log), recorder.notifying(), hold(store), recorder.recording_errors():
+            outcome = _run(config, store, console, recorder=recorder, clock=clock)
         budget = config.settings.budget
         is_over = not (outcome.is_paused and budget.wait)
         if is_over or not wait_for_window(budget, clock, say=partial(_say, console), after=True):
@@ -148,7 +149,7 @@ def show_final(store: TrialStore, settings: SweepSettings, console: Console) -> 
     has_ui = settings.tracker.name == "mlflow"
     is_checkout = Path(sys.prefix) == Path.cwd() / ".venv"
     command = "make ui" if is_checkout else "sweeper ui"
-    if settings.outputs != "outputs":
+    if settings.outputs != DEFAULT_OUTPUTS:
         command = (
             f"make ui ARGS='outputs={settings.outputs}'" if is_checkout else f"sweeper ui outputs={settings.outputs}"
         )
@@ -156,7 +157,7 @@ def show_final(store: TrialStore, settings: SweepSettings, console: Console) -> 
 
 
 def _run(
-    config: SweepConfig, store: TrialStore, console: Console, *, night: SessionRecorder, clock: Clock
+    config: SweepConfig, store: TrialStore, console: Console, *, recorder: SessionRecorder, clock: Clock
 ) -> SweepOutcome:
     settings = config.settings
     devices = choose_devices(settings.executor)
@@ -182,8 +183,10 @@ def _run(
         lanes = settings.executor.lanes
         how_many = "as many lanes as turn out fastest" if lanes == "auto" else f"{lanes} lanes each"
         view.log(f"Training on {devices.note}, {how_many}.")
-        monitor = SweepMonitor(view, runs, settings, num_workers=devices.num_workers, tracker=tracker, night=night)
-        ledger = Ledger(store.root / "ledger.json", clock)
+        monitor = SweepMonitor(
+            view, runs, settings, num_workers=devices.num_workers, tracker=tracker, recorder=recorder
+        )
+        ledger = Ledger(store.paths.ledger, clock)
         controller = Controller(
             {run.record.name: (run, plan.opening) for run, plan in zip(runs, plans, strict=True)},
             executor,
@@ -198,7 +201,7 @@ def _run(
         _search(controller, monitor, tracker, drain)
         if controller.stop_reason:
             view.log(f"Stopped: {controller.stop_reason}")
-        night.end(drain.reason or controller.stop_reason or "nothing is left to do", monitor.progress())
+        recorder.end(drain.reason or controller.stop_reason or "nothing is left to do", monitor.progress())
     if drain:
         console.print(f"Stopped by {drain.reason}: everything is saved, the same command goes on.")
     reason, is_paused = controller.stop_reason or "", controller.forecast.is_paused and not drain
@@ -264,6 +267,6 @@ def _close(tracker: Tracker, timeout_s: float) -> str:
 def _report(store: TrialStore, config: SweepConfig) -> Mapping[str, Any]:
     from sweeper.analysis.report import write_reports
 
-    paths = write_reports(store, space=config.space)
-    best: Mapping[str, Any] = json.loads(paths["best.json"].read_text())
+    write_reports(store, space=config.space)
+    best: Mapping[str, Any] = json.loads(store.paths.best.read_text())
     return best

@@ -1,14 +1,14 @@
-"""A session from its begin to the morning: waits for the window, keeps the session's account, tells how it was.
+"""Records one session from its start to its end, writes its summary and sends the notification.
 
-`sweep` holds a `SessionRecorder` around everything it does. What is told comes after everything is saved, and whatever goes wrong
-with telling is a line in the log.
+`sweep` wraps a `SessionRecorder` around everything it does. The notification is sent after everything is saved. If the
+summary cannot be written or sent, that is only a warning in the log.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -22,7 +22,8 @@ from sweeper.display.summary import count_failures, since_last_summary, summary_
 from sweeper.errors import DiskFull, SweeperError
 from sweeper.store.atomic import write_atomic
 from sweeper.store.ledger import Ledger
-from sweeper.store.sessions import Prediction, SessionLog, SessionRecord, StudyTally, as_bytes
+from sweeper.store.serialization import to_bytes
+from sweeper.store.sessions import Prediction, SessionLog, SessionRecord, StudyTally
 from sweeper.store.trials import TrialStore
 from sweeper.sweep.notify import send
 
@@ -30,15 +31,14 @@ __all__ = ["SessionRecorder"]
 
 log = logging.getLogger(__name__)
 _SAVE_EVERY_S = 60.0
-SUMMARY = "summary.md"
 
 
 class SessionRecorder:
-    """The account of one session, and the message about it.
+    """Keeps the record of one session and queues the message about it.
 
     Args:
         store: The sweep.
-        settings: Its settings.
+        settings: Settings of the sweep.
         clock: The present time.
     """
 
@@ -56,17 +56,17 @@ class SessionRecorder:
         return self._store.root
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Record an error that ends the session, or keeps it from beginning."""
+    def recording_errors(self) -> Iterator[None]:
+        """Record an error that ends the session or prevents its start."""
         try:
             yield
         except Exception as error:
-            self._fail(str(error) or type(error).__name__)
+            self._record_error(str(error) or type(error).__name__)
             raise
 
     @contextmanager
-    def told(self) -> Iterator[None]:
-        """Send the message when all is over, by whatever way."""
+    def notifying(self) -> Iterator[None]:
+        """Send the queued message, if there is one, on leaving the block, also after an error."""
         try:
             yield
         finally:
@@ -74,47 +74,49 @@ class SessionRecorder:
                 send(self._settings.notify, *self._message)
 
     def begin(self, ledger: Ledger, progress: Sequence[StudyProgress]) -> None:
-        """Begin the account."""
+        """Begin the record."""
         self._ledger, self._spent_before_s = ledger, ledger.cost.device_s
         tallies = {study.study.name: _tally(study) for study in progress}
         self._save(
             SessionRecord(begun_at=self._now(), saved_at="", number=self._sessions.next_number(), before=tallies)
         )
 
-    def look(self, progress: Sequence[StudyProgress], ends_at: datetime | None) -> None:
-        """Note how things are, now and then; predictions at ever longer intervals, a dozen in a night."""
+    def update(self, progress: Sequence[StudyProgress], ends_at: datetime | None) -> None:
+        """Save the progress once a minute, and a prediction whenever the session has doubled its age since the last."""
         record = self._begun()
         elapsed_s = self._since_s(record.begun_at)
         is_due = not record.predictions or elapsed_s >= 2 * self._since_s(record.begun_at, record.predictions[-1].at)
         if ends_at is not None and is_due:
             prediction = Prediction(at=self._now(), ends_at=ends_at.isoformat(timespec="seconds"))
-            self._keep(dataclasses.replace(record, predictions=(*record.predictions, prediction)), progress)
+            record = dataclasses.replace(record, predictions=(*record.predictions, prediction))
+            self._save_progress(record, progress)
         elif self._since_s(record.saved_at) >= _SAVE_EVERY_S:
-            self._keep(record, progress)
+            self._save_progress(record, progress)
 
-    def note(self, ends_at: datetime | None) -> str:
-        """Return when the session is predicted to end, in words; empty if that is not known."""
+    def prediction_text(self, ends_at: datetime | None) -> str:
+        """Return when the session is predicted to end, as a sentence; empty if that is unknown."""
         if ends_at is None or self._ledger is None:
             return ""
         budget = self._settings.budget
-        stop = find_time_limit(budget, self._ledger.begun_at)
-        limit = f" ({stop.reason})" if stop is not None else ""
-        return f"Predicted to end {parse('', budget.time_zone).local(ends_at):%a %H:%M}{limit}."
+        limit = find_time_limit(budget, self._ledger.begun_at)
+        reason = f" ({limit.reason})" if limit is not None else ""
+        return f"Predicted to end {parse('', budget.time_zone).local(ends_at):%a %H:%M}{reason}."
 
     def end(self, reason: str, progress: Sequence[StudyProgress], *, has_failed: bool = False) -> None:
-        """End the account, and write the summary to log and files."""
+        """End the record, write the summary to the log and to files, and queue the message."""
         earlier = [record for record in self._sessions.read() if record.number != self._begun().number]
         record = dataclasses.replace(self._begun(), ended_at=self._now(), reason=reason, has_failed=has_failed)
-        self._keep(record, progress)
-        record = self._begun()
+        record = self._save_progress(record, progress)
         title = summary_title(self._store.root.name, record)
-        text = self._text(record, progress, earlier)
+        text = self._summary_text(record, progress, earlier)
         log.info("%s\n%s", title, text)
-        for path in (self._store.root / SUMMARY, self._sessions.path(record.number, ".md")):
+        for path in (self._store.paths.summary, self._sessions.path(record.number, ".md")):
             _write(path, f"# {title}\n\n{text}".encode())
-        self._choose(title, text, is_bad=has_failed or _has_failures(record))
+        self._queue_message(title, text, is_bad=has_failed or _num_failed(record.after) > _num_failed(record.before))
 
-    def _text(self, record: SessionRecord, progress: Sequence[StudyProgress], earlier: Sequence[SessionRecord]) -> str:
+    def _summary_text(
+        self, record: SessionRecord, progress: Sequence[StudyProgress], earlier: Sequence[SessionRecord]
+    ) -> str:
         killed = since_last_summary(earlier)[1]
         since = killed[0].begun_at if killed else record.begun_at
         causes = [count_failures(s.study.dataset, self._store.trials(s.study.name), since) for s in progress]
@@ -127,37 +129,37 @@ class SessionRecorder:
             earlier=earlier,
         )
 
-    def _fail(self, reason: str) -> None:
-        """Record an error; how far the sweep is, the store knows."""
+    def _record_error(self, reason: str) -> None:
+        """End the record with an error. The progress comes from disk, since the error may have come from anywhere."""
         if self._record is None:
-            self._choose(f"Sweep {self._store.root.name} could not start", reason, is_bad=True)
+            self._queue_message(f"Sweep {self._store.root.name} could not start", reason, is_bad=True)
         elif not self._record.ended_at:
             try:
                 progress = progress_from_disk(self._store, budget=self._settings.budget.trials)
                 self.end(reason, progress, has_failed=True)
             except SweeperError as unreadable:
-                log.warning("no summary, since the sweep cannot be read: %s", unreadable)
-                self._choose(
-                    f"Sweep {self._store.root.name}: session {self._record.number} failed", reason, is_bad=True
-                )
+                log.warning("no summary was written, since the sweep cannot be read: %s", unreadable)
+                title = f"Sweep {self._store.root.name}: session {self._record.number} failed"
+                self._queue_message(title, reason, is_bad=True)
 
-    def _choose(self, title: str, text: str, *, is_bad: bool) -> None:
+    def _queue_message(self, title: str, text: str, *, is_bad: bool) -> None:
         when = self._settings.notify.when
         if self._settings.notify.urls and (when == "end" or (when == "failure" and is_bad)):
             self._message = (title, text)
 
-    def _keep(self, record: SessionRecord, progress: Sequence[StudyProgress]) -> None:
+    def _save_progress(self, record: SessionRecord, progress: Sequence[StudyProgress]) -> SessionRecord:
         tallies = {study.study.name: _tally(study) for study in progress}
         spent_s = self._ledger.cost.device_s - self._spent_before_s if self._ledger else 0.0
-        self._save(dataclasses.replace(record, after=tallies, device_s=spent_s))
+        return self._save(dataclasses.replace(record, after=tallies, device_s=spent_s))
 
-    def _save(self, record: SessionRecord) -> None:
+    def _save(self, record: SessionRecord) -> SessionRecord:
         self._record = dataclasses.replace(record, saved_at=self._now())
-        _write(self._sessions.path(record.number), as_bytes(self._record))
+        _write(self._sessions.path(record.number), to_bytes(self._record))
+        return self._record
 
     def _begun(self) -> SessionRecord:
         if self._record is None:
-            raise AssertionError("the session was not begun")
+            raise AssertionError("the session has not begun")
         return self._record
 
     def _since_s(self, moment: str, until: str = "") -> float:
@@ -169,7 +171,7 @@ class SessionRecorder:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file; without it there is less to read in the morning, but the search goes on."""
+    """Write a file, or log a warning: the search must not end because a record of the session cannot be written."""
     try:
         write_atomic(path, content)
     except (OSError, DiskFull) as error:
@@ -182,6 +184,5 @@ def _tally(progress: StudyProgress) -> StudyTally:
     return StudyTally(states=states, best=progress.best_value, best_trial=best.spec.number if best else None)
 
 
-def _has_failures(record: SessionRecord) -> bool:
-    before = sum(tally.states.get("failed", 0) for tally in record.before.values())
-    return sum(tally.states.get("failed", 0) for tally in record.after.values()) > before
+def _num_failed(tallies: Mapping[str, StudyTally]) -> int:
+    return sum(tally.states.get("failed", 0) for tally in tallies.values())

@@ -8,7 +8,6 @@ the queue. `sweeper.track.make_tracker` puts this and the MLflow writer together
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
 import traceback
@@ -17,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from sweeper.config.urls import redact_urls
 from sweeper.types import StudyRecord, TrialRecord
 
-__all__ = ["BackgroundTracker", "Pace", "Writer", "redact"]
+__all__ = ["BackgroundTracker", "Pace", "Writer"]
 
 _LOG = logging.getLogger(__name__)
-_PASSWORD = re.compile(r"(://[^:@/\s]*):\S+@")
 _MAX_FAILURES_IN_A_ROW = 2
 """Then a round ends: the server is most likely away, and every further try would cost seconds."""
 
@@ -92,7 +91,7 @@ class BackgroundTracker:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._make_writer = make_writer
-        self._where = redact(where)
+        self._where = redact_urls(where)
         self._pace = pace or Pace()
         self._clock = clock
         self._writer: Writer | None = None
@@ -186,16 +185,11 @@ class BackgroundTracker:
         return True
 
     def _complain(self, error: Exception) -> None:
-        cause = redact(f"{type(error).__name__}: {error}").splitlines()[0]
+        cause = redact_urls(f"{type(error).__name__}: {error}").splitlines()[0]
         self._problem = f"{self._where}: {cause}"
         now = self._clock()
         if self._complained_at is not None and now - self._complained_at < self._pace.complain_s:
             return
         self._complained_at = now
         _LOG.warning("%s is not up to date (%s); the search goes on, this is tried again", self._where, cause)
-        _LOG.debug("%s", redact(traceback.format_exc()))
-
-
-def redact(text: str) -> str:
-    """Replace the password of every URL in ``text`` by ``***``."""
-    return _PASSWORD.sub(r"\1:***@", text)
+        _LOG.debug("%s", redact_urls(traceback.format_exc()))

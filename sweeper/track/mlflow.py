@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
+from sweeper.config.urls import redact_urls
 from sweeper.errors import ConfigError
-from sweeper.track.background import Writer, redact
+from sweeper.store.paths import OutputsPaths
+from sweeper.track.background import Writer
 
 if TYPE_CHECKING:
     from sweeper.track.mlflow_audit import MlflowAudit
@@ -54,11 +56,11 @@ def tracking_uri(uri: str, outputs: Path) -> str:
         ConfigError: MLflow takes no such URI.
     """
     if not uri:
-        return f"{_SQLITE}{outputs.absolute() / 'mlflow.db'}"
+        return f"{_SQLITE}{OutputsPaths(outputs).mlflow_db}"
     if not uri.startswith(_SCHEMES):
         raise ConfigError(
             "tracker.uri",
-            redact(uri),
+            redact_urls(uri),
             "MLflow needs a server or a database",
             "Give http://host:port, sqlite:///path/to/mlflow.db or postgresql://…, or leave it empty.",
         )
@@ -68,7 +70,7 @@ def tracking_uri(uri: str, outputs: Path) -> str:
 
 def artifact_folder(uri: str, outputs: Path) -> str:
     """Return the URI of the folder for files; empty if a tracking server decides."""
-    return (outputs.absolute() / "mlartifacts").as_uri() if uri.startswith(_DATABASES) else ""
+    return OutputsPaths(outputs).mlflow_artifacts.as_uri() if uri.startswith(_DATABASES) else ""
 
 
 def set_environment() -> None:

@@ -1,7 +1,7 @@
 """Reads a study as MLflow has it, to compare with the store, and takes away runs that are too many or wrong.
 
 `reconcile` calls this, through `sweeper.track.open_audit`. What is missing, a tracker's ``show`` adds. MLflow keeps a
-copy of the record and the adapter of finished trials, so a damaged store can be mended from it. Importing this module
+copy of the record and the adapter of finished trials, so a damaged store can be repaired from it. Importing this module
 imports mlflow.
 """
 
@@ -16,8 +16,9 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from sweeper.config.urls import redact_urls
 from sweeper.errors import TrackerError
-from sweeper.track.background import redact
+from sweeper.store.paths import TRIAL_FILE
 from sweeper.types import TrialState, ViewedTrial
 
 __all__ = ["MlflowAudit"]
@@ -51,7 +52,7 @@ class MlflowAudit:
         try:
             return self._read(f"{self._sweep}/{study}", metric)
         except (MlflowException, OSError) as error:
-            cause = redact(f"{type(error).__name__}: {error}").splitlines()[0]
+            cause = redact_urls(f"{type(error).__name__}: {error}").splitlines()[0]
             raise TrackerError(f"MLflow cannot be read ({cause})") from error
 
     def _read(self, name: str, metric: str) -> list[ViewedTrial] | None:
@@ -74,7 +75,7 @@ class MlflowAudit:
 
     def kept_record(self, run: ViewedTrial) -> bytes | None:
         """Return the copy of ``trial.json`` that a finished run holds, if there is one."""
-        return self._artifacts(run.key, "trial.json").get("trial.json")
+        return self._artifacts(run.key, TRIAL_FILE).get(TRIAL_FILE)
 
     def kept_adapter(self, run: ViewedTrial) -> Mapping[str, bytes]:
         """Return the files of the adapter that a run's logged model holds; empty if there is none."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from sweeper.analysis.report import write_reports
 from sweeper.analysis.sessions import session_rows
-from sweeper.store.sessions import Prediction, SessionLog, SessionRecord, StudyTally, as_bytes
+from sweeper.store.serialization import to_bytes
+from sweeper.store.sessions import Prediction, SessionLog, SessionRecord, StudyTally
 from tests.builders import make_study, make_sweep, make_trial
 
 NIGHT = SessionRecord(
@@ -27,7 +28,7 @@ def sweep_with(tmp_path, *records):
     for record in records:
         path = SessionLog(store.root).path(record.number)
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(as_bytes(record))
+        path.write_bytes(to_bytes(record))
     return store
 
 

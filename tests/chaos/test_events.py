@@ -16,6 +16,7 @@ from chaos.events import hang_worker, start_a_second
 from chaos.session import ChaosError
 from chaos.workload import HANG_S
 from sweeper.store.ledger import Ledger
+from sweeper.store.paths import SweepPaths
 from sweeper.types import Cost
 from tests.doubles import wait_until
 
@@ -26,7 +27,7 @@ class FakeSession:
     is_alive = True
 
     def __init__(self, folder, worker=None, code=None):
-        self.sweep_dir, self.pid = folder, -1
+        self.paths, self.pid = SweepPaths(folder), -1
         self._worker, self._code = worker, code
 
     def workers(self):
@@ -37,7 +38,7 @@ class FakeSession:
         return self.is_alive
 
     def twin(self):
-        second = FakeSession(self.sweep_dir)
+        second = FakeSession(self.paths.root)
         second.is_alive = False
         second.process = self
         return second
@@ -62,8 +63,8 @@ def kill_soon(session, worker, *, charged_s):
     def work():
         wait_until(lambda: psutil.Process(worker.pid).status() == psutil.STATUS_STOPPED, "a stopped worker")
         line = "WARNING sweeper.controller: worker 0: worker 0 was killed: no answer to a chunk of trec within 4 s\n"
-        (session.sweep_dir / "sweep.log").write_text(line)
-        Ledger(session.sweep_dir / "ledger.json").charge(Cost(device_s=charged_s))
+        session.paths.log.write_text(line)
+        Ledger(session.paths.ledger).charge(Cost(device_s=charged_s))
         worker.kill()
         worker.wait()
 

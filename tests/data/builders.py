@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.fetch.wheel import WheelPin, sha256_of
+from sweeper.fetch.files import sha256_of
+from sweeper.fetch.wheel import WheelPin
 
 REAL_CACHE = Path(os.environ.get("SWEEPER_CACHE", "~/.cache/sweeper")).expanduser()
 

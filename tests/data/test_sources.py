@@ -11,7 +11,7 @@ import sweeper.data
 from sweeper.config.settings import DatasetSettings
 from sweeper.data import prepare_splits
 from sweeper.errors import ConfigError, DataError, FetchError
-from sweeper.fetch.wheel import sha256_of
+from sweeper.fetch.files import sha256_of
 from tests.data.builders import make_wheel, write_jsonl
 
 ROWS = [{"text": f"row {n}", "label": n % 2} for n in range(60)]

@@ -61,7 +61,7 @@ def test_what_goes_wrong_around_the_trials_is_shown(sweep):
     store = sweep([make_trial(0, 0.9)])
     HealthFile(store.root).note(Health(devices={"1": "it died"}, studies={"toy": "no hope"}, tracker="refused"))
     text = shown(store)
-    for part in ("Worker 1 was taken out: it died", "toy was given up: no hope", "The tracker is behind: refused"):
+    for part in ("Worker 1 was disabled: it died", "toy was aborted: no hope", "The tracker is behind: refused"):
         assert part in text
 
 

@@ -184,7 +184,7 @@ def truncate_ledger(sweep):
 
 
 def truncate_study(sweep):
-    truncate(sweep.store.study_dir(STUDY) / "study.json")
+    truncate(sweep.store.paths.study_record(STUDY))
 
 
 def _sql(sweep, statement):
@@ -237,7 +237,7 @@ def test_a_damaged_record_comes_back_from_the_tracker(sweep, what):
     if what == "folder is empty":
         folder.mkdir()
     assert sweep.reconcile(), sweep.said
-    assert "rebuilt from MLflow's copy" in sweep.said
+    assert "restored from MLflow's copy" in sweep.said
     assert sweep.records()[before.spec.number] == before
     assert (folder / "adapter" / "adapter_model.safetensors").exists()
     if what == "truncated":
@@ -259,7 +259,7 @@ def test_without_a_copy_a_damaged_trial_is_begun_anew_and_ends_as_before(sweep):
     (sweep.outputs / "mlflow.db").unlink()
     (sweep.folder(number) / "trial.json").write_text("{")
     assert sweep.reconcile(), sweep.said
-    assert "begun anew, with the same setting" in sweep.said
+    assert "restarted with the same configuration" in sweep.said
     anew = sweep.records()[number]
     assert (anew.spec, anew.state, anew.measurements) == (before.spec, TrialState.RUNNING, ())
     assert sweep.in_optuna()[number].state is optuna.trial.TrialState.RUNNING
@@ -278,7 +278,7 @@ def test_a_truncated_checkpoint_lets_its_trial_begin_anew(sweep):
     assert sweep.reconcile(), sweep.said
     truncate(sweep.folder(record.spec.number) / "checkpoint-1.safetensors")
     assert sweep.reconcile(), sweep.said
-    assert "begun anew" in sweep.said
+    assert "restarted" in sweep.said
     assert sweep.records()[record.spec.number].measurements == ()
 
 
@@ -304,7 +304,7 @@ def test_a_damaged_checkpoint_sends_its_trial_back_to_the_one_before(sweep, dama
     number = with_two_checkpoints(sweep)
     damage(sweep.folder(number) / "checkpoint-2.safetensors")
     assert sweep.reconcile(), sweep.said
-    assert "goes on after chunk 1" in sweep.said
+    assert "continues after chunk 1" in sweep.said
     assert sweep.records()[number].chunks_done == 1
 
 

@@ -11,8 +11,8 @@ import pytest
 from sweeper.config.settings import DatasetSettings
 from sweeper.errors import ConfigError, FetchError
 from sweeper.fetch import pip
-from sweeper.fetch import wheel as wheels
-from sweeper.fetch.wheel import WheelPin, extract_file, extract_folder, fetch_wheel
+from sweeper.fetch.members import extract_file, extract_folder
+from sweeper.fetch.wheel import WheelPin, fetch_wheel
 from tests.data.builders import make_wheel, pin_of
 
 FILES = {"tiny_data/rows.csv": "text,label\nhi,a\n", "tiny_data/model/config.json": "{}", "tiny_data/model/sub/x": "x"}
@@ -87,10 +87,10 @@ def test_two_members_of_a_wheel_share_one_copy_of_it(tmp_path, index):
 def test_processes_that_ask_at_once_fetch_once(tmp_path, index):
     pin = pin_of(make_wheel(index, FILES), "tiny_data/rows.csv")
     code = (
-        "from sweeper.fetch.wheel import *; from pathlib import Path; "
-        f"print(extract_file({pin!r}, cache=Path('cache')))"
+        "from pathlib import Path; from sweeper.fetch.members import extract_file; "
+        f"from sweeper.fetch.wheel import WheelPin; print(extract_file({pin!r}, cache=Path('cache')))"
     )
-    root = str(Path(wheels.__file__).parents[2])
+    root = str(Path(pip.__file__).parents[2])
     asked = [
         subprocess.Popen(
             [sys.executable, "-c", f"import sys; sys.path.insert(0, {root!r}); {code}"],
@@ -133,10 +133,11 @@ def test_a_folder_is_extracted_with_its_subfolders(cached):
     assert sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()) == ["config.json", "sub/x"]
 
 
-def test_without_network_pip_is_quoted_and_the_remedy_named(tmp_path, monkeypatch):
+@pytest.mark.parametrize("userinfo", ["someone:secret", "secret"])
+def test_without_network_pip_is_quoted_and_the_remedy_named(tmp_path, monkeypatch, userinfo):
     for name, value in {"CONFIG_FILE": "/dev/null", "FIND_LINKS": "", "RETRIES": "0", "EXTRA_INDEX_URL": ""}.items():
         monkeypatch.setenv(f"PIP_{name}", value)
-    monkeypatch.setenv("PIP_INDEX_URL", "http://someone:secret@127.0.0.1:1/simple")
+    monkeypatch.setenv("PIP_INDEX_URL", f"http://{userinfo}@127.0.0.1:1/simple")
     with pytest.raises(FetchError, match=r"No matching distribution found for tiny-data==1\.0") as caught:
         fetch_wheel(WheelPin(package="tiny-data==1.0", sha256=SHA, member="x"), cache=tmp_path)
     assert f"put the file into {tmp_path / 'wheels'}" in str(caught.value)
@@ -163,13 +164,13 @@ def test_a_damaged_wheel_in_the_cache_is_named_with_the_remedy(cached):
 
 def test_a_missing_member_is_answered_with_the_nearest(cached):
     cache, wheel = cached
-    with pytest.raises(FetchError, match=r"no member 'data/rows.csv'.*nearest it has: tiny_data/rows\.csv"):
+    with pytest.raises(FetchError, match=r"no member 'data/rows.csv'.*nearest members are: tiny_data/rows\.csv"):
         extract_file(pin_of(wheel, "data/rows.csv"), cache=cache)
 
 
 def test_a_missing_folder_is_answered_with_the_nearest(cached):
     cache, wheel = cached
-    with pytest.raises(FetchError, match="nearest it has: tiny_data/model"):
+    with pytest.raises(FetchError, match="nearest members are: tiny_data/model"):
         extract_folder(pin_of(wheel, "tiny_data/models"), cache=cache)
 
 

@@ -10,7 +10,8 @@ import yaml
 
 from sweeper.clock import utc_now
 from sweeper.store.atomic import write_atomic
-from sweeper.store.sessions import SessionLog, SessionRecord, as_bytes
+from sweeper.store.serialization import to_bytes
+from sweeper.store.sessions import SessionLog, SessionRecord
 from sweeper.store.trials import TrialStore
 
 BEGUN = "2026-11-21T21:00:00+00:00"
@@ -138,14 +139,14 @@ def test_the_status_tells_how_the_last_session_stands(sweeper, jobs_dir, end, pi
     (jobs_dir / "nightly.yaml").write_text("overrides: [dataset=trec, name=mine]\n")
     store = TrialStore(jobs_dir.parent / "outputs" / "mine")
     session = SessionRecord(number=1, begun_at=BEGUN, saved_at=BEGUN, **end)
-    write_atomic(SessionLog(store.root).path(1), as_bytes(session))
+    write_atomic(SessionLog(store.root).path(1), to_bytes(session))
     if pid is not None:
         holder = {
             "pid": os.getpid() if pid == OWN else 2**22 + 1,
             "host": os.uname().nodename,
             "since": utc_now().isoformat(timespec="seconds"),
         }
-        store.write_text("holder.json", json.dumps(holder))
+        store.paths.holder.write_text(json.dumps(holder))
     assert said in " ".join(sweeper("status")[1].split())
 
 

@@ -10,7 +10,8 @@ import yaml
 import sweeper.models
 from sweeper.config.settings import ModelSettings
 from sweeper.errors import ConfigError, FetchError, ModelError
-from sweeper.fetch.wheel import WheelPin, sha256_of
+from sweeper.fetch.files import sha256_of
+from sweeper.fetch.wheel import WheelPin
 from sweeper.models import fetch_model, model_type_of
 from sweeper.models.targets import targets_for
 from tests.data.builders import cache_with, make_wheel

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sweeper.config.settings import ModelSettings
 from sweeper.errors import ModelError
+from sweeper.fetch.files import sha256_of
 from sweeper.fetch.progress import no_progress
-from sweeper.fetch.wheel import sha256_of
 from sweeper.models import fetch_model, model_type_of
 from sweeper.models.gguf import convert_gguf
 from sweeper.models.targets import targets_for

@@ -83,7 +83,7 @@ def test_a_damaged_account_is_told_with_its_path_and_a_remedy(path, clock, conte
     with pytest.raises(StoreError) as caught:
         Ledger(path, clock)
     assert str(path) in str(caught.value)
-    assert "delete it" in str(caught.value)
+    assert "sweeper reconcile sweep" in str(caught.value)
 
 
 def test_the_account_is_plain_json(path, clock):
@@ -120,8 +120,8 @@ def test_a_session_ends_with_its_own_window_even_if_the_next_one_is_open(path, c
 
 @pytest.mark.parametrize(("deadline", "hours"), [("06:00", 6), ("2026-01-01T05:00", 5), ("08:00", 7)])
 def test_what_comes_first_of_window_and_deadline_stops(clock, deadline, hours):
-    stop = find_time_limit(BudgetSettings(window="22:00-07:00", time_zone="UTC", deadline=deadline), clock())
-    assert stop.at - clock() == timedelta(hours=hours)
+    limit = find_time_limit(BudgetSettings(window="22:00-07:00", time_zone="UTC", deadline=deadline), clock())
+    assert limit.at - clock() == timedelta(hours=hours)
 
 
 @pytest.mark.parametrize(("deadline", "is_final"), [("06:00", False), ("2026-01-01T05:00", True)])

@@ -8,7 +8,6 @@ import subprocess
 
 import pytest
 
-from sweeper.config.urls import redact_url
 from sweeper.store.provenance import collect, git_state
 from sweeper.sweep.identity import config_hash
 
@@ -70,16 +69,3 @@ def test_the_hash_is_the_same_in_every_release():
 def test_a_number_that_json_does_not_know_is_refused(value):
     with pytest.raises(ValueError, match="JSON"):
         config_hash({"a": value})
-
-
-@pytest.mark.parametrize(
-    ("url", "redacted"),
-    [
-        ("postgresql://me:pa55@host:5432/db", "postgresql://me:***@host:5432/db"),
-        ("postgresql://me:p@s/s@host/db", "postgresql://me:***@host/db"),
-        ("https://host/x?token=abc&y=1", "https://host/x?token=***&y=1"),
-        ("sqlite:////data/optuna.db", "sqlite:////data/optuna.db"),
-    ],
-)
-def test_passwords_are_taken_out_of_urls(url, redacted):
-    assert redact_url(url) == redacted

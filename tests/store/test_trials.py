@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sweeper import types
 from sweeper.errors import DiskFull, StoreError
 from sweeper.store.atomic import write_atomic
-from sweeper.store.serialization import from_jsonable, to_jsonable
+from sweeper.store.serialization import SCHEMA_VERSION, from_jsonable, to_bytes, to_jsonable
 from sweeper.store.trials import TrialStore
 from sweeper.types import (
     Cost,
@@ -246,7 +246,7 @@ def test_a_file_is_replaced_only_when_it_is_whole(tmp_path, monkeypatch):
 
 # Damage.
 
-GOOD = json.dumps({"schema_version": 1, **to_jsonable(trial())})
+GOOD = to_bytes(trial()).decode()
 
 
 @pytest.mark.parametrize(
@@ -254,8 +254,8 @@ GOOD = json.dumps({"schema_version": 1, **to_jsonable(trial())})
     [
         ("", "cannot be read"),
         (GOOD[:-20], "cannot be read"),
-        ("[]", "schema version"),
-        (GOOD.replace('"schema_version": 1', '"schema_version": 2'), "schema version 1"),
+        ("[]", "it has no schema_version"),
+        (GOOD.replace('"schema_version"', '"version"'), "it has no schema_version"),
         (GOOD.replace('"running"', '"jogging"'), "damaged"),
         (GOOD.replace('"measurements": []', '"measurements": 3'), "damaged"),
         (GOOD.replace('"spec"', '"sepc"'), "damaged"),
@@ -269,7 +269,16 @@ def test_a_damaged_trial_is_told_with_its_path_and_a_remedy(store, content, said
         store.trials(STUDY)
     assert str(path) in str(caught.value)
     assert said in str(caught.value)
-    assert "sweeper reconcile sweep" in str(caught.value) or "new sweep name" in str(caught.value)
+    assert "sweeper reconcile sweep" in str(caught.value)
+
+
+@pytest.mark.parametrize(("version", "age"), [(SCHEMA_VERSION - 1, "an earlier"), (SCHEMA_VERSION + 1, "a later")])
+def test_a_sweep_of_another_version_is_refused_with_a_remedy(store, version, age):
+    store.write_sweep({})
+    store.paths.sweep.write_text(f'{{"schema_version": {version}}}')
+    said = rf"sweep\.json was written by {age} version of sweeper .*schema_version={version}.* Use a new sweep name"
+    with pytest.raises(StoreError, match=said):
+        store.read_sweep()
 
 
 def test_a_missing_trial_is_told(store):

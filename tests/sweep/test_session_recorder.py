@@ -11,7 +11,8 @@ from sweeper.config.settings import BudgetSettings, NotifySettings, SweepSetting
 from sweeper.display.progress import study_progress
 from sweeper.display.summary import count_failures, session_line, summary_text, summary_title
 from sweeper.store.ledger import Ledger
-from sweeper.store.sessions import Prediction, SessionLog, SessionRecord, StudyTally, as_bytes
+from sweeper.store.serialization import to_bytes
+from sweeper.store.sessions import Prediction, SessionLog, SessionRecord, StudyTally
 from sweeper.store.trials import TrialStore
 from sweeper.sweep.session_recorder import SessionRecorder
 from sweeper.sweep.window_wait import wait_for_window
@@ -151,7 +152,7 @@ def test_a_session_under_way_is_told_with_its_predicted_end():
 def test_a_session_is_read_as_it_was_written(tmp_path):
     sessions = SessionLog(tmp_path)
     sessions.path(3).parent.mkdir()
-    sessions.path(3).write_bytes(as_bytes(SESSION))
+    sessions.path(3).write_bytes(to_bytes(SESSION))
     assert sessions.read() == [SESSION]
     assert sessions.next_number() == 4
 
@@ -183,16 +184,16 @@ class Bench:
     def night(self, *, trials=(), error=None, is_bad=False):
         for trial in trials:
             self.store.write_trial(trial)
-        night = SessionRecorder(self.store, self.settings, self.clock)
-        with night.told(), night.watched():
-            night.begin(self.ledger, [progress_of([])])
+        recorder = SessionRecorder(self.store, self.settings, self.clock)
+        with recorder.notifying(), recorder.recording_errors():
+            recorder.begin(self.ledger, [progress_of([])])
             self.ledger.charge(Cost(device_s=60.0))
             self.clock.pass_s(600)
-            night.look([progress_of(trials)], None)
+            recorder.update([progress_of(trials)], None)
             if error is not None:
                 raise error
-            night.end("all is done", [progress_of(trials)], has_failed=is_bad)
-        return night
+            recorder.end("all is done", [progress_of(trials)], has_failed=is_bad)
+        return recorder
 
 
 @pytest.fixture
@@ -235,7 +236,7 @@ def test_an_error_is_told_with_its_message_and_raised(bench):
 
 def test_an_error_is_told_even_if_the_store_cannot_be_read(bench):
     def damage():
-        (bench.store.study_dir("trec-minilm-lora") / "study.json").write_text("{")
+        (bench.store.paths.study_record("trec-minilm-lora")).write_text("{")
         return RuntimeError("all is lost")
 
     with pytest.raises(RuntimeError, match="all is lost"):
@@ -244,8 +245,8 @@ def test_an_error_is_told_even_if_the_store_cannot_be_read(bench):
 
 
 def test_what_keeps_a_session_from_beginning_is_told(bench):
-    night = SessionRecorder(bench.store, bench.settings, bench.clock)
-    with pytest.raises(RuntimeError), night.told(), night.watched():
+    recorder = SessionRecorder(bench.store, bench.settings, bench.clock)
+    with pytest.raises(RuntimeError), recorder.notifying(), recorder.recording_errors():
         raise RuntimeError("the data is gone")
     assert bench.sent == [("Sweep mine could not start", "the data is gone")]
 
@@ -280,21 +281,21 @@ def test_files_that_cannot_be_written_do_not_end_a_session(bench, caplog):
 
 
 def test_predictions_are_kept_at_ever_longer_intervals(bench):
-    night = SessionRecorder(bench.store, bench.settings, bench.clock)
-    night.begin(bench.ledger, [progress_of([])])
+    recorder = SessionRecorder(bench.store, bench.settings, bench.clock)
+    recorder.begin(bench.ledger, [progress_of([])])
     for _ in range(2 * 360):
         bench.clock.pass_s(10)
-        night.look([progress_of([])], bench.clock())
+        recorder.update([progress_of([])], bench.clock())
     [record] = SessionLog(bench.store.root).read()
     elapsed = [(FakeClock(p.at)() - FakeClock(record.begun_at)()).total_seconds() for p in record.predictions]
     assert elapsed == [10 * 2**n for n in range(10)]
 
 
 def test_the_predicted_end_is_shown_with_what_limits_it(bench):
-    night = SessionRecorder(bench.store, bench.settings, bench.clock)
-    night.begin(bench.ledger, [])
-    assert night.note(None) == ""
-    predicted = night.note(FakeClock("2026-01-02T05:00+00:00")())
+    recorder = SessionRecorder(bench.store, bench.settings, bench.clock)
+    recorder.begin(bench.ledger, [])
+    assert recorder.prediction_text(None) == ""
+    predicted = recorder.prediction_text(FakeClock("2026-01-02T05:00+00:00")())
     assert predicted == "Predicted to end Fri 06:00 (budget.window=22:00-07:00 closes at 07:00)."
 
 
@@ -327,8 +328,8 @@ def test_a_closed_window_is_told_with_its_opening():
     may, _, said, naps = waited(NIGHT, "2026-01-01T12:00+00:00")
     assert (may, naps) == (False, [])
     assert said == [
-        "Not now: budget.window=22:00-07:00 opens Thu 01 Jan 22:00. The same command goes on then; budget.wait=true "
-        "waits for it."
+        "Not started: budget.window=22:00-07:00 opens Thu 01 Jan 22:00. Run the same command again then, or set "
+        "budget.wait=true to wait for it."
     ]
 
 
@@ -348,4 +349,4 @@ def test_nobody_waits_for_a_window_behind_the_deadline(window):
     budget = BudgetSettings(window=window, deadline="2026-01-01T12:00", time_zone="UTC", wait=True)
     may, _, said, naps = waited(budget, "2026-01-01T12:30+00:00")
     assert (may, naps) == (False, [])
-    assert "the time is over" in said[0]
+    assert "No time is left" in said[0]

