@@ -1,4 +1,4 @@
-"""Opens what a sweep works with: search, study, tracker, workers. Used by `sweep` and `reconcile`."""
+"""Makes what a session works with: searches, study runs, the tracker, the executor. `run` and `reconcile` call it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["open_executor", "open_search", "open_study_run", "open_tracker", "st
 
 
 def open_search(record: StudyRecord, config: SweepConfig, store: TrialStore) -> Search:
-    """Open the search of a study, or begin it."""
+    """Open the search of a study; a new one is created."""
     from sweeper.search.study import Search
 
     settings = config.settings
@@ -45,7 +45,7 @@ def open_search(record: StudyRecord, config: SweepConfig, store: TrialStore) -> 
 
 
 def storage_url(settings: SweepSettings, store: TrialStore) -> str:
-    """Return the address of the database of studies."""
+    """Return the URL of Optuna's database."""
     return settings.search.storage or f"sqlite:///{store.paths.optuna_db}"
 
 
@@ -59,7 +59,7 @@ def open_study_run(
     reference: tuple[str, Mapping[str, ParamValue]] | None,
     clock: Clock = utc_now,
 ) -> StudyRun:
-    """Take up a study: search and tracker are brought in line with the store."""
+    """Return a study run, with search and tracker brought in line with the store."""
     records = TrialRecords(
         record, store=store, tracker=tracker, keep_adapters=settings.store.keep_adapters, clock=clock
     )
@@ -76,7 +76,7 @@ def open_study_run(
 
 
 def open_executor(settings: SweepSettings, store: TrialStore, *, model_dir: Path, device: str) -> Executor:
-    """Return the executor of the settings; its workers log into the sweep's folder."""
+    """Return the executor that the settings name; its workers log into the sweep's folder."""
     setup = WorkerSetup(
         model=settings.model,
         model_dir=model_dir,
@@ -88,7 +88,7 @@ def open_executor(settings: SweepSettings, store: TrialStore, *, model_dir: Path
 
 
 def open_tracker(settings: SweepSettings, store: TrialStore) -> Tracker:
-    """Return the tracker of the settings, with the sweep's tags."""
+    """Return the tracker that the settings name, with the sweep's tags."""
     tags = _tags(store.read_sweep()["provenance"])
     return make_tracker(settings.tracker, outputs=Path(settings.outputs), sweep=store.root.name, tags=tags)
 

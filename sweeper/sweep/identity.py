@@ -1,6 +1,6 @@
-"""What makes two sessions one sweep: the settings that trials depend on, their hash, and the check that they are equal.
+"""Tells whether two sessions belong to one sweep: the settings that trials depend on, their hash, and the check.
 
-`sweep` asks before anything is fetched; a sweep whose settings changed is never continued in silence.
+`run` checks before anything is fetched: a sweep is never resumed with other settings.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sweeper.store.trials import TrialStore
 __all__ = ["check_identity", "settings_to_keep", "sweep_name"]
 
 _NOT_IDENTITY = ("name", "outputs", "cache", "executor", "budget", "store", "tracker", "notify")
-"""Sections that no trial's result depends on, so they may change from one session of a sweep to the next."""
+"""Sections on which no trial's result depends: they may change between the sessions of a sweep."""
 _NUM_SHOWN = 4
 
 
@@ -33,7 +33,7 @@ def sweep_name(settings: SweepSettings) -> str:
 
 
 def settings_to_keep(settings: SweepSettings) -> dict[str, Any]:
-    """Return the settings as they may be written down: without passwords."""
+    """Return the settings as they may be stored: without passwords and addresses."""
     content = asdict(settings)
     content["search"]["storage"] = redact_urls(settings.search.storage)
     content["tracker"]["uri"] = redact_urls(settings.tracker.uri)
@@ -42,7 +42,7 @@ def settings_to_keep(settings: SweepSettings) -> dict[str, Any]:
 
 
 def check_identity(store: TrialStore, settings: SweepSettings) -> None:
-    """Check that a sweep on disk, if there is one, was begun with these settings.
+    """Check that a sweep on disk, if there is one, was started with these settings.
 
     Raises:
         SweepMismatch: Settings that trials depend on have changed.
@@ -55,8 +55,8 @@ def check_identity(store: TrialStore, settings: SweepSettings) -> None:
     if changed:
         more = f"; and {len(changed) - _NUM_SHOWN} more" if len(changed) > _NUM_SHOWN else ""
         raise SweepMismatch(
-            f"sweep {store.root.name} was begun with other settings ({'; '.join(changed[:_NUM_SHOWN])}{more}). Trials "
-            "of both would not compare: give the new one a name of its own, e.g. name=second"
+            f"sweep {store.root.name} was started with other settings ({'; '.join(changed[:_NUM_SHOWN])}{more}), so "
+            "its trials cannot be compared with new ones. Give the new sweep its own name, e.g. name=second"
         )
 
 

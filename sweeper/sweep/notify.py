@@ -1,8 +1,8 @@
-"""Tells people how a night was: webhooks, mail, chat. The only importer of Apprise, which knows a hundred services.
+"""Sends the summary of a session to webhooks, mail or chat. The only importer of Apprise, which knows a hundred services.
 
-Nothing here may hurt a search: every address has its own thread, a few tries and an end, and what fails is one line in
-the log. Addresses hold tokens, so no message of ours repeats more of them than their scheme. `night` sends, `sweep`
-checks the addresses before anything starts.
+A notification never delays or fails a search: every address has its own thread, a few attempts and a time limit, and a
+failure is one line in the log. Addresses hold tokens, so our messages show no more of them than their scheme.
+`session_recorder` sends; `run` checks the addresses before anything starts.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from sweeper.errors import ConfigError
 __all__ = ["check_urls", "send"]
 
 log = logging.getLogger(__name__)
-_TRIES = 3
+_ATTEMPTS = 3
 _PAUSE_S = 2.0
-"""Before the second try; twice as long before each further one."""
+"""Before the second attempt; doubled before each further one."""
 _TIMEOUT_S = 45.0
-"""For everything together: tries, pauses, and Apprise's own time limits of 4 s to connect and 4 s to answer."""
+"""For all attempts and pauses together, Apprise's own limits of 4 s to connect and 4 s to answer included."""
 
 
 def check_urls(settings: NotifySettings) -> None:
     """Check that each address is one that Apprise knows.
 
     Raises:
-        ConfigError: One is not; it is named by its place and scheme only.
+        ConfigError: One is not; the error names its position and scheme only.
     """
     for position, url in enumerate(settings.urls):
         if not url.split() or not all(_is_known(part) for part in url.split()):
-            remedy = "Write what Apprise takes, e.g. jsons://host/path or mailto://...; its documentation has all."
+            remedy = "Write a URL that Apprise supports, e.g. jsons://host/path or mailto://...; see its documentation."
             key = f"notify.urls[{position}]"
-            raise ConfigError(key, mask_url(url), "this is no address of a known service", remedy)
+            raise ConfigError(key, mask_url(url), "no notification service has addresses like this", remedy)
 
 
 def send(
@@ -47,47 +47,43 @@ def send(
     title: str,
     text: str,
     *,
-    tries: int = _TRIES,
+    attempts: int = _ATTEMPTS,
     pause_s: float = _PAUSE_S,
     timeout_s: float = _TIMEOUT_S,
 ) -> list[str]:
-    """Send a text to every address, all at once; wait for as long as ``timeout_s``, and never raise.
+    """Send a text to every address, all at once; wait for ``timeout_s`` at most, and never raise.
 
     Returns:
-        What went wrong, a line an address; empty if everybody was told.
+        A line for each address that was not reached; empty if all were.
     """
     urls = [part for url in settings.urls for part in url.split()]
     failures = dict.fromkeys(range(len(urls)), f"no answer within {timeout_s:g} s")
     deadline = time.monotonic() + timeout_s
 
-    def tell(number: int) -> None:
-        wrong = _try(urls[number], title, text, tries=tries, pause_s=pause_s)
-        failures.pop(number) if not wrong else failures.update({number: wrong})
+    def deliver(number: int) -> None:
+        problem = ""
+        for attempt in range(attempts):
+            if attempt:
+                time.sleep(pause_s * 2 ** (attempt - 1))
+            problem = _send_once(urls[number], title, text)
+            if not problem:
+                failures.pop(number)
+                return
+        failures[number] = f"{problem}, {attempts} times"
 
     with suppress(Exception):
-        _load()  # here, since what it does with warnings is not for threads; without it every address fails below
-    # Daemons: one that hangs for ever keeps no process alive.
-    threads = [threading.Thread(target=tell, args=(number,), daemon=True) for number in range(len(urls))]
+        _load()  # in this thread, since it changes the warning filters; if it fails, so does every address below
+    # Daemon threads: one that hangs must not keep the process alive.
+    threads = [threading.Thread(target=deliver, args=(number,), daemon=True) for number in range(len(urls))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
-    # A copy: who comes late may still answer.
-    lines = [f"{mask_url(urls[number])}: {wrong}" for number, wrong in sorted(dict(failures).items())]
+    # A copy, since a late thread may still change it.
+    lines = [f"{mask_url(urls[number])}: {problem}" for number, problem in sorted(dict(failures).items())]
     for line in lines:
         log.warning("the summary was not sent to %s", line)
     return lines
-
-
-def _try(url: str, title: str, text: str, *, tries: int, pause_s: float) -> str:
-    """Send to one address; return what went wrong in the end, or an empty text."""
-    for number in range(tries):
-        if number:
-            time.sleep(pause_s * 2 ** (number - 1))
-        wrong = _send_once(url, title, text)
-        if not wrong:
-            return ""
-    return f"{wrong}, {tries} times"
 
 
 def _send_once(url: str, title: str, text: str) -> str:
@@ -95,8 +91,8 @@ def _send_once(url: str, title: str, text: str) -> str:
         apprise = _load()
         target = apprise.Apprise()
         is_sent = target.add(url) and target.notify(body=text, title=title, body_format=apprise.NotifyFormat.TEXT)
-    except Exception as error:  # noqa: BLE001  a hundred services of others: whatever they raise, the search goes on
-        # The message may repeat the address, so it is not told.
+    except Exception as error:  # noqa: BLE001  a hundred services of others: whatever they raise, the search continues
+        # The error's message may hold the address, so it is not shown.
         return f"failed with {type(error).__name__}"
     return "" if is_sent else "was refused or not reached"
 
@@ -107,9 +103,9 @@ def _is_known(url: str) -> bool:
 
 @cache
 def _load() -> ModuleType:
-    """Return Apprise, without its log lines: they repeat hosts, which are the tokens of some services."""
+    """Return Apprise with its logger disabled: it logs hosts, which are the tokens of some services."""
     with warnings.catch_warnings():
-        # It imports modules that Python is about to drop, at the first look at an address.
+        # At its first address it imports modules that Python has deprecated.
         warnings.simplefilter("ignore")
         import apprise
 

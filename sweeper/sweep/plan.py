@@ -1,6 +1,7 @@
-"""From a configuration to studies: what each study's trials share, fixed before any trial starts.
+"""From a configuration to studies: what the trials of each study share, fixed before any trial starts.
 
-Fetches model and data, splits and tokenises; every error of the user's data or model shows here, in the foreground.
+Fetches the model and the data, splits and tokenises. Every error in the user's data or model is raised here, before
+any worker trains.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from sweeper.types import StudyRecord, TrialSpec, TrialTemplate
 __all__ = ["StudyPlan", "plan_model", "plan_study", "reference_recipe", "study_name"]
 
 _MOST_LANES = 64
-"""With ``executor.lanes=auto``; and a third of the budget, so that most trials can learn from others."""
+"""Upper limit of ``executor.lanes=auto``, beside a third of the budget, so that most trials can learn from others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class StudyPlan:
 
 
 def study_name(settings: SweepSettings, dataset: DatasetSettings) -> str:
-    """Return ``<dataset>-<model>-<method>``."""
+    """Return a study's name, ``<dataset>-<model>-<method>``."""
     return f"{dataset.name}-{settings.model.name}-{settings.method.name}"
 
 
@@ -47,7 +48,7 @@ def plan_model(settings: SweepSettings, progress: Progress | None = None) -> Pat
     """Fetch the base model and check that its LoRA targets are known; return its folder.
 
     Raises:
-        FetchError: It cannot be had.
+        FetchError: It cannot be fetched.
         ModelError: Its architecture is unknown and no targets are set.
     """
     from sweeper.models import fetch_model
@@ -66,7 +67,7 @@ def plan_study(
 
     Raises:
         DataError: The data cannot be used.
-        FetchError: The data cannot be had.
+        FetchError: The data cannot be fetched.
         ConfigError: A setting does not fit the data or the task.
     """
     from sweeper.data import prepare_splits
@@ -85,12 +86,14 @@ def plan_study(
         chat=chat_use(settings.model),
     )
     if len(splits.train) < 2:  # noqa: PLR2004  nothing can be learnt from one row
-        raise DataError(f"{dataset.name}: {len(splits.train)} training row(s) are too few")
+        raise DataError(
+            f"dataset {dataset.name} has {len(splits.train)} training row(s) after the split; at least 2 are needed"
+        )
     return _plan(config, dataset, labels=splits.labels, num_rows=splits.num_rows, fingerprint=splits.fingerprint)
 
 
 def reference_recipe(settings: SweepSettings, space: SearchSpace) -> tuple[str, Mapping[str, ParamValue]] | None:
-    """Return the default recipe if the search itself will not try it: then it runs beside the search."""
+    """Return the default recipe if the search will not try it itself, so that it must run as a reference."""
     if not settings.search.recipes:
         return None
     recipe = settings.search.recipes[0]
@@ -154,7 +157,7 @@ def _objective(settings: SweepSettings, num_labels: int) -> tuple[str, str]:
     if metric not in known:
         rule = f"{settings.task.name} has no such metric"
         if metric in task.metrics:
-            rule = f"every row has a completion of its own, so {settings.task.name} has no accuracy"
+            rule = f"every row has its own completion, so {settings.task.name} has no accuracy"
         remedy = did_you_mean(metric, known) or f"Metrics are: {', '.join(known)}."
         raise ConfigError("task.metric", metric, rule, remedy)
     return f"validation/{metric}", task.direction(metric)

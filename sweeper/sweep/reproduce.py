@@ -1,4 +1,4 @@
-"""Train one trial of a finished sweep again, alone, and compare: was its score the setting's, or an accident?"""
+"""Trains one trial of a sweep again, alone, and compares losses and scores with the recorded ones."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from sweeper.types import Admission, ChunkReport, ChunkRequest, Measurement, Stu
 __all__ = ["Reproduction", "reproduce_trial"]
 
 _MAX_LOSS_DIFFERENCE = 0.05
-"""Relative, of a chunk's mean training loss. In float32 it is below 1e-4; in bfloat16 a product's rounding changes with
-the number of rows in it, so a trial alone and the same trial in a pack drift apart a little."""
+"""Relative, of a chunk's mean training loss. In float32 it is below 1e-4. In bfloat16 the rounding of a product changes
+with its number of rows, so the same trial alone and in a pack drift apart a little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,9 @@ def reproduce_trial(trial: str, *, outputs: Path, console: Console) -> bool:
         dataset = next(d for d in settings.dataset.values() if d.name == study.dataset)
         plan = plan_study(SweepConfig(settings, space), dataset, model_dir=model_dir, progress=progress)
     if plan.record.fingerprint != study.fingerprint:
-        raise SweeperError(f"the rows of {study.dataset} have changed since the sweep: its trials cannot be reproduced")
+        raise SweeperError(
+            f"the rows of {study.dataset} have changed since the sweep, so its trials cannot be reproduced"
+        )
     setup = WorkerSetup(
         model=settings.model,
         model_dir=model_dir,
@@ -117,7 +119,9 @@ def reproduce_trial(trial: str, *, outputs: Path, console: Console) -> bool:
 def _find(trial: str, outputs: Path) -> tuple[TrialStore, StudyRecord, TrialRecord]:
     parts = trial.strip("/").split("/")
     if len(parts) != 3 or not parts[2].isdigit():  # noqa: PLR2004  sweep, study, trial
-        raise SweeperError(f"'{trial}' is not <sweep>/<study>/<trial>; `sweeper status` and trials.csv tell the names")
+        raise SweeperError(
+            f"'{trial}' is not <sweep>/<study>/<trial>; see `sweeper status` and trials.csv for the names"
+        )
     store = find_sweep(parts[0], outputs)
     names = [study.name for study in store.studies()]
     if parts[1] not in names:
@@ -135,17 +139,17 @@ def _compared(study: StudyRecord, recorded: TrialRecord, reports: Sequence[Chunk
     number = recorded.spec.number
     for report in reports:
         if number in report.failures:
-            raise SweeperError(f"trial {number} failed this time: {report.failures[number].message}")
+            raise SweeperError(f"trial {number} failed when it was trained again: {report.failures[number].message}")
     measurements = tuple(report.measurements[number] for report in reports)
     return Reproduction(study, recorded, measurements, reports[0].details[number]["initial_hash"])
 
 
 def _show(result: Reproduction, console: Console) -> None:
-    table = Table("chunk", f"{result.study.metric}, recorded", "again", header_style="bold")
+    table = Table("chunk", f"{result.study.metric}, recorded", "trained again", header_style="bold")
     for chunk, one, other in result.rungs:
         table.add_row(str(chunk), f"{one:.4f}", f"{other:.4f}")
     console.print(table)
-    start = "the same" if result.is_same_start else "NOT the same"
+    start = "the same" if result.is_same_start else "different"
     console.print(f"Initial adapter: {start}. Largest difference of a chunk's loss: {result.loss_difference:.2%}.")
-    verdict = ("Reproduced.", "green") if result.is_reproduced else ("Not reproduced.", "bold red")
-    console.print(Text.assemble(verdict))
+    result_text = ("Reproduced.", "green") if result.is_reproduced else ("Not reproduced.", "bold red")
+    console.print(Text.assemble(result_text))

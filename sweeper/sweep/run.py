@@ -1,6 +1,6 @@
 """A sweep from configuration to report: plan, search, report. `cli` and `sweeper.run` call it.
 
-A sweep that is done is answered from its files, before any heavy library loads.
+The result of a sweep that is done is read from its files, before any heavy library loads.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.text import Text
 
 from sweeper.clock import Clock, utc_now
 from sweeper.config.compose import SweepConfig, compose
@@ -25,6 +24,7 @@ from sweeper.config.time_limit import find_time_limit
 from sweeper.control.controller import Controller
 from sweeper.control.shutdown import ShutdownRequest, shutdown_on_signals
 from sweeper.control.watchdog import Watchdog
+from sweeper.display.console import print_line
 from sweeper.display.downloads import fetch_progress
 from sweeper.display.final_view import final_view
 from sweeper.display.live_view import LiveView
@@ -32,7 +32,6 @@ from sweeper.display.progress import progress_from_disk
 from sweeper.errors import DiskFull, SweepMismatch
 from sweeper.execute import choose_devices
 from sweeper.fetch.progress import Progress
-from sweeper.store.discovery import find_sweep
 from sweeper.store.disk_space import check_space
 from sweeper.store.ledger import Ledger
 from sweeper.store.lock import hold
@@ -49,11 +48,13 @@ from sweeper.sweep.session_recorder import SessionRecorder
 from sweeper.sweep.window_wait import wait_for_window
 from sweeper.track import Tracker
 
-__all__ = ["SweepOutcome", "find_sweep", "progress_from_disk", "run_sweep", "show_final", "sweep_name"]
+__all__ = ["SweepOutcome", "run_sweep"]
 
 _NOTHING_FOUND = 3
 _CLOSE_S = 60.0
-_CLOSE_DRAINED_S = 5.0
+"""For the tracker to catch up after a session."""
+_CLOSE_STOPPED_S = 5.0
+"""The same, if a signal or an error ended the session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +69,18 @@ class SweepOutcome:
     reason: str = ""
     """Why something is left to do; empty if nothing is."""
     is_paused: bool = False
-    """Whether only the clock ended it, so that the next window goes on."""
+    """Whether only its window or deadline ended it, so that the next window continues."""
     aborted: Mapping[str, str] = field(default_factory=dict)
-    """Why studies were given up, by name."""
+    """Why studies were aborted, by name."""
 
     @property
     def is_fruitless(self) -> bool:
-        """Whether nothing was found: a study was given up, and no study has a best trial."""
+        """Whether nothing was found: a study was aborted, and no study has a best trial."""
         return bool(self.aborted) and not any(study["best"] for study in self.best["studies"])
 
     @property
     def exit_code(self) -> int:
-        """What a process that ran the session ends with: 128 and the signal's number, 3 for nothing found, else 0."""
+        """Exit code of a process that ran the session: 128 plus the signal's number, 3 if nothing was found, else 0."""
         if self.stopped_by:
             return 128 + signal.Signals[self.stopped_by]
         return _NOTHING_FOUND if self.is_fruitless else 0
@@ -92,11 +93,11 @@ def run_sweep(
     config_dir: Path | None = None,
     clock: Clock = utc_now,
 ) -> SweepOutcome:
-    """Run, or go on with, the sweep that the overrides describe.
+    """Run, or resume, the sweep that the overrides describe.
 
     Args:
         overrides: Hydra overrides.
-        console: Where to show how it goes; standard output if None.
+        console: Where progress is shown; standard output if None.
         config_dir: A folder with further YAML files, laid out like conf/.
         clock: The present time.
 
@@ -110,23 +111,22 @@ def run_sweep(
     store = TrialStore(OutputsPaths(Path(settings.outputs)).sweep(sweep_name(settings)))
     warning = check_space(store.root, settings.executor.min_free_mb)
     if warning:
-        shown.print(f"! {warning}")
+        print_line(shown, f"! {warning}")
     check_identity(store, settings)
     progress = progress_from_disk(store, budget=settings.budget.trials) if store.exists else []
     if len(progress) == len(settings.dataset) and all(study.is_done for study in progress):
-        shown.print(f"Sweep {store.root.name} is done: all {settings.budget.trials} trials of each study were run.")
-        shown.print("For more, raise the budget, e.g. budget.trials=" + str(2 * settings.budget.trials))
+        budget = settings.budget.trials
+        print_line(shown, f"Sweep {store.root.name} is done: all {budget} trials of each study were run.")
+        print_line(shown, f"To search further, raise the budget, e.g. budget.trials={2 * budget}.")
         outcome = SweepOutcome(_report(store, config), store.root)
-    elif wait_for_window(settings.budget, clock, say=partial(_say, shown)):
+    elif wait_for_window(settings.budget, clock, say=partial(print_line, shown)):
         outcome = _sessions(config, store, shown, clock)
     else:
-        best, stop = (
-            _report(store, config) if store.exists else {"studies": []},
-            find_time_limit(settings.budget, clock()),
-        )
-        is_paused = stop is not None and not stop.is_final
-        return SweepOutcome(best, store.root, reason=stop.reason if stop else "", is_paused=is_paused)
-    show_final(store, settings, shown)
+        best = _report(store, config) if store.exists else {"studies": []}
+        limit = find_time_limit(settings.budget, clock())
+        is_paused = limit is not None and not limit.is_final
+        return SweepOutcome(best, store.root, reason=limit.reason if limit else "", is_paused=is_paused)
+    _print_final_view(store, settings, shown)
     return outcome
 
 
@@ -139,11 +139,11 @@ def _sessions(config: SweepConfig, store: TrialStore, console: Console, clock: C
             outcome = _run(config, store, console, recorder=recorder, clock=clock)
         budget = config.settings.budget
         is_over = not (outcome.is_paused and budget.wait)
-        if is_over or not wait_for_window(budget, clock, say=partial(_say, console), after=True):
+        if is_over or not wait_for_window(budget, clock, say=partial(print_line, console), after=True):
             return outcome
 
 
-def show_final(store: TrialStore, settings: SweepSettings, console: Console) -> None:
+def _print_final_view(store: TrialStore, settings: SweepSettings, console: Console) -> None:
     """Print the final table of a sweep, from disk."""
     progress = progress_from_disk(store, budget=settings.budget.trials)
     has_ui = settings.tracker.name == "mlflow"
@@ -167,9 +167,9 @@ def _run(
             model_dir = plan_model(settings, progress)
             executor = open_executor(settings, store, model_dir=model_dir, device=devices.kind)
             stack.callback(executor.stop)
-            executor.start()  # workers import for seconds: meanwhile this process plans, and opens what it needs
+            executor.start()  # workers import for seconds; meanwhile this process plans and opens databases
             plans = _plan(config, store, model_dir=model_dir, progress=progress)
-        drain = stack.enter_context(shutdown_on_signals(settings.executor.shutdown_grace_s))
+        shutdown = stack.enter_context(shutdown_on_signals(settings.executor.shutdown_grace_s))
         searches = [stack.enter_context(open_search(plan.record, config, store)) for plan in plans]
         _record(store, settings, plans)
         tracker = open_tracker(settings, store)
@@ -181,7 +181,7 @@ def _run(
         ]
         view = stack.enter_context(LiveView(console))
         lanes = settings.executor.lanes
-        how_many = "as many lanes as turn out fastest" if lanes == "auto" else f"{lanes} lanes each"
+        how_many = "with as many lanes as turn out to be fastest" if lanes == "auto" else f"with {lanes} lanes each"
         view.log(f"Training on {devices.note}, {how_many}.")
         monitor = SweepMonitor(
             view, runs, settings, num_workers=devices.num_workers, tracker=tracker, recorder=recorder
@@ -193,42 +193,42 @@ def _run(
             ledger=ledger,
             budget=settings.budget,
             lanes=1 if lanes == "auto" else int(lanes),
-            shutdown=drain,
+            shutdown=shutdown,
             on_change=monitor,
             watchdog=Watchdog(settings.executor),
         )
         monitor.begin(controller, ledger)
-        _search(controller, monitor, tracker, drain)
+        _search(controller, monitor, tracker, shutdown)
         if controller.stop_reason:
             view.log(f"Stopped: {controller.stop_reason}")
-        recorder.end(drain.reason or controller.stop_reason or "nothing is left to do", monitor.progress())
-    if drain:
-        console.print(f"Stopped by {drain.reason}: everything is saved, the same command goes on.")
-    reason, is_paused = controller.stop_reason or "", controller.forecast.is_paused and not drain
+        recorder.end(shutdown.reason or controller.stop_reason or "nothing is left to do", monitor.progress())
+    if shutdown:
+        print_line(console, f"Stopped by {shutdown.reason}. Everything is saved; the same command resumes.")
     return SweepOutcome(
         _report(store, config),
         store.root,
-        stopped_by=drain.reason,
-        reason=reason,
-        is_paused=is_paused,
+        stopped_by=shutdown.reason,
+        reason=controller.stop_reason or "",
+        is_paused=controller.forecast.is_paused and not shutdown,
         aborted=monitor.aborted,
     )
 
 
-def _search(controller: Controller, monitor: SweepMonitor, tracker: Tracker, drain: ShutdownRequest) -> None:
-    """Run the controller; then let the tracker catch up, with less patience if something else ends the session."""
-    patience_s = _CLOSE_DRAINED_S
+def _search(controller: Controller, monitor: SweepMonitor, tracker: Tracker, shutdown: ShutdownRequest) -> None:
+    """Run the controller; then let the tracker catch up, for a shorter time if a signal or an error ended the session."""
+    timeout_s = _CLOSE_STOPPED_S
     try:
         controller.run()
-        patience_s = _CLOSE_DRAINED_S if drain else _CLOSE_S
+        timeout_s = _CLOSE_STOPPED_S if shutdown else _CLOSE_S
     finally:
-        missed = _close(tracker, patience_s)
+        missed = tracker.close(timeout_s).get("missed")
+        why = f" ({tracker.problem})" if tracker.problem else ""
         with suppress(DiskFull):
-            monitor.note_end(missed)
+            monitor.note_end(f"{missed} trial(s) are not up to date{why}; the next run sends them" if missed else "")
 
 
 def _plan(config: SweepConfig, store: TrialStore, *, model_dir: Path, progress: Progress) -> list[StudyPlan]:
-    """Fetch and check all data; studies that were begun keep the record they were begun with."""
+    """Fetch and check all data; a study that has trials keeps the record it started with."""
     datasets = config.settings.dataset.values()
     plans = [plan_study(config, dataset, model_dir=model_dir, progress=progress) for dataset in datasets]
     known = {study.name: study for study in store.studies()}
@@ -236,14 +236,14 @@ def _plan(config: SweepConfig, store: TrialStore, *, model_dir: Path, progress: 
         before = known.get(plan.record.name)
         if before is not None and before.fingerprint != plan.record.fingerprint:
             raise SweepMismatch(
-                f"the rows of {plan.record.dataset} have changed since sweep {store.root.name} began. Trials on both "
-                "would not compare: give the new sweep a name of its own, e.g. name=second"
+                f"the rows of {plan.record.dataset} have changed since sweep {store.root.name} started, so its trials "
+                "cannot be compared with new ones. Give the new sweep its own name, e.g. name=second"
             )
     return [StudyPlan(known.get(plan.record.name, plan.record), plan.opening) for plan in plans]
 
 
 def _record(store: TrialStore, settings: SweepSettings, plans: Sequence[StudyPlan]) -> None:
-    """Write down what was begun, once; only after every setting was found to be right, for it cannot change later."""
+    """Record the sweep and its studies, once, and only after every check: they cannot change later."""
     if not store.exists:
         names = [plan.record.name for plan in plans]
         store.write_sweep({"settings": settings_to_keep(settings), "studies": names, "provenance": collect()})
@@ -251,17 +251,6 @@ def _record(store: TrialStore, settings: SweepSettings, plans: Sequence[StudyPla
     for plan in plans:
         if plan.record.name not in known:
             store.write_study(plan.record)
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(Text(line), soft_wrap=True)
-
-
-def _close(tracker: Tracker, timeout_s: float) -> str:
-    """Let the tracker send what is left; return what it could not."""
-    missed = tracker.close(timeout_s).get("missed")
-    why = f" ({tracker.problem})" if tracker.problem else ""
-    return f"{missed} trial(s) are not up to date{why}; the next run sends them again" if missed else ""
 
 
 def _report(store: TrialStore, config: SweepConfig) -> Mapping[str, Any]:

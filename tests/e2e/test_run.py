@@ -200,7 +200,6 @@ def test_a_second_controller_is_refused_while_the_first_runs(tiny, folder):
         ("task.metric=acuracy", "Did you mean 'accuracy'?"),
         ("search.recipes=[{name: odd, params: {lora.rnk: 4}}]", "recipe 'odd' has an unknown key"),
         ("search.storage=postgres://x", "database"),
-        ("search.reduction_factor=1", "rungs grow by at least 2"),
     ],
 )
 def test_a_late_mistake_leaves_no_sweep_behind(tiny, folder, mistake, said):

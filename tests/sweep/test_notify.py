@@ -15,7 +15,7 @@ from sweeper.config.settings import NotifySettings
 from sweeper.errors import ConfigError
 from sweeper.sweep.notify import check_urls, send
 
-FAST = {"tries": 3, "pause_s": 0.01, "timeout_s": 20.0}
+FAST = {"attempts": 3, "pause_s": 0.01, "timeout_s": 20.0}
 
 
 class Server:
@@ -130,7 +130,7 @@ def test_no_address_is_logged(serve, nobody, caplog):
 
 @pytest.mark.parametrize("url", ["", " ", "hunter2", "nope://hunter2", "https//hunter2", "json://ok hunter2"])
 def test_what_is_no_address_is_refused_without_repeating_it(url):
-    with pytest.raises(ConfigError, match=r"notify.urls\[0\]=.*no address of a known service") as caught:
+    with pytest.raises(ConfigError, match=r"notify.urls\[0\]=.*no notification service has addresses like this") as caught:
         check_urls(NotifySettings(urls=[url]))
     assert "hunter2" not in str(caught.value)
 
