@@ -15,6 +15,7 @@ from sweeper.train.batches import EvaluationBatches, TrainingRows
 from sweeper.train.chunks import ChunkPlan
 from sweeper.train.lane import Lane
 from sweeper.train.pack import Pack
+from tests.builders import values_of
 from tests.tasks.languages import END, language_model, pairs
 from tests.train.tiny import CPU, no_peft_deprecation, optimizer_of
 
@@ -70,7 +71,7 @@ def train_language(pack, lanes, data, chunks):
 def train_language_with_peft(kind, trial, data, chunks):
     """Train alone as one would with labels of -100, and a mean over the tokens of an optimizer step."""
     model = _peft_model(kind, trial)
-    settings, plan = trial.settings, data.rows.plan
+    settings, plan = values_of(trial), data.rows.plan
     window = int(settings["train.batch_size"]) // plan.micro_batch
     optimizer, scheduler = optimizer_of(model, settings, plan.num_chunks * -(-plan.micro_batches // window))
     losses = []
@@ -108,12 +109,13 @@ def _peft_model(kind, trial):
     from peft import LoraConfig, get_peft_model
 
     base = language_model(kind)
-    rank = trial.settings["lora.r"]
+    values = values_of(trial)
+    rank = values["lora.r"]
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=rank,
-        lora_alpha=rank * trial.settings["lora.alpha_ratio"],
-        use_rslora=trial.settings["lora.use_rslora"],
+        lora_alpha=rank * values["lora.alpha_ratio"],
+        use_rslora=values["lora.use_rslora"],
         target_modules=targets_of(base),
         fan_in_fan_out=kind == "gpt2",
     )

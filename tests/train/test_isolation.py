@@ -11,17 +11,27 @@ from sweeper.errors import ModelError, StoreError
 from sweeper.train.lane import Lane
 from sweeper.train.pack import Pack, sort_lanes
 from sweeper.types import Admission
-from tests.train.tiny import CPU, build_model, build_pack, layers_of, outputs, row_loss, spec, specs, start, train
+from tests.builders import values_of
+from tests.train.tiny import (
+    CPU,
+    MIXED,
+    build_model,
+    build_pack,
+    layers_of,
+    outputs,
+    row_loss,
+    spec,
+    specs,
+    start,
+    train,
+)
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-6}
 DROPOUTS = (0.0, 0.05, 0.3)
 
 
 def with_dropout():
-    return [
-        spec(trial.number, seed=trial.seed, **{**trial.settings, "lora.dropout": DROPOUTS[trial.number % 3]})
-        for trial in specs()
-    ]
+    return specs([{**change, "lora.dropout": DROPOUTS[number % 3]} for number, change in enumerate(MIXED)])
 
 
 def state(lane):
@@ -88,7 +98,8 @@ def broken_by_nan(lane):
 
 
 def broken_by_rate(lane):
-    lane.spec.settings["train.learning_rate"] = math.inf
+    values = {**values_of(lane.spec), "train.learning_rate": math.inf}
+    lane.spec = spec(lane.spec.number, seed=lane.spec.seed, **values)
 
 
 @pytest.mark.parametrize("rank", [8, 16], ids=["same_bucket", "other_bucket"])

@@ -9,7 +9,7 @@ import torch
 from transformers import get_scheduler
 
 from sweeper.train.optim import LaneOptimizer, OptimSettings, learning_rate_at
-from tests.train.tiny import DEFAULTS
+from tests.train.tiny import spec
 
 BASE = OptimSettings(
     learning_rate=1e-2,
@@ -154,5 +154,5 @@ def test_learning_rates_are_those_of_transformers(schedule, warmup, total):
 
 def test_settings_are_read_from_a_trial():
     changed = {"train.warmup_ratio": 0.25, "train.lr_schedule": "cosine", "train.weight_decay": 0.02}
-    found = OptimSettings.of({**DEFAULTS, **changed}, total_steps=30)
+    found = OptimSettings.of(spec(**changed).train, total_steps=30)
     assert found == OptimSettings(1e-2, 0.02, 8, 30, "cosine", 1.0, 0.9, 0.999, 1e-8)

@@ -205,28 +205,25 @@ def test_a_loss_that_blows_up_though_finite_is_the_settings_fault(worker):
 
 
 def test_the_time_of_failing_lanes_is_charged_to_them(worker):
-    bad = trial(2)
-    bad.settings["train.learning_rate"] = "fast"
+    bad = trial(2, **{"train.learning_rate": "fast"})
     report = worker.answer(admit(trial(1), bad))
     assert report.costs[2].rows == 0
     assert report.costs[1].device_s == report.costs[2].device_s == pytest.approx(report.elapsed_s / 2)
 
 
 def test_a_chunk_in_which_all_lanes_fail_is_charged_whole(worker):
-    bad = trial(2)
-    bad.settings["train.learning_rate"] = "fast"
+    bad = trial(2, **{"train.learning_rate": "fast"})
     report = worker.answer(admit(bad))
     assert report.costs[2].device_s == pytest.approx(report.elapsed_s) != 0
 
 
 def test_an_error_is_put_down_to_its_lane(worker):
-    """Lane 2's learning rate cannot be read: an error, and no lack of memory."""
-    bad = trial(2)
-    bad.settings["train.learning_rate"] = "fast"
+    """Lane 2's learning rate is no number: an error, and no lack of memory."""
+    bad = trial(2, **{"train.learning_rate": "fast"})
     report = worker.answer(admit(trial(1), bad))
     assert report.failures.keys() == {2}
     assert report.failures[2].kind is FailureKind.ERROR
-    assert "fast" in report.failures[2].message
+    assert "TypeError" in report.failures[2].message
     assert report.measurements.keys() == {1}
     assert worker.answer(ChunkRequest()).measurements.keys() == {1}
 

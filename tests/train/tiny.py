@@ -18,7 +18,7 @@ from sweeper.train.batches import TrainingRows
 from sweeper.train.chunks import ChunkPlan
 from sweeper.train.lane import Lane
 from sweeper.train.pack import Pack, sort_lanes
-from sweeper.types import TrialSpec
+from tests.builders import default_values, make_spec, values_of
 
 CPU = torch.device("cpu")
 NUM_LABELS = 3
@@ -27,21 +27,7 @@ PAD = 1  # RoBERTa counts positions from it
 HEADS = {"bert": "classifier", "roberta": "classifier", "electra": "classifier", "llama": "score", "gpt_neox": "score"}
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
 MORE_SIZES = {"electra": {"embedding_size": 16}, "llama": {"num_key_value_heads": 1}}
-DEFAULTS = {
-    "lora.r": 8,
-    "lora.alpha_ratio": 1.0,
-    "lora.dropout": 0.0,
-    "lora.use_rslora": False,
-    "train.learning_rate": 1e-2,
-    "train.weight_decay": 0.0,
-    "train.warmup_ratio": 0.06,
-    "train.lr_schedule": "linear",
-    "train.batch_size": 4,
-    "train.max_grad_norm": 1.0,
-    "train.adam_beta1": 0.9,
-    "train.adam_beta2": 0.999,
-    "train.adam_epsilon": 1e-8,
-}
+DEFAULTS = {**default_values(), "train.learning_rate": 1e-2, "train.batch_size": 4}
 MIXED = [
     {"lora.r": 1, "lora.alpha_ratio": 2.0, "train.learning_rate": 3e-2},
     {"lora.r": 3, "train.weight_decay": 0.1, "train.lr_schedule": "cosine"},
@@ -59,7 +45,7 @@ def spec(number=0, *, seed=0, **settings):
     """Make a trial; settings as ``{"lora.r": 4}``."""
     merged = {**DEFAULTS, **settings}
     assert merged.keys() == DEFAULTS.keys()
-    return TrialSpec(study="tiny", number=number, params={}, settings=merged, seed=seed, origin="test")
+    return make_spec(number, params={}, fixed=merged, study="tiny", seed=seed, origin="test")
 
 
 def specs(changes=MIXED, **more):
@@ -158,7 +144,7 @@ def train(pack, lanes, data, chunks):
 def train_with_peft(kind, trial, data, chunks):
     """Train a trial alone, as one would with PEFT, torch and transformers, and return the loss of every micro-batch."""
     model = _peft_model(kind, trial)
-    settings, plan = trial.settings, data.rows.plan
+    settings, plan = values_of(trial), data.rows.plan
     window = int(settings["train.batch_size"]) // plan.micro_batch
     optimizer, scheduler = optimizer_of(model, settings, plan.num_chunks * -(-plan.micro_batches // window))
     losses = []
@@ -193,12 +179,13 @@ def _peft_model(kind, trial):
 
     base = build_model(kind)
     targets, _ = layers_of(base)
-    rank, ratio = trial.settings["lora.r"], trial.settings["lora.alpha_ratio"]
+    values = values_of(trial)
+    rank, ratio = values["lora.r"], values["lora.alpha_ratio"]
     config = LoraConfig(
         task_type="SEQ_CLS",
         r=rank,
         lora_alpha=rank * ratio,
-        use_rslora=trial.settings["lora.use_rslora"],
+        use_rslora=values["lora.use_rslora"],
         target_modules=targets,
         modules_to_save=[HEADS[kind]],
     )
