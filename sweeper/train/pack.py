@@ -4,8 +4,8 @@
 lanes' vectors side by side, run, and write the lanes back only at the end, so a failure in between leaves them
 unchanged. Lanes never see each other's rows, generators, losses or gradients.
 
-Shapes: K lanes of the pack, k lanes of a bucket, M micro-batches of a chunk, B rows of a micro-batch, N rows of a split,
-F outputs of a row.
+Shapes: K lanes of the pack, k lanes of a bucket, M micro-batches of a chunk, B rows of a micro-batch, N rows of a
+split, F outputs of a row.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Linear layers that serve all lanes of a pack at once.
 
-The rows of lane k are contiguous in the batch dimension. One product with the frozen weight serves all rows. Each lane's
-adapter is added by batched products over its own rows, so a NaN stays in its lane; a masked block-diagonal product
-would spread it. Gradients of adapters and heads go straight into the pack's flat gradient buffer: autograd handles
-activations only.
+The rows of lane k are contiguous in the batch dimension. One product with the frozen weight serves all rows. The
+adapter of each lane is added by batched products over its own rows, so a NaN stays in its lane; a masked block-diagonal
+product would spread it. Gradients of adapters and heads go straight into the pack's flat gradient buffer: autograd
+handles activations only.
 
 Shapes: K lanes of the pack, k lanes of a bucket, N rows of a lane (times tokens), I inputs, O outputs, R rank.
 S = R times the layers of a group. ``A_kSI`` holds s·A with the lane's scale s (alpha / r, and 1 / keep probability
