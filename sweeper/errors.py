@@ -41,6 +41,7 @@ __all__ = [
     "WorkerError",
     "WorkerLost",
     "did_you_mean",
+    "first_line",
 ]
 
 
@@ -131,3 +132,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``"Did you mean 'x'?"`` for the nearest known word, or an empty string."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"Did you mean '{near[0]}'?" if near else ""
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of a library's error message, or the name of its class if the message is empty."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

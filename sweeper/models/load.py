@@ -1,6 +1,7 @@
-"""Load a frozen base model for a kind of task, and choose its number type and attention kernel; workers call it.
+"""Loads the frozen base model for a task; workers call it.
 
-Its classification head is new and of no use: each trial brings its own.
+A classification head is newly initialised and never used, since each trial has its own. `device_choice` chooses number
+type and attention kernel.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sweeper.errors import ModelError
+from sweeper.errors import ModelError, first_line
 from sweeper.models.device_choice import SHORT
 
 __all__ = ["load_model", "quiet"]
@@ -24,15 +25,15 @@ KINDS = {"sequence_classification": "AutoModelForSequenceClassification", "causa
 def load_model(
     path: Path, *, kind: str, num_labels: int, dtype: torch.dtype, attention: str, trust_remote_code: bool = False
 ) -> nn.Module:
-    """Load a model for a kind of task: evaluation mode, no parameter trainable.
+    """Load a model in evaluation mode, with all parameters frozen.
 
     Args:
         path: Folder with config.json, tokenizer and safetensors.
         kind: ``sequence_classification`` (with a new head) or ``causal_lm``.
-        num_labels: Outputs of the new head.
+        num_labels: Number of outputs of the new head.
         dtype: Type of all weights.
-        attention: ``eager`` or ``sdpa``.
-        trust_remote_code: Run the model's own code.
+        attention: Attention kernel: ``eager``, ``sdpa`` or `SHORT`.
+        trust_remote_code: Whether to run code that comes with the model.
 
     Raises:
         ModelError: transformers cannot load it.
@@ -46,7 +47,7 @@ def load_model(
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     try:
         with quiet(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # the new head is the same in every process
+            torch.manual_seed(0)  # so that the new head is the same in every process
             config = transformers.AutoConfig.from_pretrained(path, **local)
             if kind == "sequence_classification":
                 config.num_labels, config.problem_type = num_labels, "single_label_classification"
@@ -63,24 +64,23 @@ def load_model(
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers off the screen."""
-    # That the head is newly initialised is what we want; transformers warns of it on every load.
+    """Suppress warnings and progress bars of transformers, which warns about the new head on every load."""
     from transformers import utils
 
-    chatter: Any = utils.logging  # without types
-    before, shown = chatter.get_verbosity(), chatter.is_progress_bar_enabled()
-    chatter.set_verbosity_error()
-    chatter.disable_progress_bar()
+    logging: Any = utils.logging  # has no type stubs
+    before, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
-        chatter.set_verbosity(before)
+        logging.set_verbosity(before)
         if shown:
-            chatter.enable_progress_bar()
+            logging.enable_progress_bar()
 
 
 def _set_pad_token(config: Any, path: Path, *, trust_remote_code: bool) -> None:
-    """Models that score the last token find it by the padding token; many configs name none."""
+    """Set the padding token that many configs leave out; classifiers that read a row's last token find it by that."""
     if getattr(config, "pad_token_id", None) is not None:
         return
     from transformers import AutoTokenizer
@@ -90,9 +90,9 @@ def _set_pad_token(config: Any, path: Path, *, trust_remote_code: bool) -> None:
 
 
 def _failure(path: Path, kind: str, attention: str, error: Exception) -> str:
-    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    said = first_line(error)
     head = "sequence classification head" if kind == "sequence_classification" else "language-model head"
-    remedy = f"Choose a transformers model that has a {head} and safetensors weights."
+    remedy = f"Choose a transformers model with a {head} and safetensors weights."
     if "attention" in said:
         remedy = f"Set model.attention=eager instead of {attention}."
     if "trust_remote_code" in str(error):

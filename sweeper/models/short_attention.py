@@ -1,9 +1,11 @@
 """Attention for short rows on a CPU in bfloat16, where the stock kernels spend most of their time in the softmax.
 
-torch's bfloat16 softmax over a last dimension that is no multiple of its vectors is several times slower than the
-products around it (27 tokens: 6.6 ms against 0.4 ms). Here keys are padded to a multiple of 16 and the softmax is
-taken in float32: exact, and up to twice as fast up to 32 tokens. Longer rows take the stock eager kernel.
-Registered with transformers under the name `SHORT`; `load` chooses it.
+torch's bfloat16 softmax is slow when the last dimension is not a multiple of its vector length (27 tokens: 6.6 ms
+against 0.4 ms). Here keys are padded to a multiple of 16 and the softmax is computed in float32, which is exact and up
+to twice as fast for rows of at most 32 tokens. Longer rows use the stock eager kernel. `load` registers the kernel with
+transformers under the name `SHORT`; `device_choice` chooses it.
+
+Shapes: T queries and S keys of a row, P padded number of keys, D width of a head, G rows times heads.
 """
 
 from __future__ import annotations
@@ -22,11 +24,11 @@ __all__ = ["register", "short_attention"]
 
 _MULTIPLE = 16
 _LONGEST = 32
-"""Padded keys up to which this is faster than the eager kernel (measured with heads of 32 and 64)."""
+"""Most padded keys for which this is faster than the eager kernel (measured with heads of width 32 and 64)."""
 
 
 def register() -> None:
-    """Make the kernel known to transformers."""
+    """Register the kernel and its mask with transformers."""
     AttentionInterface.register(SHORT, short_attention)
     AttentionMaskInterface.register(SHORT, eager_mask)
 
@@ -40,7 +42,7 @@ def short_attention(  # noqa: PLR0917  the signature is that of transformers
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Return softmax(scaling q kᵀ + mask) v, in the layout that transformers wants of its attention functions.
+    """Return softmax(scaling q kᵀ + mask) v, in the layout of transformers' attention functions.
 
     Args:
         module: The attention layer.
@@ -49,13 +51,13 @@ def short_attention(  # noqa: PLR0917  the signature is that of transformers
         value: As ``key``.
         attention_mask: Added to the scores; ``[rows or 1, 1, T, S]``, or None.
         scaling: Factor of the scores; 1 / sqrt(D) if None.
-        **kwargs: Dropout must be 0, since the base model is in evaluation mode; logit caps are not supported.
+        **kwargs: ``dropout`` must be 0 (the base model is in evaluation mode); ``softcap`` is not supported.
 
     Returns:
-        ``[rows, T, heads, D]``, and no weights.
+        ``[rows, T, heads, D]``, and None in place of the attention weights.
     """
     if kwargs.get("dropout") or kwargs.get("softcap"):
-        raise ValueError(f"{SHORT} knows neither dropout nor capped scores; set model.attention=eager")
+        raise ValueError(f"{SHORT} supports neither dropout nor softcap. Set model.attention=eager.")
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
@@ -78,6 +80,7 @@ def _eager(
 
 
 def _padded_mask(mask: torch.Tensor | None, query: torch.Tensor, num_keys: int, padded: int) -> torch.Tensor:
+    # Padded keys score below masked ones, which have the lowest bfloat16: they get no weight even if all are masked.
     shape = (1, 1, query.shape[2]) if mask is None else mask.shape[:-1]
     lowest = torch.finfo(torch.float32).min
     whole = torch.full((*shape, padded), lowest, device=query.device)
@@ -86,8 +89,6 @@ def _padded_mask(mask: torch.Tensor | None, query: torch.Tensor, num_keys: int, 
 
 
 class _ShortAttention(torch.autograd.Function):
-    """``G`` is rows times heads, ``P`` the padded number of keys."""
-
     @staticmethod
     def forward(  # noqa: PLR0917  autograd passes by position
         ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scale: float
@@ -96,6 +97,7 @@ class _ShortAttention(torch.autograd.Function):
         padded = mask.shape[-1]
         query_GTD = query.reshape(rows * heads, length, width)
         key_GPD, value_GPD = _pad_keys(key, padded), _pad_keys(value, padded)
+        # Float32 from the scores to the weights; only the products are taken in bfloat16.
         scores = torch.bmm(query_GTD, key_GPD.mT).view(rows, heads, length, padded).float()
         weights_GTP = scores.mul_(scale).add_(mask).view(rows * heads, length, padded).softmax(-1)
         rounded_GTP = weights_GTP.to(query.dtype)
@@ -108,12 +110,14 @@ class _ShortAttention(torch.autograd.Function):
         query_GTD, key_GPD, value_GPD, weights_GTP, rounded_GTP = ctx.saved_tensors
         rows, length, heads, width = grads[0].shape
         grad_GTD = grads[0].transpose(1, 2).reshape(rows * heads, length, width)
+        # Values take the gradient of the rounded weights, scores that of the exact ones, as in the forward pass.
         grad_weights = torch.bmm(grad_GTD, value_GPD.mT).float()
         grad_scores = torch.ops.aten._softmax_backward_data(grad_weights, weights_GTP, -1, torch.float32)
         grad_scores_GTP = grad_scores.mul_(ctx.scale).to(query_GTD.dtype)
         grad_query = torch.bmm(grad_scores_GTP, key_GPD)
         grad_key = torch.bmm(grad_scores_GTP.mT, query_GTD)
         grad_value = torch.bmm(rounded_GTP.mT, grad_GTD)
+        # Padded keys have zero weight; their gradients are cut off.
         by_row = [grad.view(rows, heads, -1, width) for grad in (grad_query, grad_key, grad_value)]
         return by_row[0], by_row[1][:, :, : ctx.num_keys], by_row[2][:, :, : ctx.num_keys], None, None
 

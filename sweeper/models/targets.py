@@ -1,8 +1,8 @@
-"""Which linear layers get an adapter, by architecture: all those inside the transformer blocks.
+"""The linear layers that get an adapter, by architecture: all those inside the transformer blocks.
 
-Adapting every linear layer of a block, not only query and value, is what made LoRA match full fine-tuning in QLoRA
-(Dettmers et al. 2023, arXiv:2305.14314, figure 2). Names are suffixes with PEFT's meaning: ``x`` matches the module
-``x`` and every module that ends in ``.x``. They are chosen not to match poolers or heads. No torch here.
+LoRA matches full fine-tuning when every linear layer of a block is adapted, not only query and value (QLoRA, Dettmers
+et al. 2023, arXiv:2305.14314, figure 2). Names are suffixes as in PEFT: ``x`` matches the module ``x`` and every module
+whose name ends in ``.x``. They do not match poolers or heads. Importing this module loads no torch.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ _SAME_INPUT = (
     ("q", "k", "v"),
     ("gate_proj", "up_proj"),
 )
-"""Names of layers of one parent that read the same tensor."""
+"""Names of sibling layers that read the same tensor."""
 
 
 def group_targets(targets: Sequence[str], *, alone: Collection[str] = ()) -> list[list[str]]:
-    """Return the targets in their order, those that read the same tensor together.
+    """Return the targets in their order, with those that read the same tensor in one group.
 
     Args:
-        targets: Full names of layers; they are grouped only if they stand side by side.
-        alone: Those of them that read a tensor of their own, whatever their names say.
+        targets: Full names of layers; only neighbours are grouped.
+        alone: Targets that read a tensor of their own, although their names are those of siblings.
     """
 
     def input_of(name: str) -> str:
@@ -75,17 +75,17 @@ def targets_for(model_type: str, wanted: Sequence[str]) -> tuple[str, ...]:
 
     Args:
         model_type: As in the model's config.json, e.g. ``bert``.
-        wanted: What the setting ``model.target_modules`` lists; taken as it is unless empty.
+        wanted: The setting ``model.target_modules``; returned as it is unless it is empty.
 
     Raises:
-        ModelError: Nothing is wanted and the architecture is unknown.
+        ModelError: ``wanted`` is empty and the architecture is unknown.
     """
     if wanted:
         return tuple(wanted)
     if model_type not in TARGETS:
         raise ModelError(
             f"no LoRA targets are known for the architecture '{model_type}'. {did_you_mean(model_type, TARGETS)} "
-            f"Known are {', '.join(sorted(TARGETS))}. Set model.target_modules to the names of the linear layers in a "
-            f"block, e.g. 'model.target_modules=[q_proj,v_proj]'; print(model) of transformers lists them."
+            f"Known architectures: {', '.join(sorted(TARGETS))}. Set model.target_modules to the names of the linear "
+            f"layers in a block, e.g. 'model.target_modules=[q_proj,v_proj]'; print(model) lists them."
         )
     return TARGETS[model_type]

@@ -1,4 +1,4 @@
-"""Source `wheel`: a model inside a published wheel, pinned to its bytes: a folder, or a GGUF file that is converted."""
+"""Source `wheel`: a model inside a published wheel, pinned by checksum; a folder, or a GGUF file to be converted."""
 
 from __future__ import annotations
 

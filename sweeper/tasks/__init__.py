@@ -1,34 +1,22 @@
-"""Tasks, one a module; found by name."""
+"""Tasks: what is learnt and how it is scored. A new task is a module here with a class `Task`; see `base`."""
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from typing import TYPE_CHECKING
 
-from sweeper.errors import ConfigError, did_you_mean
+from sweeper.config.modules import find_module
 
 if TYPE_CHECKING:
     from sweeper.tasks.base import TaskProtocol
 
-__all__ = ["make_task", "task_names"]
-
-_NO_TASKS = ("base", "token_loss")
-
-
-def task_names() -> tuple[str, ...]:
-    """Return the tasks there are."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in _NO_TASKS))
+__all__ = ["make_task"]
 
 
 def make_task(name: str) -> TaskProtocol:
     """Return the task ``sweeper.tasks.<name>``.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: There is no such task.
     """
-    if name not in task_names():
-        remedy = did_you_mean(name, task_names()) or f"Tasks are: {', '.join(task_names())}."
-        raise ConfigError("task.name", name, "there is no such task", remedy)
-    task: TaskProtocol = importlib.import_module(f"sweeper.tasks.{name}").Task()
+    task: TaskProtocol = find_module(__name__, name, attributes=["Task"], key="task.name").Task()
     return task

@@ -1,10 +1,10 @@
-"""The contract of tasks: what a lane's outputs mean, how they are trained and how they are scored.
+"""The contract of tasks: what the outputs of a model mean, how it is trained and how it is scored.
 
-A task is a module of this package with a class `Task`; ``task.name`` is the module's name. Importing one does not load
-torch: the controller asks tasks for metrics and directions.
+A task is a module of this package with a class `Task`; ``task.name`` is the module's name. Importing one loads no
+torch, because the controller asks tasks for metrics and directions.
 
-The engine knows nothing of labels: it hands a task a model and a `Batch`, and takes back one loss a row, or a vector
-of outputs a row. Rows of different lanes never mix in what a task returns.
+The engine knows nothing about labels: it gives a task a model and a `Batch`, and gets one loss per row, or a vector of
+outputs per row. A task must not mix rows, since they belong to different lanes.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ __all__ = ["Batch", "Examples", "TaskProtocol"]
 
 
 class Batch(NamedTuple):
-    """Rows as a model takes them; all lanes one after another."""
+    """Rows as a model takes them, lane after lane."""
 
     ids: torch.Tensor
     """Token ids, ``[rows, T]`` int64."""
     mask: torch.Tensor
     """Attention mask, ``[rows, T]`` int64, 0 where padded."""
     targets: torch.Tensor
-    """What the task needs of each row to train and score it, ``[rows, ...]`` int64."""
+    """What the task needs to train and score each row, ``[rows, ...]`` int64."""
 
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Rows of a split as the engine takes them."""
+    """Rows of a split, as the engine takes them."""
 
     ids: Sequence[Sequence[int]]
     """Token ids of each row."""
     targets: Sequence[int | Sequence[int]]
-    """What `Batch.targets` is made of: a label, or the number of tokens before the completion and its choice."""
+    """`Batch.targets` of each row: a label, or the number of tokens before the completion and its choice."""
     weights: Sequence[float]
-    """What each row counts in a mean loss: 1, or its tokens that bear a loss."""
+    """Weight of each row in a mean loss: 1, or the number of tokens that it is trained on."""
 
 
 class TaskProtocol(Protocol):
@@ -53,25 +53,24 @@ class TaskProtocol(Protocol):
     metrics: tuple[str, ...]
     """Names of the validation metrics, without the prefix ``validation/``; ``loss`` is always one of them.
 
-    ``accuracy`` is left out for rows without labels or choices.
+    Rows without labels or choices have no ``accuracy``.
     """
     has_probe: bool
-    """Whether a logistic regression on frozen features can do the task; else the untuned model itself is scored."""
+    """Whether a logistic regression on frozen features can do the task; if not, the untuned model is the baseline."""
     model_kind: str
-    """What `sweeper.models.load` puts on top of the base: ``sequence_classification`` or ``causal_lm``."""
-
+    """Head of the model for `sweeper.models.load`: ``sequence_classification`` or ``causal_lm``."""
     takes_completions: bool
     """Whether rows are prompts with completions instead of texts with labels."""
 
     def of(self, tokens: TokenisedSplits) -> TaskProtocol:
-        """Return the task for these rows, to train and score with."""
+        """Return the task that trains and scores these rows."""
         ...
 
     def default_metric(self, num_labels: int) -> str:
         """Return the metric that ``task.metric=auto`` stands for.
 
         Args:
-            num_labels: Labels or choices of the dataset; 0 if completions are open.
+            num_labels: Number of labels or choices of the dataset; 0 if completions are open.
         """
         ...
 
@@ -84,11 +83,11 @@ class TaskProtocol(Protocol):
         ...
 
     def head_modules(self, model: nn.Module) -> tuple[str, ...]:
-        """Return the names of the modules that each lane trains whole, PEFT's ``modules_to_save``."""
+        """Return the names of the modules that each lane trains in full, PEFT's ``modules_to_save``."""
         ...
 
     def check(self, model: nn.Module) -> None:
-        """Check that the model, its layers adapted, can be trained for the task.
+        """Check that a model can be trained for the task; called when its layers have been replaced by packed ones.
 
         Raises:
             ModelError: It cannot.
@@ -96,11 +95,11 @@ class TaskProtocol(Protocol):
         ...
 
     def row_loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """Return the loss of each row, summed over what bears one in it, ``[rows]`` float32."""
+        """Return the loss of each row, summed over its tokens if each has a loss, ``[rows]`` float32."""
         ...
 
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """Return what scores each row, ``[rows, F]`` float32."""
+        """Return the outputs that score each row, ``[rows, F]`` float32."""
         ...
 
     def score(self, outputs_NF: torch.Tensor, targets_N: torch.Tensor) -> Mapping[str, float]:
@@ -108,5 +107,5 @@ class TaskProtocol(Protocol):
         ...
 
     def score_labels(self, predicted_N: torch.Tensor, labels_N: torch.Tensor, num_labels: int) -> Mapping[str, float]:
-        """Return the metrics that need predicted labels only."""
+        """Return the metrics that depend on predicted labels only."""
         ...

@@ -1,13 +1,14 @@
-"""Completions of prompts by a language model: loss and perplexity a token, and accuracy where completions are choices.
+"""Completions of prompts by a language model: loss and perplexity per token, and accuracy if completions are choices.
 
-Only tokens of completions bear a loss, their end included; what pads a row never does, whatever token it is. Logits are
-made at these tokens alone and a block at a time, never for whole rows: a vocabulary is 100 times as wide as a model.
+Only the tokens of completions, including their end token, have a loss; padding never does, whichever token it is.
+Logits are computed at these tokens only and block by block, never for whole rows, since a vocabulary is about 100 times
+as wide as a model.
 
-Where completions are a closed set, all choices of a row are scored in one sequence: its prompt, then every choice, none
-of which sees another. So a row costs little more than its prompt, however many choices there are.
+If completions are a closed set, all choices of a row are scored in one sequence: the prompt, then every choice, none of
+which attends to another. So a row costs little more than its prompt, however many choices there are.
 
-Shapes: B rows, T tokens of a row, P tokens of the longest prompt, C tokens of all choices, N tokens that bear a loss,
-H hidden width, V vocabulary.
+Shapes: B rows, T tokens of a row, P tokens of the longest prompt, C tokens of the block of choices, N tokens with a
+loss, H hidden width, S = 1 + C positions that predict tokens of choices.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ if TYPE_CHECKING:
 __all__ = ["Task"]
 
 _FIXED = 2
-"""Outputs before the scores of the choices: loss and number of tokens."""
+"""Number of outputs before the scores of the choices: loss and number of tokens."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Task:
-    """A language model that learns what to say to a prompt."""
+    """A language model that learns the completions of prompts."""
 
     choices: tuple[tuple[int, ...], ...] = ()
-    """Token ids of each choice with its end; empty if completions are open."""
+    """Token ids of each choice, with its end token; empty if completions are open."""
 
     peft_task_type = "CAUSAL_LM"
     metrics = ("accuracy", "loss", "perplexity")
@@ -56,22 +57,22 @@ class Task:
         """Return ``maximize`` for the accuracy, ``minimize`` otherwise."""
         return "maximize" if metric == "accuracy" else "minimize"
 
-    def head_modules(self, model: nn.Module) -> tuple[str, ...]:  # noqa: ARG002 - a task like the others
-        """Return none: the model's own output layer is used, frozen."""
+    def head_modules(self, model: nn.Module) -> tuple[str, ...]:  # noqa: ARG002  part of the contract
+        """Return no names: the model's own output layer stays frozen."""
         return ()
 
     def check(self, model: nn.Module) -> None:
-        """Check that logits can be made from hidden states.
+        """Check that logits can be computed from hidden states.
 
         Raises:
-            ModelError: The output layer is adapted, or of a kind that is not known.
+            ModelError: The output layer is adapted or not supported.
         """
         from sweeper.tasks.token_loss import output_layer
 
         output_layer(model)
 
     def examples(self, tokens: TokenisedSplits, split: str) -> Examples:
-        """Return rows, each with the tokens before its completion and its choice; it counts its completion's tokens."""
+        """Return rows with the length of the prompt and the choice as targets, weighted by the completion's length."""
         rows = getattr(tokens, split)
         prompts, lengths = list(rows["prompt"]), list(rows["length"])
         targets = [[prompt, label] for prompt, label in zip(prompts, rows["label"], strict=True)]
@@ -85,11 +86,12 @@ class Task:
         from sweeper.tasks.token_loss import TokenLoss, output_layer
 
         states_BTH = _states(model, input_ids=batch.ids, attention_mask=batch.mask)
-        places = torch.arange(batch.ids.shape[1] - 1, device=batch.ids.device)
+        # Each position predicts the next token, so the first token of a completion is predicted by the prompt's last.
+        positions = torch.arange(batch.ids.shape[1] - 1, device=batch.ids.device)
         ends = batch.mask.sum(1, keepdim=True) - 1
-        rows_N, places_N = ((places >= batch.targets[:, :1] - 1) & (places < ends)).nonzero(as_tuple=True)
-        asked = (states_BTH[rows_N, places_N], batch.ids[rows_N, places_N + 1], output_layer(model))
-        nll_N: torch.Tensor = TokenLoss.apply(*asked)  # type: ignore[no-untyped-call]
+        rows_N, positions_N = ((positions >= batch.targets[:, :1] - 1) & (positions < ends)).nonzero(as_tuple=True)
+        inputs = (states_BTH[rows_N, positions_N], batch.ids[rows_N, positions_N + 1], output_layer(model))
+        nll_N: torch.Tensor = TokenLoss.apply(*inputs)  # type: ignore[no-untyped-call]
         return nll_N.new_zeros(len(batch.ids)).index_add(0, rows_N, nll_N)
 
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
@@ -104,7 +106,7 @@ class Task:
         return torch.cat([loss, tokens[:, None], scores], 1)
 
     def score(self, outputs_NF: torch.Tensor, targets_N: torch.Tensor) -> Mapping[str, float]:
-        """Return loss and perplexity a token, and the accuracy of the likeliest choice if there are choices."""
+        """Return loss and perplexity per token, and the accuracy of the likeliest choice if there are choices."""
         loss = (outputs_NF[:, 0].double().sum() / outputs_NF[:, 1].double().sum()).item()
         scores = {"loss": loss, "perplexity": math.exp(min(loss, 700.0)) if math.isfinite(loss) else loss}
         if outputs_NF.shape[1] == _FIXED:
@@ -112,7 +114,7 @@ class Task:
         predicted = outputs_NF[:, _FIXED:].argmax(1)
         return {**self.score_labels(predicted, targets_N[:, 1], outputs_NF.shape[1] - _FIXED), **scores}
 
-    def score_labels(self, predicted_N: torch.Tensor, labels_N: torch.Tensor, num_labels: int) -> Mapping[str, float]:  # noqa: ARG002 - a task like the others
+    def score_labels(self, predicted_N: torch.Tensor, labels_N: torch.Tensor, num_labels: int) -> Mapping[str, float]:  # noqa: ARG002  part of the contract
         """Return the accuracy."""
         return {"accuracy": (predicted_N == labels_N).double().mean().item()}
 
@@ -122,28 +124,31 @@ class Task:
 
         from sweeper.tasks.token_loss import log_likelihoods, output_layer
 
+        # Prompts are padded to the longest, then comes the same block of choices for every row. Position ids let each
+        # choice follow its row's prompt directly, as if it stood there alone.
         block = _ChoiceBlock(self.choices, batch.ids.device)
         prompts_B1 = batch.targets[:, :1]
         longest, width = int(prompts_B1.max()), len(block.inputs_C)
-        places = torch.arange(longest + width, device=batch.ids.device).expand(len(batch.ids), -1)
+        columns = torch.arange(longest + width, device=batch.ids.device).expand(len(batch.ids), -1)
         states = _states(
             model,
             input_ids=torch.cat([batch.ids[:, :longest], block.inputs_C.expand(len(batch.ids), -1)], 1),
             attention_mask=_additive(_choice_mask(prompts_B1[:, 0], longest, block.sees_CC), model)[:, None],
-            position_ids=torch.cat([places[:, :longest], prompts_B1 + block.offsets_C], 1),
+            position_ids=torch.cat([columns[:, :longest], prompts_B1 + block.offsets_C], 1),
         )
-        read = torch.cat([prompts_B1 - 1, places[:, longest:]], 1)
+        # The end of each prompt predicts the first token of every choice, the block predicts all others.
+        read = torch.cat([prompts_B1 - 1, columns[:, longest:]], 1)
         states_BSH = states.gather(1, read[..., None].expand(-1, -1, states.shape[-1]))
-        likely_BN = log_likelihoods(states_BSH, block.place_N, block.token_N, output_layer(model))
+        likely_BN = log_likelihoods(states_BSH, block.position_N, block.token_N, output_layer(model))
         scores = likely_BN.new_zeros(len(batch.ids), len(self.choices))
         return scores.index_add(1, block.choice_N, likely_BN)
 
 
 class _ChoiceBlock:
-    """All choices one after another, and which of their tokens is predicted from which place.
+    """All choices one after another, and the position that predicts each of their tokens.
 
-    The last token of a choice is predicted and never read, so it has no place in the block. Places are counted from 0
-    for the end of the prompt; the block's first token has place 1.
+    The last token of a choice is only predicted, never an input, so the block leaves it out. Position 0 is the end of
+    the prompt; the first token of the block has position 1.
     """
 
     def __init__(self, choices: Sequence[Sequence[int]], device: torch.device) -> None:
@@ -152,7 +157,7 @@ class _ChoiceBlock:
         inputs: list[int] = []
         offsets: list[int] = []
         owners: list[int] = []
-        predicted: list[tuple[int, int, int]] = []
+        predicted: list[tuple[int, int, int]] = []  # position, token and choice
         for number, ids in enumerate(choices):
             before = len(inputs)
             predicted += [(0 if n == 0 else before + n, token, number) for n, token in enumerate(ids)]
@@ -161,37 +166,37 @@ class _ChoiceBlock:
             owners += [number] * (len(ids) - 1)
         self.inputs_C = torch.tensor(inputs, dtype=torch.int64, device=device)
         self.offsets_C = torch.tensor(offsets, dtype=torch.int64, device=device)
-        places, tokens, owner = zip(*predicted, strict=True)
-        self.place_N = torch.tensor(places, device=device)
+        positions, tokens, owner = zip(*predicted, strict=True)
+        self.position_N = torch.tensor(positions, device=device)
         self.token_N = torch.tensor(tokens, device=device)
         self.choice_N = torch.tensor(owner, device=device)
         owner_C = torch.tensor(owners, dtype=torch.int64, device=device)
         self.sees_CC = (owner_C[:, None] == owner_C) & (self.offsets_C[:, None] >= self.offsets_C)
-        """Whether a token (first axis) sees another."""
+        """Whether a token (first axis) attends to another."""
 
 
 def _choice_mask(prompts_B: torch.Tensor, longest: int, sees_CC: torch.Tensor) -> torch.Tensor:
-    """Return who sees whom: the prompt what is before, a choice the row's prompt and itself, ``[B, P + C, P + C]``."""
+    """Return which token attends to which, ``[B, P + C, P + C]``: causal, and no choice attends to another."""
     import torch
 
     device, rows, width = prompts_B.device, len(prompts_B), len(sees_CC)
-    places = torch.arange(longest, device=device)
+    columns = torch.arange(longest, device=device)
     mask = torch.zeros(rows, longest + width, longest + width, dtype=torch.bool, device=device)
-    mask[:, :longest, :longest] = places[:, None] >= places
-    mask[:, longest:, :longest] = (places < prompts_B[:, None])[:, None]
+    mask[:, :longest, :longest] = columns[:, None] >= columns
+    mask[:, longest:, :longest] = (columns < prompts_B[:, None])[:, None]  # not to the padding of a shorter prompt
     mask[:, longest:, longest:] = sees_CC
     return mask
 
 
 def _states(model: nn.Module, **inputs: Any) -> torch.Tensor:
-    """Return the last hidden states, which the output layer turns into logits."""
+    """Return the last hidden states, the input of the output layer."""
     base = getattr(model, str(model.base_model_prefix))
     states: torch.Tensor = base(**inputs, use_cache=False).last_hidden_state
     return states
 
 
 def _additive(mask: torch.Tensor, model: nn.Module) -> torch.Tensor:
-    """Return a mask as both attention kernels take it: 0 where seen, the lowest number where not."""
+    """Return a mask in the form that all attention kernels accept: 0 where True, the lowest number elsewhere."""
     import torch
 
     dtype = next(model.parameters()).dtype

@@ -1,4 +1,7 @@
-"""One label a text: cross-entropy, accuracy and macro-F1."""
+"""One label per text: cross-entropy, accuracy and macro-F1.
+
+Shapes: N rows, C labels, F = C outputs of a row.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ _HEADS = ("classifier", "score")
 
 
 class Task:
-    """Text classification with a fresh head on a pretrained encoder or decoder."""
+    """Text classification with a new head on a pretrained encoder or decoder."""
 
     peft_task_type = "SEQ_CLS"
     metrics = ("accuracy", "macro_f1", "loss")
@@ -28,11 +31,11 @@ class Task:
     model_kind = "sequence_classification"
     takes_completions = False
 
-    def of(self, tokens: TokenisedSplits) -> Task:  # noqa: ARG002 - a task like the others
-        """Return the task itself: it needs to know nothing of the rows."""
+    def of(self, tokens: TokenisedSplits) -> Task:  # noqa: ARG002  part of the contract
+        """Return the task itself, which is the same for all rows."""
         return self
 
-    def default_metric(self, num_labels: int) -> str:  # noqa: ARG002 - a task like the others
+    def default_metric(self, num_labels: int) -> str:  # noqa: ARG002  part of the contract
         """Return the accuracy."""
         return "accuracy"
 
@@ -44,18 +47,20 @@ class Task:
         """Return the model's classification head.
 
         Raises:
-            ModelError: The model has none under a name that PEFT knows.
+            ModelError: The model has no head with a name that PEFT knows.
         """
         found = tuple(name for name, _ in model.named_children() if name in _HEADS)
         if not found:
-            raise ModelError(f"{type(model).__name__} has no classification head called {' or '.join(_HEADS)}")
+            raise ModelError(
+                f"{type(model).__name__} has no classification head called {' or '.join(_HEADS)}. Choose another model."
+            )
         return found
 
     def check(self, model: nn.Module) -> None:
-        """Accept every model that has a head."""
+        """Accept every model; `head_modules` has checked the head."""
 
     def examples(self, tokens: TokenisedSplits, split: str) -> Examples:
-        """Return rows whose target is the label's index; each counts 1."""
+        """Return rows whose target is the index of the label, all with weight 1."""
         rows = getattr(tokens, split)
         return Examples(list(rows["input_ids"]), list(rows["label"]), [1.0] * len(rows))
 
@@ -79,9 +84,10 @@ class Task:
 
     def score_labels(self, predicted_N: torch.Tensor, labels_N: torch.Tensor, num_labels: int) -> Mapping[str, float]:
         """Return accuracy and macro-F1 (the mean over the labels that occur in ``labels_N`` or ``predicted_N``)."""
+        # Confusion matrix: true labels in rows, predicted ones in columns.
         pairs = labels_N * num_labels + predicted_N
         table = pairs.bincount(minlength=num_labels**2).view(num_labels, num_labels).double()
-        hits, true, claimed = table.diagonal(), table.sum(1), table.sum(0)
-        occurs = (true + claimed) > 0
-        f1 = 2 * hits[occurs] / (true + claimed)[occurs]
+        hits, true, predicted = table.diagonal(), table.sum(1), table.sum(0)
+        occurs = (true + predicted) > 0
+        f1 = 2 * hits[occurs] / (true + predicted)[occurs]
         return {"accuracy": (hits.sum() / len(labels_N)).item(), "macro_f1": f1.mean().item()}

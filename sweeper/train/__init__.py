@@ -1,4 +1,4 @@
-"""The packed training engine, as workers run it. Loads torch only in a worker."""
+"""The packed training engine that workers run. Importing this package loads no torch; `make_worker` does."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 __all__ = ["make_worker"]
 
 
-def make_worker(setup: WorkerSetup, index: int) -> Worker:
-    """Return the worker of an index; called in the worker's own process, by its name."""
+def make_worker(setup: WorkerSetup, index: int) -> Worker:  # noqa: ARG001  executors pass it to every worker function
+    """Return a worker; executors call this by name in the worker's own process."""
     from sweeper.train.worker import TrainingWorker
 
-    return TrainingWorker(setup, index)
+    return TrainingWorker(setup)

@@ -1,10 +1,13 @@
-"""Which rows a lane trains on, chunk by chunk, and the batches of an evaluation.
+"""The rows that a lane trains on, chunk by chunk, and the batches of an evaluation.
 
 Rows are sorted by length into as many classes as a chunk has micro-batches, and each micro-batch takes its rows from
-its own class. A class of long rows is sorted into narrower ones again, and its micro-batches are trained in passes, one
-from each: less memory, less padding. So all chunks have the same sequence of lengths, lanes at different chunks still
-train side by side without padding waste, and a pass's padded length is a constant: nothing depends on who else is in
-the pack. The order depends on the seed alone, the same for all trials of a study (common random numbers).
+one class. A class of long rows is divided into narrower ones, and its micro-batches are trained in passes, one for each
+narrower class, which saves memory and padding. So all chunks have the same sequence of lengths, lanes at different
+chunks train side by side with little padding, and the padded length of a pass is a constant that does not depend on
+the other lanes of the pack. The order depends on the seed only and is the same for all trials of a study, so that
+their differences carry less noise (common random numbers).
+
+Shapes: N rows of the split, T tokens of the longest row.
 """
 
 from __future__ import annotations
@@ -21,9 +24,9 @@ from sweeper.train.chunks import ChunkPlan
 __all__ = ["EvaluationBatches", "Pass", "TrainingRows", "length_classes"]
 
 _TOKENS_PER_PASS = 240
-"""Of one lane on a CPU: eight lanes are no faster with more (measured), but need more memory."""
+"""Most tokens of one lane in a pass on a CPU; eight lanes are no faster with more (measured) but need more memory."""
 _FULL_LENGTH = 128
-"""Tokens of a row up to which evaluation batches have their full number of rows."""
+"""Most tokens of a row in an evaluation batch of full size; batches of longer rows are smaller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,20 +34,20 @@ class Pass:
     """Rows of a micro-batch that are trained at once."""
 
     rows: slice
-    """Which of the micro-batch."""
+    """Their positions in the micro-batch."""
     length: int
-    """Tokens that they are padded to."""
+    """Number of tokens that they are padded to."""
 
 
 class TrainingRows:
-    """The training split, dealt to micro-batches.
+    """The training split, divided into micro-batches.
 
     Args:
         examples: Token ids, targets and weights of the rows.
-        plan: How they divide.
+        plan: How the rows divide.
         seed: Seed of the order.
-        pad_token_id: Filler.
-        device: Where batches are wanted.
+        pad_token_id: Token that rows are padded with.
+        device: Device of the batches.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class TrainingRows:
         Args:
             chunk: Counted from 0.
         """
+        # Each epoch shuffles the members of every class and takes them part by part, so no row comes twice in an epoch.
         epoch, part = divmod(chunk, self.plan.chunks_per_epoch)
         dealt = []
         for index, narrow in enumerate(self._classes):
@@ -86,15 +90,15 @@ class TrainingRows:
         )
 
     def passes(self, index: int) -> Sequence[Pass]:
-        """Return the passes in which micro-batch ``index`` is trained; more than one on a CPU only."""
+        """Return the passes in which micro-batch ``index`` is trained; always one on a GPU."""
         return self._passes[index]
 
     def weights(self, rows: np.ndarray) -> torch.Tensor:
-        """Return what rows count in a mean loss, of the shape of ``rows``."""
+        """Return the weights of rows in a mean loss, in the shape of ``rows``."""
         return self._weights[torch.from_numpy(rows)]
 
     def num_tokens(self, rows: np.ndarray) -> int:
-        """Return the real tokens of rows."""
+        """Return the number of tokens in rows, without padding."""
         return int(self._lengths[rows].sum())
 
     def _passes_of(self, narrow: Sequence[np.ndarray]) -> list[Pass]:
@@ -106,16 +110,17 @@ class TrainingRows:
 
 
 def length_classes(lengths: np.ndarray, plan: ChunkPlan, generator: np.random.Generator) -> list[list[np.ndarray]]:
-    """Sort rows by length into a class for each micro-batch of a chunk, and long classes into narrower ones.
+    """Sort rows by length into a class for each micro-batch of a chunk, and divide classes of long rows further.
 
     Args:
-        lengths: Tokens of each row.
+        lengths: Number of tokens of each row.
         plan: How the rows divide.
-        generator: Decides between rows of one length.
+        generator: Orders rows of the same length.
 
     Returns:
         For each class, shortest first, the rows of its narrower classes.
     """
+    # A stable sort of shuffled rows: rows of one length are spread over the classes at random, not by their place.
     shuffled = generator.permutation(len(lengths))
     ascending = shuffled[np.argsort(lengths[shuffled], kind="stable")]
     return [
@@ -125,7 +130,7 @@ def length_classes(lengths: np.ndarray, plan: ChunkPlan, generator: np.random.Ge
 
 
 def _num_passes(length: int, num_rows: int) -> int:
-    """Return in how many equal parts ``num_rows`` rows are trained on a CPU."""
+    """Return the number of equal parts in which ``num_rows`` rows are trained on a CPU."""
     passes = 1
     while num_rows % (passes * 2) == 0 and num_rows // passes * length > _TOKENS_PER_PASS:
         passes *= 2
@@ -133,13 +138,13 @@ def _num_passes(length: int, num_rows: int) -> int:
 
 
 class EvaluationBatches:
-    """All rows of a split, sorted by length so that little is padded.
+    """All rows of a split in batches of similar length, to save padding.
 
     Args:
         examples: Token ids, targets and weights of the rows.
-        batch_size: Most rows of a batch, for each lane; long rows come in smaller batches.
-        pad_token_id: Filler.
-        device: Where batches are wanted.
+        batch_size: Most rows per lane in a batch; batches of long rows are smaller.
+        pad_token_id: Token that rows are padded with.
+        device: Device of the batches.
     """
 
     def __init__(self, examples: Examples, *, batch_size: int, pad_token_id: int, device: torch.device) -> None:
@@ -156,7 +161,7 @@ class EvaluationBatches:
 
 
 def _sizes(lengths: Sequence[int], batch_size: int) -> list[int]:
-    """Return the sizes of batches of rows in ascending order of length."""
+    """Return the batch sizes for rows of ascending lengths."""
     sizes: list[int] = []
     size = 0
     for length in lengths:
@@ -168,7 +173,7 @@ def _sizes(lengths: Sequence[int], batch_size: int) -> list[int]:
 
 
 def padded(rows: Sequence[Sequence[int]], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return token ids and attention mask of rows, each ``[rows, longest]`` int64."""
+    """Return token ids and attention mask of rows, each ``[N, T]`` int64."""
     longest = max(len(row) for row in rows)
     ids = torch.full((len(rows), longest), pad_token_id, dtype=torch.int64)
     mask = torch.zeros(len(rows), longest, dtype=torch.int64)

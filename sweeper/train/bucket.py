@@ -1,4 +1,7 @@
-"""Lanes of one padded rank, laid side by side for the length of a chunk. Used by `pack` alone."""
+"""Lanes of one padded rank, copied side by side for the duration of a chunk. Only `pack` uses it.
+
+Shapes: k lanes of the bucket, P values of a padded lane, M micro-batches of a chunk.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,14 @@ __all__ = ["Bucket"]
 
 
 class Bucket:
-    """Lanes of one padded rank: their vectors as matrices, and the copy that the layers multiply with."""
+    """Lanes of one padded rank: their vectors stacked to matrices, and the copy that the layers multiply with.
+
+    Args:
+        lanes: Lanes whose ranks are padded to the same rank.
+        shape: Layout of the layers, at any rank.
+        dtype: Type in which adapters are multiplied.
+        plan: How the training rows divide; None for evaluation.
+    """
 
     def __init__(self, lanes: Sequence[Lane], shape: Layout, dtype: torch.dtype, plan: ChunkPlan | None = None) -> None:
         self.lanes = lanes
@@ -29,7 +39,7 @@ class Bucket:
             self._prepare_training(plan)
 
     def refresh(self, *, training: bool) -> None:
-        """Bring the multiplied copy up to date, with the lanes' scales folded into A."""
+        """Copy the parameters to the type that is multiplied, with the lanes' scales folded into A."""
         size = self._layout.size_a
         scale = self._scale_k1 if training else self._scales(training=False)
         torch.mul(self._parameters[:, :size], scale, out=self._compute[:, :size])
@@ -41,6 +51,8 @@ class Bucket:
         Args:
             weights_kM: Summed weights of the rows of each micro-batch.
         """
+        # The micro-batches of an optimizer step share one mean, weighted by their rows. The last step of a chunk may
+        # have fewer of them. A step without any weight must not divide by zero.
         shares = torch.empty_like(weights_kM)
         for row, window in enumerate(self._accumulation):
             sums = [group.sum().clamp_(min=1e-12).expand(len(group)) for group in torch.split(weights_kM[row], window)]
@@ -48,25 +60,26 @@ class Bucket:
         return shares
 
     def step(self, index: int) -> None:
-        """Update the lanes whose batch is complete after micro-batch ``index``."""
+        """Update the lanes whose optimizer step is complete after micro-batch ``index``."""
         last = index + 1 == self._micro_batches
         due = [last or (index + 1) % window == 0 for window in self._accumulation]
         if any(due):
             rows = slice(None) if all(due) else torch.tensor(due, device=self._gradients.device).nonzero()[:, 0]
+            # The layers multiply with s·A and leave the gradient of s·A; the gradient of A is s times that.
             size = self._layout.size_a
             self._gradients[rows, :size] *= self._scale_k1[rows]
             self._optimizer.step(self._parameters, self._gradients, due)
             self.refresh(training=True)
 
     def updated(self) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Return parameters and moments of every lane at its own rank; may run out of memory, so changes nothing."""
+        """Return parameters and moments of every lane at its own rank, without changing the lanes."""
         matrices = (self._parameters, self._moment1, self._moment2)
         ranks = [lane.layout.rank for lane in self.lanes]
         unpadded = [[self._layout.unpad(row, rank) for row, rank in zip(m, ranks, strict=True)] for m in matrices]
         return list(zip(*unpadded, strict=True))
 
     def write_back(self, updated: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> None:
-        """Hand the results to the lanes."""
+        """Store the result of `updated` in the lanes, and count the chunk."""
         for row, (lane, (parameters, moment1, moment2)) in enumerate(zip(self.lanes, updated, strict=True)):
             lane.parameters, lane.moment1, lane.moment2 = parameters, moment1, moment2
             lane.step = self._optimizer.steps[row]
@@ -76,10 +89,10 @@ class Bucket:
         """Return this bucket's part of every group of adapted layers.
 
         Args:
-            first: The bucket's first lane in the pack.
-            last: One after its last.
-            sizes: Layers of each group.
-            training: Whether gradients are wanted.
+            first: Index of the bucket's first lane in the pack.
+            last: Index after its last lane.
+            sizes: Number of layers of each group.
+            training: Whether the segments get gradients.
         """
         views = self._views(self._compute, sizes)
         segments = [LoraSegment(first, last, a, b) for a, b in views]
@@ -94,7 +107,7 @@ class Bucket:
         return list(zip(self._layout.views_a_of_groups(flat_kP, sizes), by_group, strict=True))
 
     def head_segments(self, first: int, last: int, *, training: bool) -> list[HeadSegment]:
-        """Return this bucket's part of every head layer; heads are multiplied in float32."""
+        """Return this bucket's part of every head layer, in float32."""
         views = self._layout.views_head(self._parameters)
         segments = [HeadSegment(first, last, weight, bias) for weight, bias in views]
         if training:
@@ -120,6 +133,7 @@ class Bucket:
         )
 
     def _scales(self, *, training: bool) -> torch.Tensor:
+        # Dropout only zeroes values; dividing s by the probability of being kept makes up for the smaller sum.
         loras = [lane.spec.lora for lane in self.lanes]
         scales = [lora_scale(lora) / (keep_share(lora.dropout) if training else 1.0) for lora in loras]
         return torch.tensor(scales, device=self._parameters.device)[:, None]

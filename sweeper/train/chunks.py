@@ -1,6 +1,6 @@
 """How the training rows of a study divide into chunks and micro-batches.
 
-Loads no torch: the controller plans with it.
+Loads no torch, because the controller plans with it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["ChunkPlan"]
 class ChunkPlan:
     """How the training rows of a study divide into chunks and micro-batches.
 
-    Each epoch leaves out the rows that do not fill a micro-batch of every class; others in each epoch.
+    Rows that do not fill a micro-batch of every length class are left out; each epoch leaves out different ones.
     """
 
     num_rows: int
@@ -24,7 +24,7 @@ class ChunkPlan:
 
     @classmethod
     def of(cls, num_rows: int, *, micro_batch: int, chunks_per_epoch: int, epochs: int) -> ChunkPlan:
-        """Fit a plan to the number of rows: a small dataset gets fewer chunks, then a smaller micro-batch."""
+        """Return the plan for a number of rows; a small dataset gets fewer chunks or a smaller micro-batch."""
         micro_batch = min(micro_batch, num_rows)
         chunks = max(1, min(chunks_per_epoch, num_rows // micro_batch))
         return cls(num_rows, micro_batch, chunks, epochs)

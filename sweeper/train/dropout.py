@@ -1,9 +1,10 @@
-"""Dropout on the inputs of adapters, each lane from a generator of its own.
+"""Dropout with a random generator per lane, called by `packed`.
 
-`torch.nn.functional.dropout` costs 18 to 35 % of a step on a CPU. Here a 64-bit word serves eight values, so the
-probability is rounded to 1/256 (0.05 becomes 13/256). A mask depends on the lane's seed, the chunk and the order of
-layers, and on nothing that its neighbours do. Layers that read the same tensor (query, key, value) share one mask.
-Called by `packed`.
+`torch.nn.functional.dropout` costs 18 to 35 % of a step on a CPU. Here one random 64-bit word serves eight values, so
+the probability is rounded to a multiple of 1/256 (0.05 becomes 13/256). A mask depends on the lane's seed, the chunk
+and the order of layers, never on the other lanes. Layers that read the same tensor (query, key, value) share one mask.
+
+Shapes: K lanes of the pack, W random words of a lane, N values of a lane, one byte each.
 """
 
 from __future__ import annotations
@@ -18,22 +19,22 @@ __all__ = ["LaneDropout", "keep", "keep_", "keep_share"]
 
 _LEVELS = 256
 _BYTES = 8
-"""Of a random word; each serves a value."""
+"""Bytes of a random word; each serves one value."""
 _BITS = {2: torch.int16, 4: torch.int32}
-"""Integers as wide as a value."""
+"""Integer type as wide as a value, by bytes."""
 
 
 def keep_share(probability: float) -> float:
-    """Return the share of inputs kept at dropout ``probability``, as it is drawn: a multiple of 1/256."""
+    """Return the probability with which an input is kept, rounded to a multiple of 1/256."""
     return round(_LEVELS * (1 - probability)) / _LEVELS
 
 
 class LaneDropout:
-    """Drops adapter inputs of every lane with the lane's own probability; `packed` folds the scale into A.
+    """Draws masks that drop the values of every lane with the lane's own probability.
 
     Args:
-        probabilities: One a lane.
-        seeds: One a lane; the same seed gives the same masks.
+        probabilities: Probability of each lane.
+        seeds: Seed of each lane; the same seed gives the same masks.
         device: Where masks are drawn.
     """
 
@@ -45,10 +46,10 @@ class LaneDropout:
         self._part, self._num_parts = 0, 1
 
     def begin(self, part: int, num_parts: int) -> None:
-        """Begin a pass over a micro-batch, or over one of equal parts of its rows.
+        """Begin a pass over a micro-batch, or over one of several equal parts of its rows.
 
-        Every part sees its share of the masks that the whole micro-batch would have, so that a trial that is trained in
-        parts, for want of memory, is the same trial.
+        Every part gets its share of the masks of the whole micro-batch, so that a trial stays the same when it is
+        trained in parts for lack of memory.
         """
         self._part, self._num_parts = part, num_parts
         for words in self._words:
@@ -59,6 +60,8 @@ class LaneDropout:
 
     def mask(self, x: torch.Tensor) -> torch.Tensor:
         """Return integers of the shape and width of ``x``, ``[K * rows, ..., I]``: all bits 1 where a value is kept."""
+        # Of the bytes that serve the whole micro-batch, this part takes `share` from `first` on; only the words that
+        # hold them are drawn, and a word on a border is drawn for both its neighbours.
         share = x.numel() // len(self._words)
         first, num_bytes = self._part * share, self._num_parts * share
         drawn = range(first // _BYTES, -(-(first + share) // _BYTES))
@@ -68,13 +71,13 @@ class LaneDropout:
                 words.draw(row, drawn, -(-num_bytes // _BYTES))
         offset = first - drawn.start * _BYTES
         bytes_KN = bits_KW.view(torch.uint8)[:, offset : offset + share]
-        # negative if kept: the shift spreads the sign over all bits, four times as fast as comparing and multiplying
+        # Negative if kept: the shift spreads the sign over all bits, four times as fast as comparing and multiplying.
         mask_KN = bytes_KN.to(torch.int16).sub_(self._levels_kept_K[:, None]).bitwise_right_shift_(15)
         return mask_KN.to(_BITS[x.element_size()]).reshape(x.shape)
 
 
 class _HostWords:
-    """Random 64-bit words from NumPy: quicker than torch's, and what a part does not need is skipped, not drawn."""
+    """Random 64-bit words from NumPy: faster than torch's, and words that a part does not need are skipped."""
 
     def __init__(self, seed: int) -> None:
         self._bits = np.random.PCG64(seed)
@@ -88,7 +91,7 @@ class _HostWords:
         self._bits.state = self._marked
 
     def draw(self, into: torch.Tensor, drawn: range, total: int) -> None:
-        """Fill with the words ``drawn`` of the next ``total``."""
+        """Fill ``into`` with the words ``drawn`` of the next ``total``."""
         self._bits.advance(drawn.start)
         words = self._generator.integers(0, 2**64 - 1, len(drawn), dtype=np.uint64, endpoint=True)
         into.copy_(torch.from_numpy(words.view(np.int64)))
@@ -96,7 +99,7 @@ class _HostWords:
 
 
 class _DeviceWords:
-    """Random 64-bit words drawn where they are used."""
+    """Random 64-bit words drawn on the device that uses them."""
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self._generator = torch.Generator(device).manual_seed(seed)
@@ -109,17 +112,17 @@ class _DeviceWords:
         self._generator.set_state(self._marked)
 
     def draw(self, into: torch.Tensor, drawn: range, total: int) -> None:
-        """Fill with the words ``drawn`` of the next ``total``."""
+        """Fill ``into`` with the words ``drawn`` of the next ``total``."""
         words = torch.empty(total, dtype=torch.int64, device=into.device)
         into.copy_(words.random_(-(2**63), None, generator=self._generator)[drawn.start : drawn.stop])
 
 
 def keep(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return ``x`` with 0 where the mask is 0, unscaled: `packed` has the scale folded into A."""
+    """Return ``x`` with 0 where the mask is 0; the caller scales what is kept."""
     return (x.view(mask.dtype) & mask).view(x.dtype)
 
 
 def keep_(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Do what `keep` does in place, and return ``x``."""
+    """Do the same as `keep` in place, and return ``x``."""
     x.view(mask.dtype).bitwise_and_(mask)
     return x

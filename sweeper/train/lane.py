@@ -1,6 +1,6 @@
-"""A trial in training: its settings, its vectors of parameters and moments, and how these start, travel and are saved.
+"""A trial in training: its spec, its vectors of parameters and moments, and how these are initialised and saved.
 
-Made by `worker`, changed by `pack`.
+`worker` makes lanes, `pack` trains them.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Lane:
     Attributes:
         layout: Where each matrix lies in the vectors.
         parameters: ``[P]`` float32.
-        moment1: ``[P]``, AdamW's first moment.
-        moment2: ``[P]``, AdamW's second moment.
+        moment1: ``[P]`` float32, AdamW's first moment.
+        moment2: ``[P]`` float32, AdamW's second moment.
         step: Optimizer updates so far.
         chunks_done: Chunks completed.
     """
@@ -46,10 +46,11 @@ class Lane:
 
     @classmethod
     def start(cls, spec: TrialSpec, shape: Layout, device: torch.device) -> Lane:
-        """Begin a trial from its seed.
+        """Start a trial from its seed.
 
         Initial values are those of PEFT: A uniform in ±1/sqrt(I) (kaiming_uniform with a = sqrt(5)), B zero, head
-        weights normal with deviation 0.02, head biases zero. Each matrix is drawn from a generator of its own.
+        weights normal with standard deviation 0.02, head biases zero. Each matrix has its own generator, so its values
+        do not depend on which other layers are adapted.
         """
         layout = shape.with_rank(spec.lora.r)
         flat = torch.zeros(1, layout.size)
@@ -63,10 +64,10 @@ class Lane:
 
     @classmethod
     def admit(cls, admission: Admission, shape: Layout, device: torch.device) -> Lane:
-        """Begin or continue the trial of an admission.
+        """Start the trial of an admission, or continue it from its checkpoint.
 
         Raises:
-            StoreError: The checkpoint is damaged or of another setting.
+            StoreError: The checkpoint is damaged, or of another model or rank.
         """
         if admission.checkpoint is None:
             return cls.start(admission.spec, shape, device)
@@ -82,7 +83,7 @@ class Lane:
         return cls(admission.spec, layout, parameters, moment1, moment2, step, admission.chunks_done)
 
     def checkpoint(self) -> bytes:
-        """Return what `admit` continues from, as safetensors. Generators need no place: they are seeded by chunk."""
+        """Return the safetensors that `admit` continues from; generators are seeded anew for each chunk."""
         tensors = {"parameters": self.parameters, "moment1": self.moment1, "moment2": self.moment2}
         return save({**{k: v.cpu() for k, v in tensors.items()}, "step": torch.tensor(self.step)})
 
@@ -94,8 +95,8 @@ class Lane:
         """Return the adapter in PEFT's format, by file name.
 
         Args:
-            base: What PEFT calls ``base_model_name_or_path``.
-            config: Further fields of ``adapter_config.json`` (targets, task type).
+            base: PEFT's ``base_model_name_or_path``.
+            config: Further fields of ``adapter_config.json`` (targets, task type, revision of the base).
         """
         tensors = {}
         flat = self.parameters[None].cpu()
@@ -111,6 +112,7 @@ class Lane:
         written = {
             "peft_type": "LORA",
             "base_model_name_or_path": base,
+            "revision": None,
             "inference_mode": True,
             "r": layout.rank,
             "lora_alpha": layout.rank * lora.alpha_ratio,

@@ -1,7 +1,7 @@
-"""How many lanes a pack should have, found by trying: more lanes share the base model's fixed costs, until they do not.
+"""Chooses the number of lanes of a pack by timing: more lanes share the fixed costs of the base model, up to a point.
 
-Called by the worker when a study is opened with ``executor.lanes=auto``. Times one micro-batch of the study's median
-length for 1, 2, 4, ... lanes and stops where the gain falls under 5 % or memory would run short.
+The worker calls it when it opens a study with ``executor.lanes=auto``. It times one micro-batch of the study's median
+length for 1, 2, 4, ... lanes and stops when the gain falls below 5 % or memory would run short.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ __all__ = ["LaneChoice", "choose_lanes", "typical_rows"]
 
 _LEAST_GAIN = 1.05
 _MEMORY_SHARE = 0.8
-"""Of the free memory that a worker may plan with."""
+"""Share of the free memory that a worker may plan with."""
 _TIMED_STEPS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class LaneChoice:
-    """A number of lanes, and what it was chosen by."""
+    """The chosen number of lanes, and the reason."""
 
     lanes: int
     rows_per_s: dict[int, float]
-    """Rows trained in a second, by number of lanes."""
+    """Rows trained per second, by number of lanes."""
     why: str
 
     def __str__(self) -> str:
@@ -56,36 +56,39 @@ def choose_lanes(
     """Return the number of lanes at which training is fastest, or nearly so.
 
     Args:
-        pack: Trains them.
+        pack: The pack that will train the lanes.
         rows: One micro-batch of typical rows; see `typical_rows`.
         row_loss: The task's loss.
         spec: A typical trial.
-        limit: Most lanes.
-        clock: Seconds that never run backwards.
+        limit: Most lanes to try.
+        clock: Returns monotonic seconds.
     """
     rates: dict[int, float] = {}
     used = 0
     lanes = 1
     while lanes <= limit:
+        # Activations dominate and grow with the lanes, so twice the lanes need about twice the memory.
         free = _free_bytes(pack.device)
         if used * 2 > _MEMORY_SHARE * free:
-            return LaneChoice(max(rates), rates, f"{lanes} would need more than {_MEMORY_SHARE:.0%} of the free memory")
+            why = f"{lanes} lanes would need more than {_MEMORY_SHARE:.0%} of the free memory"
+            return LaneChoice(max(rates), rates, why)
         try:
             seconds, used = _measure(pack, rows, row_loss, [spec] * lanes, clock)
         except Exception as error:
             if not rates or not is_out_of_memory(error):
                 raise
-            return LaneChoice(max(rates), rates, f"{lanes} ran out of memory")
+            return LaneChoice(max(rates), rates, f"{lanes} lanes ran out of memory")
         rates[lanes] = lanes * rows.plan.rows_per_chunk / seconds
         if lanes > 1 and rates[lanes] < _LEAST_GAIN * rates[lanes // 2]:
             best = lanes if rates[lanes] > rates[lanes // 2] else lanes // 2
-            return LaneChoice(best, rates, f"{lanes} gain less than {_LEAST_GAIN - 1:.0%} over {lanes // 2}")
+            return LaneChoice(best, rates, f"{lanes} lanes gain less than {_LEAST_GAIN - 1:.0%} over {lanes // 2}")
         lanes *= 2
-    return LaneChoice(max(rates), rates, f"more than {limit} would leave the search too little to learn from")
+    why = f"the limit is {limit} lanes, since with more, too many trials would start before the first results"
+    return LaneChoice(max(rates), rates, why)
 
 
 def typical_rows(examples: Examples, micro_batch: int, *, pad_token_id: int, device: torch.device) -> TrainingRows:
-    """Return the rows around the median length as a training split of one micro-batch."""
+    """Return the rows around the median length, as a training split of one micro-batch."""
     by_length = sorted(range(len(examples.ids)), key=lambda row: len(examples.ids[row]))
     first = max(0, (len(by_length) - micro_batch) // 2)
     picked = by_length[first : first + micro_batch]
@@ -98,33 +101,25 @@ def typical_rows(examples: Examples, micro_batch: int, *, pad_token_id: int, dev
 def _measure(
     pack: Pack, rows: TrainingRows, row_loss: RowFunction, specs: Sequence[TrialSpec], clock: Callable[[], float]
 ) -> tuple[float, int]:
-    """Return the seconds of a chunk, and the bytes that it needed at most."""
-    before = _begin_peak(pack.device)
+    """Return the seconds that a chunk takes, and the most bytes that it needs."""
+    is_cuda = pack.device.type == "cuda"
+    if is_cuda:
+        torch.cuda.reset_peak_memory_stats(pack.device)
+    before = torch.cuda.memory_allocated(pack.device) if is_cuda else psutil.Process().memory_info().rss
     seconds = math.inf
     for _ in range(1 + _TIMED_STEPS):
         lanes = [Lane.start(spec, pack.shape, pack.device) for spec in specs]
         begin = clock()
         pack.train_chunk(lanes, rows, row_loss)
-        if pack.device.type == "cuda":
+        if is_cuda:
             torch.cuda.synchronize(pack.device)
         seconds = min(seconds, clock() - begin)
-    return seconds, max(0, _peak_bytes(pack.device) - before)
+    # On a CPU, the resident size after the steps stands in for the peak.
+    peak = torch.cuda.max_memory_allocated(pack.device) if is_cuda else psutil.Process().memory_info().rss
+    return seconds, max(0, peak - before)
 
 
 def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)
-
-
-def _begin_peak(device: torch.device) -> int:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return int(torch.cuda.memory_allocated(device))
-    return int(psutil.Process().memory_info().rss)
-
-
-def _peak_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    return int(psutil.Process().memory_info().rss)

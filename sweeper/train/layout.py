@@ -1,10 +1,12 @@
-"""Where each adapter matrix and head weight lies in a lane's flat parameter vector.
+"""Positions of adapter matrices and head weights in a lane's flat parameter vector.
 
-All trainable values of a lane are one vector: first every A, then every B (transposed), then the task head. A bucket of
-lanes with the same padded rank R is a matrix ``[k, size]``, so that optimizer, clipping and casts are a few operations
-over the whole bucket, however many layers there are. Zero pads of A *and* B stay exactly zero under AdamW.
+All trainable values of a lane form one vector: every A, then every B (transposed), then the task head. A bucket of
+lanes with the same padded rank R is a matrix ``[k, P]``, so that optimizer, clipping and casts take a few operations
+for the whole bucket, however many layers there are. A and B are both padded with zeros: then the gradients of both pads
+are zero, and they stay exactly zero under AdamW. A pad of A with other values would leak gradient into B.
 
-Shapes: k lanes of a bucket, r a lane's own rank, R the bucket's rank, I and O a layer's input and output width.
+Shapes: k lanes of a bucket, P values of a padded lane, r a lane's own rank, R the bucket's rank, I and O a layer's
+input and output width.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ class LoraShape:
 
 @dataclass(frozen=True, slots=True)
 class HeadShape:
-    """A linear layer of the task head, trained whole."""
+    """A linear layer of the task head, trained in full."""
 
     name: str
     num_in: int
@@ -39,13 +41,13 @@ class HeadShape:
 
 
 def bucket_rank(rank: int) -> int:
-    """Return the rank that a lane is padded to: a power of two, at least 8, so that few buckets serve all lanes."""
+    """Return the rank that a lane is padded to: a power of two, at least 8, so that there are few buckets."""
     return max(_SMALLEST_BUCKET, 1 << (rank - 1).bit_length())
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The flat parameter vector of lanes of one (padded) rank."""
+    """Layout of the flat parameter vector at one rank, a lane's own or a padded one."""
 
     rank: int
     lora: tuple[LoraShape, ...]
@@ -53,17 +55,17 @@ class Layout:
 
     @property
     def size_a(self) -> int:
-        """Values of all A matrices, which come first."""
+        """Number of values in all A matrices, which come first."""
         return self.rank * sum(shape.num_in for shape in self.lora)
 
     @property
     def size_lora(self) -> int:
-        """Values of all A and B matrices."""
+        """Number of values in all A and B matrices."""
         return self.rank * sum(shape.num_in + shape.num_out for shape in self.lora)
 
     @property
     def size(self) -> int:
-        """Values in all, which is the number of trainable parameters if the rank is a lane's own."""
+        """Number of all values: the trainable parameters, if the rank is a lane's own."""
         return self.size_lora + sum(h.num_out * (h.num_in + h.has_bias) for h in self.head)
 
     def with_rank(self, rank: int) -> Layout:
@@ -80,8 +82,9 @@ class Layout:
 
         Args:
             flat_kP: Vectors of lanes.
-            sizes: Layers of each group, in the order of the layers.
+            sizes: Number of layers of each group, in the order of the layers.
         """
+        # The A of neighbours follow one another in the vector, so a stack of them is a view, not a copy.
         views, first, offset = [], 0, 0
         for size in sizes:
             rows, width = size * self.rank, self.lora[first].num_in
@@ -108,7 +111,7 @@ class Layout:
         return views
 
     def decay_mask(self) -> torch.Tensor:
-        """Return 1 for values that weight decay acts on and 0 for biases, as ``[size]`` float32."""
+        """Return 1 for values that weight decay applies to and 0 for biases, ``[P]`` float32."""
         mask = torch.ones(1, self.size)
         for _, bias in self.views_head(mask):
             if bias is not None:
@@ -116,10 +119,10 @@ class Layout:
         return mask[0]
 
     def pad(self, flats: Sequence[tuple[int, torch.Tensor]]) -> torch.Tensor:
-        """Stack vectors of lanes of own ranks into ``[k, size]`` of this layout's rank, zero where padded.
+        """Stack vectors of lanes at their own ranks into ``[k, P]`` at this layout's rank, with zeros as padding.
 
         Args:
-            flats: For each lane its rank r <= R and its vector at that rank.
+            flats: Rank r <= R and vector of each lane.
         """
         stacked = torch.zeros(len(flats), self.size, device=flats[0][1].device)
         for row, (rank, flat) in zip(stacked, flats, strict=True):
@@ -128,7 +131,7 @@ class Layout:
         return stacked
 
     def unpad(self, row: torch.Tensor, rank: int) -> torch.Tensor:
-        """Return the vector of a lane at its own rank, copied out of a row of `pad`'s result."""
+        """Return a lane's vector at its own rank, copied from a row of the result of `pad`."""
         flat = torch.empty(self.with_rank(rank).size, device=row.device)
         for source, target in self._pairs(row, flat, rank):
             target.copy_(source)
@@ -143,6 +146,7 @@ class Layout:
         return views
 
     def _pairs(self, row: torch.Tensor, flat: torch.Tensor, rank: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield each part of a padded row with the part of the unpadded vector that belongs there."""
         own = self.with_rank(rank)
         wide, narrow = row[None], flat[None]
         padded = self.views_a(wide) + self.views_b(wide)

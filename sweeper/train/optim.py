@@ -1,7 +1,9 @@
 """AdamW and learning-rate schedules for the lanes of a bucket.
 
-The update is that of `torch.optim.AdamW` (Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2) for each lane with
-its own step count, on one flat vector of parameters a lane.
+The update is that of `torch.optim.AdamW` (Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2), with a step
+count per lane, on one flat vector of parameters per lane.
+
+Shapes: k lanes of a bucket, P values of a lane.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ class OptimSettings:
 
     @classmethod
     def of(cls, train: TrainSettings, *, total_steps: int) -> OptimSettings:
-        """Return those of a trial that takes ``total_steps`` optimizer steps in all."""
+        """Return the settings of a trial that takes ``total_steps`` optimizer steps in all."""
         return cls(
             learning_rate=train.learning_rate,
             weight_decay=train.weight_decay,
@@ -50,7 +52,7 @@ class OptimSettings:
 def learning_rate_at(settings: OptimSettings, step: int) -> float:
     """Return the learning rate of the ``step``-th update, counted from 0.
 
-    The same values as `transformers.get_scheduler` gives: warm-up from 0, then linear or cosine to 0, or constant.
+    The values are those of `transformers.get_scheduler`: warm-up from 0, then linear or cosine to 0, or constant.
     """
     if step < settings.warmup_steps:
         return settings.learning_rate * step / settings.warmup_steps
@@ -64,13 +66,13 @@ def learning_rate_at(settings: OptimSettings, step: int) -> float:
 class LaneOptimizer:
     """Updates the parameters of ``k`` lanes, held as ``[k, P]``.
 
-    A lane is updated by torch's fused kernel, which passes over its values once: a third of the time of the same update
-    in operations over all lanes, each of which passes over all values (measured in docs/benchmarks.md).
+    Each lane is updated by torch's fused kernel, which reads its values once. That takes a third of the time of
+    separate operations over all lanes, each of which reads all values (measured in docs/benchmarks.md).
 
     Args:
-        settings: One a lane.
+        settings: Settings of each lane.
         steps: Updates that each lane has had so far.
-        decay_mask: ``[P]``, 0 where weight decay does not act.
+        decay_mask: ``[P]``, 0 where weight decay does not apply.
         moment1: ``[k, P]``, changed in place.
         moment2: ``[k, P]``, changed in place.
     """
@@ -90,7 +92,7 @@ class LaneOptimizer:
         self._decay_mask = decay_mask.to(moment1.device)
 
     def step(self, parameters: torch.Tensor, gradients: torch.Tensor, due: Sequence[bool]) -> None:
-        """Update the lanes that are due and zero their gradients; the others keep everything as it is.
+        """Update the lanes that are due and zero their gradients; the other lanes stay unchanged.
 
         Args:
             parameters: ``[k, P]``, changed in place.
@@ -105,8 +107,12 @@ class LaneOptimizer:
         settings = self._settings[lane]
         rate = learning_rate_at(settings, self.steps[lane])
         self.steps[lane] += 1
+        # Decoupled decay comes before the step and is scaled by the learning rate, as in torch. The kernel would apply
+        # it to biases, too, so it is done here with the mask.
         if settings.weight_decay:
             value.mul_(1 - rate * settings.weight_decay * self._decay_mask)
+        # Each lane is clipped by its own norm: a common norm would let one lane's gradients scale those of the others.
+        # The kernel divides by grad_scale; 1e-6 is that of torch's clip_grad_norm_.
         norm = torch.linalg.vector_norm(grad)
         limit = settings.max_grad_norm if settings.max_grad_norm > 0 else math.inf
         torch._fused_adamw_(
@@ -119,7 +125,7 @@ class LaneOptimizer:
             lr=rate,
             beta1=settings.beta1,
             beta2=settings.beta2,
-            weight_decay=0.0,  # done above, where the mask allows
+            weight_decay=0.0,
             eps=settings.epsilon,
             amsgrad=False,
             maximize=False,

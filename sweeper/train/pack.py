@@ -1,13 +1,18 @@
 """The pack: trials that train side by side on one frozen base model.
 
-`Pack` swaps the target layers of a model for packed ones once. Then `train_chunk` and `predict` take any lanes: they
-lay the lanes' vectors side by side, run, and only at the end write the lanes back, so that whatever fails in between
-leaves them as they were. Lanes never see each other's rows, generators, losses or gradients.
+`Pack` replaces the target layers of a model once. After that, `train_chunk` and `predict` take any lanes: they copy the
+lanes' vectors side by side, run, and write the lanes back only at the end, so a failure in between leaves them
+unchanged. Lanes never see each other's rows, generators, losses or gradients.
+
+Shapes: K lanes of the pack, k lanes of a bucket, M micro-batches of a chunk, B rows of a micro-batch, N rows of a
+split, F outputs of a row.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +21,7 @@ from torch import nn
 
 from sweeper.errors import ModelError
 from sweeper.models.first_token import all_tokens, narrow_layers
-from sweeper.models.linear import is_linear, weight_of
+from sweeper.models.linear import check_linear, weight_of
 from sweeper.models.targets import group_targets
 from sweeper.tasks.base import Batch
 from sweeper.train.batches import EvaluationBatches, TrainingRows
@@ -24,20 +29,20 @@ from sweeper.train.bucket import Bucket
 from sweeper.train.dropout import LaneDropout, keep_share
 from sweeper.train.lane import Lane, derived_seed
 from sweeper.train.layout import HeadShape, Layout, LoraShape, bucket_rank
-from sweeper.train.packed import HeadSegment, LoraGroup, LoraSegment, PackedDropout, PackedHead, PackedLora, PackState
+from sweeper.train.packed import LoraGroup, PackedDropout, PackedHead, PackedLora, PackState
 
 __all__ = ["ChunkOutcome", "Pack", "RowFunction", "sort_lanes"]
 
 RowFunction = Callable[[nn.Module, Batch], torch.Tensor]
-"""Returns the loss of each row, ``[rows]``, or what scores it, ``[rows, F]``; see `sweeper.tasks.base`."""
+"""Returns the loss of each row, ``[rows]``, or the outputs that score it, ``[rows, F]``; see `sweeper.tasks.base`."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkOutcome:
-    """What a chunk brought one lane."""
+    """Result of a chunk for one lane."""
 
     loss: float
-    """Mean over the chunk's rows."""
+    """Weighted mean over the chunk's rows."""
     num_rows: int
     num_tokens: int
 
@@ -48,12 +53,12 @@ class Pack:
     Args:
         model: The frozen model; its target and head layers are replaced.
         targets: Names of the linear layers that get adapters.
-        head: Names of the linear layers that each lane trains whole.
-        dtype: Type in which adapters are multiplied, that of the frozen weights.
+        head: Names of the linear layers that each lane trains in full.
+        dtype: Type in which adapters are multiplied, the same as that of the frozen weights.
         base_dropout: Dropout of the frozen model's hidden states in training.
 
     Raises:
-        ModelError: A layer cannot be replaced, or there is no dropout layer where dropout is wanted.
+        ModelError: A layer cannot be replaced, or ``base_dropout`` is set and the model has no dropout layers.
     """
 
     def __init__(
@@ -88,39 +93,43 @@ class Pack:
     def train_chunk(
         self, lanes: Sequence[Lane], rows: TrainingRows, row_loss: RowFunction, *, parts: int = 1
     ) -> list[ChunkOutcome]:
-        """Train every lane on its next chunk; `sort_lanes` gives the order in which lanes must come.
+        """Train every lane on its next chunk.
 
-        A lane's loss is the mean over the weights of the rows of its optimizer step. Losses of lanes are summed, never
+        A lane's loss is the weighted mean over the rows of its optimizer step. Losses of lanes are summed, never
         averaged over their union.
 
         Args:
-            lanes: What to train; as they were if this raises.
+            lanes: The lanes, in the order of `sort_lanes`; unchanged if this raises.
             rows: The training split.
             row_loss: The task's loss.
-            parts: Passes in which each micro-batch is trained at least, to need less memory; a power of two.
+            parts: Least number of passes for each micro-batch, a power of two; more passes need less memory.
 
         Returns:
-            One outcome a lane; a loss that is not finite is the caller's to judge.
+            One outcome per lane; the caller checks that the losses are finite.
         """
         plan = rows.plan
         buckets = [Bucket(group, self.shape, self.dtype, plan) for group in _groups(lanes)]
-        for bucket in buckets:
-            bucket.refresh(training=True)
-        self._attach(buckets, len(lanes), training=True)
-        own = [lane.spec.lora.dropout for lane in lanes]
-        self._state.dropout = self._dropout(lanes, "dropout", own)
-        self._state.base_dropout = self._dropout(lanes, "base dropout", [self._base_dropout] * len(lanes))
         order_KMB = np.stack([rows.chunk(lane.chunks_done) for lane in lanes])
+        # Gradients accumulate over the micro-batches of an optimizer step. Each lane has its own number of these, so
+        # the factor that turns its sum of losses into a mean is set per lane and micro-batch, before the first one.
         weights_KM = rows.weights(order_KMB).sum(2)
-        shares_KM = torch.cat([bucket.shares(part) for bucket, part in _split(buckets, weights_KM)]).to(self.device)
+        of_buckets = torch.split(weights_KM, [len(bucket.lanes) for bucket in buckets])
+        shares_kM = [bucket.shares(weights_kM) for bucket, weights_kM in zip(buckets, of_buckets, strict=True)]
+        shares_KM = torch.cat(shares_kM).to(self.device)
         losses_K = torch.zeros(len(lanes), device=self.device)
-        for index in range(plan.micro_batches):
-            for batch in self._batches(rows, index, order_KMB[:, index], parts):
-                loss_K = row_loss(self._model, batch).view(len(lanes), -1).sum(1)
-                (loss_K * shares_KM[:, index]).sum().backward()  # type: ignore[no-untyped-call]
-                losses_K += loss_K.detach()
-            for bucket in buckets:
-                bucket.step(index)
+        with self._attached(buckets, training=True):
+            own = [lane.spec.lora.dropout for lane in lanes]
+            self._state.dropout = self._dropout(lanes, "dropout", own)
+            self._state.base_dropout = self._dropout(lanes, "base dropout", [self._base_dropout] * len(lanes))
+            for index in range(plan.micro_batches):
+                for batch in self._batches(rows, index, order_KMB[:, index], parts):
+                    loss_K = row_loss(self._model, batch).view(len(lanes), -1).sum(1)
+                    # Lanes share no trainable value, so the gradient of the sum is that of each lane's own loss.
+                    (loss_K * shares_KM[:, index]).sum().backward()  # type: ignore[no-untyped-call]
+                    losses_K += loss_K.detach()
+                for bucket in buckets:
+                    bucket.step(index)
+        # All allocations come before the first lane is written: lack of memory must not leave half of them updated.
         for bucket, updated in [(bucket, bucket.updated()) for bucket in buckets]:
             bucket.write_back(updated)
         means = (losses_K.cpu() / weights_KM.sum(1)).tolist()
@@ -128,7 +137,7 @@ class Pack:
         return [ChunkOutcome(m, plan.rows_per_chunk, t) for m, t in zip(means, tokens, strict=True)]
 
     def _batches(self, rows: TrainingRows, index: int, order_KB: np.ndarray, parts: int) -> Iterator[Batch]:
-        """Yield micro-batch ``index`` in its passes, and those in more parts where ``parts`` in all are wanted."""
+        """Yield the passes of micro-batch ``index``, each divided further if there are fewer than ``parts``."""
         passes = rows.passes(index)
         per_pass = max(1, parts // len(passes))
         for one in passes:
@@ -144,15 +153,12 @@ class Pack:
     ) -> torch.Tensor:
         """Return the outputs of every lane for all rows of a split, ``[K, rows, F]`` float32 on the CPU."""
         buckets = [Bucket(group, self.shape, self.dtype) for group in _groups(lanes)]
-        for bucket in buckets:
-            bucket.refresh(training=False)
-        self._attach(buckets, len(lanes), training=False)
-        self._state.dropout = self._state.base_dropout = None
-        return self._gather(split, len(lanes), outputs, parts)
+        with self._attached(buckets, training=False):
+            return self._gather(split, len(lanes), outputs, parts)
 
     @torch.no_grad()
     def features(self, split: EvaluationBatches) -> torch.Tensor:
-        """Return mean-pooled last hidden states of the frozen model, ``[rows, I]`` float32 on the CPU."""
+        """Return the mean-pooled last hidden states of the frozen model, ``[rows, I]`` float32 on the CPU."""
         base = getattr(self._model, str(self._model.base_model_prefix))
 
         def pooled(_: nn.Module, batch: Batch) -> torch.Tensor:
@@ -165,10 +171,9 @@ class Pack:
 
     @torch.no_grad()
     def frozen(self, split: EvaluationBatches, outputs: RowFunction) -> torch.Tensor:
-        """Return outputs of the model without any adapter, ``[rows, F]`` float32 on the CPU; it must have no head."""
-        for group in self._lora:
-            group.segments = ()
-        return self._gather(split, 1, outputs, 1)[0]
+        """Return outputs of the model without adapters, ``[rows, F]`` float32 on the CPU; must not use the head."""
+        with self._attached([], training=False):
+            return self._gather(split, 1, outputs, 1)[0]
 
     def _gather(self, split: EvaluationBatches, num_lanes: int, outputs: RowFunction, parts: int) -> torch.Tensor:
         gathered = None
@@ -190,44 +195,40 @@ class Pack:
         seeds = [derived_seed(lane.spec.seed, purpose, lane.chunks_done) for lane in lanes]
         return LaneDropout(probabilities, seeds, self.device)
 
-    def _attach(self, buckets: Sequence[Bucket], num_lanes: int, *, training: bool) -> None:
-        self._state.num_lanes = num_lanes
+    @contextmanager
+    def _attached(self, buckets: Sequence[Bucket], *, training: bool) -> Iterator[None]:
+        """Let the packed layers multiply with the buckets' adapters and heads, and release these afterwards."""
+        self._state.num_lanes = sum(len(bucket.lanes) for bucket in buckets)
         first = 0
-        lora: list[list[LoraSegment]] = [[] for _ in self._lora]
-        heads: list[list[HeadSegment]] = [[] for _ in self._heads]
-        for bucket in buckets:
-            last = first + len(bucket.lanes)
-            for found, segment in zip(
-                lora, bucket.lora_segments(first, last, self._sizes, training=training), strict=True
-            ):
-                found.append(segment)
-            for found_head, head in zip(heads, bucket.head_segments(first, last, training=training), strict=True):
-                found_head.append(head)
-            first = last
-        for group, of_group in zip(self._lora, lora, strict=True):
-            group.segments = of_group
-        for head_layer, head_segments in zip(self._heads, heads, strict=True):
-            head_layer.segments = head_segments
+        try:
+            for bucket in buckets:
+                bucket.refresh(training=training)
+                last = first + len(bucket.lanes)
+                adapters = bucket.lora_segments(first, last, self._sizes, training=training)
+                for group, adapter in zip(self._lora, adapters, strict=True):
+                    group.segments = [*group.segments, adapter]
+                heads = bucket.head_segments(first, last, training=training)
+                for layer, head in zip(self._heads, heads, strict=True):
+                    layer.segments = [*layer.segments, head]
+                first = last
+            yield
+        finally:
+            # After a failure, outputs that siblings have not taken would keep their activations in memory.
+            for group in self._lora:
+                group.detach()
+            for layer in self._heads:
+                layer.segments = ()
+            self._state.dropout = self._state.base_dropout = None
 
 
 def sort_lanes(lanes: Sequence[Lane]) -> list[Lane]:
-    """Return lanes with those of one bucket side by side, in a stable order."""
+    """Return lanes ordered by padded rank, then by trial number, so that those of a bucket are neighbours."""
     return sorted(lanes, key=lambda lane: (bucket_rank(lane.layout.rank), lane.spec.number))
 
 
-def _split(buckets: Sequence[Bucket], per_lane: torch.Tensor) -> list[tuple[Bucket, torch.Tensor]]:
-    """Return each bucket with its lanes' part of a tensor over all lanes."""
-    return list(zip(buckets, torch.split(per_lane, [len(bucket.lanes) for bucket in buckets]), strict=True))
-
-
 def _groups(lanes: Sequence[Lane]) -> list[list[Lane]]:
-    groups: list[list[Lane]] = []
-    for lane in lanes:
-        if groups and bucket_rank(groups[-1][0].layout.rank) == bucket_rank(lane.layout.rank):
-            groups[-1].append(lane)
-        else:
-            groups.append([lane])
-    return groups
+    """Return neighbours of one padded rank together."""
+    return [list(group) for _, group in itertools.groupby(lanes, key=lambda lane: bucket_rank(lane.layout.rank))]
 
 
 def _replace_group(model: nn.Module, names: Sequence[str], state: PackState) -> LoraGroup:
@@ -240,7 +241,9 @@ def _replace_group(model: nn.Module, names: Sequence[str], state: PackState) -> 
 def _replace_dropout(model: nn.Module, state: PackState, probability: float) -> None:
     names = [name for name, module in model.named_modules() if isinstance(module, nn.Dropout)]
     if not names:
-        raise ModelError(f"{type(model).__name__} has no dropout layers; set model.dropout=0")
+        raise ModelError(
+            f"model.dropout={probability:g}: {type(model).__name__} has no dropout layers. Set model.dropout=0."
+        )
     for name in names:
         model.set_submodule(name, PackedDropout(state, 1 / keep_share(probability)))
 
@@ -248,7 +251,10 @@ def _replace_dropout(model: nn.Module, state: PackState, probability: float) -> 
 def _replace_head(model: nn.Module, name: str, state: PackState) -> PackedHead:
     base = _linear(model, name)
     if not isinstance(base, nn.Linear):
-        raise ModelError(f"the head layer {name} is a {type(base).__name__}: only nn.Linear can be trained whole")
+        raise ModelError(
+            f"the head layer {name} is a {type(base).__name__}: only an nn.Linear can be trained in full. Choose "
+            f"another model."
+        )
     packed = PackedHead(base, state)
     model.set_submodule(name, packed)
     return packed
@@ -256,8 +262,5 @@ def _replace_head(model: nn.Module, name: str, state: PackState) -> PackedHead:
 
 def _linear(model: nn.Module, name: str) -> nn.Module:
     base = model.get_submodule(name)
-    if not is_linear(base):
-        raise ModelError(
-            f"{name} is a {type(base).__name__}: only linear layers can be packed; set model.target_modules to others"
-        )
+    check_linear(base, name)
     return base

@@ -1,15 +1,15 @@
 """Linear layers that serve all lanes of a pack at once.
 
-The rows of lane k are contiguous in the batch dimension. One product with the frozen weight serves all rows; each
-lane's adapter is added by batched products over its own rows, so a lane that turns NaN touches no other (a masked
-block-diagonal product would spread it). Gradients of adapters and heads are written straight into the pack's flat
-gradient buffer: autograd carries activations only.
+The rows of lane k are contiguous in the batch dimension. One product with the frozen weight serves all rows. The
+adapter of each lane is added by batched products over its own rows, so a NaN stays in its lane; a masked block-diagonal
+product would spread it. Gradients of adapters and heads go straight into the pack's flat gradient buffer: autograd
+handles activations only.
 
 Shapes: K lanes of the pack, k lanes of a bucket, N rows of a lane (times tokens), I inputs, O outputs, R rank.
 S = R times the layers of a group. ``A_kSI`` holds s·A with the lane's scale s (alpha / r, and 1 / keep probability
 under dropout) folded in; the optimizer multiplies the gradient of A by the same s (`pack`). ``B_kRO`` is B transposed.
 """
-# Tensors are named after their shapes; autograd functions take an anchor that they do not read.
+# Tensors are named after their shapes; autograd functions take an anchor only for its gradient.
 # ruff: noqa: ARG004, N815
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["HeadSegment", "LoraGroup", "LoraSegment", "PackState", "PackedDropou
 class LoraSegment:
     """Adapters of one group for the lanes ``first`` to ``last`` (exclusive), all padded to one rank.
 
-    ``A_kSI`` has the A of every layer, one below the other (S is R times layers), ``B_kRO`` a tensor a layer.
+    ``A_kSI`` stacks the A of all layers (S is R times the number of layers); ``B_kRO`` has one tensor per layer.
     """
 
     first: int
@@ -56,26 +56,26 @@ class HeadSegment:
 
 @dataclass(slots=True)
 class PackState:
-    """What all packed layers of a model share."""
+    """State that all packed layers of a model share."""
 
     anchor: torch.Tensor
-    """A scalar that requires a gradient: through it the outputs of packed layers do, though all weights are frozen."""
+    """A scalar that requires a gradient, so that the outputs of packed layers do although every weight is frozen."""
     num_lanes: int = 0
     dropout: LaneDropout | None = None
-    """Of adapter inputs; None when no lane drops anything, as in evaluation."""
+    """Dropout of adapter inputs; None in evaluation and when no lane uses it."""
     base_dropout: LaneDropout | None = None
-    """Of hidden states of the frozen model; None when it is off, as in evaluation."""
+    """Dropout of the frozen model's hidden states; None in evaluation and when it is off."""
 
 
 class LoraGroup:
-    """Frozen linear layers that read the same tensor, each with an adapter a lane, multiplied as one.
+    """Frozen linear layers that read the same tensor, each with one adapter per lane, multiplied as one.
 
-    ``y = x Wᵀ + b + (s A dropout(x)) B``, with W, b and A of all layers stacked. Query, key and value read a tensor of
-    activations once instead of three times, and share one dropout mask.
+    ``y = x Wᵀ + b + (s A dropout(x)) B``, with W, b and A of all layers stacked. Query, key and value then read their
+    input once instead of three times, and share one dropout mask.
 
     Args:
-        layers: The frozen layers; their order is that of the outputs.
-        state: Shared by the groups of a pack.
+        layers: The frozen layers, in the order of the outputs.
+        state: The state of the pack.
     """
 
     def __init__(self, layers: Sequence[nn.Module], state: PackState) -> None:
@@ -88,7 +88,7 @@ class LoraGroup:
         self._pending: tuple[torch.Tensor, dict[int, torch.Tensor]] | None = None
 
     def output(self, x: torch.Tensor, index: int) -> torch.Tensor:
-        """Return the output of layer ``index`` for ``x``; those of the others wait for their layers to be called."""
+        """Return the output of layer ``index`` for ``x``, and keep those of its siblings until they are called."""
         if self._pending is None or self._pending[0] is not x or index not in self._pending[1]:
             self._pending = x, dict(enumerate(self._outputs(x)))
         outputs = self._pending[1]
@@ -96,6 +96,11 @@ class LoraGroup:
         if not outputs:
             self._pending = None
         return result
+
+    def detach(self) -> None:
+        """Release the adapters, and outputs that no layer has taken because the forward pass failed in between."""
+        self.segments = ()
+        self._pending = None
 
     def _outputs(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         if not self.segments:
@@ -106,7 +111,7 @@ class LoraGroup:
 
 
 class PackedLora(nn.Module):
-    """The place of one layer of a `LoraGroup` in the model."""
+    """Replaces one layer of a `LoraGroup` in the model."""
 
     def __init__(self, group: LoraGroup, index: int) -> None:
         super().__init__()
@@ -132,11 +137,13 @@ class _LoraFunction(torch.autograd.Function):
         x_KNI = dropped.reshape(lanes, -1, x.shape[-1])
         hidden = []
         for segment in group.segments:
+            # One product for the A of all layers, then one per layer, added in place to its columns of the output.
             h_kNS = torch.bmm(x_KNI[segment.first : segment.last], segment.A_kSI.mT)
             parts = torch.split(y_KNO[segment.first : segment.last], group.widths, -1)
             for part, h_kNR, B_kRO in zip(parts, h_kNS.chunk(len(parts), -1), segment.B_kRO, strict=True):
                 part.baddbmm_(h_kNR, B_kRO)
             hidden.append(h_kNS)
+        # The masked input replaces x: W is frozen, so only the gradient of A needs an input, and it needs this one.
         ctx.group, ctx.mask = group, mask
         ctx.save_for_backward(dropped, *hidden)
         return torch.split(y, group.widths, -1)
@@ -149,7 +156,9 @@ class _LoraFunction(torch.autograd.Function):
         lanes = group.state.num_lanes
         grad_y_KNO = grad_y.view(lanes, -1, grad_y.shape[-1])
         x_KNI = dropped.reshape(lanes, -1, dropped.shape[-1])
+        # The first adapted layer of a model has an input without a gradient, which saves the largest product.
         grad_x = grad_y @ group.weight if ctx.needs_input_grad[0] else None
+        # Without dropout, the adapters add to grad_x in place; with it, their part must be masked before it is added.
         into = grad_x if ctx.mask is None or grad_x is None else torch.empty_like(grad_x)
         for segment, h_kNS in zip(group.segments, hidden, strict=True):
             rows = slice(segment.first, segment.last)
@@ -165,7 +174,7 @@ class _LoraFunction(torch.autograd.Function):
 
 
 def _through_b(group: LoraGroup, segment: LoraSegment, h_kNS: torch.Tensor, grad_y_kNO: torch.Tensor) -> torch.Tensor:
-    """Add the gradients of B, and return that of the hidden values between A and B, ``[k, N, S]``."""
+    """Add the gradients of B, and return the gradient of the values between A and B, ``[k, N, S]``."""
     grad_h_kNS = torch.empty_like(h_kNS)
     by_layer = (torch.split(grad_y_kNO, group.widths, -1), h_kNS.chunk(len(group.widths), -1))
     for index, (grad_kNO, h_kNR) in enumerate(zip(*by_layer, strict=True)):
@@ -182,11 +191,11 @@ def _stacked_bias(biases: Sequence[torch.Tensor | None], weights: Sequence[torch
 
 
 class PackedDropout(nn.Module):
-    """Dropout of hidden states of the frozen model, every lane from its own generator.
+    """Dropout of the frozen model's hidden states, with a generator per lane.
 
     Args:
-        state: Shared by the layers of a pack.
-        scale: 1 / probability of being kept.
+        state: The state of the pack.
+        scale: 1 / probability that a value is kept.
     """
 
     def __init__(self, state: PackState, scale: float) -> None:
@@ -214,7 +223,7 @@ class _DropFunction(torch.autograd.Function):
 
 
 class PackedHead(nn.Module):
-    """A linear layer of the task head with weights of its own for every lane, computed in float32."""
+    """A linear layer of the task head with separate weights per lane, computed in float32."""
 
     def __init__(self, base: nn.Linear, state: PackState) -> None:
         super().__init__()
@@ -234,6 +243,7 @@ class _HeadFunction(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, anchor: torch.Tensor, layer: PackedHead) -> torch.Tensor:
         lanes = layer.state.num_lanes
         x_KNI = x.reshape(lanes, -1, x.shape[-1])
+        # A head has no shared weight, so each segment writes its own rows of an uninitialised output.
         y_KNO = x.new_empty(lanes, x_KNI.shape[1], layer.out_features)
         for segment in layer.segments:
             part = y_KNO[segment.first : segment.last]

@@ -1,14 +1,12 @@
-"""A worker: owns one device, one base model in memory and one pack; answers the controller's requests.
+"""A worker: owns one device, one base model in memory and one pack, and answers the controller's requests.
 
-Holds nothing durable: every chunk's report carries the checkpoints. Trials that fail are named in the report, and the
-others go on; only a failure outside any trial escapes as an exception.
+It keeps nothing durable: the report of every chunk carries the checkpoints. Trials that fail are named in the report
+while the others go on; only a failure outside any trial is raised.
 """
 
 from __future__ import annotations
 
 import gc
-import json
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from sweeper.data.prompt_tokens import chat_use
 from sweeper.data.tokens import tokenise
 from sweeper.errors import StoreError, WorkerError
 from sweeper.execute.base import OpenStudy, Reply, Request, StudyOpened, WorkerReady, WorkerSetup
+from sweeper.models import model_type_of
 from sweeper.models.device_choice import choose_attention, choose_dtype
 from sweeper.models.first_token import read_first_token
 from sweeper.models.linear import is_linear, is_transposed
@@ -34,7 +33,7 @@ from sweeper.train.batches import EvaluationBatches, TrainingRows
 from sweeper.train.chunks import ChunkPlan
 from sweeper.train.divergence import find_diverged, loss_limit
 from sweeper.train.lane import Lane
-from sweeper.train.lane_choice import LaneChoice, choose_lanes, typical_rows
+from sweeper.train.lane_choice import choose_lanes, typical_rows
 from sweeper.train.out_of_memory import OutOfMemoryFallback
 from sweeper.train.pack import ChunkOutcome, Pack, sort_lanes
 from sweeper.train.probe import probe
@@ -42,20 +41,19 @@ from sweeper.types import Admission, ChunkReport, ChunkRequest, Cost, Failure, F
 
 __all__ = ["TrainingWorker"]
 
-log = logging.getLogger(__name__)
 _EVALUATION_ROWS = 32
 
 
 @dataclass(frozen=True, slots=True)
 class _Study:
-    """What the worker has in memory for the study that is open."""
+    """The open study, as the worker holds it in memory."""
 
     request: OpenStudy
     task: TaskProtocol
     pack: Pack
     train: TrainingRows
     validation: EvaluationBatches
-    memory: OutOfMemoryFallback
+    fallback: OutOfMemoryFallback
     loss_limit: float
     adapter_config: Mapping[str, Any]
 
@@ -65,18 +63,16 @@ class TrainingWorker:
 
     Args:
         setup: Model, device and threads.
-        index: The worker's index, for its log.
     """
 
-    def __init__(self, setup: WorkerSetup, index: int) -> None:
+    def __init__(self, setup: WorkerSetup) -> None:
         self._setup = setup
-        self._index = index
         self._device = torch.device(setup.device)
         self._study: _Study | None = None
         self._lanes: dict[int, Lane] = {}
 
     def start(self) -> WorkerReady:
-        """Choose types and kernels for the device."""
+        """Choose number type and attention kernel for the device."""
         torch.set_num_threads(self._setup.threads)
         self._dtype, why_dtype = choose_dtype(self._setup.model.dtype, self._device)
         self._attention, why_attention = choose_attention(self._setup.model.attention, self._device, self._dtype)
@@ -104,24 +100,26 @@ class TrainingWorker:
         references = self._references(study, tokens, len(splits.labels)) if request.probe else {}
         if request.lane_limit == 0 or request.typical is None:
             return StudyOpened(references=references)
-        choice = self._choose_lanes(study, request, tokens)
-        return StudyOpened(references=references, lanes=choice.lanes, notes=(str(choice),))
-
-    def _choose_lanes(self, study: _Study, request: OpenStudy, tokens: TokenisedSplits) -> LaneChoice:
         rows = typical_rows(
             study.task.examples(tokens, "train"),
             study.train.plan.micro_batch,
             pad_token_id=tokens.pad_token_id,
             device=self._device,
         )
-        assert request.typical is not None  # noqa: S101  the caller's condition
-        return choose_lanes(study.pack, rows, study.task.row_loss, spec=request.typical, limit=request.lane_limit)
+        choice = choose_lanes(study.pack, rows, study.task.row_loss, spec=request.typical, limit=request.lane_limit)
+        return StudyOpened(references=references, lanes=choice.lanes, notes=(str(choice),))
 
     def _prepare(self, request: OpenStudy, task: TaskProtocol, tokens: TokenisedSplits, *, num_labels: int) -> _Study:
-        model = self._load(task.model_kind, num_labels)
+        model: Any = load_model(
+            self._setup.model_dir,
+            kind=task.model_kind,
+            num_labels=num_labels,
+            dtype=self._dtype,
+            attention=self._attention,
+            trust_remote_code=self._setup.model.trust_remote_code,
+        ).to(self._device)
         if task.model_kind == "sequence_classification":
             read_first_token(model)
-        num_choices = num_labels if task.has_probe else _vocabulary(model)
         pack, adapter_config = self._pack(model, task)
         train, validation = task.examples(tokens, "train"), task.examples(tokens, "validation")
         plan = ChunkPlan.of(
@@ -136,34 +134,30 @@ class TrainingWorker:
             pack=pack,
             train=TrainingRows(train, plan, seed=request.seed, pad_token_id=tokens.pad_token_id, device=self._device),
             validation=self._evaluation_batches(validation, tokens.pad_token_id),
-            memory=OutOfMemoryFallback(max_parts=_power_of_two(plan.micro_batch), device=self._device.type),
-            loss_limit=loss_limit(num_choices),
+            # A micro-batch divides into equal parts as often as it divides by two.
+            fallback=OutOfMemoryFallback(max_parts=plan.micro_batch & -plan.micro_batch, device=self._device.type),
+            loss_limit=loss_limit(num_labels if task.has_probe else model.config.vocab_size),
             adapter_config=adapter_config,
         )
 
     def _evaluation_batches(self, examples: Examples, pad_token_id: int) -> EvaluationBatches:
         return EvaluationBatches(examples, batch_size=_EVALUATION_ROWS, pad_token_id=pad_token_id, device=self._device)
 
-    def _load(self, kind: str, num_labels: int) -> nn.Module:
-        return load_model(
-            self._setup.model_dir,
-            kind=kind,
-            num_labels=num_labels,
-            dtype=self._dtype,
-            attention=self._attention,
-            trust_remote_code=self._setup.model.trust_remote_code,
-        ).to(self._device)
-
     def _pack(self, model: nn.Module, task: TaskProtocol) -> tuple[Pack, Mapping[str, Any]]:
-        model_type = json.loads((self._setup.model_dir / "config.json").read_text()).get("model_type", "")
-        suffixes = targets_for(model_type, self._setup.model.target_modules)
+        """Return the pack, and the fields of ``adapter_config.json`` that are the same for all trials."""
+        suffixes = targets_for(model_type_of(self._setup.model_dir), self._setup.model.target_modules)
         heads = task.head_modules(model)
         linear = [name for name, module in model.named_modules() if is_linear(module)]
         head_layers = [name for name in linear if name.split(".")[0] in heads]
-        targets = [name for name in linear if name not in head_layers and f".{name}".endswith(_ends(suffixes))]
+        ends = tuple(f".{suffix}" for suffix in suffixes)
+        targets = [name for name in linear if name not in head_layers and f".{name}".endswith(ends)]
         if not targets:
-            raise WorkerError(f"no linear layer of the model ends in {', '.join(suffixes)}; set model.target_modules")
+            raise WorkerError(
+                f"no linear layer of the model has a name that ends in {', '.join(suffixes)}. Set "
+                f"model.target_modules to the names of its linear layers."
+            )
         config = {
+            "revision": self._setup.model.revision or None,
             "task_type": task.peft_task_type,
             "target_modules": targets,
             "modules_to_save": list(heads) or None,
@@ -174,7 +168,7 @@ class TrainingWorker:
         return pack, config
 
     def _references(self, study: _Study, tokens: TokenisedSplits, num_labels: int) -> dict[str, Mapping[str, float]]:
-        """Return what the frozen model does without fine-tuning: by a probe, or by itself."""
+        """Return the scores of the model without fine-tuning: of a probe on its features, or of the model itself."""
         task, validation = study.task, study.validation
         if not task.has_probe:
             return {"untuned": _validation(task.score(study.pack.frozen(validation, task.outputs), validation.targets))}
@@ -185,22 +179,27 @@ class TrainingWorker:
 
     def _run(self, request: ChunkRequest) -> ChunkReport:
         if self._study is None:
-            raise WorkerError("a chunk was asked for before a study was opened")
+            raise WorkerError("the request for a chunk came before the one that opens a study")
         study, begin = self._study, time.perf_counter()
         for number in request.evict:
             self._lanes.pop(number, None)
         details, failures = self._admit(study, request.admit)
         lanes = sort_lanes(list(self._lanes.values()))
-        outcomes, failed = study.memory.run(lanes, lambda group, parts: self._train(study, group, parts))
+        outcomes, failed = study.fallback.run(
+            lanes,
+            lambda group, parts: study.pack.train_chunk(group, study.train, study.task.row_loss, parts=parts),
+        )
         failures |= failed
         failures |= find_diverged({n: o.loss for n, o in outcomes.items()}, "training loss", study.loss_limit)
         self._drop(failures)
         scored = [lane for lane in lanes if lane.spec.number in self._lanes and lane.chunks_done in study.request.rungs]
-        scores, failed = study.memory.run(scored, lambda group, parts: self._score(study, group, parts))
+        scores, failed = study.fallback.run(
+            scored, lambda group, parts: self._score(study, group, parts), stage="score"
+        )
         failures |= failed
         failures |= find_diverged({n: s["validation/loss"] for n, s in scores.items()}, "validation loss")
         self._drop(failures)
-        return self._report(outcomes, scores, failures, details=details, elapsed_s=time.perf_counter() - begin)
+        return self._report(study, outcomes, scores, failures, details=details, elapsed_s=time.perf_counter() - begin)
 
     def _admit(
         self, study: _Study, admissions: Sequence[Admission]
@@ -219,9 +218,6 @@ class TrainingWorker:
                 details[number] = {"num_parameters": lane.layout.size, "initial_hash": lane.state_hash()}
         return details, failures
 
-    def _train(self, study: _Study, lanes: Sequence[Lane], parts: int) -> Sequence[ChunkOutcome]:
-        return study.pack.train_chunk(lanes, study.train, study.task.row_loss, parts=parts)
-
     def _score(self, study: _Study, lanes: Sequence[Lane], parts: int) -> Sequence[Mapping[str, float]]:
         outputs_KNF = study.pack.predict(lanes, study.validation, study.task.outputs, parts=parts)
         return [_validation(study.task.score(outputs_NF, study.validation.targets)) for outputs_NF in outputs_KNF]
@@ -232,6 +228,7 @@ class TrainingWorker:
 
     def _report(
         self,
+        study: _Study,
         outcomes: Mapping[int, ChunkOutcome],
         scores: Mapping[int, Mapping[str, float]],
         failures: Mapping[int, Failure],
@@ -243,15 +240,15 @@ class TrainingWorker:
         costs = {n: Cost(device_s=share) for n in failures}
         costs |= {n: Cost(rows=o.num_rows, tokens=o.num_tokens, device_s=share) for n, o in outcomes.items()}
         measurements, checkpoints, adapters = {}, {}, {}
-        study = self._study
         for number, lane in list(self._lanes.items()):
             measurements[number] = Measurement(
                 chunk=lane.chunks_done,
                 rows=lane.chunks_done * outcomes[number].num_rows,
                 metrics={"train/loss": outcomes[number].loss, **scores.get(number, {})},
             )
-            if study is not None and lane.chunks_done == study.train.plan.num_chunks:
-                adapters[number] = lane.adapter_files(self._base_name, study.adapter_config)
+            if lane.chunks_done == study.train.plan.num_chunks:
+                base = self._setup.model.id or str(self._setup.model_dir)
+                adapters[number] = lane.adapter_files(base, study.adapter_config)
                 del self._lanes[number]
             else:
                 checkpoints[number] = lane.checkpoint()
@@ -265,24 +262,6 @@ class TrainingWorker:
             elapsed_s=elapsed_s,
         )
 
-    @property
-    def _base_name(self) -> str:
-        return self._setup.model.id or str(self._setup.model_dir)
-
-
-def _ends(suffixes: Sequence[str]) -> tuple[str, ...]:
-    return tuple(f".{suffix}" for suffix in suffixes)
-
 
 def _validation(scores: Mapping[str, float]) -> dict[str, float]:
     return {f"validation/{name}": value for name, value in scores.items()}
-
-
-def _vocabulary(model: Any) -> int:
-    """Return how many tokens a language model chooses from."""
-    return int(model.config.vocab_size)
-
-
-def _power_of_two(number: int) -> int:
-    """Return the largest power of two that divides a number."""
-    return number & -number

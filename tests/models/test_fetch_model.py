@@ -64,14 +64,14 @@ def test_wrong_weights_in_a_local_folder_are_refused(tmp_path, local):
 
 def test_weights_in_another_format_are_refused(tmp_path, local):
     (local / "model.safetensors").rename(local / "pytorch_model.bin")
-    with pytest.raises(ModelError, match=r"no weights in safetensors, only: config\.json, pytorch_model\.bin"):
+    with pytest.raises(ModelError, match=r"no safetensors weights, only: config\.json, pytorch_model\.bin"):
         fetch_model(ModelSettings(id=str(local)), cache=tmp_path)
 
 
 @pytest.mark.parametrize("config", ["", "{}", "[]"])
 def test_a_folder_that_is_no_model_is_refused(tmp_path, local, config):
     (local / "config.json").write_text(config)
-    with pytest.raises(ModelError, match="does not name a model_type"):
+    with pytest.raises(ModelError, match="cannot read the model_type"):
         fetch_model(ModelSettings(id=str(local)), cache=tmp_path)
 
 
@@ -95,7 +95,14 @@ def test_only_safetensors_weights_are_asked_of_the_hub(tmp_path, local, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("key", "settings"), [("id", {"id": ""}), ("source", {"source": "hup"}), ("source", {"source": "load"})]
+    ("key", "settings"),
+    [
+        ("id", {"id": ""}),
+        ("source", {"source": "hup"}),
+        ("source", {"source": "load"}),
+        ("source", {"source": "short_attention"}),
+        ("source", {"source": "../hub"}),
+    ],
 )
 def test_a_wrong_setting_names_its_key(tmp_path, key, settings):
     with pytest.raises(ConfigError) as caught:

@@ -103,11 +103,11 @@ def test_a_model_without_a_classification_head_is_an_error(tmp_path):
 @pytest.mark.parametrize(
     ("wanted", "flags", "dtype", "why"),
     [
-        ("auto", {"avx2", "avx512_bf16"}, torch.bfloat16, "this CPU computes (avx512_bf16)"),
+        ("auto", {"avx2", "avx512_bf16"}, torch.bfloat16, "this CPU supports (avx512_bf16)"),
         ("auto", {"amx_bf16"}, torch.bfloat16, "(amx_bf16)"),
-        ("auto", {"avx2", "avx512f"}, torch.float32, "not known to compute in bfloat16"),
-        ("float32", {"avx512_bf16"}, torch.float32, "as model.dtype says"),
-        ("bfloat16", set(), torch.bfloat16, "as model.dtype says"),
+        ("auto", {"avx2", "avx512f"}, torch.float32, "no sign that this CPU supports bfloat16"),
+        ("float32", {"avx512_bf16"}, torch.float32, "set by model.dtype"),
+        ("bfloat16", set(), torch.bfloat16, "set by model.dtype"),
     ],
 )
 def test_the_type_is_chosen_and_explained(wanted, flags, dtype, why):

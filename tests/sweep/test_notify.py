@@ -130,7 +130,9 @@ def test_no_address_is_logged(serve, nobody, caplog):
 
 @pytest.mark.parametrize("url", ["", " ", "hunter2", "nope://hunter2", "https//hunter2", "json://ok hunter2"])
 def test_what_is_no_address_is_refused_without_repeating_it(url):
-    with pytest.raises(ConfigError, match=r"notify.urls\[0\]=.*no notification service has addresses like this") as caught:
+    with pytest.raises(
+        ConfigError, match=r"notify.urls\[0\]=.*no notification service has addresses like this"
+    ) as caught:
         check_urls(NotifySettings(urls=[url]))
     assert "hunter2" not in str(caught.value)
 

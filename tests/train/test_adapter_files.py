@@ -98,3 +98,14 @@ def test_the_config_says_what_was_trained():
     assert config["base_model_name_or_path"] == "some/base"
     assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (6, 3.0, 0.1)
     assert config["task_type"] == "SEQ_CLS"
+
+
+@pytest.mark.parametrize("revision", [None, "5f6a7b8"])
+def test_the_config_names_the_revision_of_the_base_for_peft(revision, tmp_path):
+    from peft import LoraConfig
+
+    (lane,) = start(build_pack(), [spec()])
+    config = {"task_type": "SEQ_CLS", "target_modules": ["query"], **({"revision": revision} if revision else {})}
+    (tmp_path / "adapter_config.json").write_bytes(lane.adapter_files("some/base", config)["adapter_config.json"])
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["revision"] == revision
+    assert LoraConfig.from_pretrained(str(tmp_path)).revision == revision

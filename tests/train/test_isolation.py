@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import math
+import weakref
 
 import pytest
 import torch
+from torch import nn
 
 from sweeper.errors import ModelError, StoreError
 from sweeper.train.lane import Lane
@@ -196,3 +200,52 @@ def test_only_linear_layers_are_packed():
     _, head = layers_of(model)
     with pytest.raises(ModelError, match=r"word_embeddings is a Embedding.*target_modules"):
         Pack(model, targets=["bert.embeddings.word_embeddings"], head=head, dtype=torch.float32)
+
+
+def test_a_chunk_that_fails_between_sibling_layers_releases_their_outputs(data):
+    """Query, key and value are multiplied as one: what is computed for key and value must not outlive a failure."""
+    pack, other = build_pack(), build_pack()
+    kept = []
+
+    def remember(_module, inputs):
+        kept.append(weakref.ref(inputs[0]))
+
+    def fail(_module, _inputs):
+        raise MemoryError
+
+    query, key = (pack._model.get_submodule(f"bert.encoder.layer.0.attention.self.{n}") for n in ("query", "key"))
+    hooks = [query.register_forward_pre_hook(remember), key.register_forward_pre_hook(fail)]
+    lanes = start(pack, specs())
+    for attempt in (lambda: pack.train_chunk(lanes, data.rows, row_loss), lambda: predict(pack, lanes, data)):
+        with contextlib.suppress(MemoryError):
+            attempt()
+        gc.collect()
+        assert kept.pop()() is None
+        assert kept == []
+    for hook in hooks:
+        hook.remove()
+    losses, expected = train(pack, lanes, data, 2), train(other, start(other, specs()), data, 2)
+    assert losses.keys() == expected.keys()
+    assert all(torch.equal(losses[number], expected[number]) for number in expected)
+
+
+def predict(pack, lanes, data):
+    from tests.train.test_batches import evaluation
+
+    return pack.predict(lanes, evaluation(data.ids[:30]), outputs)
+
+
+@pytest.mark.parametrize("is_head", [False, True], ids=["target", "head"])
+def test_a_layer_of_packed_bytes_is_refused(is_head):
+    class Linear4bit(nn.Linear):
+        pass
+
+    model = build_model()
+    targets, head = layers_of(model)
+    name = (head if is_head else targets)[0]
+    base = model.get_submodule(name)
+    quantised = Linear4bit(base.in_features, base.out_features)
+    quantised.weight = nn.Parameter(torch.zeros(base.weight.numel() // 2, 1, dtype=torch.uint8), requires_grad=False)
+    model.set_submodule(name, quantised)
+    with pytest.raises(ModelError, match=rf"^{name} is a .*Linear4bit with a uint8 weight.*unquantised"):
+        Pack(model, targets=targets, head=head, dtype=torch.float32)

@@ -34,7 +34,7 @@ def test_it_stops_where_more_lanes_gain_little(pack, rows, monkeypatch):
     assert tried == [1, 2, 4, 8]
     assert choice.lanes == 8
     assert choice.rows_per_s == pytest.approx({1: 4, 2: 8 / 1.2, 4: 10, 8: 32 / 3.1})
-    assert "8 gain less than 5% over 4" in str(choice)
+    assert "8 lanes gain less than 5% over 4" in str(choice)
 
 
 def test_it_keeps_fewer_lanes_when_more_are_slower(pack, rows, monkeypatch):

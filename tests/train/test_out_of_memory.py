@@ -185,3 +185,42 @@ def test_what_did_not_fit_together_is_not_tried_together_again(lanes):
     sizes.clear()
     isolation.run(lanes, work)
     assert sizes == [2, 2, 2, 2]
+
+
+def test_a_lane_that_needs_parts_starts_with_them_in_the_next_chunk(pack):
+    """Each trial for itself, and scoring apart from training: how rows are divided changes a trial's rounding."""
+    fallback, attempts = OutOfMemoryFallback(max_parts=8), []
+    needed = {0: 4, 1: 1}
+    lanes = start(pack, [spec(number) for number in needed])
+
+    def work(group, parts):
+        attempts.append((*numbers(group), parts))
+        if len(group) > 1 or parts < needed[group[0].spec.number]:
+            raise MemoryError
+        return numbers(group)
+
+    for expected in ([(0, 1, 1), (0, 1), (0, 2), (0, 4), (1, 1)], [(0, 4), (1, 1)]):
+        attempts.clear()
+        assert fallback.run(lanes, work) == ({0: 0, 1: 1}, {})
+        assert attempts == expected
+    attempts.clear()
+    needed[0] = 1
+    fallback.run(lanes, work, stage="score")
+    assert attempts == [(0, 1), (1, 1)]
+
+
+def test_a_failure_at_the_remembered_parts_is_tried_in_more(pack):
+    fallback, attempts, needed = OutOfMemoryFallback(max_parts=4), [], [2]
+    lanes = start(pack, [spec(0)])
+
+    def work(group, parts):
+        attempts.append(parts)
+        if parts < needed[0]:
+            raise MemoryError
+        return numbers(group)
+
+    fallback.run(lanes, work)
+    needed[0] = 8
+    _, failures = fallback.run(lanes, work)
+    assert attempts == [1, 2, 2, 4]
+    assert failures[0].kind is FailureKind.HOST_MEMORY

@@ -119,12 +119,12 @@ def admit(*trials):
 
 def test_it_says_what_it_chose_for_the_device(disk):
     notes = make_worker(setup(disk), 3).start().notes
-    assert notes[0] == "base weights: float32, as model.dtype says"
+    assert notes[0] == "base weights: float32, set by model.dtype"
     assert notes[1].startswith("attention: eager")
 
 
 def test_a_chunk_without_a_study_is_an_error(disk):
-    with pytest.raises(WorkerError, match="before a study was opened"):
+    with pytest.raises(WorkerError, match="before the one that opens a study"):
         started(disk).answer(ChunkRequest())
 
 
@@ -200,7 +200,7 @@ def test_a_loss_that_blows_up_though_finite_is_the_settings_fault(worker):
     wild = trial(2, **{"train.learning_rate": 30.0, "train.warmup_ratio": 0.0, "train.max_grad_norm": 0.0})
     report = worker.answer(admit(trial(1), wild))
     assert report.failures[2].kind is FailureKind.EXPLODED
-    assert "five times that of blind guesses" in report.failures[2].message
+    assert "5 times the loss of uniform guesses" in report.failures[2].message
     assert report.measurements.keys() == {1}
 
 
@@ -218,12 +218,12 @@ def test_a_chunk_in_which_all_lanes_fail_is_charged_whole(worker):
 
 
 def test_an_error_is_put_down_to_its_lane(worker):
-    """Lane 2's learning rate cannot be read: an error, and no lack of memory."""
+    """Lane 2's learning rate is no number: an error, and no lack of memory."""
     bad = trial(2, **{"train.learning_rate": "fast"})
     report = worker.answer(admit(trial(1), bad))
     assert report.failures.keys() == {2}
     assert report.failures[2].kind is FailureKind.ERROR
-    assert "fast" in report.failures[2].message
+    assert "TypeError" in report.failures[2].message
     assert report.measurements.keys() == {1}
     assert worker.answer(ChunkRequest()).measurements.keys() == {1}
 
@@ -344,3 +344,11 @@ def test_the_finished_adapter_scores_in_peft_as_reported(worker, disk, tmp_path)
     assert {f"validation/{name}": value for name, value in scores.items()} == pytest.approx(
         {name: value for name, value in reported.items() if name != "train/loss"}, rel=1e-4
     )
+
+
+@pytest.mark.parametrize(("setting", "saved"), [("", None), ("5f6a7b8", "5f6a7b8")])
+def test_the_adapter_names_the_revision_of_its_base(disk, setting, saved):
+    worker = started(disk, id="some/base", revision=setting)
+    worker.answer(study(disk, epochs=1, chunks_per_epoch=1, rungs=(1,)))
+    config = json.loads(worker.answer(admit(trial(1))).adapters[1]["adapter_config.json"])
+    assert (config["base_model_name_or_path"], config["revision"]) == ("some/base", saved)
