@@ -11,7 +11,7 @@ from sweeper.control.early_abort import abort_reason
 from sweeper.errors import DataError
 from sweeper.failures import POLICIES, Action, is_full, kind_of, policy_rows, retry_wait_s
 from sweeper.types import Failure, FailureKind, Phase, TrialState
-from tests.analysis.records import make_default, make_trial
+from tests.builders import make_default, make_trial
 
 ROOT = Path(__file__).parents[1]
 INFEASIBLE, FAILED = TrialState.INFEASIBLE, TrialState.FAILED

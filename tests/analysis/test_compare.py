@@ -4,7 +4,7 @@ import pytest
 
 from sweeper.analysis import compare as c
 from sweeper.types import Phase, TrialState
-from tests.analysis.records import make_default, make_study, make_trial
+from tests.builders import make_default, make_study, make_trial
 
 
 def numbers(trials):

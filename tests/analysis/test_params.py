@@ -1,9 +1,7 @@
-from dataclasses import replace
-
 import pytest
 
 from sweeper.analysis.params import alpha, number_text, params_text, shown_params
-from tests.analysis.records import make_study, make_trial
+from tests.builders import make_spec, make_study, make_trial
 
 
 def test_alpha_is_rank_times_ratio():
@@ -23,9 +21,10 @@ def test_fixed_settings_are_shown_only_if_they_matter():
 
 
 def test_a_fixed_rank_is_shown_too():
-    trial = make_trial(0)
-    trial = replace(trial, spec=replace(trial.spec, params={"lora.dropout": 0.1}, settings={"lora.r": 4}))
-    assert shown_params(make_study(), trial) == {"lora.r": 4, "lora.dropout": 0.1}
+    spec = make_spec(params={"lora.dropout": 0.1}, fixed={"lora.r": 4, "lora.alpha_ratio": 2.0})
+    trial = make_trial(spec=spec)
+    study = make_study(space={"lora.dropout": "interval(0,0.2)"})
+    assert shown_params(study, trial) == {"lora.r": 4, "lora.alpha": 8, "lora.dropout": 0.1}
 
 
 def test_text_names_alpha_and_not_its_ratio():

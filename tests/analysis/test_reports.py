@@ -11,7 +11,7 @@ from sweeper.analysis.report import write_reports
 from sweeper.config.space import Dimension, Scale, SearchSpace
 from sweeper.store.trials import TrialStore
 from sweeper.types import Failure, FailureKind, Phase, TrialState
-from tests.analysis.records import SPACE, make_default, make_infeasible, make_study, make_sweep, make_trial
+from tests.builders import SPACE, make_default, make_infeasible, make_study, make_sweep, make_trial
 
 TREC = "trec-minilm-lora"
 

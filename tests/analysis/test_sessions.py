@@ -5,7 +5,7 @@ from __future__ import annotations
 from sweeper.analysis.report import write_reports
 from sweeper.analysis.sessions import session_rows
 from sweeper.store.sessions import Prediction, SessionLog, SessionRecord, StudyTally, as_bytes
-from tests.analysis.records import make_study, make_sweep, make_trial
+from tests.builders import make_study, make_sweep, make_trial
 
 NIGHT = SessionRecord(
     number=1,

@@ -11,7 +11,7 @@ from sweeper.display.failure_table import cause_counts, failure_view
 from sweeper.store.health import Health, HealthFile, read_health
 from sweeper.store.trials import TrialStore
 from sweeper.types import Failure, FailureKind, TrialState
-from tests.analysis.records import make_infeasible, make_study, make_sweep, make_trial
+from tests.builders import make_infeasible, make_study, make_sweep, make_trial
 
 LOST = Failure(kind=FailureKind.LOST_WORKER, message="worker 1 was killed by SIGKILL\nand more")
 

@@ -11,7 +11,7 @@ from sweeper.display.live_view import LiveView
 from sweeper.display.progress import study_progress
 from sweeper.display.tables import final_table, progress_line, progress_table
 from sweeper.types import TrialState
-from tests.analysis.records import SPACE, make_default, make_infeasible, make_study, make_sweep, make_trial
+from tests.builders import SPACE, make_default, make_infeasible, make_study, make_sweep, make_trial
 
 RUNNING = TrialState.RUNNING
 LONG_SPACE = SPACE | {

@@ -2,7 +2,7 @@ import pytest
 
 from sweeper.display.progress import study_progress
 from sweeper.types import Phase, TrialState
-from tests.analysis.records import make_default, make_infeasible, make_study, make_trial
+from tests.builders import make_default, make_infeasible, make_study, make_trial
 
 RUNNING, PRUNED = TrialState.RUNNING, TrialState.PRUNED
 

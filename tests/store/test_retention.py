@@ -6,7 +6,7 @@ import pytest
 
 from sweeper.store.retention import adapters_to_keep
 from sweeper.types import Phase, TrialState
-from tests.analysis.records import make_default, make_study, make_trial
+from tests.builders import make_default, make_study, make_trial
 
 
 def kept(records, num_best, **changes):

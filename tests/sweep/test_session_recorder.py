@@ -16,7 +16,7 @@ from sweeper.store.trials import TrialStore
 from sweeper.sweep.session_recorder import SessionRecorder
 from sweeper.sweep.window_wait import wait_for_window
 from sweeper.types import Cost, Failure, FailureKind, TrialState
-from tests.analysis.records import make_default, make_study, make_trial
+from tests.builders import make_default, make_study, make_trial
 from tests.doubles import FakeClock
 
 NIGHT = BudgetSettings(window="22:00-07:00", time_zone="Europe/Berlin", device_hours=10)

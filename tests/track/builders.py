@@ -1,66 +1,33 @@
-"""Records of trials as a controller would have them."""
+"""Trials as a tracker gets them: six chunks, one measurement each, every second one scored."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
-from sweeper.types import Cost, Measurement, StudyRecord, TrialRecord, TrialSpec, TrialState
+from sweeper.types import Cost, StudyRecord, TrialRecord, TrialState
+from tests.builders import make_history, make_spec, make_study, make_trial
 
 SPACE = {"lora.r": "tag(log2,interval(1,64))", "train.learning_rate": "tag(log,interval(1e-4,1e-2))"}
+PARAMS = {"lora.r": 8, "train.learning_rate": 1e-3}
+SCORES = (0.6, 0.8, 0.7)
 
 
 def study(**changes) -> StudyRecord:
-    record = StudyRecord(
-        name="trec-minilm-lora",
-        dataset="trec",
-        model="minilm",
-        method="lora",
-        task="text_classification",
-        metric="validation/accuracy",
-        direction="maximize",
-        num_chunks=6,
-        rungs=(2, 4, 6),
-        rows_per_chunk=250,
-        micro_batch=8,
-        fingerprint="f" * 64,
-        labels=("a", "b"),
-        num_rows={"train": 1000, "validation": 400},
-        space=SPACE,
-    )
-    return replace(record, **changes)
+    return make_study(**{"num_chunks": 6, "rungs": (2, 4, 6), "space": SPACE, "references": {}, **changes})
 
 
-def trial(
-    number: int = 7,
-    *,
-    chunks: int = 0,
-    scores: tuple[float, ...] = (0.6, 0.8, 0.7),
-    state=TrialState.RUNNING,
-    **changes,
-) -> TrialRecord:
-    params = {"lora.r": 8, "train.learning_rate": 1e-3}
-    settings = {**params, "lora.alpha_ratio": 2.0, "lora.use_rslora": False, "train.batch_size": 16}
-    spec = TrialSpec(study="trec-minilm-lora", number=number, params=params, settings=settings, seed=5, origin="tpe")
-    done = tuple(measurement(chunk, scores) for chunk in range(1, chunks + 1))
-    record = TrialRecord(
-        spec=spec,
-        state=state,
-        measurements=done,
-        cost=Cost(rows=250 * chunks, tokens=3000 * chunks, device_s=0.5 * chunks),
-        num_parameters=1234,
-        started_at="2026-11-22T05:00:00+00:00",
-        finished_at="2026-11-22T05:01:00+00:00" if state.is_finished else "",
-        initial_hash="ab" * 32,
-    )
-    return replace(record, **changes)
-
-
-def measurement(chunk: int, scores: tuple[float, ...]) -> Measurement:
-    metrics = {"train/loss": 1 / chunk}
-    if chunk % 2 == 0:
-        metrics["validation/accuracy"] = scores[(chunk // 2 - 1) % len(scores)]
-    return Measurement(chunk=chunk, rows=250 * chunk, metrics=metrics, elapsed_s=0.5 * chunk)
+def trial(number: int = 7, *, chunks: int = 0, state=TrialState.RUNNING, **changes) -> TrialRecord:
+    spec = make_spec(number, params=PARAMS, fixed={"lora.alpha_ratio": 2.0}, seed=5)
+    defaults = {
+        "spec": spec,
+        "measurements": make_history(chunks, SCORES, device_s=0.5),
+        "cost": Cost(rows=250 * chunks, tokens=3000 * chunks, device_s=0.5 * chunks),
+        "num_parameters": 1234,
+        "started_at": "2026-11-22T05:00:00+00:00",
+        "finished_at": "2026-11-22T05:01:00+00:00" if state.is_finished else "",
+        "initial_hash": "ab" * 32,
+    }
+    return make_trial(number, state=state, **{**defaults, **changes})
 
 
 def complete(number: int = 7, **changes) -> TrialRecord:

@@ -11,7 +11,8 @@ from mlflow.tracking import MlflowClient
 from sweeper.track import mlflow_runs
 from sweeper.track.mlflow_view import CHUNKS
 from sweeper.types import Failure, FailureKind, TrialState
-from tests.track.builders import adapter_folder, complete, measurement, study, trial
+from tests.builders import make_history
+from tests.track.builders import adapter_folder, complete, study, trial
 
 
 def test_a_trial_is_one_flat_run_in_the_experiment_of_its_study(place):
@@ -95,7 +96,7 @@ def test_a_record_is_one_call_and_a_long_one_few(place, monkeypatch):
     writer = place.connect()
     writer.show(study(), complete(1), ())
     assert len(sizes) == 1
-    long = complete(2, measurements=tuple(measurement(chunk, (0.5,)) for chunk in range(1, 1001)))
+    long = complete(2, measurements=make_history(1000, (0.5,)))
     writer.show(study(), long, ())
     assert len(sizes) == 4  # 2,505 points, at most 900 a call
     assert place.runs()[1].data.metrics[CHUNKS] == 1000

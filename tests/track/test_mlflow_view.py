@@ -19,7 +19,8 @@ from sweeper.track.mlflow_view import (
     run_tags,
     summary,
 )
-from sweeper.types import Failure, FailureKind, Measurement, TrialState
+from sweeper.types import Failure, FailureKind, TrialState
+from tests.builders import make_measurement, make_spec
 from tests.track.builders import complete, study, trial
 
 
@@ -33,9 +34,8 @@ def test_a_recipe_is_named():
 
 
 def test_a_learning_rate_between_powers_of_ten_keeps_two_digits():
-    spec = trial().spec
-    spec = replace(spec, settings={**spec.settings, "train.learning_rate": 3.4567e-4})
-    assert run_name(replace(trial(), spec=spec)).endswith("lr=3.5e-4")
+    spec = make_spec(params={"lora.r": 8, "train.learning_rate": 3.4567e-4})
+    assert run_name(trial(spec=spec)).endswith("lr=3.5e-4")
 
 
 def test_searched_params_come_first():
@@ -63,7 +63,7 @@ def test_the_number_of_parameters_waits_until_it_is_known():
 
 def test_tags_tell_state_origin_and_data():
     tags = run_tags(study(), complete(), "s1")
-    expected = {"state": "complete", "origin": "tpe", "seed": "5", "sweep": "s1", "dataset_fingerprint": "f" * 64}
+    expected = {"state": "complete", "origin": "tpe", "seed": "5", "sweep": "s1", "dataset_fingerprint": "c0ffee" * 10}
     assert expected.items() <= tags.items()
 
 
@@ -106,7 +106,7 @@ def test_points_lie_at_the_device_time_of_the_trial():
 
 
 def test_a_value_that_is_not_finite_is_left_out():
-    broken = Measurement(chunk=1, rows=250, metrics={"train/loss": math.nan})
+    broken = make_measurement(1, loss=math.nan)
     assert [point.key for point in points_after(trial(measurements=(broken,)), 0)] == [CHUNKS]
 
 

@@ -1,0 +1,165 @@
+"""Studies, specs and trials made by hand: values are given, nothing is trained.
+
+The one place in the tests that constructs `StudyRecord`, `TrialSpec` and `TrialRecord`. A test names only the values
+that it is about; everything else comes from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from sweeper.config.hyperparameters import Hyperparameters
+from sweeper.config.settings import LoraSettings, TrainSettings
+from sweeper.config.values import ParamValue
+from sweeper.store.trials import TrialStore
+from sweeper.types import (
+    Cost,
+    Failure,
+    FailureKind,
+    Measurement,
+    Phase,
+    StudyRecord,
+    TrialRecord,
+    TrialSpec,
+    TrialState,
+)
+
+STUDY = "trec-minilm-lora"
+SPACE = {
+    "lora.r": "tag(log2,interval(1,64))",
+    "lora.alpha_ratio": "tag(log,interval(0.25,8))",
+    "lora.dropout": "interval(0,0.2)",
+    "train.learning_rate": "tag(log,interval(1e-4,1e-2))",
+}
+PARAMS = {"lora.r": 16, "lora.alpha_ratio": 2.0, "lora.dropout": 0.05, "train.learning_rate": 0.00123}
+DEFAULT_PARAMS = {"lora.r": 8, "lora.alpha_ratio": 1.0, "lora.dropout": 0.0, "train.learning_rate": 0.001}
+"""What the recipe peft_default trains."""
+
+
+def make_study(dataset="trec", **changes) -> StudyRecord:
+    """Make a study of 12 chunks with rungs at 3, 6 and 12; fields of StudyRecord may be given."""
+    study = StudyRecord(
+        name=f"{dataset}-minilm-lora",
+        dataset=dataset,
+        model="minilm",
+        method="lora",
+        task="text_classification",
+        metric="validation/accuracy",
+        direction="maximize",
+        num_chunks=12,
+        rungs=(3, 6, 12),
+        rows_per_chunk=250,
+        micro_batch=16,
+        fingerprint="c0ffee" * 10,
+        labels=("ABBR", "DESC", "ENTY"),
+        num_rows={"train": 1000, "validation": 400, "test": 1000},
+        space=SPACE,
+        references={"frozen_probe": {"validation/accuracy": 0.82, "validation/macro_f1": 0.8}},
+    )
+    return replace(study, **changes)
+
+
+def make_spec(number=0, *, params=PARAMS, fixed=None, study=STUDY, seed=None, origin="tpe", phase=Phase.SEARCH):
+    """Make a trial's configuration.
+
+    Args:
+        number: The trial's number.
+        params: The searched values by dotted key; all of them, nothing is added.
+        fixed: Values by dotted key that are not searched; what is in neither has the value of the settings' defaults.
+        study: The study's name.
+        seed: The trial's seed; 1000 + ``number`` unless told.
+        origin: Who proposed it.
+        phase: Why it is run.
+    """
+    own = Hyperparameters(LoraSettings(), TrainSettings()).with_params({**(fixed or {}), **params})
+    return TrialSpec(
+        study=study,
+        number=number,
+        params=params,
+        lora=own.lora,
+        train=own.train,
+        seed=1000 + number if seed is None else seed,
+        origin=origin,
+        phase=phase,
+    )
+
+
+def default_values() -> dict[str, ParamValue]:
+    """Return every ``lora.*`` and ``train.*`` value of the settings' defaults, by dotted key."""
+    return Hyperparameters(LoraSettings(), TrainSettings()).by_key()
+
+
+def values_of(spec: TrialSpec) -> Mapping[str, ParamValue]:
+    """Return every ``lora.*`` and ``train.*`` value of a trial, searched or fixed, by dotted key."""
+    return spec.by_key()
+
+
+def make_measurement(chunk, value=None, *, metric="validation/accuracy", loss=0.4, rows=250, **changes) -> Measurement:
+    """Make the measurement after a chunk of so many rows; scored if there is a value."""
+    scores = {} if value is None else {metric: value}
+    measurement = Measurement(chunk=chunk, rows=rows * chunk, metrics={"train/loss": loss, **scores})
+    return replace(measurement, **changes)
+
+
+def make_history(chunks, scores=(), *, rows=250, device_s=0.0) -> tuple[Measurement, ...]:
+    """Make a measurement of every chunk up to ``chunks``; every second one is scored, with ``scores`` in turn."""
+    return tuple(
+        make_measurement(
+            chunk,
+            scores[(chunk // 2 - 1) % len(scores)] if scores and chunk % 2 == 0 else None,
+            loss=1 / chunk,
+            rows=rows,
+            elapsed_s=device_s * chunk,
+        )
+        for chunk in range(1, chunks + 1)
+    )
+
+
+def make_trial(number=0, value=None, *, study=None, state=TrialState.COMPLETE, chunks=12, **changes) -> TrialRecord:
+    """Make a trial of so many chunks, scored ``value`` at the last.
+
+    ``params`` are added to those of `PARAMS`. Other arguments of `make_spec` may be given, and fields of TrialRecord.
+    """
+    study = study or make_study()
+    params = {**PARAMS, **changes.pop("params", {})}
+    given = {name: changes.pop(name) for name in ("fixed", "seed", "origin", "phase") if name in changes}
+    spec = make_spec(number, params=params, study=study.name, **given)
+    record = TrialRecord(
+        spec=spec,
+        state=state,
+        measurements=(make_measurement(chunks, value, metric=study.metric, elapsed_s=2.0),) if chunks else (),
+        cost=Cost(rows=250 * chunks, tokens=3250 * chunks, device_s=0.5 * chunks),
+        num_parameters=5000 + 1000 * int(params["lora.r"]),
+        started_at=f"2026-11-22T10:{number % 60:02d}:00+00:00",
+        finished_at=f"2026-11-22T10:{(number + 2) % 60:02d}:00+00:00" if state.is_finished else "",
+    )
+    return replace(record, **changes)
+
+
+def make_default(value, number=0, **changes) -> TrialRecord:
+    """Make a trial of the default recipe."""
+    return make_trial(number, value, origin="recipe:peft_default", params=DEFAULT_PARAMS, **changes)
+
+
+def make_infeasible(number, message="CUDA out of memory, tried 2.0 GiB", **changes) -> TrialRecord:
+    """Make a trial that did not fit into memory."""
+    failure = Failure(kind=FailureKind.OUT_OF_MEMORY, message=message)
+    return make_trial(number, state=TrialState.INFEASIBLE, chunks=0, failure=failure, **changes)
+
+
+def make_sweep(root, studies, *, adapters=()) -> TrialStore:
+    """Write a sweep to disk: ``studies`` maps each study to its trials, ``adapters`` names (study, number) pairs."""
+    store = TrialStore(root)
+    recipes = [{"name": "peft_default", "params": {"lora.r": 8}}, {"name": "double_alpha", "params": {}}]
+    names = [study.name for study, _ in studies]
+    settings = {"search": {"recipes": recipes}}
+    store.write_sweep({"settings": settings, "provenance": {"git": {"commit": "abc123"}}, "studies": names})
+    for study, trials in studies:
+        store.write_study(study)
+        for trial in trials:
+            store.write_trial(replace(trial, spec=replace(trial.spec, study=study.name)))
+    for name, number in adapters:
+        config = b'{"base_model_name_or_path": "/models/minilm", "peft_type": "LORA"}'
+        store.write_adapter(name, number, {"adapter_config.json": config, "adapter_model.safetensors": b"x"})
+    return store
