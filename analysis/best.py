@@ -11,19 +11,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sweeper.analysis.compare import (
-    best_trial,
     compare,
     default_trial,
-    finite_value,
     probe_value,
     selection_optimism,
     standard_error,
-    top_trials,
     untuned_value,
 )
 from sweeper.analysis.load import wall_s
 from sweeper.analysis.params import shown_params
 from sweeper.config.space import SearchSpace
+from sweeper.figures.ranking import best_trial, finite_value, rank_trials
 from sweeper.store.serialization import SCHEMA_VERSION
 from sweeper.store.trials import TrialStore
 from sweeper.types import Cost, Phase, StudyRecord, TrialRecord, TrialState
@@ -95,7 +93,7 @@ def _study(store: TrialStore, study: StudyRecord, *, space: SearchSpace | None, 
         "gain_over_probe": _comparison(study, value, probe_value(study)),
         "gain_over_untuned": _comparison(study, value, untuned_value(study)),
         "selection_optimism": selection_optimism(study, trials),
-        "num_complete": len(top_trials(study, trials)),
+        "num_complete": len(rank_trials(study, trials)),
         "num_within_noise_of_best": _num_within_noise(study, trials),
         "at_bounds": _at_bounds(space, best),
         **_effort(trials),
@@ -135,7 +133,7 @@ def _comparison(study: StudyRecord, one: float | None, other: float | None) -> d
 
 
 def _num_within_noise(study: StudyRecord, trials: Sequence[TrialRecord]) -> int | None:
-    ranked = [finite_value(study, trial) for trial in top_trials(study, trials)]
+    ranked = [finite_value(study, trial) for trial in rank_trials(study, trials)]
     if not ranked or standard_error(study, ranked[0]) is None:
         return None
     found = [compare(study, ranked[0], value) for value in ranked]

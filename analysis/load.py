@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from sweeper.analysis.compare import finite_value
 from sweeper.analysis.params import alpha
+from sweeper.figures.ranking import finite_value
 from sweeper.store.trials import TrialStore
 from sweeper.types import StudyRecord, TrialRecord
 

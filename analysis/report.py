@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from sweeper.analysis.best import best_settings, trial_summary
-from sweeper.analysis.compare import NOISE_ERRORS, top_trials
+from sweeper.analysis.compare import NOISE_ERRORS
 from sweeper.analysis.load import load_trials
 from sweeper.analysis.params import number_text, params_text
 from sweeper.analysis.sessions import session_rows
@@ -24,6 +24,7 @@ from sweeper.config.keys import find_key
 from sweeper.config.space import SearchSpace
 from sweeper.config.values import ParamValue
 from sweeper.failures import POLICIES
+from sweeper.figures.ranking import rank_trials
 from sweeper.store.health import read_health
 from sweeper.store.trials import TrialStore
 from sweeper.types import FailureKind, TrialRecord, TrialState
@@ -88,7 +89,7 @@ def _environment() -> Environment:
 
 def _extras(store: TrialStore, study_name: str, best: Mapping[str, Any] | None) -> dict[str, Any]:
     study, trials = store.read_study(study_name), store.trials(study_name)
-    top = [trial_summary(store, study, trial) for trial in top_trials(study, trials, _TOP)]
+    top = [trial_summary(store, study, trial) for trial in rank_trials(study, trials, _TOP)]
     return {
         "top": top,
         "infeasible": _causes(trials, TrialState.INFEASIBLE),

@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from sweeper.analysis.compare import (
     Comparison,
     baseline,
-    best_trial,
     compare,
     default_trial,
-    finite_value,
     standard_error,
 )
 from sweeper.config.settings import SweepSettings
 from sweeper.control.forecast import chunks_left
 from sweeper.control.study_run import StudyRun
+from sweeper.figures.ranking import best_trial, finite_value
 from sweeper.store.ledger import Ledger
 from sweeper.store.trials import TrialStore
 from sweeper.types import Cost, Phase, StudyRecord, TrialRecord, TrialState
