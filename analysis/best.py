@@ -18,11 +18,12 @@ from sweeper.analysis.compare import (
     standard_error,
     untuned_value,
 )
-from sweeper.analysis.load import wall_s
 from sweeper.analysis.params import shown_params
 from sweeper.config.space import SearchSpace
 from sweeper.figures.ranking import best_trial, finite_value, rank_trials
+from sweeper.figures.study_time import study_wall_s
 from sweeper.store.serialization import SCHEMA_VERSION
+from sweeper.store.sessions import SessionLog, SessionRecord
 from sweeper.store.trials import TrialStore
 from sweeper.types import Cost, Phase, StudyRecord, TrialRecord, TrialState
 
@@ -39,7 +40,8 @@ def best_settings(store: TrialStore, *, space: SearchSpace | None = None, defaul
     """
     sweep = store.read_sweep() if store.exists else {}
     name = default or default_recipe(sweep)
-    studies = [_study(store, study, space=space, default=name) for study in store.studies()]
+    sessions = SessionLog(store.root).read()
+    studies = [_study(store, study, space=space, default=name, sessions=sessions) for study in store.studies()]
     return {"schema_version": SCHEMA_VERSION, "sweep": store.root.name, "default_recipe": name, "studies": studies}
 
 
@@ -73,7 +75,14 @@ def trial_summary(store: TrialStore, study: StudyRecord, record: TrialRecord) ->
     }
 
 
-def _study(store: TrialStore, study: StudyRecord, *, space: SearchSpace | None, default: str) -> dict[str, Any]:
+def _study(
+    store: TrialStore,
+    study: StudyRecord,
+    *,
+    space: SearchSpace | None,
+    default: str,
+    sessions: Sequence[SessionRecord],
+) -> dict[str, Any]:
     trials = store.trials(study.name)
     best, shipped = best_trial(study, trials), default_trial(trials, default)
     value = finite_value(study, best) if best else None
@@ -96,7 +105,7 @@ def _study(store: TrialStore, study: StudyRecord, *, space: SearchSpace | None, 
         "num_complete": len(rank_trials(study, trials)),
         "num_within_noise_of_best": _num_within_noise(study, trials),
         "at_bounds": _at_bounds(space, best),
-        **_effort(trials),
+        **_effort(trials, sessions),
         "fingerprint": study.fingerprint,
         "labels": list(study.labels),
         "num_rows": dict(study.num_rows),
@@ -105,7 +114,7 @@ def _study(store: TrialStore, study: StudyRecord, *, space: SearchSpace | None, 
     }
 
 
-def _effort(trials: Sequence[TrialRecord]) -> dict[str, Any]:
+def _effort(trials: Sequence[TrialRecord], sessions: Sequence[SessionRecord]) -> dict[str, Any]:
     search = [trial for trial in trials if trial.spec.phase is Phase.SEARCH]
     cost = sum((trial.cost for trial in trials), Cost())
     return {
@@ -115,7 +124,7 @@ def _effort(trials: Sequence[TrialRecord]) -> dict[str, Any]:
         "rows_trained": cost.rows,
         "tokens": cost.tokens,
         "device_s": round(cost.device_s, 3),
-        "wall_s": round(wall_s(trials), 3),
+        "wall_s": round(study_wall_s(trials, sessions), 3),
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from typing import Any
 
 import pandas as pd
@@ -13,7 +12,7 @@ from sweeper.figures.ranking import finite_value
 from sweeper.store.trials import TrialStore
 from sweeper.types import StudyRecord, TrialRecord
 
-__all__ = ["load_trials", "trial_row", "wall_s"]
+__all__ = ["load_trials", "trial_row"]
 
 _COLUMNS = ("study", "dataset", "model", "method", "trial", "state", "phase", "origin", "seed", "value")
 
@@ -45,19 +44,6 @@ def trial_row(study: StudyRecord, record: TrialRecord) -> dict[str, Any]:
     }
 
 
-def wall_s(trials: Iterable[TrialRecord]) -> float:
-    """Return the seconds in which at least one finished trial was open.
-
-    The time between trials does not count; a break in the middle of a trial does, as the records do not show it.
-    """
-    spans = sorted((_time(t.started_at), _time(t.finished_at)) for t in trials if t.started_at and t.finished_at)
-    total, reached = 0.0, float("-inf")
-    for start, end in spans:
-        total += max(0.0, end - max(start, reached))
-        reached = max(reached, end)
-    return total
-
-
 def _column_order(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return every column once: what it is, settings, metrics, cost; studies may differ in settings and metrics."""
     names = dict.fromkeys(name for row in rows for name in row)
@@ -65,10 +51,6 @@ def _column_order(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     settings = sorted(name for name in names if "." in name and "/" not in name)
     rest = [name for name in names if "." not in name and "/" not in name and name not in _COLUMNS]
     return [*_COLUMNS, *settings, *metrics, *rest]
-
-
-def _time(text: str) -> float:
-    return datetime.fromisoformat(text).timestamp()
 
 
 def _cost(record: TrialRecord) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from sweeper.config.values import ParamValue
 from sweeper.control.early_abort import abort_reason
 from sweeper.control.resume import after_failure, latest_sound, with_checkpoint
 from sweeper.control.search_client import SearchClient
-from sweeper.control.study_timer import StudyTimer
 from sweeper.control.trial_queue import TrialQueue
 from sweeper.control.trial_records import TrialRecords
 from sweeper.errors import DiskFull, SweeperError
@@ -91,14 +90,7 @@ class StudyRun(TrialRecords):
         self._cannot_open = self._aborted = ""
         self._fatal: SweeperError | None = None
         self._waiting = TrialQueue(timer)
-        self._timer_of_study = StudyTimer(clock)
         self._reopen(reference)
-        self._timer_of_study.past_device_s = sum(trial.cost.device_s for trial in self.trials.values())
-
-    def wall_s(self, num_workers: int) -> float:
-        """Return the seconds in which the study was under way (see `StudyTimer.wall_s`)."""
-        is_running = any(not trial.state.is_finished for trial in self.trials.values())
-        return self._timer_of_study.wall_s(num_workers, is_running=is_running)
 
     @property
     def fatal(self) -> SweeperError | None:
@@ -147,7 +139,6 @@ class StudyRun(TrialRecords):
             num_free: Free lanes.
             may_start: Whether new trials may be begun.
         """
-        self._timer_of_study.begin()
         numbers = self._waiting.take(num_free)
         while len(numbers) < num_free and may_start and self.may_ask:
             proposal = self._search_client.propose()
@@ -284,7 +275,6 @@ class StudyRun(TrialRecords):
     def _finish(self, trial: TrialRecord, state: TrialState) -> None:
         trial = dataclasses.replace(trial, state=state, finished_at=self._now(), checkpoints={})
         self._write(trial)
-        self._timer_of_study.note_end()
         self._search_client.tell(trial)
         self._check_early_abort()
 

@@ -106,4 +106,4 @@ class TrialRecords:
         self._tracker.show(self.record, trial, [path for path in files if path.exists()])
 
     def _now(self) -> str:
-        return self._clock().isoformat(timespec="seconds")
+        return self._clock().isoformat(timespec="milliseconds")

@@ -26,7 +26,7 @@ class SweepMonitor:
         view: Where studies are shown.
         runs: The studies.
         settings: Of the sweep.
-        num_workers: Workers that share them; earlier sessions are taken to have had as many.
+        num_workers: Workers that share them.
         tracker: Asked whether it is behind.
         night: Keeps the session's account.
     """
@@ -58,7 +58,8 @@ class SweepMonitor:
 
     def progress(self) -> list[StudyProgress]:
         """Return how far the studies are."""
-        return runs_progress(self._runs, self._settings, num_workers=self._num_workers)
+        sessions, now = self._night.sessions_so_far()
+        return runs_progress(self._runs, self._settings, sessions=sessions, now=now)
 
     def __call__(self) -> None:
         """Show how things are."""

@@ -205,14 +205,14 @@ def test_a_session_is_kept_from_its_begin_and_a_killed_one_has_no_end(bench):
         bench.night(trials=[make_default(0.8)], error=KeyboardInterrupt())
     [record] = SessionLog(bench.store.root).read()
     assert (record.number, record.ended_at, record.reason, record.num_finished) == (1, "", "", 1)
-    assert record.saved_at == "2026-01-01T21:10:00+00:00"
+    assert record.saved_at == "2026-01-01T21:10:00.000+00:00"
     assert bench.sent == []
 
 
 def test_the_end_of_a_session_is_written_and_sent(bench):
     bench.night(trials=[make_default(0.8)])
     [record] = SessionLog(bench.store.root).read()
-    assert (record.ended_at, record.reason, record.device_s) == ("2026-01-01T21:10:00+00:00", "all is done", 60.0)
+    assert (record.ended_at, record.reason, record.device_s) == ("2026-01-01T21:10:00.000+00:00", "all is done", 60.0)
     [(title, text)] = bench.sent
     assert title == "Sweep mine: session 1 ended, 1 trial done"
     for name in ("summary.md", "sessions/0001.md"):
