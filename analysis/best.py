@@ -18,8 +18,8 @@ from sweeper.analysis.compare import (
     standard_error,
     untuned_value,
 )
-from sweeper.analysis.params import shown_params
 from sweeper.config.space import SearchSpace
+from sweeper.figures.hyperparameters import shown_params
 from sweeper.figures.ranking import best_trial, finite_value, rank_trials
 from sweeper.figures.study_time import study_wall_s
 from sweeper.store.serialization import SCHEMA_VERSION
@@ -63,7 +63,7 @@ def trial_summary(store: TrialStore, study: StudyRecord, record: TrialRecord) ->
         "origin": record.spec.origin,
         "phase": record.spec.phase.value,
         "seed": record.spec.seed,
-        "params": shown_params(study, record),
+        "params": shown_params(record.spec, study.space),
         "settings": record.spec.by_key(),
         "value": value,
         "standard_error": standard_error(study, value),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from sweeper.analysis.params import alpha
+from sweeper.figures.hyperparameters import ALPHA, alpha
 from sweeper.figures.ranking import finite_value
 from sweeper.store.trials import TrialStore
 from sweeper.types import StudyRecord, TrialRecord
@@ -30,15 +30,14 @@ def load_trials(store: TrialStore) -> pd.DataFrame:
 def trial_row(study: StudyRecord, record: TrialRecord) -> dict[str, Any]:
     """Return one trial as a flat row."""
     spec = record.spec
-    settings = spec.by_key()
     latest = record.measurements[-1].metrics if record.measurements else {}
     metrics = {**latest, **(record.last_rung.metrics if record.last_rung else {})}
     who = (study.name, study.dataset, study.model, study.method, spec.number, record.state.value)
     what = (spec.phase.value, spec.origin, spec.seed, finite_value(study, record))
     return {
         **dict(zip(_COLUMNS, (*who, *what), strict=True)),
-        **settings,
-        "lora.alpha": alpha(settings),
+        **spec.by_key(),
+        ALPHA: alpha(spec.lora),
         **metrics,
         **_cost(record),
     }

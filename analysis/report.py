@@ -18,12 +18,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from sweeper.analysis.best import best_settings, trial_summary
 from sweeper.analysis.compare import NOISE_ERRORS
 from sweeper.analysis.load import load_trials
-from sweeper.analysis.params import number_text, params_text
 from sweeper.analysis.sessions import session_rows
 from sweeper.config.keys import find_key
 from sweeper.config.space import SearchSpace
 from sweeper.config.values import ParamValue
 from sweeper.failures import POLICIES
+from sweeper.figures.hyperparameters import number_text, params_text
 from sweeper.figures.ranking import rank_trials
 from sweeper.store.health import read_health
 from sweeper.store.trials import TrialStore

@@ -11,8 +11,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from sweeper.analysis.params import params_text, shown_params
 from sweeper.display.progress import StudyProgress
+from sweeper.figures.hyperparameters import params_text, shown_params
 from sweeper.types import StudyRecord, TrialRecord, TrialState
 
 __all__ = [
@@ -127,7 +127,7 @@ def _default_words(progress: StudyProgress) -> str:
 
 def settings_text(study: StudyRecord, record: TrialRecord) -> str:
     """Return a trial's settings in one line."""
-    return params_text(shown_params(study, record))
+    return params_text(shown_params(record.spec, study.space))
 
 
 def score_text(progress: StudyProgress) -> str:

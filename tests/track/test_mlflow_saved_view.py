@@ -8,7 +8,7 @@ import zlib
 
 import pytest
 
-from sweeper.config.space import SEARCHABLE
+from sweeper.config.keys import searchable_keys
 from sweeper.track.mlflow_saved_view import saved_view
 from tests.track.builders import study
 
@@ -45,5 +45,5 @@ def test_every_chart_lies_in_a_section():
 
 
 def test_the_largest_space_fits_a_tag():
-    space = dict.fromkeys(SEARCHABLE, "tag(log,interval(0.001,0.1))")
+    space = dict.fromkeys(searchable_keys(), "tag(log,interval(0.001,0.1))")
     assert len(saved_view(study(space=space))) < 5000  # MLflow's limit for tags of experiments
