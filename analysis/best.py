@@ -7,12 +7,11 @@ and ``sweeper.run`` returns it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sweeper.analysis.compare import (
     compare,
-    default_trial,
     probe_value,
     selection_optimism,
     standard_error,
@@ -21,35 +20,27 @@ from sweeper.analysis.compare import (
 from sweeper.config.space import SearchSpace
 from sweeper.figures.hyperparameters import shown_params
 from sweeper.figures.ranking import best_trial, finite_value, rank_trials
+from sweeper.figures.recipes import default_trial, recorded_default_recipe
 from sweeper.figures.study_time import study_wall_s
 from sweeper.store.serialization import SCHEMA_VERSION
 from sweeper.store.sessions import SessionLog, SessionRecord
 from sweeper.store.trials import TrialStore
 from sweeper.types import Cost, Phase, StudyRecord, TrialRecord, TrialState
 
-__all__ = ["best_settings", "default_recipe", "trial_summary"]
+__all__ = ["best_settings", "trial_summary"]
 
 
-def best_settings(store: TrialStore, *, space: SearchSpace | None = None, default: str | None = None) -> dict[str, Any]:
+def best_settings(store: TrialStore, *, space: SearchSpace | None = None) -> dict[str, Any]:
     """Return what best.json holds.
 
     Args:
         store: The sweep, finished or not.
         space: The space searched, to tell which best values lie at its bounds; ``at_bounds`` is null without it.
-        default: Name of the recipe that all are compared with; the first one of the sweep's settings if None.
     """
-    sweep = store.read_sweep() if store.exists else {}
-    name = default or default_recipe(sweep)
+    name = recorded_default_recipe(store.read_sweep() if store.exists else {})
     sessions = SessionLog(store.root).read()
     studies = [_study(store, study, space=space, default=name, sessions=sessions) for study in store.studies()]
     return {"schema_version": SCHEMA_VERSION, "sweep": store.root.name, "default_recipe": name, "studies": studies}
-
-
-def default_recipe(sweep: Mapping[str, Any]) -> str:
-    """Return the name of the first recipe of a sweep's recorded settings."""
-    settings = sweep.get("settings", sweep)
-    recipes = (settings.get("search") or {}).get("recipes") or []
-    return str(recipes[0]["name"]) if recipes else "peft_default"
 
 
 def trial_summary(store: TrialStore, study: StudyRecord, record: TrialRecord) -> dict[str, Any]:

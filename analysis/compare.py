@@ -7,19 +7,18 @@ with nothing else; which trial is best says `sweeper.figures.ranking`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
 from sweeper.figures.ranking import best_trial, finite_value
-from sweeper.types import StudyRecord, TrialRecord, TrialState
+from sweeper.types import StudyRecord, TrialRecord
 
 __all__ = [
     "NOISE_ERRORS",
     "Comparison",
     "baseline",
     "compare",
-    "default_trial",
     "probe_value",
     "selection_optimism",
     "standard_error",
@@ -28,12 +27,6 @@ __all__ = [
 
 NOISE_ERRORS = 2.0
 """Standard errors of a difference below which it is called noise (about 95 %)."""
-
-
-def default_trial(trials: Iterable[TrialRecord], default: str) -> TrialRecord | None:
-    """Return the trial of the recipe named ``default``, a complete one if there are several."""
-    found = [trial for trial in trials if trial.spec.origin == f"recipe:{default}"]
-    return min(found, key=lambda t: (t.state is not TrialState.COMPLETE, t.spec.number), default=None)
 
 
 def probe_value(study: StudyRecord) -> float | None:

@@ -35,20 +35,17 @@ REPORT_FILES = ("report.md", "best.json", "trials.csv")
 _TOP = 5
 
 
-def write_reports(
-    store: TrialStore, *, space: SearchSpace | None = None, default: str | None = None
-) -> dict[str, Path]:
+def write_reports(store: TrialStore, *, space: SearchSpace | None = None) -> dict[str, Path]:
     """Write all three files of a sweep, each atomically.
 
     Args:
         store: The sweep, finished or not.
         space: The space searched, to tell which best values lie at its bounds.
-        default: Name of the recipe that all are compared with; the first one of the sweep's settings if None.
 
     Returns:
         The path of each of `REPORT_FILES`.
     """
-    best = best_settings(store, space=space, default=default)
+    best = best_settings(store, space=space)
     texts = {
         "report.md": render_report(store, best),
         "best.json": json.dumps(best, indent=1, allow_nan=False, ensure_ascii=False) + "\n",

@@ -21,6 +21,7 @@ from sweeper.control.trial_queue import TrialQueue
 from sweeper.control.trial_records import TrialRecords
 from sweeper.errors import DiskFull, SweeperError
 from sweeper.failures import POLICIES, Action, retry_wait_s
+from sweeper.figures.recipes import recipe_origin
 from sweeper.search.base import SearchProtocol
 from sweeper.store.trials import TrialStore
 from sweeper.track.base import Tracker
@@ -227,7 +228,7 @@ class StudyRun(TrialRecords):
             self._waiting.add(proposal.number)
         if reference is not None and REFERENCE_NUMBER not in self.trials:
             name, params = reference
-            spec = self._spec(REFERENCE_NUMBER, params, f"recipe:{name}")
+            spec = self._spec(REFERENCE_NUMBER, params, recipe_origin(name))
             self._begin(dataclasses.replace(spec, phase=Phase.REFERENCE))
             self._waiting.add(REFERENCE_NUMBER)
         self._check_early_abort()

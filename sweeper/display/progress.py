@@ -14,13 +14,13 @@ from sweeper.analysis.compare import (
     Comparison,
     baseline,
     compare,
-    default_trial,
     standard_error,
 )
 from sweeper.config.settings import SweepSettings
 from sweeper.control.forecast import chunks_left
 from sweeper.control.study_run import StudyRun
 from sweeper.figures.ranking import best_trial, finite_value
+from sweeper.figures.recipes import default_recipe, default_trial, recorded_default_recipe
 from sweeper.figures.study_time import study_wall_s
 from sweeper.store.sessions import SessionLog, SessionRecord
 from sweeper.store.trials import TrialStore
@@ -138,7 +138,8 @@ def runs_progress(
         sessions: The sweep's sessions, the present one included.
         now: The present time; None if the present session has not begun yet.
     """
-    default = settings.search.recipes[0].name if settings.search.recipes else ""
+    recipe = default_recipe(settings.search)
+    default = recipe.name if recipe else ""
     found = []
     for run in runs:
         trials = list(run.trials.values())
@@ -164,8 +165,7 @@ def progress_from_disk(store: TrialStore, *, budget: int) -> list[StudyProgress]
         store: The sweep.
         budget: Trials that each study may have.
     """
-    recipes = store.read_sweep()["settings"]["search"]["recipes"]
-    default = recipes[0]["name"] if recipes else ""
+    default = recorded_default_recipe(store.read_sweep())
     sessions = SessionLog(store.root).read()
     progress = []
     for study in store.studies():

@@ -19,6 +19,7 @@ from sweeper.config.values import ParamValue
 from sweeper.errors import ConfigError, DataError, did_you_mean
 from sweeper.execute.base import OpenStudy
 from sweeper.fetch.progress import Progress
+from sweeper.figures.recipes import default_recipe
 from sweeper.search.pruning import rung_chunks
 from sweeper.tasks import make_task
 from sweeper.train.chunks import ChunkPlan
@@ -91,9 +92,9 @@ def plan_study(
 
 def reference_recipe(settings: SweepSettings, space: SearchSpace) -> tuple[str, Mapping[str, ParamValue]] | None:
     """Return the default recipe if the search itself will not try it: then it runs beside the search."""
-    if not settings.search.recipes:
+    recipe = default_recipe(settings.search)
+    if recipe is None:
         return None
-    recipe = settings.search.recipes[0]
     fixed = Hyperparameters.of(settings).by_key()
     inside = {key: recipe.params.get(key, fixed[key]) for key in space.keys}
     is_same = all(fixed.get(key) == value for key, value in recipe.params.items() if key not in space.keys)

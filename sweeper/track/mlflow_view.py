@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from sweeper.figures.hyperparameters import ALPHA, alpha, params_text, shown_params
+from sweeper.figures.recipes import recipe_name
 from sweeper.types import Measurement, StudyRecord, TrialRecord, TrialState
 
 __all__ = [
@@ -50,8 +51,8 @@ class Point:
 def run_name(trial: TrialRecord) -> str:
     """Return e.g. ``0007 r=8 alpha=16 dropout=0 lr=0.001``; recipes also say which they are: charts show little else."""
     spec = trial.spec
-    recipe = [spec.origin.removeprefix("recipe:")] if spec.is_recipe else []
-    return " ".join([f"{spec.number:04d}", *recipe, params_text(shown_params(spec, spec.params))])
+    parts = (f"{spec.number:04d}", recipe_name(spec), params_text(shown_params(spec, spec.params)))
+    return " ".join(part for part in parts if part)
 
 
 def axis_params(study: StudyRecord) -> list[str]:

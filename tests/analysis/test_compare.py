@@ -3,14 +3,7 @@ import math
 import pytest
 
 from sweeper.analysis import compare as c
-from sweeper.types import TrialState
-from tests.builders import make_default, make_study, make_trial
-
-
-def test_the_default_is_found_by_its_recipe_and_prefers_a_complete_trial():
-    trials = [make_trial(0, 0.9), make_default(0.5, 1, state=TrialState.FAILED), make_default(0.8, 2)]
-    assert c.default_trial(trials, "peft_default").spec.number == 2
-    assert c.default_trial(trials, "other") is None
+from tests.builders import make_study, make_trial
 
 
 def test_standard_error_of_an_accuracy_is_binomial():

@@ -234,7 +234,6 @@ def test_the_default_recipe_is_the_first_of_the_settings(tmp_path):
     store = make_sweep(tmp_path / "mine", [(make_study(), [make_trial(0, 0.9, origin="recipe:double_alpha")])])
     assert best_settings(store)["default_recipe"] == "peft_default"
     assert best_settings(store)["studies"][0]["default"] is None
-    assert best_settings(store, default="double_alpha")["studies"][0]["default"]["trial"] == 0
 
 
 def test_the_report_shows_how_to_load_the_adapter(tmp_path, trials):
