@@ -8,8 +8,7 @@ at any time.
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,12 @@ from sweeper.analysis.sessions import session_rows
 from sweeper.config.keys import find_key
 from sweeper.config.space import SearchSpace
 from sweeper.config.values import ParamValue
-from sweeper.failures import POLICIES
+from sweeper.figures.failure_counts import count_failures, has_recovered
 from sweeper.figures.hyperparameters import number_text, params_text
 from sweeper.figures.ranking import rank_trials
 from sweeper.store.health import read_health
 from sweeper.store.trials import TrialStore
-from sweeper.types import FailureKind, TrialRecord, TrialState
+from sweeper.types import TrialState
 
 __all__ = ["REPORT_FILES", "render_report", "write_reports"]
 
@@ -89,37 +88,11 @@ def _extras(store: TrialStore, study_name: str, best: Mapping[str, Any] | None) 
     top = [trial_summary(store, study, trial) for trial in rank_trials(study, trials, _TOP)]
     return {
         "top": top,
-        "infeasible": _causes(trials, TrialState.INFEASIBLE),
-        "failed": _causes(trials, TrialState.FAILED),
-        "survived": _survived(trials),
+        "infeasible": count_failures((t for t in trials if t.state is TrialState.INFEASIBLE), by_message=True),
+        "failed": count_failures((t for t in trials if t.state is TrialState.FAILED), by_message=True),
+        "recovered": count_failures(t for t in trials if has_recovered(t)),
         "base": _base_model(best),
     }
-
-
-def _causes(trials: Sequence[TrialRecord], state: TrialState) -> list[dict[str, Any]]:
-    """Group the trials of a state by their cause; the settings of the first one serve as the example."""
-    groups: dict[tuple[str, str], list[TrialRecord]] = defaultdict(list)
-    for trial in trials:
-        if trial.state is state:
-            failure = trial.failure
-            lines = failure.message.strip().splitlines() if failure else []
-            groups[failure.kind.value if failure else "unknown", lines[0] if lines else "no message"].append(trial)
-    return [
-        {
-            "kind": kind,
-            "message": message,
-            "remedy": POLICIES[FailureKind(kind)].remedy if kind in list(FailureKind) else "",
-            "trials": [t.spec.number for t in found],
-            "example": dict(found[0].spec.params),
-        }
-        for (kind, message), found in sorted(groups.items())
-    ]
-
-
-def _survived(trials: Sequence[TrialRecord]) -> dict[str, int]:
-    """Count the trials that a failure only held up, by its kind."""
-    ended = (TrialState.INFEASIBLE, TrialState.FAILED)
-    return dict(Counter(t.failure.kind.value for t in trials if t.failure and t.state not in ended).most_common())
 
 
 def _base_model(best: Mapping[str, Any] | None) -> str | None:

@@ -18,7 +18,7 @@ from sweeper.config.settings import SweepSettings
 from sweeper.config.time_limit import find_time_limit
 from sweeper.config.time_windows import parse
 from sweeper.display.progress import StudyProgress, progress_from_disk
-from sweeper.display.summary import count_failures, since_last_summary, summary_text, summary_title
+from sweeper.display.summary import failures_since, since_last_summary, summary_text, summary_title
 from sweeper.errors import DiskFull, SweeperError
 from sweeper.store.atomic import write_atomic
 from sweeper.store.ledger import Ledger
@@ -124,11 +124,11 @@ class SessionRecorder:
     def _text(self, record: SessionRecord, progress: Sequence[StudyProgress]) -> str:
         killed = since_last_summary(self._earlier)[1]
         since = killed[0].begun_at if killed else record.begun_at
-        causes = [count_failures(s.study.dataset, self._store.trials(s.study.name), since) for s in progress]
+        failures = {s.study.dataset: failures_since(self._store.trials(s.study.name), since) for s in progress}
         return summary_text(
             record,
             progress,
-            failures=[count for counts in causes for count in counts],
+            failures=failures,
             budget=self._settings.budget,
             device_s=self._ledger.cost.device_s if self._ledger else 0.0,
             earlier=self._earlier,
