@@ -100,6 +100,7 @@ def _study(
         "fingerprint": study.fingerprint,
         "labels": list(study.labels),
         "num_rows": dict(study.num_rows),
+        "num_available": study.num_available or None,
         "validation_rows": study.num_rows.get("validation", 0),
         "space": dict(study.space),
     }

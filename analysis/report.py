@@ -24,6 +24,7 @@ from sweeper.config.values import ParamValue
 from sweeper.figures.failure_counts import count_failures, has_recovered
 from sweeper.figures.hyperparameters import number_text, params_text
 from sweeper.figures.ranking import rank_trials
+from sweeper.figures.training_rows import capped_rows
 from sweeper.store.health import read_health
 from sweeper.store.trials import TrialStore
 from sweeper.types import TrialState
@@ -88,6 +89,7 @@ def _extras(store: TrialStore, study_name: str, best: Mapping[str, Any] | None) 
     top = [trial_summary(store, study, trial) for trial in rank_trials(study, trials, _TOP)]
     return {
         "top": top,
+        "capped_rows": capped_rows(study),
         "infeasible": count_failures((t for t in trials if t.state is TrialState.INFEASIBLE), by_message=True),
         "failed": count_failures((t for t in trials if t.state is TrialState.FAILED), by_message=True),
         "recovered": count_failures(t for t in trials if has_recovered(t)),

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sweeper.config.checks import micro_batch
 from sweeper.config.compose import SweepConfig
@@ -24,6 +25,9 @@ from sweeper.search.pruning import rung_chunks
 from sweeper.tasks import make_task
 from sweeper.train.chunks import ChunkPlan
 from sweeper.types import StudyRecord, TrialSpec
+
+if TYPE_CHECKING:
+    from sweeper.data.base import Splits
 
 __all__ = ["StudyPlan", "plan_model", "plan_study", "reference_recipe", "study_name"]
 
@@ -87,7 +91,7 @@ def plan_study(
     )
     if len(splits.train) < 2:  # noqa: PLR2004  nothing can be learnt from one row
         raise DataError(f"{dataset.name}: {len(splits.train)} training row(s) are too few")
-    return _plan(config, dataset, labels=splits.labels, num_rows=splits.num_rows, fingerprint=splits.fingerprint)
+    return _plan(config, dataset, splits)
 
 
 def reference_recipe(settings: SweepSettings, space: SearchSpace) -> tuple[str, Mapping[str, ParamValue]] | None:
@@ -111,18 +115,11 @@ def _checked(recipe: Recipe, fixed: Mapping[str, ParamValue]) -> Mapping[str, Pa
     return dict(recipe.params)
 
 
-def _plan(
-    config: SweepConfig,
-    dataset: DatasetSettings,
-    *,
-    labels: tuple[str, ...],
-    num_rows: Mapping[str, int],
-    fingerprint: str,
-) -> StudyPlan:
+def _plan(config: SweepConfig, dataset: DatasetSettings, splits: Splits) -> StudyPlan:
     settings = config.settings
-    metric, direction = _objective(settings, len(labels))
+    metric, direction = _objective(settings, len(splits.labels))
     chunks = ChunkPlan.of(
-        num_rows["train"],
+        splits.num_rows["train"],
         micro_batch=micro_batch(settings, config.space),
         chunks_per_epoch=settings.train.chunks_per_epoch,
         epochs=settings.train.epochs,
@@ -139,10 +136,11 @@ def _plan(
         rungs=_rungs(settings, chunks),
         rows_per_chunk=chunks.rows_per_chunk,
         micro_batch=chunks.micro_batch,
-        fingerprint=fingerprint,
-        labels=labels,
-        num_rows=num_rows,
+        fingerprint=splits.fingerprint,
+        labels=splits.labels,
+        num_rows=splits.num_rows,
         space=config.space.texts,
+        num_available=splits.num_available,
     )
     return StudyPlan(record, _opening(record, settings, dataset, chunks, _typical(record, settings, config.space)))
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from sweeper.figures.hyperparameters import ALPHA, alpha, params_text, shown_params
 from sweeper.figures.recipes import recipe_name
+from sweeper.figures.training_rows import capped_rows
 from sweeper.types import Measurement, StudyRecord, TrialRecord, TrialState
 
 __all__ = [
@@ -145,6 +146,8 @@ def summary(study: StudyRecord, trial: TrialRecord) -> list[Point]:
 def experiment_note(study: StudyRecord, sweep: str, link: str) -> str:
     """Return Markdown that tells what the study is and how to read its runs; ``link`` opens the prepared view."""
     rows = ", ".join(f"{count} {split}" for split, count in study.num_rows.items())
+    capped = capped_rows(study)
+    rows += f" (training uses {capped}: train_rows caps them)" if capped else ""
     space = "\n".join(f"| `{key}` | `{text}` |" for key, text in study.space.items())
     metric = study.metric.removeprefix("validation/")
     better = "higher" if study.direction == "maximize" else "lower"
