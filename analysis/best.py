@@ -7,49 +7,40 @@ and ``sweeper.run`` returns it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sweeper.analysis.compare import (
-    best_trial,
     compare,
-    default_trial,
-    finite_value,
     probe_value,
     selection_optimism,
     standard_error,
-    top_trials,
     untuned_value,
 )
-from sweeper.analysis.load import wall_s
-from sweeper.analysis.params import shown_params
 from sweeper.config.space import SearchSpace
+from sweeper.figures.hyperparameters import shown_params
+from sweeper.figures.ranking import best_trial, finite_value, rank_trials
+from sweeper.figures.recipes import default_trial, recorded_default_recipe
+from sweeper.figures.study_time import study_wall_s
 from sweeper.store.serialization import SCHEMA_VERSION
+from sweeper.store.sessions import SessionLog, SessionRecord
 from sweeper.store.trials import TrialStore
 from sweeper.types import Cost, Phase, StudyRecord, TrialRecord, TrialState
 
-__all__ = ["best_settings", "default_recipe", "trial_summary"]
+__all__ = ["best_settings", "trial_summary"]
 
 
-def best_settings(store: TrialStore, *, space: SearchSpace | None = None, default: str | None = None) -> dict[str, Any]:
+def best_settings(store: TrialStore, *, space: SearchSpace | None = None) -> dict[str, Any]:
     """Return what best.json holds.
 
     Args:
         store: The sweep, finished or not.
         space: The space searched, to tell which best values lie at its bounds; ``at_bounds`` is null without it.
-        default: Name of the recipe that all are compared with; the first one of the sweep's settings if None.
     """
-    sweep = store.read_sweep() if store.exists else {}
-    name = default or default_recipe(sweep)
-    studies = [_study(store, study, space=space, default=name) for study in store.studies()]
+    name = recorded_default_recipe(store.read_sweep() if store.exists else {})
+    sessions = SessionLog(store.root).read()
+    studies = [_study(store, study, space=space, default=name, sessions=sessions) for study in store.studies()]
     return {"schema_version": SCHEMA_VERSION, "sweep": store.root.name, "default_recipe": name, "studies": studies}
-
-
-def default_recipe(sweep: Mapping[str, Any]) -> str:
-    """Return the name of the first recipe of a sweep's recorded settings."""
-    settings = sweep.get("settings", sweep)
-    recipes = (settings.get("search") or {}).get("recipes") or []
-    return str(recipes[0]["name"]) if recipes else "peft_default"
 
 
 def trial_summary(store: TrialStore, study: StudyRecord, record: TrialRecord) -> dict[str, Any]:
@@ -63,7 +54,7 @@ def trial_summary(store: TrialStore, study: StudyRecord, record: TrialRecord) ->
         "origin": record.spec.origin,
         "phase": record.spec.phase.value,
         "seed": record.spec.seed,
-        "params": shown_params(study, record),
+        "params": shown_params(record.spec, study.space),
         "settings": record.spec.by_key(),
         "value": value,
         "standard_error": standard_error(study, value),
@@ -75,7 +66,14 @@ def trial_summary(store: TrialStore, study: StudyRecord, record: TrialRecord) ->
     }
 
 
-def _study(store: TrialStore, study: StudyRecord, *, space: SearchSpace | None, default: str) -> dict[str, Any]:
+def _study(
+    store: TrialStore,
+    study: StudyRecord,
+    *,
+    space: SearchSpace | None,
+    default: str,
+    sessions: Sequence[SessionRecord],
+) -> dict[str, Any]:
     trials = store.trials(study.name)
     best, shipped = best_trial(study, trials), default_trial(trials, default)
     value = finite_value(study, best) if best else None
@@ -95,19 +93,20 @@ def _study(store: TrialStore, study: StudyRecord, *, space: SearchSpace | None, 
         "gain_over_probe": _comparison(study, value, probe_value(study)),
         "gain_over_untuned": _comparison(study, value, untuned_value(study)),
         "selection_optimism": selection_optimism(study, trials),
-        "num_complete": len(top_trials(study, trials)),
+        "num_complete": len(rank_trials(study, trials)),
         "num_within_noise_of_best": _num_within_noise(study, trials),
         "at_bounds": _at_bounds(space, best),
-        **_effort(trials),
+        **_effort(trials, sessions),
         "fingerprint": study.fingerprint,
         "labels": list(study.labels),
         "num_rows": dict(study.num_rows),
+        "num_available": study.num_available or None,
         "validation_rows": study.num_rows.get("validation", 0),
         "space": dict(study.space),
     }
 
 
-def _effort(trials: Sequence[TrialRecord]) -> dict[str, Any]:
+def _effort(trials: Sequence[TrialRecord], sessions: Sequence[SessionRecord]) -> dict[str, Any]:
     search = [trial for trial in trials if trial.spec.phase is Phase.SEARCH]
     cost = sum((trial.cost for trial in trials), Cost())
     return {
@@ -117,7 +116,7 @@ def _effort(trials: Sequence[TrialRecord]) -> dict[str, Any]:
         "rows_trained": cost.rows,
         "tokens": cost.tokens,
         "device_s": round(cost.device_s, 3),
-        "wall_s": round(wall_s(trials), 3),
+        "wall_s": round(study_wall_s(trials, sessions), 3),
     }
 
 
@@ -135,7 +134,7 @@ def _comparison(study: StudyRecord, one: float | None, other: float | None) -> d
 
 
 def _num_within_noise(study: StudyRecord, trials: Sequence[TrialRecord]) -> int | None:
-    ranked = [finite_value(study, trial) for trial in top_trials(study, trials)]
+    ranked = [finite_value(study, trial) for trial in rank_trials(study, trials)]
     if not ranked or standard_error(study, ranked[0]) is None:
         return None
     found = [compare(study, ranked[0], value) for value in ranked]

@@ -1,63 +1,32 @@
-"""Which trial is best, and whether it is better than another by more than the noise of the validation rows.
+"""Whether one score is better than another by more than the noise of the validation rows.
 
-Pure functions of records, standard library only. The live view, best.json and the report all rank and compare with
-these, and with nothing else.
+Pure functions of records, standard library only. The live view, best.json and the report all compare with these, and
+with nothing else; which trial is best says `sweeper.figures.ranking`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from sweeper.types import StudyRecord, TrialRecord, TrialState
+from sweeper.figures.ranking import best_trial, finite_value
+from sweeper.types import StudyRecord, TrialRecord
 
 __all__ = [
     "NOISE_ERRORS",
     "Comparison",
     "baseline",
-    "best_trial",
     "compare",
-    "default_trial",
-    "finite_value",
     "probe_value",
     "selection_optimism",
     "standard_error",
-    "top_trials",
     "untuned_value",
 ]
 
 NOISE_ERRORS = 2.0
 """Standard errors of a difference below which it is called noise (about 95 %)."""
-
-
-def finite_value(study: StudyRecord, record: TrialRecord) -> float | None:
-    """Return the objective at the latest rung; None before the first and if it is not finite."""
-    value = study.value(record)
-    return value if value is not None and math.isfinite(value) else None
-
-
-def top_trials(study: StudyRecord, trials: Iterable[TrialRecord], limit: int | None = None) -> list[TrialRecord]:
-    """Return complete trials, best first; of equal scores the one with fewer parameters, then the earlier one."""
-    scored = [(finite_value(study, t), t) for t in trials if t.state is TrialState.COMPLETE]
-    sign = -1.0 if study.direction == "maximize" else 1.0
-    keyed = sorted(
-        ((sign * value, t.num_parameters, t.spec.number, t) for value, t in scored if value is not None),
-        key=lambda item: item[:3],
-    )
-    return [item[3] for item in keyed][:limit]
-
-
-def best_trial(study: StudyRecord, trials: Iterable[TrialRecord]) -> TrialRecord | None:
-    """Return the first of `top_trials`; None if no trial is complete."""
-    return next(iter(top_trials(study, trials, 1)), None)
-
-
-def default_trial(trials: Iterable[TrialRecord], default: str) -> TrialRecord | None:
-    """Return the trial of the recipe named ``default``, a complete one if there are several."""
-    found = [trial for trial in trials if trial.spec.origin == f"recipe:{default}"]
-    return min(found, key=lambda t: (t.state is not TrialState.COMPLETE, t.spec.number), default=None)
 
 
 def probe_value(study: StudyRecord) -> float | None:

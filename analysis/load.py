@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from typing import Any
 
 import pandas as pd
 
-from sweeper.analysis.compare import finite_value
-from sweeper.analysis.params import alpha
+from sweeper.figures.hyperparameters import ALPHA, alpha
+from sweeper.figures.ranking import finite_value
 from sweeper.store.trials import TrialStore
 from sweeper.types import StudyRecord, TrialRecord
 
-__all__ = ["load_trials", "trial_row", "wall_s"]
+__all__ = ["load_trials", "trial_row"]
 
 _COLUMNS = ("study", "dataset", "model", "method", "trial", "state", "phase", "origin", "seed", "value")
 
@@ -31,31 +30,17 @@ def load_trials(store: TrialStore) -> pd.DataFrame:
 def trial_row(study: StudyRecord, record: TrialRecord) -> dict[str, Any]:
     """Return one trial as a flat row."""
     spec = record.spec
-    settings = spec.by_key()
     latest = record.measurements[-1].metrics if record.measurements else {}
     metrics = {**latest, **(record.last_rung.metrics if record.last_rung else {})}
     who = (study.name, study.dataset, study.model, study.method, spec.number, record.state.value)
     what = (spec.phase.value, spec.origin, spec.seed, finite_value(study, record))
     return {
         **dict(zip(_COLUMNS, (*who, *what), strict=True)),
-        **settings,
-        "lora.alpha": alpha(settings),
+        **spec.by_key(),
+        ALPHA: alpha(spec.lora),
         **metrics,
         **_cost(record),
     }
-
-
-def wall_s(trials: Iterable[TrialRecord]) -> float:
-    """Return the seconds in which at least one finished trial was open.
-
-    The time between trials does not count; a break in the middle of a trial does, as the records do not show it.
-    """
-    spans = sorted((_time(t.started_at), _time(t.finished_at)) for t in trials if t.started_at and t.finished_at)
-    total, reached = 0.0, float("-inf")
-    for start, end in spans:
-        total += max(0.0, end - max(start, reached))
-        reached = max(reached, end)
-    return total
 
 
 def _column_order(rows: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -65,10 +50,6 @@ def _column_order(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     settings = sorted(name for name in names if "." in name and "/" not in name)
     rest = [name for name in names if "." not in name and "/" not in name and name not in _COLUMNS]
     return [*_COLUMNS, *settings, *metrics, *rest]
-
-
-def _time(text: str) -> float:
-    return datetime.fromisoformat(text).timestamp()
 
 
 def _cost(record: TrialRecord) -> dict[str, Any]:

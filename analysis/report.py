@@ -8,46 +8,44 @@ at any time.
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from sweeper.analysis.best import best_settings, trial_summary
-from sweeper.analysis.compare import NOISE_ERRORS, top_trials
+from sweeper.analysis.compare import NOISE_ERRORS
 from sweeper.analysis.load import load_trials
-from sweeper.analysis.params import number_text, params_text
 from sweeper.analysis.sessions import session_rows
 from sweeper.config.keys import find_key
 from sweeper.config.space import SearchSpace
 from sweeper.config.values import ParamValue
-from sweeper.failures import POLICIES
+from sweeper.figures.failure_counts import count_failures, has_recovered
+from sweeper.figures.hyperparameters import number_text, params_text
+from sweeper.figures.ranking import rank_trials
+from sweeper.figures.training_rows import capped_rows
 from sweeper.store.atomic import write_atomic
 from sweeper.store.health import read_health
 from sweeper.store.trials import TrialStore
-from sweeper.types import FailureKind, TrialRecord, TrialState
+from sweeper.types import TrialState
 
 __all__ = ["render_report", "write_reports"]
 
 _TOP = 5
 
 
-def write_reports(
-    store: TrialStore, *, space: SearchSpace | None = None, default: str | None = None
-) -> dict[str, Path]:
+def write_reports(store: TrialStore, *, space: SearchSpace | None = None) -> dict[str, Path]:
     """Write all three files of a sweep, each atomically.
 
     Args:
         store: The sweep, finished or not.
         space: The space searched, to tell which best values lie at its bounds.
-        default: Name of the recipe that all are compared with; the first one of the sweep's settings if None.
 
     Returns:
         The path of each file, by its name.
     """
-    best = best_settings(store, space=space, default=default)
+    best = best_settings(store, space=space)
     texts = {
         store.paths.report: render_report(store, best),
         store.paths.best: json.dumps(best, indent=1, allow_nan=False, ensure_ascii=False) + "\n",
@@ -90,40 +88,15 @@ def _environment() -> Environment:
 
 def _extras(store: TrialStore, study_name: str, best: Mapping[str, Any] | None) -> dict[str, Any]:
     study, trials = store.read_study(study_name), store.trials(study_name)
-    top = [trial_summary(store, study, trial) for trial in top_trials(study, trials, _TOP)]
+    top = [trial_summary(store, study, trial) for trial in rank_trials(study, trials, _TOP)]
     return {
         "top": top,
-        "infeasible": _causes(trials, TrialState.INFEASIBLE),
-        "failed": _causes(trials, TrialState.FAILED),
-        "survived": _survived(trials),
+        "capped_rows": capped_rows(study),
+        "infeasible": count_failures((t for t in trials if t.state is TrialState.INFEASIBLE), by_message=True),
+        "failed": count_failures((t for t in trials if t.state is TrialState.FAILED), by_message=True),
+        "recovered": count_failures(t for t in trials if has_recovered(t)),
         "base": _base_model(best),
     }
-
-
-def _causes(trials: Sequence[TrialRecord], state: TrialState) -> list[dict[str, Any]]:
-    """Group the trials of a state by their cause; the settings of the first one serve as the example."""
-    groups: dict[tuple[str, str], list[TrialRecord]] = defaultdict(list)
-    for trial in trials:
-        if trial.state is state:
-            failure = trial.failure
-            lines = failure.message.strip().splitlines() if failure else []
-            groups[failure.kind.value if failure else "unknown", lines[0] if lines else "no message"].append(trial)
-    return [
-        {
-            "kind": kind,
-            "message": message,
-            "remedy": POLICIES[FailureKind(kind)].remedy if kind in list(FailureKind) else "",
-            "trials": [t.spec.number for t in found],
-            "example": dict(found[0].spec.params),
-        }
-        for (kind, message), found in sorted(groups.items())
-    ]
-
-
-def _survived(trials: Sequence[TrialRecord]) -> dict[str, int]:
-    """Count the trials that a failure only held up, by its kind."""
-    ended = (TrialState.INFEASIBLE, TrialState.FAILED)
-    return dict(Counter(t.failure.kind.value for t in trials if t.failure and t.state not in ended).most_common())
 
 
 def _base_model(best: Mapping[str, Any] | None) -> str | None:

@@ -244,6 +244,8 @@ class StudyRecord:
     """Rows of each split."""
     space: Mapping[str, str]
     """Search dimensions in Hydra's sweep grammar."""
+    num_available: int = 0
+    """Unique rows that could be training rows, of which ``num_rows["train"]`` are used; 0 if unknown."""
     references: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Metrics of what is not a trial, e.g. ``frozen_probe``."""
 

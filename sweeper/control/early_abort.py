@@ -5,9 +5,9 @@ Asked by `study_run`, and by whoever shows how a study is.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 
+from sweeper.figures.failure_counts import count_failures
 from sweeper.types import Phase, TrialRecord, TrialState
 
 __all__ = ["abort_reason"]
@@ -31,8 +31,8 @@ def abort_reason(trials: Iterable[TrialRecord], after: int) -> str:
         return ""
     if any(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in finished):
         return ""
-    causes = Counter(trial.failure.kind.value if trial.failure else "unknown" for trial in finished)
+    causes = count_failures(finished)
     if len(causes) > 1 and len(finished) < _MIXED * after:
         return ""
-    named = ", ".join(f"{number} {kind}" for kind, number in causes.most_common())
+    named = ", ".join(f"{len(count.trials)} {count.cause}" for count in causes)
     return f"all of its first {len(finished)} trials came to nothing ({named})"

@@ -16,11 +16,11 @@ from sweeper.config.values import ParamValue
 from sweeper.control.early_abort import abort_reason
 from sweeper.control.resume import after_failure, latest_sound, with_checkpoint
 from sweeper.control.search_client import SearchClient
-from sweeper.control.study_timer import StudyTimer
 from sweeper.control.trial_queue import TrialQueue
 from sweeper.control.trial_records import TrialRecords
 from sweeper.errors import DiskFull, SweeperError
 from sweeper.failures import POLICIES, Action, retry_wait_s
+from sweeper.figures.recipes import recipe_origin
 from sweeper.search.base import SearchProtocol
 from sweeper.types import (
     Admission,
@@ -72,15 +72,13 @@ class StudyRun:
         self._cannot_open = self._aborted = ""
         self._fatal: SweeperError | None = None
         self._queue = TrialQueue(timer)
-        self._study_timer = StudyTimer(records.clock)
         self._take_up()
         if reference is not None and REFERENCE_NUMBER not in self.trials:
             name, params = reference
-            spec = template.spec(REFERENCE_NUMBER, params, f"recipe:{name}")
+            spec = template.spec(REFERENCE_NUMBER, params, recipe_origin(name))
             records.start(dataclasses.replace(spec, phase=Phase.REFERENCE))
             self._queue.add(REFERENCE_NUMBER)
         self._check_early_abort()
-        self._study_timer.past_device_s = sum(trial.cost.device_s for trial in self.trials.values())
 
     @property
     def record(self) -> StudyRecord:
@@ -91,11 +89,6 @@ class StudyRun:
     def trials(self) -> Mapping[int, TrialRecord]:
         """All trials as they stand, by number."""
         return self.records.trials
-
-    def wall_s(self, num_workers: int) -> float:
-        """Return the seconds in which the study was under way (see `StudyTimer.wall_s`)."""
-        is_running = any(not trial.state.is_finished for trial in self.trials.values())
-        return self._study_timer.wall_s(num_workers, is_running=is_running)
 
     @property
     def fatal(self) -> SweeperError | None:
@@ -146,7 +139,6 @@ class StudyRun:
             num_free: Free lanes.
             may_start: Whether new trials may be started.
         """
-        self._study_timer.begin()
         numbers = self._queue.take(num_free)
         while len(numbers) < num_free and may_start and self.may_ask:
             proposal = self._search_client.propose()
@@ -269,7 +261,6 @@ class StudyRun:
 
     def _finish(self, trial: TrialRecord, state: TrialState) -> None:
         finished = self.records.finish(trial, state)
-        self._study_timer.note_end()
         self._search_client.tell(finished)
         self._check_early_abort()
 

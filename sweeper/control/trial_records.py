@@ -124,4 +124,4 @@ class TrialRecords:
         self._tracker.show(self.study, trial, [path for path in files if path.exists()])
 
     def _now(self) -> str:
-        return self.clock().isoformat(timespec="seconds")
+        return self.clock().isoformat(timespec="milliseconds")

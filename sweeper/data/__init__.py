@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["prepare_splits"]
 
-SPLITS_VERSION = 1
-"""Increased when the same settings and data would be split differently."""
+SPLITS_VERSION = 2
+"""Increased when the same settings and data would be split differently, or more is stored with the splits."""
 
 _DESCRIPTIVE = ("name", "path", "sha256")  # `identity` covers the last two
 
@@ -59,11 +59,18 @@ def prepare_splits(
         build, split = (build_prompts, split_prompts) if completions else (build_table, make_splits)
         made = split(source.load(settings, cache.expanduser(), progress or no_progress, build), settings)
         parts = {"train": made.train, "validation": made.validation, "test": made.test}
-        return Stored(parts=parts, meta={"labels": made.labels, "fingerprint": made.fingerprint, "kind": made.kind})
+        meta = {name: getattr(made, name) for name in ("labels", "fingerprint", "kind", "num_available")}
+        return Stored(parts=parts, meta=meta)
 
     stored = load_or_make(folder, make)
-    labels, fingerprint = tuple(stored.meta["labels"]), stored.meta["fingerprint"]
-    return Splits(name=settings.name, labels=labels, fingerprint=fingerprint, kind=stored.meta["kind"], **stored.parts)
+    return Splits(
+        name=settings.name,
+        labels=tuple(stored.meta["labels"]),
+        fingerprint=stored.meta["fingerprint"],
+        kind=stored.meta["kind"],
+        num_available=stored.meta["num_available"],
+        **stored.parts,
+    )
 
 
 def _key(settings: DatasetSettings, identity: str, *, completions: bool) -> str:

@@ -50,6 +50,9 @@ class Splits:
     kind: str = "text"
     """The column beside ``label``: ``text``; or, beside ``completion``, ``prompt`` or ``messages`` (JSON)."""
 
+    num_available: int = 0
+    """Unique rows that could be training rows: more than ``train`` has if ``train_rows`` caps them; 0 if unknown."""
+
     @property
     def num_rows(self) -> Mapping[str, int]:
         """Rows of each split."""

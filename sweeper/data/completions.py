@@ -40,7 +40,8 @@ def split_prompts(table: Dataset, settings: DatasetSettings) -> Splits:
     kind = "messages" if "messages" in table.column_names else "prompt"
     choices = _choices(list(table["completion"]), settings)
     given = "split" in table.column_names
-    parts = divide(_rows(table, kind, settings, is_closed=bool(choices)), settings, given=given)
+    rows = _rows(table, kind, settings, is_closed=bool(choices))
+    parts, num_available = divide(rows, settings, given=given)
     check_parts(parts, settings)
     if choices:
         check_labels(parts, choices, settings)
@@ -52,6 +53,7 @@ def split_prompts(table: Dataset, settings: DatasetSettings) -> Splits:
         test=made["test"],
         labels=choices,
         fingerprint=fingerprint(parts, choices),
+        num_available=num_available,
         kind=kind,
     )
 

@@ -77,7 +77,7 @@ def make_splits(table: Dataset, settings: DatasetSettings) -> Splits:
     Raises:
         DataError: A split is empty, a label is unknown, or there are fewer than two labels.
     """
-    parts = divide(_rows(table, settings), settings, given="split" in table.column_names)
+    parts, num_available = divide(_rows(table, settings), settings, given="split" in table.column_names)
     labels = tuple(settings.labels) or _labels_of(parts["train"])
     check_parts(parts, settings)
     check_labels(parts, labels, settings)
@@ -89,16 +89,20 @@ def make_splits(table: Dataset, settings: DatasetSettings) -> Splits:
         test=made["test"],
         labels=labels,
         fingerprint=fingerprint(parts, labels),
+        num_available=num_available,
     )
 
 
-def divide(rows: Iterable[Row], settings: DatasetSettings, *, given: bool) -> dict[str, list[Row]]:
+def divide(rows: Iterable[Row], settings: DatasetSettings, *, given: bool) -> tuple[dict[str, list[Row]], int]:
     """Deduplicate rows and deal them to train, validation and test, shuffled.
 
     Args:
         rows: The rows.
         settings: Sizes and seed.
         given: Whether the rows name their splits.
+
+    Returns:
+        The rows of each split, and how many unique rows could have been training rows: ``train_rows`` may cap them.
 
     Raises:
         DataError: The splits they name are unknown, or none is for training.
@@ -107,10 +111,14 @@ def divide(rows: Iterable[Row], settings: DatasetSettings, *, given: bool) -> di
     names = {name: _split_name(name, settings) for name in {row.split for row in known}}
     unique = _unique([dataclasses.replace(row, split=names[row.split]) for row in known], settings)
     parts = _take_given(unique, settings) if given else _take(unique, plan_sizes(len(unique), settings))
-    return {
+    trainable = "train" if given else ""
+    num_held_out = sum(row.split == trainable for name in ("validation", "test") for row in parts[name])
+    num_available = sum(row.split == trainable for row in unique) - num_held_out
+    shuffled = {
         name: sorted(part, key=lambda row: row_order(settings.seed, f"shuffle {row.text}"))
         for name, part in parts.items()
     }
+    return shuffled, num_available
 
 
 def _rows(table: Dataset, settings: DatasetSettings) -> list[Row]:

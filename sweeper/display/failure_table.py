@@ -5,7 +5,6 @@ Reads records and the table of causes; decides nothing.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 from rich import box
@@ -14,13 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.failures import POLICIES
+from sweeper.figures.failure_counts import count_failures, first_line, has_failed, has_recovered
 from sweeper.store.health import read_health
 from sweeper.store.trials import TrialStore
 from sweeper.types import StudyRecord, TrialRecord, TrialState
 
 __all__ = ["cause_counts", "failure_view"]
 
-_ENDED = (TrialState.INFEASIBLE, TrialState.FAILED)
 _MOST_TRIALS = 20
 _MOST_CHARACTERS = 160
 
@@ -33,40 +32,34 @@ def failure_view(store: TrialStore) -> RenderableType | None:
         counts = cause_counts(trials)
         if counts:
             parts.append(Text(f"{study.dataset}: {counts}"))
-        failed = [trial for trial in trials if trial.state in _ENDED and trial.failure]
+        failed = [trial for trial in trials if has_failed(trial) and trial.failure]
         if failed:
             parts.append(_table(study, failed))
     return Group(*parts) if parts else None
 
 
 def cause_counts(trials: Sequence[TrialRecord]) -> str:
-    """Return how many trials ended for each cause, and how many went on after one."""
-    ended = Counter(_cause(trial) for trial in trials if trial.state in _ENDED)
-    survived = Counter(_cause(trial) for trial in trials if trial.state not in _ENDED and trial.failure)
-    words = [f"{number} {cause}" for cause, number in ended.most_common()]
-    words += [f"{number} went on after {cause}" for cause, number in survived.most_common()]
+    """Return how many trials ended for each cause, and how many continued after one."""
+    words = []
+    for state in (TrialState.INFEASIBLE, TrialState.FAILED):
+        counts = count_failures(trial for trial in trials if trial.state is state)
+        words += [f"{len(count.trials)} {state.value} ({count.cause})" for count in counts]
+    recovered = count_failures(trial for trial in trials if has_recovered(trial))
+    words += [f"{len(count.trials)} continued after {count.cause}" for count in recovered]
     return ", ".join(words)
-
-
-def _cause(trial: TrialRecord) -> str:
-    kind = trial.failure.kind.value if trial.failure else "unknown"
-    return f"{trial.state.value} ({kind})" if trial.state in _ENDED else kind
 
 
 def _table(study: StudyRecord, trials: Sequence[TrialRecord]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=None)
-    for header in ("Trial", "Cause", "Retries", "What was said, and what helps"):
+    for header in ("Trial", "Cause", "Retries", "Message and remedy"):
         table.add_column(header, overflow="fold")
     for trial in trials[:_MOST_TRIALS]:
         if trial.failure is not None:
             policy = POLICIES[trial.failure.kind]
-            said = Text.assemble(f"{_short(trial.failure.message)}\n", (policy.remedy, "dim"))
+            line = first_line(trial.failure)
+            message = line if len(line) <= _MOST_CHARACTERS else f"{line[:_MOST_CHARACTERS]}..."
+            said = Text.assemble(f"{message}\n", (policy.remedy, "dim"))
             table.add_row(str(trial.spec.number), trial.failure.kind.value, str(trial.num_retries), said)
     if len(trials) > _MOST_TRIALS:
         table.add_row("...", f"{len(trials) - _MOST_TRIALS} more", "", f"see report.md, or trials.csv of {study.name}")
     return table
-
-
-def _short(message: str) -> str:
-    line = (message.strip().splitlines() or ["no message"])[0]
-    return line if len(line) <= _MOST_CHARACTERS else f"{line[:_MOST_CHARACTERS]}..."

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from sweeper.analysis.compare import (
     Comparison,
     baseline,
-    best_trial,
     compare,
-    default_trial,
-    finite_value,
     standard_error,
 )
 from sweeper.config.settings import SweepSettings
 from sweeper.control.forecast import chunks_left
 from sweeper.control.study_run import StudyRun
-from sweeper.store.ledger import Ledger
+from sweeper.figures.ranking import best_trial, finite_value
+from sweeper.figures.recipes import default_recipe, default_trial, recorded_default_recipe
+from sweeper.figures.study_time import study_wall_s
+from sweeper.store.sessions import SessionLog, SessionRecord
 from sweeper.store.trials import TrialStore
 from sweeper.types import Cost, Phase, StudyRecord, TrialRecord, TrialState
 
@@ -44,7 +45,7 @@ class StudyProgress:
     cost: Cost
     """Of all trials, references included."""
     wall_s: float
-    """Seconds in which the study was under way, earlier sessions included."""
+    """Seconds in which the study was under way (`study_wall_s`), earlier sessions included."""
     left_s: float | None
     """Estimated seconds to the end of the budget; None before the first chunk."""
     num_running_references: int = 0
@@ -106,7 +107,7 @@ def study_progress(
         study: The study.
         trials: All its trials, references included.
         budget: Trials that the study may have.
-        wall_s: Seconds in which the study was under way, earlier sessions included.
+        wall_s: Seconds in which the study was under way: `study_wall_s`.
         default: Name of the default recipe, e.g. ``peft_default``.
     """
     known = list(trials)
@@ -126,20 +127,25 @@ def study_progress(
     )
 
 
-def runs_progress(runs: Iterable[StudyRun], settings: SweepSettings, *, num_workers: int) -> list[StudyProgress]:
+def runs_progress(
+    runs: Iterable[StudyRun], settings: SweepSettings, *, sessions: Sequence[SessionRecord], now: datetime | None
+) -> list[StudyProgress]:
     """Return how far studies under way are.
 
     Args:
         runs: The studies.
         settings: Budget and default recipe.
-        num_workers: Workers that share them.
+        sessions: The sweep's sessions, the present one included.
+        now: The present time; None if the present session has not begun yet.
     """
-    default = settings.search.recipes[0].name if settings.search.recipes else ""
-    budget = settings.budget.trials
-    return [
-        study_progress(run.record, run.trials.values(), budget=budget, wall_s=run.wall_s(num_workers), default=default)
-        for run in runs
-    ]
+    recipe = default_recipe(settings.search)
+    default = recipe.name if recipe else ""
+    found = []
+    for run in runs:
+        trials = list(run.trials.values())
+        wall_s = study_wall_s(trials, sessions, now)
+        found.append(study_progress(run.record, trials, budget=settings.budget.trials, wall_s=wall_s, default=default))
+    return found
 
 
 def _left_s(study: StudyRecord, trials: Sequence[TrialRecord], *, num_to_start: int, wall_s: float) -> float | None:
@@ -159,13 +165,11 @@ def progress_from_disk(store: TrialStore, *, budget: int) -> list[StudyProgress]
         store: The sweep.
         budget: Trials that each study may have.
     """
-    recipes = store.read_sweep()["settings"]["search"]["recipes"]
-    default = recipes[0]["name"] if recipes else ""
-    ledger = Ledger(store.paths.ledger)
+    default = recorded_default_recipe(store.read_sweep())
+    sessions = SessionLog(store.root).read()
     progress = []
     for study in store.studies():
         trials = store.trials(study.name)
-        share = sum(trial.cost.device_s for trial in trials) / max(ledger.cost.device_s, 1e-9)
-        wall_s = ledger.past_s * min(1.0, share)
+        wall_s = study_wall_s(trials, sessions)
         progress.append(study_progress(study, trials, budget=budget, wall_s=wall_s, default=default))
     return progress

@@ -6,9 +6,7 @@ whoever wants to be told.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 from sweeper.config.settings import BudgetSettings
@@ -16,42 +14,26 @@ from sweeper.config.time_windows import parse
 from sweeper.display.progress import StudyProgress
 from sweeper.display.tables import best_text, clock_text, counts_text, settings_text
 from sweeper.failures import POLICIES
+from sweeper.figures.failure_counts import FailureCount, count_failures
 from sweeper.store.sessions import SessionRecord, StudyTally
-from sweeper.types import FailureKind, TrialRecord
+from sweeper.types import TrialRecord
 
-__all__ = ["FailureCount", "count_failures", "session_line", "since_last_summary", "summary_text", "summary_title"]
+__all__ = ["failures_since", "session_line", "since_last_summary", "summary_text", "summary_title"]
 
 _MOST_MESSAGE = 160
 _MOST_NUMBERS = 8
 
 
-@dataclass(frozen=True, slots=True)
-class FailureCount:
-    """Trials of a study that failed for one cause."""
-
-    dataset: str
-    kind: FailureKind
-    message: str
-    """Of the first of them."""
-    numbers: tuple[int, ...]
-    num_overcome: int
-    """Those that were tried again and have gone on, or wait to."""
-
-
-def count_failures(dataset: str, trials: Iterable[TrialRecord], since: str) -> list[FailureCount]:
+def failures_since(trials: Iterable[TrialRecord], since: str) -> list[FailureCount]:
     """Return the causes of failures of a study, the most frequent first.
 
     Args:
-        dataset: Name of the study's dataset.
         trials: Trials of the study.
         since: UTC, ISO 8601; trials that had ended before are left out.
     """
-    found: dict[FailureKind, list[TrialRecord]] = defaultdict(list)
-    for trial in trials:
-        if trial.failure is not None and (not trial.finished_at or _when(trial.finished_at) >= _when(since)):
-            found[trial.failure.kind].append(trial)
-    counts = [_count(dataset, kind, failed) for kind, failed in found.items()]
-    return sorted(counts, key=lambda count: -len(count.numbers))
+    return count_failures(
+        trial for trial in trials if not trial.finished_at or _when(trial.finished_at) >= _when(since)
+    )
 
 
 def summary_title(sweep: str, session: SessionRecord) -> str:
@@ -64,7 +46,7 @@ def summary_text(
     session: SessionRecord,
     progress: Sequence[StudyProgress],
     *,
-    failures: Sequence[FailureCount],
+    failures: Mapping[str, Sequence[FailureCount]],
     budget: BudgetSettings,
     device_s: float,
     earlier: Sequence[SessionRecord],
@@ -74,7 +56,7 @@ def summary_text(
     Args:
         session: The session, ended.
         progress: The studies.
-        failures: What went wrong in it.
+        failures: What failed in it, by dataset.
         budget: Budget of the sweep.
         device_s: Device seconds that the sweep has spent, all sessions together.
         earlier: The sessions before, in order.
@@ -82,8 +64,8 @@ def summary_text(
     past, killed = since_last_summary(earlier)
     lines = [_span_line(session, budget), f"It ended because: {session.reason}.", *_killed_lines(killed), ""]
     lines += [f"- {_study_line(study, past.get(study.study.name))}" for study in progress]
-    lines += ["", "Failures:" if failures else "Failures: none."]
-    lines += [f"- {_failure_line(count)}" for count in failures]
+    failed = [f"- {_failure_line(dataset, count)}" for dataset, counts in failures.items() for count in counts]
+    lines += ["", *(["Failures:", *failed] if failed else ["Failures: none."])]
     lines += ["", *_left_lines(session, progress, budget, device_s)]
     return "\n".join(lines) + "\n"
 
@@ -138,11 +120,13 @@ def _change(progress: StudyProgress, past: StudyTally | None) -> str:
     return f", {progress.best_value - past.best:+.3f} since the session before"
 
 
-def _failure_line(count: FailureCount) -> str:
+def _failure_line(dataset: str, count: FailureCount) -> str:
     numbers = ", ".join(map(str, count.numbers[:_MOST_NUMBERS])) + (", ..." * (len(count.numbers) > _MOST_NUMBERS))
-    again = f"; {count.num_overcome} of them went on" if count.num_overcome else ""
+    again = f"; {count.num_recovered} of them continued" if count.num_recovered else ""
     noun = "trial" if len(count.numbers) == 1 else "trials"
-    return f"{count.dataset}: {POLICIES[count.kind].title} ({count.kind}), {noun} {numbers}{again}: {count.message}"
+    title = f"{POLICIES[count.kind].title} ({count.kind})" if count.kind else count.cause
+    message = count.message if len(count.message) <= _MOST_MESSAGE else f"{count.message[: _MOST_MESSAGE - 3]}..."
+    return f"{dataset}: {title}, {noun} {numbers}{again}: {message}"
 
 
 def _left_lines(
@@ -166,15 +150,6 @@ def _left_lines(
 def _left_words(progress: StudyProgress) -> str:
     words = f"{_plural(max(0, progress.budget - progress.num_done), 'trial')} of {progress.study.dataset}"
     return words if progress.left_s is None else f"{words} (about {clock_text(progress.left_s)})"
-
-
-def _count(dataset: str, kind: FailureKind, trials: Sequence[TrialRecord]) -> FailureCount:
-    failure = trials[0].failure
-    message = " ".join(failure.message.split()) if failure else ""
-    short = message if len(message) <= _MOST_MESSAGE else message[: _MOST_MESSAGE - 3] + "..."
-    numbers = tuple(trial.spec.number for trial in trials)
-    num_overcome = sum(trial.state.value not in ("failed", "infeasible") for trial in trials)
-    return FailureCount(dataset, kind, short or "no message", numbers, num_overcome)
 
 
 def _shown(moment: str, budget: BudgetSettings) -> str:

@@ -11,8 +11,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from sweeper.analysis.params import params_text, shown_params
 from sweeper.display.progress import StudyProgress
+from sweeper.figures.hyperparameters import params_text, shown_params
+from sweeper.figures.training_rows import capped_rows
 from sweeper.types import StudyRecord, TrialRecord, TrialState
 
 __all__ = [
@@ -36,7 +37,7 @@ def progress_table(progress: Sequence[StudyProgress]) -> Table:
     table = _table(progress, "Trials", "Best so far", "Default", "Time")
     for study in progress:
         cells = (_trials_cell(study), _best_cell(study), _default_cell(study), _time_cell(study))
-        table.add_row(Text(study.study.dataset), *cells)
+        table.add_row(_dataset_cell(study.study), *cells)
     return table
 
 
@@ -55,7 +56,7 @@ def final_table(progress: Sequence[StudyProgress]) -> Table:
     for study in progress:
         default = Text.assemble(f"{_value(study.default_value)}\n", (_default_words(study), "dim"))
         effort = (_value(study.baseline[1] if study.baseline else None), str(study.num_done), clock_text(study.wall_s))
-        table.add_row(Text(study.study.dataset), _best_cell(study), default, *effort)
+        table.add_row(_dataset_cell(study.study), _best_cell(study), default, *effort)
     return table
 
 
@@ -67,6 +68,11 @@ def _table(progress: Sequence[StudyProgress], *headers: str) -> Table:
         is_text = header in ("Best so far", "Best settings", "Default recipe")
         table.add_column(header, overflow="fold", no_wrap=not is_text)
     return table
+
+
+def _dataset_cell(study: StudyRecord) -> Text:
+    capped = capped_rows(study)
+    return Text.assemble(study.dataset, (f"\n{capped}" if capped else "", "not bold dim"))
 
 
 def _trials_cell(progress: StudyProgress) -> Text:
@@ -127,7 +133,7 @@ def _default_words(progress: StudyProgress) -> str:
 
 def settings_text(study: StudyRecord, record: TrialRecord) -> str:
     """Return a trial's settings in one line."""
-    return params_text(shown_params(study, record))
+    return params_text(shown_params(record.spec, study.space))
 
 
 def score_text(progress: StudyProgress) -> str:

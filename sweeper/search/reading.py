@@ -1,4 +1,4 @@
-"""What Optuna's trials say: the best, the worst, and whether they belong to the study that is being opened.
+"""What Optuna's trials say: the worst value, and whether they belong to the study that is being opened.
 
 Called by the rest of `search`; writes nothing but the space of a new study.
 """
@@ -16,7 +16,7 @@ from sweeper.config.values import ParamValue
 from sweeper.errors import StoreError, SweepMismatch
 from sweeper.search.distributions import from_stored
 
-__all__ = ["best_trial", "check_same", "check_trial", "is_infeasible", "worst_value"]
+__all__ = ["check_same", "check_trial", "is_infeasible", "worst_value"]
 
 _COMPLETE = optuna.trial.TrialState.COMPLETE
 _UNSEEN_SCORE = 0.0
@@ -67,16 +67,6 @@ def check_trial(
             "database of studies, which therefore belongs to another sweep. Move the database away (it is rebuilt "
             "from the folder), or use a new sweep name"
         )
-
-
-def best_trial(trials: Sequence[optuna.trial.FrozenTrial], *, maximize: bool) -> tuple[int, float] | None:
-    """Return number and value of the best complete, feasible trial, the first of equals; None before there is one."""
-    found = [(t.value, t.number) for t in trials if t.state is _COMPLETE and not is_infeasible(t)]
-    scored = [(value if maximize else -value, -number) for value, number in found if value is not None]
-    if not scored:
-        return None
-    value, number = max(scored)
-    return -number, value if maximize else -value
 
 
 def worst_value(trials: Sequence[optuna.trial.FrozenTrial], value: float | None, *, maximize: bool) -> float:

@@ -14,6 +14,7 @@ import optuna
 from sweeper.config.settings import SearchSettings
 from sweeper.config.space import Scale, SearchSpace
 from sweeper.config.values import ParamValue
+from sweeper.figures.recipes import default_recipe, recipe_origin
 from sweeper.search import cma, gp
 from sweeper.search.proposals import Grid, fit_recipes, random_point, sobol_point, trial_seed
 from sweeper.search.reading import is_infeasible
@@ -84,7 +85,8 @@ class Proposer:
     @property
     def default_origin(self) -> str:
         """Origin of the recipe that all are compared with."""
-        return f"recipe:{self._settings.recipes[0].name}" if self._settings.recipes else ""
+        recipe = default_recipe(self._settings)
+        return recipe_origin(recipe.name) if recipe else ""
 
     def draft(self, number: int, trials: Sequence[optuna.trial.FrozenTrial]) -> Draft:
         """Return who proposes trial ``number``, given the trials so far."""
@@ -92,7 +94,7 @@ class Proposer:
             return Draft(origin="grid", params=self._grid.point(number))
         if number < len(self._recipes):
             name, params = self._recipes[number]
-            return Draft(origin=f"recipe:{name}", params=params)
+            return Draft(origin=recipe_origin(name), params=params)
         index = number - len(self._recipes)
         model = self._model(number)
         if index < self._settings.num_startup_trials or model == "qmc" or not self._is_ready(model, trials):

@@ -21,7 +21,7 @@ from sweeper.errors import SweeperError
 from sweeper.search.distributions import distributions, suggest, to_stored
 from sweeper.search.proposals import Proposal, trial_seed
 from sweeper.search.pruning import make_pruner, num_free_passes
-from sweeper.search.reading import best_trial, check_same, check_trial, worst_value
+from sweeper.search.reading import check_same, check_trial, worst_value
 from sweeper.search.samplers import Proposer
 from sweeper.search.storage import durable, open_storage, patience, translated
 from sweeper.types import Decision, Phase, TrialRecord, TrialState
@@ -240,10 +240,6 @@ class Search:
             if trial.state is optuna.trial.TrialState.RUNNING and trial.number not in self._known
         ]
         return [self._redraw(trial) for trial in running]
-
-    def best(self) -> tuple[int, float] | None:
-        """Return number and value of the best complete, feasible trial, or None before there is one."""
-        return best_trial(self._trials(), maximize=self._is_maximize)
 
     @property
     def _is_maximize(self) -> bool:

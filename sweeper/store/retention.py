@@ -1,13 +1,16 @@
-"""Which adapters a sweep keeps: those of the best trials, and of what they are compared with. Pure; decides only.
+"""Which adapters a sweep keeps: those of the best trials, and those of the recipes. Pure; decides only.
 
-A complete trial's rank among the complete ones never improves, so an adapter that is not kept now is never missed.
-`study_run` asks after every trial, `audit` to know which adapters must be there.
+A complete trial's rank never rises: `rank_trials` is a total order of values that are fixed when a trial completes, so
+trials that complete later can only push it down. An adapter that is dropped now is therefore never needed later, and
+the best trial of a report always has its adapter. `TrialRecords` asks after every complete trial, `find_damage` to know
+which adapters must be there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from sweeper.figures.ranking import rank_trials
 from sweeper.types import StudyRecord, TrialRecord, TrialState
 
 __all__ = ["adapters_to_keep"]
@@ -24,7 +27,5 @@ def adapters_to_keep(study: StudyRecord, records: Iterable[TrialRecord], num_bes
     complete = [record for record in records if record.state is TrialState.COMPLETE]
     if not num_best:
         return {record.spec.number for record in complete}
-    always = {record.spec.number for record in complete if record.spec.is_recipe}
-    sign = 1 if study.direction == "maximize" else -1
-    scored = [(-sign * value, record.spec.number) for record in complete if (value := study.value(record)) is not None]
-    return always | {number for _, number in sorted(scored)[:num_best]}
+    recipes = {record.spec.number for record in complete if record.spec.is_recipe}
+    return recipes | {record.spec.number for record in rank_trials(study, complete, num_best)}

@@ -26,7 +26,7 @@ class SweepMonitor:
         view: Where studies are shown.
         runs: The studies.
         settings: Of the sweep.
-        num_workers: Workers that share them; earlier sessions are taken to have had as many.
+        num_workers: Workers that share them.
         tracker: Asked whether it is behind.
         recorder: Keeps the record of the session.
     """
@@ -58,7 +58,8 @@ class SweepMonitor:
 
     def progress(self) -> list[StudyProgress]:
         """Return how far the studies are."""
-        return runs_progress(self._runs, self._settings, num_workers=self._num_workers)
+        sessions, now = self._recorder.sessions_so_far()
+        return runs_progress(self._runs, self._settings, sessions=sessions, now=now)
 
     def __call__(self) -> None:
         """Show the present state."""

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sweeper.config.checks import micro_batch
 from sweeper.config.compose import SweepConfig
@@ -20,10 +21,14 @@ from sweeper.config.values import ParamValue
 from sweeper.errors import ConfigError, DataError, did_you_mean
 from sweeper.execute.base import OpenStudy
 from sweeper.fetch.progress import Progress
+from sweeper.figures.recipes import default_recipe
 from sweeper.search.pruning import rung_chunks
 from sweeper.tasks import make_task
 from sweeper.train.chunks import ChunkPlan
 from sweeper.types import StudyRecord, TrialSpec, TrialTemplate
+
+if TYPE_CHECKING:
+    from sweeper.data.base import Splits
 
 __all__ = ["StudyPlan", "plan_model", "plan_study", "reference_recipe", "study_name"]
 
@@ -89,14 +94,14 @@ def plan_study(
         raise DataError(
             f"dataset {dataset.name} has {len(splits.train)} training row(s) after the split; at least 2 are needed"
         )
-    return _plan(config, dataset, labels=splits.labels, num_rows=splits.num_rows, fingerprint=splits.fingerprint)
+    return _plan(config, dataset, splits)
 
 
 def reference_recipe(settings: SweepSettings, space: SearchSpace) -> tuple[str, Mapping[str, ParamValue]] | None:
     """Return the default recipe if the search will not try it itself, so that it must run as a reference."""
-    if not settings.search.recipes:
+    recipe = default_recipe(settings.search)
+    if recipe is None:
         return None
-    recipe = settings.search.recipes[0]
     fixed = Hyperparameters.of(settings).by_key()
     inside = {key: recipe.params.get(key, fixed[key]) for key in space.keys}
     is_same = all(fixed.get(key) == value for key, value in recipe.params.items() if key not in space.keys)
@@ -113,18 +118,11 @@ def _checked(recipe: Recipe, fixed: Mapping[str, ParamValue]) -> Mapping[str, Pa
     return dict(recipe.params)
 
 
-def _plan(
-    config: SweepConfig,
-    dataset: DatasetSettings,
-    *,
-    labels: tuple[str, ...],
-    num_rows: Mapping[str, int],
-    fingerprint: str,
-) -> StudyPlan:
+def _plan(config: SweepConfig, dataset: DatasetSettings, splits: Splits) -> StudyPlan:
     settings = config.settings
-    metric, direction = _objective(settings, len(labels))
+    metric, direction = _objective(settings, len(splits.labels))
     chunks = ChunkPlan.of(
-        num_rows["train"],
+        splits.num_rows["train"],
         micro_batch=micro_batch(settings, config.space),
         chunks_per_epoch=settings.train.chunks_per_epoch,
         epochs=settings.train.epochs,
@@ -141,10 +139,11 @@ def _plan(
         rungs=_rungs(settings, chunks),
         rows_per_chunk=chunks.rows_per_chunk,
         micro_batch=chunks.micro_batch,
-        fingerprint=fingerprint,
-        labels=labels,
-        num_rows=num_rows,
+        fingerprint=splits.fingerprint,
+        labels=splits.labels,
+        num_rows=splits.num_rows,
         space=config.space.texts,
+        num_available=splits.num_available,
     )
     return StudyPlan(record, _opening(record, settings, dataset, chunks, _typical(record, settings, config.space)))
 

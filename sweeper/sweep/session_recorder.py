@@ -18,7 +18,7 @@ from sweeper.config.settings import SweepSettings
 from sweeper.config.time_limit import find_time_limit
 from sweeper.config.time_windows import parse
 from sweeper.display.progress import StudyProgress, progress_from_disk
-from sweeper.display.summary import count_failures, since_last_summary, summary_text, summary_title
+from sweeper.display.summary import failures_since, since_last_summary, summary_text, summary_title
 from sweeper.errors import DiskFull, SweeperError
 from sweeper.store.atomic import write_atomic
 from sweeper.store.ledger import Ledger
@@ -46,6 +46,7 @@ class SessionRecorder:
         self._store, self._settings, self._clock = store, settings, clock
         self._sessions = SessionLog(store.root)
         self._record: SessionRecord | None = None
+        self._earlier: list[SessionRecord] = []
         self._spent_before_s = 0.0
         self._ledger: Ledger | None = None
         self._message: tuple[str, str] | None = None
@@ -73,8 +74,15 @@ class SessionRecorder:
             if self._message is not None:
                 send(self._settings.notify, *self._message)
 
+    def sessions_so_far(self) -> tuple[list[SessionRecord], datetime | None]:
+        """Return all sessions up to this one, and the present time; nothing before this one has begun."""
+        if self._record is None:
+            return [], None
+        return [*self._earlier, self._record], self._clock()
+
     def begin(self, ledger: Ledger, progress: Sequence[StudyProgress]) -> None:
         """Begin the record."""
+        self._earlier = self._sessions.read()
         self._ledger, self._spent_before_s = ledger, ledger.cost.device_s
         tallies = {study.study.name: _tally(study) for study in progress}
         self._save(
@@ -104,29 +112,26 @@ class SessionRecorder:
 
     def end(self, reason: str, progress: Sequence[StudyProgress], *, has_failed: bool = False) -> None:
         """End the record, write the summary to the log and to files, and queue the message."""
-        earlier = [record for record in self._sessions.read() if record.number != self._begun().number]
         record = dataclasses.replace(self._begun(), ended_at=self._now(), reason=reason, has_failed=has_failed)
         record = self._save_progress(record, progress)
         title = summary_title(self._store.root.name, record)
-        text = self._summary_text(record, progress, earlier)
+        text = self._summary_text(record, progress)
         log.info("%s\n%s", title, text)
         for path in (self._store.paths.summary, self._sessions.path(record.number, ".md")):
             _write(path, f"# {title}\n\n{text}".encode())
         self._queue_message(title, text, is_bad=has_failed or _num_failed(record.after) > _num_failed(record.before))
 
-    def _summary_text(
-        self, record: SessionRecord, progress: Sequence[StudyProgress], earlier: Sequence[SessionRecord]
-    ) -> str:
-        killed = since_last_summary(earlier)[1]
+    def _summary_text(self, record: SessionRecord, progress: Sequence[StudyProgress]) -> str:
+        killed = since_last_summary(self._earlier)[1]
         since = killed[0].begun_at if killed else record.begun_at
-        causes = [count_failures(s.study.dataset, self._store.trials(s.study.name), since) for s in progress]
+        failures = {s.study.dataset: failures_since(self._store.trials(s.study.name), since) for s in progress}
         return summary_text(
             record,
             progress,
-            failures=[count for counts in causes for count in counts],
+            failures=failures,
             budget=self._settings.budget,
             device_s=self._ledger.cost.device_s if self._ledger else 0.0,
-            earlier=earlier,
+            earlier=self._earlier,
         )
 
     def _record_error(self, reason: str) -> None:
@@ -167,7 +172,7 @@ class SessionRecorder:
         return (end - datetime.fromisoformat(moment)).total_seconds()
 
     def _now(self) -> str:
-        return self._clock().isoformat(timespec="seconds")
+        return self._clock().isoformat(timespec="milliseconds")
 
 
 def _write(path: Path, content: bytes) -> None:

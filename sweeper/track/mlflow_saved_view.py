@@ -12,6 +12,7 @@ import json
 import zlib
 from typing import Any
 
+from sweeper.figures.hyperparameters import ALPHA
 from sweeper.track.mlflow_view import CHUNKS, axis_params
 from sweeper.types import StudyRecord
 
@@ -67,7 +68,7 @@ def _state(study: StudyRecord) -> dict[str, Any]:
 
 def _columns(study: StudyRecord, score: str) -> list[str]:
     metrics = [score, score.replace("final/", "best/"), "cost/device_s"]
-    params = [*study.space, "lora.alpha", "num_parameters"]
+    params = [*study.space, ALPHA, "num_parameters"]
     return [
         *(f"metrics.`{name}`" for name in metrics),
         *(f"params.`{name}`" for name in dict.fromkeys(params)),

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sweeper.config.values import ParamValue
-from sweeper.types import Measurement, StudyRecord, TrialRecord, TrialSpec, TrialState
+from sweeper.figures.hyperparameters import ALPHA, alpha, params_text, shown_params
+from sweeper.figures.recipes import recipe_name
+from sweeper.figures.training_rows import capped_rows
+from sweeper.types import Measurement, StudyRecord, TrialRecord, TrialState
 
 __all__ = [
     "CHUNKS",
@@ -32,21 +34,6 @@ __all__ = [
 CHUNKS = "cost/chunks"
 """Metric that tells, of a run found again, how far it was shown; its value is its step."""
 
-_SHORT = {
-    "lora.r": "r",
-    "lora.alpha_ratio": "a/r",
-    "train.learning_rate": "lr",
-    "lora.dropout": "drop",
-    "lora.use_rslora": "rs",
-    "train.batch_size": "bs",
-    "train.weight_decay": "wd",
-    "train.warmup_ratio": "warm",
-    "train.lr_schedule": "",
-    "train.max_grad_norm": "clip",
-    "train.adam_beta1": "b1",
-    "train.adam_beta2": "b2",
-}
-_IN_EVERY_NAME = ("lora.r", "lora.alpha_ratio", "train.learning_rate")
 _LOGARITHMS = {"log2": math.log2, "log10": math.log10}
 _MAX_TAG = 4000
 """Characters; MLflow refuses tags of more than 8,000 and shows far fewer."""
@@ -63,17 +50,10 @@ class Point:
 
 
 def run_name(trial: TrialRecord) -> str:
-    """Return e.g. ``0007 r=8 a/r=1 lr=1e-3``; recipes also say which they are: charts show little else."""
+    """Return e.g. ``0007 r=8 alpha=16 dropout=0 lr=0.001``; recipes also say which they are: charts show little else."""
     spec = trial.spec
-    values = spec.by_key()
-    parts = [f"{spec.number:04d}"]
-    if spec.is_recipe:
-        parts.append(spec.origin.removeprefix("recipe:"))
-    for key, short in _SHORT.items():
-        if key in spec.params or key in _IN_EVERY_NAME:
-            value = _brief(key, values[key])
-            parts.append(f"{short}={value}" if short else value)
-    return " ".join(parts)
+    parts = (f"{spec.number:04d}", recipe_name(spec), params_text(shown_params(spec, spec.params)))
+    return " ".join(part for part in parts if part)
 
 
 def axis_params(study: StudyRecord) -> list[str]:
@@ -89,7 +69,7 @@ def run_params(study: StudyRecord, trial: TrialRecord) -> dict[str, str]:
     spec, values = trial.spec, trial.spec.by_key()
     keys = [*spec.params, *(key for key in sorted(values) if key not in spec.params)]
     params = {key: _text(values[key]) for key in keys}
-    params["lora.alpha"] = _text(_alpha(spec))
+    params[ALPHA] = _text(alpha(spec.lora))
     for key, text in study.space.items():
         if _scale(text) and float(values[key]) > 0:
             params[f"{_scale(text)}.{key}"] = _text(_LOGARITHMS[_scale(text)](float(values[key])))
@@ -166,6 +146,8 @@ def summary(study: StudyRecord, trial: TrialRecord) -> list[Point]:
 def experiment_note(study: StudyRecord, sweep: str, link: str) -> str:
     """Return Markdown that tells what the study is and how to read its runs; ``link`` opens the prepared view."""
     rows = ", ".join(f"{count} {split}" for split, count in study.num_rows.items())
+    capped = capped_rows(study)
+    rows += f" (training uses {capped}: train_rows caps them)" if capped else ""
     space = "\n".join(f"| `{key}` | `{text}` |" for key, text in study.space.items())
     metric = study.metric.removeprefix("validation/")
     better = "higher" if study.direction == "maximize" else "lower"
@@ -220,18 +202,5 @@ def _scale(text: str) -> str:
     return "log2" if "log2," in text else "log10" if "log," in text else ""
 
 
-def _alpha(spec: TrialSpec) -> float:
-    return spec.lora.r * spec.lora.alpha_ratio
-
-
 def _text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _brief(key: str, value: ParamValue) -> str:
-    if isinstance(value, bool) or not isinstance(value, float):
-        return str(value)
-    if key in ("train.learning_rate", "train.weight_decay") and value:
-        mantissa, exponent = f"{value:.1e}".split("e")
-        return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
-    return f"{value:.2g}"

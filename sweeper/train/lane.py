@@ -17,6 +17,7 @@ from safetensors.torch import load, save
 
 from sweeper.config.settings import LoraSettings
 from sweeper.errors import StoreError
+from sweeper.figures.hyperparameters import alpha
 from sweeper.train.layout import Layout
 from sweeper.types import Admission, TrialSpec
 
@@ -115,7 +116,7 @@ class Lane:
             "revision": None,
             "inference_mode": True,
             "r": layout.rank,
-            "lora_alpha": layout.rank * lora.alpha_ratio,
+            "lora_alpha": alpha(lora),
             "lora_dropout": lora.dropout,
             "use_rslora": lora.use_rslora,
             "bias": "none",

@@ -3,56 +3,7 @@ import math
 import pytest
 
 from sweeper.analysis import compare as c
-from sweeper.types import Phase, TrialState
-from tests.builders import make_default, make_study, make_trial
-
-
-def numbers(trials):
-    return [trial.spec.number for trial in trials]
-
-
-def test_trials_are_ranked_by_score_where_more_is_better():
-    assert numbers(c.top_trials(make_study(), [make_trial(0, 0.7), make_trial(1, 0.9), make_trial(2, 0.8)])) == [
-        1,
-        2,
-        0,
-    ]
-
-
-def test_trials_are_ranked_by_score_where_less_is_better():
-    study = make_study(metric="validation/loss", direction="minimize")
-    trials = [make_trial(0, 0.7, study=study), make_trial(1, 0.9, study=study), make_trial(2, 0.2, study=study)]
-    assert numbers(c.top_trials(study, trials)) == [2, 0, 1]
-
-
-def test_a_tie_goes_to_fewer_parameters():
-    trials = [make_trial(0, 0.9, params={"lora.r": 64}), make_trial(1, 0.9, params={"lora.r": 4})]
-    assert c.best_trial(make_study(), trials).spec.number == 1
-
-
-def test_a_tie_in_parameters_too_goes_to_the_earlier_trial():
-    assert c.best_trial(make_study(), [make_trial(5, 0.9), make_trial(3, 0.9)]).spec.number == 3
-
-
-@pytest.mark.parametrize("state", [s for s in TrialState if s is not TrialState.COMPLETE])
-def test_only_complete_trials_can_be_best(state):
-    assert c.best_trial(make_study(), [make_trial(0, 0.99, state=state)]) is None
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, None])
-def test_a_complete_trial_without_a_finite_score_is_not_ranked(value):
-    assert numbers(c.top_trials(make_study(), [make_trial(0, value), make_trial(1, 0.1)])) == [1]
-
-
-def test_a_reference_outside_the_space_can_be_best():
-    trials = [make_trial(0, 0.8), make_default(0.9, 1, phase=Phase.REFERENCE)]
-    assert c.best_trial(make_study(), trials).spec.number == 1
-
-
-def test_the_default_is_found_by_its_recipe_and_prefers_a_complete_trial():
-    trials = [make_trial(0, 0.9), make_default(0.5, 1, state=TrialState.FAILED), make_default(0.8, 2)]
-    assert c.default_trial(trials, "peft_default").spec.number == 2
-    assert c.default_trial(trials, "other") is None
+from tests.builders import make_study, make_trial
 
 
 def test_standard_error_of_an_accuracy_is_binomial():

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from sweeper.analysis.best import best_settings
-from sweeper.analysis.load import load_trials, wall_s
+from sweeper.analysis.load import load_trials
 from sweeper.analysis.report import write_reports
 from sweeper.config.space import Dimension, Scale, SearchSpace
 from sweeper.store.trials import TrialStore
@@ -77,11 +77,6 @@ def test_best_json_counts_trials_and_cost(tmp_path, trials):
 def test_references_are_not_counted_as_trials(tmp_path):
     _, study = report_of(tmp_path, [make_trial(0, 0.9), make_default(0.8, 1, phase=Phase.REFERENCE)])
     assert (study["num_trials"], study["num_references"], study["default"]["value"]) == (1, 1, 0.8)
-
-
-def test_wall_time_counts_overlaps_once_and_leaves_out_gaps():
-    # Each trial lasts two minutes from its number on: 0-2, 1-3, and 30-32.
-    assert wall_s([make_trial(30), make_trial(0), make_trial(1), make_trial(40, state=TrialState.RUNNING)]) == 300
 
 
 def test_settings_at_a_bound_are_told_with_advice(tmp_path):
@@ -239,7 +234,6 @@ def test_the_default_recipe_is_the_first_of_the_settings(tmp_path):
     store = make_sweep(tmp_path / "mine", [(make_study(), [make_trial(0, 0.9, origin="recipe:double_alpha")])])
     assert best_settings(store)["default_recipe"] == "peft_default"
     assert best_settings(store)["studies"][0]["default"] is None
-    assert best_settings(store, default="double_alpha")["studies"][0]["default"]["trial"] == 0
 
 
 def test_the_report_shows_how_to_load_the_adapter(tmp_path, trials):

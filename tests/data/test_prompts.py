@@ -32,6 +32,13 @@ def everything(splits):
     return [row for part in (splits.train, splits.validation, splits.test) for row in part.to_list()]
 
 
+def test_the_rows_that_could_be_training_rows_are_kept_with_the_splits(tmp_path):
+    rows = [{"prompt": f"{n}+1=", "completion": str(n + 1)} for n in range(100)]
+    for _ in range(2):  # made, then from the cache
+        splits = splits_of(tmp_path, rows, train_rows=20, validation_rows=10, test_rows=10)
+        assert (len(splits.train), splits.num_available) == (20, 80)
+
+
 def test_prompts_and_completions_are_taken_as_they_are():
     row = {"prompt": "def f():\n", "completion": "    return 1\n"}
     assert built(row) == [row]

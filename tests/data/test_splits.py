@@ -32,6 +32,20 @@ def test_sizes_are_as_asked():
     assert make_splits(table_of({"a": 200, "b": 200}), mine()).num_rows == {"train": 100, "validation": 40, "test": 60}
 
 
+def test_the_rows_that_could_be_training_rows_are_counted():
+    assert make_splits(table_of({"a": 200, "b": 200}), mine()).num_available == 300
+    assert make_splits(table_of({"a": 200, "b": 200}), mine(train_rows=0)).num_available == 300
+    assert make_splits(table_of({"a": 25, "b": 25}), mine()).num_available == 30
+
+
+def test_of_named_splits_only_those_for_training_are_available():
+    rows = [*table_of({"a": 200, "b": 100}, "train").to_list(), {"text": "A 1", "label": "a", "split": "train"}]
+    rows += [{"text": f"test {n}", "label": "ab"[n % 2], "split": "test"} for n in range(80)]
+    splits = make_splits(Dataset.from_list(rows), mine())
+    assert splits.num_rows == {"train": 100, "validation": 40, "test": 60}
+    assert splits.num_available == 300 - 40
+
+
 def test_no_text_is_in_two_splits():
     found = texts(make_splits(table_of({"a": 100, "b": 100}), mine()))
     assert len({text for part in found.values() for text in part}) == 200

@@ -53,7 +53,7 @@ def test_causes_are_counted_also_of_trials_that_went_on():
         make_infeasible(3),
         make_trial(4, 0.9),
     ]
-    expected = "2 infeasible (out_of_memory), 1 failed (lost_worker), 1 went on after lost_worker"
+    expected = "2 infeasible (out_of_memory), 1 failed (lost_worker), 1 continued after lost_worker"
     assert cause_counts(trials) == expected
 
 

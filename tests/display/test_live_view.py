@@ -68,7 +68,7 @@ def test_long_settings_are_not_cut_off(table, width):
         "lr=0.000123",
         "batch=16",
         "wd=0",
-        "lr_schedule=linear",
+        "schedule=linear",
         "1:06:40",
     ):
         assert shown in text

@@ -42,6 +42,8 @@ def test_the_result_is_what_best_json_holds(tiny, folder):
     assert 0 <= study["best"]["value"] <= 1
     assert study["default"]["origin"] == "recipe:peft_default"
     assert 0 <= study["frozen_probe"] <= 1
+    assert (study["num_rows"]["train"], study["num_available"]) == (64, 90)
+    assert 0 < study["wall_s"] < 600
 
 
 def test_a_sweep_leaves_report_table_adapters_and_log(tiny, folder):

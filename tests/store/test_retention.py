@@ -23,6 +23,11 @@ def test_the_best_trials_keep_theirs_the_first_of_equals_before_the_others(recor
     assert kept(records, 3) == {1, 2, 3}
 
 
+def test_of_equals_the_one_with_fewer_parameters_keeps_its_adapter_as_in_the_report():
+    tied = [make_trial(number, 0.9, params={"lora.r": 64 - number}) for number in range(21)]
+    assert kept(tied, 20) == set(range(1, 21))
+
+
 def test_the_best_is_the_lowest_where_less_is_better(records):
     assert kept(records, 2, direction="minimize") == {0, 4}
 

@@ -9,7 +9,7 @@ import pytest
 
 from sweeper.config.settings import BudgetSettings, NotifySettings, SweepSettings
 from sweeper.display.progress import study_progress
-from sweeper.display.summary import count_failures, session_line, summary_text, summary_title
+from sweeper.display.summary import failures_since, session_line, summary_text, summary_title
 from sweeper.store.ledger import Ledger
 from sweeper.store.serialization import to_bytes
 from sweeper.store.sessions import Prediction, SessionLog, SessionRecord, StudyTally
@@ -39,10 +39,10 @@ def progress_of(trials, *, budget=10):
     return study_progress(make_study(), trials, budget=budget, wall_s=90.0, default="peft_default")
 
 
-def text_of(session=SESSION, *, trials=None, earlier=(), failures=(), budget=NIGHT):
+def text_of(session=SESSION, *, trials=None, earlier=(), failures=None, budget=NIGHT):
     progress = [progress_of([make_default(0.8), make_trial(4, 0.9)] if trials is None else trials)]
     return summary_text(
-        session, progress, failures=list(failures), budget=budget, device_s=7 * 3600.0, earlier=list(earlier)
+        session, progress, failures=failures or {}, budget=budget, device_s=7 * 3600.0, earlier=list(earlier)
     )
 
 
@@ -87,7 +87,7 @@ def test_a_sweep_that_is_done_has_no_next_window():
     text = text_of(trials=[make_default(0.8)], budget=replace(NIGHT, window="22:00-07:00"))
     assert "Next window" in text
     done = summary_text(
-        SESSION, [progress_of([make_default(0.8)], budget=1)], failures=[], budget=NIGHT, device_s=0.0, earlier=[]
+        SESSION, [progress_of([make_default(0.8)], budget=1)], failures={}, budget=NIGHT, device_s=0.0, earlier=[]
     )
     assert "Next window" not in done
     assert "Left in the budget: no trial" in done
@@ -108,25 +108,25 @@ def test_sessions_that_were_killed_are_counted_in():
 def test_failures_are_told_with_cause_trials_and_what_became_of_them():
     trials = [
         failed(3, FailureKind.OUT_OF_MEMORY, TrialState.INFEASIBLE, message="CUDA out of memory"),
-        failed(5, FailureKind.LOST_WORKER, TrialState.COMPLETE, message="worker 0 was\nkilled"),
+        failed(5, FailureKind.LOST_WORKER, TrialState.COMPLETE, message="worker 0 was killed\nby SIGKILL"),
         failed(6, FailureKind.LOST_WORKER, TrialState.FAILED),
         make_trial(7, 0.5),
     ]
-    text = text_of(failures=count_failures("trec", trials, SESSION.begun_at))
+    text = text_of(failures={"trec": failures_since(trials, SESSION.begun_at)})
     assert (
-        "- trec: the worker's process died (lost_worker), trials 5, 6; 1 of them went on: worker 0 was killed" in text
+        "- trec: the worker's process died (lost_worker), trials 5, 6; 1 of them continued: worker 0 was killed" in text
     )
     assert "(out_of_memory), trial 3: CUDA out of memory" in text
 
 
 def test_failures_of_earlier_sessions_are_left_out():
     old = failed(3, FailureKind.ERROR, TrialState.FAILED, finished_at="2026-01-01T20:59:59+00:00")
-    assert count_failures("trec", [old], SESSION.begun_at) == []
+    assert failures_since([old], SESSION.begun_at) == []
 
 
 def test_long_messages_and_many_trials_are_cut():
     trials = [failed(n, FailureKind.ERROR, TrialState.FAILED, message="x" * 1000) for n in range(20)]
-    text = text_of(failures=count_failures("trec", trials, SESSION.begun_at))
+    text = text_of(failures={"trec": failures_since(trials, SESSION.begun_at)})
     [line] = [line for line in text.splitlines() if "xx" in line]
     assert "0, 1, 2, 3, 4, 5, 6, 7, ...: " in line
     assert len(line) < 300
@@ -206,14 +206,14 @@ def test_a_session_is_kept_from_its_begin_and_a_killed_one_has_no_end(bench):
         bench.night(trials=[make_default(0.8)], error=KeyboardInterrupt())
     [record] = SessionLog(bench.store.root).read()
     assert (record.number, record.ended_at, record.reason, record.num_finished) == (1, "", "", 1)
-    assert record.saved_at == "2026-01-01T21:10:00+00:00"
+    assert record.saved_at == "2026-01-01T21:10:00.000+00:00"
     assert bench.sent == []
 
 
 def test_the_end_of_a_session_is_written_and_sent(bench):
     bench.night(trials=[make_default(0.8)])
     [record] = SessionLog(bench.store.root).read()
-    assert (record.ended_at, record.reason, record.device_s) == ("2026-01-01T21:10:00+00:00", "all is done", 60.0)
+    assert (record.ended_at, record.reason, record.device_s) == ("2026-01-01T21:10:00.000+00:00", "all is done", 60.0)
     [(title, text)] = bench.sent
     assert title == "Sweep mine: session 1 ended, 1 trial done"
     for name in ("summary.md", "sessions/0001.md"):

@@ -25,7 +25,7 @@ from tests.track.builders import complete, study, trial
 
 
 def test_a_run_is_named_by_number_and_the_settings_that_differ():
-    assert run_name(trial()) == "0007 r=8 a/r=2 lr=1e-3"
+    assert run_name(trial()) == "0007 r=8 alpha=16 dropout=0 lr=0.001"
 
 
 def test_a_recipe_is_named():
@@ -33,9 +33,9 @@ def test_a_recipe_is_named():
     assert run_name(replace(trial(), spec=spec)).startswith("0007 peft_default r=8")
 
 
-def test_a_learning_rate_between_powers_of_ten_keeps_two_digits():
+def test_a_learning_rate_between_powers_of_ten_keeps_three_digits():
     spec = make_spec(params={"lora.r": 8, "train.learning_rate": 3.4567e-4})
-    assert run_name(trial(spec=spec)).endswith("lr=3.5e-4")
+    assert run_name(trial(spec=spec)).endswith("lr=0.000346")
 
 
 def test_searched_params_come_first():

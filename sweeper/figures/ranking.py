@@ -1,0 +1,42 @@
+"""Which of a study's trials is best: the one order that retention, screen, report, sessions and MLflow go by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from sweeper.types import StudyRecord, TrialRecord, TrialState
+
+__all__ = ["best_trial", "finite_value", "rank_trials"]
+
+
+def finite_value(study: StudyRecord, trial: TrialRecord) -> float | None:
+    """Return a trial's objective at its latest rung; None before the first rung and if it is not finite."""
+    value = study.value(trial)
+    return value if value is not None and math.isfinite(value) else None
+
+
+def rank_trials(study: StudyRecord, trials: Iterable[TrialRecord], limit: int | None = None) -> list[TrialRecord]:
+    """Return the complete trials that have a finite objective, best first.
+
+    Of equal objectives the trial with fewer trainable parameters comes first, then the one with the lower number. All
+    three are fixed when a trial completes, and numbers are unique: this is a total order in which two complete trials
+    never change places.
+
+    Args:
+        study: The study; knows which objective is better.
+        trials: Its trials, in any state and order.
+        limit: How many to return at most; None for all.
+    """
+    sign = -1.0 if study.direction == "maximize" else 1.0
+    keyed = [
+        ((sign * value, trial.num_parameters, trial.spec.number), trial)
+        for trial in trials
+        if trial.state is TrialState.COMPLETE and (value := finite_value(study, trial)) is not None
+    ]
+    return [trial for _, trial in sorted(keyed, key=lambda entry: entry[0])[:limit]]
+
+
+def best_trial(study: StudyRecord, trials: Iterable[TrialRecord]) -> TrialRecord | None:
+    """Return the first of `rank_trials`; None if no trial is complete."""
+    return next(iter(rank_trials(study, trials, 1)), None)

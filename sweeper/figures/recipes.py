@@ -1,0 +1,44 @@
+"""Which recipe is the default that every study is compared with, and which trial trained it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sweeper.config.settings import Recipe, SearchSettings
+from sweeper.types import TrialRecord, TrialSpec, TrialState
+
+__all__ = ["default_recipe", "default_trial", "recipe_name", "recipe_origin", "recorded_default_recipe"]
+
+_PREFIX = "recipe:"
+
+
+def default_recipe(search: SearchSettings) -> Recipe | None:
+    """Return the default recipe, the first of ``search.recipes``; None if there is none."""
+    return search.recipes[0] if search.recipes else None
+
+
+def recorded_default_recipe(sweep: Mapping[str, Any]) -> str:
+    """Return the name of a sweep's default recipe, as `default_recipe` says; empty if there is none.
+
+    Args:
+        sweep: What sweep.json holds; may be empty.
+    """
+    recipes = ((sweep.get("settings") or {}).get("search") or {}).get("recipes") or []
+    return str(recipes[0]["name"]) if recipes else ""
+
+
+def recipe_origin(name: str) -> str:
+    """Return `TrialSpec.origin` of a recipe's trial."""
+    return f"{_PREFIX}{name}"
+
+
+def recipe_name(spec: TrialSpec) -> str:
+    """Return the name of the recipe that a trial trains; empty if it trains none."""
+    return spec.origin.removeprefix(_PREFIX) if spec.is_recipe else ""
+
+
+def default_trial(trials: Iterable[TrialRecord], recipe: str) -> TrialRecord | None:
+    """Return the trial of a recipe, a complete one if there are several; None if it was not run."""
+    found = [trial for trial in trials if trial.spec.origin == recipe_origin(recipe)]
+    return min(found, key=lambda trial: (trial.state is not TrialState.COMPLETE, trial.spec.number), default=None)
