@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sweeper.config.compose import SweepConfig, parse_dimension
+from sweeper.config.compose import SweepConfig
+from sweeper.config.dimensions import parse_dimension
 from sweeper.config.hyperparameters import Hyperparameters
 from sweeper.config.settings import SweepSettings
 from sweeper.config.space import SearchSpace

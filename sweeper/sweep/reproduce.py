@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.analysis.compare import standard_error
-from sweeper.config.compose import SweepConfig, parse_dimension
+from sweeper.config.compose import SweepConfig
+from sweeper.config.dimensions import parse_dimension
 from sweeper.config.settings import SweepSettings
 from sweeper.config.space import SearchSpace
 from sweeper.display.downloads import fetch_progress

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from sweeper.config.checks import micro_batch
-from sweeper.config.compose import as_yaml, compose, parse_dimension
+from sweeper.config.compose import as_yaml, compose
+from sweeper.config.dimensions import parse_dimension
 from sweeper.config.space import Scale
 from sweeper.errors import ConfigError, SpaceError
 
