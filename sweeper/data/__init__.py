@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["prepare_splits"]
 
 SPLITS_VERSION = 1
-"""Increased when the same settings and data would be split differently."""
+"""Raised when the same settings and data would be split differently."""
 
 _DESCRIPTIVE = ("name", "path", "sha256")  # `identity` covers the last two
 
