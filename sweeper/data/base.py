@@ -19,7 +19,7 @@ from sweeper.fetch.progress import Progress
 if TYPE_CHECKING:
     from sweeper.data.tables import Builder
 
-__all__ = ["Progress", "Source", "Splits", "TokenisedSplits"]
+__all__ = ["Source", "Splits", "TokenisedSplits"]
 
 
 class Source(Protocol):
