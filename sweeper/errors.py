@@ -135,5 +135,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of a library's error message, or the name of its class if the message is empty."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """Return the first line of a library's error message as a sentence, or the name of its class."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" :")
+    return line if line.endswith((".", "!", "?")) else f"{line}."

@@ -1,7 +1,7 @@
-"""What every dataset becomes: three splits of rows, labelled texts or prompts with completions; and their token ids.
+"""The types of a dataset: three splits of labelled texts, or of prompts with completions; and their token ids.
 
-A source (`wheel`, `hub`, `files`) only reads a table; `splits` checks it, deduplicates and splits it, `tokens` turns it
-into token ids. Everything is a `datasets.Dataset`; nothing here imports torch.
+A source (`wheel`, `hub`, `files`) only reads a table; `splits` checks, deduplicates and splits it, and `tokens` makes
+token ids of it. All rows are kept in a `datasets.Dataset`; nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from sweeper.fetch.progress import Progress
 if TYPE_CHECKING:
     from sweeper.data.tables import Builder
 
-__all__ = ["Progress", "Source", "Splits", "TokenisedSplits"]
+__all__ = ["Source", "Splits", "TokenisedSplits"]
 
 
 class Source(Protocol):
     """Reads a table of rows."""
 
     def __call__(self, settings: DatasetSettings, cache: Path, progress: Progress, build: Builder) -> Dataset:
-        """Return all rows as ``build`` makes a table of them: text and label, or prompt and completion.
+        """Return the table that ``build`` makes of all rows: text and label, or prompt and completion.
 
         Raises:
-            FetchError: The data cannot be had or fails its checksum.
-            DataError: A column is missing or a row is broken; names its number.
+            FetchError: The data cannot be fetched, or its checksum is wrong.
+            DataError: A column is missing or a row is broken; the message gives its number.
         """
         ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Splits:
-    """Rows, deduplicated and split; ``label`` is an index into ``labels``, or -1 if completions are open."""
+    """Rows, deduplicated and split; column ``label`` is an index into ``labels``, or -1 if completions are open."""
 
     name: str
     train: Dataset
@@ -61,9 +61,9 @@ class Splits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenisedSplits:
-    """Columns ``input_ids`` (list of int), ``length`` (tokens) and ``label`` (int) of each split.
+    """Token ids of each split: columns ``input_ids`` (list of int), ``length`` (in tokens) and ``label`` (int).
 
-    With completions also ``prompt``, the number of tokens before the completion.
+    Rows with completions also have ``prompt``, the number of tokens before the completion.
     """
 
     train: Dataset
@@ -71,4 +71,4 @@ class TokenisedSplits:
     test: Dataset
     pad_token_id: int
     choices: tuple[tuple[int, ...], ...] = ()
-    """Token ids of each choice with its end, in the order of the labels; empty unless completions are a closed set."""
+    """Token ids of each choice with its end token, in the order of the labels; empty if completions are open."""

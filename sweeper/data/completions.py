@@ -1,7 +1,7 @@
-"""Split prompts with completions, and tell whether the completions are a closed set of choices.
+"""Splits prompts with completions, and finds out whether the completions are a closed set of choices.
 
-A closed set (few completions that repeat) is split like labels: stratified, one row a prompt. Open completions have no
-classes: rows are the same only if prompt and completion are. `prepare_splits` calls it; `splits` divides.
+A closed set (few completions that repeat) is split like labels: stratified, with one row per prompt. Open completions
+have no classes; rows are duplicates only if prompt and completion are equal. `prepare_splits` calls this.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 MAX_CHOICES = 64
 MAX_CHOICE_CHARACTERS = 2048
-"""Of all choices together: each row's are scored in one sequence."""
+"""Most characters of all choices together, because each row scores all of them in one sequence."""
 MIN_ROWS_A_CHOICE = 4
 
 
@@ -32,10 +32,10 @@ def split_prompts(table: Dataset, settings: DatasetSettings) -> Splits:
 
     Args:
         table: Columns ``prompt`` or ``messages``, ``completion`` and optionally ``split``, all strings.
-        settings: Sizes, seed, and the completions if they are named.
+        settings: Sizes, seed, and the completions if ``labels`` lists them.
 
     Raises:
-        DataError: A split is empty, or a completion is not among those named.
+        DataError: A split is empty, or a completion is not among those listed.
     """
     kind = "messages" if "messages" in table.column_names else "prompt"
     choices = _choices(list(table["completion"]), settings)
@@ -68,7 +68,7 @@ def _choices(completions: Sequence[str], settings: DatasetSettings) -> tuple[str
         1 < len(found) <= min(MAX_CHOICES, len(completions) // MIN_ROWS_A_CHOICE)
         and sum(map(len, found)) <= MAX_CHOICE_CHARACTERS
     )
-    named = ", ".join(repr(choice) for choice in sorted(found)) if is_closed else "each row has its own"
+    named = ", ".join(repr(choice) for choice in sorted(found)) if is_closed else "not a closed set"
     log.info("dataset %s: %d different completions (%s)", settings.name, len(found), named)
     return tuple(sorted(found)) if is_closed else ()
 

@@ -1,6 +1,6 @@
-"""Datasets on disk: made once, moved into place, read back memory-mapped; `splits` and `tokens` cache with it.
+"""Cache of datasets on disk, written once and read memory-mapped; used for splits and for token ids.
 
-Several processes may ask at once. A folder appears only when it is complete; one that cannot be read is made again.
+Several processes may use it at once. A folder appears only when it is complete; one that cannot be read is made again.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stored:
-    """Named datasets with equal columns, at least one of them with rows, and what else belongs to them as JSON."""
+    """Named datasets with equal columns, at least one of which has rows, and further values that fit into JSON."""
 
     parts: Mapping[str, Dataset]
     meta: Mapping[str, Any]
 
 
 def load_or_make(folder: Path, make: Callable[[], Stored]) -> Stored:
-    """Return what the folder holds, made and written first if it is not there.
+    """Return the content of a folder; if there is none, make and write it first.
 
     Args:
-        folder: Where it belongs; its name must change with everything that ``make`` depends on.
-        make: Called once at most, under a lock.
+        folder: The folder; its name must depend on everything that ``make`` depends on.
+        make: Makes the content; called at most once, under a lock.
     """
     folder = folder.expanduser()
     if (stored := _load(folder)) is not None:
@@ -46,7 +46,7 @@ def load_or_make(folder: Path, make: Callable[[], Stored]) -> Stored:
     with FileLock(folder.with_name(f".{folder.name}.lock")):
         if _load(folder) is None:
             _save(folder, make())
-    # Read back rather than handed on, so that the first run and later ones see the same memory-mapped rows.
+    # Read back even if it has just been made, so that the first run and later ones see the same memory-mapped rows.
     stored = _load(folder)
     assert stored is not None, folder  # noqa: S101 - our own bug, not the user's
     return stored
@@ -54,7 +54,7 @@ def load_or_make(folder: Path, make: Callable[[], Stored]) -> Stored:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the progress bars of `datasets` off the screen."""
+    """Turn off the progress bars of `datasets`."""
     shown = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
@@ -70,23 +70,24 @@ def _load(folder: Path) -> Stored | None:
     try:
         meta = json.loads((folder / "meta.json").read_text())
         parts = {name: _part(folder / name) for name, num_rows in meta["parts"].items() if num_rows}
-        # datasets cannot read a dataset without rows, only write one; all parts have the same columns.
+        # `datasets` cannot read a dataset without rows, so none is written; all parts have the same columns.
         empty = next(iter(parts.values())).select([])
         return Stored(parts={name: parts.get(name, empty) for name in meta["parts"]}, meta=meta)
     except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are among these
-        log.warning("%s cannot be read (%s); it is made again", folder, error)
+        log.warning("%s cannot be read (%s) and is made again", folder, error)
         return None
 
 
 def _part(folder: Path) -> Dataset:
     found = datasets.load_from_disk(str(folder))
     if not isinstance(found, Dataset):
-        raise ValueError(f"{folder} holds no dataset")  # noqa: TRY004 - damaged content, not a wrong argument
+        raise ValueError(f"{folder} is not a dataset")  # noqa: TRY004  damaged content, not a wrong argument
     return found
 
 
 def _save(folder: Path, stored: Stored) -> None:
-    aside = folder.with_name(f".{folder.name}.tmp")  # the lock is held: what is there was left by a kill
+    # The caller holds the lock, so a temporary folder that is there was left by a process that was killed.
+    aside = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
     with quiet():

@@ -1,4 +1,4 @@
-"""Source `files`: JSONL, CSV or Parquet files of the user's own."""
+"""Source `files`: JSONL, CSV, Parquet or text files of the user."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from sweeper.config.settings import DatasetSettings
+from sweeper.data.formats import ENDINGS
 from sweeper.data.tables import Builder, read_table
 from sweeper.errors import ConfigError, did_you_mean
 from sweeper.fetch.files import sha256_of
@@ -15,16 +16,14 @@ from sweeper.fetch.progress import Progress
 
 __all__ = ["identity", "load"]
 
-ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
 
-
-def load(settings: DatasetSettings, cache: Path, progress: Progress, build: Builder) -> Dataset:  # noqa: ARG001 - a source like the others
+def load(settings: DatasetSettings, cache: Path, progress: Progress, build: Builder) -> Dataset:  # noqa: ARG001  part of the contract
     """Return all rows; see `sweeper.data.base.Source`."""
     return read_table(_paths(settings), settings, build)
 
 
 def identity(settings: DatasetSettings) -> str:
-    """Return what tells this data from any other: the content of the files, wherever they lie."""
+    """Return a string that identifies this data: the content of the files, wherever they are."""
     return " ".join(f"{path.suffix}:{sha256_of(path)}" for path in _paths(settings))
 
 
@@ -36,12 +35,11 @@ def _paths(settings: DatasetSettings) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        found = [p for p in sorted(path.iterdir()) if p.suffix.lower() in ENDINGS and p.is_file()]
+        found = [p for p in sorted(path.iterdir()) if p.suffix.lower() in (*ENDINGS, ".txt") and p.is_file()]
     else:
         found = [p for p in map(Path, sorted(glob.glob(str(path), recursive=True))) if p.is_file()]  # noqa: PTH207 - the pattern may be absolute
     if not found:
         near = did_you_mean(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
-        raise ConfigError(
-            key, settings.path, f"there is no such file, seen from {Path.cwd()}", near or "Check the path."
-        )
+        rule = f"there is no such file; relative paths start in {Path.cwd()}"
+        raise ConfigError(key, settings.path, rule, near or "Check the path.")
     return found

@@ -1,7 +1,7 @@
-"""Read the rows of JSONL, CSV, Parquet and pattern-matched text files, one mapping a row.
+"""Reads the rows of JSONL, CSV, Parquet and pattern-matched text files, one mapping per row.
 
-Plain readers, so that a broken row is reported with its number and its content: the builders of `datasets` tell
-neither. Columns mean nothing here; `tables` picks and checks them.
+These readers report a broken row with its number and its content; the builders of `datasets` report neither. `tables`
+and `prompts` pick and check the columns.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from sweeper.config.settings import DatasetSettings
 from sweeper.errors import ConfigError, DataError, did_you_mean
 
-__all__ = ["Row", "read_rows", "shorten"]
+__all__ = ["ENDINGS", "Row", "read_rows", "shorten"]
 
 Row = tuple[str, Mapping[str, Any]]
-"""Where the row stands (file and number), and its columns."""
+"""Place of the row (file and number), and its columns."""
 
 FIELD_LIMIT = 2**31 - 1
 SHOWN_CHARACTERS = 80
-_ENDINGS = {
+ENDINGS = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".json": "jsonl",
@@ -32,6 +32,7 @@ _ENDINGS = {
     ".tsv": "csv",
     ".parquet": "parquet",
 }
+"""Format of a file by its ending, for ``format: auto``."""
 
 
 def read_rows(path: Path, settings: DatasetSettings) -> Iterator[Row]:
@@ -39,28 +40,24 @@ def read_rows(path: Path, settings: DatasetSettings) -> Iterator[Row]:
 
     Raises:
         ConfigError: ``format``, ``pattern`` or ``encoding`` is wrong.
-        DataError: The file cannot be read, or a row is broken; names its number.
+        DataError: The file cannot be read, or a row is broken; the message gives its number.
     """
-    return _reader(path, settings)(path, settings)
-
-
-def shorten(content: object) -> str:
-    """Return content for an error message, cut to a readable length."""
-    shown = content if isinstance(content, str) else repr(content)
-    return repr(shown if len(shown) <= SHOWN_CHARACTERS else f"{shown[:SHOWN_CHARACTERS]}...")
-
-
-def _reader(path: Path, settings: DatasetSettings) -> Callable[[Path, DatasetSettings], Iterator[Row]]:
     name = settings.format
     if name == "auto":
-        name = _ENDINGS.get(path.suffix.lower(), "")
+        name = ENDINGS.get(path.suffix.lower(), "")
         if not name:
-            rule = f"cannot tell the format of {path.name} by its ending"
+            rule = f"the ending of {path.name} does not tell its format"
             raise ConfigError(_key(settings, "format"), "auto", rule, f"Set it to one of {', '.join(_READERS)}.")
     if name not in _READERS:
         rule = f"must be auto or one of {', '.join(_READERS)}"
         raise ConfigError(_key(settings, "format"), name, rule, did_you_mean(name, _READERS))
-    return _READERS[name]
+    return _READERS[name](path, settings)
+
+
+def shorten(content: object) -> str:
+    """Return content as an error message shows it, cut to a readable length."""
+    shown = content if isinstance(content, str) else repr(content)
+    return repr(shown if len(shown) <= SHOWN_CHARACTERS else f"{shown[:SHOWN_CHARACTERS]}...")
 
 
 def _key(settings: DatasetSettings, name: str) -> str:
@@ -68,7 +65,7 @@ def _key(settings: DatasetSettings, name: str) -> str:
 
 
 def _read_text(path: Path, settings: DatasetSettings) -> str:
-    # Spreadsheets write a byte order mark; utf-8-sig takes it away and reads plain UTF-8 as well.
+    # Spreadsheets write a byte order mark; utf-8-sig removes it, and reads plain UTF-8 as well.
     encoding = "utf-8-sig" if settings.encoding.lower().replace("_", "-") in ("utf-8", "utf8") else settings.encoding
     try:
         content = path.read_bytes()
@@ -88,7 +85,7 @@ def _read_text(path: Path, settings: DatasetSettings) -> str:
 
 
 def _lines(path: Path, settings: DatasetSettings) -> Iterator[tuple[int, str]]:
-    # Only newlines end a line: str.splitlines would also cut at U+2028 and U+0085, which occur inside of text.
+    # Only newlines end a line: str.splitlines would also split at U+2028 and U+0085, which occur inside texts.
     for number, line in enumerate(_read_text(path, settings).split("\n"), start=1):
         if line.strip():
             yield number, line.removesuffix("\r")
@@ -99,46 +96,43 @@ def _read_jsonl(path: Path, settings: DatasetSettings) -> Iterator[Row]:
         try:
             row = json.loads(line)
         except ValueError as error:
-            hint = (
-                " The format is one JSON object a line, not one JSON array." if number == 1 and line[0] == "[" else ""
-            )
-            raise DataError(f"{path} line {number} is not JSON ({error}): {shorten(line)}.{hint}") from None
+            is_array = number == 1 and line[0] == "["
+            rule = "Each line must be one JSON object" + (", not part of one JSON array." if is_array else ".")
+            raise DataError(f"{path} line {number} is not JSON ({error}): {shorten(line)}. {rule}") from None
         if not isinstance(row, dict):
             raise DataError(
-                f"{path} line {number} is not a JSON object: {shorten(line)}. Each line must be one object."
+                f"{path} line {number} is not a JSON object: {shorten(line)}. Each line must be one JSON object."
             )
         yield f"{path} line {number}", row
 
 
 def _read_csv(path: Path, settings: DatasetSettings) -> Iterator[Row]:
-    csv.field_size_limit(FIELD_LIMIT)  # the default of 128 KiB is less than some reviews
+    csv.field_size_limit(FIELD_LIMIT)  # some reviews are longer than the default of 128 KiB
     text = _read_text(path, settings)
-    # strict: otherwise a quote that is never closed swallows the rest of the file without a word.
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
+    delimiter = max(",;\t", key=text.split("\n", maxsplit=1)[0].count)
+    # strict, because otherwise a quote that is never closed takes in the rest of the file without an error.
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header: list[str] = []
     begin = 1
     try:
         for fields in reader:
             if header and fields:
-                yield f"{path} line {begin}", _csv_row(f"{path} line {begin}", header, fields)
+                where = f"{path} line {begin}"
+                if len(fields) != len(header):
+                    shown = shorten(",".join(fields))
+                    raise DataError(
+                        f"{where} has {len(fields)} fields, but the header has {len(header)}: {shown}. Correct the row."
+                    )
+                yield where, dict(zip(header, fields, strict=True))
             header = header or fields
             begin = reader.line_num + 1
     except csv.Error as error:
-        raise DataError(f"{path} line {begin} is not CSV ({error}); a quote inside a field must be doubled") from None
+        raise DataError(
+            f"{path} line {begin} is not CSV ({error}). Correct the row; a quote inside a field must be doubled."
+        ) from None
 
 
-def _csv_row(where: str, header: list[str], fields: list[str]) -> Mapping[str, str]:
-    if len(fields) != len(header):
-        raise DataError(f"{where} has {len(fields)} fields, the header has {len(header)}: {shorten(','.join(fields))}")
-    return dict(zip(header, fields, strict=True))
-
-
-def _delimiter(text: str) -> str:
-    header = text.split("\n", maxsplit=1)[0]
-    return max(",;\t", key=header.count)
-
-
-def _read_parquet(path: Path, settings: DatasetSettings) -> Iterator[Row]:  # noqa: ARG001 - a reader like the others
+def _read_parquet(path: Path, settings: DatasetSettings) -> Iterator[Row]:  # noqa: ARG001  called like the other readers
     import pyarrow as pa  # type: ignore[import-untyped]
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
@@ -158,7 +152,7 @@ def _read_pattern(path: Path, settings: DatasetSettings) -> Iterator[Row]:
         pattern = re.compile(settings.pattern)
     except re.error as error:
         raise ConfigError(
-            _key(settings, "pattern"), settings.pattern, f"is not a regular expression: {error}", ""
+            _key(settings, "pattern"), settings.pattern, f"is not a regular expression: {error}", "Correct it."
         ) from None
     if not pattern.groupindex:
         rule = "must have named groups, which are the columns"

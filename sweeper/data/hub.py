@@ -1,7 +1,7 @@
-"""Source `hub`: any labelled text dataset of the Hugging Face hub, or a local folder that `datasets` can read.
+"""Source `hub`: a dataset of the Hugging Face hub, or a local folder that `datasets` can read.
 
-A test split without labels (all -1, as benchmarks publish them) is left out: `splits` then takes one off the training
-rows.
+A test split without labels (all -1, as benchmarks publish them) is left out; `splits` then takes test rows from the
+training rows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sweeper.data.disk import quiet
 from sweeper.data.formats import Row
 from sweeper.data.splits import SPLIT_NAMES
 from sweeper.data.tables import Builder
-from sweeper.errors import ConfigError, DataError, FetchError
+from sweeper.errors import ConfigError, DataError, FetchError, first_line
 from sweeper.fetch.progress import Progress
 
 __all__ = ["identity", "load"]
@@ -32,16 +32,15 @@ def load(settings: DatasetSettings, cache: Path, progress: Progress, build: Buil
     parts = {name: part for name, part in found.items() if name.lower() in SPLIT_NAMES}
     if len(found) == 1:
         return build(_rows(settings, next(iter(found.values())), split=""), settings)
+    known = ", ".join(SPLIT_NAMES)
     if ignored := sorted(map(str, set(found) - set(parts))):
-        log.warning(
-            "dataset %s: left out the splits %s, which are no train, validation or test", settings.name, ignored
-        )
+        log.warning("dataset %s: the splits %s are left out: they are not named %s", settings.name, ignored, known)
     parts = {name: part for name, part in parts.items() if not _is_unlabelled(name, part, settings)}
     return build((row for name, part in parts.items() for row in _rows(settings, part, split=str(name))), settings)
 
 
 def identity(settings: DatasetSettings) -> str:
-    """Return what tells this data from any other; without a revision, what was fetched first stays."""
+    """Return a string that identifies this data; without a revision, the cache keeps what was fetched first."""
     if not settings.id:
         key = f"dataset.{settings.name}.id"
         raise ConfigError(key, "", "must be the id of a dataset on the hub", f"For example {key}=stanfordnlp/sst2")
@@ -60,19 +59,17 @@ def _fetch(settings: DatasetSettings, cache: Path, progress: Progress) -> Datase
                 cache_dir=str(cache.expanduser() / "hub"),
             )
     except Exception as error:
-        raise FetchError(_failure(settings, error)) from error
+        raise FetchError(
+            f"dataset {settings.name}: {settings.id} could not be loaded from the hub: {first_line(error)} Check the "
+            f"network, dataset.{settings.name}.id, config_name and revision; a private dataset needs `hf auth login`. "
+            f"Without a network, save it as JSONL on another machine and use dataset=files."
+        ) from error
     if not isinstance(found, DatasetDict):
-        raise DataError(f"dataset {settings.name}: {settings.id} is a {type(found).__name__}, not a set of splits.")
+        raise DataError(
+            f"dataset {settings.name}: {settings.id} is a {type(found).__name__}, not a set of splits. Set "
+            f"dataset.{settings.name}.id to a dataset with splits."
+        )
     return found
-
-
-def _failure(settings: DatasetSettings, error: Exception) -> str:
-    said = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return (
-        f"dataset {settings.name}: {settings.id} could not be loaded from the hub: {said} "
-        f"Check the network, dataset.{settings.name}.id, config_name and revision; a private dataset needs "
-        f"`hf auth login`. Without network, save it as JSONL elsewhere and use dataset=files."
-    )
 
 
 def _is_unlabelled(name: str, part: Dataset, settings: DatasetSettings) -> bool:

@@ -1,8 +1,8 @@
-"""Token ids of prompts with completions; `tokens` calls it.
+"""Token ids of prompts with completions; `tokens` calls this.
 
-Prompt and completion are tokenised apart, so that the border between them is a border of tokens, and so that all
-choices of a closed set follow the same prompt. A row that is too long loses the beginning of its prompt, never a token
-of its completion. In a closed set every prompt leaves room for the longest choice, or its length would tell the answer.
+Prompt and completion are tokenised separately, so that no token spans both, and so that all choices of a closed set
+follow the same prompt. A row that is too long loses the beginning of its prompt, never a token of its completion. In a
+closed set every prompt leaves room for the longest choice; otherwise the length of a prompt would reveal the answer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from datasets import Dataset, Features, List, Value
 from sweeper.config.settings import ModelSettings
 from sweeper.data.base import Splits
 from sweeper.data.formats import shorten
-from sweeper.errors import ConfigError, DataError, ModelError
+from sweeper.errors import ConfigError, DataError, ModelError, first_line
 
 __all__ = ["PromptEncoder", "chat_use"]
 
@@ -32,13 +32,16 @@ FEATURES = Features(
     }
 )
 CHAT_NAMES = ("instruct", "chat", "-it", "-sft", "-dpo")
-"""What names of models that were trained on chats have in them."""
+"""Parts of the names of models that were trained on chats."""
 _ANCHOR = "\n"
 _ANSWER = "answer"
 
 
 def chat_use(model: ModelSettings) -> str:
-    """Return when prompts go into a chat template: ``always``, ``never``, ``if_any`` is there, or ``for_messages``."""
+    """Return when prompts go into the chat template: ``always``, ``never``, ``if_any`` or ``for_messages``.
+
+    ``if_any`` means if the tokenizer has one, ``for_messages`` only if the rows are messages.
+    """
     if model.chat_template != "auto":
         return model.chat_template
     names = f"{model.id} {model.member} {model.name}".lower()
@@ -49,14 +52,14 @@ class PromptEncoder:
     """Turns prompts and completions of one dataset into token ids.
 
     Args:
-        tokenizer: Of transformers.
-        splits: Their kind decides: messages always are a chat.
-        use: What `chat_use` returned.
-        max_length: Tokens of the longest row.
+        tokenizer: A tokenizer of transformers.
+        splits: The rows; messages always need the chat template.
+        use: Result of `chat_use`.
+        max_length: Most tokens of a row.
 
     Raises:
-        ModelError: A chat template is needed, and the tokenizer has none.
-        ConfigError: The rows are messages, and the setting forbids a chat template.
+        ModelError: A chat template is needed and the tokenizer has none.
+        ConfigError: The rows are messages and ``model.chat_template`` is ``never``.
     """
 
     def __init__(self, tokenizer: Any, splits: Splits, *, use: str, max_length: int) -> None:
@@ -71,8 +74,8 @@ class PromptEncoder:
         """Return the token ids of a split.
 
         Args:
-            part: Its rows.
-            name: Its name, for errors.
+            part: Rows of the split.
+            name: Name of the split, for error messages.
 
         Raises:
             DataError: A completion leaves no room for any prompt.
@@ -90,8 +93,8 @@ class PromptEncoder:
             content["length"].append(len(cut) + len(completion))
             content["prompt"].append(len(cut))
         if num_cut:
-            said = "dataset %s: %d of %d %s prompts lost their beginning, for model.max_length=%d"
-            log.warning(said, self._splits.name, num_cut, len(prompts), name, self._max_length)
+            message = "dataset %s: %d of %d %s prompts were cut at the beginning to fit model.max_length=%d"
+            log.warning(message, self._splits.name, num_cut, len(prompts), name, self._max_length)
         return Dataset.from_dict(content, features=FEATURES)
 
     def _cut(self, prompt: list[int], room: int) -> list[int]:
@@ -108,15 +111,15 @@ class PromptEncoder:
         text = [*part["completion"], *self._splits.labels][long[0]]
         row = f"{name} row {long[0] + 1}" if long[0] < len(part) else "the longest choice"
         raise DataError(
-            f"dataset {self._splits.name}: {row} has a completion of {lengths[long[0]]} tokens, its end included, "
-            f"which leaves no room for a prompt in {self._max_length}: {shorten(text)}. It is one of {len(long)}. "
-            f"Raise model.max_length above {max(lengths)}, as far as the model goes, or remove the rows."
+            f"dataset {self._splits.name}: {row} has a completion of {lengths[long[0]]} tokens with its end token, "
+            f"which leaves no room for a prompt in model.max_length={self._max_length}: {shorten(text)}. It is one of "
+            f"{len(long)}. Raise model.max_length above {max(lengths)} if the model takes that, or remove the rows."
         )
 
     def _completions(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of completions, each with its end.
+        """Return the token ids of completions, each with its end token.
 
-        They are tokenised behind a line break, for some tokenizers put a space before the first word of any text.
+        They are tokenised after a line break, because some tokenizers put a space before the first word of any text.
         """
         if not texts:
             return []
@@ -130,7 +133,7 @@ class PromptEncoder:
     def _prompts(self, texts: Sequence[str]) -> list[list[int]]:
         if self._is_chat:
             texts = [self._rendered(self._messages(text)) for text in texts]
-        # a completion needs a token before it, from which its first one is predicted
+        # A completion needs a token before it, which predicts its first one.
         empty = [] if self._prefix else [self._end[-1]]
         return [[*self._prefix, *ids] or empty for ids in self._ids(texts)]
 
@@ -146,16 +149,15 @@ class PromptEncoder:
             rendered: str = self._tokenizer.apply_chat_template(
                 turns, tokenize=False, add_generation_prompt=answer is None
             )
-        except Exception as error:  # templates raise what they like
-            said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        except Exception as error:  # a template can raise anything
             raise DataError(
-                f"dataset {self._splits.name}: the model's chat template refuses the chat {shorten(messages)}: {said} "
-                f"Correct the row, or set model.chat_template=never for rows that are no chats."
+                f"dataset {self._splits.name}: the model's chat template refuses the chat {shorten(messages)}: "
+                f"{first_line(error)} Correct the row, or set model.chat_template=never if the rows are not chats."
             ) from error
         return rendered
 
     def _chat_end(self) -> list[int]:
-        """Return what the template puts behind an answer, up to the token that ends it."""
+        """Return the tokens that the template puts after an answer, up to the one that ends it."""
         question = [{"role": "user", "content": "question"}]
         asked, whole = self._rendered(question), self._rendered(question, answer=_ANSWER)
         tail = whole[len(asked) :].removeprefix(_ANSWER) if whole.startswith(asked + _ANSWER) else ""
@@ -175,23 +177,25 @@ def _is_chat(tokenizer: Any, splits: Splits, use: str) -> bool:
     has_template = bool(getattr(tokenizer, "chat_template", None))
     is_needed = splits.kind == "messages" or use == "always"
     if splits.kind == "messages" and use == "never":
-        rule = f"the rows of {splits.name} are messages, which only a chat template turns into text"
-        raise ConfigError("model.chat_template", use, rule, "Set it to auto, or give columns prompt and completion.")
+        rule = f"the rows of {splits.name} are messages, and only a chat template turns these into text"
+        raise ConfigError("model.chat_template", use, rule, "Set it to auto, or use rows with prompt and completion.")
     if is_needed and not has_template:
         raise ModelError(
             f"dataset {splits.name} needs a chat template, and the model's tokenizer has none. Choose a model that "
-            "was trained on chats, e.g. model=smollm2, or give columns prompt and completion."
+            "was trained on chats, e.g. model=smollm2, or use rows with prompt and completion."
         )
     return is_needed or (use == "if_any" and has_template)
 
 
 def _prefix(tokenizer: Any) -> list[int]:
-    """Return the token with which the tokenizer begins every text, if it does."""
+    """Return the token that the tokenizer puts before every text, if any."""
     first = tokenizer("a")["input_ids"][:1]
     return list(first) if first and first[0] == tokenizer.bos_token_id else []
 
 
 def _end_token(tokenizer: Any) -> int:
     if tokenizer.eos_token_id is None:
-        raise ModelError("the tokenizer has no end token, by which a completion ends; set eos_token in its config.")
+        raise ModelError(
+            "the tokenizer has no end token, which every completion needs. Set eos_token in tokenizer_config.json."
+        )
     return int(tokenizer.eos_token_id)

@@ -1,8 +1,8 @@
-"""Turn the rows of any source into prompts with completions: the table that `splits` takes for a language model.
+"""Turns the rows of any source into prompts with completions: the table that `completions` splits for a language model.
 
-A row is a prompt and a completion; or messages, of which the assistant's last is the completion; or a text with a
-label, of which ``prompt_template`` makes an instruction. Where that is not set, the columns of the first row tell.
-Chats stay chats here (as JSON): only `prompt_tokens` knows the model's template.
+A row has a prompt and a completion; or messages, of which the assistant's last one is the completion; or a text and a
+label, from which ``prompt_template`` makes an instruction. If that is not set, the columns of the first row decide.
+Chats stay JSON here, because only `prompt_tokens` knows the model's chat template.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from datasets import Dataset
 
 from sweeper.config.settings import DatasetSettings
 from sweeper.data.formats import Row, shorten
-from sweeper.data.tables import is_kept, label_text, label_value, split_value
+from sweeper.data.tables import check_text, is_kept, label_text, label_value, no_rows, split_value
 from sweeper.errors import ConfigError, DataError, did_you_mean
 
 __all__ = ["build_prompts", "label_completion"]
@@ -25,7 +25,7 @@ __all__ = ["build_prompts", "label_completion"]
 log = logging.getLogger(__name__)
 
 Pair = tuple[str, str]
-"""A prompt, or the messages before the completion as JSON; and the completion."""
+"""A prompt, or the messages before the completion as JSON, and the completion."""
 
 _FIELD = re.compile(r"\{(\w+)\}")
 
@@ -34,11 +34,11 @@ def build_prompts(rows: Iterable[Row], settings: DatasetSettings) -> Dataset:
     """Pick and check the columns of rows.
 
     Returns:
-        Columns ``prompt`` or ``messages``, ``completion`` and, if the data has one, ``split``; all strings.
+        Columns ``prompt`` or ``messages``, ``completion`` and, if the data has it, ``split``; all strings.
 
     Raises:
-        ConfigError: A template asks for a column that there is not.
-        DataError: Columns are missing, or a prompt or completion is; names the row.
+        ConfigError: A template names a column that the data does not have.
+        DataError: A column, prompt or completion is missing; the message names the row.
     """
     kind: str = "prompt"
     pair: Callable[[str, Mapping[str, Any], DatasetSettings], Pair] = _of_columns
@@ -57,22 +57,21 @@ def build_prompts(rows: Iterable[Row], settings: DatasetSettings) -> Dataset:
         if has_split:
             table.setdefault("split", []).append(split_value(where, row, settings))
     if not prompts:
-        left = f"no row has {settings.where}" if has_split is not None and settings.where else "there are no rows"
-        raise DataError(f"dataset {settings.name} is empty: {left}.")
+        raise no_rows(settings, is_filtered=has_split is not None)
     return Dataset.from_dict({kind: prompts, **table})
 
 
 def label_completion(label: str, settings: DatasetSettings) -> str:
-    """Return the completion that stands for a label of the data.
+    """Return the completion for a label of the data.
 
     Raises:
-        DataError: ``label_words`` has no word for it.
+        DataError: ``label_words`` has no word for the label.
     """
     words = settings.label_words
     if words and label not in words:
         raise DataError(
-            f"dataset {settings.name}: the label '{label}' has no word in dataset.{settings.name}.label_words, only "
-            f"{', '.join(words)}. {did_you_mean(label, words)} Add it."
+            f"dataset {settings.name}: the label '{label}' has no word in dataset.{settings.name}.label_words, which "
+            f"has {', '.join(words)}. {did_you_mean(label, words)} Add it."
         )
     return settings.completion_template.replace("{label}", words.get(label, label))
 
@@ -108,18 +107,21 @@ def _check_template(where: str, row: Mapping[str, Any], settings: DatasetSetting
         raise ConfigError(key, settings.prompt_template, rule, did_you_mean(missing[0], map(str, row)))
     if "{label}" not in settings.completion_template:
         key = f"dataset.{settings.name}.completion_template"
-        raise ConfigError(key, settings.completion_template, "must have {label} in it", "The default is ' {label}'.")
+        raise ConfigError(key, settings.completion_template, "must contain {label}", "The default is ' {label}'.")
 
 
 def _of_template(where: str, row: Mapping[str, Any], settings: DatasetSettings) -> Pair:
     def filled(match: re.Match[str]) -> str:
         column = settings.text if match[1] == "text" else match[1]
         if row.get(column) is None:
-            raise DataError(f"{where} has nothing in column '{column}', which the prompt needs: {shorten(dict(row))}.")
+            raise DataError(
+                f"{where} has nothing in column '{column}', which the prompt needs: {shorten(dict(row))}. Correct the "
+                f"row, or dataset.{settings.name}.prompt_template."
+            )
         return label_text(row[column])
 
     prompt = _FIELD.sub(filled, settings.prompt_template)
-    return _checked(where, prompt), label_completion(label_value(where, row, settings), settings)
+    return check_text(where, prompt), label_completion(label_value(where, row, settings), settings)
 
 
 def _of_columns(where: str, row: Mapping[str, Any], settings: DatasetSettings) -> Pair:
@@ -128,7 +130,7 @@ def _of_columns(where: str, row: Mapping[str, Any], settings: DatasetSettings) -
         if not isinstance(value, str):
             kind = "nothing" if value is None else f"a {type(value).__name__}, not text,"
             raise DataError(f"{where} has {kind} in column '{column}': {shorten(dict(row))}. Correct the row.")
-    return _checked(where, str(prompt)), _completion(where, str(completion))
+    return check_text(where, str(prompt)), _completion(where, str(completion))
 
 
 def _of_messages(where: str, row: Mapping[str, Any], settings: DatasetSettings) -> Pair:
@@ -136,7 +138,7 @@ def _of_messages(where: str, row: Mapping[str, Any], settings: DatasetSettings) 
     last = max((n for n, (role, _) in enumerate(messages) if role == "assistant"), default=0)
     if last == 0:
         raise DataError(
-            f"{where} has no message of the role 'assistant' after another one, so nothing to learn: "
+            f"{where} has no message of the role 'assistant' after another message, so there is no completion: "
             f"{shorten(row.get(settings.messages))}. Remove the row."
         )
     before = [{"role": role, "content": content} for role, content in messages[:last]]
@@ -157,17 +159,11 @@ def _messages(where: str, value: object, settings: DatasetSettings) -> list[Pair
                 f"{where}: column '{settings.messages}' must hold a list of messages, each with role and content as "
                 f"text, but is {shorten(value)}. Correct the row."
             )
-        found.append((role, _checked(where, content)))
+        found.append((role, check_text(where, content)))
     return found
 
 
 def _completion(where: str, text: str) -> str:
     if not text.strip():
-        raise DataError(f"{where} has an empty completion. Remove the row.")
-    return _checked(where, text)
-
-
-def _checked(where: str, text: str) -> str:
-    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-        raise DataError(f"{where} holds half a surrogate pair, which is no text: {shorten(text)}. Correct the row.")
-    return text
+        raise DataError(f"{where} has an empty completion. Correct or remove the row.")
+    return check_text(where, text)

@@ -1,7 +1,7 @@
-"""How many rows each split gets; called by `splits`.
+"""Number of rows of each split; called by `splits`.
 
-Data that has enough rows gets what the settings ask for. Data that has not gets shares of 60, 20 and 20 %, no split
-more than was asked for, and what is left over goes to the training rows first.
+If there are enough rows, each split gets the number that the settings ask for. If not, the splits get shares of 60, 20
+and 20 %, none of them more than was asked for; rows that are left over go to the training split first.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def plan_sizes(num_rows: int, settings: DatasetSettings, *, validation: bool = T
     """Return how many of the rows go to each split.
 
     Args:
-        num_rows: Rows there are, without duplicates.
-        settings: Rows asked for; see `DatasetSettings` for what 0 means.
-        validation: Whether validation rows are to be taken from these rows at all.
-        test: The same for test rows.
+        num_rows: Number of rows, without duplicates.
+        settings: Number of rows asked for; `DatasetSettings` says what 0 means.
+        validation: Whether these rows include the validation rows.
+        test: Whether these rows include the test rows.
     """
     held_out = {
         "validation": (settings.validation_rows or max(1, round(num_rows * VALIDATION_SHARE))) if validation else 0,
@@ -44,7 +44,7 @@ def plan_sizes(num_rows: int, settings: DatasetSettings, *, validation: bool = T
     }
     if not any(held_out.values()):
         return Sizes(train=min(settings.train_rows or num_rows, num_rows), validation=0, test=0)
-    # "All that remain" must not be a handful: asked for like that, training rows are at least half.
+    # train_rows=0 asks for all that remain; that must be at least half, or validation and test could leave a handful.
     least_train = settings.train_rows or (num_rows + 1) // 2
     if least_train + sum(held_out.values()) <= num_rows:
         return Sizes(train=settings.train_rows or num_rows - sum(held_out.values()), **held_out)
@@ -60,7 +60,7 @@ def _shrunk(num_rows: int, asked: dict[str, int], settings: DatasetSettings) -> 
         sizes[name] += more
         left -= more
     log.warning(
-        "dataset %s: %d unique rows are too few for train/validation/test = %s rows; the splits get %s",
+        "dataset %s: %d unique rows are too few for train/validation/test = %s; the splits get %s",
         settings.name,
         num_rows,
         "/".join(str(rows) for rows in asked.values()),

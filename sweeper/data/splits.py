@@ -1,8 +1,8 @@
-"""Split labelled rows once: deduplicated, stratified, seeded, and hashed.
+"""Splits labelled rows: deduplicated, stratified, seeded and hashed.
 
-Which rows go where is decided by a hash of seed and text, not by a random generator: it is the same for any order of
-the rows and any library version, and a file that grows keeps most of its split. Duplicates go before the split, for a
-text on both sides of it would let the search score what it was trained on. `sizes` decides how many rows go where.
+A hash of seed and text decides which split a row goes to, not a random generator. So the splits are the same for any
+order of the rows and any library version, and a file that grows keeps most of its splits. Duplicates are removed first,
+because a text in two splits would let the search score rows that it was trained on. `sizes` sets the number of rows.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SPLIT_NAMES = {
     "dev": "validation",
     "test": "test",
 }
-"""What a split may be called, in any case, and what it is."""
+"""Accepted names of splits, in upper or lower case, and the split that each stands for."""
 
 MIN_LABELS = 2
 
@@ -56,15 +56,15 @@ class Row:
 
     text: str
     label: str
-    """The class that every split has its share of; empty if there are none."""
+    """The class, whose share is the same in every split; empty if rows have no classes."""
     split: str
-    """As the data names it; empty if it does not."""
+    """The split that the data names; empty if it names none."""
     order: float
     """Hash of seed and text, in [0, 1)."""
     key: str
-    """Equal for rows of which only one is kept."""
+    """Equal for duplicates, of which one is kept."""
     completion: str = ""
-    """What a language model has to say; empty in a classification."""
+    """The completion that a language model learns; empty in a classification."""
 
 
 def make_splits(table: Dataset, settings: DatasetSettings) -> Splits:
@@ -134,15 +134,15 @@ def _split_name(name: str, settings: DatasetSettings) -> str:
     known = SPLIT_NAMES.get(name.lower()) if name else ""
     if known is None:
         raise DataError(
-            f"dataset {settings.name}: column '{settings.split}' names a split '{name}'; known are "
-            f"{', '.join(SPLIT_NAMES)}. {did_you_mean(name, SPLIT_NAMES)} If it is another column, set "
+            f"dataset {settings.name}: column '{settings.split}' names a split '{name}', but must name one of "
+            f"{', '.join(SPLIT_NAMES)}. {did_you_mean(name, SPLIT_NAMES)} If the column means something else, set "
             f"dataset.{settings.name}.split=none."
         )
     return known
 
 
 def same_text(text: str) -> str:
-    """Return what texts that differ in case and space only have in common."""
+    """Return a key that is equal for texts that differ only in case and white space."""
     return " ".join(text.casefold().split())
 
 
@@ -153,7 +153,7 @@ def row_order(seed: int, text: str) -> float:
 
 
 def _unique(rows: Iterable[Row], settings: DatasetSettings) -> list[Row]:
-    # Test rows come first, so that a text on both sides leaves the training rows, never the test.
+    # Test rows come first, so that a text in two splits is removed from the training rows, never from the test rows.
     priority = {"test": 0, "validation": 1, "train": 2, "": 2}
     kept: dict[str, Row] = {}
     duplicates = conflicts = 0
@@ -164,12 +164,12 @@ def _unique(rows: Iterable[Row], settings: DatasetSettings) -> list[Row]:
     if duplicates:
         log.info("dataset %s: %d rows repeat a text and were left out", settings.name, duplicates)
     if conflicts:
-        log.warning("dataset %s: %d of them have another label; the first was kept", settings.name, conflicts)
+        log.warning("dataset %s: %d of them have a different label; the first was kept", settings.name, conflicts)
     return list(kept.values())
 
 
 def _take(rows: Sequence[Row], sizes: Sizes) -> dict[str, list[Row]]:
-    """Take test, validation and training rows, in this order, so that more training rows change no other split."""
+    """Take test rows, then validation, then training rows, so that ``train_rows`` changes no other split."""
     reserved, others = _stratified(rows)
     held_out = sizes.test + sizes.validation
     missing = max(0, held_out - len(others))  # only if nearly every class has a single row
@@ -182,12 +182,12 @@ def _take(rows: Sequence[Row], sizes: Sizes) -> dict[str, list[Row]]:
 
 
 def _stratified(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
-    """Order rows so that any run of them has the shares of labels of the whole.
+    """Order rows so that any run of consecutive rows has the same shares of labels as all of them.
 
-    Row k of a class of n goes to (k + u) / n, with u in [0, 1) of the class's own: systematic sampling.
+    This is systematic sampling: row k of a class of n is put at (k + u) / n, where u in [0, 1) depends on the class.
 
     Returns:
-        One row of each label, kept for training so that a rare label is learnt at all; and all others.
+        One row of each label, reserved for training so that even a rare label is learnt; and all other rows.
     """
     classes: dict[str, list[Row]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: (row.order, row.text)):
@@ -207,7 +207,7 @@ def _take_given(rows: Sequence[Row], settings: DatasetSettings) -> dict[str, lis
     if not given["train"]:
         raise DataError(
             f"dataset {settings.name}: column '{settings.split}' names no training rows, only "
-            f"{dict(Counter(row.split for row in rows))}. Name them train, or set dataset.{settings.name}.split=none."
+            f"{dict(Counter(row.split for row in rows))}. Name some train, or set dataset.{settings.name}.split=none."
         )
     needed = {name: not given[name] for name in ("validation", "test")}
     sizes = plan_sizes(len(given["train"]), settings, validation=needed["validation"], test=needed["test"])
@@ -215,7 +215,10 @@ def _take_given(rows: Sequence[Row], settings: DatasetSettings) -> dict[str, lis
     for name in ("validation", "test"):
         if needed[name] and parts[name]:
             log.info(
-                "dataset %s: no %s rows are named; %d training rows were taken", settings.name, name, len(parts[name])
+                "dataset %s: the data names no %s rows; %d training rows were taken",
+                settings.name,
+                name,
+                len(parts[name]),
             )
     caps = {"validation": settings.validation_rows or len(given["validation"]), "test": settings.test_rows}
     return {"train": parts["train"]} | {
@@ -251,16 +254,16 @@ def check_parts(parts: dict[str, list[Row]], settings: DatasetSettings) -> None:
 
 
 def check_labels(parts: dict[str, list[Row]], labels: Sequence[str], settings: DatasetSettings) -> None:
-    """Check that there are two labels or more, and that every row has one of them.
+    """Check that there are at least two labels, and that every row has one of them.
 
     Raises:
-        DataError: It is not so.
+        DataError: There are fewer labels, or a row has another one.
     """
     name = settings.name
     if len(labels) < MIN_LABELS:
         raise DataError(
-            f"dataset {name}: classification needs two labels or more, the training rows have {list(labels)}. "
-            f"Check that dataset.{name}.label={settings.label} is the column with the label, and "
+            f"dataset {name}: there must be two labels or more, but the training rows have {list(labels)}. Check that "
+            f"dataset.{name}.label={settings.label} is the column with the label, and the filter "
             f"dataset.{name}.where={settings.where}."
         )
     for split, rows in parts.items():

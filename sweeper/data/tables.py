@@ -1,7 +1,7 @@
-"""Turn the rows of any source into the one table that `splits` takes: text, label and, if there is one, split.
+"""Turns the rows of any source into the table that `splits` takes: text, label and, if the data has it, split.
 
-Every column is a string here. What is missing or broken is an error with the row's number; nothing is dropped silently
-except rows that the setting ``where`` leaves out.
+Every column is a string. A missing or broken value is an error with the number of its row; no row is dropped silently,
+except those that the setting ``where`` filters out.
 """
 
 from __future__ import annotations
@@ -16,10 +16,20 @@ from sweeper.config.settings import DatasetSettings
 from sweeper.data.formats import Row, read_rows, shorten
 from sweeper.errors import DataError, did_you_mean
 
-__all__ = ["Builder", "build_table", "is_kept", "label_text", "label_value", "read_table", "split_value"]
+__all__ = [
+    "Builder",
+    "build_table",
+    "check_text",
+    "is_kept",
+    "label_text",
+    "label_value",
+    "no_rows",
+    "read_table",
+    "split_value",
+]
 
 Builder = Callable[[Iterable[Row], DatasetSettings], Dataset]
-"""Makes the table of rows: `build_table`, or `prompts.build_prompts`."""
+"""Makes a table of rows: `build_table`, or `prompts.build_prompts`."""
 
 
 def read_table(paths: Sequence[Path], settings: DatasetSettings, build: Builder) -> Dataset:
@@ -27,8 +37,8 @@ def read_table(paths: Sequence[Path], settings: DatasetSettings, build: Builder)
 
     Args:
         paths: The files, in the order of the rows.
-        settings: Names the columns, the format and the filter.
-        build: Picks the columns.
+        settings: Columns, format and filter.
+        build: Makes the table.
 
     Raises:
         ConfigError: The format, pattern or encoding is wrong.
@@ -41,7 +51,7 @@ def build_table(rows: Iterable[Row], settings: DatasetSettings) -> Dataset:
     """Pick and check the columns of rows.
 
     Raises:
-        DataError: A column is missing, or a text or label is empty; names the row.
+        DataError: A column is missing, or a text or label is empty; the message names the row.
     """
     table: dict[str, list[str]] = {"text": [], "label": []}
     has_split: bool | None = None
@@ -56,13 +66,24 @@ def build_table(rows: Iterable[Row], settings: DatasetSettings) -> Dataset:
         if has_split:
             table.setdefault("split", []).append(split_value(where, row, settings))
     if not table["text"]:
-        left = f"no row has {settings.where}" if has_split is not None and settings.where else "there are no rows"
-        raise DataError(f"dataset {settings.name} is empty: {left}.")
+        raise no_rows(settings, is_filtered=has_split is not None)
     return Dataset.from_dict(table)
 
 
+def no_rows(settings: DatasetSettings, *, is_filtered: bool) -> DataError:
+    """Return the error of a dataset without rows.
+
+    Args:
+        settings: The dataset.
+        is_filtered: Whether there were rows before the filter ``where``.
+    """
+    key = f"dataset.{settings.name}.where"
+    cause = f"no row has {settings.where}. Correct {key}" if is_filtered and settings.where else "it has no rows"
+    return DataError(f"dataset {settings.name} is empty: {cause}.")
+
+
 def label_text(value: object) -> str:
-    """Return a label as a string: whole numbers without a point, truth values in lower case."""
+    """Return a label as a string: whole numbers without a decimal point, truth values in lower case."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():
@@ -86,11 +107,12 @@ def is_kept(where: str, row: Mapping[str, Any], settings: DatasetSettings) -> bo
     """Whether a row passes the filter ``where``.
 
     Raises:
-        DataError: The row has none that can be used; names the row.
+        DataError: The row lacks a column of the filter; the message names the row.
     """
     for column, wanted in settings.where.items():
         if column not in row:
-            raise DataError(f"{where} has no column '{column}', which dataset.{settings.name}.where filters by.")
+            key = f"dataset.{settings.name}.where"
+            raise DataError(f"{where} has no column '{column}', which {key} filters by. Correct the row or {key}.")
         if label_text(row[column]) != label_text(wanted):
             return False
     return True
@@ -100,26 +122,37 @@ def _text(where: str, row: Mapping[str, Any], settings: DatasetSettings) -> str:
     value = row.get(settings.text)
     if value is None or (isinstance(value, str) and not value.strip()):
         raise DataError(
-            f"{where} has no text: column '{settings.text}' is empty in {shorten(dict(row))}. Remove the row."
+            f"{where} has no text: column '{settings.text}' is empty in {shorten(dict(row))}. Correct the row."
         )
     if not isinstance(value, str):
         raise DataError(
             f"{where}: column '{settings.text}' holds a {type(value).__name__}, not text: {shorten(value)}. "
             f"Set dataset.{settings.name}.text to the column with the text."
         )
-    if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
-        raise DataError(f"{where} holds half a surrogate pair, which is no text: {shorten(value)}. Correct the row.")
-    return value
+    return check_text(where, value)
+
+
+def check_text(where: str, text: str) -> str:
+    """Return a text that can be encoded.
+
+    Raises:
+        DataError: It holds half a surrogate pair, which JSON can escape but UTF-8 cannot encode.
+    """
+    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+        raise DataError(
+            f"{where} holds half a surrogate pair, which is not valid text: {shorten(text)}. Correct the row."
+        )
+    return text
 
 
 def label_value(where: str, row: Mapping[str, Any], settings: DatasetSettings) -> str:
     """Return the label of a row.
 
     Raises:
-        DataError: The row has none that can be used; names the row.
+        DataError: The row has no usable label; the message names the row.
     """
     value = row.get(settings.label)
-    is_number = isinstance(value, float) and value == value  # noqa: PLR0124 - NaN is how tables write a missing number
+    is_number = isinstance(value, float) and value == value  # noqa: PLR0124  tables write a missing number as NaN
     if not (isinstance(value, str | int) or is_number) or not label_text(value):
         kind = (
             "no label"
@@ -134,14 +167,15 @@ def label_value(where: str, row: Mapping[str, Any], settings: DatasetSettings) -
 
 
 def split_value(where: str, row: Mapping[str, Any], settings: DatasetSettings) -> str:
-    """Return the name of the split of a row.
+    """Return the name of a row's split.
 
     Raises:
-        DataError: The row has none that can be used; names the row.
+        DataError: The row names no split; the message names the row.
     """
     value = row.get(settings.split)
     if not isinstance(value, str) or not value.strip():
         raise DataError(
-            f"{where} names no split: column '{settings.split}' is {shorten(value)}. Name one in every row."
+            f"{where} names no split: column '{settings.split}' is {shorten(value)}. Name one in every row, or set "
+            f"dataset.{settings.name}.split=none."
         )
     return value.strip()

@@ -1,7 +1,7 @@
-"""Tokenise splits once for a model, and cache the token ids; workers read them memory-mapped.
+"""Tokenises splits once for a model and caches the token ids; workers read them memory-mapped.
 
-The cache is keyed by the rows, the tokenizer's files and the length, so a second call loads no `transformers`.
-Rows are cut to ``max_length`` and never padded here.
+The key of the cache is made of the rows, the tokenizer's files and the length, so a second call does not import
+transformers. Rows are cut to ``max_length`` and not padded.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from datasets import Dataset, Features, List, Value
 from sweeper.data.base import Splits, TokenisedSplits
 from sweeper.data.disk import Stored, load_or_make
 from sweeper.data.prompt_tokens import PromptEncoder
-from sweeper.errors import ModelError
+from sweeper.errors import ModelError, first_line
 from sweeper.fetch.files import sha256_of
 
 __all__ = ["tokenise"]
@@ -31,7 +31,7 @@ TOKENS_VERSION = 1
 FEATURES = Features({"input_ids": List(Value("int32")), "length": Value("int32"), "label": Value("int64")})
 OFFSET_POSITIONS = 2
 OFFSET_TYPES = ("roberta", "xlm-roberta", "camembert", "mpnet")
-"""Architectures whose first two positions stand for padding and are no places for tokens."""
+"""Architectures that reserve the first two positions for padding."""
 TOKENIZER_FILES = ("*token*.json", "*.model", "vocab.*", "merges.txt", "*.jinja", "config.json")
 
 
@@ -49,13 +49,13 @@ def tokenise(
     Args:
         splits: The rows.
         model_dir: Folder with the model's tokenizer and config.json.
-        max_length: Tokens of the longest row; lowered to what the model can take.
-        cache: Folder under which the ids are kept.
-        trust_remote_code: Run a tokenizer's own code.
-        chat: What `prompt_tokens.chat_use` returns: whether prompts go into a chat template.
+        max_length: Most tokens of a row; lowered to the most that the model takes.
+        cache: Folder of the cached ids.
+        trust_remote_code: Whether to run code that comes with the tokenizer.
+        chat: Result of `prompt_tokens.chat_use`: when prompts go into a chat template.
 
     Raises:
-        ModelError: The folder has no tokenizer that loads, or none with a chat template though one is needed.
+        ModelError: The tokenizer cannot be loaded, or has no chat template and needs one.
         DataError: A completion is too long.
     """
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
@@ -85,7 +85,7 @@ def _key(splits: Splits, model_dir: Path, max_length: int, chat: str) -> str:
 
 
 def _tokenizer(model_dir: Path, trust_remote_code: bool) -> Any:
-    # Set either way, tokenizers does not warn when a later process is started.
+    # If this is set, `tokenizers` does not warn when a process is forked later.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     from transformers import AutoTokenizer
 
@@ -93,9 +93,9 @@ def _tokenizer(model_dir: Path, trust_remote_code: bool) -> Any:
         with _errors_only():
             found = AutoTokenizer.from_pretrained(model_dir, local_files_only=True, trust_remote_code=trust_remote_code)
     except Exception as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
-            f"{model_dir} has no tokenizer that loads: {said} Choose a model folder with a tokenizer."
+            f"the tokenizer in {model_dir} cannot be loaded: {first_line(error)} Choose a model folder with a "
+            f"tokenizer."
         ) from error
     found.truncation_side = "right"
     return found
@@ -105,13 +105,13 @@ def _tokenizer(model_dir: Path, trust_remote_code: bool) -> Any:
 def _errors_only() -> Iterator[None]:
     from transformers import utils
 
-    chatter: Any = utils.logging  # without types
-    before = chatter.get_verbosity()
-    chatter.set_verbosity_error()
+    verbosity: Any = utils.logging  # has no type stubs
+    before = verbosity.get_verbosity()
+    verbosity.set_verbosity_error()
     try:
         yield
     finally:
-        chatter.set_verbosity(before)
+        verbosity.set_verbosity(before)
 
 
 def _limit(tokenizer: Any, model_dir: Path, max_length: int) -> int:
@@ -120,7 +120,7 @@ def _limit(tokenizer: Any, model_dir: Path, max_length: int) -> int:
     positions = config.get("max_position_embeddings") or max_length + offset
     limit = int(min(max_length, tokenizer.model_max_length, positions - offset))
     if limit < max_length:
-        log.warning("model.max_length=%d: the model takes %d tokens at most; rows are cut to that", max_length, limit)
+        log.warning("model.max_length=%d: the model takes at most %d tokens; rows are cut to that", max_length, limit)
     return limit
 
 
@@ -129,7 +129,7 @@ def _pad_token(tokenizer: Any, model_dir: Path) -> int:
         if token is not None:
             return int(token)
     raise ModelError(
-        f"the tokenizer in {model_dir} has neither a padding nor an end token; set pad_token in its config."
+        f"the tokenizer in {model_dir} has neither a padding nor an end token. Set pad_token in tokenizer_config.json."
     )
 
 
@@ -139,7 +139,7 @@ def _encode(part: Dataset, tokenizer: Any, max_length: int) -> Dataset:
     if texts:  # a test split may be empty, and some tokenizers fail on no text
         with _errors_only():
             ids = tokenizer(texts, truncation=True, max_length=max_length, padding=False)["input_ids"]
-    # A text of which the vocabulary knows nothing may have no token at all; a row needs one.
+    # A text of characters that the vocabulary lacks may have no token at all, but a row needs one.
     fallback = next(
         (t for t in (tokenizer.unk_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) if t is not None), 0
     )

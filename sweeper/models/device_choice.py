@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["BF16_FLAGS", "DTYPES", "SHORT", "choose_attention", "choose_dtype", "cpu_flags"]
+__all__ = ["SHORT", "choose_attention", "choose_dtype", "cpu_flags"]
 
 SHORT = "sweeper_short"
 """Name of the kernel in `short_attention`; it stands here so that choosing it does not import transformers."""
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """CPU features of bfloat16 arithmetic as Linux names them, on x86 (the first two) and on ARM."""
 
 
@@ -25,14 +25,14 @@ def choose_dtype(
         device: Device of the model.
         flags: Features of the CPU; those of this machine if None.
     """
-    if wanted in DTYPES:
-        return DTYPES[wanted], f"{wanted}, set by model.dtype"
+    if wanted in _DTYPES:
+        return _DTYPES[wanted], f"{wanted}, set by model.dtype"
     device = torch.device(device)
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return torch.bfloat16, "bfloat16, which this GPU supports"
         return torch.float32, "float32: this GPU does not support bfloat16"
-    found = sorted(BF16_FLAGS & (cpu_flags() if flags is None else flags))
+    found = sorted(_BF16_FLAGS & (cpu_flags() if flags is None else flags))
     if device.type == "cpu" and found:
         return torch.bfloat16, f"bfloat16, which this CPU supports ({', '.join(found)})"
     return torch.float32, f"float32: no sign that this {device.type.upper()} supports bfloat16"

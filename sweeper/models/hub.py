@@ -15,9 +15,9 @@ from sweeper.fetch.progress import Progress
 
 __all__ = ["fetch"]
 
-FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]
-CODE_FILES = ["*.py"]
-OTHER_FORMATS = ["*/*"]
+_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]
+_CODE_FILES = ["*.py"]
+_OTHER_FORMATS = ["*/*"]
 """Subfolders, which hold exports for other programs (onnx, openvino, coreml)."""
 
 
@@ -44,8 +44,8 @@ def _download(settings: ModelSettings, cache: Path, progress: Progress) -> Path:
             settings.id,
             revision=settings.revision or None,
             cache_dir=cache / "hub",
-            allow_patterns=FILES + (CODE_FILES if settings.trust_remote_code else []),
-            ignore_patterns=OTHER_FORMATS,
+            allow_patterns=_FILES + (_CODE_FILES if settings.trust_remote_code else []),
+            ignore_patterns=_OTHER_FORMATS,
         )
     except Exception as error:
         raise FetchError(

@@ -19,7 +19,7 @@ from sweeper.models.device_choice import SHORT
 
 __all__ = ["load_model", "quiet"]
 
-KINDS = {"sequence_classification": "AutoModelForSequenceClassification", "causal_lm": "AutoModelForCausalLM"}
+_KINDS = {"sequence_classification": "AutoModelForSequenceClassification", "causal_lm": "AutoModelForCausalLM"}
 
 
 def load_model(
@@ -54,7 +54,7 @@ def load_model(
             else:
                 config.use_cache = False
             _set_pad_token(config, path, trust_remote_code=trust_remote_code)
-            model: nn.Module = getattr(transformers, KINDS[kind]).from_pretrained(
+            model: nn.Module = getattr(transformers, _KINDS[kind]).from_pretrained(
                 path, config=config, dtype=dtype, attn_implementation=attention, use_safetensors=True, **local
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:

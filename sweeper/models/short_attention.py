@@ -83,9 +83,9 @@ def _padded_mask(mask: torch.Tensor | None, query: torch.Tensor, num_keys: int, 
     # Padded keys score below masked ones, which have the lowest bfloat16: they get no weight even if all are masked.
     shape = (1, 1, query.shape[2]) if mask is None else mask.shape[:-1]
     lowest = torch.finfo(torch.float32).min
-    whole = torch.full((*shape, padded), lowest, device=query.device)
-    whole[..., :num_keys] = 0.0 if mask is None else mask
-    return whole
+    padded_mask = torch.full((*shape, padded), lowest, device=query.device)
+    padded_mask[..., :num_keys] = 0.0 if mask is None else mask
+    return padded_mask
 
 
 class _ShortAttention(torch.autograd.Function):
@@ -124,6 +124,6 @@ class _ShortAttention(torch.autograd.Function):
 
 def _pad_keys(keys: torch.Tensor, padded: int) -> torch.Tensor:
     rows, heads, length, width = keys.shape
-    whole = keys.new_zeros(rows, heads, padded, width)
-    whole[:, :, :length] = keys
-    return whole.view(rows * heads, padded, width)
+    padded_keys = keys.new_zeros(rows, heads, padded, width)
+    padded_keys[:, :, :length] = keys
+    return padded_keys.view(rows * heads, padded, width)

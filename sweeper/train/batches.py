@@ -103,6 +103,7 @@ class TrainingRows:
 
     def _passes_of(self, narrow: Sequence[np.ndarray]) -> list[Pass]:
         lengths = [int(self._lengths[members].max()) for members in narrow]
+        # A GPU gains from larger products, a CPU only from less padding.
         if self._device.type != "cpu":
             return [Pass(slice(self.plan.micro_batch), max(lengths))]
         size = self.plan.micro_batch // len(narrow)
@@ -151,6 +152,7 @@ class EvaluationBatches:
         rows = examples.ids
         self.num_rows = len(rows)
         self.targets = torch.as_tensor(examples.targets)
+        # Batches of ascending length need little padding; each remembers which rows it holds.
         ids, mask = padded(rows, pad_token_id)
         order = torch.tensor(sorted(range(len(rows)), key=lambda i: len(rows[i])))
         self.batches: list[tuple[torch.Tensor, Batch]] = []

@@ -33,6 +33,8 @@ class Bucket:
     def __init__(self, lanes: Sequence[Lane], shape: Layout, dtype: torch.dtype, plan: ChunkPlan | None = None) -> None:
         self.lanes = lanes
         self._layout = shape.with_rank(bucket_rank(lanes[0].layout.rank))
+        # The optimizer updates float32 values, because bfloat16 would round small updates away. The layers use
+        # a copy in the type of the frozen weights.
         self._parameters = self._pad([lane.parameters for lane in lanes])
         self._compute = torch.empty_like(self._parameters, dtype=dtype)
         if plan is not None:
@@ -64,6 +66,7 @@ class Bucket:
         last = index + 1 == self._micro_batches
         due = [last or (index + 1) % window == 0 for window in self._accumulation]
         if any(due):
+            # All lanes are due most of the time, and a slice changes the gradients in place without a copy.
             rows = slice(None) if all(due) else torch.tensor(due, device=self._gradients.device).nonzero()[:, 0]
             # The layers multiply with s·A and leave the gradient of s·A; the gradient of A is s times that.
             size = self._layout.size_a
@@ -122,6 +125,7 @@ class Bucket:
         self._moment2 = self._pad([lane.moment2 for lane in lanes])
         self._gradients = torch.zeros_like(self._parameters)
         self._scale_k1 = self._scales(training=True)
+        # Optimizer steps do not cross chunks: the last one of a chunk takes the micro-batches that are left.
         self._accumulation = [max(1, lane.spec.train.batch_size // plan.micro_batch) for lane in lanes]
         steps = [plan.num_chunks * -(-plan.micro_batches // window) for window in self._accumulation]
         self._optimizer = LaneOptimizer(

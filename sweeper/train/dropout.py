@@ -51,6 +51,7 @@ class LaneDropout:
         Every part gets its share of the masks of the whole micro-batch, so that a trial stays the same when it is
         trained in parts for lack of memory.
         """
+        # All parts start from the generators' state before the first one, and draw their own words of the same masks.
         self._part, self._num_parts = part, num_parts
         for words in self._words:
             if words is not None and part == 0:
@@ -92,6 +93,7 @@ class _HostWords:
 
     def draw(self, into: torch.Tensor, drawn: range, total: int) -> None:
         """Fill ``into`` with the words ``drawn`` of the next ``total``."""
+        # Skipping words leaves the generator where the whole micro-batch would have left it.
         self._bits.advance(drawn.start)
         words = self._generator.integers(0, 2**64 - 1, len(drawn), dtype=np.uint64, endpoint=True)
         into.copy_(torch.from_numpy(words.view(np.int64)))
@@ -119,6 +121,7 @@ class _DeviceWords:
 
 def keep(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Return ``x`` with 0 where the mask is 0; the caller scales what is kept."""
+    # A bitwise and costs less than a product, and an infinity that is dropped becomes 0, not NaN.
     return (x.view(mask.dtype) & mask).view(x.dtype)
 
 

@@ -99,6 +99,7 @@ class Lane:
             base: PEFT's ``base_model_name_or_path``.
             config: Further fields of ``adapter_config.json`` (targets, task type, revision of the base).
         """
+        # B is transposed in the vector, and PEFT's is not.
         tensors = {}
         flat = self.parameters[None].cpu()
         layout = self.layout
@@ -109,6 +110,7 @@ class Lane:
             tensors[f"base_model.model.{head.name}.weight"] = weight[0].contiguous()
             if bias is not None:
                 tensors[f"base_model.model.{head.name}.bias"] = bias[0].contiguous()
+        # PEFT scales by lora_alpha / r, or lora_alpha / sqrt(r) with use_rslora; both give `lora_scale`.
         lora = self.spec.lora
         written = {
             "peft_type": "LORA",

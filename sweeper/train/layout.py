@@ -99,6 +99,7 @@ class Layout:
 
     def views_head(self, flat_kP: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
         """Return each head layer's weight ``[k, O, I]`` and bias ``[k, O]`` or None, sharing memory."""
+        # Unlike adapters, a head keeps torch's order of dimensions, [O, I].
         views = []
         lanes, offset = len(flat_kP), self.size_lora
         for shape in self.head:
@@ -147,6 +148,7 @@ class Layout:
 
     def _pairs(self, row: torch.Tensor, flat: torch.Tensor, rank: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield each part of a padded row with the part of the unpadded vector that belongs there."""
+        # Padding adds rows to A and B, so a lane's values are not contiguous in the padded row; a head has no rank.
         own = self.with_rank(rank)
         wide, narrow = row[None], flat[None]
         padded = self.views_a(wide) + self.views_b(wide)

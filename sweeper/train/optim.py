@@ -58,6 +58,7 @@ def learning_rate_at(settings: OptimSettings, step: int) -> float:
         return settings.learning_rate * step / settings.warmup_steps
     if settings.lr_schedule == "constant":
         return settings.learning_rate
+    # The last update has step total_steps - 1, just before the rate reaches 0.
     done = (step - settings.warmup_steps) / max(1, settings.total_steps - settings.warmup_steps)
     share = 1 - done if settings.lr_schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
     return settings.learning_rate * max(0.0, share)

@@ -82,6 +82,7 @@ class Pack:
         if base_dropout:
             _replace_dropout(model, self._state, base_dropout)
         self._heads = [_replace_head(model, name, self._state) for name in head]
+        # Rank 1 is a placeholder: lanes and buckets take this layout at their own rank.
         self.shape = Layout(
             1,
             tuple(LoraShape(n, w.shape[1], w.shape[0]) for n, w in zip(targets, weights, strict=True)),
@@ -109,6 +110,7 @@ class Pack:
         """
         plan = rows.plan
         buckets = [Bucket(group, self.shape, self.dtype, plan) for group in _groups(lanes)]
+        # Lanes may be at different chunks; their micro-batches have the same lengths all the same (see `batches`).
         order_KMB = np.stack([rows.chunk(lane.chunks_done) for lane in lanes])
         # Gradients accumulate over the micro-batches of an optimizer step. Each lane has its own number of these, so
         # the factor that turns its sum of losses into a mean is set per lane and micro-batch, before the first one.
@@ -179,6 +181,7 @@ class Pack:
         gathered = None
         for picked, batch in split.batches:
             for rows in np.array_split(np.arange(len(picked)), min(parts, len(picked))):
+                # Every lane is scored on the same rows, so the batch is repeated for each of them.
                 chosen = slice(int(rows[0]), int(rows[-1]) + 1)
                 repeated = Batch(*(tensor[chosen].repeat(num_lanes, *(1,) * (tensor.dim() - 1)) for tensor in batch))
                 part_NF = outputs(self._model, repeated).float().cpu()
@@ -192,6 +195,7 @@ class Pack:
     def _dropout(self, lanes: Sequence[Lane], purpose: str, probabilities: Sequence[float]) -> LaneDropout | None:
         if not any(probabilities):
             return None
+        # Seeded by chunk, so a trial that is resumed continues with the same masks and saves no generator.
         seeds = [derived_seed(lane.spec.seed, purpose, lane.chunks_done) for lane in lanes]
         return LaneDropout(probabilities, seeds, self.device)
 

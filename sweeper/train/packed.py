@@ -89,6 +89,7 @@ class LoraGroup:
 
     def output(self, x: torch.Tensor, index: int) -> torch.Tensor:
         """Return the output of layer ``index`` for ``x``, and keep those of its siblings until they are called."""
+        # The model calls siblings one after another with the very same tensor; any other tensor is a new forward pass.
         if self._pending is None or self._pending[0] is not x or index not in self._pending[1]:
             self._pending = x, dict(enumerate(self._outputs(x)))
         outputs = self._pending[1]
@@ -175,6 +176,7 @@ class _LoraFunction(torch.autograd.Function):
 
 def _through_b(group: LoraGroup, segment: LoraSegment, h_kNS: torch.Tensor, grad_y_kNO: torch.Tensor) -> torch.Tensor:
     """Add the gradients of B, and return the gradient of the values between A and B, ``[k, N, S]``."""
+    # Each layer has its own B and so its own columns of h, unlike in A, which one product serves for all layers.
     grad_h_kNS = torch.empty_like(h_kNS)
     by_layer = (torch.split(grad_y_kNO, group.widths, -1), h_kNS.chunk(len(group.widths), -1))
     for index, (grad_kNO, h_kNR) in enumerate(zip(*by_layer, strict=True)):
@@ -187,6 +189,7 @@ def _through_b(group: LoraGroup, segment: LoraSegment, h_kNS: torch.Tensor, grad
 def _stacked_bias(biases: Sequence[torch.Tensor | None], weights: Sequence[torch.Tensor]) -> torch.Tensor | None:
     if all(bias is None for bias in biases):
         return None
+    # Siblings may differ: in some models key has no bias while query and value do.
     return torch.cat([w.new_zeros(len(w)) if b is None else b for b, w in zip(biases, weights, strict=True)])
 
 
@@ -214,6 +217,7 @@ class PackedDropout(nn.Module):
 class _DropFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, mask: torch.Tensor, scale: float) -> torch.Tensor:
+        # The scale cannot be folded into a weight as for adapters: what follows may be a residual or a norm.
         ctx.mask, ctx.scale = mask, scale
         return keep(x, mask).mul_(scale)
 
@@ -261,6 +265,7 @@ class _HeadFunction(torch.autograd.Function):
         lanes = layer.state.num_lanes
         x_KNI = x.reshape(lanes, -1, x.shape[-1])
         grad_y_KNO = grads[0].reshape(lanes, -1, layer.out_features)
+        # Segments cover all lanes, so every row of the uninitialised gradient is written.
         grad_x = torch.empty_like(x_KNI)
         for segment in layer.segments:
             rows = slice(segment.first, segment.last)

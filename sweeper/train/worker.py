@@ -181,21 +181,24 @@ class TrainingWorker:
         if self._study is None:
             raise WorkerError("the request for a chunk came before the one that opens a study")
         study, begin = self._study, time.perf_counter()
+
+        def train(group: Sequence[Lane], parts: int) -> Sequence[ChunkOutcome]:
+            return study.pack.train_chunk(group, study.train, study.task.row_loss, parts=parts)
+
+        def score(group: Sequence[Lane], parts: int) -> Sequence[Mapping[str, float]]:
+            outputs_KNF = study.pack.predict(group, study.validation, study.task.outputs, parts=parts)
+            return [_validation(study.task.score(outputs_NF, study.validation.targets)) for outputs_NF in outputs_KNF]
+
         for number in request.evict:
             self._lanes.pop(number, None)
         details, failures = self._admit(study, request.admit)
         lanes = sort_lanes(list(self._lanes.values()))
-        outcomes, failed = study.fallback.run(
-            lanes,
-            lambda group, parts: study.pack.train_chunk(group, study.train, study.task.row_loss, parts=parts),
-        )
+        outcomes, failed = study.fallback.run(lanes, train, stage="train")
         failures |= failed
         failures |= find_diverged({n: o.loss for n, o in outcomes.items()}, "training loss", study.loss_limit)
         self._drop(failures)
         scored = [lane for lane in lanes if lane.spec.number in self._lanes and lane.chunks_done in study.request.rungs]
-        scores, failed = study.fallback.run(
-            scored, lambda group, parts: self._score(study, group, parts), stage="score"
-        )
+        scores, failed = study.fallback.run(scored, score, stage="score")
         failures |= failed
         failures |= find_diverged({n: s["validation/loss"] for n, s in scores.items()}, "validation loss")
         self._drop(failures)
@@ -217,10 +220,6 @@ class TrainingWorker:
             if lane.chunks_done == 0:
                 details[number] = {"num_parameters": lane.layout.size, "initial_hash": lane.state_hash()}
         return details, failures
-
-    def _score(self, study: _Study, lanes: Sequence[Lane], parts: int) -> Sequence[Mapping[str, float]]:
-        outputs_KNF = study.pack.predict(lanes, study.validation, study.task.outputs, parts=parts)
-        return [_validation(study.task.score(outputs_NF, study.validation.targets)) for outputs_NF in outputs_KNF]
 
     def _drop(self, failures: Mapping[int, Failure]) -> None:
         for number in failures:

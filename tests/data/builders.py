@@ -1,4 +1,4 @@
-"""Little wheels and tables that tests make, and where the real wheels may already lie."""
+"""Small wheels and tables for tests, and the folders where the real wheels may already be."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def test_a_long_prompt_loses_its_beginning_and_the_completion_nothing(tmp_path, 
         number = row["input_ids"][2] - 4
         assert row["input_ids"] == [ROW, ROW, 4 + number, 5 + number, 4 + number, END]
         assert row["prompt"] == 3
-    assert "12 of 12 train prompts lost their beginning, for model.max_length=6" in caplog.text
+    assert "12 of 12 train prompts were cut at the beginning to fit model.max_length=6" in caplog.text
 
 
 def test_in_a_closed_set_the_length_of_a_cut_prompt_does_not_tell_the_answer(tmp_path, model_dir):

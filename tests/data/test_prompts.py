@@ -65,7 +65,7 @@ def test_a_chat_may_be_written_as_json_in_a_column_of_text():
     ("messages", "said"),
     [
         ([USER], "row 1 has no message of the role 'assistant'"),
-        ([ASSISTANT], "row 1 has no message of the role 'assistant' after another one"),
+        ([ASSISTANT], "row 1 has no message of the role 'assistant' after another message"),
         ("hello", "must hold a list of messages"),
         ([{"from": "human", "value": "Hi"}], "each with role and content"),
         ([USER, {"role": "assistant", "content": " "}], "row 1 has an empty completion"),

@@ -75,7 +75,7 @@ def test_of_a_text_with_two_labels_the_first_is_kept_and_the_number_logged(caplo
     splits = make_splits(Dataset.from_list(rows), mine(train_rows=0, test_rows=0))
     labels = {row["text"]: row["label"] for part in (splits.train, splits.validation) for row in part}
     assert labels["a 7"] == 0
-    assert "1 of them have another label" in caplog.text
+    assert "1 of them have a different label" in caplog.text
 
 
 def test_the_same_seed_gives_the_same_split_whatever_the_order_of_the_rows():
@@ -252,9 +252,7 @@ def test_sizes_are_planned(rows, asked, sizes):
 
 def test_shrinking_is_logged(caplog):
     plan_sizes(60, mine())
-    assert (
-        "60 unique rows are too few for train/validation/test = 100/40/60 rows; the splits get 36/12/12" in caplog.text
-    )
+    assert "60 unique rows are too few for train/validation/test = 100/40/60; the splits get 36/12/12" in caplog.text
 
 
 def test_nothing_is_logged_when_all_is_well(caplog):

@@ -75,7 +75,7 @@ def test_where_that_keeps_nothing_is_an_error(tmp_path):
 
 
 def test_an_empty_file_is_an_error(tmp_path):
-    with pytest.raises(DataError, match="mine is empty: there are no rows"):
+    with pytest.raises(DataError, match="mine is empty: it has no rows"):
         rows_of(write(tmp_path / "a.jsonl", ""))
 
 
@@ -123,14 +123,14 @@ def test_a_broken_jsonl_row_is_named_by_its_line(tmp_path, broken, said):
 
 
 def test_a_json_array_is_explained(tmp_path):
-    with pytest.raises(DataError, match="one JSON object a line, not one JSON array"):
+    with pytest.raises(DataError, match="must be one JSON object, not part of one JSON array"):
         rows_of(write(tmp_path / "a.json", '[\n{"text": "a", "label": "b"}\n]'))
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("text,label\na,1\nb,2,3\n", "line 3 has 3 fields, the header has 2"),
+        ("text,label\na,1\nb,2,3\n", "line 3 has 3 fields, but the header has 2"),
         ('text,label\n"a\nb",1\nb\n', "line 4 has 1 fields"),
         ('text,label\na,1\n"never closed,2\nb,1\n', "line 3 is not CSV"),
     ],

@@ -74,7 +74,7 @@ def test_rows_are_cut_to_what_the_model_takes(tmp_path, cache, caplog, config, l
     rows = [{**row, "text": row["text"] + " row row row"} for row in ROWS]
     found = tokenise(splits_of(rows), model_dir=model_dir, max_length=128, cache=cache)
     assert set(found.train["length"]) == {longest}
-    assert f"the model takes {longest} tokens at most" in caplog.text
+    assert f"the model takes at most {longest} tokens" in caplog.text
 
 
 def test_an_empty_test_split_is_tokenised(model_dir, cache):
@@ -104,7 +104,7 @@ def test_rows_length_and_tokenizer_each_have_their_own_cache(tmp_path, model_dir
 
 def test_a_folder_without_tokenizer_is_an_error(tmp_path, cache):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ModelError, match="has no tokenizer that loads"):
+    with pytest.raises(ModelError, match=r"the tokenizer in .* cannot be loaded"):
         tokenise(splits_of(), model_dir=tmp_path / "empty", max_length=8, cache=cache)
 
 

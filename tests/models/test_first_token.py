@@ -1,4 +1,4 @@
-"""The narrow last layer gives what the whole one gives, and is only put where nothing else is read."""
+"""The narrow last layer gives the results of the full one, and replaces it only where no other token is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""WorkerRecovery and scores of completions are those that a model gives to each of them alone."""
+"""Losses and scores of completions are those that a model gives to each of them alone."""
 
 from __future__ import annotations
 

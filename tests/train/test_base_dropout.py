@@ -1,4 +1,4 @@
-"""Dropout inside the frozen model: each lane's own, in training only."""
+"""Dropout inside the frozen model: from each lane's own generator, in training only."""
 
 from __future__ import annotations
 

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from sweeper.train.dropout import LaneDropout, _DeviceWords, _HostWords, keep, keep_, keep_share
-from sweeper.train.packed import LoraSegment
-from tests.train.tiny import CPU, Data, build_pack, outputs, spec, start, token_rows, train
+from tests.train.tiny import CPU, Data, build_pack, outputs, spec, start, token_rows, train, train_segments
 
 ROWS, WIDTH = 64, 100
 
@@ -87,9 +86,7 @@ def test_the_adapters_output_is_unbiased(data):
     """The mean of many dropped outputs is the output without dropout: the scale is folded into A."""
     pack = build_pack()
     (lane,) = start(pack, [spec(**{"lora.dropout": 0.4, "lora.alpha_ratio": 2.0})])
-    train(pack, [lane], data, 1)
-    name = pack.shape.lora[0].name
-    folded = segment_of(pack, name)
+    folded = train_segments(pack, [lane], data, 1)[pack.shape.lora[0].name]
     rank = folded.B_kRO[0].shape[1]
     dropped_lane = LaneDropout([0.4], [1], CPU)
     x = torch.randn(1, 16, generator=torch.Generator().manual_seed(0)).repeat(20_000, 1)
@@ -98,11 +95,6 @@ def test_the_adapters_output_is_unbiased(data):
     standard_error = outputs.std(0) / len(outputs) ** 0.5
     assert ((outputs.mean(0) - exact).abs() < 5 * standard_error).all()
     assert (exact.abs() > 50 * standard_error).any()
-
-
-def segment_of(pack, name) -> LoraSegment:
-    (segment,) = pack._model.get_submodule(name).group.segments
-    return segment
 
 
 def test_evaluation_drops_nothing(pack, data):

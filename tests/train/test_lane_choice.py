@@ -1,4 +1,4 @@
-"""``executor.lanes=auto``: tried, measured, and told why."""
+"""Choosing the number of lanes for ``executor.lanes=auto``: which are tried, and the reason given."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweeper.train.layout import HeadShape, Layout, LoraShape, bucket_rank
-from tests.train.tiny import spec, start, train
+from tests.train.tiny import spec, start, train_segments
 
 WIDTH = st.integers(1, 7)
 LORA = st.builds(LoraShape, st.just("layer"), WIDTH, WIDTH)
@@ -69,17 +69,11 @@ def test_ranks_are_padded_to_powers_of_two(rank, padded):
 def test_pads_stay_exactly_zero_through_training_with_weight_decay(pack, data):
     trials = [spec(n, seed=n, **{"lora.r": rank, "train.weight_decay": 0.5}) for n, rank in enumerate([3, 8, 5])]
     lanes = start(pack, trials)
-    train(pack, lanes, data, 4)
-    for name in layers_of_pack(pack):
-        (segment,) = pack._model.get_submodule(name).group.segments
+    segments = train_segments(pack, lanes, data, 4)
+    assert len(segments) == 12
+    for segment in segments.values():
         for lane, own in enumerate(lanes):
             rank, stacked = own.layout.rank, len(segment.B_kRO)
             matrices = [*segment.A_kSI[lane].chunk(stacked), *(b[lane] for b in segment.B_kRO)]
             assert all((matrix[rank:] == 0).all() for matrix in matrices)
             assert all((matrix[:rank].abs().sum(1) > 0).all() for matrix in matrices)
-
-
-def layers_of_pack(pack):
-    names = [shape.name for shape in pack.shape.lora]
-    assert len(names) == 12
-    return names

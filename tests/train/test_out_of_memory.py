@@ -1,4 +1,4 @@
-"""Lanes that fail together are tried apart; what fails alone is the lane's own fault."""
+"""Lanes that fail together are tried in smaller groups; a lane that fails alone has failed."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def test_lack_of_memory_on_the_device_is_recognised(error):
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, "Cannot allocate memory")])
-def test_lack_of_memory_of_the_host_is_not_put_down_to_the_setting(error):
+def test_lack_of_memory_on_the_host_is_a_failure_of_its_own_kind(error):
     assert is_out_of_memory(error)
     assert failure_of(error).kind is FailureKind.HOST_MEMORY
 
 
-def test_what_the_host_lacks_while_a_gpu_trains_is_the_hosts():
+def test_lack_of_host_memory_while_a_gpu_trains_is_the_hosts():
     error = RuntimeError("DefaultCPUAllocator: can't allocate memory: ...")
     assert failure_of(error, device="cuda").kind is FailureKind.HOST_MEMORY
 
@@ -69,7 +69,7 @@ def test_lanes_that_work_run_together_once(lanes):
     assert failures == {}
 
 
-def test_a_failure_is_put_down_to_the_lane_that_fails_alone(lanes):
+def test_a_failure_is_that_of_the_lane_that_fails_alone(lanes):
     calls = []
 
     def work(group, _parts=1):
@@ -172,7 +172,7 @@ def test_a_lane_too_large_alone_is_trained_in_parts_and_ends_the_same(data):
 
 
 def test_what_did_not_fit_together_is_not_tried_together_again(lanes):
-    isolation, sizes = OutOfMemoryFallback(), []
+    fallback, sizes = OutOfMemoryFallback(), []
 
     def work(group, _parts):
         sizes.append(len(group))
@@ -180,10 +180,10 @@ def test_what_did_not_fit_together_is_not_tried_together_again(lanes):
             raise MemoryError
         return numbers(group)
 
-    isolation.run(lanes, work)
+    fallback.run(lanes, work)
     assert sizes == [8, 4, 2, 2, 4, 2, 2]
     sizes.clear()
-    isolation.run(lanes, work)
+    fallback.run(lanes, work)
     assert sizes == [2, 2, 2, 2]
 
 

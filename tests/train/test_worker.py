@@ -196,7 +196,7 @@ def test_a_trial_that_diverges_fails_alone(worker):
     assert worker.answer(ChunkRequest()).measurements.keys() == {1}
 
 
-def test_a_loss_that_blows_up_though_finite_is_the_settings_fault(worker):
+def test_a_finite_loss_above_the_limit_ends_its_trial(worker):
     wild = trial(2, **{"train.learning_rate": 30.0, "train.warmup_ratio": 0.0, "train.max_grad_norm": 0.0})
     report = worker.answer(admit(trial(1), wild))
     assert report.failures[2].kind is FailureKind.EXPLODED
@@ -217,7 +217,7 @@ def test_a_chunk_in_which_all_lanes_fail_is_charged_whole(worker):
     assert report.costs[2].device_s == pytest.approx(report.elapsed_s) != 0
 
 
-def test_an_error_is_put_down_to_its_lane(worker):
+def test_an_error_ends_its_own_trial_only(worker):
     """Lane 2's learning rate is no number: an error, and no lack of memory."""
     bad = trial(2, **{"train.learning_rate": "fast"})
     report = worker.answer(admit(trial(1), bad))

@@ -143,6 +143,20 @@ def train(pack, lanes, data, chunks):
     return {lane.spec.number: losses for lane, losses in zip(lanes, torch.stack(steps, 1), strict=True)}
 
 
+def train_segments(pack, lanes, data, chunks):
+    """Train lanes of one bucket and return the segment of each adapted layer, as the last chunk left it, by name."""
+    found = {}
+
+    def looked_at(model, batch):
+        for shape in pack.shape.lora:
+            (found[shape.name],) = model.get_submodule(shape.name).group.segments
+        return row_loss(model, batch)
+
+    for _ in range(chunks):
+        pack.train_chunk(lanes, data.rows, looked_at)
+    return found
+
+
 def train_with_peft(kind, trial, data, chunks):
     """Train a trial alone, as one would with PEFT, torch and transformers, and return the loss of every micro-batch."""
     model = _peft_model(kind, trial)
