@@ -6,12 +6,10 @@ that it is about; everything else comes from here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from sweeper.config.hyperparameters import Hyperparameters
 from sweeper.config.settings import LoraSettings, TrainSettings
-from sweeper.config.values import ParamValue
 from sweeper.store.trials import TrialStore
 from sweeper.types import (
     Cost,
@@ -33,6 +31,7 @@ SPACE = {
     "train.learning_rate": "tag(log,interval(1e-4,1e-2))",
 }
 PARAMS = {"lora.r": 16, "lora.alpha_ratio": 2.0, "lora.dropout": 0.05, "train.learning_rate": 0.00123}
+DEFAULTS = Hyperparameters(LoraSettings(), TrainSettings())
 DEFAULT_PARAMS = {"lora.r": 8, "lora.alpha_ratio": 1.0, "lora.dropout": 0.0, "train.learning_rate": 0.001}
 """What the recipe peft_default trains."""
 
@@ -72,7 +71,7 @@ def make_spec(number=0, *, params=PARAMS, fixed=None, study=STUDY, seed=None, or
         origin: Who proposed it.
         phase: Why it is run.
     """
-    own = Hyperparameters(LoraSettings(), TrainSettings()).with_params({**(fixed or {}), **params})
+    own = DEFAULTS.with_params({**(fixed or {}), **params})
     return TrialSpec(
         study=study,
         number=number,
@@ -83,16 +82,6 @@ def make_spec(number=0, *, params=PARAMS, fixed=None, study=STUDY, seed=None, or
         origin=origin,
         phase=phase,
     )
-
-
-def default_values() -> dict[str, ParamValue]:
-    """Return every ``lora.*`` and ``train.*`` value of the settings' defaults, by dotted key."""
-    return Hyperparameters(LoraSettings(), TrainSettings()).by_key()
-
-
-def values_of(spec: TrialSpec) -> Mapping[str, ParamValue]:
-    """Return every ``lora.*`` and ``train.*`` value of a trial, searched or fixed, by dotted key."""
-    return spec.by_key()
 
 
 def make_measurement(chunk, value=None, *, metric="validation/accuracy", loss=0.4, rows=250, **changes) -> Measurement:

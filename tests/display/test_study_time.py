@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
+from dataclasses import asdict
 
 from rich.console import Console
 
 from sweeper.analysis.report import write_reports
 from sweeper.display.progress import progress_from_disk
 from sweeper.display.tables import final_table
-from sweeper.store.sessions import SessionLog, SessionRecord, as_bytes
+from sweeper.store.serialization import SCHEMA_VERSION
+from sweeper.store.sessions import SessionLog, SessionRecord
 from sweeper.types import TrialState
 from tests.builders import make_default, make_study, make_sweep, make_trial
 
@@ -29,7 +32,7 @@ def test_two_sessions_with_a_break_take_the_same_time_on_screen_and_in_the_repor
         record = SessionRecord(number=number, begun_at=at(begin), saved_at=at(end), ended_at=at(end))
         path = SessionLog(store.root).path(number)
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(as_bytes(record))
+        path.write_text(json.dumps({"schema_version": SCHEMA_VERSION, **asdict(record)}))
 
     console = Console(width=120, record=True, file=io.StringIO())
     [progress] = progress_from_disk(store, budget=10)
