@@ -82,7 +82,9 @@ def _study(
     trials = store.trials(study.name)
     best, shipped = best_trial(study, trials), default_trial(trials, default)
     value = finite_value(study, best) if best else None
-    has_bounds = space is not None and best is not None and space.contains(best.spec.params)
+    at_bounds = None
+    if space is not None and best is not None and space.contains(best.spec.params):
+        at_bounds = space.at_bounds(best.spec.params)
     return {
         "name": study.name,
         "dataset": study.dataset,
@@ -101,7 +103,7 @@ def _study(
         "selection_optimism": selection_optimism(study, trials),
         "num_complete": len(rank_trials(study, trials)),
         "num_within_noise_of_best": _num_within_noise(study, trials),
-        "at_bounds": space.at_bounds(best.spec.params) if has_bounds else None,
+        "at_bounds": at_bounds,
         **_effort(trials, sessions),
         "fingerprint": study.fingerprint,
         "labels": list(study.labels),

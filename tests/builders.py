@@ -71,17 +71,22 @@ def make_spec(number=0, *, params=PARAMS, fixed=None, study=STUDY, seed=None, or
         origin: Who proposed it.
         phase: Why it is run.
     """
-    own = DEFAULTS.with_params({**(fixed or {}), **params})
+    values = {**DEFAULTS.by_key(), **(fixed or {}), **params}
     return TrialSpec(
         study=study,
         number=number,
         params=params,
-        lora=own.lora,
-        train=own.train,
+        lora=LoraSettings(**_section(values, "lora")),
+        train=TrainSettings(**_section(values, "train")),
         seed=1000 + number if seed is None else seed,
         origin=origin,
         phase=phase,
     )
+
+
+def _section(values, name):
+    """Return the values of one section by field; they are not cast, so a test may give what no user can."""
+    return {key.removeprefix(f"{name}."): value for key, value in values.items() if key.startswith(f"{name}.")}
 
 
 def make_measurement(chunk, value=None, *, metric="validation/accuracy", loss=0.4, rows=250, **changes) -> Measurement:
