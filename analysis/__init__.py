@@ -1,5 +1,5 @@
-"""Reads finished or running sweeps from the store and says which settings are best, and how sure that is.
+"""Reads finished or running sweeps from the store and reports which configurations are best, and how certain that is.
 
-Never trains, never writes anything but reports. `sweeper.sweep.run` calls `sweeper.analysis.report.write_reports` at the end of a
-sweep; the live view shares `sweeper.analysis.compare`, so that the screen and the report never disagree.
+Never trains and writes only reports. `sweeper.sweep.run` calls `sweeper.analysis.report.write_reports` at the end of a
+sweep. The live view shares `sweeper.analysis.compare`, so that the screen and the report always agree.
 """

@@ -1,7 +1,7 @@
-"""The content of best.json: the best settings of each dataset, what they are compared with, and what they cost.
+"""The content of best.json: the best configuration of each dataset, what it is compared with, and what it cost.
 
-Everything is a function of the store, so that the same sweep always gives the same file. `sweeper.analysis.report` writes it,
-and ``sweeper.run`` returns it.
+Everything is a function of the store, so the same sweep always gives the same file. `sweeper.analysis.report` writes
+it, and ``sweeper.run`` returns it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from sweeper.analysis.compare import (
+    Comparison,
     compare,
+    compare_with_default,
     probe_value,
     selection_optimism,
     standard_error,
@@ -27,10 +29,10 @@ from sweeper.store.sessions import SessionLog, SessionRecord
 from sweeper.store.trials import TrialStore
 from sweeper.types import Cost, Phase, StudyRecord, TrialRecord, TrialState
 
-__all__ = ["best_settings", "trial_summary"]
+__all__ = ["best_configurations", "trial_summary"]
 
 
-def best_settings(store: TrialStore, *, space: SearchSpace | None = None) -> dict[str, Any]:
+def best_configurations(store: TrialStore, *, space: SearchSpace | None = None) -> dict[str, Any]:
     """Return what best.json holds.
 
     Args:
@@ -44,9 +46,12 @@ def best_settings(store: TrialStore, *, space: SearchSpace | None = None) -> dic
 
 
 def trial_summary(store: TrialStore, study: StudyRecord, record: TrialRecord) -> dict[str, Any]:
-    """Return what is told of one trial."""
+    """Return what best.json and the report show of a trial.
+
+    ``params`` holds what a reader wants to see, alpha included; ``hyperparameters`` every value that was trained with.
+    """
     value = finite_value(study, record)
-    rung = record.last_rung
+    metrics = record.last_rung.metrics if record.last_rung else {}
     adapter = store.adapter_dir(study.name, record.spec.number)
     return {
         "trial": record.spec.number,
@@ -55,10 +60,10 @@ def trial_summary(store: TrialStore, study: StudyRecord, record: TrialRecord) ->
         "phase": record.spec.phase.value,
         "seed": record.spec.seed,
         "params": shown_params(record.spec, study.space),
-        "settings": record.spec.by_key(),
+        "hyperparameters": record.spec.by_key(),
         "value": value,
         "standard_error": standard_error(study, value),
-        "metrics": {} if rung is None else {name: _finite(rung.metrics[name]) for name in sorted(rung.metrics)},
+        "metrics": {name: metrics[name] if math.isfinite(metrics[name]) else None for name in sorted(metrics)},
         "num_parameters": record.num_parameters,
         "rows": record.cost.rows,
         "device_s": round(record.cost.device_s, 3),
@@ -77,6 +82,9 @@ def _study(
     trials = store.trials(study.name)
     best, shipped = best_trial(study, trials), default_trial(trials, default)
     value = finite_value(study, best) if best else None
+    at_bounds = None
+    if space is not None and best is not None and space.contains(best.spec.params):
+        at_bounds = space.at_bounds(best.spec.params)
     return {
         "name": study.name,
         "dataset": study.dataset,
@@ -89,13 +97,13 @@ def _study(
         "default": trial_summary(store, study, shipped) if shipped else None,
         "frozen_probe": probe_value(study),
         "untuned": untuned_value(study),
-        "gain_over_default": _gain(study, value, shipped),
-        "gain_over_probe": _comparison(study, value, probe_value(study)),
-        "gain_over_untuned": _comparison(study, value, untuned_value(study)),
+        "gain_over_default": _jsonable(compare_with_default(study, best, shipped)),
+        "gain_over_probe": _jsonable(compare(study, value, probe_value(study))),
+        "gain_over_untuned": _jsonable(compare(study, value, untuned_value(study))),
         "selection_optimism": selection_optimism(study, trials),
         "num_complete": len(rank_trials(study, trials)),
         "num_within_noise_of_best": _num_within_noise(study, trials),
-        "at_bounds": _at_bounds(space, best),
+        "at_bounds": at_bounds,
         **_effort(trials, sessions),
         "fingerprint": study.fingerprint,
         "labels": list(study.labels),
@@ -120,14 +128,7 @@ def _effort(trials: Sequence[TrialRecord], sessions: Sequence[SessionRecord]) ->
     }
 
 
-def _gain(study: StudyRecord, value: float | None, other: TrialRecord | None) -> dict[str, Any] | None:
-    # A trial stopped early was trained on fewer rows: its score is no fair opponent.
-    is_fair = other is not None and other.state is TrialState.COMPLETE
-    return _comparison(study, value, finite_value(study, other) if other and is_fair else None)
-
-
-def _comparison(study: StudyRecord, one: float | None, other: float | None) -> dict[str, Any] | None:
-    found = compare(study, one, other)
+def _jsonable(found: Comparison | None) -> dict[str, Any] | None:
     if found is None:
         return None
     return {"gain": found.gain, "standard_error": found.standard_error, "is_noise": found.is_noise}
@@ -139,13 +140,3 @@ def _num_within_noise(study: StudyRecord, trials: Sequence[TrialRecord]) -> int 
         return None
     found = [compare(study, ranked[0], value) for value in ranked]
     return sum(bool(c and c.is_noise) for c in found)
-
-
-def _at_bounds(space: SearchSpace | None, best: TrialRecord | None) -> dict[str, str] | None:
-    if space is None or best is None or not space.contains(best.spec.params):
-        return None
-    return space.at_bounds(best.spec.params)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

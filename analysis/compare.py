@@ -1,7 +1,7 @@
 """Whether one score is better than another by more than the noise of the validation rows.
 
 Pure functions of records, standard library only. The live view, best.json and the report all compare with these, and
-with nothing else; which trial is best says `sweeper.figures.ranking`.
+with nothing else. `sweeper.figures.ranking` decides which trial is best.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 from sweeper.figures.ranking import best_trial, finite_value
-from sweeper.types import StudyRecord, TrialRecord
+from sweeper.types import StudyRecord, TrialRecord, TrialState
 
 __all__ = [
     "NOISE_ERRORS",
     "Comparison",
     "baseline",
     "compare",
+    "compare_with_default",
     "probe_value",
     "selection_optimism",
     "standard_error",
@@ -40,7 +41,7 @@ def untuned_value(study: StudyRecord) -> float | None:
 
 
 def baseline(study: StudyRecord) -> tuple[str, float] | None:
-    """Return what the frozen model does by itself, as ``("probe" or "untuned", objective)``, if it was measured."""
+    """Return the score without fine-tuning as ``("probe" or "untuned", objective)``; None if it was not measured."""
     for name, value in (("probe", probe_value(study)), ("untuned", untuned_value(study))):
         if value is not None:
             return name, value
@@ -56,11 +57,11 @@ def _reference_value(study: StudyRecord, name: str) -> float | None:
 def standard_error(study: StudyRecord, value: float | None) -> float | None:
     """Return the binomial standard error of an accuracy, sqrt(p (1 - p) / n) over the n validation rows.
 
-    It says how much a score would vary with other validation rows; not how much it varies with the training seed. A
-    perfect score counts as half a row wrong, since its error is not 0.
+    It covers how much a score would vary with other validation rows, not how much it varies with the training seed. A
+    perfect score counts as half a row wrong: its error is not 0.
 
     Returns:
-        None if the metric is no accuracy, as other metrics have no such formula.
+        None if the metric is not an accuracy: other metrics have no such formula.
     """
     num_rows = study.num_rows.get("validation", 0)
     if value is None or num_rows == 0 or study.metric.rpartition("/")[2] != "accuracy" or not 0 <= value <= 1:
@@ -76,9 +77,9 @@ class Comparison:
     gain: float
     """Positive if the first is better, whatever the direction."""
     standard_error: float | None
-    """Of the gain, as if each were scored on rows of its own; None if the metric has no known error.
+    """Of the gain, as if each were scored on its own rows; None if the metric has no known error.
 
-    Both are scored on the same rows, so that the true error is mostly smaller: this one is conservative.
+    Both are scored on the same rows, so the true error is usually smaller: this one is conservative.
     """
 
     @property
@@ -99,11 +100,23 @@ def compare(study: StudyRecord, one: float | None, other: float | None) -> Compa
     return Comparison(gain=gain, standard_error=combined)
 
 
-def selection_optimism(study: StudyRecord, trials: Sequence[TrialRecord]) -> float | None:
-    """Return by how much the best score would look too good if all scored trials were equally good.
+def compare_with_default(
+    study: StudyRecord, best: TrialRecord | None, default: TrialRecord | None
+) -> Comparison | None:
+    """Compare the best trial with that of the default recipe; None unless both are complete.
 
-    The expected largest of m independent normal errors (Blom 1958: quantile (m - 0.375) / (m + 0.25)). Errors on the
-    same rows are alike, so this is an upper estimate.
+    A default trial that was pruned has seen fewer rows, so its score is not comparable.
+    """
+    if best is None or default is None or default.state is not TrialState.COMPLETE:
+        return None
+    return compare(study, finite_value(study, best), finite_value(study, default))
+
+
+def selection_optimism(study: StudyRecord, trials: Sequence[TrialRecord]) -> float | None:
+    """Return how far the best score would exceed the true one by chance if all scored trials were equally good.
+
+    The expected maximum of m independent normal errors (Blom 1958: quantile (m - 0.375) / (m + 0.25)). Errors on the
+    same rows are correlated, so this is an upper estimate.
     """
     best = best_trial(study, trials)
     error = standard_error(study, finite_value(study, best)) if best else None

@@ -1,4 +1,4 @@
-"""The trials of a sweep as a table, one row a trial; what trials.csv holds."""
+"""The trials of a sweep as a table with one row per trial: the content of trials.csv."""
 
 from __future__ import annotations
 
@@ -12,49 +12,39 @@ from sweeper.figures.ranking import finite_value
 from sweeper.store.trials import TrialStore
 from sweeper.types import StudyRecord, TrialRecord
 
-__all__ = ["load_trials", "trial_row"]
+__all__ = ["load_trials"]
 
-_COLUMNS = ("study", "dataset", "model", "method", "trial", "state", "phase", "origin", "seed", "value")
+_FIRST_COLUMNS = ("study", "dataset", "model", "method", "trial", "state", "phase", "origin", "seed", "value")
 
 
 def load_trials(store: TrialStore) -> pd.DataFrame:
     """Return every trial of a sweep, by study and number.
 
-    Columns are: what it is, its objective ``value``, every setting by its dotted key (``lora.alpha`` included), the
-    metrics of its latest measurements, its cost, and its times.
+    Columns are: what the trial is, its objective ``value``, every hyperparameter by its dotted key (``lora.alpha``
+    included), the metrics of its latest measurements, its cost, and its times.
     """
-    rows = [trial_row(study, trial) for study in store.studies() for trial in store.trials(study.name)]
+    rows = [_row(study, trial) for study in store.studies() for trial in store.trials(study.name)]
     return pd.DataFrame(rows, columns=_column_order(rows))
 
 
-def trial_row(study: StudyRecord, record: TrialRecord) -> dict[str, Any]:
-    """Return one trial as a flat row."""
-    spec = record.spec
+def _row(study: StudyRecord, record: TrialRecord) -> dict[str, Any]:
+    spec, failure = record.spec, record.failure
     latest = record.measurements[-1].metrics if record.measurements else {}
-    metrics = {**latest, **(record.last_rung.metrics if record.last_rung else {})}
-    who = (study.name, study.dataset, study.model, study.method, spec.number, record.state.value)
-    what = (spec.phase.value, spec.origin, spec.seed, finite_value(study, record))
     return {
-        **dict(zip(_COLUMNS, (*who, *what), strict=True)),
+        "study": study.name,
+        "dataset": study.dataset,
+        "model": study.model,
+        "method": study.method,
+        "trial": spec.number,
+        "state": record.state.value,
+        "phase": spec.phase.value,
+        "origin": spec.origin,
+        "seed": spec.seed,
+        "value": finite_value(study, record),
         **spec.by_key(),
         ALPHA: alpha(spec.lora),
-        **metrics,
-        **_cost(record),
-    }
-
-
-def _column_order(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return every column once: what it is, settings, metrics, cost; studies may differ in settings and metrics."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    metrics = sorted(name for name in names if "/" in name)
-    settings = sorted(name for name in names if "." in name and "/" not in name)
-    rest = [name for name in names if "." not in name and "/" not in name and name not in _COLUMNS]
-    return [*_COLUMNS, *settings, *metrics, *rest]
-
-
-def _cost(record: TrialRecord) -> dict[str, Any]:
-    failure = record.failure
-    return {
+        **latest,
+        **(record.last_rung.metrics if record.last_rung else {}),
         "chunks": record.chunks_done,
         "rows": record.cost.rows,
         "tokens": record.cost.tokens,
@@ -67,3 +57,12 @@ def _cost(record: TrialRecord) -> dict[str, Any]:
         "finished_at": record.finished_at,
         "initial_hash": record.initial_hash,
     }
+
+
+def _column_order(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return every column once; studies may differ in their metrics."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    metrics = sorted(name for name in names if "/" in name)
+    hyperparameters = sorted(name for name in names if "." in name and "/" not in name)
+    rest = [name for name in names if "." not in name and "/" not in name and name not in _FIRST_COLUMNS]
+    return [*_FIRST_COLUMNS, *hyperparameters, *metrics, *rest]

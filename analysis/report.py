@@ -1,20 +1,20 @@
 """Writes report.md, best.json and trials.csv of a sweep.
 
-The report is rendered from the very dictionary that best.json holds, so that its numbers cannot differ. It carries no
-time of writing: the same store gives the same files. `sweeper.sweep.run` calls it at the end of a sweep, ``sweeper export``
-at any time.
+The report is rendered from the dictionary that best.json holds, so their numbers cannot differ. It does not contain the
+time of writing: the same store gives the same files. `sweeper.sweep.run` calls it at the end of a sweep.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from sweeper.analysis.best import best_settings, trial_summary
+from sweeper.analysis.best import best_configurations, trial_summary
 from sweeper.analysis.compare import NOISE_ERRORS
 from sweeper.analysis.load import load_trials
 from sweeper.analysis.sessions import session_rows
@@ -45,7 +45,7 @@ def write_reports(store: TrialStore, *, space: SearchSpace | None = None) -> dic
     Returns:
         The path of each file, by its name.
     """
-    best = best_settings(store, space=space)
+    best = best_configurations(store, space=space)
     texts = {
         store.paths.report: render_report(store, best),
         store.paths.best: json.dumps(best, indent=1, allow_nan=False, ensure_ascii=False) + "\n",
@@ -57,7 +57,7 @@ def write_reports(store: TrialStore, *, space: SearchSpace | None = None) -> dic
 
 
 def render_report(store: TrialStore, best: Mapping[str, Any]) -> str:
-    """Return report.md, given what `best_settings` returned."""
+    """Return report.md, given what `best_configurations` returned."""
     extras = {study["name"]: _extras(store, study["name"], study["best"]) for study in best["studies"]}
     sweep = store.read_sweep() if store.exists else {}
     template = _environment().get_template("report.md.j2")
@@ -79,9 +79,16 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     filters = {
-        "score": _score, "signed": _signed, "cell": _cell, "settings": _settings, "duration": _duration,
-        "number": number_text, "bounds": _bound_advice, "plural": _plural, "literal": _literal,
-    }  # fmt: skip
+        "score": _score,
+        "signed": "{:+.4f}".format,
+        "cell": _cell,
+        "configuration": partial(params_text, separator=", "),
+        "duration": _duration,
+        "number": number_text,
+        "bounds": _bound_advice,
+        "plural": _plural,
+        "literal": partial(json.dumps, ensure_ascii=False),  # Python source of a text or a list of texts
+    }
     environment.filters.update(filters)
     return environment
 
@@ -100,7 +107,7 @@ def _extras(store: TrialStore, study_name: str, best: Mapping[str, Any] | None) 
 
 
 def _base_model(best: Mapping[str, Any] | None) -> str | None:
-    """Return what the adapter of the best trial says it belongs to; None without an adapter."""
+    """Return the base model that the adapter of the best trial names; None without an adapter."""
     if best is None or best["adapter"] is None:
         return None
     path = Path(best["adapter"]) / "adapter_config.json"
@@ -123,22 +130,9 @@ def _score(value: float | None, error: float | None = None) -> str:
     return f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.4f}"
-
-
 def _cell(text: object) -> str:
-    """Make a text safe inside a cell of a Markdown table."""
+    """Escape a text for a cell of a Markdown table."""
     return " ".join(str(text).split()).replace("|", "\\|")
-
-
-def _settings(params: Mapping[str, ParamValue]) -> str:
-    return params_text(params, ", ")
-
-
-def _literal(value: object) -> str:
-    """Return a text or a list of texts as Python source."""
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _plural(number: int, noun: str) -> str:
@@ -146,7 +140,7 @@ def _plural(number: int, noun: str) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """Return a time span as people write it, e.g. ``1 h 02 min`` or ``3 min 20 s``."""
+    """Return a time span such as ``1 h 02 min`` or ``3 min 20 s``."""
     whole = round(seconds)
     hours, minutes = divmod(whole // 60, 60)
     if hours:
@@ -155,14 +149,13 @@ def _duration(seconds: float) -> str:
 
 
 def _bound_advice(bounds: Mapping[str, str], params: Mapping[str, ParamValue]) -> list[str]:
-    """Say of each bound what to do: widen the space, or nothing where the setting itself ends."""
+    """Return advice for each bound: widen the space, unless the hyperparameter has no further values there."""
     lines = []
     for key, side in bounds.items():
         limit = find_key(key).at_least if side == "low" else find_key(key).at_most
         value = params[key]
-        at = f"`{key}` = {number_text(value)} lies at the {side} end of the space"
+        at = f"`{key}` = {number_text(value)} is at the {side} end of the space"
         is_natural = not isinstance(value, str) and value == limit
-        lines.append(
-            f"{at}, where the setting itself ends." if is_natural else f"{at}: widen it there and search again."
-        )
+        advice = ", which is the limit of the hyperparameter." if is_natural else ": widen it and search again."
+        lines.append(f"{at}{advice}")
     return lines

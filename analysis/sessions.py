@@ -1,4 +1,4 @@
-"""The sessions of a sweep as rows of the report: when, why they ended, what they brought, how good predictions were."""
+"""The sessions of a sweep as rows of the report: times, reason of the end, results, and the error of the prediction."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ __all__ = ["SessionRow", "session_rows"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SessionRow:
-    """One session, in the words of the report."""
+    """One session as the report shows it."""
 
     number: int
     begun: str
     ended: str
-    """When it ended; when it was last heard of, if it was killed or still runs."""
+    """When it ended, or when its record was last written if it was killed or is still running."""
     reason: str
     num_trials: int
     device_h: float
     predicted: str
-    """The end as it was predicted first, and when that was."""
+    """The first predicted end, and when it was predicted."""
     error_s: float | None
     """Seconds by which it ended later than predicted; None without prediction or end."""
 
@@ -36,7 +36,7 @@ def session_rows(store: TrialStore, settings: Mapping[str, Any]) -> list[Session
 
     Args:
         store: The sweep.
-        settings: Its recorded settings, for the time zone.
+        settings: Its recorded settings; they name the time zone.
     """
     wall = parse("", str((settings.get("budget") or {}).get("time_zone", "")))
     return [_row(session, wall) for session in SessionLog(store.root).read()]
@@ -50,7 +50,7 @@ def _row(session: SessionRecord, wall: TimeWindows) -> SessionRow:
         number=session.number,
         begun=_shown(session.begun_at, wall),
         ended=_shown(end, wall) + ("" if session.ended_at else " or later"),
-        reason=session.reason or "no word of its end: killed, or still running",
+        reason=session.reason or "killed, or still running",
         num_trials=session.num_finished,
         device_h=session.device_s / 3600,
         predicted=f"{_shown(first.ends_at, wall)} (at {_shown(first.at, wall)})" if first else "-",

@@ -1,1 +1,1 @@
-"""What a person sees of a sweep: progress, tables, the live view, summaries. Draws and decides nothing."""
+"""Everything people see of a sweep: progress, tables, the live view, summaries. Draws; decides nothing."""

@@ -1,4 +1,4 @@
-"""Progress of downloads: bars on a terminal, a line for each quarter elsewhere."""
+"""Progress of downloads: bars on a terminal, otherwise a line per quarter."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["fetch_progress"]
 
 @contextmanager
 def fetch_progress(console: Console | None = None) -> Iterator[Callable[[str, int, int], None]]:
-    """Show downloads; yields a `sweeper.data.base.Progress`. Nothing is drawn until something is fetched."""
+    """Show downloads; yields a `sweeper.fetch.progress.Progress`. Draws nothing until something is fetched."""
     shown = console or Console()
     if not shown.is_terminal:
         yield _plain_fetch(shown)

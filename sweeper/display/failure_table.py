@@ -1,7 +1,4 @@
-"""Failures of a sweep as ``sweeper status`` shows them: how many of each cause, and what to do about each trial.
-
-Reads records and the table of causes; decides nothing.
-"""
+"""Failures of a sweep as ``sweeper status`` shows them: the number of each cause, and a remedy for each trial."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ _MOST_CHARACTERS = 160
 
 
 def failure_view(store: TrialStore) -> RenderableType | None:
-    """Return what went wrong in a sweep; None if nothing did."""
+    """Return the problems of a sweep and its failed trials; None if there are none."""
     parts: list[RenderableType] = [Text(f"! {line}", style="yellow") for line in read_health(store.root).lines()]
     for study in store.studies():
         trials = store.trials(study.name)

@@ -1,4 +1,4 @@
-"""What a finished or interrupted sweep prints: the final table, how far to trust it, and where everything is."""
+"""What a finished or interrupted sweep prints: the final table, its reservations, and the paths of its files."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["caution", "final_view"]
 
 
 def final_view(progress: Sequence[StudyProgress], *, sweep_dir: Path, ui_command: str = "", ui_uri: str = "") -> Group:
-    """Return all that a user needs after a sweep: the final table, how sure it is, and where everything lies.
+    """Return the final table, how reliable it is, and where the files are.
 
     Args:
         progress: The studies.
-        sweep_dir: Folder of the sweep; report, best.json, trials.csv and adapters lie in it.
-        ui_command: What to type to open the tracker's pages; empty without a tracker.
-        ui_uri: Where the tracker keeps what it shows.
+        sweep_dir: Folder of the sweep, with report, best.json, trials.csv and adapters.
+        ui_command: The command that opens the tracker's pages; empty without a tracker.
+        ui_uri: Where the tracker stores its data.
     """
     parts: list[RenderableType] = [final_table(progress), *(Text(line, style="dim") for line in _legend(progress))]
     parts += [Text(f"! {line}", style="yellow") for study in progress if (line := caution(study))]
@@ -39,29 +39,32 @@ def final_view(progress: Sequence[StudyProgress], *, sweep_dir: Path, ui_command
 
 
 def caution(progress: StudyProgress) -> str:
-    """Return what keeps the best of a study from being called better than the default; empty if nothing does."""
+    """Return why the best of a study cannot be called better than the default; empty if it can."""
     name, gain = progress.study.dataset, progress.gain
     if progress.best is None:
-        return f"{name}: no trial was completed, so there is no best setting; the report says what happened."
+        return f"{name}: no trial is complete, so there is no best configuration. The report lists the causes."
     if gain is None:
-        return f"{name}: the default recipe has no complete trial, so nothing shows that the best is better than it."
+        return f"{name}: the default recipe has no complete trial, so the best cannot be compared with it."
     if progress.default is not None and progress.default.spec.number == progress.best.spec.number:
-        return f"{name}: no setting scored higher than the default recipe."
+        return f"{name}: no configuration scored higher than the default recipe."
     if gain.standard_error is None:
-        return f"{name}: {progress.study.metric} has no simple standard error; the lead over the default may be noise."
+        return f"{name}: {progress.study.metric} has no simple standard error: the lead over the default may be noise."
     if not gain.is_noise:
         return ""
     num_rows = progress.study.num_rows.get("validation", 0)
     return (
         f"{name}: the lead over the default, {gain.gain:+.3f} ± {gain.standard_error:.3f}, is within the noise of "
-        f"{num_rows} validation rows (under {NOISE_ERRORS:g} standard errors): they do not show that it is better."
+        f"{num_rows} validation rows (under {NOISE_ERRORS:g} standard errors)."
     )
 
 
 def _legend(progress: Sequence[StudyProgress]) -> list[str]:
-    lines = ["Scores are on the validation rows that also chose the winner: expect a little less on new rows."]
+    lines = ["Scores are on the validation rows that also selected the best: expect slightly lower scores on new rows."]
     if any(study.best_error is not None for study in progress):
-        lines.insert(0, "± is one binomial standard error of the accuracy; it leaves out the training seed.")
+        lines.insert(
+            0,
+            "± is one binomial standard error of the accuracy, without the variation between seeds.",
+        )
     names = {study.baseline[0] for study in progress if study.baseline}
     if "probe" in names:
         lines.insert(0, "Probe: logistic regression on the features of the frozen model.")

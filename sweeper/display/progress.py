@@ -1,7 +1,6 @@
-"""How far a study is, as plain numbers: what the live view and ``sweeper status`` show.
+"""Progress of a study as plain numbers: what the live view, the final table and ``sweeper status`` show.
 
-Pure functions of a study and its trials; draws nothing (see `view`), reads no file and no clock. `sweep` makes one
-`StudyProgress` a study after every report.
+`runs_progress` reads studies that are running, `progress_from_disk` the store. Draws nothing (see `tables`).
 """
 
 from __future__ import annotations
@@ -10,12 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sweeper.analysis.compare import (
-    Comparison,
-    baseline,
-    compare,
-    standard_error,
-)
+from sweeper.analysis.compare import Comparison, baseline, compare_with_default, standard_error
 from sweeper.config.settings import SweepSettings
 from sweeper.control.forecast import chunks_left
 from sweeper.control.study_run import StudyRun
@@ -26,16 +20,16 @@ from sweeper.store.sessions import SessionLog, SessionRecord
 from sweeper.store.trials import TrialStore
 from sweeper.types import Cost, Phase, StudyRecord, TrialRecord, TrialState
 
-__all__ = ["StudyProgress", "runs_progress", "study_progress"]
+__all__ = ["StudyProgress", "progress_from_disk", "runs_progress", "study_progress"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudyProgress:
-    """A study as it stands."""
+    """The present state of a study."""
 
     study: StudyRecord
     counts: Mapping[TrialState, int]
-    """Trials of the search by state; references are outside the budget and are left out."""
+    """Trials of the search by state; without references, which are outside the budget."""
     budget: int
     """Trials that the study may have."""
     best: TrialRecord | None
@@ -57,7 +51,7 @@ class StudyProgress:
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing is left to train."""
+        """Whether the budget is spent and nothing is running."""
         is_running = self.counts[TrialState.RUNNING] or self.num_running_references
         return self.num_done >= self.budget and not is_running
 
@@ -73,7 +67,7 @@ class StudyProgress:
 
     @property
     def baseline(self) -> tuple[str, float] | None:
-        """What the frozen model does without fine-tuning, and whether that is a probe or the untuned model."""
+        """Score without fine-tuning, and whether it is of a probe or of the untuned model."""
         return baseline(self.study)
 
     @property
@@ -84,8 +78,7 @@ class StudyProgress:
     @property
     def gain(self) -> Comparison | None:
         """Best against default; None unless both are complete."""
-        is_fair = self.default is not None and self.default.state is TrialState.COMPLETE
-        return compare(self.study, self.best_value, self.default_value) if is_fair else None
+        return compare_with_default(self.study, self.best, self.default)
 
     @property
     def trials_per_hour(self) -> float | None:
@@ -101,7 +94,7 @@ class StudyProgress:
 def study_progress(
     study: StudyRecord, trials: Iterable[TrialRecord], *, budget: int, wall_s: float, default: str
 ) -> StudyProgress:
-    """Return how far a study is.
+    """Return the progress of a study.
 
     Args:
         study: The study.
@@ -130,7 +123,7 @@ def study_progress(
 def runs_progress(
     runs: Iterable[StudyRun], settings: SweepSettings, *, sessions: Sequence[SessionRecord], now: datetime | None
 ) -> list[StudyProgress]:
-    """Return how far studies under way are.
+    """Return the progress of studies that are running.
 
     Args:
         runs: The studies.
@@ -149,7 +142,7 @@ def runs_progress(
 
 
 def _left_s(study: StudyRecord, trials: Sequence[TrialRecord], *, num_to_start: int, wall_s: float) -> float | None:
-    """Estimate the time left from the chunks that are left, at the pace of the chunks done so far."""
+    """Estimate the time left from the chunks that remain, at the pace of those done so far."""
     if not num_to_start and all(trial.state.is_finished for trial in trials):
         return 0.0
     chunks_done = sum(trial.chunks_done for trial in trials)
@@ -159,7 +152,7 @@ def _left_s(study: StudyRecord, trials: Sequence[TrialRecord], *, num_to_start: 
 
 
 def progress_from_disk(store: TrialStore, *, budget: int) -> list[StudyProgress]:
-    """Return how far the studies of a sweep are, as the store tells.
+    """Return the progress of the studies of a sweep from its files.
 
     Args:
         store: The sweep.

@@ -1,7 +1,7 @@
-"""The summary of a session in a few lines: what was done, what is best and since when, what failed, what is left.
+"""The summary of a session in a few lines: trials done, best scores and their change, failures, what is left.
 
-Pure text from values; reads no clock and sends nothing. `night` writes it to the log, to the sweep's folder and to
-whoever wants to be told.
+Pure text from values; reads no clock and sends nothing. `session_recorder` writes it to the log and the sweep's folder,
+and sends it as a notification.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from datetime import datetime
 from sweeper.config.settings import BudgetSettings
 from sweeper.config.time_windows import parse
 from sweeper.display.progress import StudyProgress
-from sweeper.display.tables import best_text, clock_text, counts_text, settings_text
+from sweeper.display.tables import best_text, clock_text, configuration_text, counts_text
 from sweeper.failures import POLICIES
 from sweeper.figures.failure_counts import FailureCount, count_failures
 from sweeper.store.sessions import SessionRecord, StudyTally
@@ -25,11 +25,11 @@ _MOST_NUMBERS = 8
 
 
 def failures_since(trials: Iterable[TrialRecord], since: str) -> list[FailureCount]:
-    """Return the causes of failures of a study, the most frequent first.
+    """Return the causes of a study's failures, the most frequent first.
 
     Args:
         trials: Trials of the study.
-        since: UTC, ISO 8601; trials that had ended before are left out.
+        since: UTC, ISO 8601; trials that ended before this are left out.
     """
     return count_failures(
         trial for trial in trials if not trial.finished_at or _when(trial.finished_at) >= _when(since)
@@ -37,7 +37,7 @@ def failures_since(trials: Iterable[TrialRecord], since: str) -> list[FailureCou
 
 
 def summary_title(sweep: str, session: SessionRecord) -> str:
-    """Return a line that says whether all is well."""
+    """Return the first line of the message: sweep, session, and whether an error ended it."""
     state = "failed" if session.has_failed else "ended"
     return f"Sweep {sweep}: session {session.number} {state}, {_plural(session.num_finished, 'trial')} done"
 
@@ -51,18 +51,18 @@ def summary_text(
     device_s: float,
     earlier: Sequence[SessionRecord],
 ) -> str:
-    """Return the summary, a few lines of Markdown that read well as plain text.
+    """Return the summary: a few lines of Markdown that are readable as plain text.
 
     Args:
         session: The session, ended.
         progress: The studies.
         failures: What failed in it, by dataset.
         budget: Budget of the sweep.
-        device_s: Device seconds that the sweep has spent, all sessions together.
+        device_s: Device seconds that the sweep has used in all sessions.
         earlier: The sessions before, in order.
     """
     past, killed = since_last_summary(earlier)
-    lines = [_span_line(session, budget), f"It ended because: {session.reason}.", *_killed_lines(killed), ""]
+    lines = [_span_line(session, budget), f"Reason for the end: {session.reason}.", *_killed_lines(killed), ""]
     lines += [f"- {_study_line(study, past.get(study.study.name))}" for study in progress]
     failed = [f"- {_failure_line(dataset, count)}" for dataset, counts in failures.items() for count in counts]
     lines += ["", *(["Failures:", *failed] if failed else ["Failures: none."])]
@@ -71,30 +71,29 @@ def summary_text(
 
 
 def since_last_summary(earlier: Sequence[SessionRecord]) -> tuple[Mapping[str, StudyTally], list[SessionRecord]]:
-    """Return each study when the last summary was written, and the sessions since then, which were all killed."""
+    """Return the state of each study at the last summary, and the sessions since then, all of which were killed."""
     ended = [position for position, record in enumerate(earlier) if record.ended_at and record.after]
     last = ended[-1] if ended else -1
     return (earlier[last].after if ended else {}), [record for record in earlier[last + 1 :] if not record.ended_at]
 
 
 def session_line(session: SessionRecord, budget: BudgetSettings) -> str:
-    """Return how a session stands, or how it ended."""
+    """Return the state of a session in one line."""
     if session.ended_at:
         verb = "failed" if session.has_failed else "ended"
         return f"Session {session.number} {verb} {_shown(session.ended_at, budget)}: {session.reason}."
     line = f"Session {session.number} began {_shown(session.begun_at, budget)}"
     if session.predictions:
         line += f", predicted to end {_shown(session.predictions[-1].ends_at, budget)}"
-    return f"{line}; last heard of {_shown(session.saved_at, budget)}."
+    return f"{line}; last saved {_shown(session.saved_at, budget)}."
 
 
 def _killed_lines(killed: Sequence[SessionRecord]) -> list[str]:
     if not killed:
         return []
-    num_trials = sum(record.num_finished for record in killed)
-    return [
-        f"Before it, {_plural(len(killed), 'session')} ended without a word, with {_plural(num_trials, 'trial')} done."
-    ]
+    were = "was" if len(killed) == 1 else "were"
+    trials = _plural(sum(record.num_finished for record in killed), "trial")
+    return [f"Since the last summary, {_plural(len(killed), 'session')} {were} killed, after {trials}."]
 
 
 def _span_line(session: SessionRecord, budget: BudgetSettings) -> str:
@@ -107,17 +106,17 @@ def _study_line(progress: StudyProgress, past: StudyTally | None) -> str:
     line = f"{progress.study.dataset}: {counts_text(progress)}; {best_text(progress)}"
     if progress.best is None:
         return line
-    setting = f"(trial {progress.best.spec.number}: {settings_text(progress.study, progress.best)})"
-    return f"{line}{_change(progress, past)} {setting}"
+    trial = f"(trial {progress.best.spec.number}: {configuration_text(progress.study, progress.best)})"
+    return f"{line}{_change(progress, past)} {trial}"
 
 
 def _change(progress: StudyProgress, past: StudyTally | None) -> str:
-    """Return how much better the best is than it was; nothing in a first session."""
+    """Return the change of the best score since the last summary; empty in the first session."""
     if past is None or past.best is None or progress.best_value is None:
-        return ", the first" if past is not None else ""
+        return ", the first complete trial" if past is not None else ""
     if progress.best_value == past.best:
-        return ", as before"
-    return f", {progress.best_value - past.best:+.3f} since the session before"
+        return ", unchanged"
+    return f", {progress.best_value - past.best:+.3f} since the last summary"
 
 
 def _failure_line(dataset: str, count: FailureCount) -> str:
@@ -140,7 +139,7 @@ def _left_lines(
         off_s = (_when(session.ended_at) - _when(first.ends_at)).total_seconds()
         side = "later" if off_s >= 0 else "earlier"
         moments = f"{_shown(first.ends_at, budget)}, as predicted {_shown(first.at, budget)}"
-        lines.append(f"Predicted end: {moments}; the end was {clock_text(abs(off_s))} {side}.")
+        lines.append(f"Predicted end: {moments}; it ended {clock_text(abs(off_s))} {side}.")
     opening = parse(budget.window, budget.time_zone).next_opening(_when(session.ended_at))
     if opening is not None and not all(study.is_done for study in progress):
         lines.append(f"Next window: {_shown(opening.isoformat(), budget)} (budget.window={budget.window}).")

@@ -1,6 +1,6 @@
-"""Tables and lines that say how far a sweep is; readable from 80 columns on.
+"""Tables and lines of a sweep's progress, readable from 80 columns on.
 
-Turns `StudyProgress` into what rich draws and what a log holds; `view` decides when each is shown.
+Turns `StudyProgress` into tables for rich and lines for a log; `live_view` and `final_view` show them.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from sweeper.types import StudyRecord, TrialRecord, TrialState
 __all__ = [
     "best_text",
     "clock_text",
+    "configuration_text",
     "counts_text",
     "final_table",
     "progress_line",
     "progress_table",
     "score_text",
-    "settings_text",
 ]
 
 _BAR_WIDTH = 12
@@ -33,7 +33,7 @@ _NOTHING = "-"
 
 
 def progress_table(progress: Sequence[StudyProgress]) -> Table:
-    """Return a table with a row a study; long settings wrap between words."""
+    """Return a table with one row per study; long configurations wrap between words."""
     table = _table(progress, "Trials", "Best so far", "Default", "Time")
     for study in progress:
         cells = (_trials_cell(study), _best_cell(study), _default_cell(study), _time_cell(study))
@@ -50,9 +50,10 @@ def progress_line(progress: StudyProgress) -> str:
 
 
 def final_table(progress: Sequence[StudyProgress]) -> Table:
-    """Return the best settings of each dataset beside the default recipe and what the frozen model does by itself."""
+    """Return a table of each dataset's best configuration, its default recipe and its score without fine-tuning."""
     names = {study.baseline[0].capitalize() for study in progress if study.baseline}
-    table = _table(progress, "Best settings", "Default recipe", " or ".join(sorted(names)) or "Probe", "Trials", "Time")
+    baseline = " or ".join(sorted(names)) or "Probe"
+    table = _table(progress, "Best configuration", "Default recipe", baseline, "Trials", "Time")
     for study in progress:
         default = Text.assemble(f"{_value(study.default_value)}\n", (_default_words(study), "dim"))
         effort = (_value(study.baseline[1] if study.baseline else None), str(study.num_done), clock_text(study.wall_s))
@@ -65,7 +66,7 @@ def _table(progress: Sequence[StudyProgress], *headers: str) -> Table:
     longest = max((len(study.study.dataset) for study in progress), default=0)
     table.add_column("Dataset", overflow="fold", style="bold", min_width=min(longest, _NAME_WIDTH))
     for header in headers:
-        is_text = header in ("Best so far", "Best settings", "Default recipe")
+        is_text = header in ("Best so far", "Best configuration", "Default recipe")
         table.add_column(header, overflow="fold", no_wrap=not is_text)
     return table
 
@@ -91,8 +92,8 @@ def _state_words(progress: StudyProgress) -> list[str]:
 def _best_cell(progress: StudyProgress) -> Text:
     if progress.best is None:
         return Text("no complete trial", style="yellow")
-    settings = settings_text(progress.study, progress.best)
-    return Text.assemble((score_text(progress), "bold green"), f" (trial {progress.best.spec.number})\n", settings)
+    text = configuration_text(progress.study, progress.best)
+    return Text.assemble((score_text(progress), "bold green"), f" (trial {progress.best.spec.number})\n", text)
 
 
 def _default_cell(progress: StudyProgress) -> Text:
@@ -114,7 +115,7 @@ def _time_cell(progress: StudyProgress) -> Text:
 
 
 def counts_text(progress: StudyProgress) -> str:
-    """Return trials done, and those of each state but complete."""
+    """Return the trials done, and the number in each state except complete."""
     return ", ".join([f"{progress.num_done}/{progress.budget} trials", *_state_words(progress)])
 
 
@@ -128,11 +129,11 @@ def _default_words(progress: StudyProgress) -> str:
         return "not run"
     state = progress.default.state
     suffix = "" if state is TrialState.COMPLETE else f" ({state.value})"
-    return settings_text(progress.study, progress.default) + suffix
+    return configuration_text(progress.study, progress.default) + suffix
 
 
-def settings_text(study: StudyRecord, record: TrialRecord) -> str:
-    """Return a trial's settings in one line."""
+def configuration_text(study: StudyRecord, record: TrialRecord) -> str:
+    """Return a trial's configuration in one line."""
     return params_text(shown_params(record.spec, study.space))
 
 

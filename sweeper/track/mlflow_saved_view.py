@@ -1,8 +1,8 @@
-"""A ready-made view for MLflow's list of saved views: best trials first, the columns that matter, charts of settings.
+"""A prepared view for MLflow's list of saved views: best trials first, useful columns, charts of hyperparameters.
 
-MLflow's own runs page begins with neither params nor metrics. A saved view is a tag of the experiment whose value is
-what the page's *Save as new view* writes (read off mlflow 3.17); a release that writes another form ignores it.
-`mlflow_runs` sets the tag, the experiment's note links to it.
+MLflow's default runs page shows neither params nor metrics. A saved view is a tag of the experiment; its value is what
+the page's *Save as new view* writes in mlflow 3.17. A release with another format ignores it. `mlflow_runs` sets the
+tag, the experiment's note links to it.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from sweeper.types import StudyRecord
 __all__ = ["TAG", "VIEW_KEY", "page", "saved_view"]
 
 VIEW_KEY = "sweeper1"
-"""Key of the view in links; a new form of the view gets a new key."""
+"""Key of the view in links; a new format of the view gets a new key."""
 TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
-_SETTINGS = "settings"
-_SECTIONS = (_SETTINGS, "validation", "train", "final", "best", "cost")
+_HYPERPARAMETERS = "hyperparameters"
+_SECTIONS = (_HYPERPARAMETERS, "validation", "train", "final", "best", "cost")
 
 
 def page(experiment_id: str) -> str:
-    """Return where the view is, relative to the server; the mode for models instead of that for traces."""
+    """Return the link of the view relative to the server, in the page's mode for models (not for traces)."""
     return (
         f"#/experiments/{experiment_id}/runs?compareRunsMode=CHART&viewStateShareKey={VIEW_KEY}"
         "&workflowType=machine_learning"
@@ -34,13 +34,13 @@ def page(experiment_id: str) -> str:
 
 
 def saved_view(study: StudyRecord) -> str:
-    """Return the value of the tag: a name, times (none: the same study gives the same text) and the packed state."""
+    """Return the value of the tag: a name, times of 0 (the same study gives the same text) and the packed state."""
     packed = base64.b64encode(zlib.compress(json.dumps(_state(study)).encode(), 9)).decode()
     return json.dumps({"name": "Best trials first", "createdAt": 0, "updatedAt": 0, "state": f"deflate;{packed}"})
 
 
 def _state(study: StudyRecord) -> dict[str, Any]:
-    score = _final(study)
+    score = f"final/{study.metric.removeprefix('validation/')}"
     return {
         "searchFilter": "",
         "orderByKey": f"metrics.`{score}`",
@@ -78,7 +78,7 @@ def _columns(study: StudyRecord, score: str) -> list[str]:
 
 
 def _charts(study: StudyRecord, score: str) -> list[dict[str, Any]]:
-    """What MLflow does not chart by itself; it adds the curves and bars of every metric to the other sections."""
+    """Return the charts of hyperparameters; MLflow adds the curves and bars of every metric to the other sections."""
     axes = axis_params(study)
     parallel = {"selectedParams": axes, "selectedMetrics": [score], "showAllRuns": True}
     cost = {"xaxis": _axis("cost/device_s", "METRIC"), "yaxis": _axis(score, "METRIC")}
@@ -90,12 +90,17 @@ def _charts(study: StudyRecord, score: str) -> list[dict[str, Any]]:
 
 
 def _chart(kind: str, **fields: Any) -> dict[str, Any]:
-    common = {"runsCountToCompare": 100, "metricSectionId": _id(_SETTINGS), "deleted": False, "isGenerated": False}
+    common = {
+        "runsCountToCompare": 100,
+        "metricSectionId": _id(_HYPERPARAMETERS),
+        "deleted": False,
+        "isGenerated": False,
+    }
     return {"type": kind, **common, **fields}
 
 
 def _section(name: str) -> dict[str, Any]:
-    known = {"display": True, "isReordered": True, "deleted": False, "isGenerated": name != _SETTINGS}
+    known = {"display": True, "isReordered": True, "deleted": False, "isGenerated": name != _HYPERPARAMETERS}
     return {"uuid": _id(name), "name": name, **known}
 
 
@@ -105,7 +110,3 @@ def _id(section: str) -> str:
 
 def _axis(key: str, kind: str) -> dict[str, str]:
     return {"key": key, "type": kind}
-
-
-def _final(study: StudyRecord) -> str:
-    return f"final/{study.metric.removeprefix('validation/')}"

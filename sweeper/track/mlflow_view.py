@@ -1,7 +1,7 @@
-"""How a trial and a study look in MLflow: names, tags, params, metrics, the note of an experiment.
+"""What MLflow shows of a trial and a study: names, tags, params, metrics, and the note of an experiment.
 
-Pure functions of records; `mlflow_runs` sends what they return. No mlflow in here, and no clock: the same record always
-gives the same view, so a point that is sent twice is the same point, which MLflow's database keeps once.
+Pure functions of records; `mlflow_runs` sends what they return. Imports no mlflow and reads no clock: the same record
+always gives the same view, so a point that is sent twice is the same point, which MLflow's database keeps once.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 CHUNKS = "cost/chunks"
-"""Metric that tells, of a run found again, how far it was shown; its value is its step."""
+"""Metric from which a later session knows how far a run was shown; its value is its step."""
 
 _LOGARITHMS = {"log2": math.log2, "log10": math.log10}
 _MAX_TAG = 4000
@@ -50,22 +50,22 @@ class Point:
 
 
 def run_name(trial: TrialRecord) -> str:
-    """Return e.g. ``0007 r=8 alpha=16 dropout=0 lr=0.001``; recipes also say which they are: charts show little else."""
+    """Return e.g. ``0007 r=8 alpha=16 dropout=0 lr=0.001``; a recipe also has its name: charts show little else."""
     spec = trial.spec
     parts = (f"{spec.number:04d}", recipe_name(spec), params_text(shown_params(spec, spec.params)))
     return " ".join(part for part in parts if part)
 
 
 def axis_params(study: StudyRecord) -> list[str]:
-    """Return a param to plot for each dimension: its logarithm if it is searched on that scale.
+    """Return the param to plot for each dimension: its logarithm if it is searched on that scale.
 
-    MLflow plots params on linear axes only, where learning rates from 1e-4 to 1e-2 lie on one spot.
+    MLflow plots params on linear axes only, on which learning rates from 1e-4 to 1e-2 cannot be told apart.
     """
     return [f"{_scale(text)}.{key}" if _scale(text) else key for key, text in study.space.items()]
 
 
 def run_params(study: StudyRecord, trial: TrialRecord) -> dict[str, str]:
-    """Return every setting, the searched ones first, then what is derived from them, for plots and comparisons."""
+    """Return every hyperparameter, the searched ones first, and what is derived from them for plots and comparisons."""
     spec, values = trial.spec, trial.spec.by_key()
     keys = [*spec.params, *(key for key in sorted(values) if key not in spec.params)]
     params = {key: _text(values[key]) for key in keys}
@@ -79,7 +79,7 @@ def run_params(study: StudyRecord, trial: TrialRecord) -> dict[str, str]:
 
 
 def run_tags(study: StudyRecord, trial: TrialRecord, sweep: str) -> dict[str, str]:
-    """Return what a trial is and what became of it."""
+    """Return the tags of a trial: what it is, its state, and its failure."""
     spec = trial.spec
     tags = {
         "sweep": sweep,
@@ -105,17 +105,17 @@ def run_tags(study: StudyRecord, trial: TrialRecord, sweep: str) -> dict[str, st
 
 
 def run_status(state: TrialState) -> str:
-    """Return MLflow's status: a pruned trial did its work, one that left no score failed."""
+    """Return MLflow's status: a pruned trial is finished, a trial without a score has failed."""
     if state is TrialState.RUNNING:
         return "RUNNING"
     return "FINISHED" if state in (TrialState.COMPLETE, TrialState.PRUNED) else "FAILED"
 
 
 def points_after(trial: TrialRecord, chunk: int) -> list[Point]:
-    """Return the curves beyond ``chunk``; the last point of a chunk is its `CHUNKS`.
+    """Return the points after ``chunk``; the last point of a chunk is its `CHUNKS`.
 
-    Points lie at the start of the trial plus the device seconds it had used: MLflow's relative time axis then
-    compares trials by what they cost, not by how many shared their pack.
+    The time of a point is the trial's start plus the device seconds used: MLflow's relative time axis then compares
+    trials by their cost, whatever the size of their packs.
     """
     start = millis(trial.started_at)
     points = []
@@ -144,7 +144,7 @@ def summary(study: StudyRecord, trial: TrialRecord) -> list[Point]:
 
 
 def experiment_note(study: StudyRecord, sweep: str, link: str) -> str:
-    """Return Markdown that tells what the study is and how to read its runs; ``link`` opens the prepared view."""
+    """Return Markdown that describes the study and how to read its runs; ``link`` opens the prepared view."""
     rows = ", ".join(f"{count} {split}" for split, count in study.num_rows.items())
     capped = capped_rows(study)
     rows += f" (training uses {capped}: train_rows caps them)" if capped else ""
@@ -156,7 +156,7 @@ def experiment_note(study: StudyRecord, sweep: str, link: str) -> str:
         for name, values in study.references.items()
     )
     return f"""\
-## {study.dataset}: LoRA settings for {study.model}
+## {study.dataset}: LoRA hyperparameters of {study.model}
 
 Study `{study.name}` of sweep `{sweep}`. Rows: {rows}; {len(study.labels)} labels.
 Objective: **{study.metric}**, {better} is better. A full trial has {study.num_chunks} chunks of
@@ -169,13 +169,13 @@ Objective: **{study.metric}**, {better} is better. A full trial has {study.num_c
 {space}
 
 ### How to read the runs
-- One run is one trial. **`final/{metric}`** is the score the search goes by, `best/{metric}` that of the best rung.
+- One run is one trial. **`final/{metric}`** is the score that the search uses, `best/{metric}` that of the best rung.
 - Filter: `tags.state = 'complete'`; other states are `running`, `pruned` (stopped early for a low score),
-  `infeasible` (this setting cannot work: memory, or a loss that is not finite), `failed` (another cause).
-- `tags.origin` tells who proposed the setting: `recipe:<name>`, `sobol` or the sampler.
-- Steps are chunks. Relative time is device time, so curves compare what trials cost.
-- Compare: select runs, then *Compare*; `log10.*` and `log2.*` params are there for its axes, which are linear.
-- The *Models* tab holds the adapters in PEFT's format. Params have four digits; `trial.json` of a run has all.
+  `infeasible` (the configuration cannot work: out of memory, or a loss that is not finite), `failed` (another cause).
+- `tags.origin` is the source of the configuration: `recipe:<name>`, `sobol` or the sampler.
+- Steps are chunks. Relative time is device time, so curves compare the cost of trials.
+- To compare runs, select them and press *Compare*. Its axes are linear: use the `log10.*` and `log2.*` params.
+- The *Models* tab has the adapters in PEFT's format. Params have four digits; `trial.json` of a run has all.
 """
 
 

@@ -5,7 +5,7 @@ import re
 import pandas as pd
 import pytest
 
-from sweeper.analysis.best import best_settings
+from sweeper.analysis.best import best_configurations
 from sweeper.analysis.load import load_trials
 from sweeper.analysis.report import write_reports
 from sweeper.config.space import Dimension, Scale, SearchSpace
@@ -48,13 +48,15 @@ def trials():
     ]
 
 
-def test_best_json_holds_the_best_setting_with_alpha(tmp_path, trials):
+def test_best_json_holds_the_best_configuration_with_alpha(tmp_path, trials):
     _, study = report_of(tmp_path, trials)
     best = study["best"]
     assert (best["trial"], best["value"], best["num_parameters"]) == (1, 0.91, 9000)
     assert best["params"] == {
         "lora.r": 4, "lora.alpha": 8, "lora.alpha_ratio": 2.0, "lora.dropout": 0.05, "train.learning_rate": 0.00123
     }  # fmt: skip
+    assert best["hyperparameters"]["train.learning_rate"] == 0.00123
+    assert best["hyperparameters"]["lora.use_rslora"] is False
     assert best["metrics"]["validation/accuracy"] == 0.91
 
 
@@ -79,25 +81,25 @@ def test_references_are_not_counted_as_trials(tmp_path):
     assert (study["num_trials"], study["num_references"], study["default"]["value"]) == (1, 1, 0.8)
 
 
-def test_settings_at_a_bound_are_told_with_advice(tmp_path):
+def test_hyperparameters_at_a_bound_are_told_with_advice(tmp_path):
     trial = make_trial(0, 0.9, params={"lora.r": 64, "lora.dropout": 0.0})
     report, study = report_of(tmp_path, [trial], space=make_space())
     assert study["at_bounds"] == {"lora.r": "high", "lora.dropout": "low"}
-    assert re.search(r"`lora\.r` = 64 lies at the high end.*widen it", report)
-    assert re.search(r"`lora\.dropout` = 0 lies at the low end.*where the setting itself ends", report)
+    assert re.search(r"`lora\.r` = 64 is at the high end.*widen it", report)
+    assert re.search(r"`lora\.dropout` = 0 is at the low end.*the limit of the hyperparameter", report)
 
 
 def test_a_best_inside_the_space_is_said_to_be_inside(tmp_path, trials):
     report, study = report_of(tmp_path, trials, space=make_space())
     assert study["at_bounds"] == {}
-    assert "No setting of the best lies at a bound" in report
+    assert "No hyperparameter of the best is at a bound" in report
 
 
 def test_a_best_reference_outside_the_space_has_no_bounds(tmp_path):
     trial = make_trial(0, 0.9, params={"lora.r": 256}, phase=Phase.REFERENCE)
     report, study = report_of(tmp_path, [trial], space=make_space())
     assert study["at_bounds"] is None
-    assert "lies outside the space searched" in report
+    assert "outside the search space" in report
 
 
 def test_the_numbers_of_the_report_are_those_of_best_json(tmp_path, trials):
@@ -117,27 +119,29 @@ def test_the_numbers_of_the_report_are_those_of_best_json(tmp_path, trials):
 
 def test_a_clear_lead_is_told_without_calling_it_noise(tmp_path, trials):
     report, study = report_of(tmp_path, trials)
-    line = report[report.index("- Against the default recipe") :]
+    line = report[report.index("- Compared with the default recipe") :]
     assert f"{study['gain_over_default']['gain']:+.4f}" in line
-    assert "within the noise" not in line[: line.index("- Against the frozen probe")]
+    assert "within the noise" not in line[: line.index("- Compared with the frozen probe")]
 
 
 def test_a_lead_within_noise_is_called_noise(tmp_path):
     report, study = report_of(tmp_path, [make_default(0.90), make_trial(1, 0.91)])
-    line = report[report.index("- Against the default recipe") :]
+    line = report[report.index("- Compared with the default recipe") :]
     assert study["gain_over_default"]["is_noise"]
-    assert "within the noise" in line[: line.index("- Against the frozen probe")]
+    assert "within the noise" in line[: line.index("- Compared with the frozen probe")]
 
 
-def test_a_best_below_the_probe_is_called_a_loss(tmp_path):
+def test_a_best_below_the_probe_is_called_worse(tmp_path):
     report, _ = report_of(tmp_path, [make_trial(0, 0.5)])
-    assert "and it is a loss" in report[report.index("- Against the frozen probe") :]
+    assert "is **worse** by more than 2 standard errors" in report[report.index("- Compared with the frozen probe") :]
 
 
 def test_a_default_stopped_early_is_not_compared(tmp_path):
     report, study = report_of(tmp_path, [make_default(0.6, state=TrialState.PRUNED, chunks=3), make_trial(1, 0.9)])
     assert study["gain_over_default"] is None
-    assert "no comparison, its trial is pruned, at 0.6000 when last scored" in report
+    assert (
+        "No comparison with the default recipe: its trial is pruned, with a score of 0.6000 at its last rung" in report
+    )
 
 
 def test_the_report_says_when_the_default_is_the_best(tmp_path):
@@ -149,7 +153,7 @@ def test_the_report_says_when_the_default_is_the_best(tmp_path):
 def test_the_report_says_that_the_best_score_is_optimistic(tmp_path, trials):
     report, study = report_of(tmp_path, trials)
     assert "its score is optimistic" in report
-    assert f"up to {study['selection_optimism']:.4f} too good by luck" in report
+    assert f"up to {study['selection_optimism']:.4f} too high by chance" in report
 
 
 def test_a_metric_without_standard_error_is_not_judged(tmp_path):
@@ -183,7 +187,7 @@ def test_a_failed_trial_is_told_apart_from_an_infeasible_one(tmp_path):
 def test_a_sweep_without_a_complete_trial_has_a_readable_report(tmp_path, trials):
     report, study = report_of(tmp_path, trials, space=make_space())
     assert study["best"] is None
-    assert "No complete trial, so no best setting" in report
+    assert "No trial is complete, so there is no best configuration" in report
     assert "None" not in report
 
 
@@ -230,10 +234,10 @@ def test_trials_of_studies_with_other_metrics_share_one_table(tmp_path):
     assert list(table["validation/macro_f1"].dropna()) == [0.8]
 
 
-def test_the_default_recipe_is_the_first_of_the_settings(tmp_path):
+def test_the_default_recipe_is_the_first_of_the_recipes(tmp_path):
     store = make_sweep(tmp_path / "mine", [(make_study(), [make_trial(0, 0.9, origin="recipe:double_alpha")])])
-    assert best_settings(store)["default_recipe"] == "peft_default"
-    assert best_settings(store)["studies"][0]["default"] is None
+    assert best_configurations(store)["default_recipe"] == "peft_default"
+    assert best_configurations(store)["studies"][0]["default"] is None
 
 
 def test_the_report_shows_how_to_load_the_adapter(tmp_path, trials):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from sweeper.analysis.best import best_settings
+from sweeper.analysis.best import best_configurations
 from tests.control.bench import RUNGS, Bench, no_pruning
 from tests.doubles import FakeWorker
 
@@ -37,7 +37,7 @@ class TiedBench(Bench):
 def test_the_reported_best_of_tied_trials_has_its_adapter(tmp_path, keep_adapters):
     search = no_pruning(recipes=[])
     bench = TiedBench(tmp_path, num_trials=NUM_TRIALS, keep_adapters=keep_adapters, search=search).run()
-    [study] = best_settings(bench.store)["studies"]
+    [study] = best_configurations(bench.store)["studies"]
     assert study["best"]["trial"] == NUM_TRIALS - 1
     assert study["best"]["adapter"] is not None
     assert bench.store.adapters("toy") == set(range(NUM_TRIALS - keep_adapters, NUM_TRIALS))

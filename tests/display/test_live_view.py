@@ -55,7 +55,7 @@ def plain():
 
 @pytest.mark.parametrize("width", [80, 120])
 @pytest.mark.parametrize("table", [progress_table, final_table])
-def test_long_settings_are_not_cut_off(table, width):
+def test_long_configurations_are_not_cut_off(table, width):
     study = make_study("rotten_tomatoes", space=LONG_SPACE)
     long = make_trial(
         1, 0.912, params={"lora.alpha_ratio": 1.2345, "lora.dropout": 0.1875, "train.learning_rate": 0.000123}
@@ -136,10 +136,10 @@ def test_the_final_view_names_no_adapter_that_is_not_there():
     assert "adapter" not in text
 
 
-def test_the_final_view_says_what_the_error_is_and_that_the_score_flatters():
+def test_the_final_view_explains_the_error_and_that_the_score_is_optimistic():
     text = words(drawn(final_view([progress_of([make_default(0.8), make_trial(1, 0.9)])], sweep_dir=Path("nowhere"))))
     assert "± is one binomial standard error" in text
-    assert "expect a little less on new rows" in text
+    assert "expect slightly lower scores on new rows" in text
 
 
 def test_a_lead_within_noise_is_cautioned():
@@ -155,9 +155,9 @@ def test_a_clear_lead_is_not_cautioned():
 @pytest.mark.parametrize(
     ("trials", "said"),
     [
-        ([], "no trial was completed"),
+        ([], "no trial is complete"),
         ([make_trial(0, 0.9)], "the default recipe has no complete trial"),
-        ([make_default(0.9), make_trial(1, 0.8)], "no setting scored higher than the default"),
+        ([make_default(0.9), make_trial(1, 0.8)], "no configuration scored higher than the default"),
     ],
 )
 def test_what_cannot_be_claimed_is_cautioned(trials, said):

@@ -41,7 +41,7 @@ def test_best_is_the_lowest_when_the_metric_is_minimised():
     assert found.best_value == 0.2
 
 
-def test_a_default_that_was_stopped_early_is_no_fair_opponent():
+def test_a_default_that_was_pruned_is_not_compared():
     found = progress_of([make_default(0.8, state=PRUNED), make_trial(1, 0.9)])
     assert (found.default_value, found.gain) == (0.8, None)
 

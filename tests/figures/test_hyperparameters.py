@@ -47,7 +47,15 @@ def test_every_hyperparameter_that_can_be_searched_has_a_short_name_of_its_own()
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(8, "8"), (0.05, "0.05"), (1.23456e-4, "0.000123"), (1e-5, "1e-5"), (True, "true"), (1024.0, "1024"), ("cosine",) * 2],
-)  # fmt: skip
+    [
+        (8, "8"),
+        (0.05, "0.05"),
+        (1.23456e-4, "0.000123"),
+        (1e-5, "1e-5"),
+        (1024.0, "1024"),
+        (True, "true"),
+        ("cosine", "cosine"),
+    ],
+)
 def test_numbers_are_short(value, text):
     assert number_text(value) == text

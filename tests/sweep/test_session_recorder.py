@@ -56,18 +56,18 @@ def failed(number, kind, state, *, finished_at=LATER, message="no luck"):
 
 def test_the_summary_has_times_of_the_zone_and_what_the_night_cost():
     assert text_of().startswith("Thu 01 Jan 22:00 to Fri 02 Jan 06:58: 3 trials done, 2.50 device hours.\n")
-    assert "It ended because: budget.window=22:00-07:00 closes at 07:00." in text_of()
+    assert "Reason for the end: budget.window=22:00-07:00 closes at 07:00." in text_of()
 
 
 def test_the_summary_tells_the_best_and_its_change_since_the_session_before():
     before = replace(SESSION, number=2, after=SESSION.before)
-    assert "- trec: 2/10 trials; best 0.900 ± 0.015, +0.100 since the session before (trial 4: " in text_of(
+    assert "- trec: 2/10 trials; best 0.900 ± 0.015, +0.100 since the last summary (trial 4: " in text_of(
         earlier=[before]
     )
 
 
-def test_a_best_that_did_not_change_is_called_so():
-    assert "best 0.900 ± 0.015, as before (trial 4" in text_of(earlier=[replace(SESSION, number=2)])
+def test_a_best_that_did_not_change_is_called_unchanged():
+    assert "best 0.900 ± 0.015, unchanged (trial 4" in text_of(earlier=[replace(SESSION, number=2)])
 
 
 def test_a_first_session_has_nothing_to_compare_with():
@@ -94,15 +94,15 @@ def test_a_sweep_that_is_done_has_no_next_window():
 
 
 def test_the_first_prediction_is_compared_with_the_end():
-    line = "Predicted end: Fri 02 Jan 06:28, as predicted Thu 01 Jan 22:05; the end was 30:00 later."
+    line = "Predicted end: Fri 02 Jan 06:28, as predicted Thu 01 Jan 22:05; it ended 30:00 later."
     assert line in text_of()
 
 
 def test_sessions_that_were_killed_are_counted_in():
     ended = replace(SESSION, number=1, after=SESSION.before)
     killed = replace(SESSION, number=2, ended_at="", reason="")
-    assert "Before it, 1 session ended without a word, with 3 trials done." in text_of(earlier=[ended, killed])
-    assert "Before it" not in text_of(earlier=[killed, ended])
+    assert "Since the last summary, 1 session was killed, after 3 trials." in text_of(earlier=[ended, killed])
+    assert "was killed" not in text_of(earlier=[killed, ended])
 
 
 def test_failures_are_told_with_cause_trials_and_what_became_of_them():
@@ -139,9 +139,7 @@ def test_the_title_says_whether_all_is_well():
 
 def test_a_session_under_way_is_told_with_its_predicted_end():
     line = session_line(replace(SESSION, ended_at="", reason=""), NIGHT)
-    assert line == (
-        "Session 3 began Thu 01 Jan 22:00, predicted to end Fri 02 Jan 06:28; last heard of Fri 02 Jan 06:58."
-    )
+    assert line == ("Session 3 began Thu 01 Jan 22:00, predicted to end Fri 02 Jan 06:28; last saved Fri 02 Jan 06:58.")
     assert session_line(SESSION, NIGHT).startswith("Session 3 ended Fri 02 Jan 06:58: budget.window=")
     assert session_line(replace(SESSION, has_failed=True), NIGHT).startswith("Session 3 failed Fri 02 Jan 06:58: ")
 
@@ -231,7 +229,7 @@ def test_an_error_is_told_with_its_message_and_raised(bench):
         bench.night(error=RuntimeError("no worker is left"))
     [(title, text)] = bench.sent
     assert title == "Sweep mine: session 1 failed, 0 trials done"
-    assert "It ended because: no worker is left." in text
+    assert "Reason for the end: no worker is left." in text
 
 
 def test_an_error_is_told_even_if_the_store_cannot_be_read(bench):

@@ -24,7 +24,7 @@ from tests.builders import make_measurement, make_spec
 from tests.track.builders import complete, study, trial
 
 
-def test_a_run_is_named_by_number_and_the_settings_that_differ():
+def test_a_run_is_named_by_number_and_the_hyperparameters():
     assert run_name(trial()) == "0007 r=8 alpha=16 dropout=0 lr=0.001"
 
 
