@@ -69,7 +69,7 @@ chaos: $(VENV)/.installed  ## Kill sweeps 210 times at seeded moments and count 
 chaos-short: $(VENV)/.installed  ## The same with one small sweep that each kind of event strikes once, under two minutes
 	@$(BIN)/python chaos/run.py --short $(ARGS)
 
-test: $(VENV)/.installed-dev  ## Run the quick tests: offline, on the CPU, in parallel; two to three minutes on two cores; ARGS='-k search' picks some
+test: $(VENV)/.installed-dev  ## Run the quick tests: offline, on the CPU, two to three minutes on two cores; ARGS='-k search' picks some
 	@$(PYTEST) -m "not slow and not network" $(ARGS)
 
 test-slow: $(VENV)/.installed-dev  ## Run the slow tests: whole sweeps, killed processes, servers; two to four minutes
