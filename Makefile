@@ -69,16 +69,16 @@ chaos: $(VENV)/.installed  ## Kill sweeps 210 times at seeded moments and count 
 chaos-short: $(VENV)/.installed  ## The same with one small sweep and one event of each kind, under two minutes
 	@$(BIN)/python chaos/run.py --short $(ARGS)
 
-test: $(VENV)/.installed-dev  ## Run the quick tests: offline, on the CPU, in parallel; @FAST@; ARGS='-k search' picks some
+test: $(VENV)/.installed-dev  ## Run the quick tests: offline, on the CPU, two to three minutes on two cores; ARGS='-k search' picks some
 	@$(PYTEST) -m "not slow and not network" $(ARGS)
 
-test-slow: $(VENV)/.installed-dev  ## Run the slow tests: whole sweeps, killed processes, servers; @SLOW@
-	@$(PYTEST) -m "slow and not network" $(ARGS)
+test-slow: $(VENV)/.installed-dev  ## Run the slow tests: whole sweeps, killed processes, servers; two to four minutes
+	@$(PYTEST) -m "slow and not network" --timeout 300 $(ARGS)
 
-test-all: $(VENV)/.installed-dev  ## Run every test, also those that fetch models and datasets; @ALL@
-	@$(PYTEST) -m "" $(ARGS)
+test-all: $(VENV)/.installed-dev  ## Run every test, also those that fetch models and datasets; about six minutes
+	@$(PYTEST) -m "" --timeout 300 $(ARGS)
 
-wheel-check: $(VENV)/.installed-dev  ## Build the wheel, install it elsewhere, run a small sweep with it; @WHEEL@
+wheel-check: $(VENV)/.installed-dev  ## Build the wheel, install it elsewhere, run a small sweep with it; one to three minutes
 	@$(BIN)/python tests/installed_wheel.py
 
 fresh-clone:  ## Type the README's commands in a fresh clone with no environment, about three minutes

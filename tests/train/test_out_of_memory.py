@@ -98,7 +98,6 @@ def test_groups_shrink_until_they_fit(lanes):
     assert failures == {}
 
 
-@pytest.mark.slow
 def test_a_lane_too_large_by_itself_is_out_of_memory(lanes):
     def work(group, _parts=1):
         if len(group) > 1 or 2 in numbers(group):
@@ -122,7 +121,6 @@ def test_no_lanes_is_no_work():
     assert OutOfMemoryFallback().run([], lambda group, parts: 1 / 0) == ({}, {})  # noqa: ARG005
 
 
-@pytest.mark.slow
 def test_lanes_trained_in_parts_for_lack_of_memory_end_as_together(pack, data):
     def limited(model, batch):
         if len(batch.ids) > 2 * data.rows.plan.micro_batch:
@@ -147,7 +145,6 @@ def test_lanes_trained_in_parts_for_lack_of_memory_end_as_together(pack, data):
         torch.testing.assert_close(other_lane.parameters, lane.parameters, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_a_lane_too_large_alone_is_trained_in_parts_and_ends_the_same(data):
     trial = spec(0, seed=3, **{"lora.dropout": 0.2, "train.batch_size": 8})
 
