@@ -1,7 +1,7 @@
 """Every cause of a failure: whether the configuration causes it, how sweeper handles it, and what the user can do.
 
-`POLICIES` is the only table that maps a kind of failure to an action. `kind_of` classifies an exception. The module uses
-the standard library only, because workers, controller, tracker, report and command line all import it.
+`POLICIES` is the only table that maps a kind of failure to an action. `kind_of` classifies an exception. Imports the
+standard library only, because workers, controller, tracker, report and command line all use it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ POLICIES: Mapping[FailureKind, Policy] = {
     FailureKind.OUT_OF_MEMORY: Policy(
         title="out of memory on the device, even alone and in the smallest micro-batches",
         action=Action.INFEASIBLE,
-        remedy="Lower the upper end of lora.r, train.micro_batch or model.max_length, or use a device with more memory.",
+        remedy="Lower the upper end of lora.r, train.micro_batch or model.max_length, or use a larger device.",
     ),
     FailureKind.HOST_MEMORY: Policy(
         title="out of memory on the host",
