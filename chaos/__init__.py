@@ -1,1 +1,1 @@
-"""Sweeps that are killed, starved and lied to at seeded moments, and the checks that nothing was lost. See `run`."""
+"""Fault injection: kills and disturbs sweeps at seeded moments, and checks that nothing was lost. See `run`."""

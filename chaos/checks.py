@@ -1,6 +1,6 @@
-"""What must hold of a sweep after all that happened to it. Reads the three places by themselves, not through sweeper.
+"""The invariants of a sweep after fault injection. Reads Optuna and MLflow directly, not through sweeper.
 
-Each function returns complaints; none means that all is well. `driver` calls `check_all`.
+Each function returns problems as text; an empty list means that the check passed. `run` calls `check_all`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from sweeper.types import StudyRecord, TrialRecord, TrialState
 __all__ = ["LOSS_TOLERANCE", "Findings", "check_all", "compare_rows"]
 
 LOSS_TOLERANCE = 1e-4
-"""Relative, in float32: a product's rounding changes with the number of rows in it, so with a trial's neighbours."""
+"""Relative, in float32. A matrix product's rounding depends on its number of rows, so on the other trials in a pack."""
 _IN_OPTUNA = {"complete": "COMPLETE", "pruned": "PRUNED", "infeasible": "COMPLETE", "failed": "FAIL"}
 _IN_MLFLOW = {"complete": "FINISHED", "pruned": "FINISHED", "infeasible": "FAILED", "failed": "FAILED"}
 
@@ -39,52 +39,54 @@ class Findings:
     """What the checks of a sweep found."""
 
     lost: list[str] = field(default_factory=list)
-    """Trials that are missing, or not finished, in one of the three places."""
+    """Trials that are missing or unfinished in the store, in Optuna or in MLflow."""
     repeated: list[str] = field(default_factory=list)
-    """Trials that are there twice, or whose outcome changed after they had ended."""
+    """Trials that exist twice, or whose result changed after they had finished."""
     differing: list[str] = field(default_factory=list)
-    """Trials whose state or value is not the same everywhere, or not as trained undisturbed."""
+    """Trials whose state or value differs between the three places, or from undisturbed training."""
     broken: list[str] = field(default_factory=list)
-    """Adapters that cannot be read, files left behind, accounts that do not add up."""
+    """Unreadable adapters, leftover files, and costs that do not add up."""
     zombies: list[int] = field(default_factory=list)
     max_loss_difference: float = 0.0
     num_compared: int = 0
     num_infeasible: int = 0
-    """Trials that ended with the fault of their setting."""
+    """Trials that ended as infeasible because of an injected fault."""
     num_hung: int = 0
     """Workers that the watchdog killed."""
 
     @property
-    def complaints(self) -> list[str]:
-        """Everything that is wrong, as text."""
+    def problems(self) -> list[str]:
+        """Everything that is wrong, as lines of text."""
         return [
             *self.lost,
             *self.repeated,
             *self.differing,
             *self.broken,
-            *(f"process {n} lives" for n in self.zombies),
+            *(f"process {n} is still running" for n in self.zombies),
         ]
 
 
 def check_all(
     outputs: Path, *, trials: int, seen: Mapping[int, TrialRecord], spent_s: float, undisturbed: Undisturbed
 ) -> Findings:
-    """Check a sweep that has ended.
+    """Check a finished sweep.
 
     Args:
-        outputs: Its folder of outputs.
-        trials: Its budget.
-        seen: Trials as they were when they were first seen finished.
-        spent_s: Most device seconds that the ledger ever said.
-        undisturbed: Trains the specs again.
+        outputs: The outputs folder that contains it.
+        trials: The number of trials in its budget.
+        seen: Each trial as it was when it was first seen finished.
+        spent_s: The largest number of device seconds that the ledger has shown.
+        undisturbed: Trains the trials again without disturbance.
     """
     store = TrialStore(OutputsPaths(outputs).sweep(SWEEP))
     found = Findings()
     study, records = store.read_study(STUDY), {r.spec.number: r for r in store.trials(STUDY) if r.spec.number < 9000}
     found.lost += [f"store: trial {n} is missing" for n in range(trials) if n not in records]
-    found.lost += [f"store: trial {n} is running" for n, r in records.items() if not r.state.is_finished]
-    found.repeated += [f"store: trial {n} has changed after its end" for n, r in seen.items() if records.get(n) != r]
-    found.broken += [f"trial {n} is beyond the budget" for n in records if n >= trials]
+    found.lost += [f"store: trial {n} is still running" for n, r in records.items() if not r.state.is_finished]
+    found.repeated += [
+        f"store: trial {n} changed after it had finished" for n, r in seen.items() if records.get(n) != r
+    ]
+    found.broken += [f"trial {n} exceeds the budget" for n in records if n >= trials]
     found.broken += [*_files(store, study, records), *_account(store, records, spent_s)]
     compare_rows(found, "Optuna", _optuna(store), study=study, records=records)
     compare_rows(found, "MLflow", _mlflow(outputs), study=study, records=records)
@@ -105,18 +107,18 @@ def _files(store: TrialStore, study: StudyRecord, records: Mapping[int, TrialRec
         paths = store.paths.trial(STUDY, number)
         adapter = paths.adapter
         if extra := set(paths.folder.iterdir()) - {paths.record, adapter}:
-            yield f"trial {number} left {sorted(path.name for path in extra)}"
+            yield f"trial {number} left behind {sorted(path.name for path in extra)}"
         if adapter.exists():
             try:
                 json.loads((adapter / "adapter_config.json").read_text())
                 with safe_open(adapter / "adapter_model.safetensors", "pt") as file:
                     bad = [name for name in file.keys() if not file.get_tensor(name).isfinite().all()]  # noqa: SIM118
-            except Exception as error:  # noqa: BLE001  whatever keeps it from being read is what is looked for
+            except Exception as error:  # noqa: BLE001  any reason for which it cannot be read is a problem to report
                 yield f"adapter of trial {number} cannot be read: {error}"
             else:
                 yield from (f"adapter of trial {number}: {name} is not finite" for name in bad)
         if adapter.exists() != (number in keep):
-            yield f"trial {number} has {'an' if adapter.exists() else 'no'} adapter, against the policy"
+            yield f"trial {number} has {'an' if adapter.exists() else 'no'} adapter, contrary to store.keep_adapters"
 
 
 def _account(store: TrialStore, records: Mapping[int, TrialRecord], spent_s: float) -> Iterator[str]:
@@ -124,9 +126,9 @@ def _account(store: TrialStore, records: Mapping[int, TrialRecord], spent_s: flo
     for name in ("device_s", "rows", "tokens"):
         total = sum(getattr(record.cost, name) for record in store.trials(STUDY))
         if total > cost[name] * (1 + 1e-9):
-            yield f"the ledger has {cost[name]} {name}, the trials have {total}"
+            yield f"the ledger has {cost[name]} {name}, but the trials have {total}"
     if cost["device_s"] < spent_s:
-        yield f"the ledger had {spent_s} s and has {cost['device_s']} s"
+        yield f"the ledger shrank from {spent_s} to {cost['device_s']} device seconds"
     for number, record in records.items():
         chunks = [m.chunk for m in record.measurements]
         if chunks != list(range(1, len(chunks) + 1)):
@@ -171,10 +173,10 @@ def compare_rows(
     study: StudyRecord,
     records: Mapping[int, TrialRecord],
 ) -> None:
-    """Compare what one place says (number, state, value) with the store's records."""
+    """Compare the rows (number, state, value) of Optuna or MLflow with the store's records."""
     counts = Counter(number for number, _, _ in rows)
     found.lost += [f"{where}: trial {n} is missing" for n in records if n not in counts]
-    found.repeated += [f"{where}: trial {n} is there {c} times" for n, c in counts.items() if c > 1]
+    found.repeated += [f"{where}: trial {n} exists {c} times" for n, c in counts.items() if c > 1]
     found.repeated += [f"{where}: trial {n} is unknown to the store" for n in counts if n not in records]
     for number, state, value in rows:
         record = records.get(number)
@@ -183,10 +185,10 @@ def compare_rows(
         expected, score = _expected(where, record), study.value(record)
         if state != expected:
             kind = found.lost if "RUNNING" in state or "SCHEDULED" in state else found.differing
-            kind.append(f"{where}: trial {number} is {state}, should be {expected}")
+            kind.append(f"{where}: trial {number} is {state}, but should be {expected}")
         shown = record.state is TrialState.COMPLETE or where == "MLflow"
         if shown and value is not score and not math.isclose(value or 0, score or 0, abs_tol=1e-12):
-            found.differing.append(f"{where}: trial {number} has value {value}, should be {score}")
+            found.differing.append(f"{where}: trial {number} has value {value}, but should have {score}")
 
 
 def _expected(where: str, record: TrialRecord) -> str:
@@ -207,5 +209,5 @@ def _retrain(found: Findings, records: Mapping[int, TrialRecord], undisturbed: U
         found.num_compared += 1
         if not difference <= LOSS_TOLERANCE:
             found.differing.append(
-                f"trial {record.spec.number}: losses differ by {difference:.2g} from undisturbed ones"
+                f"trial {record.spec.number}: losses differ by {difference:.2g} from those of undisturbed training"
             )

@@ -1,7 +1,7 @@
-"""The clock of a sweep: the real one, moved. `events` moves it to a window's end, `driver` to the next begin.
+"""A clock that can be moved forward. `events` moves it to the end of a window, `driver` to the start of the next one.
 
-How far it is moved is one number in a file, so that a running controller sees the move at its next look. The window
-is `workload.WINDOW`, of which the first session begins in the first second.
+The offset from the real time is a number in a file, so a running controller sees a move when it next reads the clock.
+The window is `workload.WINDOW`; the first session starts when it opens.
 """
 
 from __future__ import annotations
@@ -19,36 +19,36 @@ _WINDOWS = parse(WINDOW, "UTC")
 
 
 class Clock:
-    """The present time as a sweep sees it.
+    """The current time, as a sweep sees it.
 
     Args:
-        folder: Where the file is; that of the session's log.
+        folder: The folder of the file, which is that of the session's log.
     """
 
     def __init__(self, folder: Path) -> None:
         self._file = folder.absolute() / "clock"
 
     def __call__(self) -> datetime:
-        """Return the time."""
+        """Return the current time."""
         try:
-            moved_s = float(self._file.read_text())
+            offset_s = float(self._file.read_text())
         except FileNotFoundError:
-            moved_s = 0.0
-        return datetime.now(UTC) + timedelta(seconds=moved_s)
+            offset_s = 0.0
+        return datetime.now(UTC) + timedelta(seconds=offset_s)
 
     @property
     def is_open(self) -> bool:
-        """Whether the sweep may run."""
+        """Whether the window is open."""
         return _WINDOWS.is_open(self())
 
     def to_opening(self) -> None:
-        """Move on to the next begin of the window."""
+        """Move forward to the next opening of the window."""
         opening = _WINDOWS.next_opening(self())
         assert opening is not None
         self._move_to(opening)
 
     def to_end(self, shift_s: float) -> None:
-        """Move on to the end of the window that is open, or so many seconds before or after it."""
+        """Move forward to ``shift_s`` seconds after the end of the open window (before it, if negative)."""
         end = _WINDOWS.closes_at(self())
         assert end is not None
         self._move_to(max(self(), end + timedelta(seconds=shift_s)))
@@ -60,12 +60,12 @@ class Clock:
 
 
 def use_clock(folder: Path) -> None:
-    """Let sweeps of this process, which is a controller, go by the clock of a folder."""
+    """Make the sweeps of this process, a controller, use the clock in a folder."""
     import sweeper.sweep.run
 
     run_sweep, clock = sweeper.sweep.run.run_sweep, Clock(folder)
 
-    def by_our_clock(*args: object, **more: object) -> object:
+    def run_with_clock(*args: object, **more: object) -> object:
         return run_sweep(*args, **more, clock=clock)  # type: ignore[arg-type]
 
-    sweeper.sweep.run.run_sweep = by_our_clock  # type: ignore[assignment]
+    sweeper.sweep.run.run_sweep = run_with_clock  # type: ignore[assignment]

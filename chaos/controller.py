@@ -1,6 +1,6 @@
-"""The command that is killed and given again: sweeper's own, with workers that have faults and a clock that is moved.
+"""The command that the suite kills and restarts: ``sweeper`` with faulty workers and a movable clock.
 
-``python -m chaos.controller run OVERRIDES``; `session` starts it.
+`session` starts it as ``python -m chaos.controller run OVERRIDES``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Runs one sweep through its misfortunes: starts the same command until the sweep is done, striking at seeded moments.
+"""Runs one sweep under fault injection: the same command again and again, with events at seeded moments.
 
-`run` calls it for one seed after the other. A stroke is drawn as (kind, phase, delay): either at any moment after the
-start, imports included, or soon after the first chunk of a session. So a seed always gives the same strokes; what they
-hit depends on the machine's pace.
+`run` calls it for one seed after the other. An event is drawn as (kind, phase, delay): it happens either at any moment
+after the start, imports included, or soon after the first chunk of a session. So a seed always gives the same events;
+what the sweep is doing when they happen depends on the speed of the machine.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from sweeper.types import TrialRecord
 __all__ = ["Driver", "Plan"]
 
 _START_S = 2.0
-"""A forked controller needs about that long to its first chunk."""
+"""A forked controller takes about this long to reach its first chunk."""
 _REAL_STARTS = 6
-"""Every so many sessions the controller is started as users do, imports and all."""
+"""Every sixth session starts the controller as users do, without the fork server."""
 _AT_ANY_MOMENT = 0.4
-"""Share of strokes that do not wait until there is work to lose."""
+"""Share of events that do not wait for the first chunk."""
 _TOO_EARLY = 0.3
-"""Share of nights before which a session is started while the window is closed."""
+"""Share of windows before which a session is started while the window is still closed."""
 _STALL_S = 120.0
 _WEIGHTS = {
     "kill_controller": 11,
@@ -54,23 +54,23 @@ _WEIGHTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What one sweep has to endure."""
+    """The events of one sweep."""
 
     seed: int
     kills: int
-    """After so many kills it is left in peace, and must end."""
+    """After this many kills there are no more events, and the sweep must finish."""
     kinds: Sequence[str]
     is_short: bool = False
-    """Whether each kind failures once, and then it is left in peace."""
+    """Whether each kind of event happens exactly once."""
 
 
 @dataclass
 class Driver:
-    """A sweep under fire.
+    """A sweep under fault injection.
 
     Attributes:
-        seen: Finished trials, as they were when they were first seen so.
-        events: How often each kind of event struck.
+        seen: Each finished trial as it was when it was first seen finished.
+        events: How often each kind of event has happened.
     """
 
     workload: Workload
@@ -83,7 +83,7 @@ class Driver:
     spent_s: float = 0.0
     sessions: int = 0
     cuts: int = 0
-    """Windows that closed before the budget was spent."""
+    """Sessions that the end of a window stopped before the budget was spent."""
     zombies: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -97,36 +97,36 @@ class Driver:
 
     @property
     def kills(self) -> int:
-        """Kills so far."""
+        """The number of SIGKILLs so far."""
         return sum(self.events[kind] for kind in KILLS)
 
     def run(self) -> None:
         """Start the command again and again until the sweep is done.
 
         Raises:
-            ChaosError: It stalls, or ends with an error though nothing was done to it.
+            ChaosError: It stalls, or exits with an error that no event explains.
         """
         while True:
-            code = self._live(is_struck=True)
-            self._remember()
-            if code == 0 and not self._is_left():
+            code = self._run_session(has_events=True)
+            self._record_progress()
+            if code == 0 and not self._has_trials_left():
                 return
             if code == 0 and not self._is_cut:
-                raise ChaosError(f"session {self.sessions} ended with 0, and trials are left")
+                raise ChaosError(f"session {self.sessions} exited with 0, but trials are left")
             if self._is_cut:
-                self._next_night()
+                self._open_next_window()
 
     def reconcile(self) -> str:
-        """Repair the views; return what was said."""
+        """Run ``sweeper reconcile``; return its output."""
         log = self.folder / "reconcile.log"
         command = ["reconcile", SWEEP, "--outputs", str(self.workload.outputs)]
         assert self.fork_server is not None
         code = self.fork_server.start(command, log).wait(_STALL_S)
         if code:
-            raise ChaosError(f"reconcile ended with {code}: {log.read_text()}")
+            raise ChaosError(f"reconcile exited with {code}: {log.read_text()}")
         return log.read_text()
 
-    def _live(self, *, is_struck: bool) -> int:
+    def _run_session(self, *, has_events: bool) -> int:
         """Run one session; return the controller's exit code."""
         self.sessions += 1
         session = Session(
@@ -135,12 +135,12 @@ class Driver:
             log=self.folder / "session.log",
             fork_server=None if self.sessions % _REAL_STARTS == 0 else self.fork_server,
         )
-        struck = []
+        happened = []
         try:
-            while is_struck and session.is_alive and self._next_kind and self.kills < self.plan.kills:
+            while has_events and session.is_alive and self._next_kind and self.kills < self.plan.kills:
                 kind = self._next_kind
-                if self._strike(session, kind):
-                    struck.append(kind)
+                if self._inject(session, kind):
+                    happened.append(kind)
                     self._next_kind = next(self._kinds, None)
                     if kind in LETHAL:
                         break
@@ -150,13 +150,13 @@ class Driver:
             self.zombies += survivors(session.pid, 10.0)
         self.exits[str(code)] += 1
         if code is None:
-            raise ChaosError(f"session {self.sessions} did not end; struck by {struck}")
-        if code != 0 and not any(code in EXITS.get(kind, ()) for kind in struck):
-            raise ChaosError(f"session {self.sessions} ended with {code}; struck by {struck}")
+            raise ChaosError(f"session {self.sessions} did not exit; events: {happened}")
+        if code != 0 and not any(code in EXITS.get(kind, ()) for kind in happened):
+            raise ChaosError(f"session {self.sessions} exited with {code}; events: {happened}")
         return code
 
-    def _strike(self, session: Session, kind: str) -> bool:
-        """Strike at a moment; return whether there still was something to strike."""
+    def _inject(self, session: Session, kind: str) -> bool:
+        """Wait for a random moment, then make an event happen; return whether it could."""
         if self._draw.random() < _AT_ANY_MOMENT:
             is_alive = session.wait(self._draw.uniform(0.0, _START_S))
         else:
@@ -165,10 +165,10 @@ class Driver:
         if not is_alive:
             return False
         self._is_cut = self._is_cut or kind == "close_window"
-        is_struck = EVENTS[kind](session, self._draw) is not False
-        self.events[kind] += is_struck
-        # A worker that is not there yet can be struck later, a controller that has ended cannot.
-        return is_struck or kind in LETHAL
+        has_happened = EVENTS[kind](session, self._draw) is not False
+        self.events[kind] += has_happened
+        # An event for a worker that has not started yet can be repeated. One for a controller that has ended cannot.
+        return has_happened or kind in LETHAL
 
     def _draw_kinds(self) -> Iterator[str]:
         if self.plan.is_short:
@@ -177,24 +177,26 @@ class Driver:
         while True:
             yield self._draw.choices(self.plan.kinds, [_WEIGHTS[kind] for kind in self.plan.kinds])[0]
 
-    def _is_left(self) -> bool:
-        """Whether the sweep is not done."""
+    def _has_trials_left(self) -> bool:
+        """Whether the budget is not spent yet."""
         return len(self.seen) < self.workload.trials
 
-    def _next_night(self) -> None:
-        """Move the clock to the next window; now and then start a session before, which must leave at once."""
-        self.cuts += self._is_left()
+    def _open_next_window(self) -> None:
+        """Move the clock to the next window. Sometimes start a session before that, which must exit at once."""
+        self.cuts += self._has_trials_left()
         if not self._clock.is_open and self._draw.random() < _TOO_EARLY:
             before_s = self.spent_s
-            code = self._live(is_struck=False)
-            self._remember()
+            code = self._run_session(has_events=False)
+            self._record_progress()
             if code or self.spent_s != before_s:
-                raise ChaosError(f"session {self.sessions} began outside of the window and ended with {code}")
+                raise ChaosError(
+                    f"session {self.sessions} started outside the window, and exited with {code} or spent device time"
+                )
         self._clock.to_opening()
         self._is_cut = False
 
-    def _remember(self) -> None:
-        """Keep what is finished now: it must never change again; and what the ledger says, which must never shrink."""
+    def _record_progress(self) -> None:
+        """Remember the finished trials, which must never change, and the ledger's cost, which must never shrink."""
         ledger = self._store.paths.ledger
         if ledger.exists():
             spent = Ledger(ledger).cost.device_s

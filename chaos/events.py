@@ -1,6 +1,6 @@
-"""What happens to a sweep. Each event is one function that failures a session and takes back what it took away.
+"""The events that disturb a sweep. Each one is a function that disturbs a session and ends its disturbance.
 
-`driver` draws them from a seeded generator; `LETHAL` are those that end the controller.
+`driver` draws them from a seeded generator. `LETHAL` events end the controller.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from sweeper.store.paths import OutputsPaths
 __all__ = ["EVENTS", "EXITS", "KILLS", "LETHAL", "Event", "count_hung"]
 
 Event = Callable[[Session, random.Random], bool | None]
-"""Strikes; returns False if there was nothing to strike."""
+"""Disturbs a session; returns False if there was nothing to disturb."""
 _PATIENCE_S = 30.0
 
 
 def kill_controller(session: Session, _draw: random.Random) -> bool:
-    """End the controller as a power cut would; its workers must not outlive it."""
+    """Kill the controller, like a power cut; its workers must not outlive it."""
     session.process.kill()
     return session.process.wait() == -signal.SIGKILL
 
 
 def kill_worker(session: Session, draw: random.Random) -> bool:
-    """End one worker."""
+    """Kill one worker."""
     for process in draw.sample(workers := session.workers(), min(1, len(workers))):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
@@ -48,7 +48,7 @@ def kill_worker(session: Session, draw: random.Random) -> bool:
 
 
 def pause_worker(session: Session, draw: random.Random) -> None:
-    """Stop a worker for a moment."""
+    """Suspend a worker for a moment."""
     for process in draw.sample(workers := session.workers(), min(1, len(workers))):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.suspend()
@@ -57,30 +57,31 @@ def pause_worker(session: Session, draw: random.Random) -> None:
 
 
 def hang_worker(session: Session, draw: random.Random) -> bool:
-    """Stop a worker for good: the watchdog must kill it, charge what it was at, and go on."""
-    session.wait(_PATIENCE_S, until_trained=True)  # how long its chunks take is known then, so it takes seconds
+    """Suspend a worker for good: the watchdog must kill it and charge its time, and the sweep must continue."""
+    # After the first chunk, the watchdog knows how long chunks take, and waits only seconds.
+    session.wait(_PATIENCE_S, until_trained=True)
     workers = session.workers()
     for process in draw.sample(workers, min(1, len(workers))):
         before_s, chunks_before = _spent_s(session), _hung_chunks(session)
         end = time.monotonic() + STARTUP_TIMEOUT_S + _PATIENCE_S
         with contextlib.suppress(psutil.NoSuchProcess):
             process.suspend()
-            while _lives(process) and session.is_alive and time.monotonic() < end:
+            while _is_alive(process) and session.is_alive and time.monotonic() < end:
                 session.wait(0.05)
-            if _lives(process) and session.is_alive:
-                raise ChaosError(f"worker {process.pid} hangs, and the watchdog does nothing")
+            if _is_alive(process) and session.is_alive:
+                raise ChaosError(f"worker {process.pid} hangs, but the watchdog does nothing")
         if _hung_chunks(session) > chunks_before and (charged_s := _spent_s(session) - before_s) < HANG_S:
-            raise ChaosError(f"a chunk that hung for {HANG_S} s was charged with {charged_s} s")
+            raise ChaosError(f"a chunk that hung for {HANG_S} s was charged with only {charged_s} s")
     return bool(workers)
 
 
 def terminate(session: Session, _draw: random.Random) -> None:
-    """Ask the controller to end, as a service manager does."""
+    """Send SIGTERM to the controller, like a service manager."""
     session.process.send_signal(signal.SIGTERM)
 
 
 def interrupt(session: Session, draw: random.Random) -> None:
-    """Press Ctrl-C: the whole process group hears it; now and then a second time."""
+    """Press Ctrl-C, which reaches the whole process group; sometimes twice."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(session.pid, signal.SIGINT)
         if draw.random() < 0.3:
@@ -89,7 +90,7 @@ def interrupt(session: Session, draw: random.Random) -> None:
 
 
 def terminate_and_kill(session: Session, draw: random.Random) -> bool:
-    """Ask the controller to end, and lose patience while it drains."""
+    """Send SIGTERM to the controller, and kill it while it is shutting down."""
     session.process.send_signal(signal.SIGTERM)
     session.wait(draw.uniform(0.0, 1.0))
     session.process.kill()
@@ -97,7 +98,7 @@ def terminate_and_kill(session: Session, draw: random.Random) -> bool:
 
 
 def take_mlflow_away(session: Session, draw: random.Random) -> None:
-    """Move MLflow's database away, and put it back after a while, or never."""
+    """Move MLflow's database away; put it back after a while, or never."""
     database = OutputsPaths(session.outputs).mlflow_db
     aside = database.with_name(f"{database.name}.taken")
     with contextlib.suppress(FileNotFoundError):
@@ -108,17 +109,17 @@ def take_mlflow_away(session: Session, draw: random.Random) -> None:
 
 
 def lock_optuna(session: Session, draw: random.Random) -> None:
-    """Let Optuna's database answer "locked" for a while."""
+    """Lock Optuna's database for a while."""
     _lock(session.paths.optuna_db, session, draw.uniform(0.5, 2.0))
 
 
 def lock_mlflow(session: Session, draw: random.Random) -> None:
-    """Let MLflow's database answer "locked" for a while."""
+    """Lock MLflow's database for a while."""
     _lock(OutputsPaths(session.outputs).mlflow_db, session, draw.uniform(0.5, 2.0))
 
 
 def fill_disk(session: Session, draw: random.Random) -> None:
-    """Leave no byte free where the sweep lies, for a while. Only on a file system of its own (see `driver`)."""
+    """Fill the sweep's disk for a while. Only on a file system of its own (see `run`)."""
     ballast = session.outputs / "ballast"
     free = shutil.disk_usage(session.outputs).free
     try:
@@ -129,29 +130,30 @@ def fill_disk(session: Session, draw: random.Random) -> None:
 
 
 def count_hung(log: Path, what: str = "") -> int:
-    """Return how many workers the watchdog killed, by the log of a sweep; its summaries say so again."""
+    """Return how many workers the watchdog killed, according to the log of a sweep."""
     text = log.read_text(errors="replace") if log.exists() else ""
+    # The pattern starts with the prefix of the warning, since the log's summaries repeat the rest of the message.
     return len(re.findall(rf": worker \d+: worker \d+ was killed: no answer to {what}", text))
 
 
 def close_window(session: Session, draw: random.Random) -> None:
-    """Move the clock to the window's end, or past it: the session must leave with exit code 0."""
+    """Move the clock to the end of the window, or past it: the session must exit with code 0."""
     session.clock.to_end(draw.uniform(-2.0, 25.0))
 
 
 def start_a_second(session: Session, _draw: random.Random) -> None:
-    """Give the command again while it runs: the second must leave with exit code 75."""
+    """Start the command a second time while it is running: the second must exit with code 75."""
     session.wait(_PATIENCE_S, until_trained=True)
     if not session.is_alive:
         return
-    second = session.twin()
+    second = session.start_again()
     try:
         end = time.monotonic() + _PATIENCE_S
         while second.is_alive and session.is_alive and time.monotonic() < end:
             second.wait(0.05)
         code = second.process.poll()
         if code != SweepLocked.exit_code and session.wait(_PATIENCE_S):  # unless the first was about to end
-            raise ChaosError(f"a second controller ended with {code} beside the first")
+            raise ChaosError(f"a second controller exited with {code} while the first was running")
     finally:
         second.end(0.0)
         survivors(second.pid, _PATIENCE_S)
@@ -189,11 +191,11 @@ EXITS: dict[str, set[int]] = {
     "fill_disk": {DiskFull.exit_code, StorageDown.exit_code},
     "lock_optuna": {StorageDown.exit_code},
 }
-"""Exit codes, besides 0, that a controller may have after an event: a signal before Python minds it is in its own name,
-and a worker that is lost three times without a good chunk in between is taken out, which may leave none."""
+"""Exit codes, besides 0, that a controller may have after an event. A signal that arrives before Python handles it
+gives a negative code. A worker that is lost three times without finishing a chunk is removed, and may be the last."""
 
 
-def _lives(process: psutil.Process) -> bool:
+def _is_alive(process: psutil.Process) -> bool:
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 

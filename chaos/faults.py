@@ -1,7 +1,7 @@
-"""Workers in which some settings fail, each in one way and always; `controller` puts them in place of sweeper's own.
+"""Workers in which certain configurations always fail. `controller` uses them instead of the normal ones.
 
-The training is the real one. A lane of rank 16 finds no memory, alone or in company; a lane with alpha / r = 4 has
-parameters that are no numbers from its second chunk on. So both are the setting's fault, wherever and whenever it runs.
+The training is real. A lane of rank 16 always runs out of memory, alone or in a pack. A lane with alpha / r = 4 has NaN
+parameters from its second chunk on. So the configuration causes the failure, on every worker and at any time.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _NAN_RATIO = 4.0
 
 
 def expected_failure(settings: Mapping[str, ParamValue]) -> str:
-    """Return the kind of failure that a setting must end with; empty if it must not fail."""
+    """Return the kind of failure with which a configuration must end; empty if it must not fail."""
     if settings["lora.r"] == _NO_MEMORY_RANK:
         return "out_of_memory"
     return "non_finite" if settings["lora.alpha_ratio"] == _NAN_RATIO else ""
 
 
 def make_worker(setup: WorkerSetup, index: int) -> Worker:
-    """Return a worker with faults; called in the worker's own process, by its name."""
+    """Return a worker with faults. The worker's process imports this function by its name."""
     from sweeper.train.worker import TrainingWorker
 
     class FaultyWorker(TrainingWorker):
@@ -46,7 +46,7 @@ def make_worker(setup: WorkerSetup, index: int) -> Worker:
 
 
 def is_expected(state: TrialState, settings: Mapping[str, ParamValue]) -> bool:
-    """Whether a trial may end so: infeasible if and only if its setting has a fault, unless it was stopped before."""
+    """Whether a trial may end in a state: infeasible if and only if it has a fault, unless it was pruned first."""
     kind = expected_failure(settings)
     if state is TrialState.INFEASIBLE:
         return bool(kind)

@@ -1,8 +1,8 @@
-"""A process that has loaded what controllers and workers load, and forks them: a start then takes a tenth of the time.
+"""A process that has imported everything that controllers and workers import, and forks them.
 
-Imports are nine tenths of a start, and a suite that kills hundreds of processes would do little else. Every sixth start
-of `driver` is a real one all the same. ``python -m chaos.fork_server`` reads a JSON line for each controller to fork, and
-writes ``started <pid>`` and ``ended <pid> <code>``. `ForkServer` is its other end, in the driver.
+Imports take nine tenths of a start, and the suite kills hundreds of processes. `driver` still starts every sixth
+session normally. ``python -m chaos.fork_server`` reads one JSON line per controller, and writes ``started <pid>`` and
+``ended <pid> <code>``. `ForkServer` is the client, in the driver's process.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _POLL_S = 0.01
 
 
 class ForkServer:
-    """Forks controllers."""
+    """Starts the server process, and asks it to fork controllers."""
 
     def __init__(self, root: Path) -> None:
         self._codes: dict[int, int] = {}
@@ -55,7 +55,7 @@ class ForkServer:
         threading.Thread(target=self._listen, daemon=True).start()
 
     def start(self, arguments: Sequence[str], log: Path) -> Forked:
-        """Fork a controller and return it."""
+        """Fork a controller; its output goes to ``log``."""
         assert self._process.stdin is not None
         with self._asking:
             self._process.stdin.write(json.dumps({"arguments": list(arguments), "log": str(log)}) + "\n")
@@ -65,13 +65,13 @@ class ForkServer:
                 return Forked(self._pids.pop(), self)
 
     def code(self, pid: int, timeout_s: float) -> int | None:
-        """Return how a controller ended, or None if it does not within a time."""
+        """Return the exit code of a controller, or None if it does not end within ``timeout_s``."""
         with self._news:
             self._news.wait_for(lambda: pid in self._codes, timeout_s)
             return self._codes.get(pid)
 
     def close(self) -> None:
-        """End the fork_server."""
+        """Kill the server process."""
         self._process.kill()
         self._process.wait()
 
@@ -88,36 +88,36 @@ class ForkServer:
 
 
 class Forked:
-    """A controller of the fork_server, with the methods of `subprocess.Popen` that `session` uses."""
+    """A forked controller, with the methods of `subprocess.Popen` that `session` uses."""
 
     def __init__(self, pid: int, fork_server: ForkServer) -> None:
         self.pid = pid
-        self._nursery = fork_server
+        self._fork_server = fork_server
 
     def poll(self) -> int | None:
-        """Return the exit code, or None as long as it lives."""
-        return self._nursery.code(self.pid, 0)
+        """Return the exit code, or None while it is running."""
+        return self._fork_server.code(self.pid, 0)
 
     def wait(self, timeout: float | None = None) -> int:
-        """Return the exit code, after waiting for it."""
-        code = self._nursery.code(self.pid, 3600 if timeout is None else timeout)
+        """Wait for the end; return the exit code."""
+        code = self._fork_server.code(self.pid, 3600 if timeout is None else timeout)
         if code is None:
             raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
         return code
 
     def send_signal(self, number: int) -> None:
-        """Send a signal, unless it has ended."""
+        """Send a signal if it is still running."""
         if self.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """End it at once."""
+        """Send SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
 
 class _ForkedWorker:
-    """Stands in for `subprocess.Popen` in the controller: a worker that is forked instead of started."""
+    """Replaces `subprocess.Popen` in the controller: a worker that is forked instead of started."""
 
     def __init__(
         self, command: Sequence[str], *, pass_fds: Sequence[int], stdout: IO[bytes], env: Mapping[str, str], **_: Any
@@ -129,7 +129,7 @@ class _ForkedWorker:
         self.pid = os.fork()
         if self.pid:
             return
-        _end_with(lambda: _serve(arguments, env, parent), stdout.fileno(), keep=pass_fds)
+        _run_child(lambda: _serve(arguments, env, parent), stdout.fileno(), keep=pass_fds)
 
     def poll(self) -> int | None:
         if self.returncode is None:
@@ -158,7 +158,7 @@ class _ForkedWorker:
 
 
 class _Subprocess:
-    """The module `subprocess`, but for how a process is started."""
+    """The module `subprocess`, except that `Popen` forks."""
 
     Popen = _ForkedWorker
 
@@ -188,8 +188,8 @@ def _control(arguments: Sequence[str]) -> None:
     main()
 
 
-def _end_with(work: Callable[[], None], output: int, *, keep: Sequence[int] = ()) -> None:
-    """Be the child: do the work with the output given, then end without any of the parent's clean-up."""
+def _run_child(work: Callable[[], None], output: int, *, keep: Sequence[int] = ()) -> None:
+    """Run ``work`` in a forked child with its output redirected, then exit without the parent's clean-up handlers."""
     code = 1
     try:
         os.dup2(output, 1)
@@ -206,9 +206,9 @@ def _end_with(work: Callable[[], None], output: int, *, keep: Sequence[int] = ()
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except KeyboardInterrupt:  # before `sweeper.cli.main` could see it
+    except KeyboardInterrupt:  # it came before `sweeper.cli.main` could handle it
         code = 128 + signal.SIGINT
-    except BaseException:  # noqa: BLE001  what Python itself does at the end of a program
+    except BaseException:  # noqa: BLE001  as Python does at the end of a program
         import traceback
 
         traceback.print_exc()
@@ -227,17 +227,17 @@ def _fork(order: Mapping[str, Any]) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(Path(order["log"]).parent)
     log = os.open(order["log"], os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    _end_with(lambda: _control(order["arguments"]), log)
+    _run_child(lambda: _control(order["arguments"]), log)
     raise AssertionError("unreachable")
 
 
-def _say(*words: object) -> None:
+def _write(*words: object) -> None:
     sys.stdout.write(" ".join(map(str, words)) + "\n")
     sys.stdout.flush()
 
 
 def main() -> None:
-    """Load, then fork a controller for every line."""
+    """Import everything, then fork a controller for every line of input."""
     from sweeper.track.mlflow import set_environment
 
     set_environment()
@@ -246,13 +246,13 @@ def main() -> None:
     while True:
         ready, _, _ = select.select([0], [], [], _POLL_S)
         if ready:
-            line = os.read(0, 1 << 20)  # a line at a time: the driver waits for the answer
+            line = os.read(0, 1 << 20)  # one line at a time, because the client waits for the answer
             if not line:
                 return
-            _say("started", _fork(json.loads(line)))
+            _write("started", _fork(json.loads(line)))
         with contextlib.suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-                _say("ended", ended[0], os.waitstatus_to_exitcode(ended[1]))
+                _write("ended", ended[0], os.waitstatus_to_exitcode(ended[1]))
 
 
 if __name__ == "__main__":

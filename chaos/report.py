@@ -1,4 +1,4 @@
-"""Adds up the sweeps of a run: a line each while it runs, a table at the end, raw rows and the table as files."""
+"""Reports a run of the suite: one line per sweep, a table of totals at the end, and both as files."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ __all__ = ["Report"]
 
 
 class Report:
-    """What a run of the suite has counted so far.
+    """The counts of a run so far.
 
     Args:
-        seed: Of the first sweep; each further one has the next.
+        seed: The seed of the first sweep; each further sweep has the next one.
     """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.rows: list[dict[str, Any]] = []
-        self._begun_s = time.monotonic()
+        self._started_s = time.monotonic()
 
     @property
     def kills(self) -> int:
-        """SIGKILLs sent."""
+        """The number of SIGKILLs sent."""
         return self._sum("kills")
 
     @property
     def num_bad(self) -> int:
-        """Sweeps with complaints."""
-        return sum(bool(row["complaints"]) for row in self.rows)
+        """The number of sweeps with problems."""
+        return sum(bool(row["problems"]) for row in self.rows)
 
     def add(self, row: dict[str, Any]) -> None:
-        """Take in a sweep."""
+        """Add the counts of a sweep."""
         self.rows.append(row)
 
     @staticmethod
     def line(row: dict[str, Any]) -> str:
-        """Return one sweep in one line."""
-        verdict = f"{len(row['complaints'])} COMPLAINTS" if row["complaints"] else "all well"
+        """Describe one sweep in one line."""
+        result = f"{len(row['problems'])} PROBLEMS" if row["problems"] else "no problems"
         return (
             f"seed {row['seed']}: {row['trials']} trials, {row['sessions']} sessions, {row['kills']} kills, "
-            f"{sum(row['events'].values())} events, {row['elapsed_s']:.0f} s: {verdict} {row['exits']}"
+            f"{sum(row['events'].values())} events, {row['elapsed_s']:.0f} s: {result}, exit codes {row['exits']}"
         )
 
     def table(self, tolerance: float) -> str:
-        """Return the counts as Markdown."""
+        """Return the totals as Markdown."""
         events: Counter[str] = Counter()
         for row in self.rows:
             events.update(row["events"])
@@ -67,23 +67,23 @@ class Report:
             "sweeps": len(self.rows),
             "sessions (starts of the same command)": self._sum("sessions"),
             "kills": self.kills,
-            "sessions that the window's end cut off, with trials left": self._sum("cuts"),
+            "sessions that the end of the window stopped, with trials left": self._sum("cuts"),
             "hung workers that the watchdog killed": self._sum("hung"),
             "trials": self._sum("trials"),
-            "trials with an injected fault (no memory, not a number)": self._sum("infeasible"),
-            "sweeps whose views `sweeper reconcile` had to repair before the checks": self._num_repaired(),
-            "sweeps with a complaint of any kind": self.num_bad,
-            "lost": self._sum("lost"),
-            "repeated": self._sum("repeated"),
-            "zombie processes": self._sum("zombie"),
-            "trials whose losses were compared with undisturbed ones": self._sum("compared"),
+            "trials with an injected fault (out of memory, NaN)": self._sum("infeasible"),
+            "sweeps in which `sweeper reconcile` repaired Optuna or MLflow before the checks": self._num_repaired(),
+            "sweeps with a problem of any kind": self.num_bad,
+            "lost trials": self._sum("lost"),
+            "repeated trials": self._sum("repeated"),
+            "processes left behind": self._sum("zombie"),
+            "trials whose losses were compared with those of undisturbed training": self._sum("compared"),
             f"largest relative difference of a loss (tolerance {tolerance:g})": f"{worst:.1e}",
-            "minutes": round((time.monotonic() - self._begun_s) / 60, 1),
+            "minutes": round((time.monotonic() - self._started_s) / 60, 1),
         }
         return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in outcomes.items())])
 
     def write(self, folder: Path, tolerance: float) -> None:
-        """Append the raw rows and write the table."""
+        """Append the rows to chaos.jsonl, and write the table to chaos.md."""
         folder.mkdir(parents=True, exist_ok=True)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         with (folder / "chaos.jsonl").open("a", encoding="utf-8") as file:

@@ -1,12 +1,12 @@
-"""Kill sweeps and count what was lost. `make chaos` runs the long form, `make chaos-short` what a change must pass.
+"""Kill sweeps and count what was lost. `make chaos` runs the long form, `make chaos-short` the form that CI runs.
 
-    python chaos/run.py                  at least 210 kills, a quarter of an hour on two idle cores
-    python chaos/run.py --short          one sweep, each kind of event once, under two minutes
-    python chaos/run.py --seed 7         other moments; a run that fails prints its seed and keeps its folder
+    python chaos/run.py                  at least 210 kills; 15 minutes on two idle cores
+    python chaos/run.py --short          one sweep, each kind of event once; under two minutes
+    python chaos/run.py --seed 7         other moments; a failed run prints its seed and keeps its folder
     python chaos/run.py --kills 20
-    python chaos/run.py --minutes 10     begin no further sweep after that
+    python chaos/run.py --minutes 10     start no further sweep after this time
 
-The long form appends a row for each sweep to chaos/results/chaos.jsonl and writes the table chaos/results/chaos.md.
+The long form appends one row per sweep to chaos/results/chaos.jsonl and writes the totals to chaos/results/chaos.md.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from sweeper.store.paths import OutputsPaths  # noqa: E402
 
 _DISK_MB = 48
 _MAX_BAD = 3
-"""Sweeps with complaints after which a run ends: there is enough to look at."""
+"""A run stops after this many sweeps with problems."""
 
 
 def main() -> None:
-    """Run sweep after sweep until there were enough kills; end with 1 if anything was lost."""
+    """Run sweeps until there were enough kills; exit with code 1 if there was any problem."""
     asked = _parse()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let what runs in the background ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore SIGINT by default
     folder = Path(tempfile.mkdtemp(prefix="sweeper-chaos-"))
     Workload.write_inputs(folder / "inputs")
     report = Report(asked.seed)
@@ -69,7 +69,7 @@ def main() -> None:
     if not asked.short:
         report.write(ROOT / "chaos" / "results", LOSS_TOLERANCE)
     if report.num_bad or asked.keep:
-        sys.stdout.write(f"seed {asked.seed}: kept in {folder}\n")
+        sys.stdout.write(f"seed {asked.seed}: the files are kept in {folder}\n")
     else:
         shutil.rmtree(folder, ignore_errors=True)
     if report.num_bad:
@@ -85,7 +85,7 @@ def _sweeps(
     undisturbed: Undisturbed,
     fork_server: ForkServer | None,
 ) -> None:
-    """Run sweeps, one after the other, until there were enough kills or one lost something."""
+    """Run one sweep after the other until there were enough kills, or too many sweeps with problems."""
     end = time.monotonic() + asked.minutes * 60
     while report.kills < asked.kills and report.num_bad < _MAX_BAD and time.monotonic() < end:
         number = next(numbers)
@@ -99,9 +99,9 @@ def _sweeps(
             number=number,
         )
         report.add(row)
-        sys.stdout.write("\n".join([report.line(row), *row["complaints"]]) + "\n")
+        sys.stdout.write("\n".join([report.line(row), *row["problems"]]) + "\n")
         sys.stdout.flush()
-        if not row["complaints"] and not asked.keep:
+        if not row["problems"] and not asked.keep:
             shutil.rmtree(sweep, ignore_errors=True)
         if asked.short:
             return
@@ -129,11 +129,11 @@ def _one(
 ) -> dict[str, Any]:
     begin = time.monotonic()
     with _small_disk(workload.outputs) as has_disk:
-        shutil.copy(OutputsPaths(workload.inputs).mlflow_db, workload.outputs)  # 65 tables take seconds to make
+        shutil.copy(OutputsPaths(workload.inputs).mlflow_db, workload.outputs)  # creating its 65 tables takes seconds
         kinds = [kind for kind in EVENTS if kind != "fill_disk" or has_disk]
         plan = Plan(seed=asked.seed + number, kills=asked.kills_per_sweep, kinds=kinds, is_short=asked.short)
         driver = Driver(workload, plan, sweep, fork_server)
-        complaints: list[str] = []
+        problems: list[str] = []
         row: dict[str, Any] = {"seed": asked.seed + number, "trials": workload.trials, "workers": workload.workers}
         try:
             driver.run()
@@ -146,16 +146,16 @@ def _one(
                 undisturbed=undisturbed,
             )
         except ChaosError as error:
-            complaints = [str(error)]
-        except Exception:  # noqa: BLE001  the other sweeps' numbers must not be lost with this one
-            complaints = [traceback.format_exc()]
+            problems = [str(error)]
+        except Exception:  # noqa: BLE001  the counts of the other sweeps must not be lost
+            problems = [traceback.format_exc()]
         else:
             found.zombies = driver.zombies
-            complaints = found.complaints
+            problems = found.problems
             row |= {"cuts": driver.cuts, "hung": found.num_hung, "infeasible": found.num_infeasible}
             row |= {"lost": len(found.lost), "repeated": len(found.repeated), "zombie": len(found.zombies)}
             row |= {"max_loss_difference": found.max_loss_difference, "compared": found.num_compared}
-        if (complaints or asked.keep) and has_disk:
+        if (problems or asked.keep) and has_disk:
             shutil.copytree(workload.outputs, sweep / "kept", ignore_dangling_symlinks=True)
     row |= {
         "events": dict(driver.events),
@@ -163,12 +163,12 @@ def _one(
         "sessions": driver.sessions,
         "exits": dict(driver.exits),
     }
-    return {**row, "elapsed_s": round(time.monotonic() - begin, 1), "complaints": complaints}
+    return {**row, "elapsed_s": round(time.monotonic() - begin, 1), "problems": problems}
 
 
 @contextlib.contextmanager
 def _small_disk(folder: Path) -> Iterator[bool]:
-    """Put a small file system at a folder, as far as we may; tell whether it is one."""
+    """Mount a small file system on a folder, if this process may; yield whether it did."""
     folder.mkdir(parents=True)
     options = ["-t", "tmpfs", "-o", f"size={_DISK_MB}m", "tmpfs"]
     mounted = os.geteuid() == 0 and subprocess.run(["mount", *options, str(folder)], check=False).returncode == 0  # noqa: S603, S607
@@ -180,15 +180,19 @@ def _small_disk(folder: Path) -> Iterator[bool]:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Kill sweeps and count what was lost.")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--kills", type=int, default=210, help="begin no further sweep after so many")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no further sweep after so long")
-    parser.add_argument("--trials", type=int, default=48, help="trials of a sweep")
-    parser.add_argument("--kills-per-sweep", type=int, default=20)
-    parser.add_argument("--jobs", type=int, default=0, help="sweeps side by side (2; 1 in the short form)")
-    parser.add_argument("--short", action="store_true", help="one small sweep, nothing is recorded")
-    parser.add_argument("--keep", action="store_true", help="keep the folder even if all is well")
+    parser = argparse.ArgumentParser(description="Kill sweeps at seeded moments, and count what was lost.")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first sweep")
+    parser.add_argument("--kills", type=int, default=210, help="start no further sweep after this many kills")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="start no further sweep after this many minutes"
+    )
+    parser.add_argument("--trials", type=int, default=48, help="trials per sweep")
+    parser.add_argument(
+        "--kills-per-sweep", type=int, default=20, help="kills after which a sweep may finish undisturbed"
+    )
+    parser.add_argument("--jobs", type=int, default=0, help="sweeps to run in parallel (default: 2, or 1 with --short)")
+    parser.add_argument("--short", action="store_true", help="run one small sweep, and record nothing")
+    parser.add_argument("--keep", action="store_true", help="keep the files even if there is no problem")
     asked = parser.parse_args()
     asked.jobs = asked.jobs or (1 if asked.short else 2)
     return asked

@@ -1,4 +1,4 @@
-"""One life of a controller: started, watched, struck, and its end told. `driver` starts one after the other."""
+"""A session: one controller process, from its start to its exit code. `driver` starts one after the other."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ _POLL_S = 0.01
 
 
 class ChaosError(Exception):
-    """The sweep did something that no stroke explains."""
+    """The sweep did something that no event explains."""
 
 
 class Session:
-    """A controller that runs, in a session of its own.
+    """A controller process in its own process session.
 
     Args:
-        overrides: Of the sweep.
-        outputs: Folder that the sweep lies in.
-        log: File that gets what it prints.
-        fork_server: Forks it; None starts it as users do.
+        overrides: The overrides of the sweep.
+        outputs: The folder that contains the sweep.
+        log: The file for its output.
+        fork_server: Forks the process; None starts it as users do.
     """
 
     def __init__(self, overrides: Sequence[str], *, outputs: Path, log: Path, fork_server: ForkServer | None) -> None:
@@ -61,39 +61,39 @@ class Session:
 
     @property
     def pid(self) -> int:
-        """Process id of the controller."""
+        """The process id of the controller."""
         return self.process.pid
 
     @property
     def is_alive(self) -> bool:
-        """Whether it has not ended."""
+        """Whether the controller is running."""
         return self.process.poll() is None
 
     @property
     def has_trained(self) -> bool:
-        """Whether a chunk was accounted for in this session."""
+        """Whether a chunk of this session is in the ledger."""
         return self._ledger_stamp() != self._ledger_before
 
-    def twin(self) -> Session:
-        """Give the same command again."""
+    def start_again(self) -> Session:
+        """Start the same command a second time."""
         return self._again()
 
     def workers(self) -> list[psutil.Process]:
-        """Return the worker processes, as far as they live."""
+        """Return the running worker processes."""
         try:
             return psutil.Process(self.pid).children()
         except psutil.NoSuchProcess:
             return []
 
     def wait(self, seconds: float, *, until_trained: bool = False) -> bool:
-        """Let it run for so long, or until a chunk is done; return whether it lives on."""
+        """Let it run for some seconds, or until a chunk is done; return whether it is still running."""
         end = time.monotonic() + seconds
         while self.is_alive and time.monotonic() < end and not (until_trained and self.has_trained):
             time.sleep(_POLL_S)
         return self.is_alive
 
     def end(self, patience_s: float) -> int | None:
-        """Return its exit code; None if it neither ended nor did anything for so long, and was killed."""
+        """Wait for the end, and return the exit code; kill it and return None after ``patience_s`` without progress."""
         stamp, deadline = self._ledger_stamp(), time.monotonic() + patience_s
         while self.is_alive and time.monotonic() < deadline:
             time.sleep(_POLL_S)
@@ -113,7 +113,7 @@ class Session:
 
 
 def survivors(pid: int, patience_s: float) -> list[int]:
-    """Return processes that live on after the controller that started them, and end them."""
+    """Kill the processes that outlive their controller by ``patience_s``; return their ids."""
     end = time.monotonic() + patience_s
     while (found := _of_session(pid)) and time.monotonic() < end:
         time.sleep(_POLL_S)

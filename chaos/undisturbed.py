@@ -1,4 +1,4 @@
-"""What the trials of a sweep give when nobody disturbs them: each spec trained again, from its start to its end."""
+"""The reference losses: trains each trial of a sweep again, from start to end, without any disturbance."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LANES = 4
 
 
 class Undisturbed:
-    """A worker in this process that trains specs again; opened once, for all sweeps of a run."""
+    """A worker in this process that trains trials again; made once for all sweeps of a run."""
 
     def __init__(self, overrides: Sequence[str]) -> None:
         config = compose(list(overrides))
@@ -35,7 +35,7 @@ class Undisturbed:
         self._one_at_a_time = threading.Lock()
 
     def losses(self, trials: Sequence[TrialRecord]) -> dict[int, list[float]]:
-        """Return training and validation losses by trial number, of as many chunks as each trial has."""
+        """Return the training and validation losses by trial number, for as many chunks as each trial has."""
         found: dict[int, list[float]] = {}
         with self._one_at_a_time:
             for first in range(0, len(trials), _LANES):
@@ -43,7 +43,7 @@ class Undisturbed:
         return found
 
     def _pack(self, trials: Sequence[TrialRecord]) -> dict[int, list[float]]:
-        opening = dataclasses.replace(self._opening, seed=trials[0].spec.seed)  # it orders the rows
+        opening = dataclasses.replace(self._opening, seed=trials[0].spec.seed)  # the seed sets the order of the rows
         assert isinstance(self._worker.answer(opening), StudyOpened)
         found: dict[int, list[float]] = {trial.spec.number: [] for trial in trials}
         admit = tuple(Admission(spec=trial.spec) for trial in trials)
@@ -59,5 +59,5 @@ class Undisturbed:
 
 
 def recorded_losses(trial: TrialRecord) -> list[float]:
-    """Return a record's losses in the order of `Undisturbed.losses`."""
+    """Return the losses in a record, in the order of `Undisturbed.losses`."""
     return [value for m in trial.measurements for name, value in sorted(m.metrics.items()) if "loss" in name]

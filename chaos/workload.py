@@ -1,4 +1,4 @@
-"""What is swept: a tiny model with random weights, its own rows, trials of a fraction of a second. Needs no network."""
+"""The sweep that is disturbed: a tiny random model, and trials of a fraction of a second. Needs no network."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ SWEEP = "chaos"
 KEEP_ADAPTERS = 5
 STUDY = "tiny-tinybert-lora"
 HANG_S = 4.0
-"""A chunk takes a tenth of that, on a busy machine too; a worker that is stopped is killed after it."""
+"""The watchdog kills a worker after this time. A chunk takes a tenth of it, even on a busy machine."""
 STARTUP_TIMEOUT_S = 25.0
-"""A real start imports for ten seconds when another sweep runs beside it."""
+"""A start without the fork server imports for ten seconds if another sweep is running."""
 WINDOW = "22:00-07:00"
-"""By the clock of the suite (`clock`), which a sweep under fire goes by."""
+"""In the time of the suite's own clock (`clock`), which the sweeps use."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """A sweep in a folder of its own.
+    """A sweep in its own folder.
 
     Attributes:
-        inputs: Model and rows; shared by all sweeps of a run.
-        outputs: Folder of the sweep, of MLflow's database and of nothing else.
+        inputs: The folder of the model and the rows, shared by all sweeps of a run.
+        outputs: The folder of the sweep and of MLflow's database, and of nothing else.
     """
 
     inputs: Path
@@ -41,7 +41,7 @@ class Workload:
 
     @staticmethod
     def write_inputs(folder: Path) -> Path:
-        """Make model, rows and an empty database of MLflow, once."""
+        """Write the model, the rows and an empty MLflow database, unless they exist."""
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "rows.jsonl").exists():
             save_tiny_bert(folder / "tiny-bert")
@@ -52,7 +52,7 @@ class Workload:
 
     @property
     def overrides(self) -> list[str]:
-        """The command line; the same at every start."""
+        """The overrides of the command, the same at every start."""
         dataset = {"path": self.inputs / "rows.jsonl", "name": "tiny", "train_rows": 48, "validation_rows": 30}
         settings = {
             "model": "hub",
@@ -72,9 +72,9 @@ class Workload:
             "executor.workers": self.workers,
             "executor.lanes": 4,
             "executor.shutdown_grace_s": 3,
-            "executor.max_retries": 1000,  # a kill of ours is nobody's fault
+            "executor.max_retries": 1000,  # kills by the suite must not make a trial fail
             "executor.retry_s": 0.02,
-            "executor.min_free_mb": 0,  # the disk is small, and full now and then
+            "executor.min_free_mb": 0,  # the disk is small, and `fill_disk` fills it
             "executor.hang_timeout_factor": 5,
             "executor.hang_timeout_min_s": HANG_S,
             "executor.startup_timeout_s": STARTUP_TIMEOUT_S,

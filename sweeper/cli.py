@@ -1,4 +1,4 @@
-"""The command line: run, status, config, reproduce, reconcile, ui, jobs. Each error of ours is a readable paragraph."""
+"""The command line: run, status, config, reproduce, reconcile, ui, jobs. Prints a SweeperError without a traceback."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from sweeper.config.settings import DEFAULT_OUTPUTS
+from sweeper.display.console import print_line
 from sweeper.errors import SweeperError
 from sweeper.jobs.cli import app as jobs_app
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["app", "main"]
 
 app = typer.Typer(
-    help="Finds the LoRA settings that suit a model on your data.",
+    help="Find good LoRA hyperparameters for a model on your data.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -31,27 +32,32 @@ app.add_typer(jobs_app, name="jobs")
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        help="Hydra overrides, e.g. dataset=trec budget.trials=40 'lora.r=choice(4,8,16)'.", show_default=False
+        help="Hydra overrides, for example: dataset=trec budget.trials=40 'lora.r=choice(4,8,16)'.", show_default=False
     ),
 ]
 ConfigDir = Annotated[
     Path | None,
-    typer.Option(help="A folder with further YAML files, laid out like conf/.", exists=True, file_okay=False),
+    typer.Option(help="A folder with your own configuration files, laid out like conf/.", exists=True, file_okay=False),
 ]
-Outputs = Annotated[Path, typer.Option(help="Folder of all sweeps.")]
+Outputs = Annotated[Path, typer.Option(help="The folder that holds all sweeps.")]
 
 
 @app.command()
 def run(
     overrides: Overrides = None,
     config_dir: ConfigDir = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Outside its window: wait until it opens.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Outside the time window, wait until it opens.")] = False,
 ) -> None:
-    """Run a sweep; the same command again goes on with it.
+    """Run a sweep. The same command resumes it later.
 
-    Exit code 0: it is done, or may not run now (window, budget); 2: an error; 3: nothing was found; 4: the disk is
-    full; 5: the database of studies is down; 75: another process runs the sweep; 130 or 143: stopped by
-    Ctrl-C or SIGTERM.
+    Exit codes:
+    0: the sweep is done, or may not continue now (window, deadline, budget)
+    2: an error
+    3: no study has a complete trial, and at least one was aborted
+    4: the disk is full
+    5: the study database cannot be reached
+    75: another process is running the sweep
+    130, 143: stopped by Ctrl-C or SIGTERM
     """
     from sweeper.sweep.run import run_sweep
 
@@ -62,10 +68,10 @@ def run(
 
 @app.command()
 def status(
-    sweep: Annotated[str, typer.Argument(help="Name of the sweep; the latest if empty.")] = "",
+    sweep: Annotated[str, typer.Argument(help="Name of the sweep. The default is the latest one.")] = "",
     outputs: Outputs = Path(DEFAULT_OUTPUTS),
 ) -> None:
-    """Show how far a sweep is, from disk."""
+    """Show the progress, the last session and the failures of a sweep, as saved on disk."""
     from sweeper.config.settings import BudgetSettings
     from sweeper.display.failure_table import failure_view
     from sweeper.display.progress import progress_from_disk
@@ -78,10 +84,10 @@ def status(
     kept = store.read_sweep()["settings"]["budget"]
     budget = BudgetSettings(trials=int(kept["trials"]), time_zone=str(kept.get("time_zone", "")))
     console = Console()
-    console.print(Text(f"Sweep {store.root.name}, in {store.root}"), soft_wrap=True)
+    print_line(console, f"Sweep {store.root.name}, in {store.root}")
     console.print(progress_table(progress_from_disk(store, budget=budget.trials)))
     for session in SessionLog(store.root).read()[-1:]:
-        console.print(Text(session_line(session, budget)), soft_wrap=True)
+        print_line(console, session_line(session, budget))
     failures = failure_view(store)
     if failures is not None:
         console.print(failures)
@@ -91,9 +97,11 @@ def status(
 def config(
     overrides: Overrides = None,
     config_dir: ConfigDir = None,
-    help_keys: Annotated[bool, typer.Option("--help-keys", help="List every key with its meaning.")] = False,
+    help_keys: Annotated[
+        bool, typer.Option("--help-keys", help="List all keys with their types, defaults and meanings.")
+    ] = False,
 ) -> None:
-    """Print the configuration that overrides give, or explain every key."""
+    """Print the configuration that results from the overrides, or explain all keys."""
     if help_keys:
         typer.echo("\n".join(_key_lines()))
         return
@@ -104,10 +112,12 @@ def config(
 
 @app.command()
 def reproduce(
-    trial: Annotated[str, typer.Argument(help="<sweep>/<study>/<trial>, e.g. default/trec-minilm-lora/7.")],
+    trial: Annotated[
+        str, typer.Argument(help="The trial as <sweep>/<study>/<trial>, for example default/trec-minilm-lora/7.")
+    ],
     outputs: Outputs = Path(DEFAULT_OUTPUTS),
 ) -> None:
-    """Train one trial again, alone, and compare the scores; exit code 1 if they differ by more than rounding."""
+    """Train one trial again, alone, and compare the scores. Exit code 1: they differ by more than rounding."""
     from sweeper.sweep.reproduce import reproduce_trial
 
     if not reproduce_trial(trial, outputs=outputs, console=Console()):
@@ -119,14 +129,17 @@ def reconcile(
     sweep: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Name of the sweep, the latest if empty; or the overrides it is run with.", show_default=False
+            help="Name of the sweep, or the overrides that it is run with. The default is the latest sweep.",
+            show_default=False,
         ),
     ] = None,
     outputs: Outputs = Path(DEFAULT_OUTPUTS),
     config_dir: ConfigDir = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the differences; exit code 1 if any.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print the differences. Exit code 1: there are some.")
+    ] = False,
 ) -> None:
-    """Compare store, Optuna and MLflow trial by trial, and repair the two views from the store."""
+    """Compare the trials in Optuna and MLflow with those in the sweep's folder, and repair them from the folder."""
     from sweeper.recovery.reconcile import reconcile_sweep
 
     store, settings = _named_sweep(sweep or [], outputs=outputs, config_dir=config_dir)
@@ -136,7 +149,7 @@ def reconcile(
 
 @app.command()
 def ui(overrides: Overrides = None) -> None:
-    """Open the tracker's pages: curves, comparison and adapters of all trials."""
+    """Start the MLflow web page with the curves, scores and adapters of all trials."""
     from sweeper.config.compose import compose
     from sweeper.track.mlflow import artifact_folder, tracking_uri
     from sweeper.track.server import serve
@@ -152,7 +165,7 @@ def main() -> None:
     try:
         app()
     except SweeperError as error:
-        Console(stderr=True).print(Text.assemble(("Error: ", "bold red"), str(error)), soft_wrap=True)
+        print_line(Console(stderr=True), Text.assemble(("Error: ", "bold red"), str(error)))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
@@ -161,7 +174,7 @@ def main() -> None:
 def _named_sweep(
     words: list[str], *, outputs: Path, config_dir: Path | None
 ) -> tuple[TrialStore, SweepSettings | None]:
-    """Return the sweep that a name, or overrides, mean; with its settings in the latter case."""
+    """Return the sweep that is given by its name or by overrides; in the second case, also its settings."""
     from sweeper.store.discovery import find_sweep
 
     if not any("=" in word for word in words):
@@ -176,7 +189,7 @@ def _named_sweep(
 
 
 def _key_lines() -> list[str]:
-    """Return a line a key, never folded: so that it can be searched with other tools."""
+    """Return one line per key. Lines are never folded, so that tools such as grep can search them."""
     from sweeper.config.keys import all_keys
 
     keys = all_keys()

@@ -1,23 +1,23 @@
-"""Every error that sweeper raises on purpose.
+"""The errors that sweeper raises deliberately.
 
 ::
 
     SweeperError
     ├── ConfigError          a setting is wrong: names the key, the value, the rule and the remedy
     │   └── SpaceError       a search dimension is wrong
-    ├── DataError            a dataset cannot be read, split or labelled
-    ├── FetchError           a model or dataset could not be fetched or failed its checksum
-    ├── ModelError           a model cannot be loaded, or has no known LoRA targets
-    ├── StoreError           something on disk is damaged or of another schema version
-    │   ├── DiskFull         no space is left; nothing that was saved is lost (exit code 4)
-    │   ├── StorageDown      the database of studies does not answer (exit code 5)
-    │   └── SweepMismatch    the sweep on disk was made with other settings
+    ├── DataError            a dataset cannot be read or split, or a label is wrong
+    ├── FetchError           a model or dataset could not be downloaded, or has a wrong checksum
+    ├── ModelError           a model cannot be loaded, or its LoRA targets are unknown
+    ├── StoreError           a file of a sweep is damaged, or has another schema version
+    │   ├── DiskFull         the disk is full; nothing that was saved is lost (exit code 4)
+    │   ├── StorageDown      the study database cannot be reached (exit code 5)
+    │   └── SweepMismatch    the sweep on disk was started with other settings
     ├── SweepLocked          another process runs this sweep (exit code 75)
-    ├── WorkerError          a worker failed for a cause outside any trial
-    │   └── WorkerLost       a worker process ended without answering
+    ├── WorkerError          a worker failed for a reason that is not a trial's
+    │   └── WorkerLost       a worker process exited without answering
     └── TrackerError         the tracker could not be reached (never stops a search)
 
-All of them print as one readable paragraph; the command line shows that paragraph and no traceback.
+The command line prints such an error as one paragraph, without a traceback.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ __all__ = [
 
 
 class SweeperError(Exception):
-    """Base of every error that sweeper raises on purpose."""
+    """Base class of the errors that sweeper raises deliberately."""
 
     exit_code = 2
-    """Of the command line, when it ends with this error."""
+    """The exit code of the command line when it stops because of this error."""
 
 
 class ConfigError(SweeperError):
@@ -57,9 +57,9 @@ class ConfigError(SweeperError):
 
     Args:
         key: Dotted key as the user types it, e.g. ``lora.r``.
-        value: What was given.
-        rule: What holds for this key, as a full clause.
-        remedy: What to type instead.
+        value: The value that was given.
+        rule: What is allowed for this key, as a full clause.
+        remedy: What to do or type instead, as a sentence.
     """
 
     def __init__(self, key: str, value: object, rule: str, remedy: str) -> None:
@@ -78,11 +78,11 @@ class SpaceError(ConfigError):
 
 
 class DataError(SweeperError):
-    """A dataset cannot be read, split or labelled."""
+    """A dataset cannot be read or split, or a label is wrong."""
 
 
 class FetchError(SweeperError):
-    """A model or dataset could not be fetched, or its checksum is wrong."""
+    """A model or dataset could not be downloaded, or its checksum is wrong."""
 
 
 class ModelError(SweeperError):
@@ -90,46 +90,46 @@ class ModelError(SweeperError):
 
 
 class StoreError(SweeperError):
-    """A file of a sweep is damaged or of another schema version."""
+    """A file of a sweep is damaged, or has another schema version."""
 
 
 class DiskFull(StoreError):
-    """No space is left where the sweep is kept; what was saved is whole."""
+    """The disk that holds the sweep is full; everything that was saved is intact."""
 
     exit_code = 4
 
 
 class StorageDown(StoreError):
-    """The database of studies is locked or unreachable; trials are safe in the store."""
+    """The study database is locked or cannot be reached; the trials are safe in the store."""
 
     exit_code = 5
 
 
 class SweepMismatch(StoreError):
-    """The sweep on disk was made with settings that differ in something trials depend on."""
+    """The sweep on disk was started with other values of settings that the trials depend on."""
 
 
 class SweepLocked(SweeperError):
-    """Another controller is running this sweep."""
+    """Another process is running this sweep."""
 
     exit_code = 75
-    """"Try again later", as in sysexits.h."""
+    """EX_TEMPFAIL of sysexits.h: try again later."""
 
 
 class WorkerError(SweeperError):
-    """A worker failed for a cause outside any trial."""
+    """A worker failed for a reason that is not a trial's, for example because the model cannot be loaded."""
 
 
 class WorkerLost(WorkerError):
-    """A worker process ended without answering."""
+    """A worker process exited without answering."""
 
 
 class TrackerError(SweeperError):
-    """The tracker could not be reached; the search goes on."""
+    """The tracker could not be reached; the search continues."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``"Did you mean 'x'?"`` for the nearest known word, or an empty string."""
+    """Return ``"Did you mean 'x'?"`` for the most similar known word, or an empty string."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"Did you mean '{near[0]}'?" if near else ""
 

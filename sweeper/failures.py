@@ -1,7 +1,7 @@
-"""Every cause of a failure: whether the setting is to blame, what is done about it, and what people can do.
+"""Every cause of a failure: whether the configuration causes it, how sweeper handles it, and what the user can do.
 
-One table, `POLICIES`; nothing else in sweeper decides by the kind of a failure. `kind_of` puts an exception into the
-table. Standard library only: workers, controller, tracker, report and command line all read it.
+`POLICIES` is the only table that maps a kind of failure to an action. `kind_of` classifies an exception. Imports the
+standard library only, because workers, controller, tracker, report and command line all use it.
 """
 
 from __future__ import annotations
@@ -16,110 +16,112 @@ from sweeper.types import FailureKind
 
 __all__ = ["POLICIES", "Action", "Policy", "is_full", "is_out_of_memory", "kind_of", "policy_rows", "retry_wait_s"]
 
-_LONGEST_WAIT_S = 300.0
+_MAX_WAIT_S = 300.0
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
-"""What plain RuntimeErrors say: torch's CPU allocator on Linux, on Windows, and older CUDA libraries."""
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Texts of plain RuntimeErrors: torch's CPU allocator on Linux and on Windows, and older CUDA libraries."""
+_FULL_CODES = (errno.ENOSPC, errno.EDQUOT)
 _FULL_WORDS = ("disk is full", "no space left", "quota exceeded")
 
 
 class Action(enum.StrEnum):
-    """What is done about a failure at first."""
+    """The first response to a failure."""
 
-    INFEASIBLE = "infeasible, the sampler learns"
-    RETRY = "tried again from the last checkpoint"
-    GO_BACK = "goes back to the checkpoint before, or to its start"
-    STOP = "the sweep drains and ends"
-    GO_ON = "the search goes on"
+    INFEASIBLE = "marked infeasible; the sampler learns to avoid it"
+    RETRY = "retried from the last checkpoint"
+    GO_BACK = "continues from the checkpoint before it, or from the start"
+    STOP = "the sweep saves everything and stops"
+    GO_ON = "the search continues"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Policy:
-    """What is known of a cause, and done about it."""
+    """How failures of one kind are described and handled."""
 
     title: str
     action: Action
     wait: float = 1.0
-    """The first wait before a retry, in units of ``executor.retry_s``; doubled at every further one."""
+    """The wait before the first retry, in units of ``executor.retry_s``; it doubles with each further retry."""
     then: str = ""
-    """What follows when the action did not help."""
+    """What happens if the action does not help, or after it."""
     remedy: str
-    """What people can do, in one line."""
+    """What the user can do, in one line."""
 
 
-_FAILED = "failed after executor.max_retries"
+_FAILED = "marked failed after executor.max_retries retries"
 
 POLICIES: Mapping[FailureKind, Policy] = {
     FailureKind.OUT_OF_MEMORY: Policy(
-        title="out of memory on the device, alone and in the smallest parts",
+        title="out of memory on the device, even alone and in the smallest micro-batches",
         action=Action.INFEASIBLE,
-        remedy="Lower the upper end of lora.r, train.micro_batch or model.max_length, or take a larger device.",
+        remedy="Lower the upper end of lora.r, train.micro_batch or model.max_length, or use a larger device.",
     ),
     FailureKind.HOST_MEMORY: Policy(
         title="out of memory on the host",
         action=Action.RETRY,
         wait=6.0,
         then=_FAILED,
-        remedy="Set executor.workers or executor.lanes lower, or end other programs.",
+        remedy="Lower executor.workers or executor.lanes, or close other programs.",
     ),
     FailureKind.NON_FINITE: Policy(
         title="the loss became NaN or infinite",
         action=Action.INFEASIBLE,
-        remedy="None is needed; if many are, lower the upper end of train.learning_rate or lora.alpha_ratio.",
+        remedy="Nothing to do; if it happens often, lower the upper end of train.learning_rate or lora.alpha_ratio.",
     ),
     FailureKind.EXPLODED: Policy(
-        title="the training loss blew up, though finite",
+        title="the training loss exploded, but is still finite",
         action=Action.INFEASIBLE,
-        remedy="None is needed; if many are, lower the upper end of train.learning_rate or lora.alpha_ratio.",
+        remedy="Nothing to do; if it happens often, lower the upper end of train.learning_rate or lora.alpha_ratio.",
     ),
     FailureKind.HUNG: Policy(
-        title="no answer for many times the usual time of a chunk; the worker was killed",
+        title="the worker did not answer for many times the usual time of a chunk, and was killed",
         action=Action.RETRY,
         then=_FAILED,
-        remedy="See logs/worker-<n>.log; if chunks are that slow, raise executor.hang_timeout_factor or executor.hang_timeout_min_s.",
+        remedy="See logs/worker-<n>.log. If chunks really take that long, raise executor.hang_timeout_factor "
+        "or executor.hang_timeout_min_s.",
     ),
     FailureKind.LOST_WORKER: Policy(
         title="the worker's process died",
         action=Action.RETRY,
         then=_FAILED,
-        remedy="See logs/worker-<n>.log; SIGKILL that nobody sent is the host out of memory: lower executor.lanes.",
+        remedy="See logs/worker-<n>.log. A SIGKILL that nobody sent usually means that the host ran out of memory: "
+        "lower executor.lanes.",
     ),
     FailureKind.DISK_FULL: Policy(
         title="no space left on the disk",
         action=Action.STOP,
-        remedy="Free space, then run the same command again; nothing that was saved is lost.",
+        remedy="Free some space, then run the same command again. Nothing that was saved is lost.",
     ),
     FailureKind.DATA: Policy(
-        title="the dataset cannot be read, split or labelled",
+        title="the dataset cannot be read or split, or a label is wrong",
         action=Action.RETRY,
         then=_FAILED,
-        remedy="Mend the file or the dataset's keys that the message names, then run the same command again.",
+        remedy="Fix the file or the dataset keys that the message names, then run the same command again.",
     ),
     FailureKind.ERROR: Policy(
-        title="an error in code: of a task, a dataset, a library or sweeper",
+        title="an error in the code of a task, a dataset, a library or sweeper",
         action=Action.RETRY,
         then=_FAILED,
-        remedy="Read the traceback in the trial's trial.json or in sweep.log, mend the code, then search again.",
+        remedy="Read the traceback in the trial's trial.json or in sweep.log, fix the code, then search again.",
     ),
     FailureKind.CHECKPOINT: Policy(
-        title="the checkpoint to go on from is damaged",
+        title="the checkpoint to resume from is damaged",
         action=Action.GO_BACK,
-        remedy="None is needed; if it happens again, check the disk.",
+        remedy="Nothing to do; if it happens again, check the disk.",
     ),
     FailureKind.TRACKER_DOWN: Policy(
         title="the tracker cannot be reached",
         action=Action.GO_ON,
-        then="what it missed is sent later, at the latest by the next run",
-        remedy="Start the server again or make its database writable; the same command then brings it up to date.",
+        then="the tracker is brought up to date later, at the latest by the next run",
+        remedy="Restart the server or make its database writable, then run the same command again.",
     ),
     FailureKind.STORAGE_DOWN: Policy(
-        title="the database of studies is locked or unreachable",
+        title="the study database is locked or cannot be reached",
         action=Action.STOP,
-        then="after a minute of attempts; the next run rebuilds it from the sweep's folder",
-        remedy="End what locks the database, or start its server; then run the same command again.",
+        then="this happens after a minute of retries; the next run updates the database from the sweep's folder",
+        remedy="Stop the process that locks the database, or start its server. Then run the same command again.",
     ),
 }
-"""By kind; docs/failures.md shows this table."""
+"""The policy of each kind; docs/failures.md shows this table."""
 
 
 def retry_wait_s(kind: FailureKind, num_retries: int, first_s: float) -> float:
@@ -127,18 +129,19 @@ def retry_wait_s(kind: FailureKind, num_retries: int, first_s: float) -> float:
 
     Args:
         kind: Why it failed.
-        num_retries: Which retry it is, counted from 1.
+        num_retries: The number of the retry, counted from 1.
         first_s: ``executor.retry_s``.
     """
-    return min(_LONGEST_WAIT_S, first_s * POLICIES[kind].wait * 2.0 ** (max(1, num_retries) - 1))
+    return min(_MAX_WAIT_S, first_s * POLICIES[kind].wait * 2.0 ** (max(1, num_retries) - 1))
 
 
 def kind_of(error: BaseException, *, device: str = "cpu") -> FailureKind:
-    """Return the cause that an exception tells of.
+    """Classify an exception.
 
     Args:
-        error: What was raised.
-        device: Where training runs: what torch cannot get from the host is the device's lack on a ``cpu`` only.
+        error: The exception.
+        device: Where training runs. If torch cannot allocate host memory, that is a lack of device memory only when the
+            device is the ``cpu``.
     """
     if is_full(error):
         return FailureKind.DISK_FULL
@@ -149,25 +152,25 @@ def kind_of(error: BaseException, *, device: str = "cpu") -> FailureKind:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that a device or the host has no memory left."""
+    """Whether an exception means that a device or the host is out of memory."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError) and any(said in str(error) for said in _NO_MEMORY)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
 
 
 def is_full(error: BaseException | str) -> bool:
-    """Whether an exception, or what a database says, tells that a disk has no space left."""
-    if isinstance(error, OSError) and error.errno in _FULL:
+    """Whether an exception, or the message of a database, means that the disk is full."""
+    if isinstance(error, OSError) and error.errno in _FULL_CODES:
         return True
     return not isinstance(error, OSError) and any(words in str(error).lower() for words in _FULL_WORDS)
 
 
 def policy_rows() -> list[tuple[str, str, str, str]]:
-    """Return the table as texts: kind, cause, what is done, remedy."""
+    """Return the rows of the table as text: kind, cause, action, remedy."""
     rows = []
     for kind, policy in POLICIES.items():
-        done = f"{policy.action}; {policy.then}" if policy.then else str(policy.action)
-        rows.append((kind.value, policy.title, done, policy.remedy))
+        action = f"{policy.action}; {policy.then}" if policy.then else str(policy.action)
+        rows.append((kind.value, policy.title, action, policy.remedy))
     return rows

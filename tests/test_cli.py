@@ -60,7 +60,7 @@ def test_without_arguments_the_commands_are_listed(run):
         assert command in out + err
 
 
-def test_an_unknown_command_is_told(run):
+def test_an_unknown_command_is_an_error(run):
     code, _, err = run("rnu")
     assert code == 2
     assert "rnu" in err
@@ -87,7 +87,7 @@ def test_keys_can_be_searched_with_other_tools(run):
     assert "Rows that score a trial" in line
 
 
-def test_a_mistake_outside_of_tests_shows_no_traceback():
+def test_a_mistake_shows_no_traceback():
     command = [sys.executable, "-m", "sweeper.cli", "run", "dataset=trek"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
@@ -95,7 +95,7 @@ def test_a_mistake_outside_of_tests_shows_no_traceback():
     assert "Did you mean 'trec'?" in done.stderr
 
 
-def test_status_tells_how_the_last_session_stands(run, tmp_path):
+def test_status_describes_the_last_session(run, tmp_path):
     from sweeper.store.serialization import to_bytes
     from sweeper.store.sessions import SessionLog, SessionRecord
     from tests.builders import make_study, make_sweep, make_trial

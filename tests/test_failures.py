@@ -1,4 +1,4 @@
-"""The table of causes: complete, shown in docs/failures.md, and exceptions are classified correctly."""
+"""The table of causes is complete and shown in docs/failures.md, and exceptions are classified correctly."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def test_the_documentation_shows_the_table(row):
     assert f"| {' | '.join(row)} |" in (ROOT / "docs/failures.md").read_text()
 
 
-def test_only_what_the_setting_causes_is_infeasible():
-    blamed = {kind for kind, policy in POLICIES.items() if policy.action is Action.INFEASIBLE}
-    assert blamed == {FailureKind.OUT_OF_MEMORY, FailureKind.NON_FINITE, FailureKind.EXPLODED}
+def test_only_what_the_configuration_causes_is_infeasible():
+    infeasible = {kind for kind, policy in POLICIES.items() if policy.action is Action.INFEASIBLE}
+    assert infeasible == {FailureKind.OUT_OF_MEMORY, FailureKind.NON_FINITE, FailureKind.EXPLODED}
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_only_what_the_setting_causes_is_infeasible():
         (ZeroDivisionError(), FailureKind.ERROR),
     ],
 )
-def test_exceptions_are_put_into_the_table(error, kind):
+def test_exceptions_are_classified(error, kind):
     assert kind_of(error) is kind
     assert is_full(error) == (kind is FailureKind.DISK_FULL)
 
@@ -58,34 +58,34 @@ def test_waits_double_and_end_at_five_minutes():
     assert retry_wait_s(FailureKind.ERROR, 1, 0.0) == 0.0
 
 
-# Studies without hope.
+# Aborting a study in which everything fails.
 
 
-def came_to_nothing(number, kind=FailureKind.ERROR, state=FAILED):
+def failed_trial(number, kind=FailureKind.ERROR, state=FAILED):
     return make_trial(number, state=state, chunks=0, failure=Failure(kind=kind, message="no"))
 
 
-def test_a_study_is_given_up_when_its_first_trials_all_failed_for_one_cause():
-    trials = [came_to_nothing(number) for number in range(4)]
+def test_a_study_is_aborted_when_its_first_trials_all_failed_for_one_cause():
+    trials = [failed_trial(number) for number in range(4)]
     assert abort_reason(trials[:3], 4) == ""
     assert abort_reason(trials, 4) == "all of its first 4 trials came to nothing (4 error)"
 
 
 def test_with_several_causes_twice_as_many_must_have_failed():
     kinds = (FailureKind.ERROR, FailureKind.HUNG)
-    trials = [came_to_nothing(number, kinds[number % 2]) for number in range(8)]
+    trials = [failed_trial(number, kinds[number % 2]) for number in range(8)]
     assert abort_reason(trials[:7], 4) == ""
     assert abort_reason(trials, 4) == "all of its first 8 trials came to nothing (4 error, 4 hung)"
 
 
 @pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.PRUNED])
-def test_one_trial_with_a_score_ends_all_doubt(state):
-    trials = [came_to_nothing(number) for number in range(9)] + [make_trial(9, 0.5, state=state)]
+def test_a_study_with_one_scored_trial_is_never_aborted(state):
+    trials = [failed_trial(number) for number in range(9)] + [make_trial(9, 0.5, state=state)]
     assert abort_reason(trials, 4) == ""
 
 
-def test_running_trials_references_and_a_limit_of_zero_decide_nothing():
-    trials = [came_to_nothing(number) for number in range(3)]
+def test_running_trials_references_and_a_limit_of_zero_abort_nothing():
+    trials = [failed_trial(number) for number in range(3)]
     assert abort_reason([*trials, make_trial(3, state=TrialState.RUNNING)], 4) == ""
     assert abort_reason([*trials, make_default(0.9, 3, phase=Phase.REFERENCE)], 4) == ""
-    assert abort_reason([came_to_nothing(number) for number in range(99)], 0) == ""
+    assert abort_reason([failed_trial(number) for number in range(99)], 0) == ""

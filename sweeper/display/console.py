@@ -1,4 +1,4 @@
-"""Prints lines to a console as they are: no markup, no highlighting, no folding."""
+"""Prints plain lines on a console. Every package that prints text for the user calls it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from rich.text import Text
 __all__ = ["print_line"]
 
 
-def print_line(console: Console, line: str) -> None:
-    """Print a line of plain text; long ones are left to the terminal to wrap, so that they can be copied."""
-    console.print(Text(line), soft_wrap=True)
+def print_line(console: Console, text: str | Text) -> None:
+    """Print a line as it is: brackets in it are no markup, and rich does not fold it at the width of the terminal."""
+    console.print(Text(text) if isinstance(text, str) else text, soft_wrap=True)

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TransferSpeedColumn
 from rich.progress import Progress as RichProgress
-from rich.text import Text
+
+from sweeper.display.console import print_line
 
 __all__ = ["fetch_progress"]
 
@@ -47,7 +48,7 @@ def _plain_fetch(console: Console) -> Callable[[str, int, int], None]:
             return
         size = f" of {total_bytes / 1e6:.1f} MB" if total_bytes else ""
         verb = "fetching" if what not in said or quarter < 4 else "fetched"  # noqa: PLR2004 - four quarters
-        console.print(Text(f"{verb} {what}: {num_bytes / 1e6:.1f} MB{size}"), soft_wrap=True)
+        print_line(console, f"{verb} {what}: {num_bytes / 1e6:.1f} MB{size}")
         said[what] = quarter
 
     return show

@@ -14,6 +14,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from sweeper.display.console import print_line
 from sweeper.display.progress import StudyProgress
 from sweeper.display.tables import (
     best_text,
@@ -102,5 +103,4 @@ class LiveView:
 
     def _write_line(self, message: str) -> None:
         self._written = self._clock()
-        line = f"[{clock_text(self._written - self._began)}] {message}"
-        self._console.print(Text(line), soft_wrap=True)
+        print_line(self._console, f"[{clock_text(self._written - self._began)}] {message}")

@@ -15,15 +15,15 @@ __all__ = ["choose_devices", "make_executor"]
 
 
 def make_executor(settings: ExecutorSettings, make_worker: Callable[[int], Worker], *, logs: Path) -> Executor:
-    """Return the executor of the settings.
+    """Return the executor that the settings name.
 
     Args:
         settings: The section ``executor``.
-        make_worker: Makes a worker; for processes it must be importable by name.
-        logs: Folder for what workers print.
+        make_worker: Makes the worker with an index; for the process executor it must be importable by name.
+        logs: Folder for the output of workers.
 
     Raises:
-        ConfigError: There is no such device.
+        ConfigError: ``executor.device=cuda``, but no CUDA device is visible.
     """
     devices = choose_devices(settings)
     if settings.name == "inline":

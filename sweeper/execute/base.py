@@ -1,7 +1,7 @@
-"""The contract of executors: how the controller reaches workers, wherever they run.
+"""The contract of executors: how the controller talks to workers, wherever they run.
 
-A worker answers one request at a time. `WorkerHandle.send` does not wait; `Executor.wait` tells which workers have
-answered or died. `Worker` is what runs on the other side (see `sweeper.train.worker`).
+A worker answers one request at a time. `WorkerHandle.send` returns at once; `Executor.wait` returns the workers that
+have answered or died. `Worker` is the interface on the worker's side (see `sweeper.train.worker`).
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerSetup:
-    """What a worker is started with."""
+    """Everything a worker needs to start."""
 
     model: ModelSettings
     model_dir: Path
     cache: Path
     device: str
-    """``cpu`` or ``cuda``; which CUDA device it is, the executor sets by CUDA_VISIBLE_DEVICES."""
+    """``cpu`` or ``cuda``; the executor selects the CUDA device with CUDA_VISIBLE_DEVICES."""
     threads: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OpenStudy:
-    """Request: from now on train trials of this study."""
+    """Request: train trials of this study from now on."""
 
     name: str
     dataset: DatasetSettings
@@ -54,11 +54,11 @@ class OpenStudy:
     rungs: tuple[int, ...]
     seed: int
     probe: bool
-    """Whether to answer with the score of a logistic regression on frozen features."""
+    """Whether to train a logistic regression on frozen features, and answer with its score."""
     lane_limit: int = 0
-    """Most lanes to try when the worker shall choose their number; 0 when it is set."""
+    """The most lanes to try if the worker chooses their number; 0 if the settings fix it."""
     typical: TrialSpec | None = None
-    """A trial in the middle of the space, to choose the number of lanes by."""
+    """A trial from the middle of the search space, with which the worker measures how many lanes are best."""
 
 
 Request = OpenStudy | ChunkRequest
@@ -66,26 +66,26 @@ Request = OpenStudy | ChunkRequest
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerReady:
-    """Answer to the start: the model is loaded."""
+    """Reply to the start: the model is loaded."""
 
     notes: tuple[str, ...]
-    """What was chosen on the worker's device, and why."""
+    """What the worker chose for its device, and why."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudyOpened:
-    """Answer to `OpenStudy`."""
+    """Reply to `OpenStudy`."""
 
     references: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     lanes: int = 0
-    """The number of lanes that was chosen; 0 if none was asked for."""
+    """The number of lanes that the worker chose; 0 if the settings fix it."""
     notes: tuple[str, ...] = ()
-    """What was chosen, and why."""
+    """What the worker chose, and why."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerFailed:
-    """Answer to a request that failed for a cause outside any trial."""
+    """Reply to a request that failed for a reason that is not a trial's."""
 
     message: str
     traceback: str
@@ -96,54 +96,54 @@ Reply = WorkerReady | StudyOpened | ChunkReport | WorkerFailed
 
 
 class Worker(Protocol):
-    """Answers requests, on the worker's side."""
+    """A worker, as seen by its own process."""
 
     def start(self) -> WorkerReady:
         """Load the model."""
         ...
 
     def answer(self, request: Request) -> Reply:
-        """Do what is asked; failures of trials are part of the reply."""
+        """Handle a request. Failures of trials are part of the reply."""
         ...
 
 
 class WorkerHandle(Protocol):
-    """A worker, on the controller's side."""
+    """A worker, as seen by the controller."""
 
     index: int
 
     def send(self, request: Request) -> None:
-        """Hand over a request; returns at once."""
+        """Send a request without waiting for the reply."""
         ...
 
     def receive(self) -> Reply:
-        """Return the answer that `Executor.wait` announced.
+        """Return the reply of a worker that `Executor.wait` has returned.
 
         Raises:
-            WorkerLost: The worker died instead of answering.
+            WorkerLost: The worker died before it answered.
         """
         ...
 
 
 class Executor(Protocol):
-    """Starts, watches and ends workers."""
+    """Starts, monitors and stops workers."""
 
     def start(self) -> Sequence[WorkerHandle]:
-        """Start all workers, each of which then owes a `WorkerReady`; asked again at once, return the same."""
+        """Start all workers; the first reply of each is a `WorkerReady`. A second call returns the same workers."""
         ...
 
     def restart(self, handle: WorkerHandle) -> WorkerHandle:
-        """Replace a lost worker; the new one owes a `WorkerReady`."""
+        """Replace a lost worker; the first reply of the new one is a `WorkerReady`."""
         ...
 
     def retire(self, handle: WorkerHandle) -> None:
-        """End a worker for good; `wait` speaks of it no more."""
+        """Stop a worker for good; `wait` never returns it again."""
         ...
 
     def wait(self, timeout_s: float) -> Sequence[WorkerHandle]:
-        """Return the workers that have answered or died, after ``timeout_s`` at the latest."""
+        """Return the workers that have answered or died; empty if there are none within ``timeout_s``."""
         ...
 
     def stop(self) -> None:
-        """End all workers at once; what they were doing is lost."""
+        """Stop all workers at once; their unfinished work is lost."""
         ...

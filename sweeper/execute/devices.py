@@ -1,4 +1,4 @@
-"""Which devices there are, and how many workers they take. Asks the driver, so that torch need not be loaded."""
+"""Finds the devices, and how many workers run on them. It asks the CUDA driver directly, so torch is not loaded."""
 
 from __future__ import annotations
 
@@ -16,27 +16,30 @@ __all__ = ["Devices", "choose_devices", "visible_cuda_devices"]
 
 @dataclass(frozen=True, slots=True)
 class Devices:
-    """What the workers run on."""
+    """The devices that the workers run on."""
 
     kind: str
     """``cpu`` or ``cuda``."""
     num_workers: int
     cuda: tuple[str, ...] = ()
-    """For each worker the CUDA device, as CUDA_VISIBLE_DEVICES names it."""
+    """The CUDA device of each worker, as in CUDA_VISIBLE_DEVICES; empty for CPU workers."""
     note: str = ""
-    """What was chosen, and why."""
+    """A line for the user: how many workers run on what."""
 
 
 def choose_devices(settings: ExecutorSettings) -> Devices:
-    """Return the devices that ``executor.device`` and ``executor.workers`` ask for.
+    """Return the devices for ``executor.device`` and ``executor.workers``.
 
     Raises:
-        ConfigError: CUDA is asked for and there is none.
+        ConfigError: ``executor.device=cuda``, but no CUDA device is visible.
     """
     found = () if settings.device == "cpu" else visible_cuda_devices()
     if settings.device == "cuda" and not found:
         raise ConfigError(
-            "executor.device", "cuda", "no CUDA device is visible", "Set executor.device=cpu or check the driver."
+            "executor.device",
+            "cuda",
+            "no CUDA device is visible",
+            "Set executor.device=cpu, or check the NVIDIA driver and CUDA_VISIBLE_DEVICES.",
         )
     wanted = 1 if settings.name == "inline" else settings.workers
     if found:
@@ -45,14 +48,14 @@ def choose_devices(settings: ExecutorSettings) -> Devices:
         return Devices("cuda", workers, cuda, f"{workers} worker(s) on {len(found)} CUDA device(s)")
     cores = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count() or 1
     workers = wanted or max(1, cores // settings.threads)
-    note = f"{workers} worker(s) of {settings.threads} thread(s) on {cores} CPU core(s)"
+    note = f"{workers} worker(s) with {settings.threads} thread(s) each on {cores} CPU core(s)"
     if workers * settings.threads > cores:
-        note += ": more threads than cores is much slower than fewer workers"
+        note += "; with more threads than cores this is much slower than fewer workers"
     return Devices("cpu", workers, (), note)
 
 
 def visible_cuda_devices() -> tuple[str, ...]:
-    """Return the CUDA devices this process may use, as CUDA_VISIBLE_DEVICES names them; empty without a driver."""
+    """Return the CUDA devices that this process may use, as in CUDA_VISIBLE_DEVICES; empty without a driver."""
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is not None:
         names = tuple(name.strip() for name in allowed.split(",") if name.strip() and name.strip() != "-1")

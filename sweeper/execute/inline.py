@@ -1,4 +1,4 @@
-"""One worker in this process: for tests and for debugging with breakpoints."""
+"""Runs the worker in the controller's process, for tests and for debugging with breakpoints."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class _InlineHandle:
     def __init__(self, worker: Worker, index: int) -> None:
         self.index = index
         self._worker = worker
-        self._requests: deque[Request | None] = deque([None])
+        self._requests: deque[Request | None] = deque([None])  # None stands for the start
 
     @property
     def is_busy(self) -> bool:
@@ -30,11 +30,11 @@ class _InlineHandle:
 
 
 class InlineExecutor:
-    """Runs workers in turn, within `WorkerHandle.receive`.
+    """An executor without processes: a worker does its work when the controller calls `WorkerHandle.receive`.
 
     Args:
-        make_worker: Makes the worker of an index.
-        num_workers: More than one is for tests of the controller.
+        make_worker: Makes the worker with an index.
+        num_workers: The number of workers; tests of the controller use more than one.
     """
 
     def __init__(self, make_worker: Callable[[int], Worker], num_workers: int = 1) -> None:
@@ -42,25 +42,25 @@ class InlineExecutor:
         self._handles = {index: _InlineHandle(make_worker(index), index) for index in range(num_workers)}
 
     def start(self) -> Sequence[WorkerHandle]:
-        """Return the handles."""
+        """Return the workers' handles."""
         return list(self._handles.values())
 
     def restart(self, handle: WorkerHandle) -> WorkerHandle:
-        """Make the worker anew."""
+        """Make a new worker with the same index."""
         self._handles[handle.index] = _InlineHandle(self._make_worker(handle.index), handle.index)
         return self._handles[handle.index]
 
     def retire(self, handle: WorkerHandle) -> None:
-        """Forget a worker."""
+        """Drop a worker."""
         del self._handles[handle.index]
 
     def wait(self, timeout_s: float) -> Sequence[WorkerHandle]:
-        """Return every worker that has something to do; without one, time passes."""
+        """Return every worker that has an unanswered request; if there is none, sleep for ``timeout_s``."""
         busy = [handle for handle in self._handles.values() if handle.is_busy]
         if not busy:
             time.sleep(timeout_s)
         return busy
 
     def stop(self) -> None:
-        """Drop what was asked."""
+        """Drop all workers and their unanswered requests."""
         self._handles.clear()

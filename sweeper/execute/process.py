@@ -1,9 +1,10 @@
-"""Workers as processes of their own: one a CUDA device, or one a CPU core.
+"""Runs each worker in its own process: by default one per CUDA device, or one per CPU core.
 
-A worker is ``python -m sweeper.execute.serve`` with one end of a private pipe: nothing is forked, the user's main
-module is not imported again, and the environment (devices, threads) is right before any library loads. A worker
-ignores Ctrl-C and SIGTERM, which terminals and service managers send to the whole group: the controller drains, then
-kills it. It ends by itself when its controller is gone.
+A worker process is ``python -m sweeper.execute.serve`` with one end of a private pipe. Nothing is forked, the user's
+main module is not imported again, and the environment (devices, threads) is set before any library is loaded.
+
+Terminals and service managers send Ctrl-C and SIGTERM to the whole process group. Workers ignore them: the controller
+lets running chunks end, then kills its workers. A worker exits by itself if its controller dies.
 """
 
 from __future__ import annotations
@@ -26,28 +27,30 @@ from sweeper.execute.base import Reply, Request, Worker, WorkerHandle
 __all__ = ["ProcessExecutor", "WorkerFactory", "worker_environment"]
 
 WorkerFactory = Callable[[int], Worker]
-"""Makes the worker of an index, in the worker's process; importable by name."""
+"""Makes the worker with an index, in the worker's process. It is sent by name, so it must be importable."""
 
 _JOIN_S = 5.0
 
 
 class _ProcessHandle:
-    """A worker's process and pipe; a thread each way, so that a process that is stopped midway blocks nobody else.
+    """A worker's process and pipe.
+
+    One thread reads and one writes, so a process that hangs in the middle of a message does not block the controller.
 
     Args:
-        process: The worker.
-        pipe: Our end.
+        process: The worker process.
+        pipe: The controller's end of the pipe.
         index: The worker's index.
-        heard: Where this handle is put whenever it has something to receive.
+        ready: The queue into which this handle is put whenever it has something to receive.
     """
 
     def __init__(
-        self, process: subprocess.Popen[bytes], pipe: Connection, index: int, heard: SimpleQueue[_ProcessHandle]
+        self, process: subprocess.Popen[bytes], pipe: Connection, index: int, ready: SimpleQueue[_ProcessHandle]
     ) -> None:
         self.index = index
         self._process = process
         self._pipe = pipe
-        self._heard = heard
+        self._ready = ready
         self._inbox: SimpleQueue[Reply | None] = SimpleQueue()
         self._outbox: SimpleQueue[object] = SimpleQueue()
         self._threads = [Thread(target=work, daemon=True) for work in (self._read, self._write)]
@@ -57,19 +60,19 @@ class _ProcessHandle:
     def send(self, request: Request) -> None:
         self._outbox.put(request)
 
-    def begin(self, make_worker: WorkerFactory) -> None:
+    def send_factory(self, make_worker: WorkerFactory) -> None:
         self._outbox.put((make_worker, self.index))
 
     def receive(self) -> Reply:
         reply = self._inbox.get()
         if reply is None:
-            raise WorkerLost(f"worker {self.index} {_ending(self._end())}")
+            raise WorkerLost(f"worker {self.index} {_describe_exit(self._wait())}")
         return reply
 
     def kill(self) -> None:
-        """End the process, also one that is stopped; SIGKILL is not for it to handle."""
+        """Kill the process. SIGKILL also ends a stopped process."""
         self._process.kill()
-        self._end()
+        self._wait()
         self._outbox.put(None)
         for thread in self._threads:
             thread.join(_JOIN_S)
@@ -84,16 +87,16 @@ class _ProcessHandle:
             except (EOFError, OSError):
                 reply = None
             self._inbox.put(reply)
-            self._heard.put(self)
+            self._ready.put(self)
             if reply is None:
                 return
 
     def _write(self) -> None:
         while (message := self._outbox.get()) is not None:
-            with contextlib.suppress(OSError):  # its death is announced by the reader, like any other
+            with contextlib.suppress(OSError):  # the worker is dead, which `_read` reports
                 self._pipe.send(message)
 
-    def _end(self) -> int | None:
+    def _wait(self) -> int | None:
         try:
             return self._process.wait(_JOIN_S)
         except subprocess.TimeoutExpired:
@@ -101,14 +104,14 @@ class _ProcessHandle:
 
 
 class ProcessExecutor:
-    """Starts a process for each worker.
+    """An executor that starts one process per worker.
 
     Args:
-        make_worker: Called in the new process.
-        num_workers: How many.
-        logs: Folder for what the workers print.
-        cuda_devices: The device of each worker, as CUDA_VISIBLE_DEVICES names it; empty for CPU workers.
-        threads: CPU threads of each worker.
+        make_worker: Makes the worker; called in the new process.
+        num_workers: The number of workers.
+        logs: Folder for the output of the workers.
+        cuda_devices: The device of each worker, as in CUDA_VISIBLE_DEVICES; empty for CPU workers.
+        threads: CPU threads per worker.
     """
 
     def __init__(
@@ -126,87 +129,88 @@ class ProcessExecutor:
         self._cuda_devices = cuda_devices
         self._threads = threads
         self._handles: dict[int, _ProcessHandle] = {}
-        self._heard: SimpleQueue[_ProcessHandle] = SimpleQueue()
+        self._ready: SimpleQueue[_ProcessHandle] = SimpleQueue()
 
     def start(self) -> Sequence[WorkerHandle]:
-        """Start all workers side by side; asked again, return them."""
+        """Start all workers in parallel. A second call returns the same workers."""
         self._logs.mkdir(parents=True, exist_ok=True)
         for index in range(self._num_workers if not self._handles else 0):
             self._launch(index)
         return list(self._handles.values())
 
     def restart(self, handle: WorkerHandle) -> WorkerHandle:
-        """Start a worker anew; what is left of the old one is ended."""
+        """Kill what is left of a worker, and start a new one with its index."""
         self.retire(handle)
         return self._launch(handle.index)
 
     def retire(self, handle: WorkerHandle) -> None:
-        """End a worker's process and forget it."""
+        """Kill a worker's process and drop it."""
         self._handles.pop(handle.index).kill()
 
     def wait(self, timeout_s: float) -> Sequence[WorkerHandle]:
-        """Wait for workers that have answered, or whose pipe is closed."""
-        heard: list[_ProcessHandle] = []
-        again: list[_ProcessHandle] = []  # an answer, then a death: one `receive` each
+        """Return the workers that have answered, or whose pipe is closed."""
+        ready: list[_ProcessHandle] = []
+        # A worker that answers and then dies needs two calls of `receive`, so the next `wait` returns it again.
+        again: list[_ProcessHandle] = []
         with contextlib.suppress(Empty):
             while True:
-                handle = self._heard.get(timeout=0 if heard else timeout_s)
-                if self._handles.get(handle.index) is handle:  # not one that was retired meanwhile
-                    (again if handle in heard else heard).append(handle)
+                handle = self._ready.get(timeout=0 if ready else timeout_s)
+                if self._handles.get(handle.index) is handle:  # skip workers that were retired or replaced
+                    (again if handle in ready else ready).append(handle)
         for handle in again:
-            self._heard.put(handle)
-        return list(heard)
+            self._ready.put(handle)
+        return ready
 
     def stop(self) -> None:
-        """Kill all workers: they hold nothing durable."""
+        """Kill all workers at once. They hold nothing that must be saved."""
         for handle in self._handles.values():
             handle.kill()
         self._handles.clear()
 
     def _launch(self, index: int) -> _ProcessHandle:
-        ours, theirs = Pipe()
+        own_end, worker_end = Pipe()
         device = self._cuda_devices[index] if self._cuda_devices else ""
-        command = [sys.executable, "-m", "sweeper.execute.serve", str(theirs.fileno()), str(os.getpid())]
+        command = [sys.executable, "-m", "sweeper.execute.serve", str(worker_end.fileno()), str(os.getpid())]
         with (self._logs / f"worker-{index}.log").open("ab") as log:
             process = subprocess.Popen(  # noqa: S603  our own module, no shell
                 command,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[worker_end.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env=worker_environment(device, self._threads),
             )
-        theirs.close()
-        handle = _ProcessHandle(process, ours, index, self._heard)
+        worker_end.close()
+        handle = _ProcessHandle(process, own_end, index, self._ready)
         self._handles[index] = handle
-        handle.begin(self._make_worker)
+        handle.send_factory(self._make_worker)
         return handle
 
 
 _CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "384", "LRU_CACHE_CAPACITY": "32"}
-"""Compiled products that oneDNN, and torch's calls of it, keep. One for every shape, and packs of trials have
-hundreds: the default of 1,024 each takes 450 MB, a quarter of a worker (docs/benchmarks.md)."""
+"""How many compiled matrix products oneDNN, and torch's layer above it, cache. Every shape needs one, and packs of
+trials have hundreds of shapes. The default of 1,024 takes 450 MB, a quarter of a worker (docs/benchmarks.md)."""
 
 
 def worker_environment(cuda_device: str, threads: int) -> dict[str, str]:
-    """Return the environment a worker is started in: this process's, with what libraries read when they are imported.
+    """Return the environment of a worker: that of this process, with the variables that libraries read on import.
 
     Args:
-        cuda_device: As CUDA_VISIBLE_DEVICES names it; empty for a CPU worker.
-        threads: CPU threads.
+        cuda_device: The device, as in CUDA_VISIBLE_DEVICES; empty for a CPU worker.
+        threads: CPU threads per worker.
     """
-    numbers = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
-    # the worker imports what this process can import, also where sweeper is not installed
+    thread_counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    # The worker can import everything that this process can, even if sweeper is not installed.
     path = os.pathsep.join(entry for entry in sys.path if entry)
     own = {"CUDA_VISIBLE_DEVICES": cuda_device, "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": path}
-    return {**_CACHES, **os.environ, **numbers, **own}
+    return {**_CACHES, **os.environ, **thread_counts, **own}
 
 
-def _ending(exitcode: int | None) -> str:
+def _describe_exit(exitcode: int | None) -> str:
     if exitcode is None:
-        return "closed its pipe"
+        return "closed its pipe, but is still running"
     if exitcode < 0:
         name = signal.Signals(-exitcode).name
-        hint = " (often the kernel, out of memory)" if exitcode == -signal.SIGKILL else ""
+        hint = " (usually by the kernel, because the host ran out of memory)" if exitcode == -signal.SIGKILL else ""
         return f"was killed by {name}{hint}"
-    return f"exited with {exitcode}"
+    return f"exited with code {exitcode}"

@@ -1,4 +1,4 @@
-"""A worker's process: answers the requests that come over its pipe. Started by `process`."""
+"""The main program of a worker process: answers the requests that come through its pipe. `process` starts it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def serve(pipe: Connection) -> None:
-    """Make the worker that the first message tells of, then answer requests until the pipe closes."""
+    """Make the worker with the factory in the first message, then answer requests until the pipe is closed."""
     try:
         make_worker, index = pipe.recv()
         worker = make_worker(index)
@@ -28,16 +28,16 @@ def serve(pipe: Connection) -> None:
             pipe.send(_answer(worker, pipe.recv()))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
-    except Exception as error:  # noqa: BLE001  the boundary of the process: the controller must learn why
+    except Exception as error:  # noqa: BLE001  the boundary of the process: the controller must get the cause
         pipe.send(_failed(error))
 
 
 def main(arguments: list[str]) -> None:
-    """Run as ``python -m sweeper.execute.serve <file descriptor> <controller's process id>``."""
+    """Run as ``python -m sweeper.execute.serve <file descriptor of the pipe> <process id of the controller>``."""
     descriptor, parent = map(int, arguments)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    _die_with(parent)
+    _exit_with_parent(parent)
     serve(Connection(descriptor))
 
 
@@ -56,11 +56,11 @@ def _failed(error: Exception) -> WorkerFailed:
     return WorkerFailed(message=f"{type(error).__name__}: {error}", traceback=text, kind=kind_of(error))
 
 
-def _die_with(parent: int) -> None:
-    """Ask Linux to kill this process when its parent dies, so that a busy worker does not outlive the controller."""
+def _exit_with_parent(parent: int) -> None:
+    """Make Linux kill this process when its parent dies, so that a busy worker does not outlive the controller."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
+    if os.getppid() != parent:  # the parent died before the call above
         os._exit(1)
 
 

@@ -1,6 +1,7 @@
-"""Scheduled searches: jobs read from YAML, run in their window, and handed to a scheduler.
+"""Scheduled searches: jobs are read from YAML, run in their time windows, and installed in a scheduler.
 
-The top layer: `sweeper.cli` hangs ``sweeper jobs`` in. Nothing here trains or searches; `runner` calls `sweeper.sweep.run`.
+`sweeper.cli` mounts ``sweeper jobs`` from `sweeper.jobs.cli`. Nothing here trains or searches: `runner` calls
+`sweeper.sweep.run`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""``sweeper jobs``: list, run, install, status, remove, render. Reads arguments and prints, decides nothing."""
+"""The command line of ``sweeper jobs``: parses arguments and prints. The other modules of `jobs` do the work."""
 
 from __future__ import annotations
 
 import getpass
-from collections.abc import Mapping
+import textwrap
 from pathlib import Path
 from typing import Annotated
 
@@ -13,28 +13,31 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sweeper.display.console import print_line
 from sweeper.errors import ConfigError, SweeperError, did_you_mean
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Searches that a clock starts: one YAML a job.", no_args_is_help=True, add_completion=False)
-Name = Annotated[str, typer.Argument(help="The job: the name of its YAML file.")]
+app = typer.Typer(help="Scheduled searches. Each job is one YAML file.", no_args_is_help=True, add_completion=False)
+Name = Annotated[str, typer.Argument(help="Name of the job: that of its YAML file, without .yaml.")]
 JobsDir = Annotated[
     Path | None,
-    typer.Option(help="Folder of jobs; ./jobs or that of the checkout if left out.", exists=True, file_okay=False),
+    typer.Option(
+        help="The folder of jobs. The default is ./jobs, or else jobs/ of the checkout.", exists=True, file_okay=False
+    ),
 ]
 SchedulerName = Annotated[
-    str, typer.Option("--scheduler", help="systemd, cron, or auto: systemd where the user has one.")
+    str, typer.Option("--scheduler", help="systemd, cron, or auto: systemd if it runs for your user, else cron.")
 ]
 
 
 @app.command("list")
 def list_jobs(jobs_dir: JobsDir = None) -> None:
-    """List jobs with their windows and overrides."""
+    """List the jobs with their windows and overrides."""
     from sweeper.jobs.settings import find_jobs_dir, load_jobs
 
     folder = find_jobs_dir(jobs_dir)
-    table = _table("Job", "Window", "Overrides", "What for")
+    table = _table("Job", "Window", "Overrides", "Description")
     for job in load_jobs(folder):
         window = f"{job.window or 'none'} {job.time_zone}".strip()
         table.add_row(job.name, window, "\n".join(job.overrides), job.description)
@@ -46,9 +49,9 @@ def list_jobs(jobs_dir: JobsDir = None) -> None:
 def run(
     name: Name,
     jobs_dir: JobsDir = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Outside its window: wait until it opens.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Outside the window, wait until it opens.")] = False,
 ) -> None:
-    """Run one session of a job now, if its window is open; the same command again goes on with it."""
+    """Run one session of a job now, if its window is open. The same command resumes it later."""
     from sweeper.jobs.runner import run_job
     from sweeper.jobs.settings import find_job, find_jobs_dir
 
@@ -62,9 +65,9 @@ def install(
     name: Name,
     jobs_dir: JobsDir = None,
     scheduler: SchedulerName = "auto",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be written.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be written and run.")] = False,
 ) -> None:
-    """Hand a job to systemd or cron; prints exactly what was written, and how to undo it."""
+    """Install a job in systemd or cron, and print exactly what was written and how to undo it."""
     from sweeper.jobs import schedulers
     from sweeper.jobs.render import Resources, render
     from sweeper.jobs.runner import plan_job
@@ -74,36 +77,37 @@ def install(
     shutdown_grace_s = plan_job(job).config.settings.executor.shutdown_grace_s
     chosen = schedulers.choose(scheduler, must_be_present=not dry_run)
     texts = render(job, chosen.name, resources=Resources(shutdown_grace_s=shutdown_grace_s))
-    done = [] if dry_run else schedulers.install(chosen, job.name, texts)
-    verb = "Would write" if dry_run else "Wrote"
+    moved = [] if dry_run else schedulers.install(chosen, job.name, texts)
+    wrote, ran = ("Would write", "Would run") if dry_run else ("Wrote", "Ran")
     for path, text in chosen.files(job.name, texts).items():
-        _print(f"{verb} {path}:\n\n{_indented(text)}")
-    _print(f"{'Would run' if dry_run else 'Ran'}: {'; '.join(chosen.commands(job.name))}")
-    for line in done:
-        _print(f"It was installed elsewhere before: {line}")
+        _print(f"{wrote} {path}:\n\n{textwrap.indent(text, '    ')}")
+    _print(f"{ran}: {'; '.join(chosen.commands(job.name))}")
+    for line in moved:
+        _print(f"Removed from the other scheduler: {line}")
     if not dry_run:
-        _print(f"Undo it with: sweeper jobs remove {job.name}")
-        _print(chosen.hint(getpass.getuser()))
+        _print(f"To undo this: sweeper jobs remove {job.name}")
+        if hint := chosen.hint(getpass.getuser()):
+            _print(hint)
 
 
 @app.command()
 def remove(name: Name) -> None:
-    """Undo `install`; the YAML, and what was searched, stay."""
+    """Remove a job from its scheduler. Its YAML file and its results are kept."""
     from sweeper.jobs import schedulers
 
     done = schedulers.remove(name)
     if not done:
         installed = schedulers.installed_in()
-        known = f"Installed are: {', '.join(installed)}." if installed else "No job is."
+        known = f"Installed jobs: {', '.join(installed)}." if installed else "No job is installed."
         raise SweeperError(f"job '{name}' is not installed. {did_you_mean(name, installed)} {known}".replace("  ", " "))
     for line in done:
         _print(line)
-    _print("A session that runs now goes on to the end of its window.")
+    _print("A session that is running now continues until its window closes.")
 
 
 @app.command()
 def status(jobs_dir: JobsDir = None) -> None:
-    """Show for every job whether it is installed, its next start, its last session and its log."""
+    """Show whether each job is installed, its next start, its last session and its log."""
     from sweeper.clock import utc_now
     from sweeper.jobs.settings import find_jobs_dir, load_jobs
     from sweeper.jobs.status import job_statuses
@@ -120,16 +124,18 @@ def status(jobs_dir: JobsDir = None) -> None:
 @app.command()
 def render(
     name: Name,
-    target: Annotated[str, typer.Option("--for", help="slurm, scrontab, kubernetes, systemd or cron.")],
+    target: Annotated[str, typer.Option("--for", help="The scheduler: slurm, scrontab, kubernetes, systemd or cron.")],
     *,
     jobs_dir: JobsDir = None,
-    cpus: Annotated[int, typer.Option(min=1, help="Clusters: CPU cores.")] = 4,
-    memory: Annotated[int, typer.Option(min=1, help="Clusters: memory in GiB.")] = 8,
-    gpus: Annotated[int, typer.Option(min=0, help="Clusters: GPUs.")] = 0,
-    storage: Annotated[int, typer.Option(min=1, help="Kubernetes: GiB for results and fetched files.")] = 20,
-    image: Annotated[str, typer.Option(help="Kubernetes: the image made by jobs/Dockerfile.")] = "sweeper:latest",
+    cpus: Annotated[int, typer.Option(min=1, help="CPU cores to request (clusters only).")] = 4,
+    memory: Annotated[int, typer.Option(min=1, help="Memory to request in GiB (clusters only).")] = 8,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs to request (clusters only).")] = 0,
+    storage: Annotated[int, typer.Option(min=1, help="GiB for results and downloaded files (Kubernetes only).")] = 20,
+    image: Annotated[
+        str, typer.Option(help="Container image, built with jobs/Dockerfile (Kubernetes only).")
+    ] = "sweeper:latest",
 ) -> None:
-    """Print a job for a scheduler, to be put there by hand."""
+    """Print what a scheduler needs to run a job, for you to install there."""
     from sweeper.jobs.render import TARGETS, Resources
     from sweeper.jobs.render import render as render_job
     from sweeper.jobs.runner import plan_job
@@ -137,33 +143,23 @@ def render(
 
     if target not in TARGETS:
         remedy = f"{did_you_mean(target, TARGETS)} Choose one of {', '.join(TARGETS)}.".strip()
-        raise ConfigError("--for", target, "there is no template for this scheduler", remedy)
+        raise ConfigError("--for", target, "there is no such scheduler", remedy)
     job = find_job(name, find_jobs_dir(jobs_dir))
     shutdown_grace_s = plan_job(job).config.settings.executor.shutdown_grace_s
-    asked = Resources(
+    resources = Resources(
         cpus=cpus, memory_gib=memory, gpus=gpus, storage_gib=storage, image=image, shutdown_grace_s=shutdown_grace_s
     )
-    typer.echo(_joined(render_job(job, target, resources=asked)), nl=False)
-
-
-def _joined(texts: Mapping[str, str]) -> str:
-    """Return one text as it is, several with their names above."""
-    if len(texts) == 1:
-        return next(iter(texts.values()))
-    return "\n".join(f"# {name}\n{text}" for name, text in texts.items())
+    texts = render_job(job, target, resources=resources)
+    has_several = len(texts) > 1
+    typer.echo("\n".join(f"# {name}\n{text}" if has_several else text for name, text in texts.items()), nl=False)
 
 
 def _table(*headers: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_lines=True)
-    for place, header in enumerate(headers):
-        table.add_column(header, overflow="fold", no_wrap=place == 0, style="bold" if place == 0 else None)
+    for index, header in enumerate(headers):
+        table.add_column(header, overflow="fold", no_wrap=index == 0, style="bold" if index == 0 else None)
     return table
 
 
-def _indented(text: str) -> str:
-    return "".join(f"    {line}\n" for line in text.splitlines())
-
-
 def _print(text: str) -> None:
-    if text:
-        Console().print(Text(text), soft_wrap=True)
+    print_line(Console(), text)

@@ -1,6 +1,6 @@
-"""Installs a job as a marked block of the user's crontab; every other line stays as it is, byte for byte.
+"""Installs a job as a marked block in the user's crontab. All other lines keep every byte.
 
-Used where no systemd of the user answers.
+`schedulers` chooses it when the user has no running systemd.
 """
 
 from __future__ import annotations
@@ -9,44 +9,44 @@ import re
 from collections.abc import Mapping
 
 from sweeper.errors import SweeperError
-from sweeper.jobs.command import answer, call, has
+from sweeper.jobs.command import is_installed, run, run_checked
 
 __all__ = ["Cron", "with_block", "without_block"]
 
 _LIST = ("crontab", "-l")
 _ANY_NAME = "[a-z0-9-]+"
-_OPENED = " after an open line"
-"""Marks a block whose installer had to end the line before it."""
+_NEWLINE_ADDED = " after an open line"
+"""Marks a block before which `with_block` added a missing line break, so that `without_block` can remove it again."""
 
 
 class Cron:
-    """The user's crontab."""
+    """The user's crontab, as a `schedulers.Scheduler`."""
 
     name = "cron"
 
     def is_present(self) -> bool:
-        """Whether there is a crontab program."""
-        return has(_LIST[0])
+        """Whether the crontab program is installed."""
+        return is_installed(_LIST[0])
 
     def files(self, name: str, texts: Mapping[str, str]) -> dict[str, str]:
-        """Return what will be written, by where."""
+        """Return the text that will be written, by its destination."""
         return {"the crontab": _block(name, texts["crontab"])}
 
     def commands(self, name: str) -> list[str]:
-        """Return what is run after writing: nothing, cron sees its table."""
+        """Return the command that installs the crontab; cron rereads it by itself."""
         del name
         return ["crontab -"]
 
     def install(self, name: str, texts: Mapping[str, str]) -> None:
-        """Put the block at the end, or in the place of the one that is there.
+        """Replace the block of the job, or append it.
 
         Raises:
-            SweeperError: crontab refuses.
+            SweeperError: crontab fails.
         """
         _write(with_block(_read(), name, texts["crontab"]))
 
     def remove(self, name: str) -> list[str]:
-        """Undo `install`; return what was done, nothing if the job was not installed."""
+        """Undo `install`; return what was done, or an empty list if the job was not installed."""
         before = _read()
         after = without_block(before, name)
         if after == before:
@@ -54,11 +54,11 @@ class Cron:
         if after:
             _write(after)
             return [f"removed the lines of job {name} from the crontab"]
-        call(["crontab", "-r"])
-        return ["crontab -r: nothing else was in it"]
+        run_checked(["crontab", "-r"])
+        return ["crontab -r: it had no other lines"]
 
     def installed(self) -> dict[str, dict[str, str]]:
-        """Return the lines of every installed job, by job; none for a user who may have no crontab."""
+        """Return the lines of every installed job, by job; empty if the user is not allowed a crontab."""
         try:
             found = _blocks(_ANY_NAME).finditer(_read())
         except SweeperError:
@@ -66,24 +66,24 @@ class Cron:
         return {block["name"]: {"crontab": block["lines"]} for block in found}
 
     def is_active(self, name: str) -> bool:
-        """Whether cron knows the job; whether cron runs, only root can tell."""
+        """Whether the job is in the crontab. Only root can tell whether the cron daemon runs."""
         return name in self.installed()
 
     def hint(self, user: str) -> str:
-        """Return what is to be known after installing."""
+        """Return what the user should know after installing."""
         del user
         return (
-            "cron has to be running. A start that was missed is made up for within the hour, while the window is open."
+            "The cron daemon must be running. A missed start is made up for within the hour, while the window is open."
         )
 
 
 def with_block(crontab: str, name: str, lines: str) -> str:
-    """Return a crontab with a job's lines, in the place of those that are there or at the end."""
+    """Return a crontab in which a job's lines replace its old ones, or are appended."""
     found = _find(crontab, name)
     if found is not None:
         return crontab[: found.start("lines")] + lines + crontab[found.end("lines") :]
-    is_open = bool(crontab) and not crontab.endswith("\n")
-    head, mark = (crontab + "\n", _OPENED) if is_open else (crontab, "")
+    lacks_newline = bool(crontab) and not crontab.endswith("\n")
+    head, mark = (crontab + "\n", _NEWLINE_ADDED) if lacks_newline else (crontab, "")
     return head + _block(name, lines, mark)
 
 
@@ -97,11 +97,11 @@ def without_block(crontab: str, name: str) -> str:
     if found is None:
         return crontab
     rest = crontab[found.end() :]
-    if found["opened"] and not rest:
+    if found["newline_added"] and not rest:
         return crontab[: found.start()]
-    if found["opened"] and (follower := _blocks(_ANY_NAME).match(rest)):
-        # The line break in front belongs to the next job now.
-        rest = _block(follower["name"], follower["lines"], _OPENED) + rest[follower.end() :]
+    if found["newline_added"] and (follower := _blocks(_ANY_NAME).match(rest)):
+        # The line break that was added now comes before the next job's block, so that block gets the mark.
+        rest = _block(follower["name"], follower["lines"], _NEWLINE_ADDED) + rest[follower.end() :]
     return crontab[: found.end("break")] + rest
 
 
@@ -110,18 +110,18 @@ def _find(crontab: str, name: str) -> re.Match[str] | None:
 
 
 def _blocks(name: str) -> re.Pattern[str]:
-    """Return what matches a job's block, and the line break before it."""
-    head = rf"(?P<break>\n?)^# >>> sweeper job (?P<name>{name})(?P<opened>{_OPENED})?\n"
+    """Return a pattern that matches a job's block and the line break before it."""
+    head = rf"(?P<break>\n?)^# >>> sweeper job (?P<name>{name})(?P<newline_added>{_NEWLINE_ADDED})?\n"
     return re.compile(rf"{head}(?P<lines>.*?)^# <<< sweeper job (?P=name)\n", re.DOTALL | re.MULTILINE)
 
 
 def _read() -> str:
-    """Return the crontab; bytes that are no UTF-8 survive."""
-    code, output, complaint = answer(_LIST)
-    if code and "no crontab" not in complaint.lower():
-        raise SweeperError(f"the crontab cannot be read, so nothing was changed: {complaint or f'exit code {code}'}")
+    """Return the crontab; bytes that are not UTF-8 are kept as surrogates."""
+    code, output, message = run(_LIST)
+    if code and "no crontab" not in message.lower():
+        raise SweeperError(f"the crontab cannot be read, so nothing was changed: {message or f'exit code {code}'}")
     return "" if code else output.decode(errors="surrogateescape")
 
 
 def _write(text: str) -> None:
-    call(["crontab", "-"], text=text.encode(errors="surrogateescape"))
+    run_checked(["crontab", "-"], text=text.encode(errors="surrogateescape"))

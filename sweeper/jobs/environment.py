@@ -1,6 +1,6 @@
-"""The environment of jobs: a clock starts them without what a shell knows, such as tokens, proxies and SWEEPER_NOTIFY.
+"""Environment variables of jobs. Schedulers do not start a login shell, so tokens, proxies and the like are missing.
 
-``~/.config/sweeper/environment`` holds lines ``NAME=value``; `runner` takes them before anything else reads them.
+``~/.config/sweeper/environment`` holds lines ``NAME=value``. `runner` loads them before it composes the configuration.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from pathlib import Path
 
 from sweeper.errors import ConfigError
 
-__all__ = ["environment_file", "take_environment"]
+__all__ = ["environment_file", "load_environment"]
 
 _LINE = re.compile(r"(?:export\s+)?([A-Za-z_]\w*)=(.*)")
 
 
 def environment_file() -> Path:
-    """Return where the file is, if there is one."""
+    """Return the path of the user's environment file, which need not exist."""
     config = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
     return Path(config) / "sweeper" / "environment"
 
 
-def take_environment(path: Path, environment: MutableMapping[str, str]) -> None:
-    """Add the lines of a file to an environment; what is set already stays.
+def load_environment(path: Path, environment: MutableMapping[str, str]) -> None:
+    """Add the variables of a file to an environment; variables that are already set keep their values.
 
     Raises:
-        ConfigError: A line is no ``NAME=value``. Its text is not shown, for it may be secret.
+        ConfigError: A line is not ``NAME=value``. The message does not show its text, which may be secret.
     """
     if not path.is_file():
         return
@@ -37,9 +37,8 @@ def take_environment(path: Path, environment: MutableMapping[str, str]) -> None:
             continue
         found = _LINE.fullmatch(text)
         if found is None:
-            raise ConfigError(
-                str(path), f"line {number}", "this is no NAME=value", "Mend the line, or put a # before it."
-            )
+            rule = "every line must be NAME=value"
+            raise ConfigError(str(path), f"line {number}", rule, "Fix the line, or put a # before it.")
         environment.setdefault(found[1], _unquoted(found[2].strip()))
 
 

@@ -1,6 +1,6 @@
-"""Renders a job for a scheduler from the templates in ``jobs/templates``; writes nothing and starts nothing.
+"""Renders a job for a scheduler from the templates in ``jobs/templates``. Writes nothing and starts nothing.
 
-`systemd` and `cron` install what this returns, ``sweeper jobs render`` prints it.
+`systemd` and `cron` install the texts; ``sweeper jobs render`` prints them.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from sweeper.clock import utc_now
 from sweeper.config.settings import DEFAULT_OUTPUTS
 from sweeper.errors import ConfigError
+from sweeper.jobs.schedule_lines import calendar_lines, cron_lines, cron_lines_in_zone, longest_window_s
 from sweeper.jobs.settings import Job
-from sweeper.jobs.starts import calendar_lines, cron_lines, longest_s, zone_schedules
 from sweeper.store.paths import OutputsPaths
 
 __all__ = ["TARGETS", "Resources", "log_path", "render", "run_command", "unit_names"]
@@ -28,14 +28,14 @@ __all__ = ["TARGETS", "Resources", "log_path", "render", "run_command", "unit_na
 TARGETS = ("systemd", "cron", "slurm", "scrontab", "kubernetes")
 _TEMPLATES = Path(__file__).parent / "templates"
 _CLOSE_S = 80
-"""Seconds beside `executor.shutdown_grace_s` that a stopping sweep gets: the tracker, the report, the summary."""
+"""Seconds beyond `executor.shutdown_grace_s` that a stopping sweep has for tracker, report and summary."""
 _MARGIN_S = 900
-"""Seconds that a cluster allows beyond the window, for a sweep that ends it by itself."""
+"""Seconds by which a cluster's time limit exceeds the window. A sweep normally stops by itself before the limit."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resources:
-    """What a job asks a cluster for."""
+    """The resources that a job requests from a cluster."""
 
     cpus: int = 4
     memory_gib: int = 8
@@ -47,20 +47,20 @@ class Resources:
 
 
 def render(job: Job, target: str, *, resources: Resources | None = None, now: datetime | None = None) -> dict[str, str]:
-    """Return texts by file name; ``crontab`` and ``scrontab`` stand for lines of those.
+    """Return the texts by file name; the names ``crontab`` and ``scrontab`` stand for lines of these tables.
 
     Args:
-        job: The job; it needs a window.
+        job: The job. It must have a window.
         target: One of `TARGETS`.
-        resources: What to ask a cluster for.
-        now: The present time, from which lines of cron are reckoned.
+        resources: What to request from a cluster.
+        now: The current time; cron lines cover the year that starts here.
 
     Raises:
-        ConfigError: The job has no window, so nothing says when it starts.
+        ConfigError: The job has no window, so it has no starting time.
     """
     if not job.windows:
-        rule = "without a window nothing says when the job starts"
-        raise ConfigError(f"{job.file.name}: window", job.window, rule, 'Write e.g. window: "22:00-07:00".')
+        rule = "a scheduled job needs a window, which sets when it starts"
+        raise ConfigError(f"{job.file.name}: window", job.window, rule, 'Add, for example, window: "22:00-07:00".')
     values = _values(job, resources or Resources(), now or utc_now())
     service, timer = unit_names(job.name)
     names = {
@@ -80,20 +80,20 @@ def unit_names(name: str) -> tuple[str, str]:
 
 
 def log_path(job: Job) -> Path:
-    """Return where a job that cron starts puts what it prints; systemd keeps it in its journal."""
+    """Return the file that gets the output of a job started by cron. systemd uses its journal instead."""
     return OutputsPaths(job.folder / DEFAULT_OUTPUTS).job_log(job.name)
 
 
 def run_command(job: Job) -> list[str]:
-    """Return the command that runs a job from anywhere.
+    """Return the command that runs a job from any folder.
 
-    ``-P`` keeps Python from importing what happens to lie in the folder.
+    ``-P`` keeps Python from importing modules that happen to be in the working directory.
     """
     return [str(job.python), "-P", "-m", "sweeper.cli", "jobs", "run", job.name, "--jobs-dir", str(job.file.parent)]
 
 
 def _values(job: Job, resources: Resources, now: datetime) -> dict[str, Any]:
-    window_s = longest_s(job.windows)
+    window_s = longest_window_s(job.windows)
     return {
         "job": job,
         "windows": str(job.windows) + (f" {job.time_zone}" if job.time_zone else ""),
@@ -102,7 +102,7 @@ def _values(job: Job, resources: Resources, now: datetime) -> dict[str, Any]:
         "calendar": calendar_lines(job.windows),
         "hourly": cron_lines(job.windows, now=now, is_hourly=True),
         "openings": cron_lines(job.windows, now=now, is_hourly=False),
-        "schedules": zone_schedules(job.windows),
+        "schedules": cron_lines_in_zone(job.windows),
         "window_s": window_s,
         "time_limit": _slurm_time(window_s + _MARGIN_S),
         "stop_s": math.ceil(resources.shutdown_grace_s) + _CLOSE_S,
@@ -119,7 +119,7 @@ def _values(job: Job, resources: Resources, now: datetime) -> dict[str, Any]:
 
 
 def _cron_command(job: Job) -> str:
-    """Return one line of shell; cron turns a bare % into a line break."""
+    """Return one shell command line. Each % is escaped, because cron would turn it into a line break."""
     log = shlex.quote(str(log_path(job)))
     folder = shlex.quote(str(log_path(job).parent))
     command = shlex.join(["nice", "-n", "10", *run_command(job)])
@@ -127,11 +127,11 @@ def _cron_command(job: Job) -> str:
 
 
 def _in_container(job: Job, resources: Resources) -> str:
-    """Return the job as YAML for a container, whose folder, Python and cores are other ones."""
+    """Return the job as YAML for a container, which has its own folders, Python and number of cores."""
     overrides = list(job.overrides)
     set_here = {override.partition("=")[0] for override in overrides}
-    wanted = {"cache": "/sweeps/cache"} | ({} if resources.gpus else {"executor.workers": resources.cpus})
-    overrides += [f"{key}={value}" for key, value in wanted.items() if key not in set_here]
+    defaults = {"cache": "/sweeps/cache"} | ({} if resources.gpus else {"executor.workers": resources.cpus})
+    overrides += [f"{key}={value}" for key, value in defaults.items() if key not in set_here]
     content = {
         "name": job.name,
         "description": job.description,
@@ -163,12 +163,16 @@ def _environment() -> Environment:
 
 
 def _specifiers(text: object) -> str:
-    """Keep systemd from taking % for a specifier."""
+    """Escape %, which starts a specifier in unit files."""
     return str(text).replace("%", "%%")
 
 
 def _systemd_words(words: Sequence[str]) -> str:
-    """Quote a command for ExecStart: in its first word a $ is a $, and quotes or backslashes are refused."""
+    """Quote a command for ExecStart.
+
+    systemd rejects quotes and backslashes in the program's path, so such a program is started through ``env``.
+    systemd expands $ in all words but the program's path.
+    """
     if any(letter in words[0] for letter in "'\"\\"):
         words = ["/usr/bin/env", *words]
     return " ".join(_systemd_word(word if place == 0 else word.replace("$", "$$")) for place, word in enumerate(words))
@@ -181,5 +185,5 @@ def _systemd_word(word: str) -> str:
 
 
 def _shell_word(text: object) -> str:
-    """Quote for a shell, and for the values of #SBATCH lines, which are read alike."""
+    """Quote for a shell. The values of #SBATCH lines follow the same rules."""
     return shlex.quote(str(text))

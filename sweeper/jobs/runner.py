@@ -1,6 +1,6 @@
 """Runs one session of a job: the sweep within its window, then the report, however the session ended.
 
-What a session brought is in the sweep's folder (see `sessions`); `status` reads it there.
+The session's record is in the sweep's folder (see `sweeper.store.sessions`), where `status` reads it.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.text import Text
 
 from sweeper.config.compose import SweepConfig, compose
+from sweeper.display.console import print_line
 from sweeper.errors import ConfigError, SweeperError, SweepLocked
-from sweeper.jobs.environment import environment_file, take_environment
+from sweeper.jobs.environment import environment_file, load_environment
 from sweeper.jobs.settings import Job
 from sweeper.store.paths import OutputsPaths
 from sweeper.store.trials import TrialStore
@@ -26,26 +26,26 @@ __all__ = ["Plan", "plan_job", "run_job"]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A job whose overrides were composed."""
+    """A job with its composed configuration."""
 
     config: SweepConfig
     store: TrialStore
-    """Of its sweep; maybe not begun."""
+    """The store of its sweep, which may not exist yet."""
 
 
 def plan_job(job: Job) -> Plan:
-    """Compose a job's overrides, in the environment that it will have.
+    """Compose a job's overrides in the environment in which it will run.
 
     Raises:
-        ConfigError: They do not fit together; the job's file is named.
+        ConfigError: An override is wrong. The message names the job's file.
     """
-    take_environment(environment_file(), os.environ)
+    load_environment(environment_file(), os.environ)
     with contextlib.chdir(job.folder):
         try:
             config = compose(job.all_overrides)
         except ConfigError as error:
             raise ConfigError(f"{job.file.name}: {error.key}", error.value, error.rule, error.remedy) from error
-        outputs = OutputsPaths(Path(config.settings.outputs))  # absolute, as seen from the job's folder
+        outputs = OutputsPaths(Path(config.settings.outputs))  # made absolute here, in the job's folder
     return Plan(config, TrialStore(outputs.sweep(sweep_name(config.settings))))
 
 
@@ -54,22 +54,22 @@ def run_job(job: Job, *, console: Console, wait: bool = False) -> int:
 
     Args:
         job: The job.
-        console: Where to show how it goes.
-        wait: Outside its window: wait until it opens.
+        console: Where to print.
+        wait: Outside the window, wait until it opens.
 
     Returns:
-        The exit code (see `sweeper.sweep.run.SweepOutcome.exit_code`); 0 if another session runs the sweep.
+        The exit code (see `sweeper.sweep.run.SweepOutcome.exit_code`); 0 if another session is running the sweep.
 
     Raises:
-        SweeperError: A setting, the data or the model is wrong, or no worker is left.
+        SweeperError: A setting, the data or the model is wrong, or all workers are lost.
     """
     plan = plan_job(job)
     with contextlib.chdir(job.folder):
         try:
             return _session(job, plan, console, wait=wait)
         except SweepLocked as error:
-            # The other session is the one that writes, the report too.
-            _say(console, f"{error}. This session of job {job.name} ends here, the other one goes on.")
+            # Only the other session writes to the sweep, the report included.
+            print_line(console, f"{error}. This session of job {job.name} exits; the other one continues.")
             return 0
 
 
@@ -89,7 +89,7 @@ def _session(job: Job, plan: Plan, console: Console, *, wait: bool) -> int:
 
 
 def _report(job: Job, plan: Plan, console: Console) -> None:
-    """Write the report if the job wants it and there is something to tell; after an error the sweep wrote none."""
+    """Write the report, if the job asks for one and the sweep exists. After an error, the sweep has not written it."""
     if not (job.report and plan.store.exists):
         return
     from sweeper.analysis.report import write_reports
@@ -97,10 +97,6 @@ def _report(job: Job, plan: Plan, console: Console) -> None:
     try:
         write_reports(plan.store, space=plan.config.space)
     except SweeperError as error:
-        _say(console, f"There is no new report: {error}")
+        print_line(console, f"The report could not be written: {error}")
     else:
-        _say(console, f"Report: {plan.store.paths.report}")
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(Text(text), soft_wrap=True)
+        print_line(console, f"Report: {plan.store.paths.report}")

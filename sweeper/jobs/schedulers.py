@@ -1,4 +1,4 @@
-"""Chooses the scheduler that a job is handed to, and hands it over. `cli` calls it."""
+"""Chooses a scheduler, and installs jobs in it or removes them. `cli` calls it."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ SCHEDULERS = ("auto", "systemd", "cron")
 
 
 class Scheduler(Protocol):
-    """What starts jobs on this machine."""
+    """A program that starts jobs on this machine."""
 
     name: str
 
     def is_present(self) -> bool:
-        """Whether it is there."""
+        """Whether it is available."""
 
     def files(self, name: str, texts: Mapping[str, str]) -> dict[str, str]:
-        """Return what will be written, by where."""
+        """Return the texts that will be written, by their destinations."""
 
     def commands(self, name: str) -> list[str]:
-        """Return what is run to activate a job."""
+        """Return the commands that activate a job."""
 
     def install(self, name: str, texts: Mapping[str, str]) -> None:
-        """Write and activate; a job of this name is replaced."""
+        """Write a job's texts and activate it, replacing a job of the same name."""
 
     def remove(self, name: str) -> list[str]:
-        """Undo `install`; return what was done."""
+        """Undo `install`; return what was done, or an empty list if the job was not installed."""
 
     def installed(self) -> dict[str, dict[str, str]]:
-        """Return what is written down for every installed job."""
+        """Return the installed texts by job, and by file name within a job."""
 
     def is_active(self, name: str) -> bool:
-        """Whether an installed job will be started."""
+        """Whether the scheduler will start an installed job."""
 
     def hint(self, user: str) -> str:
-        """Return what is to be known after installing."""
+        """Return what the user should know after installing; empty if there is nothing."""
 
 
 def choose(name: str, *, must_be_present: bool = True) -> Scheduler:
-    """Return a scheduler by name; ``auto`` takes systemd where the user has one, else cron.
+    """Return a scheduler by name; ``auto`` chooses systemd if it runs for the user, else cron.
 
     Raises:
-        SweeperError: There is none of this name, or it is not on this machine.
+        SweeperError: There is no scheduler of this name, or it is not available on this machine.
     """
     known: dict[str, Scheduler] = {"systemd": Systemd(), "cron": Cron()}
     if name not in SCHEDULERS:
@@ -57,18 +57,17 @@ def choose(name: str, *, must_be_present: bool = True) -> Scheduler:
     wanted = list(known.values()) if name == "auto" else [known[name]]
     found = next((scheduler for scheduler in wanted if scheduler.is_present()), None)
     if found is None and must_be_present:
-        rule = (
-            f"{name} does not answer here" if name != "auto" else "no systemd of the user answers, nor is there a cron"
-        )
-        raise SweeperError(f"{rule}. For other schedulers: sweeper jobs render NAME --for slurm|scrontab|kubernetes")
+        missing = "neither systemd nor cron is" if name == "auto" else f"{name} is not"
+        remedy = "For other schedulers, use: sweeper jobs render NAME --for slurm|scrontab|kubernetes"
+        raise SweeperError(f"{missing} available for this user on this machine. {remedy}")
     return found or wanted[0]
 
 
 def install(scheduler: Scheduler, name: str, texts: Mapping[str, str]) -> list[str]:
-    """Install a job, and take it out of the other scheduler if it was there; return what was done beside.
+    """Install a job, and remove it from the other scheduler if it was installed there; return how it was removed.
 
     Raises:
-        SweeperError: The scheduler refuses.
+        SweeperError: The scheduler rejects the job.
     """
     scheduler.install(name, texts)
     others = [other for other in _all() if other.name != scheduler.name and name in other.installed()]
@@ -76,7 +75,7 @@ def install(scheduler: Scheduler, name: str, texts: Mapping[str, str]) -> list[s
 
 
 def remove(name: str) -> list[str]:
-    """Take a job out of wherever it is installed; return what was done, nothing if it was not installed."""
+    """Remove a job from every scheduler; return what was done, or an empty list if it was not installed."""
     return [line for scheduler in _all() if name in scheduler.installed() for line in scheduler.remove(name)]
 
 

@@ -1,6 +1,6 @@
-"""Installs a job as a timer and a service of the user's own systemd; `schedulers` decides whether there is one.
+"""Installs a job as a timer and a service in the user's systemd. `schedulers` chooses it when it is running.
 
-Writes two unit files, reloads, enables the timer; removing undoes exactly that. Needs no root.
+Installing writes two unit files, reloads systemd and enables the timer; removing undoes exactly that. Needs no root.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sweeper.errors import SweeperError
-from sweeper.jobs.command import answer, call, has
+from sweeper.jobs.command import is_installed, run, run_checked
 from sweeper.jobs.render import unit_names
 from sweeper.store.atomic import write_atomic
 
 __all__ = ["Systemd"]
 
 _CTL = ("systemctl", "--user")
-_AWAKE = frozenset({"initializing", "starting", "running", "degraded", "maintenance"})
-"""Answers of a manager that is there; ``offline`` and errors to connect mean that there is none."""
+_RUNNING_STATES = frozenset({"initializing", "starting", "running", "degraded", "maintenance"})
+"""States in which there is a user manager. ``offline`` and connection errors mean that there is none."""
 
 
 class Systemd:
-    """The user's service manager.
+    """The user's service manager, as a `schedulers.Scheduler`.
 
     Args:
-        folder: Where it looks for unit files; the usual place if None.
+        folder: The folder of unit files; None for the default one.
     """
 
     name = "systemd"
@@ -35,26 +35,26 @@ class Systemd:
         self._folder = folder or config / "systemd" / "user"
 
     def is_present(self) -> bool:
-        """Whether a user manager answers."""
-        if not has(_CTL[0]):
+        """Whether the user's manager is running."""
+        if not is_installed(_CTL[0]):
             return False
-        _, output, _ = answer([*_CTL, "is-system-running"])
-        return output.decode().strip() in _AWAKE
+        _, output, _ = run([*_CTL, "is-system-running"])
+        return output.decode().strip() in _RUNNING_STATES
 
     def files(self, name: str, texts: Mapping[str, str]) -> dict[str, str]:
-        """Return what will be written, by where."""
+        """Return the texts that will be written, by their paths."""
         del name
         return {str(self._folder / name): text for name, text in texts.items()}
 
     def commands(self, name: str) -> list[str]:
-        """Return what is run after writing."""
+        """Return the commands that activate the timer."""
         return [" ".join(words) for words in _activation(name)]
 
     def install(self, name: str, texts: Mapping[str, str]) -> None:
-        """Write the units and start the timer; units that were there are put back if systemd refuses the new ones.
+        """Write the units and start the timer. If systemd rejects them, the previous units are restored.
 
         Raises:
-            SweeperError: systemd refuses.
+            SweeperError: systemd rejects the units.
         """
         paths = [self._folder / unit for unit in texts]
         before = {path: path.read_bytes() if path.exists() else None for path in paths}
@@ -62,49 +62,50 @@ class Systemd:
             write_atomic(path, text.encode())
         try:
             for words in _activation(name):
-                call(words)
+                run_checked(words)
         except SweeperError:
             for path, content in before.items():
-                _put_back(path, content)
-            answer([*_CTL, "daemon-reload"])
+                _restore(path, content)
+            run([*_CTL, "daemon-reload"])
             raise
 
     def remove(self, name: str) -> list[str]:
-        """Undo `install`; return what was done, nothing if the job was not installed."""
+        """Undo `install`; return what was done, or an empty list if the job was not installed."""
         service, timer = unit_names(name)
         paths = [path for path in (self._folder / service, self._folder / timer) if path.exists()]
         if not paths:
             return []
-        # The timer's memory of its last start goes too: a job of this name that comes later has missed nothing.
-        done = _done([*_CTL, "disable", "--now", timer], [*_CTL, "clean", "--what=state", timer])
-        # Where no manager answers, nobody has taken the link away by which it would start the timer.
+        # Delete the recorded time of the last start too. Otherwise, if a job of this name is installed later, systemd
+        # would find that it missed a start, and start it at once.
+        done = _run_successful([*_CTL, "disable", "--now", timer], [*_CTL, "clean", "--what=state", timer])
+        # Without a running manager, `disable` failed, and its link to the timer is still there.
         (self._folder / "timers.target.wants" / timer).unlink(missing_ok=True)
         for path in paths:
             path.unlink()
-        return [*done, *(f"removed {path}" for path in paths), *_done([*_CTL, "daemon-reload"])]
+        return [*done, *(f"removed {path}" for path in paths), *_run_successful([*_CTL, "daemon-reload"])]
 
     def installed(self) -> dict[str, dict[str, str]]:
-        """Return the unit files of every installed job, by job and by name of the file."""
+        """Return the unit files of every installed job, by job and by file name."""
         timers = sorted(self._folder.glob("sweeper-*.timer"))
         names = [path.stem.removeprefix("sweeper-") for path in timers]
         return {name: self._texts(name) for name in names}
 
     def is_active(self, name: str) -> bool:
-        """Whether the timer waits for the next start."""
-        return has(_CTL[0]) and answer([*_CTL, "is-active", "--quiet", unit_names(name)[1]])[0] == 0
+        """Whether the timer is waiting for the next start."""
+        return is_installed(_CTL[0]) and run([*_CTL, "is-active", "--quiet", unit_names(name)[1]])[0] == 0
 
     def log(self, name: str) -> str:
-        """Return how to read what the job printed."""
+        """Return the command that shows the job's output."""
         return f"journalctl --user --unit {unit_names(name)[0]}"
 
     def hint(self, user: str) -> str:
-        """Return what is to be known after installing; empty if there is nothing."""
-        if not has("loginctl"):
+        """Return what the user should know after installing; empty if there is nothing."""
+        if not is_installed("loginctl"):
             return ""
-        code, output, _ = answer(["loginctl", "show-user", user, "--property=Linger", "--value"])
+        code, output, _ = run(["loginctl", "show-user", user, "--property=Linger", "--value"])
         if code or output.decode().strip() == "yes":
             return ""
-        return "Timers run while you are logged in. To have them run always: loginctl enable-linger"
+        return "Timers run only while you are logged in. To let them run at any time: loginctl enable-linger"
 
     def _texts(self, name: str) -> dict[str, str]:
         paths = [self._folder / unit for unit in unit_names(name)]
@@ -113,16 +114,16 @@ class Systemd:
 
 def _activation(name: str) -> list[list[str]]:
     timer = unit_names(name)[1]
-    # restart, since enabling a timer that runs already does not make it read its new times.
+    # `restart`, because `enable --now` does not make a running timer read its new times.
     return [[*_CTL, "daemon-reload"], [*_CTL, "enable", timer], [*_CTL, "restart", timer]]
 
 
-def _done(*commands: list[str]) -> list[str]:
-    """Run commands that may be in vain; return those that were not."""
-    return [" ".join(words) for words in commands if has(words[0]) and answer(words)[0] == 0]
+def _run_successful(*commands: list[str]) -> list[str]:
+    """Run commands that may fail; return those that succeeded."""
+    return [" ".join(words) for words in commands if is_installed(words[0]) and run(words)[0] == 0]
 
 
-def _put_back(path: Path, content: bytes | None) -> None:
+def _restore(path: Path, content: bytes | None) -> None:
     if content is None:
         path.unlink(missing_ok=True)
     else:

@@ -1,4 +1,4 @@
-"""The checks of the chaos suite can fail: each kind of loss is found and named. Nothing is killed here."""
+"""The checks of the chaos suite detect each kind of loss. Nothing is killed here."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def found(where, rows):
 
 
 @pytest.mark.parametrize(("where", "rows"), [("Optuna", IN_OPTUNA), ("MLflow", IN_MLFLOW)])
-def test_equal_places_give_no_complaint(where, rows):
+def test_equal_records_are_no_problem(where, rows):
     assert found(where, rows) == set()
 
 
@@ -40,11 +40,11 @@ def test_equal_places_give_no_complaint(where, rows):
         ([(0, "FAILED infeasible", 0.9), IN_MLFLOW[1]], "differing"),
     ],
 )
-def test_what_is_wrong_is_named(rows, kind):
+def test_differences_are_found(rows, kind):
     assert kind in found("MLflow", rows)
 
 
-def test_a_setting_with_a_fault_may_not_complete_and_one_without_must_not_fail():
+def test_a_configuration_with_a_fault_may_not_complete_and_one_without_must_not_fail():
     sound = {"lora.r": 4, "lora.alpha_ratio": 1.0}
     broken = {"lora.r": 16, "lora.alpha_ratio": 1.0}
     assert expected_failure(sound) == ""
@@ -54,17 +54,17 @@ def test_a_setting_with_a_fault_may_not_complete_and_one_without_must_not_fail()
     assert is_expected(TrialState.INFEASIBLE, broken)
 
 
-def test_every_event_is_named_for_what_it_does():
+def test_every_event_has_a_description():
     assert set(EVENTS) >= KILLS | LETHAL | set(EXITS)
     assert all(event.__doc__ for event in EVENTS.values())
 
 
 def test_the_table_adds_up_the_sweeps():
     report = Report(seed=0)
-    row = {"kills": 3, "trials": 9, "sessions": 4, "lost": 0, "compared": 5, "elapsed_s": 60.0, "complaints": []}
+    row = {"kills": 3, "trials": 9, "sessions": 4, "lost": 0, "compared": 5, "elapsed_s": 60.0, "problems": []}
     for number in range(2):
         report.add({**row, "seed": number, "events": dict(Counter(kill_worker=3)), "exits": {}})
     table = report.table(1e-4)
     assert "(`kill_worker`) | 6 |" in table
     assert "| kills | 6 |" in table
-    assert "| lost | 0 |" in table
+    assert "| lost trials | 0 |" in table

@@ -17,11 +17,11 @@ def clock(tmp_path):
     return moved
 
 
-def test_it_goes_with_the_real_one_until_it_is_moved(tmp_path):
+def test_it_shows_the_real_time_until_it_is_moved(tmp_path):
     assert abs((Clock(tmp_path)() - datetime.now(UTC)).total_seconds()) < 1
 
 
-def test_a_night_begins_at_the_opening_and_is_over_at_the_end(clock):
+def test_a_window_can_be_opened_and_closed(clock):
     begin = clock()
     assert (begin.hour, begin.minute, clock.is_open) == (22, 0, True)
     clock.to_end(1.0)
@@ -35,13 +35,13 @@ def test_just_before_the_end_it_is_still_open(clock):
     assert clock().hour == 6
 
 
-def test_the_next_night_is_a_later_one(clock):
+def test_the_next_opening_is_a_day_later(clock):
     begin = clock()
     clock.to_opening()
     assert (clock() - begin).total_seconds() == pytest.approx(24 * 3600, abs=1)
 
 
-def test_a_controller_goes_by_the_clock_of_its_folder(clock, tmp_path, monkeypatch):
+def test_a_controller_uses_the_clock_of_its_folder(clock, tmp_path, monkeypatch):
     told = {}
     monkeypatch.setattr(sweeper.sweep.run, "run_sweep", lambda _overrides, **more: told.update(more))
     use_clock(tmp_path)

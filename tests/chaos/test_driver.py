@@ -1,4 +1,4 @@
-"""What the driver of the chaos suite takes for a complaint, with sessions that only say how they ended."""
+"""Which exits the driver of the chaos suite treats as errors, with fake sessions that only have exit codes."""
 
 from __future__ import annotations
 
@@ -56,18 +56,18 @@ def test_a_sweep_that_is_done_ends_it(play):
     assert play([0], trials=1).sessions == 1
 
 
-def test_an_end_with_trials_left_is_a_complaint(play):
+def test_an_exit_with_trials_left_is_an_error(play):
     with pytest.raises(ChaosError, match="trials are left"):
         play([0], trials=2)
 
 
 @pytest.mark.parametrize("code", [1, 2, 3, 4, 5, 75, 143])
-def test_an_exit_code_that_nothing_explains_is_a_complaint(play, code):
-    with pytest.raises(ChaosError, match=f"ended with {code}"):
+def test_an_exit_code_that_no_event_explains_is_an_error(play, code):
+    with pytest.raises(ChaosError, match=f"exited with {code}"):
         play([code], trials=1)
 
 
-def test_after_the_end_of_a_window_the_next_one_goes_on(play, monkeypatch):
+def test_after_the_end_of_a_window_the_next_session_continues(play, monkeypatch):
     monkeypatch.setitem(driver_module.EVENTS, "close_window", lambda session, _draw: session.clock.to_end(30.0))
     monkeypatch.setattr(driver_module, "_TOO_EARLY", 1.0)
     played = play([0, 0, 0], trials=1, kinds=["close_window"])
@@ -75,14 +75,14 @@ def test_after_the_end_of_a_window_the_next_one_goes_on(play, monkeypatch):
     assert played.seen[0].state is TrialState.COMPLETE
 
 
-def test_a_session_outside_of_the_window_must_leave_in_peace(play, monkeypatch):
+def test_a_session_outside_the_window_must_exit_with_0(play, monkeypatch):
     monkeypatch.setitem(driver_module.EVENTS, "close_window", lambda session, _draw: session.clock.to_end(30.0))
     monkeypatch.setattr(driver_module, "_TOO_EARLY", 1.0)
-    with pytest.raises(ChaosError, match="ended with 2"):
+    with pytest.raises(ChaosError, match="exited with 2"):
         play([0, 2], trials=1, kinds=["close_window"])
 
 
-def test_a_stroke_that_finds_nothing_is_no_event_and_comes_again(play, monkeypatch):
+def test_an_event_that_finds_nothing_to_disturb_is_not_counted_and_repeated(play, monkeypatch):
     found = iter([False, False, True])
     monkeypatch.setitem(driver_module.EVENTS, "kill_worker", lambda _session, _draw: next(found))
     played = play([0], trials=1, kinds=["kill_worker"])

@@ -1,4 +1,4 @@
-"""Events that check for themselves what follows complain if it does not. A sleeping process is the worker."""
+"""Events that check their own consequences raise an error if they are missing. The worker is a sleeping process."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class FakeSession:
         time.sleep(0 if until_trained else min(seconds, 0.01))
         return self.is_alive
 
-    def twin(self):
+    def start_again(self):
         second = FakeSession(self.paths.root)
         second.is_alive = False
         second.process = self
@@ -58,7 +58,7 @@ def worker():
 
 
 def kill_soon(session, worker, *, charged_s):
-    """Do what the watchdog and the ledger do."""
+    """Act as the watchdog and the ledger."""
 
     def work():
         wait_until(lambda: psutil.Process(worker.pid).status() == psutil.STATUS_STOPPED, "a stopped worker")
@@ -71,7 +71,7 @@ def kill_soon(session, worker, *, charged_s):
     threading.Thread(target=work, daemon=True).start()
 
 
-def test_a_hung_worker_that_nobody_kills_is_a_complaint(tmp_path, worker, monkeypatch):
+def test_a_hung_worker_that_is_not_killed_is_an_error(tmp_path, worker, monkeypatch):
     monkeypatch.setattr(events, "STARTUP_TIMEOUT_S", 0.1)
     monkeypatch.setattr(events, "_PATIENCE_S", 0.1)
     with pytest.raises(ChaosError, match="the watchdog does nothing"):
@@ -90,11 +90,11 @@ def test_the_chunk_of_a_hung_worker_must_be_charged(tmp_path, worker, charged_s)
 
 
 @pytest.mark.parametrize("code", [75, 0, 2, None])
-def test_a_second_controller_must_leave_with_its_own_exit_code(tmp_path, monkeypatch, code):
+def test_a_second_controller_must_exit_with_code_75(tmp_path, monkeypatch, code):
     monkeypatch.setattr(events, "survivors", lambda _pid, _patience_s: [])
     session = FakeSession(tmp_path, code=code)
     if code == 75:
         start_a_second(session, DRAW)
         return
-    with pytest.raises(ChaosError, match=f"ended with {code}"):
+    with pytest.raises(ChaosError, match=f"exited with {code}"):
         start_a_second(session, DRAW)

@@ -92,7 +92,7 @@ def test_a_worker_is_restarted_fresh_under_its_index(executor):
     assert replies(executor, 1)[0][1].references == {"trec": {"answered": 1.0}}
 
 
-def test_a_retired_worker_is_heard_of_no_more(executor):
+def test_a_retired_worker_is_never_returned_again(executor):
     first, second = executor.start()
     replies(executor, 2)
     executor.retire(first)

@@ -95,7 +95,8 @@ def test_the_environment_of_the_controller_is_left_alone(start):
 
 
 @pytest.mark.parametrize(
-    ("command", "said"), [(KILL, r"worker 0 was killed by SIGKILL \(often the kernel"), (EXIT, "exited with 3")]
+    ("command", "said"),
+    [(KILL, r"worker 0 was killed by SIGKILL \(usually by the kernel"), (EXIT, "exited with code 3")],
 )
 def test_a_death_is_noticed_and_its_cause_named(start, command, said):
     executor, (handle,) = start()
@@ -105,7 +106,7 @@ def test_a_death_is_noticed_and_its_cause_named(start, command, said):
         replies(executor, 1)
 
 
-def test_an_answer_and_the_death_after_it_are_both_heard(start):
+def test_an_answer_and_the_death_after_it_are_both_received(start):
     executor, (handle,) = start()
     pid = int(started(executor)[0]["pid"])
     handle.send(ChunkRequest())
@@ -128,7 +129,7 @@ def test_a_dead_worker_can_be_restarted(start):
     assert replies(executor, 1) == [(0, ChunkReport(elapsed_s=1.0))]
 
 
-def test_a_request_to_a_dead_worker_is_no_error_before_it_is_heard_of(start):
+def test_a_request_to_a_dead_worker_is_no_error_until_its_death_is_received(start):
     executor, (handle,) = start()
     pid = int(started(executor)[0]["pid"])
     os.kill(pid, signal.SIGKILL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import textwrap
 
 import pytest
 import yaml
@@ -35,13 +36,13 @@ def test_installing_prints_exactly_what_it_wrote_and_how_to_undo_it(sweeper, uni
     assert code == 0
     for path in units.iterdir():
         assert f"Wrote {path}:" in out
-        assert "".join(f"    {line}\n" for line in path.read_text().splitlines()) in out
-    assert "Undo it with: sweeper jobs remove nightly" in out
+        assert textwrap.indent(path.read_text(), "    ") in out
+    assert "To undo this: sweeper jobs remove nightly" in out
 
 
 def test_installing_in_a_crontab_prints_exactly_what_it_wrote(sweeper, machine):
     _, out, _ = sweeper("install", "nightly", "--scheduler", "cron")
-    assert "".join(f"    {line}\n" for line in (machine / "table").read_text().splitlines()) in out
+    assert textwrap.indent((machine / "table").read_text(), "    ") in out
 
 
 @pytest.mark.parametrize("scheduler", ["systemd", "cron"])
@@ -60,7 +61,7 @@ def test_installing_elsewhere_moves_a_job(sweeper, machine, units):
     _, out, _ = sweeper("install", "nightly", "--scheduler", "systemd")
     assert not (machine / "table").exists()
     assert len(list(units.iterdir())) == 2
-    assert "It was installed elsewhere before: crontab -r" in out
+    assert "Removed from the other scheduler: crontab -r" in out
 
 
 @pytest.mark.parametrize("scheduler", ["systemd", "cron"])
@@ -84,13 +85,13 @@ def test_removing_what_is_not_installed_says_what_is(sweeper):
     sweeper("install", "nightly")
     code, _, err = sweeper("remove", "nihgtly")
     assert code == 2
-    assert "job 'nihgtly' is not installed. Did you mean 'nightly'? Installed are: nightly." in err
+    assert "job 'nihgtly' is not installed. Did you mean 'nightly'? Installed jobs: nightly." in err
 
 
 @pytest.mark.parametrize(
     "command", [["install", "nightly"], ["render", "nightly", "--for", "slurm"], ["run", "nightly"]]
 )
-def test_overrides_that_do_not_compose_are_told_before_anything_happens(sweeper, units, jobs_dir, command):
+def test_overrides_that_do_not_compose_are_reported_before_anything_happens(sweeper, units, jobs_dir, command):
     (jobs_dir / "nightly.yaml").write_text('overrides: [dataset=trek]\nwindow: "22:00-07:00"\n')
     code, _, err = sweeper(*command)
     assert code == 2
@@ -102,17 +103,17 @@ def test_a_job_without_a_window_cannot_be_installed(sweeper, jobs_dir):
     (jobs_dir / "nightly.yaml").write_text("overrides: [dataset=trec]\n")
     code, _, err = sweeper("install", "nightly")
     assert code == 2
-    assert "nightly.yaml: window=: without a window nothing says when the job starts" in err
+    assert "nightly.yaml: window=: a scheduled job needs a window, which sets when it starts" in err
 
 
 @pytest.mark.parametrize("scheduler", ["systemd", "cron"])
-def test_the_status_tells_of_an_installed_job(sweeper, scheduler):
+def test_the_status_shows_an_installed_job(sweeper, scheduler):
     sweeper("install", "nightly", "--scheduler", scheduler)
     _, out, _ = sweeper("status")
     assert f"{scheduler} " in out
     assert "22:00" in out
     assert "never run" in out
-    assert "changed since" not in out
+    assert "has changed" not in out
     log = "journalctl --user --unit sweeper-nightly.service" if scheduler == "systemd" else "outputs/jobs/nightly.log"
     assert log in out
 
@@ -120,7 +121,7 @@ def test_the_status_tells_of_an_installed_job(sweeper, scheduler):
 def test_the_status_says_when_a_job_has_changed_since_it_was_installed(sweeper, jobs_dir):
     sweeper("install", "nightly")
     (jobs_dir / "nightly.yaml").write_text('overrides: [dataset=trec]\nwindow: "20:00-07:00"\n')
-    assert "changed since: install it" in " ".join(sweeper("status")[1].split())
+    assert "the job has changed: install it" in " ".join(sweeper("status")[1].split())
 
 
 OWN, NOBODY = "own", "nobody's"  # process numbers differ between the processes that run tests
@@ -130,12 +131,12 @@ OWN, NOBODY = "own", "nobody's"  # process numbers differ between the processes 
     ("end", "pid", "said"),
     [
         ({}, OWN, "running: Session 1 began"),
-        ({}, NOBODY, "cut off: Session 1 began"),
+        ({}, NOBODY, "interrupted: Session 1 began"),
         ({"ended_at": BEGUN, "reason": "the window closed"}, None, "Session 1 ended"),
         ({"ended_at": BEGUN, "reason": "no disk", "has_failed": True}, None, "Session 1 failed"),
     ],
 )
-def test_the_status_tells_how_the_last_session_stands(sweeper, jobs_dir, end, pid, said):
+def test_the_status_describes_the_last_session(sweeper, jobs_dir, end, pid, said):
     (jobs_dir / "nightly.yaml").write_text("overrides: [dataset=trec, name=mine]\n")
     store = TrialStore(jobs_dir.parent / "outputs" / "mine")
     session = SessionRecord(number=1, begun_at=BEGUN, saved_at=BEGUN, **end)
@@ -171,7 +172,7 @@ def test_what_is_rendered_can_be_piped_into_a_file(sweeper):
     assert kinds == ["ConfigMap", "PersistentVolumeClaim", "CronJob"]
 
 
-def test_an_unknown_target_is_told(sweeper):
+def test_an_unknown_target_is_an_error(sweeper):
     code, _, err = sweeper("render", "nightly", "--for", "kubernets")
     assert code == 2
     assert "Did you mean 'kubernetes'?" in err

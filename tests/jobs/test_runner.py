@@ -44,18 +44,18 @@ def test_a_session_searches_in_the_jobs_folder_and_reports(job):
     assert len(SessionLog(job.folder / "outputs" / "tiny").read()) == 1
 
 
-def test_a_job_that_wants_no_report_says_nothing_of_one(job):
+def test_a_job_without_a_report_prints_no_report(job):
     _, said = _run(dataclasses.replace(job, report=False))
     assert "Report:" not in said
 
 
-def test_a_second_session_leaves_the_first_alone_and_ends_well(job):
+def test_a_second_session_leaves_the_first_alone_and_exits_with_0(job):
     plan = plan_job(job)
     with hold(plan.store):
         code, said = _run(job)
     assert code == 0
     assert "sweep tiny is being run by process" in said
-    assert "This session of job mine ends here" in said
+    assert "This session of job mine exits" in said
     assert "Report:" not in said
 
 
@@ -79,7 +79,7 @@ def test_a_session_ends_with_the_exit_code_of_its_sweep(job, monkeypatch):
     assert _run(job)[0] == 143
 
 
-def test_outside_of_its_window_a_session_ends_well_and_searches_nothing(job):
+def test_outside_its_window_a_session_exits_with_0_and_searches_nothing(job):
     now = utc_now()
     times = [f"{now + timedelta(hours=hours):%H:%M}" for hours in (3, 4)]
     code, said = _run(dataclasses.replace(job, window="-".join(times), time_zone="UTC"))

@@ -1,4 +1,4 @@
-"""A job's file: what it may say, and what is said about mistakes."""
+"""A job's file: its keys, its defaults, and the messages about mistakes."""
 
 from __future__ import annotations
 
@@ -36,26 +36,26 @@ def test_folder_and_virtual_environment_can_be_set(jobs_dir):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("widow: 22:00-07:00", "mine.yaml: widow=22:00-07:00: a job has no such key. Did you mean 'window'? Keys are"),
+        ("widow: 22:00-07:00", "mine.yaml: widow=22:00-07:00: jobs have no such key. Did you mean 'window'? Keys: "),
         ("window: 22-7", "mine.yaml: window=22-7: a window is HH:MM-HH:MM"),
-        ("window: 22:00", "mine.yaml: window=1320: a text such as '22:00-07:00' is expected. Quote texts"),
+        ("window: 22:00", "mine.yaml: window=1320: the value must be a text such as '22:00-07:00'. Put texts"),
         ("time_zone: Europe/Berln\nwindow: 22:00-07:00", "Europe/Berln: there is no time zone of this name"),
-        ("overrides: dataset=trec", "mine.yaml: overrides=dataset=trec: a list of Hydra overrides is expected"),
-        ("overrides: [{dataset: trec}]", "a list of Hydra overrides is expected"),
-        ("report: maybe", "mine.yaml: report=maybe: true or false is expected"),
-        ("name: Mine!", "mine.yaml: name=Mine!: a job's name becomes one of units and files"),
+        ("overrides: dataset=trec", "mine.yaml: overrides=dataset=trec: the value must be a list of Hydra overrides"),
+        ("overrides: [{dataset: trec}]", "the value must be a list of Hydra overrides"),
+        ("report: maybe", "mine.yaml: report=maybe: the value must be true or false"),
+        ("name: Mine!", "mine.yaml: name=Mine!: a job's name is 1 to 40 lowercase letters"),
         ("folder: nowhere", "mine.yaml: folder=nowhere: there is no folder"),
-        ("virtual_environment: env", "mine.yaml: virtual_environment=env: there is no"),
-        ("- dataset=trec", "a job is a list of keys with values. Keys are: name"),
+        ("virtual_environment: env", "env/bin/python does not exist. Remove the key"),
+        ("- dataset=trec", "a job must be a YAML mapping of keys to values. Keys: name"),
         ("window: [", "it cannot be read"),
         ("folder: |\n  jobs\n  tests", "mine.yaml: folder="),
         (
             "window: 22:00-07:00\noverrides: [\"budget.window='20:00-21:00'\"]",
-            "the job gives it as window already. Take one of them out.",
+            "the job already sets this with its key window. Remove one of them.",
         ),
     ],
 )
-def test_a_mistake_is_told_with_key_value_rule_and_remedy(jobs_dir, text, said):
+def test_a_mistake_is_reported_with_key_value_rule_and_remedy(jobs_dir, text, said):
     with pytest.raises(ConfigError) as caught:
         load_job(_job(jobs_dir, text))
     assert said in str(caught.value)
@@ -80,7 +80,7 @@ def test_window_zone_and_addresses_become_overrides(jobs_dir):
 
 def test_two_jobs_of_one_name_are_refused(jobs_dir):
     _job(jobs_dir, "name: nightly")
-    with pytest.raises(ConfigError, match=r"nightly.yaml: name=nightly: mine.yaml has this name already"):
+    with pytest.raises(ConfigError, match=r"nightly.yaml: name=nightly: mine.yaml already has this name"):
         load_jobs(jobs_dir)
 
 
@@ -94,8 +94,8 @@ def test_a_job_is_found_by_the_name_in_its_file(jobs_dir):
     assert find_job("other", jobs_dir).file.name == "mine.yaml"
 
 
-def test_an_unknown_job_is_told_with_the_nearest(jobs_dir):
-    with pytest.raises(SweeperError, match=r"there is no job 'nihgtly'. Did you mean 'nightly'\? There are: nightly"):
+def test_an_unknown_job_is_reported_with_the_most_similar_name(jobs_dir):
+    with pytest.raises(SweeperError, match=r"there is no job 'nihgtly'. Did you mean 'nightly'\? Known jobs: nightly"):
         find_job("nihgtly", jobs_dir)
 
 

@@ -100,16 +100,16 @@ def test_without_systemctl_cron_is_taken(machine):
 
 def test_without_any_scheduler_the_templates_are_named(machine, monkeypatch):
     monkeypatch.setenv("PATH", str(machine / "empty"))
-    with pytest.raises(SweeperError, match=r"nor is there a cron. For other schedulers: sweeper jobs render"):
+    with pytest.raises(SweeperError, match=r"neither systemd nor cron is available .* use: sweeper jobs render"):
         choose("auto")
 
 
 def test_a_scheduler_that_does_not_answer_cannot_be_forced(machine):
     (machine / "manager").write_text("offline\n")
-    with pytest.raises(SweeperError, match="systemd does not answer here"):
+    with pytest.raises(SweeperError, match="systemd is not available"):
         choose("systemd")
 
 
-def test_a_misspelt_scheduler_is_told():
+def test_a_misspelt_scheduler_is_an_error():
     with pytest.raises(SweeperError, match=r"--scheduler=sistemd: .* Did you mean 'systemd'\?"):
         choose("sistemd")

@@ -16,8 +16,8 @@ import yaml
 
 from sweeper.config.time_windows import parse
 from sweeper.jobs.render import Resources, render
+from sweeper.jobs.schedule_lines import calendar_lines
 from sweeper.jobs.settings import load_job
-from sweeper.jobs.starts import calendar_lines
 from tests.doubles import wait_until
 
 ROOT = Path(__file__).parents[2]

@@ -1,8 +1,8 @@
-"""Turns windows into the lines by which schedulers start: systemd's OnCalendar, and cron's five fields.
+"""Turns time windows into schedules: systemd's OnCalendar values, and cron's five fields.
 
-systemd and Kubernetes know time zones. crons differ: cronie reads CRON_TZ, Debian's and busybox's ignore it, and in
-cronie it would also move every line below. So lines of cron are in the machine's own zone, at each time of its clock at
-which the window may be open in the course of a year; `sweeper` itself leaves at once when it is not.
+systemd and Kubernetes support time zones. cron implementations differ: cronie reads CRON_TZ, but Debian's and busybox's
+ignore it, and in cronie it would also affect all lines below it. So cron lines are in the machine's own time zone. They
+cover every local time at which the window can be open within a year; when it is not open, `sweeper` exits at once.
 """
 
 from __future__ import annotations
@@ -13,35 +13,35 @@ from datetime import UTC, date, datetime, time, timedelta, tzinfo
 
 from sweeper.config.time_windows import DAYS, TimeWindow, TimeWindows
 
-__all__ = ["calendar_lines", "cron_lines", "longest_s", "zone_schedules"]
+__all__ = ["calendar_lines", "cron_lines", "cron_lines_in_zone", "longest_window_s"]
 
 _HOUR = timedelta(hours=1)
 _YEAR_DAYS = 371
-"""A whole number of weeks, with both changes of the clock in it."""
-_DAY_MIN = 24 * 60
+"""A whole number of weeks that contains both changes between summer and winter time."""
+_DAY_MINUTES = 24 * 60
 Moment = tuple[int, int, int]
-"""Minute, hour, and day of the week as cron counts it: 0 is Sunday."""
+"""Minute, hour, and cron's day of the week: 0 is Sunday."""
 
 
 def calendar_lines(windows: TimeWindows) -> list[str]:
-    """Return an OnCalendar value for each window's opening, in the windows' zone."""
+    """Return an OnCalendar value for each opening, in the windows' time zone."""
     zone = f" {windows.zone.key}" if windows.zone is not None else ""
     return list(dict.fromkeys(f"{_days_word(window)}*-*-* {window.start_text}:00{zone}" for window in windows))
 
 
-def zone_schedules(windows: TimeWindows) -> list[str]:
-    """Return cron's five fields for each opening, in the windows' own zone, for schedulers that know zones."""
+def cron_lines_in_zone(windows: TimeWindows) -> list[str]:
+    """Return cron's five fields for each opening in the windows' time zone, for schedulers that support time zones."""
     return _lines((window.start % 60, window.start // 60, (day + 1) % 7) for window in windows for day in window.days)
 
 
 def cron_lines(windows: TimeWindows, *, now: datetime, is_hourly: bool, zone: tzinfo | None = None) -> list[str]:
-    """Return cron's five fields in the machine's zone.
+    """Return cron's five fields in the machine's time zone.
 
     Args:
         windows: The windows.
-        now: The present time: a year from now decides which times of the clock occur.
-        is_hourly: Start every hour while a window is open, too: what was missed or killed is taken up again.
-        zone: The machine's zone; that of this process if None.
+        now: The current time; the lines cover the year that starts here.
+        is_hourly: Also start every hour while a window is open, so that a missed or killed session is resumed.
+        zone: The machine's time zone; None for that of this process.
     """
     begin = windows.local(now).date()
     days = [begin + timedelta(days=shift) for shift in range(_YEAR_DAYS)]
@@ -50,10 +50,10 @@ def cron_lines(windows: TimeWindows, *, now: datetime, is_hourly: bool, zone: tz
     return _lines(_fields(moment.astimezone(zone)) for moment in starts)
 
 
-def longest_s(windows: TimeWindows) -> int:
-    """Return the length of the longest window in seconds; a day if there is none."""
-    lengths = [(window.end - window.start) % _DAY_MIN or _DAY_MIN for window in windows]
-    return max(lengths, default=_DAY_MIN) * 60
+def longest_window_s(windows: TimeWindows) -> int:
+    """Return the length of the longest window in seconds; a day if there are no windows."""
+    lengths = [(window.end - window.start) % _DAY_MINUTES or _DAY_MINUTES for window in windows]
+    return max(lengths, default=_DAY_MINUTES) * 60
 
 
 def _span(window: TimeWindow, day: date, zone: tzinfo | None) -> tuple[datetime, datetime]:
@@ -73,7 +73,7 @@ def _fields(moment: datetime) -> Moment:
 
 
 def _lines(moments: Iterable[Moment]) -> list[str]:
-    """Group moments into as few lines as cron's fields allow."""
+    """Group moments: first the days of the same time, then the hours of the same minute and days."""
     days: dict[tuple[int, int], set[int]] = defaultdict(set)
     for minute, hour, day in moments:
         days[minute, hour].add(day)

@@ -1,4 +1,4 @@
-"""Lines by which schedulers start."""
+"""Schedules for systemd, cron and Kubernetes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from sweeper.config.time_windows import parse
-from sweeper.jobs.starts import calendar_lines, cron_lines, longest_s, zone_schedules
+from sweeper.jobs.schedule_lines import calendar_lines, cron_lines, cron_lines_in_zone, longest_window_s
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
@@ -39,7 +39,7 @@ def test_systemd_starts_at_each_opening(window, zone, lines):
     ],
 )
 def test_kubernetes_starts_at_each_opening_of_the_zone(window, lines):
-    assert zone_schedules(parse(window, "Asia/Tokyo")) == lines
+    assert cron_lines_in_zone(parse(window, "Asia/Tokyo")) == lines
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_every_opening_of_a_year_is_met_within_the_minute(window, zone, machine)
     ("window", "hours"), [("22:00-07:00", 9), ("00:00-24:00", 24), ("", 24), ("9:00-9:30; 1:00-3:00", 2)]
 )
 def test_the_longest_window_is_known(window, hours):
-    assert longest_s(parse(window)) == hours * 3600
+    assert longest_window_s(parse(window)) == hours * 3600
 
 
 def _expanded(line):
