@@ -68,14 +68,14 @@ def failed_trial(number, kind=FailureKind.ERROR, state=FAILED):
 def test_a_study_is_aborted_when_its_first_trials_all_failed_for_one_cause():
     trials = [failed_trial(number) for number in range(4)]
     assert abort_reason(trials[:3], 4) == ""
-    assert abort_reason(trials, 4) == "all of its first 4 trials came to nothing (4 error)"
+    assert abort_reason(trials, 4) == "its first 4 trials all failed or were infeasible (4 error)"
 
 
 def test_with_several_causes_twice_as_many_must_have_failed():
     kinds = (FailureKind.ERROR, FailureKind.HUNG)
     trials = [failed_trial(number, kinds[number % 2]) for number in range(8)]
     assert abort_reason(trials[:7], 4) == ""
-    assert abort_reason(trials, 4) == "all of its first 8 trials came to nothing (4 error, 4 hung)"
+    assert abort_reason(trials, 4) == "its first 8 trials all failed or were infeasible (4 error, 4 hung)"
 
 
 @pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.PRUNED])

@@ -107,7 +107,7 @@ class Controller:
                 self.stop_reason = self.forecast.reason()
             # Chunks that are abandoned are charged: their time is spent, whatever they would have brought.
             for slot in self._slots.values():
-                self._recovery.charge_lost_chunk(slot, self._watchdog.ended(slot.handle.index))
+                self._recovery.charge_lost_chunk(slot, self._watchdog.finished(slot.handle.index))
         finally:
             self._executor.stop()
             self._ledger.save()
@@ -166,7 +166,7 @@ class Controller:
         if isinstance(reply, WorkerFailed):
             self._handle_loss(slot, Failure(kind=reply.kind, message=reply.message, traceback=reply.traceback))
             return
-        self._watchdog.ended(slot.handle.index, is_good=True)
+        self._watchdog.finished(slot.handle.index, is_good=True)
         slot.state = WorkerState.IDLE
         self._handle_reply(slot, reply)
 
@@ -228,7 +228,7 @@ class Controller:
         """Fill free lanes one by one: each trial reserves device hours that the next one cannot have."""
         admissions: list[Admission] = []
         while len(slot.lanes) < slot.num_lanes:
-            admitted = study.admissions(1, may_start=self.forecast.may_begin(study))
+            admitted = study.admissions(1, may_start=self.forecast.may_start(study))
             if not admitted:
                 break
             if self._is_for_others(slot, study, admitted[0].spec):
@@ -250,18 +250,18 @@ class Controller:
     def _send(self, slot: WorkerSlot, request: Request, state: WorkerState, what: str) -> None:
         slot.handle.send(request)
         slot.state = state
-        self._watchdog.began(slot.handle.index, what, num_lanes=len(slot.lanes))
+        self._watchdog.started(slot.handle.index, what, num_lanes=len(slot.lanes))
 
     def _new_slot(self, handle: WorkerHandle) -> WorkerSlot:
         """Watch a worker that was started just now."""
-        self._watchdog.began(handle.index, "its start")
+        self._watchdog.started(handle.index, "its start")
         return WorkerSlot(handle)
 
     def _assign_idle(self) -> None:
         for slot in self._slots.values():
             if slot.is_busy or slot.lanes:
                 continue
-            ready = [run for run in self._open_studies() if run.has_due or self._may_begin(run)]
+            ready = [run for run in self._open_studies() if run.has_due or self._may_start(run)]
             if slot.study in ready:
                 self._send_chunk(slot, slot.study)
             elif ready:
@@ -276,10 +276,10 @@ class Controller:
 
     def _open_studies(self) -> list[StudyRun]:
         runs = [run for run, _ in self._studies.values() if self.forecast.may_train(run)]
-        return [run for run in runs if run.has_waiting or self._may_begin(run)]
+        return [run for run in runs if run.has_waiting or self._may_start(run)]
 
-    def _may_begin(self, study: StudyRun) -> bool:
-        return study.may_ask and self.forecast.may_begin(study)
+    def _may_start(self, study: StudyRun) -> bool:
+        return study.may_ask and self.forecast.may_start(study)
 
     def _num_workers(self, study: StudyRun) -> int:
         return sum(slot.study is study and slot.is_busy for slot in self._slots.values())
@@ -288,7 +288,7 @@ class Controller:
         """Put the trials of a worker that is lost, hung or broken back, and start another in its place."""
         index = slot.handle.index
         log.warning("worker %d: %s; %d trial(s) go back to the queue", index, failure.message, len(slot.lanes))
-        elapsed_s = self._watchdog.ended(index)
+        elapsed_s = self._watchdog.finished(index)
         if POLICIES[failure.kind].action is Action.STOP:
             raise DiskFull(f"worker {index}: {failure.message}. {POLICIES[failure.kind].remedy}")
         if self._is_ending:

@@ -1,6 +1,6 @@
-"""Whether a study in which everything fails should end early, from its records alone: so a restart thinks the same.
+"""Whether a study in which everything fails should be aborted. Depends on its records alone, so a restart agrees.
 
-Asked by `study_run`, and by whoever shows how a study is.
+Called by `study_run`, and by the code that displays the state of a study.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from sweeper.types import Phase, TrialRecord, TrialState
 __all__ = ["abort_reason"]
 
 _MIXED = 2
-"""With several causes, so many times as many trials must have failed."""
+"""If there are several causes, this many times as many trials must have failed."""
 
 
 def abort_reason(trials: Iterable[TrialRecord], after: int) -> str:
-    """Return why a study is given up; empty if it is not.
+    """Return why a study is aborted; empty if it is not.
 
-    That is when its first ``after`` finished trials all failed, or were infeasible, for one cause; or twice as many for
-    several. One trial that got as far as a score ends all doubt.
+    It is aborted if its first ``after`` finished trials all failed or were infeasible for the same cause, or twice as
+    many for different causes. It is never aborted once a trial was complete or pruned.
 
     Args:
         trials: All trials of the study.
@@ -35,4 +35,4 @@ def abort_reason(trials: Iterable[TrialRecord], after: int) -> str:
     if len(causes) > 1 and len(finished) < _MIXED * after:
         return ""
     named = ", ".join(f"{len(count.trials)} {count.cause}" for count in causes)
-    return f"all of its first {len(finished)} trials came to nothing ({named})"
+    return f"its first {len(finished)} trials all failed or were infeasible ({named})"

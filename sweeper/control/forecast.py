@@ -1,10 +1,10 @@
-"""What still fits: predicted from the chunks that were measured. The controller asks before it begins anything.
+"""Predicts from measured chunks whether another chunk or trial fits into the time and device hours that are left.
 
-A chunk is the unit that must fit before a window closes, because every chunk is checkpointed: a trial that the window
-cuts goes on the next night where it stopped, and the search proposes what it would have proposed without the cut.
-Where nothing goes on afterwards (a deadline with a date, the last device hours) a whole trial must fit.
+Before a window closes, only a chunk must fit, because every chunk is checkpointed: the next session resumes a trial
+where the window interrupted it, and the search proposes what it would have proposed without the interruption. Where no
+session follows (a deadline with a date, the last device hours) a whole trial must fit.
 
-Predicts and decides nothing else; what was spent and what the clock says is `ledger`'s business.
+The controller asks before it starts anything. What was spent, and the time, come from `ledger`.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from sweeper.types import ChunkReport, StudyRecord, TrialRecord
 __all__ = ["Forecast", "StudyLike", "chunks_left"]
 
 _RECENT = 8
-"""Chunks that a prediction is made of: a whole trial has 12 by default, so scored chunks are among them."""
+"""Latest chunks that a prediction uses. A trial has 12 by default, so some of them include scoring."""
 _GRACE_S = 15.0
-"""A chunk that takes longer than predicted may end so long after the close; then it is lost, its trials are not."""
+"""How long after the end of the session a chunk may still finish. Later it is abandoned, but its trials are not."""
 
 
 class StudyLike(Protocol):
-    """What is asked of a study (see `sweeper.control.study_run.StudyRun`)."""
+    """What a forecast needs of a study (see `sweeper.control.study_run.StudyRun`)."""
 
     @property
     def record(self) -> StudyRecord:
@@ -43,24 +43,24 @@ class StudyLike(Protocol):
         ...
 
     @property
-    def num_to_begin(self) -> int:
-        """Trials that the budget still allows to begin."""
+    def num_to_start(self) -> int:
+        """Trials that the budget still allows to start."""
         ...
 
     @property
     def cannot_open(self) -> bool:
-        """Whether no worker can open it, so that nothing of it goes on."""
+        """Whether no worker can open it, so that none of its trials can continue."""
         ...
 
 
 class Forecast:
-    """Predicts for one session.
+    """Makes the predictions of one session.
 
     Args:
         runs: The studies.
-        ledger: What is spent, and the time.
+        ledger: What was spent, and the present time.
         budget: What may be spent, and until when.
-        num_lanes: Lanes of a pack, until a chunk of this session was measured.
+        num_lanes: Lanes of a pack, to predict a chunk before one was measured in this session.
     """
 
     def __init__(
@@ -74,18 +74,18 @@ class Forecast:
 
     @property
     def is_overdue(self) -> bool:
-        """Whether the session should have ended some time ago, so that running chunks are given up."""
+        """Whether the session should have ended a while ago, so that running chunks must be abandoned."""
         return self._stop is not None and self._ledger.left_s(self._stop) < -_GRACE_S
 
     @property
     def is_paused(self) -> bool:
-        """Whether something is left to do that only the clock forbids, and not for ever."""
+        """Whether only a window or a daily deadline holds up the remaining work, so that a later session continues."""
         if self._stop is None or self._stop.is_final or self.reason() is None:
             return False
         return any(self._why_no_chunk(run) for run in self._runs if _is_unfinished(run))
 
     def note(self, study: str, report: ChunkReport) -> None:
-        """Learn from a chunk of a pack."""
+        """Record how long a chunk of a pack took."""
         self._chunk_s[study].append(report.elapsed_s)
         if report.costs:
             costs = [cost.device_s for cost in report.costs.values()]
@@ -95,12 +95,12 @@ class Forecast:
         """Whether another chunk of a study is predicted to end in time."""
         return self._why_no_chunk(run) is None
 
-    def may_begin(self, run: StudyLike) -> bool:
-        """Whether a new trial of a study may begin, given that a chunk of it fits."""
+    def may_start(self, run: StudyLike) -> bool:
+        """Whether a new trial of a study may start, given that a chunk of it fits."""
         return self._why_no_trial(run) is None
 
     def reason(self) -> str | None:
-        """Return why nothing more may be begun though something is left to do; None otherwise."""
+        """Return why nothing more may start although work is left; None otherwise."""
         unfinished = [run for run in self._runs if _is_unfinished(run)]
         reasons = [self._why_no_chunk(run) or self._why_no_trial(run) for run in unfinished]
         return reasons[0] if reasons and all(reasons) else None
@@ -109,7 +109,7 @@ class Forecast:
         """Return when the session is predicted to end; None before the first chunk of the sweep.
 
         Args:
-            num_workers: Workers that share what is left.
+            num_workers: Workers that share the remaining work.
         """
         left = [self._left_s(run) for run in self._runs]
         if any(seconds is None for seconds in left):
@@ -129,7 +129,7 @@ class Forecast:
         return None if chunk_s <= left_s else f"{self._stop.reason}, and a chunk takes {chunk_s:.0f} s"
 
     def _why_no_trial(self, run: StudyLike) -> str | None:
-        """Return why a trial that is planned to run to its end, since nobody knows which are pruned, does not fit."""
+        """Return why a new trial does not fit; it is assumed to run to its end, since pruning cannot be predicted."""
         spent = self._ledger.spent_reason(self._budget)
         if spent is not None:
             return spent
@@ -138,13 +138,13 @@ class Forecast:
             trial_s = num_chunks * statistics.median(self._chunk_s[run.record.name] or [0.0])
             if trial_s > self._ledger.left_s(self._stop):
                 return f"{self._stop.reason}, and a whole trial takes {trial_s:.0f} s"
-        free_s = hours * 3600 - self._ledger.cost.device_s - self._promised_s() if hours else math.inf
+        free_s = hours * 3600 - self._ledger.cost.device_s - self._reserved_s() if hours else math.inf
         if (self._typical_lane_s(run.record.name) or 0.0) * num_chunks > free_s:
-            return f"what running trials leave of budget.device_hours={hours:g} is too little for a whole one"
+            return f"budget.device_hours={hours:g} leaves too little for another trial besides the running ones"
         return None
 
-    def _promised_s(self) -> float:
-        """Return the device seconds that running trials need to their end."""
+    def _reserved_s(self) -> float:
+        """Return the device seconds that running trials need until their end."""
         return sum(
             (self._typical_lane_s(run.record.name) or 0.0) * (run.record.num_chunks - trial.chunks_done)
             for run in self._runs
@@ -153,16 +153,16 @@ class Forecast:
         )
 
     def _longest_chunk_s(self, run: StudyLike, span_s: float) -> float:
-        """Return the longest of the recent chunks; of an earlier session only the mean is known.
+        """Return the time of the longest recent chunk; of earlier sessions only the mean is known.
 
-        Does the window have no room for that mean, it is tried all the same: or a slow night would be the last one.
+        If that mean exceeds the whole window, it is ignored: otherwise no session after a slow one would start a chunk.
         """
         recent = self._chunk_s[run.record.name]
         past_s = (self._past_lane_s(run) or 0.0) * self._num_lanes
         return max(recent) if recent else past_s if past_s <= span_s else 0.0
 
     def _typical_lane_s(self, study: str) -> float | None:
-        """Return the device seconds of a chunk of one trial; None if nothing was measured."""
+        """Return the device seconds that a trial typically needs for a chunk; None if none was measured."""
         recent = self._lane_s[study]
         if recent:
             return statistics.median(recent)
@@ -174,8 +174,8 @@ class Forecast:
         return sum(trial.cost.device_s for trial in run.trials.values()) / chunks if chunks else None
 
     def _left_s(self, run: StudyLike) -> float | None:
-        """Return the device seconds that a study needs; one not yet measured is taken for like the others, by rows."""
-        chunks = chunks_left(run.record, run.trials.values(), num_to_begin=run.num_to_begin)
+        """Return the device seconds that a study still needs; without measurements, those of other studies per row."""
+        chunks = chunks_left(run.record, run.trials.values(), num_to_start=run.num_to_start)
         lane_s = self._typical_lane_s(run.record.name)
         if lane_s is not None or not chunks:
             return chunks * (lane_s or 0.0)
@@ -187,23 +187,23 @@ class Forecast:
         return chunks * run.record.rows_per_chunk * statistics.fmean(by_row) if by_row else None
 
 
-def chunks_left(study: StudyRecord, trials: Iterable[TrialRecord], *, num_to_begin: int) -> float:
-    """Return the chunks that a study's trials are expected to need still, those that are stopped early included.
+def chunks_left(study: StudyRecord, trials: Iterable[TrialRecord], *, num_to_start: int) -> float:
+    """Return the number of chunks that a study's trials are expected to need, allowing for pruning.
 
     Args:
         study: The study.
         trials: All its trials.
-        num_to_begin: Trials that will be begun.
+        num_to_start: Trials that have not started yet.
     """
     known = list(trials)
     finished = [trial.chunks_done for trial in known if trial.state.is_finished]
     mean = statistics.fmean(finished) if finished else float(study.num_chunks)
     running = [trial.chunks_done for trial in known if not trial.state.is_finished]
-    # A trial that has outlived the mean has passed the early rungs: expect it to go all the way.
+    # A trial beyond the mean has passed the early rungs: expect it to run to its end.
     ends = [mean if done < mean else study.num_chunks for done in running]
-    return sum(end - done for end, done in zip(ends, running, strict=True)) + num_to_begin * mean
+    return sum(end - done for end, done in zip(ends, running, strict=True)) + num_to_start * mean
 
 
 def _is_unfinished(run: StudyLike) -> bool:
     has_running = any(not trial.state.is_finished for trial in run.trials.values())
-    return not run.cannot_open and (run.num_to_begin > 0 or has_running)
+    return not run.cannot_open and (run.num_to_start > 0 or has_running)

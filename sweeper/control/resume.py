@@ -1,4 +1,4 @@
-"""How a trial goes on after an interruption or a failure: pure functions of records and files. Used by `study_run`."""
+"""How a trial continues after an interruption or a failure: functions without state. Used by `study_run`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["after_failure", "back_to", "latest_sound", "with_checkpoint"]
 
 
 def with_checkpoint(trial: TrialRecord, content: bytes) -> TrialRecord:
-    """Return a trial whose latest chunk has this checkpoint; the one before it is kept as well, older ones are not."""
+    """Return a trial with the checkpoint of its latest chunk; the one before is kept, older ones are dropped."""
     before = [chunk for chunk in trial.checkpoints if chunk < trial.chunks_done]
     kept = {max(before): trial.checkpoints[max(before)]} if before else {}
     return dataclasses.replace(trial, checkpoints={**kept, trial.chunks_done: checksum(content)})
 
 
 def latest_sound(store: TrialStore, trial: TrialRecord) -> tuple[TrialRecord, bytes | None]:
-    """Return the trial as it stood at its latest sound checkpoint, and that checkpoint; None at its start."""
+    """Return a trial as of its latest intact checkpoint, and that checkpoint; as of its start and None without one."""
     spec = trial.spec
     for chunk in sorted({*trial.checkpoints, trial.chunks_done}, reverse=True):
         if 0 < chunk <= trial.chunks_done:
@@ -31,11 +31,11 @@ def latest_sound(store: TrialStore, trial: TrialRecord) -> tuple[TrialRecord, by
 
 
 def back_to(trial: TrialRecord, chunk: int) -> TrialRecord:
-    """Return a trial as it stood after ``chunk`` chunks, with a note; what was spent stays spent."""
+    """Return a trial as of ``chunk`` chunks, with the reason as its failure; its cost does not change."""
     if chunk == trial.chunks_done:
         return trial
-    where = f"it goes on after chunk {chunk}" if chunk else "it starts anew"
-    message = f"the checkpoint after chunk {trial.chunks_done} is damaged or gone: {where}"
+    where = f"the trial resumes after chunk {chunk}" if chunk else "the trial restarts"
+    message = f"the checkpoint after chunk {trial.chunks_done} is damaged or missing; {where}"
     return dataclasses.replace(
         trial,
         measurements=tuple(m for m in trial.measurements if m.chunk <= chunk),
@@ -45,12 +45,12 @@ def back_to(trial: TrialRecord, chunk: int) -> TrialRecord:
 
 
 def after_failure(trial: TrialRecord, failure: Failure, max_retries: int) -> TrialRecord:
-    """Return what becomes of a trial that failed: finished for a cause, or one retry further (see `failures.POLICIES`).
+    """Return a trial after a failure: finished, or with one more retry (see `failures.POLICIES`).
 
     Args:
-        trial: As it stood.
-        failure: Why it could not go on.
-        max_retries: Retries that a trial has in all.
+        trial: The trial as recorded.
+        failure: Why it could not continue.
+        max_retries: Retries allowed per trial.
     """
     action = POLICIES[failure.kind].action
     if action is Action.INFEASIBLE:

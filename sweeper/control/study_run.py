@@ -106,7 +106,7 @@ class StudyRun:
         return bool(self._cannot_open)
 
     @property
-    def num_to_begin(self) -> int:
+    def num_to_start(self) -> int:
         """Trials that the budget still allows to start."""
         if self.stop_reason or self._search_client.is_exhausted:
             return 0
@@ -115,7 +115,7 @@ class StudyRun:
     @property
     def may_ask(self) -> bool:
         """Whether the budget allows another trial."""
-        return self.num_to_begin > 0
+        return self.num_to_start > 0
 
     @property
     def has_waiting(self) -> bool:

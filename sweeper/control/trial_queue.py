@@ -1,7 +1,7 @@
-"""Trials that wait for a lane: some not before a time, some only alone. Used by `study_run`; knows no records.
+"""Trials that wait for a lane, some of them until a given time or for a pack of their own. Used by `study_run`.
 
-A trial whose pack was lost is a suspect: it may have killed the worker, so it trains its next chunk alone. The times
-are of this process only: whoever starts the sweep again has waited already.
+A trial whose pack was lost is quarantined: it may have killed the worker, so it trains its next chunk alone. Waiting
+times are not stored: after a restart of the sweep, every trial may start at once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class TrialQueue:
     """A queue of trial numbers.
 
     Args:
-        timer: Seconds that only grow.
+        timer: A monotonic clock, in seconds.
     """
 
     def __init__(self, timer: Callable[[], float] = time.monotonic) -> None:
@@ -29,13 +29,13 @@ class TrialQueue:
 
     @property
     def has_due(self) -> bool:
-        """Whether a trial may start now, alone or not."""
+        """Whether a trial may start now, quarantined or not."""
         now = self._timer()
         return any(due <= now for due in self._due_at.values())
 
     @property
     def has_quarantined(self) -> bool:
-        """Whether a trial may start now that must be alone."""
+        """Whether a quarantined trial may start now."""
         now = self._timer()
         return any(self._due_at[number] <= now for number in self._quarantined)
 
@@ -44,7 +44,7 @@ class TrialQueue:
 
         Args:
             number: The trial.
-            wait_s: Seconds before which it does not start.
+            wait_s: Seconds that it must wait.
             is_quarantined: Whether it must train its next chunk alone.
         """
         self._due_at[number] = self._timer() + wait_s if wait_s else 0.0
@@ -52,17 +52,17 @@ class TrialQueue:
             self._quarantined.add(number)
 
     def put_first(self, numbers: Iterable[int]) -> None:
-        """Put trials that give way for a moment at the head of the queue."""
+        """Put trials that made way for others at the head of the queue."""
         self._due_at = {**dict.fromkeys(sorted(numbers), 0.0), **self._due_at}
 
-    def take(self, most: int) -> list[int]:
-        """Take trials that may share a pack, in order."""
+    def take(self, max_trials: int) -> list[int]:
+        """Remove and return the first trials that may share a pack."""
         now = self._timer()
         free = [n for n, due in self._due_at.items() if due <= now and n not in self._quarantined]
-        return [self._remove(number) for number in free[: max(0, most)]]
+        return [self._remove(number) for number in free[: max(0, max_trials)]]
 
     def take_quarantined(self) -> int:
-        """Take the first trial that must be alone; there is one."""
+        """Remove and return the first quarantined trial that may start now; there must be one."""
         now = self._timer()
         return self._remove(next(n for n, due in self._due_at.items() if due <= now and n in self._quarantined))
 

@@ -1,8 +1,8 @@
-"""Tells a worker that hangs from one that is slow. Asked by `controller` at every tick.
+"""Distinguishes workers that hang from workers that are slow. Called by `controller` at every tick.
 
-A worker hangs when it has not answered for many times as long as its longest chunk took. Only time in which this
-process itself was awake counts, and a tick counts for a few seconds at most: after a suspended laptop, a paused
-container or a frozen virtual machine wakes up, the workers get the time that they need, whatever the clocks say.
+A worker hangs if it takes many times as long as its slowest chunk so far. Only time in which this process itself ran
+counts, at most a few seconds per tick: after a laptop, container or virtual machine was suspended, the workers still
+get the time that they need, whatever the clocks say.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sweeper.config.settings import ExecutorSettings
 __all__ = ["Watchdog"]
 
 _LONGEST_TICK_S = 10.0
-"""The controller looks twice a second; what is longer than this, it slept, or was busy itself."""
+"""The controller ticks twice a second. In a longer gap this process was suspended or busy itself."""
 
 
 @dataclass(slots=True)
@@ -28,11 +28,11 @@ class _Watch:
 
 
 class Watchdog:
-    """Measures how long workers take, and says when it is too long.
+    """Measures how long workers take, and reports those that take too long.
 
     Args:
         settings: ``hang_timeout_factor``, ``hang_timeout_min_s`` and ``startup_timeout_s``.
-        timer: Seconds that only grow.
+        timer: A monotonic clock, in seconds.
     """
 
     def __init__(self, settings: ExecutorSettings, timer: Callable[[], float] = time.monotonic) -> None:
@@ -42,20 +42,21 @@ class Watchdog:
         self._usual: dict[int, float] = {}
 
     def tick(self) -> None:
-        """Let time pass for the workers that owe an answer."""
+        """Add the time since the last tick to the workers that have not answered."""
         now = self._timer()
         awake_s = min(now - self._ticked_at, _LONGEST_TICK_S)
         self._ticked_at = now
         for watch in self._watches.values():
             watch.spent_s += awake_s
 
-    def began(self, index: int, what: str, *, num_lanes: int = 0) -> None:
-        """Watch a worker from now on.
+    def started(self, index: int, what: str, *, num_lanes: int = 0) -> None:
+        """Start to watch a worker.
 
         Args:
             index: The worker.
-            what: What it was asked for, e.g. ``a chunk of trec``.
-            num_lanes: Trials in the chunk; 0 for a start or the opening of a study, after which it is measured anew.
+            what: The request it works on, e.g. ``a chunk of trec``.
+            num_lanes: Trials in the chunk. 0 for the start of a worker or the opening of a study: what was measured
+                before no longer counts.
         """
         self.tick()
         if not num_lanes:
@@ -67,27 +68,27 @@ class Watchdog:
             limit_s = max(settings.hang_timeout_min_s, settings.hang_timeout_factor * usual_s * num_lanes)
         self._watches[index] = _Watch(what, limit_s, num_lanes)
 
-    def ended(self, index: int, *, is_good: bool = False) -> float:
-        """Watch a worker no longer.
+    def finished(self, index: int, *, is_good: bool = False) -> float:
+        """Stop watching a worker.
 
         Args:
             index: The worker.
-            is_good: Whether a chunk was trained, whose time is then the measure of later ones.
+            is_good: Whether the worker answered, so that the time of a chunk sets the limit of later ones.
 
         Returns:
-            Seconds since it began.
+            Seconds since `started`.
         """
         self.tick()
         watch = self._watches.pop(index, None)
         if watch is None:
             return 0.0
         if is_good and watch.num_lanes:
-            # on a GPU a lane alone takes longer than one of many: the longest errs on the safe side
+            # On a GPU a single lane takes longer than one of many. The longest time errs on the safe side.
             self._usual[index] = max(self._usual.get(index, 0.0), watch.spent_s / watch.num_lanes)
         return watch.spent_s
 
     def overdue(self, index: int) -> str:
-        """Return why a worker is taken for hung; empty if it is not."""
+        """Return why a worker counts as hung; empty if it does not."""
         watch = self._watches.get(index)
         if watch is None or watch.spent_s <= watch.limit_s:
             return ""

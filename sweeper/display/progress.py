@@ -148,7 +148,7 @@ def _left_s(study: StudyRecord, trials: Sequence[TrialRecord], *, num_to_start: 
     chunks_done = sum(trial.chunks_done for trial in trials)
     if chunks_done == 0 or wall_s <= 0:
         return None
-    return wall_s * chunks_left(study, trials, num_to_begin=num_to_start) / chunks_done
+    return wall_s * chunks_left(study, trials, num_to_start=num_to_start) / chunks_done
 
 
 def progress_from_disk(store: TrialStore, *, budget: int) -> list[StudyProgress]:

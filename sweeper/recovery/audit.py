@@ -56,7 +56,7 @@ def audit_sweep(store: TrialStore, views: SweepViews) -> Audit:
     Raises:
         TrackerError: MLflow does not answer.
     """
-    from sweeper.search.audit import database_fault as search_fault
+    from sweeper.search.stored_study import database_fault as search_fault
 
     audit = Audit(damage=find_study_damage(store))
     audit.search_fault = search_fault(views.search_url)
@@ -80,7 +80,7 @@ def spent(store: TrialStore) -> Cost:
 
 
 def _audit_study(audit: Audit, store: TrialStore, study: StudyRecord, views: SweepViews) -> None:
-    from sweeper.search.audit import read_study
+    from sweeper.search.stored_study import read_study
 
     damage = find_damage(store, study, keep_adapters=views.keep_adapters)
     audit.damage += damage

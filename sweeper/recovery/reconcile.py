@@ -170,8 +170,8 @@ class _Reconciler:
 
     def _delete_contradictions(self, audit: Audit) -> None:
         """Delete from the views what contradicts the store, and move damaged databases aside."""
-        from sweeper.search.audit import database_files as search_files
-        from sweeper.search.audit import delete_study
+        from sweeper.search.stored_study import database_files as search_files
+        from sweeper.search.stored_study import delete_study
 
         views = self._views()
         if audit.search_fault:

@@ -1,6 +1,6 @@
-"""Which setting is tried next, and which trial is stopped early; the only importer of Optuna.
+"""Which configuration is tried next, and which trial is pruned; the only package that imports Optuna.
 
-`study.Search` wraps one Optuna study through ask and tell, `pruning.rung_chunks` says when trials are scored. The rest
-of the package is theirs. Importing this package loads nothing; importing `study` loads Optuna, and torch only when
-the Gaussian process is asked.
+`study.Search` wraps one Optuna study through ask and tell; `pruning.rung_chunks` plans when trials are scored;
+`stored_study` reads and deletes what the database has. The other modules serve these. Importing this package loads
+nothing; importing `study` loads Optuna, and torch only when the Gaussian process proposes.
 """

@@ -1,6 +1,7 @@
-"""The contract of searches: what the controller asks of whatever proposes settings and stops trials.
+"""The interface of a search: what the controller needs from whatever proposes configurations and prunes trials.
 
-`sweeper.search.study.Search` fulfils it. A call that cannot reach its database raises `StorageDown`, after attempts.
+`sweeper.search.study.Search` implements it. A call that still fails to reach the database after several attempts raises
+`StorageDown`.
 """
 
 from __future__ import annotations
@@ -15,42 +16,42 @@ __all__ = ["ProposalProtocol", "SearchProtocol"]
 
 
 class ProposalProtocol(Protocol):
-    """A setting to try."""
+    """A configuration to try."""
 
     @property
     def number(self) -> int:
-        """Trial number."""
+        """Number of the trial in its study."""
         ...
 
     @property
     def params(self) -> Mapping[str, ParamValue]:
-        """Values by dotted key."""
+        """Searched values by dotted key."""
         ...
 
     @property
     def origin(self) -> str:
-        """Recipe, design or sampler."""
+        """What proposed it: ``recipe:<name>``, ``sobol``, ``grid`` or the sampler's name."""
         ...
 
 
 class SearchProtocol(Protocol):
-    """What proposes settings and stops trials (see `sweeper.search.study.Search`)."""
+    """Proposes configurations and prunes trials (see `sweeper.search.study.Search`)."""
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether nothing is left to propose."""
+        """Whether there is no further configuration to propose."""
         ...
 
     def ask(self) -> ProposalProtocol:
-        """Propose a setting."""
+        """Propose a configuration; its trial counts as running until `tell`."""
         ...
 
     def report(self, number: int, *, chunk: int, value: float) -> Decision:
-        """Judge a trial at a rung."""
+        """Report a trial's objective at a rung; return whether the trial continues."""
         ...
 
     def tell(self, number: int, *, state: TrialState, value: float | None = None) -> None:
-        """Finish a trial."""
+        """Report how a trial ended."""
         ...
 
     def sync(self, records: Sequence[TrialRecord], value_of: Callable[[TrialRecord], float | None]) -> None:
@@ -58,5 +59,5 @@ class SearchProtocol(Protocol):
         ...
 
     def pending(self) -> Sequence[ProposalProtocol]:
-        """Return trials that the search began and the store does not know."""
+        """Return proposals that never reached the store."""
         ...

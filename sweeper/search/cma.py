@@ -1,8 +1,9 @@
-"""CMA-ES (Hansen 2016, arXiv:1604.00772) over the unit cube of a numeric space, rebuilt from the trials at each draw.
+"""CMA-ES (Hansen 2016, arXiv:1604.00772) on the unit cube of a numeric space, rebuilt from the trials at each draw.
 
-Optuna's own sampler keeps its state as a pickle in the database, which would run whatever another user of a shared
-database put there; and it ignores constraints. This one keeps nothing: it replays the finished trials, so a resume
-draws the same. CMA-ES ranks, so pruned and infeasible trials simply rank last.
+Optuna's own sampler stores its state as a pickle in the database, so unpickling it would run whatever code another user
+of a shared database put there; it also ignores constraints. This one stores no state: it replays the finished trials,
+so a resumed search draws the same points. CMA-ES only uses ranks, so pruned and infeasible trials simply rank last.
+Called by `samplers`.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from sweeper.search.proposals import trial_seed
 __all__ = ["ATTRIBUTE", "check_space", "draw"]
 
 ATTRIBUTE = "cma"
-"""User attribute of a trial: its generation and its point of the unit cube."""
+"""User attribute of a trial: its generation and its point in the unit cube."""
 
 _SIGMA = 0.3
-"""First step size; the optimum is expected within half of the cube's width (Hansen 2016, section B.5)."""
+"""Initial step size, about a third of the cube's width, as Hansen 2016 recommends (section B.5)."""
 
 Unit = npt.NDArray[np.float64]
 
@@ -34,18 +35,19 @@ def check_space(space: SearchSpace) -> None:
     """Check that every dimension is numeric.
 
     Raises:
-        ConfigError: One is a category, which has no distance.
+        ConfigError: A dimension is categorical: CMA-ES needs distances between values.
     """
     for dimension in space.dimensions:
         if dimension.scale is Scale.CATEGORICAL:
             remedy = f"Fix {dimension.key} to one value, or use search=tpe."
-            raise ConfigError("search.sampler", "cmaes", f"it needs numbers, and {dimension.key} is a category", remedy)
+            rule = f"CMA-ES needs numeric dimensions, and {dimension.key} is categorical"
+            raise ConfigError("search.sampler", "cmaes", rule, remedy)
 
 
 def draw(
     space: SearchSpace, trials: Sequence[optuna.trial.FrozenTrial], *, seed: int, number: int, maximize: bool
 ) -> tuple[dict[str, ParamValue], dict[str, object]]:
-    """Draw the setting of trial ``number``.
+    """Draw the configuration of trial ``number``.
 
     Args:
         space: A numeric space.
@@ -55,7 +57,7 @@ def draw(
         maximize: Whether higher values are better.
 
     Returns:
-        The setting, and what `ATTRIBUTE` of the trial must hold.
+        The configuration, and the value of the trial's user attribute `ATTRIBUTE`.
     """
     size = len(space)
     bounds = np.tile([0.0, 1.0], (size, 1))
@@ -70,7 +72,7 @@ def draw(
 def _generation(
     trials: Sequence[optuna.trial.FrozenTrial], generation: int, size: int, *, maximize: bool
 ) -> list[tuple[Unit, float]]:
-    """Return the points and ranks of a generation, those that finished first, or nothing while it is incomplete."""
+    """Return points and ranks of the first ``size`` trials of a generation to finish; empty while there are fewer."""
     scored = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
     mine = [trial for trial in trials if trial.user_attrs.get(ATTRIBUTE, {}).get("generation") == generation]
     members = [trial for trial in mine if trial.state in scored]
@@ -82,6 +84,7 @@ def _generation(
 
 
 def _badness(trial: optuna.trial.FrozenTrial, *, maximize: bool) -> tuple[bool, bool, int, float]:
+    """Return a sort key: complete trials by value, then pruned ones by how far they got, then infeasible ones."""
     value = trial.value if trial.value is not None else 0.0
     infeasible = any(violation > 0 for violation in trial.constraints.values())
     pruned = trial.state is optuna.trial.TrialState.PRUNED

@@ -1,7 +1,7 @@
-"""The one place that maps dimensions of a space to Optuna's parameters and back.
+"""Maps the dimensions of a space to Optuna's parameters and back; no other module does.
 
 Optuna stores a parameter under its dotted key: the exponent of a power of two, the index of an ordered choice, the
-value itself otherwise. So rank stays an integer with a meaningful distance, and its choices are not categories.
+value itself otherwise. So the rank is an integer with a meaningful distance, and ordered choices are not categories.
 """
 
 from __future__ import annotations
@@ -19,57 +19,44 @@ __all__ = ["distributions", "from_stored", "suggest", "to_stored"]
 
 
 def suggest(trial: optuna.Trial, space: SearchSpace) -> dict[str, ParamValue]:
-    """Draw, or read if already drawn, every dimension of a trial; return real values by dotted key."""
-    for dimension in space.dimensions:
-        _suggest(trial, dimension)
+    """Draw every dimension of a trial, or read it if it was drawn before; return real values by dotted key."""
+    for key, distribution in distributions(space).items():
+        if isinstance(distribution, optuna.distributions.CategoricalDistribution):
+            trial.suggest_categorical(key, distribution.choices)
+        elif isinstance(distribution, optuna.distributions.IntDistribution):
+            trial.suggest_int(key, distribution.low, distribution.high, log=distribution.log)
+        elif isinstance(distribution, optuna.distributions.FloatDistribution):
+            trial.suggest_float(key, distribution.low, distribution.high, log=distribution.log)
     return from_stored(space, trial.params)
 
 
 def distributions(space: SearchSpace) -> dict[str, optuna.distributions.BaseDistribution]:
-    """Return Optuna's distributions by dotted key; `suggest` makes the same."""
+    """Return Optuna's distributions by dotted key."""
     found: dict[str, optuna.distributions.BaseDistribution] = {}
     for dimension in space.dimensions:
+        is_log = dimension.scale is Scale.LOG
         if dimension.scale is Scale.CATEGORICAL:
             found[dimension.key] = optuna.distributions.CategoricalDistribution(dimension.choices)
-        elif _is_whole(dimension):
-            low, high, log = _whole_bounds(dimension)
-            found[dimension.key] = optuna.distributions.IntDistribution(low, high, log=log)
+        elif dimension.scale is Scale.LOG2:
+            found[dimension.key] = optuna.distributions.IntDistribution(*dimension.exponents)
+        elif dimension.scale is Scale.ORDERED:
+            found[dimension.key] = optuna.distributions.IntDistribution(0, len(dimension.choices) - 1)
+        elif dimension.is_integer:
+            low, high = round(dimension.low), round(dimension.high)
+            found[dimension.key] = optuna.distributions.IntDistribution(low, high, log=is_log)
         else:
-            log = dimension.scale is Scale.LOG
-            found[dimension.key] = optuna.distributions.FloatDistribution(dimension.low, dimension.high, log=log)
+            found[dimension.key] = optuna.distributions.FloatDistribution(dimension.low, dimension.high, log=is_log)
     return found
 
 
 def to_stored(space: SearchSpace, params: Mapping[str, ParamValue]) -> dict[str, Any]:
-    """Return real values as Optuna stores them."""
+    """Convert real values to what Optuna stores."""
     return {dimension.key: _to_stored(dimension, params[dimension.key]) for dimension in space.dimensions}
 
 
 def from_stored(space: SearchSpace, stored: Mapping[str, Any]) -> dict[str, ParamValue]:
-    """Return real values of what Optuna stores; the inverse of `to_stored`."""
+    """Convert what Optuna stores to real values; the inverse of `to_stored`."""
     return {dimension.key: _from_stored(dimension, stored[dimension.key]) for dimension in space.dimensions}
-
-
-def _suggest(trial: optuna.Trial, dimension: Dimension) -> None:
-    if dimension.scale is Scale.CATEGORICAL:
-        trial.suggest_categorical(dimension.key, dimension.choices)
-    elif _is_whole(dimension):
-        low, high, log = _whole_bounds(dimension)
-        trial.suggest_int(dimension.key, low, high, log=log)
-    else:
-        trial.suggest_float(dimension.key, dimension.low, dimension.high, log=dimension.scale is Scale.LOG)
-
-
-def _is_whole(dimension: Dimension) -> bool:
-    return dimension.scale in (Scale.LOG2, Scale.ORDERED) or dimension.is_integer
-
-
-def _whole_bounds(dimension: Dimension) -> tuple[int, int, bool]:
-    if dimension.scale is Scale.LOG2:
-        return *dimension.exponents, False
-    if dimension.scale is Scale.ORDERED:
-        return 0, len(dimension.choices) - 1, False
-    return round(dimension.low), round(dimension.high), dimension.scale is Scale.LOG
 
 
 def _to_stored(dimension: Dimension, value: ParamValue) -> Any:

@@ -1,8 +1,9 @@
-"""A Gaussian process that learns from every scored trial, stopped ones included.
+"""A Gaussian process that learns from every scored trial, pruned ones included.
 
-Optuna's `GPSampler` fits complete trials only. With pruning it therefore never hears that a point was bad: in a toy
-search of 32 trials it proposed one and the same pruned point 23 times. So each draw is made in a study in memory, that
-holds pruned trials as complete with the value they were heading for, and infeasible ones with the worst value.
+Optuna's `GPSampler` fits complete trials only, so with pruning it never learns that a point was bad: in a toy search of
+32 trials it proposed the same pruned point 23 times. Each draw is therefore made in a study in memory that holds pruned
+trials as complete with the value they were expected to reach, and infeasible ones with the worst value. Called by
+`samplers`.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import optuna
 from sweeper.config.space import SearchSpace
 from sweeper.config.values import ParamValue
 from sweeper.search.distributions import distributions, from_stored
+from sweeper.search.frozen_trials import is_infeasible
 from sweeper.search.proposals import trial_seed
-from sweeper.search.reading import is_infeasible
 
 __all__ = ["draw", "expected_value"]
 
@@ -28,7 +29,7 @@ _RUNNING = optuna.trial.TrialState.RUNNING
 def draw(
     space: SearchSpace, trials: Sequence[optuna.trial.FrozenTrial], *, seed: int, number: int, maximize: bool
 ) -> dict[str, ParamValue]:
-    """Draw the setting of trial ``number``.
+    """Draw the configuration of trial ``number``.
 
     Args:
         space: The search space.
@@ -48,7 +49,7 @@ def draw(
 
 
 def expected_value(trial: optuna.trial.FrozenTrial, complete: Sequence[optuna.trial.FrozenTrial]) -> float | None:
-    """Return a trial's value, or, if it was stopped, that plus what complete trials typically gained after its rung.
+    """Return a trial's value; if it was pruned, plus the median gain of complete trials after the rung it reached.
 
     Args:
         trial: A complete or pruned trial.
@@ -66,13 +67,13 @@ def expected_value(trial: optuna.trial.FrozenTrial, complete: Sequence[optuna.tr
 
 
 def _scored(trials: Sequence[optuna.trial.FrozenTrial], *, maximize: bool) -> list[optuna.trial.FrozenTrial]:
-    """Return the trials that have a value, or are infeasible, as complete ones."""
+    """Return all scored or infeasible trials as complete ones."""
     infeasible = [trial for trial in trials if is_infeasible(trial)]
     feasible = [trial for trial in trials if trial.state in (_COMPLETE, _PRUNED) and not is_infeasible(trial)]
     complete = [trial for trial in feasible if trial.state is _COMPLETE]
     values = [(trial, value) for trial in feasible if (value := expected_value(trial, complete)) is not None]
     worst = (min if maximize else max)(value for _, value in values)
-    # Either all have the constraint or none: Optuna wants it so, and a constant one would be fitted in vain.
+    # Optuna requires the constraint on all trials or on none. With no violation there is nothing to fit, so none.
     fine, broken = ({"infeasible": -1.0}, {"infeasible": 1.0}) if infeasible else (None, None)
     return [_copy(t, value, fine) for t, value in values] + [_copy(t, worst, broken) for t in infeasible]
 
@@ -80,7 +81,7 @@ def _scored(trials: Sequence[optuna.trial.FrozenTrial], *, maximize: bool) -> li
 def _copy(
     trial: optuna.trial.FrozenTrial, value: float | None, constraints: dict[str, float] | None = None
 ) -> optuna.trial.FrozenTrial:
-    """Return a trial as the process shall see it: running without a value, otherwise complete."""
+    """Return a trial as the Gaussian process should see it: running without a value, otherwise complete."""
     return optuna.trial.create_trial(
         state=_RUNNING if value is None else _COMPLETE,
         value=value,

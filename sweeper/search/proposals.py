@@ -1,7 +1,7 @@
-"""Settings that follow from a trial's number alone: known recipes, Sobol points, random points and grids.
+"""Configurations that depend on a trial's number alone: recipes, Sobol points, random points and grids.
 
-Nothing here looks at results, so a resumed search proposes what an uninterrupted one would have. Knows nothing of
-Optuna; `samplers` decides when a model takes over.
+Nothing here looks at results, so a resumed search proposes what an uninterrupted one would have. Does not use Optuna.
+Called by `samplers`, which decides when a model takes over.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Proposal:
-    """A setting to train next."""
+    """A configuration to train next."""
 
     number: int
     """Number of the trial in its study."""
     params: Mapping[str, ParamValue]
     """Searched values by dotted key."""
     origin: str
-    """``recipe:<name>``, ``sobol``, ``grid``, ``random`` or the model's name."""
+    """``recipe:<name>``, ``sobol``, ``grid``, ``random`` or the sampler's name."""
 
 
 def trial_seed(seed: int, number: int) -> int:
@@ -47,23 +47,23 @@ def trial_seed(seed: int, number: int) -> int:
 def fit_recipes(
     recipes: Sequence[Recipe], space: SearchSpace, fixed: Mapping[str, ParamValue]
 ) -> list[tuple[str, dict[str, ParamValue]]]:
-    """Return those recipes that lie in the space, each once, in their order.
+    """Return the recipes that lie in the space, without duplicates, in their order.
 
     Args:
-        recipes: Known settings by dotted key.
-        space: The search space. A dimension that a recipe leaves out takes its fixed value.
-        fixed: Values of all keys that do not vary. A recipe's key outside the space must have this value.
+        recipes: Known configurations.
+        space: The search space. A dimension that a recipe leaves out gets its value from ``fixed``.
+        fixed: Values of all keys that are not searched. A recipe that sets such a key must set this value.
 
     Returns:
-        Name and setting of each recipe that fits; the others are logged with the reason.
+        Name and configuration of each recipe that fits. The others are logged with the reason.
     """
     fitting: list[tuple[str, dict[str, ParamValue]]] = []
     for recipe in recipes:
         params, reason = _fit(recipe, space, fixed)
         if not reason and any(params == known for _, known in fitting):
-            reason = "it equals an earlier recipe"
+            reason = "it equals an earlier recipe in this space"
         if reason:
-            logger.info("recipe %s is left out: %s", recipe.name, reason)
+            logger.info("recipe %s is skipped: %s", recipe.name, reason)
         else:
             fitting.append((recipe.name, params))
     return fitting
@@ -71,19 +71,21 @@ def fit_recipes(
 
 def _fit(recipe: Recipe, space: SearchSpace, fixed: Mapping[str, ParamValue]) -> tuple[dict[str, ParamValue], str]:
     for key, value in recipe.params.items():
-        if key not in space.keys and (key not in fixed or fixed[key] != value):
-            return {}, f"{key}={value} is fixed at {fixed.get(key, 'nothing')}"
+        if key not in space.keys and fixed.get(key) != value:
+            return {}, f"{key}={value} is not the fixed value {fixed.get(key)}"
     params = {}
     for dimension in space.dimensions:
         value = recipe.params.get(dimension.key, fixed.get(dimension.key))
-        if value is None or not dimension.contains(value):
+        if value is None:
+            return {}, f"it has no value for {dimension.key}"
+        if not dimension.contains(value):
             return {}, f"{dimension.key}={value} is outside {dimension.text}"
         params[dimension.key] = _as_kind(dimension, value)
     return params, ""
 
 
 def _as_kind(dimension: Dimension, value: ParamValue) -> ParamValue:
-    """Return an equal value of the type that the dimension gives, e.g. 8 for 8.0."""
+    """Return the value as the type that the dimension draws, e.g. 8 for 8.0."""
     if dimension.choices:
         return dimension.choices[dimension.choices.index(value)]
     return int(value) if dimension.is_integer else float(value)
@@ -98,29 +100,29 @@ def sobol_point(space: SearchSpace, seed: int, index: int) -> dict[str, ParamVal
 
 
 def random_point(space: SearchSpace, seed: int, number: int) -> dict[str, ParamValue]:
-    """Return the random point that belongs to trial ``number``."""
+    """Return the random point of trial ``number``."""
     rng = np.random.default_rng(trial_seed(seed, number))
     return space.point(tuple(float(unit) for unit in rng.random(len(space))))
 
 
 class Grid:
-    """Every combination of a few values of each dimension, in a random order, so that a part of it covers the space.
+    """Every combination of a few values of each dimension, in random order, so that a part of it covers the space.
 
     Args:
         space: The search space.
-        points: Values taken of each dimension that has more than that many; choices and powers of two are all taken.
+        points: Values per numeric dimension. Choices and powers of two are all used.
         seed: Seed of the order.
 
     Raises:
-        ConfigError: The grid is too large to be meant.
+        ConfigError: The grid has more than `MAX_GRID` combinations.
     """
 
     def __init__(self, space: SearchSpace, points: int, *, seed: int) -> None:
         self._axes = {dimension.key: _axis(dimension, points) for dimension in space.dimensions}
         self.size = math.prod(len(axis) for axis in self._axes.values())
         if self.size > MAX_GRID:
-            remedy = "Lower search.grid_points, or fix a dimension."
-            raise ConfigError("search.sampler", "grid", f"{self.size} combinations are more than {MAX_GRID}", remedy)
+            rule = f"the grid has {self.size} combinations; at most {MAX_GRID} are allowed"
+            raise ConfigError("search.sampler", "grid", rule, "Lower search.grid_points, or fix a dimension.")
         self._order = np.random.default_rng(seed).permutation(self.size)
 
     def point(self, number: int) -> dict[str, ParamValue]:

@@ -1,7 +1,7 @@
-"""Which trials are stopped early, and after which chunks that is decided.
+"""Which trials are pruned, and after which chunks that is decided.
 
-Asynchronous: a decision uses the values that are there, no trial waits for another. Called by `study`, and by whoever
-plans a study for `rung_chunks`.
+Asynchronous: a decision uses the values reported so far; no trial waits for another. Called by `study`; `rung_chunks`
+also by the code that plans a study. Importing this module does not load Optuna.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from sweeper.config.settings import SearchSettings
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["make_pruner", "num_free_passes", "rung_chunks"]
+__all__ = ["make_pruner", "min_peers", "rung_chunks"]
 
 _MEDIAN_STARTUP = 4
-"""Complete trials before the median stops anything; Optuna's 5 would be a fifth of the default budget of 24."""
+"""Complete trials before the median prunes anything; Optuna's 5 would be a fifth of the default budget of 24."""
 
 
 def rung_chunks(num_chunks: int, *, min_chunks: int, reduction_factor: int) -> tuple[int, ...]:
-    """Return the chunks after which trials are scored: geometric from ``min_chunks``, the last is ``num_chunks``.
+    """Return the chunks after which trials are scored: a geometric series from ``min_chunks``, then ``num_chunks``.
 
-    A rung at which a stop would save less than a third of a trial is left out.
+    There is no rung where pruning would save less than a third of a trial.
 
     Args:
         num_chunks: Chunks of a full trial.
@@ -30,7 +30,7 @@ def rung_chunks(num_chunks: int, *, min_chunks: int, reduction_factor: int) -> t
         reduction_factor: Ratio of successive rungs.
 
     Returns:
-        Ascending chunk counts, e.g. ``(3, 6, 12)`` of 12 chunks, at least 3, factor 2.
+        Ascending chunk counts, e.g. ``(3, 6, 12)`` for 12 chunks, at least 3 of them, and a factor of 2.
     """
     rungs, rung = [], min_chunks
     while 3 * rung <= 2 * num_chunks:
@@ -39,22 +39,22 @@ def rung_chunks(num_chunks: int, *, min_chunks: int, reduction_factor: int) -> t
     return (*rungs, num_chunks)
 
 
-def num_free_passes(settings: SearchSettings) -> int:
-    """Return how many trials pass each rung whatever their value, because there is too little to compare with.
+def min_peers(settings: SearchSettings) -> int:
+    """Return how many other trials must have been scored at a rung before it prunes.
 
-    Optuna's rule lets only the best of the first three pass, so an early trial of middling quality survives with
-    probability 1/n rather than 1/factor, and its `bootstrap_count` makes it worse: it *stops* the first ones.
-    Twice the reduction factor is the first count at which two trials pass.
+    Optuna's successive halving keeps only the best of the first three, so an average early trial survives with
+    probability 1/n rather than 1/factor. Its `bootstrap_count` makes it worse: it *prunes* the first ones. Twice the
+    reduction factor is the first count at which two trials pass.
     """
     return 2 * settings.reduction_factor if settings.pruner in ("successive_halving", "hyperband") else 0
 
 
 def make_pruner(settings: SearchSettings, *, rungs: tuple[int, ...], num_chunks: int) -> optuna.pruners.BasePruner:
-    """Return the pruner that the settings name.
+    """Return the configured pruner.
 
     Args:
-        settings: Pruner and its factor.
-        rungs: What `rung_chunks` returned; the pruner decides at exactly these.
+        settings: Name of the pruner and its reduction factor.
+        rungs: What `rung_chunks` returned. The pruner decides at exactly these chunks.
         num_chunks: Chunks of a full trial.
     """
     import optuna
@@ -64,7 +64,7 @@ def make_pruner(settings: SearchSettings, *, rungs: tuple[int, ...], num_chunks:
     if settings.pruner == "median":
         return optuna.pruners.MedianPruner(n_startup_trials=_MEDIAN_STARTUP)
     if settings.pruner == "hyperband":
-        # The bracket of a trial is a hash of study name and number: both are fixed, so a resume finds the same.
+        # A trial's bracket is a hash of the study's name and the trial's number, so it is the same after a resume.
         return optuna.pruners.HyperbandPruner(
             min_resource=rungs[0], max_resource=num_chunks, reduction_factor=settings.reduction_factor
         )

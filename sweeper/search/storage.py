@@ -1,7 +1,7 @@
-"""The database of studies: opened, created once, and its errors told in our words.
+"""The database of studies: opens it, creates it once, retries failed calls, and translates its errors into ours.
 
-SQLite (write-ahead log, so that a reader never blocks the controller) or any server that SQLAlchemy knows. Called by
-`study`. A password never reaches a message or a log.
+SQLite (with a write-ahead log, so that a reader never blocks the controller) or any server that SQLAlchemy supports.
+Called by `study` and `stored_study`. Passwords never appear in messages or logs.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from sweeper.errors import ConfigError, DiskFull, StorageDown
 from sweeper.failures import POLICIES, is_full
 from sweeper.types import FailureKind
 
-__all__ = ["durable", "open_storage", "patience", "translated"]
+__all__ = ["RETRIES", "open_storage", "retried", "translate_errors"]
 
 log = logging.getLogger(__name__)
 
 _BUSY_S = 15.0
-"""SQLite itself waits so long for a lock; then `patience` does."""
+"""How long SQLite waits for a lock, before `RETRIES` apply."""
 _DATABASE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
 _FULL_REMEDY = POLICIES[FailureKind.DISK_FULL].remedy
 _ATTEMPTS = 5
 P = ParamSpec("P")
 T = TypeVar("T")
 
-patience = tenacity.Retrying(
+RETRIES = tenacity.Retrying(
     retry=tenacity.retry_if_exception(lambda error: isinstance(error, _DATABASE_ERRORS) and not is_full(error)),
     stop=tenacity.stop_after_attempt(_ATTEMPTS),
     wait=tenacity.wait_exponential(multiplier=0.5, max=10.0),
     before_sleep=tenacity.before_sleep_log(log, logging.WARNING),
     reraise=True,
 )
-"""How often a database that fails is asked again: 5 times within some 8 s, after SQLite's own patience each time."""
+"""For calls to a database that fails: 5 attempts within about 8 s, plus SQLite's own wait for a lock each time."""
 _KEY = "search.storage"
 _DRIVERS = {
     "postgresql": "psycopg2-binary",
@@ -60,18 +60,18 @@ _DRIVERS = {
 
 
 class _Connection(sqlite3.Connection):
-    """A SQLite connection that survives a kill without a flush to disk at each statement."""
+    """A SQLite connection that loses nothing when the process is killed, without a flush to disk per transaction."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # With a write-ahead log NORMAL loses nothing when the process dies; after a power cut the last trials may be
-        # missing, and `Search.sync` restores them from the store.
+        # With a write-ahead log, NORMAL loses nothing when the process dies. A power failure may lose the last trials;
+        # `Search.sync` restores them from the store.
         self.execute("PRAGMA journal_mode=WAL").close()
         self.execute("PRAGMA synchronous=NORMAL").close()
 
 
 def open_storage(url: str) -> optuna.storages.RDBStorage:
-    """Open the database, and create its tables if they are missing, under a lock.
+    """Open the database; create missing tables, under a lock.
 
     Args:
         url: SQLAlchemy URL, e.g. ``sqlite:////data/optuna.db`` or ``postgresql://user:secret@host/optuna``.
@@ -90,15 +90,17 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
             return optuna.storages.RDBStorage(url, engine_kwargs=options)
     except ImportError as error:
         driver = _DRIVERS.get(parsed.drivername, getattr(error.__cause__ or error, "name", None) or "its driver")
-        rule = f"the driver of {parsed.drivername} is not installed"
+        rule = f"the driver for {parsed.drivername} is not installed"
         raise ConfigError(_KEY, redact_urls(url), rule, f"Run: pip install {driver}") from None
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError, OSError) as error:
-        raise _unreachable(url, error) from None
+        rule = f"the database cannot be opened ({_redact(url, error)})"
+        remedy = "Check that it runs, that the name exists and that you may write to it."
+        raise ConfigError(_KEY, redact_urls(url), rule, remedy) from None
 
 
 @contextlib.contextmanager
-def translated(url: str) -> Iterator[None]:
-    """Turn errors of the database into one that says what to do.
+def translate_errors(url: str) -> Iterator[None]:
+    """Raise errors of the database as errors that say what to do.
 
     Raises:
         StorageDown: The database failed; trials are safe in the store.
@@ -109,22 +111,23 @@ def translated(url: str) -> Iterator[None]:
     except _DATABASE_ERRORS as error:
         cause = _redact(url, error.__cause__ or error)
         if is_full(cause):
-            said = f"the database of studies {redact_urls(url)} cannot grow ({cause})"
-            raise DiskFull(f"{said}. {_FULL_REMEDY}") from error
+            message = f"the disk of the database of studies {redact_urls(url)} is full ({cause})"
+            raise DiskFull(f"{message}. {_FULL_REMEDY}") from error
         raise StorageDown(
-            f"the database of studies {redact_urls(url)} failed ({cause}). Trials are safe in the sweep's folder: end "
-            "what locks the database, or move it away (it is rebuilt from the folder), then run the same command again"
+            f"the database of studies {redact_urls(url)} failed ({cause}). Trials are safe in the sweep's folder. Stop "
+            "the process that locks the database, or move the database away (it is rebuilt from the sweep's folder); "
+            "then run the same command again"
         ) from error
 
 
-def durable(method: Callable[P, T]) -> Callable[P, T]:
-    """Try a method of a search again, with growing pauses, while its database fails; it must bear being repeated."""
+def retried(method: Callable[P, T]) -> Callable[P, T]:
+    """Retry a method of `Search` with growing pauses while its database fails; the method must be idempotent."""
 
     @functools.wraps(method)
     def attempt(*args: P.args, **kwargs: P.kwargs) -> T:
         search: Any = args[0]
-        with translated(search._storage.url):
-            return patience(method, *args, **kwargs)
+        with translate_errors(search._storage.url):
+            return RETRIES(method, *args, **kwargs)
 
     return attempt
 
@@ -134,7 +137,7 @@ def _parse(url: str) -> sqlalchemy.URL:
         parsed = sqlalchemy.make_url(url)
         parsed.get_dialect()
     except sqlalchemy.exc.NoSuchModuleError:
-        rule = "this kind of database is unknown"
+        rule = "this type of database is not supported"
     except (sqlalchemy.exc.ArgumentError, ValueError):
         rule = "this is not a database URL"
     except ImportError:
@@ -151,11 +154,6 @@ def _lock_path(url: str, path: Path | None) -> Path:
         return path.with_name(f"{path.name}.lock")
     digest = hashlib.sha256(url.encode()).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"sweeper-{digest}.lock"
-
-
-def _unreachable(url: str, error: Exception) -> ConfigError:
-    rule = f"the database cannot be opened ({_redact(url, error)})"
-    return ConfigError(_KEY, redact_urls(url), rule, "Check that it runs, that the name exists and that you may write.")
 
 
 def _redact(url: str, error: BaseException) -> str:

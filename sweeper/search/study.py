@@ -1,8 +1,8 @@
-"""One study: proposes settings, hears how they do, says which to stop.
+"""The search of one study: proposes configurations, receives their scores, and decides which trials to prune.
 
-`Search` wraps an Optuna study through ask and tell. The trial store is the truth; after any interruption `Search.sync`
-brings Optuna in line with it, and rebuilds it if its database is gone. One process at a time writes a study: the
-controller. It does not train, and it does not count a budget.
+`Search` wraps an Optuna study through ask and tell. The trial store is the truth: after an interruption `Search.sync`
+brings Optuna in line with it, and rebuilds the study if its database is gone. Only one process, the controller, writes
+a study at a time. This module does not train, and it does not enforce a budget.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from sweeper.config.space import SearchSpace
 from sweeper.config.values import ParamValue
 from sweeper.errors import SweeperError
 from sweeper.search.distributions import distributions, suggest, to_stored
+from sweeper.search.frozen_trials import check_same, check_trial, worst_value
 from sweeper.search.proposals import Proposal, trial_seed
-from sweeper.search.pruning import make_pruner, num_free_passes
-from sweeper.search.reading import check_same, check_trial, worst_value
+from sweeper.search.pruning import make_pruner, min_peers
 from sweeper.search.samplers import Proposer
-from sweeper.search.storage import durable, open_storage, patience, translated
+from sweeper.search.storage import RETRIES, open_storage, retried, translate_errors
 from sweeper.types import Decision, Phase, TrialRecord, TrialState
 
 __all__ = ["Search"]
@@ -41,18 +41,32 @@ _STATES = {
 
 
 class Search:
-    """A study that is open for writing; a context manager. Made by `Search.open`."""
+    """A study that is open for writing; a context manager. Use `Search.open` to create one.
+
+    Args:
+        study: The study, with its pruner.
+        storage: The database that the study is in.
+        proposer: Chooses what proposes each trial.
+        last_rung: Chunks of a full trial.
+        min_peers: Other trials that must have been scored at a rung before it prunes.
+    """
 
     def __init__(
-        self, study: optuna.Study, storage: optuna.storages.RDBStorage, proposer: Proposer, *, space: SearchSpace
+        self,
+        study: optuna.Study,
+        storage: optuna.storages.RDBStorage,
+        proposer: Proposer,
+        *,
+        last_rung: int,
+        min_peers: int,
     ) -> None:
-        self._study, self._storage, self._proposer, self._space = study, storage, proposer, space
+        self._study, self._storage, self._proposer = study, storage, proposer
+        self._last_rung, self._min_peers = last_rung, min_peers
         self._study_id = storage.get_study_id_from_name(study.study_name)
         self._known: set[int] = set()
+        """Numbers of the trials that the controller knows."""
         self._drawing: int | None = None
-        self._seed = 0
-        self._last_rung = 0
-        self._free_passes = 0
+        """Number of the trial that `ask` has started but not returned yet."""
 
     @classmethod
     def open(
@@ -67,28 +81,28 @@ class Search:
         rungs: tuple[int, ...],
         fixed: Mapping[str, ParamValue] | None = None,
     ) -> Search:
-        """Open a study, or begin it.
+        """Open a study; create it if it does not exist.
 
         Args:
-            name: ``<sweep>/<study>``; also decides a trial's hyperband bracket, so it must stay.
-            space: The search space; must be the one the study was begun with.
+            name: ``<sweep>/<study>``. It also determines a trial's Hyperband bracket, so it must not change.
+            space: The search space; must be the one the study was started with.
             settings: Sampler, pruner and recipes.
             direction: ``maximize`` or ``minimize``.
             storage_url: SQLAlchemy URL of the database.
             seed: Seed of all proposals.
-            rungs: Chunks after which trials are scored, the last one ending a trial (see `pruning.rung_chunks`).
-            fixed: Values of keys that do not vary, for recipes.
+            rungs: Chunks after which trials are scored; the last one ends a trial (see `pruning.rung_chunks`).
+            fixed: Values of keys that are not searched, to complete and check recipes.
 
         Raises:
             ConfigError: A setting is wrong, or the database cannot be opened.
-            SweepMismatch: The study was begun with another space or direction.
+            SweepMismatch: The study was started with another space or direction.
         """
         proposer = Proposer(space, settings, seed=seed, fixed=fixed or {}, maximize=direction == "maximize")
         pruner = make_pruner(settings, rungs=rungs, num_chunks=rungs[-1])
         storage = open_storage(storage_url)
         try:
-            with translated(storage_url):
-                study = patience(
+            with translate_errors(storage_url):
+                study = RETRIES(
                     optuna.create_study,
                     study_name=name,
                     storage=storage,
@@ -98,12 +112,10 @@ class Search:
                     load_if_exists=True,
                 )
                 check_same(study, space, direction)
-                search = cls(study, storage, proposer, space=space)
+                return cls(study, storage, proposer, last_rung=rungs[-1], min_peers=min_peers(settings))
         except BaseException:
             storage.engine.dispose()
             raise
-        search._seed, search._last_rung, search._free_passes = seed, rungs[-1], num_free_passes(settings)
-        return search
 
     def __enter__(self) -> Search:
         return self
@@ -112,58 +124,54 @@ class Search:
         self.close()
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Close the connections to the database."""
         self._storage.remove_session()
         self._storage.engine.dispose()
 
     @property
-    def num_trials(self) -> int:
-        """Trials proposed so far, whatever became of them."""
-        return len(self._trials())
-
-    @property
-    @durable
+    @retried
     def is_exhausted(self) -> bool:
-        """Whether every setting of a grid was proposed; never true of other samplers."""
+        """Whether every configuration of a grid was proposed; always false for other samplers."""
         size = self._proposer.size
         return size is not None and self._next_number(self._trials()) >= size
 
-    @durable
+    @retried
     def ask(self) -> Proposal:
-        """Propose the next setting; its trial is running until it is told.
+        """Propose the next configuration; its trial counts as running until `tell`.
 
         Raises:
-            SweeperError: A grid has no setting left.
+            SweeperError: Every configuration of the grid was proposed.
             StorageDown: The database failed.
         """
         trials = self._trials()
         if self._drawing is not None and trials[self._drawing].state is optuna.trial.TrialState.RUNNING:
-            return self._drawn(self._redraw(trials[self._drawing]))  # the database failed at an earlier attempt
-        number = self._next_number(trials)
-        if self._proposer.size is not None and number >= self._proposer.size:
-            raise SweeperError(f"{self._study.study_name}: the grid's {self._proposer.size} settings were all tried")
+            # The database failed in an earlier attempt, after the trial was started.
+            return self._drawn(self._redraw(trials[self._drawing]))
+        number, size = self._next_number(trials), self._proposer.size
+        if size is not None and number >= size:
+            raise SweeperError(f"{self._study.study_name}: all {size} configurations of the grid were proposed")
         if number == len(trials):
             self._enqueue(number, trials)
-        # The origin is stored with the trial before it is drawn: a kill in between leaves a trial that `pending`
-        # finds and draws again, with the same sampler and seed.
+        # The origin is stored before the trial is drawn. If the process is killed in between, `pending` finds the trial
+        # and draws it again with the same sampler and seed.
         origin = str(self._trials()[number].user_attrs["origin"])
         self._study.sampler = self._proposer.sampler(origin, number)
         self._drawing = number
-        params = suggest(self._study.ask(), self._space)
+        params = suggest(self._study.ask(), self._proposer.space)
         return self._drawn(Proposal(number=number, params=params, origin=origin))
 
-    @durable
+    @retried
     def report(self, number: int, *, chunk: int, value: float) -> Decision:
         """Report the objective of a trial at a rung.
 
         Args:
             number: The trial.
             chunk: Chunks completed.
-            value: The objective; a value that is not finite stops the trial.
+            value: The objective. A trial whose value is not finite is pruned.
 
         Returns:
-            Whether it goes on. The default recipe always does, being what all are compared with; and so does a trial
-            at its last rung, which is complete.
+            Whether the trial continues. The default recipe is never pruned, since all trials are compared with it; nor
+            is a trial at its last rung, which is complete.
         """
         trials = self._trials()
         frozen = trials[number]
@@ -172,48 +180,49 @@ class Search:
             return Decision.CONTINUE
         if not math.isfinite(value):
             return Decision.STOP
-        should_stop = self._report(frozen, chunk, value)
-        protected = frozen.user_attrs.get("origin") == self._proposer.default_origin
+        should_prune = self._report(frozen, chunk, value)
+        is_default = frozen.user_attrs.get("origin") == self._proposer.default_origin
         num_peers = sum(chunk in trial.intermediate_values for trial in trials if trial is not frozen)
-        is_free = protected or num_peers < self._free_passes
-        return Decision.STOP if should_stop and not is_free else Decision.CONTINUE
+        may_prune = not is_default and num_peers >= self._min_peers
+        return Decision.STOP if should_prune and may_prune else Decision.CONTINUE
 
-    @durable
+    @retried
     def tell(self, number: int, *, state: TrialState, value: float | None = None) -> None:
-        """Finish a trial; a trial that is finished already stays as it is.
+        """Record how a trial ended. A trial that has already finished is not changed.
 
-        An infeasible trial is told as complete with a violated constraint, so that the sampler learns from it, and
-        with the worst value seen, so that a model of the values is not bent by an invented one.
+        An infeasible trial is stored as complete with a violated constraint, so that the sampler learns from it. Its
+        value is the worst one seen so far, so that an invented value does not distort a model of the values.
 
         Args:
             number: The trial.
             state: How it ended.
-            value: The objective, of a complete trial.
+            value: The objective of a complete trial.
 
         Raises:
             ValueError: The state is not final, or a complete trial has no finite value.
         """
         if not state.is_finished:
-            raise ValueError(f"trial {number} cannot be told as {state}")
+            raise ValueError(f"trial {number}: state={state} is not a final state")
         if state is TrialState.COMPLETE and (value is None or not math.isfinite(value)):
-            raise ValueError(f"trial {number} is complete but its value is {value}")
+            raise ValueError(f"trial {number}: a complete trial needs a finite value, not {value}")
         if self._trials()[number].state.is_finished():
             return
         trial = self._trial(number)
         trial.set_user_attr("state", str(state))
         if state is TrialState.INFEASIBLE:
-            value = worst_value(self._trials(), value, maximize=self._is_maximize)
+            maximize = self._study.direction is optuna.study.StudyDirection.MAXIMIZE
+            value = worst_value(self._trials(), value, maximize=maximize)
         final = _STATES[state]
         if state is TrialState.INFEASIBLE and _CONSTRAINT not in trial.constraints:
             trial.set_constraint(_CONSTRAINT, 1.0)
         self._study.tell(number, value if final is optuna.trial.TrialState.COMPLETE else None, state=final)
 
-    @durable
+    @retried
     def sync(self, records: Sequence[TrialRecord], value_of: Callable[[TrialRecord], float | None]) -> None:
-        """Bring Optuna in line with the store, which is the truth, when a sweep is reopened.
+        """Bring Optuna in line with the store when a sweep is resumed.
 
-        Trials that Optuna has lost are added, rung values that it missed are reported, trials that the store has
-        finished are told. Trials running in both stay. Those running in Optuna only are then `pending`.
+        Adds the trials that Optuna lacks, reports the rung values that it missed, and finishes the trials that are
+        finished in the store. Trials running in both stay as they are. Those running in Optuna only are `pending`.
 
         Args:
             records: All trials of the study in the store.
@@ -231,19 +240,15 @@ class Search:
             if record.state.is_finished:
                 self.tell(record.spec.number, state=record.state, value=value_of(record))
 
-    @durable
+    @retried
     def pending(self) -> list[Proposal]:
-        """Return the trials that were proposed but never reached the store: the controller died in between."""
+        """Return the trials that were proposed but never reached the store, because the controller died in between."""
         running = [
             trial
             for trial in self._trials()
             if trial.state is optuna.trial.TrialState.RUNNING and trial.number not in self._known
         ]
         return [self._redraw(trial) for trial in running]
-
-    @property
-    def _is_maximize(self) -> bool:
-        return self._study.direction is optuna.study.StudyDirection.MAXIMIZE
 
     def _trials(self) -> list[optuna.trial.FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
@@ -256,31 +261,33 @@ class Search:
 
     @staticmethod
     def _next_number(trials: Sequence[optuna.trial.FrozenTrial]) -> int:
-        """Return the number of a trial that was enqueued before a kill, or of a new one."""
+        """Return the number of a trial that was enqueued but not started when the process was killed, or a new one."""
         waiting = (trial.number for trial in trials if trial.state is optuna.trial.TrialState.WAITING)
         return next(waiting, len(trials))
 
     def _enqueue(self, number: int, trials: Sequence[optuna.trial.FrozenTrial]) -> None:
         draft = self._proposer.draft(number, trials)
-        stored = {} if draft.params is None else to_stored(self._space, draft.params)
-        attributes = {"origin": draft.origin, "seed": trial_seed(self._seed, number), **draft.notes}
+        stored = {} if draft.params is None else to_stored(self._proposer.space, draft.params)
+        attributes = {"origin": draft.origin, "seed": trial_seed(self._proposer.seed, number), **draft.notes}
         self._study.enqueue_trial(stored, user_attrs=attributes)
 
     def _drawn(self, proposal: Proposal) -> Proposal:
+        """Record that a proposal is about to reach the controller."""
         self._drawing = None
         self._known.add(proposal.number)
         return proposal
 
     def _redraw(self, frozen: optuna.trial.FrozenTrial) -> Proposal:
+        """Draw a running trial again; values that are in the database already are read."""
         origin = str(frozen.user_attrs["origin"])
         self._study.sampler = self._proposer.sampler(origin, frozen.number)
-        params = suggest(self._trial(frozen.number), self._space)
+        params = suggest(self._trial(frozen.number), self._proposer.space)
         return Proposal(number=frozen.number, params=params, origin=origin)
 
     def _report(self, frozen: optuna.trial.FrozenTrial, chunk: int, value: float) -> bool:
-        """Store a rung's value, once, and return whether the pruner would stop the trial.
+        """Store the value at a rung unless it is stored already; return whether the pruner would prune the trial.
 
-        Straight to the storage, as `optuna.Trial` does it: making one reads all trials to prepare its sampler.
+        Writes to the storage directly, as `optuna.Trial` does: creating one reads all trials to prepare its sampler.
         """
         if frozen.state.is_finished() or not math.isfinite(value):
             return False
@@ -292,22 +299,22 @@ class Search:
         return self._study.pruner.prune(self._study, self._storage.get_trial(trial_id))
 
     def _restore(self, record: TrialRecord) -> None:
-        """Add a trial that Optuna does not have; check one that it has."""
+        """Add a trial that Optuna lacks; check one that it has."""
         spec, trials = record.spec, self._trials()
         for missing in range(len(trials), spec.number):
-            logger.warning("%s: trial %d is lost, it counts as failed", self._study.study_name, missing)
+            logger.warning("%s: trial %d has no record and counts as failed", self._study.study_name, missing)
             self._study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL))
         if spec.number >= len(trials):
             self._study.add_trial(
                 optuna.trial.create_trial(
                     state=optuna.trial.TrialState.RUNNING,
-                    params=to_stored(self._space, spec.params),
-                    distributions=distributions(self._space),
-                    user_attrs={"origin": spec.origin, "seed": trial_seed(self._seed, spec.number)},
+                    params=to_stored(self._proposer.space, spec.params),
+                    distributions=distributions(self._proposer.space),
+                    user_attrs={"origin": spec.origin, "seed": trial_seed(self._proposer.seed, spec.number)},
                 )
             )
             return
-        check_trial(self._study.study_name, self._space, trials[spec.number], spec.params)
+        check_trial(self._study.study_name, self._proposer.space, trials[spec.number], spec.params)
 
     def _report_missed(self, record: TrialRecord, value_of: Callable[[TrialRecord], float | None]) -> None:
         frozen = self._trials()[record.spec.number]

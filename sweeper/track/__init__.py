@@ -1,6 +1,7 @@
-"""Trackers: they show trials while a sweep runs. The only place that knows MLflow.
+"""Trackers, which show trials while a sweep runs; the only package that imports MLflow.
 
-The controller calls `make_tracker` and then only the `Tracker` protocol; the command line calls `server.serve`.
+`sweeper.sweep` calls `make_tracker`; the controller uses only the `Tracker` protocol. The command line calls
+`server.serve`.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ __all__ = ["NullTracker", "Tracker", "database_fault", "database_files", "make_t
 
 
 def make_tracker(settings: TrackerSettings, *, outputs: Path, sweep: str, tags: Mapping[str, str]) -> Tracker:
-    """Return the tracker that the settings name; nothing is opened before the first trial is shown.
+    """Return the configured tracker; nothing is opened until the first trial is shown.
 
     Args:
         settings: The `tracker` section.
-        outputs: Folder of all sweeps; the default database and files of MLflow lie in it.
+        outputs: Folder of all sweeps; by default MLflow's database and files are in it.
         sweep: Name of the sweep.
-        tags: What holds for every trial, e.g. git commit and versions.
+        tags: Tags of every trial, e.g. git commit and versions.
 
     Raises:
-        ConfigError: MLflow takes no such URI.
+        ConfigError: ``tracker.uri`` is not a URI of a server or a database.
     """
     if settings.name == "none":
         return NullTracker()

@@ -1,8 +1,8 @@
-"""A tracker that never holds up its caller: a thread, a queue that coalesces, and patience with a dead server.
+"""A tracker that never blocks its caller: a thread, a queue with one entry per trial, and retries.
 
-Knows nothing of MLflow: a `Writer`, made and used only in the thread, does the sending. Of each trial only the latest
-record waits, so a slow server makes the view coarser in time, never the search slower. What could not be sent stays in
-the queue. `sweeper.track.make_tracker` puts this and the MLflow writer together.
+Independent of MLflow: a `Writer`, created and used only in the thread, does the sending. Only the latest record of each
+trial waits, so a slow server means fewer intermediate points in the view, never a slower search. What could not be sent
+stays in the queue. `sweeper.track.make_tracker` combines this with the MLflow writer.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ __all__ = ["BackgroundTracker", "Pace", "Writer"]
 
 _LOG = logging.getLogger(__name__)
 _MAX_FAILURES_IN_A_ROW = 2
-"""Then a round ends: the server is most likely away, and every further try would cost seconds."""
+"""After so many a round ends: the server is most likely down, and each further attempt would take seconds."""
 
 _Key = tuple[str, int]
 
 
 class Writer(Protocol):
-    """Sends records; may block, may raise anything."""
+    """Sends records; may block, and may raise any exception."""
 
     def show(self, study: StudyRecord, trial: TrialRecord, files: Sequence[Path]) -> None:
-        """Send what the view lacks of this trial."""
+        """Send whatever the view does not have of this trial yet."""
         ...
 
     def forget(self, study: str) -> None:
-        """Read again what the view has of a study: a call failed, so what it did is unknown."""
+        """Drop what is cached of a study, because a call failed and may have been carried out in part."""
         ...
 
     def pause(self) -> None:
-        """Mark what is still running as waiting for a later process."""
+        """Mark trials that are still running as waiting for a later process."""
         ...
 
 
@@ -49,14 +49,14 @@ class Pace:
     """How often the thread works.
 
     Args:
-        interval_s: Least time between two rounds, so that several chunks of a trial are sent as one.
-        retry_s: Time after which a round that failed is tried again.
-        complain_s: Least time between two warnings about failures.
+        interval_s: Shortest time between two rounds, so that several chunks of a trial are sent together.
+        retry_s: Time before the next round after one that failed.
+        warn_s: Shortest time between two warnings about failures.
     """
 
     interval_s: float = 3.0
     retry_s: float = 15.0
-    complain_s: float = 60.0
+    warn_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +65,21 @@ class _Item:
     trial: TrialRecord
     files: tuple[Path, ...]
 
-    def under(self, newer: _Item) -> _Item:
-        """What is left to send when ``newer`` arrives: nothing finished and no file is lost."""
+    def merge(self, newer: _Item) -> _Item:
+        """Return what must be sent when ``newer`` arrives: no file and no finished record is lost."""
         files = newer.files + tuple(path for path in self.files if path not in newer.files)
         keep = self.trial.state.is_finished and not newer.trial.state.is_finished
         return _Item(newer.study, self.trial if keep else newer.trial, files)
 
 
 class BackgroundTracker:
-    """Shows trials through a writer in a thread of its own.
+    """Shows trials through a writer in its own thread.
 
     Args:
-        make_writer: Called in the thread, at the first trial and again as long as it raises.
-        where: Name of the server in messages; a password in it is not shown.
+        make_writer: Called in the thread for the first trial, and again while it raises.
+        where: Name of the server in messages; a password in it is hidden.
         pace: How often the thread works.
-        clock: Seconds that only grow.
+        clock: A monotonic clock, in seconds.
     """
 
     def __init__(
@@ -100,16 +100,16 @@ class BackgroundTracker:
         self._seen: set[_Key] = set()
         self._changed = threading.Condition()
         self._closing = threading.Event()
-        self._complained_at: float | None = None
+        self._warned_at: float | None = None
         self._problem = ""
         self._thread = threading.Thread(target=self._run, name="sweeper-tracker", daemon=True)
 
     def show(self, study: StudyRecord, trial: TrialRecord, files: Sequence[Path] = ()) -> None:
-        """Leave a record for the thread; a later record of the same trial replaces it."""
+        """Queue a record for the thread; a later record of the same trial replaces it."""
         key, item = (trial.spec.study, trial.spec.number), _Item(study, trial, tuple(files))
         with self._changed:
             waiting = self._pending.get(key)
-            self._pending[key] = waiting.under(item) if waiting else item
+            self._pending[key] = waiting.merge(item) if waiting else item
             self._seen.add(key)
             if self._thread.ident is None and not self._closing.is_set():
                 self._thread.start()
@@ -117,11 +117,11 @@ class BackgroundTracker:
 
     @property
     def problem(self) -> str:
-        """Why the view is behind; empty as soon as everything was sent."""
+        """Why the view is not up to date; empty once everything was sent."""
         return self._problem
 
     def close(self, timeout_s: float) -> Mapping[str, int]:
-        """Send what is outstanding; what the time does not suffice for counts as missed."""
+        """Send what is queued; trials that cannot be sent in time count as missed."""
         with self._changed:
             self._closing.set()
             self._changed.notify_all()
@@ -144,7 +144,7 @@ class BackgroundTracker:
             self._attempt(self._writer.pause)
 
     def _round(self) -> bool:
-        """Try every waiting trial once; those that fail go to the end of the queue. Tell whether all were sent."""
+        """Send each queued trial once, failed ones to the end of the queue; return whether all were sent."""
         with self._changed:
             keys = list(self._pending)
         failures = in_a_row = 0
@@ -166,7 +166,7 @@ class BackgroundTracker:
             self._sending = None
             if not sent:
                 newer = self._pending.pop(key, None)
-                self._pending[key] = item.under(newer) if newer else item
+                self._pending[key] = item.merge(newer) if newer else item
         if not sent and self._writer is not None:
             self._writer.forget(item.study.name)
         return sent
@@ -179,17 +179,17 @@ class BackgroundTracker:
     def _attempt(self, call: Callable[[], None]) -> bool:
         try:
             call()
-        except Exception as error:  # noqa: BLE001  the tracker's border: what goes wrong in here stays in here
-            self._complain(error)
+        except Exception as error:  # noqa: BLE001  the tracker boundary: no error of a tracker may reach the search
+            self._warn(error)
             return False
         return True
 
-    def _complain(self, error: Exception) -> None:
+    def _warn(self, error: Exception) -> None:
         cause = redact_urls(f"{type(error).__name__}: {error}").splitlines()[0]
         self._problem = f"{self._where}: {cause}"
         now = self._clock()
-        if self._complained_at is not None and now - self._complained_at < self._pace.complain_s:
+        if self._warned_at is not None and now - self._warned_at < self._pace.warn_s:
             return
-        self._complained_at = now
-        _LOG.warning("%s is not up to date (%s); the search goes on, this is tried again", self._where, cause)
+        self._warned_at = now
+        _LOG.warning("%s is not up to date (%s); the search continues and sweeper will retry", self._where, cause)
         _LOG.debug("%s", redact_urls(traceback.format_exc()))

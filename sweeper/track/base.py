@@ -1,8 +1,8 @@
-"""The contract of trackers: they show trials, and never hold up or stop a search.
+"""The interface of trackers, which show trials and never delay or stop a search.
 
-The store is the truth; a tracker is a view of it. So its one verb takes a whole record and is idempotent: it shows
-whatever of the record it has not shown yet. What a dead tracker missed is shown by the next call, in this process or in
-a later one.
+The store is the truth; a tracker is a view of it. `Tracker.show` therefore takes a whole record and is idempotent: it
+sends whatever the view does not have yet. What the tracker missed while it was down, the next call sends, in this
+process or a later one.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ class Tracker(Protocol):
 
         Args:
             study: The trial's study.
-            trial: The trial as it stands; a later call supersedes an earlier one.
+            trial: The trial's present record; it replaces an earlier one.
             files: Files or folders to keep with a finished trial (adapter, configuration).
         """
         ...
 
     @property
     def problem(self) -> str:
-        """Why the view is behind; empty if it is not, or only for a moment."""
+        """Why the view is not up to date; empty if nothing has failed."""
         ...
 
     def close(self, timeout_s: float) -> Mapping[str, int]:
-        """Send what is outstanding.
+        """Send what is queued.
 
         Args:
-            timeout_s: How long it may take at most.
+            timeout_s: The longest time this may take.
 
         Returns:
-            Counts: ``shown`` trials that are up to date, ``missed`` those that are not.
+            ``shown``, the number of trials that are up to date, and ``missed``, the number that are not.
         """
         ...
 
@@ -54,7 +54,7 @@ class NullTracker:
 
     @property
     def problem(self) -> str:
-        """Nothing is behind."""
+        """Always empty."""
         return ""
 
     def close(self, timeout_s: float) -> Mapping[str, int]:  # noqa: ARG002  the protocol's name
@@ -66,7 +66,7 @@ class TrackerAudit(Protocol):
     """Reads a tracker back, to compare it with the store; unlike a `Tracker` it may block and raise."""
 
     def read(self, study: str, metric: str) -> list[ViewedTrial] | None:
-        """Return what there is of a study, every copy of a trial; None if there is nothing.
+        """Return what the tracker has of a study, duplicates of a trial included; None if it has no such study.
 
         Raises:
             TrackerError: The tracker does not answer.
@@ -74,7 +74,7 @@ class TrackerAudit(Protocol):
         ...
 
     def remove(self, runs: Iterable[ViewedTrial]) -> None:
-        """Take trials out of the view."""
+        """Remove trials from the view."""
         ...
 
     def kept_record(self, run: ViewedTrial) -> bytes | None:

@@ -1,7 +1,7 @@
-"""Where MLflow keeps things, and how a client or server of ours starts: URIs, environment, the database's schema.
+"""Prepares MLflow for our clients and server: URIs, environment variables, and the schema of its database.
 
-Imports mlflow only inside functions that run in the tracker's thread or in `server`: it takes seconds. `make_tracker`
-and `server.serve` call this; `mlflow_runs` does the writing.
+Importing mlflow takes seconds, so it is imported only in functions that run in the tracker's thread, in `server` or in
+`sweeper.recovery`. Called by `make_tracker` and `server.serve`; `mlflow_runs` does the writing.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ _SQLITE = "sqlite:///"
 _SCHEMES = ("http://", "https://", "sqlite://", "postgresql", "mysql", "mssql", "databricks")
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _ENVIRONMENT = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # by default, one call to a dead server takes 4 minutes
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # with the default, one call to a dead server takes 4 minutes
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # a line a run would tear the live view
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # one line per run would break the live view
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_DISABLE_AGENT_HINT": "true",
@@ -53,7 +53,7 @@ def tracking_uri(uri: str, outputs: Path) -> str:
     """Return the tracking URI to use: the one given, or a SQLite file in the outputs folder; paths become absolute.
 
     Raises:
-        ConfigError: MLflow takes no such URI.
+        ConfigError: The URI is not one of a server or a database.
     """
     if not uri:
         return f"{_SQLITE}{OutputsPaths(outputs).mlflow_db}"
@@ -61,7 +61,7 @@ def tracking_uri(uri: str, outputs: Path) -> str:
         raise ConfigError(
             "tracker.uri",
             redact_urls(uri),
-            "MLflow needs a server or a database",
+            "MLflow needs the URI of a server or a database",
             "Give http://host:port, sqlite:///path/to/mlflow.db or postgresql://…, or leave it empty.",
         )
     path = _sqlite_path(uri)
@@ -69,25 +69,25 @@ def tracking_uri(uri: str, outputs: Path) -> str:
 
 
 def artifact_folder(uri: str, outputs: Path) -> str:
-    """Return the URI of the folder for files; empty if a tracking server decides."""
+    """Return the URI of the folder for artifacts; empty if a tracking server chooses it."""
     return OutputsPaths(outputs).mlflow_artifacts.as_uri() if uri.startswith(_DATABASES) else ""
 
 
 def set_environment() -> None:
-    """Give mlflow our defaults where the user has none; to be called before the first import of mlflow."""
+    """Set our defaults for variables that the user has not set; must be called before mlflow is first imported."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    # It prints the traceback of every failing query, all night long; what failed is raised as well, and told once.
+    # It logs the traceback of every failing query. The error is raised as well, and `background` logs it once.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-    # mlflow 3.17 with SQLAlchemy 2.1; nothing a user of ours can do about it.
+    # mlflow 3.17 with SQLAlchemy 2.1; a user of ours cannot do anything about it.
     warnings.filterwarnings("ignore", message="The ``noload`` loader strategy is deprecated", module=r"mlflow\.")
 
 
 def prepare_database(uri: str) -> None:
-    """Make sure that a SQLite database has its schema before several processes open it.
+    """Create the schema of a SQLite database before several processes open it.
 
-    Two processes that open an empty database at once break it for good, and so does one that is killed while it makes
-    the 65 tables. So one process makes them, under a lock and aside, and moves the finished file into place.
+    Two processes that open an empty database at the same time corrupt it, and so does a kill while its 65 tables are
+    created. So one process creates them under a lock, in a temporary file, and moves the finished file into place.
     """
     path = _sqlite_path(uri)
     if path is None or path.exists():
@@ -103,7 +103,7 @@ def prepare_database(uri: str) -> None:
 
 
 def connect(uri: str, *, artifacts: str, sweep: str, tags: Mapping[str, str]) -> Writer:
-    """Return the writer of a sweep; takes seconds the first time. Arguments as of `MlflowRuns`."""
+    """Return the writer of a sweep; takes seconds the first time. For the arguments see `MlflowRuns`."""
     set_environment()
     prepare_database(uri)
     from sweeper.track.mlflow_runs import MlflowRuns  # imports mlflow
@@ -112,7 +112,7 @@ def connect(uri: str, *, artifacts: str, sweep: str, tags: Mapping[str, str]) ->
 
 
 def open_audit(uri: str, *, sweep: str) -> MlflowAudit:
-    """Return what reads a sweep's runs back; takes seconds the first time. Arguments as of `MlflowAudit`."""
+    """Return the reader of a sweep's runs; takes seconds the first time. For the arguments see `MlflowAudit`."""
     set_environment()
     prepare_database(uri)
     from sweeper.track.mlflow_audit import MlflowAudit  # imports mlflow
@@ -121,28 +121,28 @@ def open_audit(uri: str, *, sweep: str) -> MlflowAudit:
 
 
 def database_files(uri: str) -> list[Path]:
-    """Return the files of a SQLite database, as far as they exist; none for a server."""
+    """Return the existing files of a SQLite database; none for a tracking or database server."""
     path = _sqlite_path(uri)
     names = [path.with_name(f"{path.name}{suffix}") for suffix in ("", "-wal", "-shm", "-journal")] if path else []
     return [name for name in names if name.exists()]
 
 
 def database_fault(uri: str) -> str:
-    """Return why a SQLite database cannot be used; empty if it can, or if there is none, or if it is a server's."""
+    """Return why a SQLite database cannot be used; empty if it can, does not exist yet, or belongs to a server."""
     files = database_files(uri)
     if not files or files[0] != _sqlite_path(uri):
         return ""
     try:
         connection = sqlite3.connect(files[0])
         try:
-            (said,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+            (finding,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
             has_tables = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone()
         finally:
             connection.close()
     except sqlite3.DatabaseError as error:
         return f"the database cannot be read ({error})"
-    if said != "ok":
-        return f"the database is damaged ({said})"
+    if finding != "ok":
+        return f"the database is damaged ({finding})"
     return "" if has_tables else "the database has none of MLflow's tables"
 
 

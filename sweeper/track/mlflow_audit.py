@@ -1,8 +1,8 @@
-"""Reads a study as MLflow has it, to compare with the store, and takes away runs that are too many or wrong.
+"""Reads the runs of a study from MLflow, so that they can be compared with the store; deletes duplicate or wrong runs.
 
-`reconcile` calls this, through `sweeper.track.open_audit`. What is missing, a tracker's ``show`` adds. MLflow keeps a
-copy of the record and the adapter of finished trials, so a damaged store can be repaired from it. Importing this module
-imports mlflow.
+`sweeper.recovery` calls this through `sweeper.track.open_audit`. Missing runs are added by `Tracker.show`. MLflow has a
+copy of the record and the adapter of every finished trial, so a damaged store can be repaired from it. Importing this
+module imports mlflow.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PAUSED = "paused"
 
 
 class MlflowAudit:
-    """What MLflow has of a sweep.
+    """Reads and deletes a sweep's runs.
 
     Args:
         uri: Tracking URI.
@@ -69,16 +69,16 @@ class MlflowAudit:
                 return found
 
     def remove(self, runs: Iterable[ViewedTrial]) -> None:
-        """Move runs to MLflow's trash, from which ``mlflow gc`` would delete them; the trash is not shown."""
+        """Move runs to MLflow's trash, which is not shown; ``mlflow gc`` empties it."""
         for run in runs:
             self._client.delete_run(run.key)
 
     def kept_record(self, run: ViewedTrial) -> bytes | None:
-        """Return the copy of ``trial.json`` that a finished run holds, if there is one."""
+        """Return the copy of ``trial.json`` among a finished run's artifacts, if there is one."""
         return self._artifacts(run.key, TRIAL_FILE).get(TRIAL_FILE)
 
     def kept_adapter(self, run: ViewedTrial) -> Mapping[str, bytes]:
-        """Return the files of the adapter that a run's logged model holds; empty if there is none."""
+        """Return the files of a run's logged adapter; empty if there is none."""
         tag = self._client.get_run(run.key).data.tags.get("adapter", "")
         if not tag:
             return {}
@@ -110,7 +110,7 @@ def _viewed(run: Run, metric: str) -> ViewedTrial:
 
 
 def _state(status: str, tag: str) -> str:
-    """Return the state that tag and status agree on; both if they contradict each other."""
+    """Return the state on which tag and status agree; both if they contradict each other."""
     expected = {
         TrialState.COMPLETE: "FINISHED",
         TrialState.PRUNED: "FINISHED",

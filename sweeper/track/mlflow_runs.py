@@ -1,7 +1,7 @@
-"""Sends the difference between a trial's record and its run in MLflow.
+"""Sends MLflow whatever a trial's run lacks of its record.
 
-A run is found again by its tag ``trial``, in this process or a later one, and is only ever sent what it lacks. Blocks,
-and raises whatever MLflow raises: `background` calls it, in a thread. Importing this module imports mlflow.
+A run is found by its tag ``trial``, in this process or a later one, so nothing is sent twice. Blocks, and raises
+whatever MLflow raises: `background` calls it in a thread. Importing this module imports mlflow.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _MAX_METRICS = 1000
 _MAX_PARAMS = 100
 _PAGE = 1000
 _KEPT = "files_kept"
-"""Tag of a run whose files are all in MLflow."""
+"""Tag of a run whose artifacts are complete; lists their names."""
 _ADAPTER = "adapter"
-"""Tag that names the logged model of a run, set before its files are sent, so that a restart goes on with it."""
+"""Tag that names the logged model of a run. Set before the upload, so that a restart continues with this model."""
 _NOTE = "mlflow.note.content"
 _NOTE_HASH = "sweeper.note_sha256"
-"""Tag of an experiment: its note as we wrote it; a note that a user has changed is left alone."""
-_THEIRS = "a note of the user's"
+"""Tag of an experiment: the hash of the note that we wrote. A note that a user has changed is not overwritten."""
+_EDITED = "edited by a user"
 
 
 @dataclass(slots=True)
@@ -48,10 +48,10 @@ class _Shown:
     params: set[str] = field(default_factory=set)
     tags: dict[str, str] = field(default_factory=dict)
     is_done: bool = False
-    """Whether this process has shown the finished trial: it never changes again, so its details need not be kept."""
+    """Whether this process has sent the finished trial. It never changes again, so the details are dropped."""
 
     def finish(self) -> None:
-        """Forget the details: over a thousand trials they are tens of megabytes."""
+        """Drop the details, which take tens of megabytes for a thousand trials."""
         self.is_done = True
         self.metrics, self.params, self.tags = set(), set(), {}
 
@@ -80,11 +80,11 @@ class _Experiment:
 
 
 class MlflowRuns:
-    """Writes one experiment a study, one flat run a trial.
+    """Writes one experiment per study and one run per trial, without nested runs.
 
     Args:
         uri: Tracking URI.
-        artifacts: Folder for files, as a URI; empty lets a tracking server decide.
+        artifacts: URI of the folder for artifacts; empty if a tracking server chooses it.
         sweep: Name of the sweep.
         tags: Tags of every run, e.g. the git commit.
     """
@@ -97,7 +97,7 @@ class MlflowRuns:
         self._experiments: dict[str, _Experiment] = {}
 
     def show(self, study: StudyRecord, trial: TrialRecord, files: Sequence[Path]) -> None:
-        """Send what the run of a trial lacks: params, points, tags, files, status, in this order."""
+        """Send what the run of a trial lacks: note, files, params, points and tags, then the status."""
         experiment = self._experiments.get(study.name) or self._find_experiment(study)
         self._write_note(experiment, study)
         shown = experiment.runs.get(trial.spec.number) or self._create_run(experiment, trial)
@@ -105,18 +105,18 @@ class MlflowRuns:
             return
         model_id = ""
         if trial.state.is_finished and _KEPT not in shown.tags:
-            model_id = self._keep(shown, study, trial, files)
+            model_id = self._upload(shown, study, trial, files)
         self._send(shown, study, trial, model_id)
         self._set_status(shown, trial)
         if trial.state.is_finished:
             shown.finish()
 
     def forget(self, study: str) -> None:
-        """Read the study again before the next call."""
+        """Drop the cached runs of a study; the next call reads them again."""
         self._experiments.pop(study, None)
 
     def pause(self) -> None:
-        """Mark running runs as scheduled: no process works at them now."""
+        """Set running runs to scheduled, since this process no longer trains them."""
         for experiment in self._experiments.values():
             for shown in experiment.runs.values():
                 if shown.status == "RUNNING":
@@ -137,7 +137,7 @@ class MlflowRuns:
 
     def _create_experiment(self, name: str) -> str:
         folder = f"{self._artifacts}/{_safe(name)}" if self._artifacts else None
-        # The kind spares every visitor a dialogue that asks what this experiment is.
+        # Without this kind, the page asks every visitor to choose one in a dialogue.
         tags = {"mlflow.experimentKind": "custom_model_development", "sweep": self._sweep}
         return self._client.create_experiment(name, artifact_location=folder, tags=tags)
 
@@ -155,7 +155,7 @@ class MlflowRuns:
 
     def _write_note(self, experiment: _Experiment, study: StudyRecord) -> None:
         note = view.experiment_note(study, self._sweep, saved_view.page(experiment.id))
-        if experiment.note in (note, _THEIRS):
+        if experiment.note in (note, _EDITED):
             return
         self._client.set_experiment_tag(experiment.id, _NOTE, note)
         self._client.set_experiment_tag(experiment.id, _NOTE_HASH, _hash(note))
@@ -189,35 +189,35 @@ class MlflowRuns:
         shown.tags.update(tags)
 
     def _log(self, run_id: str, metrics: Sequence[Metric], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
-        """Send in as few calls as MLflow's limits allow; the tags, with the state, come last."""
-        rest, names = iter(metrics), iter([Param(key, value) for key, value in params.items()])
+        """Send in as few calls as MLflow's limits allow; the tags, which include the state, come last."""
+        rest, other = iter(metrics), iter([Param(key, value) for key, value in params.items()])
         run_tags = [RunTag(key, value) for key, value in tags.items()]
         while True:
-            some, few = list(islice(rest, _MAX_METRICS - _MAX_PARAMS)), list(islice(names, _MAX_PARAMS // 2))
-            is_last = len(some) < _MAX_METRICS - _MAX_PARAMS and len(few) < _MAX_PARAMS // 2
-            if some or few or (is_last and run_tags):
-                self._client.log_batch(run_id, some, few, run_tags if is_last else ())
+            points, values = list(islice(rest, _MAX_METRICS - _MAX_PARAMS)), list(islice(other, _MAX_PARAMS // 2))
+            is_last = len(points) < _MAX_METRICS - _MAX_PARAMS and len(values) < _MAX_PARAMS // 2
+            if points or values or (is_last and run_tags):
+                self._client.log_batch(run_id, points, values, run_tags if is_last else ())
             if is_last:
                 return
 
-    def _keep(self, shown: _Shown, study: StudyRecord, trial: TrialRecord, files: Iterable[Path]) -> str:
-        """Keep files and adapters; return the id of the adapter's logged model, or nothing."""
+    def _upload(self, shown: _Shown, study: StudyRecord, trial: TrialRecord, files: Iterable[Path]) -> str:
+        """Upload files and the adapter; return the id of the adapter's logged model, or an empty string."""
         model_id = ""
         present = [path for path in files if path.exists()]
         for path in present:
             if (path / "adapter_config.json").exists():
-                model_id = self._keep_adapter(shown, study, trial, path)
+                model_id = self._upload_adapter(shown, study, trial, path)
             elif path.is_dir():
                 self._client.log_artifacts(shown.run_id, str(path), path.name)
             else:
                 self._client.log_artifact(shown.run_id, str(path))
         if not model_id and _ADAPTER in shown.tags:
-            self._forget_adapter(shown)
+            self._delete_adapter(shown)
         if present:
             self._tag(shown, _KEPT, ", ".join(path.name for path in present))
         return model_id
 
-    def _keep_adapter(self, shown: _Shown, study: StudyRecord, trial: TrialRecord, folder: Path) -> str:
+    def _upload_adapter(self, shown: _Shown, study: StudyRecord, trial: TrialRecord, folder: Path) -> str:
         model_id = shown.tags.get(_ADAPTER, "").removeprefix("models:/")
         if not model_id:
             model = self._client.create_logged_model(
@@ -235,8 +235,8 @@ class MlflowRuns:
         self._client.log_outputs(shown.run_id, [LoggedModelOutput(model_id, trial.chunks_done)])
         return model_id
 
-    def _forget_adapter(self, shown: _Shown) -> None:
-        """Take back a logged model whose files went before they were sent: a better trial took their place."""
+    def _delete_adapter(self, shown: _Shown) -> None:
+        """Delete a logged model whose upload was interrupted, and whose files retention has deleted since."""
         self._client.delete_logged_model(shown.tags.pop(_ADAPTER).removeprefix("models:/"))
         self._client.delete_tag(shown.run_id, _ADAPTER)
 
@@ -257,7 +257,7 @@ class MlflowRuns:
 
 def _our_note(found: Experiment) -> str:
     note = found.tags.get(_NOTE, "")
-    return note if not note or found.tags.get(_NOTE_HASH) == _hash(note) else _THEIRS
+    return note if not note or found.tags.get(_NOTE_HASH) == _hash(note) else _EDITED
 
 
 def _hash(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Runs MLflow's server in the foreground, as lean as it goes. `sweeper ui` calls it."""
+"""Runs MLflow's server in the foreground with as little memory as possible. Called by `sweeper ui`."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ def serve(uri: str, artifact_root: str, port: int, *, echo: Callable[[str], None
     """Serve MLflow's pages on this machine until interrupted.
 
     Args:
-        uri: Tracking URI; for one of a running server only its address is told.
-        artifact_root: Folder for files of experiments that are made through this server.
+        uri: Tracking URI. If it is the address of a server, the address is printed and nothing is started.
+        artifact_root: Folder for artifacts of experiments that are created through this server.
         port: TCP port on the loopback interface.
-        echo: Told the address once the pages can be opened.
+        echo: Called with each line of the greeting once the server is up.
 
     Returns:
         Exit code of the server; 0 if it was interrupted.
 
     Raises:
-        ConfigError: The port is taken.
+        ConfigError: The port cannot be used.
         TrackerError: The server did not start.
     """
     if uri.startswith(("http://", "https://")):
@@ -53,7 +53,10 @@ def serve(uri: str, artifact_root: str, port: int, *, echo: Callable[[str], None
     try:
         with _terminated_as_interrupt():
             _await_start(server, port)
-            _greet(f"http://127.0.0.1:{port}", echo)
+            address = f"http://127.0.0.1:{port}"
+            echo(f"MLflow is at {address} (Ctrl-C stops it). Select 'Model training' at top left, or open a study:")
+            for name, page_address in _studies(address):
+                echo(f"  {name}: {page_address}")
             return server.wait()
     except KeyboardInterrupt:
         return 0
@@ -67,10 +70,10 @@ def _command(artifact_root: str, port: int) -> list[str]:
 
 
 def _environment(uri: str) -> dict[str, str]:
-    # The URI may hold a password, so it is not an argument, which every user of the machine could read.
-    # Without the job runners the server needs 0.5 GB instead of 3.1 GB.
+    # Not as an argument: every user of the machine could read the password that the URI may contain.
+    # Without job execution the server needs 0.5 GB instead of 3.1 GB.
     return {
-        "PYTHONWARNINGS": "ignore",  # they are meant for MLflow's developers
+        "PYTHONWARNINGS": "ignore",  # they are for MLflow's developers
         **os.environ,
         "MLFLOW_BACKEND_STORE_URI": uri,
         "MLFLOW_REGISTRY_STORE_URI": uri,
@@ -85,30 +88,26 @@ def _check_port(port: int) -> None:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             rule = f"this port cannot be used ({error.strerror})"
-            raise ConfigError("tracker.port", port, rule, f"Try another, e.g. tracker.port={port + 1}.") from error
+            raise ConfigError("tracker.port", port, rule, f"Use another port, e.g. tracker.port={port + 1}.") from error
 
 
 def _await_start(server: subprocess.Popen[bytes], port: int) -> None:
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline:
         if server.poll() is not None:
-            raise TrackerError(f"The MLflow server ended with code {server.returncode} while starting; see above.")
+            raise TrackerError(
+                f"the MLflow server exited with code {server.returncode} during startup; see its output above"
+            )
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=_POLL_S * 4):
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(_POLL_S)
-    raise TrackerError(f"The MLflow server did not answer within {_START_S:.0f} s.")
-
-
-def _greet(address: str, echo: Callable[[str], None]) -> None:
-    echo(f"MLflow is at {address} (Ctrl-C ends it). Choose 'Model training' at the top left, or open a study:")
-    for name, page_address in _studies(address):
-        echo(f"  {name}: {page_address}")
+    raise TrackerError(f"the MLflow server did not answer within {_START_S:.0f} s")
 
 
 def _studies(address: str) -> list[tuple[str, str]]:
-    """Return the latest studies, each with the address of its view: the list of experiments leads elsewhere."""
+    """Return names of the latest studies and addresses of their saved views, which MLflow's own list does not link."""
     query = {"max_results": _MAX_LINKS, "order_by": ["last_update_time DESC"]}
     headers = {"Content-Type": "application/json"}
     url = f"{address}/api/2.0/mlflow/experiments/search"

@@ -29,9 +29,9 @@ def passes(watchdog, timer, seconds):
 
 
 def chunk(watchdog, timer, seconds, *, num_lanes=4):
-    watchdog.began(0, "a chunk of toy", num_lanes=num_lanes)
+    watchdog.started(0, "a chunk of toy", num_lanes=num_lanes)
     passes(watchdog, timer, seconds)
-    return watchdog.ended(0, is_good=True)
+    return watchdog.finished(0, is_good=True)
 
 
 def test_the_time_of_a_chunk_is_measured(watchdog, timer):
@@ -39,7 +39,7 @@ def test_the_time_of_a_chunk_is_measured(watchdog, timer):
 
 
 def test_a_first_chunk_has_the_limit_of_first_answers(watchdog, timer):
-    watchdog.began(0, "a chunk of toy", num_lanes=4)
+    watchdog.started(0, "a chunk of toy", num_lanes=4)
     passes(watchdog, timer, 599)
     assert watchdog.overdue(0) == ""
     passes(watchdog, timer, 2)
@@ -48,7 +48,7 @@ def test_a_first_chunk_has_the_limit_of_first_answers(watchdog, timer):
 
 def test_later_chunks_have_many_times_what_one_took(watchdog, timer):
     chunk(watchdog, timer, 8)
-    watchdog.began(0, "a chunk of toy", num_lanes=4)
+    watchdog.started(0, "a chunk of toy", num_lanes=4)
     passes(watchdog, timer, 79)
     assert watchdog.overdue(0) == ""
     passes(watchdog, timer, 2)
@@ -57,14 +57,14 @@ def test_later_chunks_have_many_times_what_one_took(watchdog, timer):
 
 def test_more_lanes_may_take_longer(watchdog, timer):
     chunk(watchdog, timer, 8, num_lanes=1)
-    watchdog.began(0, "a chunk of toy", num_lanes=4)
+    watchdog.started(0, "a chunk of toy", num_lanes=4)
     passes(watchdog, timer, 319)
     assert watchdog.overdue(0) == ""
 
 
 def test_quick_chunks_have_the_floor(watchdog, timer):
     chunk(watchdog, timer, 0.5)
-    watchdog.began(0, "a chunk of toy", num_lanes=4)
+    watchdog.started(0, "a chunk of toy", num_lanes=4)
     passes(watchdog, timer, 29)
     assert watchdog.overdue(0) == ""
     passes(watchdog, timer, 2)
@@ -73,16 +73,16 @@ def test_quick_chunks_have_the_floor(watchdog, timer):
 
 def test_after_the_opening_of_a_study_it_is_measured_anew(watchdog, timer):
     chunk(watchdog, timer, 0.5)
-    watchdog.began(0, "the opening of other")
-    watchdog.ended(0, is_good=True)
-    watchdog.began(0, "a chunk of other", num_lanes=4)
+    watchdog.started(0, "the opening of other")
+    watchdog.finished(0, is_good=True)
+    watchdog.started(0, "a chunk of other", num_lanes=4)
     passes(watchdog, timer, 599)
     assert watchdog.overdue(0) == ""
 
 
 def test_a_computer_that_slept_hangs_nobody(watchdog, timer):
     chunk(watchdog, timer, 1)
-    watchdog.began(0, "a chunk of toy", num_lanes=4)
+    watchdog.started(0, "a chunk of toy", num_lanes=4)
     timer.advance(8 * 3600)  # a container that was paused: the clock went on, this process did not
     watchdog.tick()
     assert watchdog.overdue(0) == ""

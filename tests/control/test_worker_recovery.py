@@ -386,7 +386,7 @@ def test_a_damaged_checkpoint_costs_one_chunk(bench, damage):
     bench.run()
     assert sum(1 in pack for pack in bench.chunks()) == 2
     assert bench.trials()[1].state is COMPLETE
-    assert "damaged or gone: it goes on after chunk 2" in bench.trials()[1].failure.message
+    assert "damaged or missing; the trial resumes after chunk 2" in bench.trials()[1].failure.message
     check_whole(bench)
 
 
@@ -397,7 +397,7 @@ def test_a_trial_all_of_whose_checkpoints_are_damaged_starts_anew(bench):
     bench.events.clear()
     bench.run()
     assert sum(1 in pack for pack in bench.chunks()) == 4
-    assert "it starts anew" in bench.trials()[1].failure.message
+    assert "the trial restarts" in bench.trials()[1].failure.message
     check_whole(bench)
 
 

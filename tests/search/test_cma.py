@@ -13,7 +13,7 @@ START = datetime.datetime(2026, 1, 1)  # naive, as in Optuna
 
 
 def _trials(order):
-    """The trials of the first generation, told in this order."""
+    """The trials of the first generation, finished in this order."""
     trials = []
     for number in range(8):
         params, note = cma.draw(SPACE, [], seed=0, number=number, maximize=True)
@@ -29,17 +29,17 @@ def _trials(order):
     return trials
 
 
-def test_a_full_generation_moves_the_search_on():
+def test_a_full_generation_starts_the_next_one():
     _, note = cma.draw(SPACE, _trials([1, 2, 3, 4, 5, 6, 7]), seed=0, number=8, maximize=True)
     assert note["generation"] == 1
 
 
-def test_an_incomplete_generation_goes_on():
+def test_an_incomplete_generation_continues():
     _, note = cma.draw(SPACE, _trials([1, 2, 3, 4, 5, 6]), seed=0, number=8, maximize=True)
     assert note["generation"] == 0
 
 
-def test_a_straggler_does_not_rewrite_history():
+def test_a_trial_that_finishes_late_does_not_change_later_draws():
     before = cma.draw(SPACE, _trials([1, 2, 3, 4, 5, 6, 7]), seed=0, number=8, maximize=True)
     after = cma.draw(SPACE, _trials([1, 2, 3, 4, 5, 6, 7, 0]), seed=0, number=8, maximize=True)
     assert before == after

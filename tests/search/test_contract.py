@@ -1,10 +1,10 @@
-"""What holds for every file of conf/search; a new one is found by itself."""
+"""What every preset in conf/search guarantees; new presets are found automatically."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.search.toy import CONF, SPACE, Driver, open_toy, preset, value_of
+from tests.search.toy import CONF, SPACE, Driver, open_toy, preset, stored_trials, value_of
 
 PRESETS = sorted(path.stem for path in CONF.glob("[!_]*.yaml"))
 NUM_TRIALS = 16
@@ -17,13 +17,21 @@ def preset_run(request, tmp_path_factory):
     driver = Driver()
     with open_toy(folder, preset(request.param)) as search:
         driver.run(search, NUM_TRIALS)
-        count, pending = search.num_trials, search.pending()
-    return {"name": request.param, "driver": driver, "num_trials": count, "pending": pending}
+        pending = search.pending()
+    return {"name": request.param, "driver": driver, "stored": outcomes(folder), "pending": pending}
+
+
+def outcomes(folder):
+    """Number, state, score and rungs of every trial in the database; an infeasible trial's value is not a score."""
+    return [
+        (t.number, t.state, None if t.constraints else t.value, t.params, t.intermediate_values)
+        for t in stored_trials(folder)
+    ]
 
 
 def test_every_trial_ends_and_is_counted_once(preset_run):
     states = [record.state for record in preset_run["driver"].records.values()]
-    assert len(states) == preset_run["num_trials"] == NUM_TRIALS
+    assert len(states) == len(preset_run["stored"]) == NUM_TRIALS
     assert all(state.is_finished for state in states)
     assert preset_run["pending"] == []
 
@@ -33,8 +41,8 @@ def test_every_proposal_lies_in_the_space(preset_run):
 
 
 def test_no_two_trials_are_equal(preset_run):
-    settings = [tuple(params.values()) for _, _, params in preset_run["driver"].proposals]
-    assert len(set(settings)) == NUM_TRIALS
+    configurations = [tuple(params.values()) for _, _, params in preset_run["driver"].proposals]
+    assert len(set(configurations)) == NUM_TRIALS
 
 
 @pytest.mark.parametrize("cut", [11])
@@ -54,5 +62,5 @@ def test_a_lost_database_is_rebuilt_from_the_store(preset_run, tmp_path):
     records = list(preset_run["driver"].records.values())
     with open_toy(tmp_path, preset(preset_run["name"])) as search:
         search.sync(records, value_of)
-        assert search.num_trials == NUM_TRIALS
         assert search.pending() == []
+    assert outcomes(tmp_path) == preset_run["stored"]

@@ -44,7 +44,7 @@ def test_what_is_drawn_lies_in_the_space(seed):
     assert SPACE.contains(suggest(study.ask(), SPACE))
 
 
-def test_suggest_draws_from_the_very_distributions():
+def test_suggest_uses_the_same_distributions():
     trial = optuna.create_study().ask()
     suggest(trial, SPACE)
     assert trial.distributions == distributions(SPACE)

@@ -1,4 +1,4 @@
-"""The Gaussian process hears of stopped trials."""
+"""The Gaussian process learns from pruned trials."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ def _trial(state, value, rungs):
     return optuna.trial.create_trial(state=state, value=value, intermediate_values=rungs)
 
 
-def test_a_stopped_trial_counts_with_what_others_gained_later():
+def test_a_pruned_trial_counts_with_what_others_gained_later():
     complete = [
         _trial(optuna.trial.TrialState.COMPLETE, 0.9, {3: 0.5}),
         _trial(optuna.trial.TrialState.COMPLETE, 0.8, {3: 0.6}),
         _trial(optuna.trial.TrialState.COMPLETE, 0.8, {3: 0.5}),
     ]
-    stopped = _trial(optuna.trial.TrialState.PRUNED, 0.4, {3: 0.4})
-    assert expected_value(stopped, complete) == pytest.approx(0.7)
+    pruned = _trial(optuna.trial.TrialState.PRUNED, 0.4, {3: 0.4})
+    assert expected_value(pruned, complete) == pytest.approx(0.7)
 
 
-def test_a_stopped_point_is_not_proposed_again(tmp_path):
+def test_a_pruned_point_is_not_proposed_again(tmp_path):
     driver = Driver(lanes=1)
     with open_toy(tmp_path, preset("gp", pruner="median")) as search:
         driver.run(search, 24)

@@ -1,4 +1,4 @@
-"""A toy study whose objective is known: the best learning rate is 2e-3, and ranks of 32 and more are infeasible."""
+"""A toy study with a known objective: the best learning rate is 2e-3, and ranks of 32 or more are infeasible."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import optuna
 import yaml
 
 from sweeper.config.settings import Recipe, SearchSettings
@@ -29,7 +30,7 @@ FIXED = {"lora.dropout": 0.0}
 
 
 def preset(name: str, **changes: object) -> SearchSettings:
-    """Settings of a YAML file of conf/search, with a short start."""
+    """Return the settings of a file in conf/search, with at most 4 startup trials."""
     recipes = yaml.safe_load((CONF / "_recipes.yaml").read_text())["recipes"]
     content = yaml.safe_load((CONF / f"{name}.yaml").read_text())
     content.pop("defaults", None)
@@ -44,6 +45,16 @@ def open_toy(folder: Path, settings: SearchSettings, **changes: object) -> Searc
     return Search.open("sweep/toy", changes.pop("space", SPACE), settings, **{**options, **changes})
 
 
+def stored_trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
+    """Return the trials that the database of a toy study has."""
+    storage = optuna.storages.RDBStorage(f"sqlite:///{folder}/optuna.db")
+    try:
+        return optuna.load_study(study_name="sweep/toy", storage=storage).get_trials()
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
 def value_at(params, chunk: int) -> float:
     return (1 - abs(math.log(params["train.learning_rate"] / 2e-3)) / 5) * (0.5 + chunk / 24)
 
@@ -54,13 +65,13 @@ def value_of(record: TrialRecord) -> float | None:
 
 @dataclass
 class Driver:
-    """A controller without training: a few lanes, one rung of one lane at a time, and records as the store has them."""
+    """A controller without training: a few lanes, one rung of one lane at a time, records as in the store."""
 
     lanes: int = 3
     records: dict[int, TrialRecord] = field(default_factory=dict)
 
     def run(self, search: Search, num_trials: int, *, until: int | None = None) -> None:
-        """Run ``num_trials`` trials, or leave, as if killed, as soon as ``until`` of them were proposed."""
+        """Run ``num_trials`` trials; or return, as if killed, as soon as ``until`` of them were proposed."""
         while until is None or len(self.records) < until:
             running = [number for number, record in self.records.items() if not record.state.is_finished]
             if len(running) < self.lanes and len(self.records) < num_trials and not search.is_exhausted:

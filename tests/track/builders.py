@@ -1,4 +1,4 @@
-"""Trials as a tracker gets them: six chunks, one measurement each, every second one scored."""
+"""Trials for trackers: six chunks with a measurement each, of which every second one is scored."""
 
 from __future__ import annotations
 

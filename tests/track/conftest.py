@@ -1,4 +1,4 @@
-"""An MLflow database for each test: the schema takes seconds, so it is made once and copied."""
+"""An MLflow database per test; its schema takes seconds, so it is created once and copied."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Place:
         return connect(self.uri, artifacts=artifact_folder(self.uri, self.outputs), sweep="s1", tags=tags)
 
     def close(self) -> None:
-        """Let go of the database, as a process that ends does."""
+        """Close the database, as the end of a process does."""
         _close_engine(self.outputs)
 
     def runs(self, study: str = "trec-minilm-lora"):
@@ -60,7 +60,7 @@ def place(schema, tmp_path) -> Place:
 
 
 def _close_engine(outputs: Path) -> None:
-    # mlflow keeps every engine it made; an open connection becomes a ResourceWarning at some later time
+    # mlflow caches every engine; a connection that stays open becomes a ResourceWarning later
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     engine = SqlAlchemyStore._engine_map.pop(tracking_uri("", outputs), None)

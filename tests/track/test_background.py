@@ -1,4 +1,4 @@
-"""The thread and its queue, with a writer that does as it is told."""
+"""The thread and its queue, with a writer that a test controls."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LONG_S = 10.0
 
 
 class Recorder:
-    """Records what is sent; fails as long as told; blocks until released."""
+    """Records what is sent; fails as often as a test says; blocks while `free` is not set."""
 
     def __init__(self):
         self.sent, self.forgotten, self.paused = [], [], 0
@@ -58,14 +58,14 @@ def tracker(writer):
     tracker.close(LONG_S)
 
 
-def test_what_was_shown_is_sent_by_the_time_it_is_closed(tracker, writer):
+def test_closing_sends_everything_that_was_shown(tracker, writer):
     tracker.show(study(), complete(1))
     tracker.show(study(), complete(2))
     assert tracker.close(LONG_S) == {"shown": 2, "missed": 0}
     assert sorted(number for number, *_ in writer.sent) == [1, 2]
 
 
-def test_while_the_server_is_slow_only_the_latest_record_of_a_trial_waits(tracker, writer):
+def test_only_the_latest_record_of_a_trial_waits_for_a_slow_server(tracker, writer):
     writer.free.clear()
     tracker.show(study(), trial(chunks=1))
     assert writer.entered.wait(LONG_S)
@@ -89,7 +89,7 @@ def test_a_finished_record_and_its_files_survive_a_late_record_of_the_running_tr
     ]
 
 
-def test_files_of_an_earlier_call_are_not_lost_to_a_later_one_without(tracker, writer):
+def test_a_later_call_without_files_does_not_drop_those_of_an_earlier_one(tracker, writer):
     writer.free.clear()
     tracker.show(study(), trial(1))
     assert writer.entered.wait(LONG_S)
@@ -100,7 +100,7 @@ def test_files_of_an_earlier_call_are_not_lost_to_a_later_one_without(tracker, w
     assert writer.sent[-1][2] == (Path("adapter"),)
 
 
-def test_what_failed_is_tried_again_after_reading_what_the_server_has(tracker, writer):
+def test_a_failed_record_is_sent_again_after_reading_what_the_server_has(tracker, writer):
     writer.failures = {7: 2}
     tracker.show(study(), complete(), [Path("adapter")])
     wait_until(lambda: writer.sent)
@@ -117,7 +117,7 @@ def test_trials_that_always_fail_do_not_keep_others_waiting(tracker, writer):
     assert tracker.close(LONG_S) == {"shown": 2, "missed": 3}
 
 
-def test_a_dead_server_is_not_asked_for_every_waiting_trial(writer):
+def test_a_dead_server_is_not_called_for_every_waiting_trial(writer):
     tracker = BackgroundTracker(lambda: writer, where="MLflow", pace=Pace(interval_s=0, retry_s=LONG_S))
     writer.failures = dict.fromkeys(range(50), 10**6)
     writer.free.clear()
@@ -128,7 +128,7 @@ def test_a_dead_server_is_not_asked_for_every_waiting_trial(writer):
     assert writer.tries <= 5
 
 
-def test_a_writer_that_cannot_be_made_is_tried_again(writer):
+def test_creating_the_writer_is_retried(writer):
     tries = []
 
     def make():
@@ -143,7 +143,7 @@ def test_a_writer_that_cannot_be_made_is_tried_again(writer):
     assert tracker.close(LONG_S)["missed"] == 0
 
 
-def test_closing_waits_no_longer_than_it_may(writer):
+def test_closing_waits_no_longer_than_its_timeout(writer):
     tracker = BackgroundTracker(lambda: writer, where="MLflow", pace=AT_ONCE)
     writer.free.clear()
     tracker.show(study(), complete())
@@ -164,13 +164,13 @@ def test_nothing_is_opened_when_nothing_is_shown():
     assert tracker.close(LONG_S) == {"shown": 0, "missed": 0}
 
 
-def test_what_is_shown_after_the_end_counts_as_missed(tracker):
+def test_what_is_shown_after_closing_counts_as_missed(tracker):
     tracker.close(LONG_S)
     tracker.show(study(), complete())
     assert tracker.close(LONG_S) == {"shown": 0, "missed": 1}
 
 
-def test_failures_are_told_once_a_minute_with_their_cause_and_without_the_password(writer, caplog):
+def test_failures_are_logged_once_a_minute_with_their_cause_and_without_the_password(writer, caplog):
     now = [0.0]
     where = "MLflow at http://me:secret@host:1"
     tracker = BackgroundTracker(lambda: writer, where=where, pace=AT_ONCE, clock=lambda: now[0])
@@ -187,7 +187,7 @@ def test_failures_are_told_once_a_minute_with_their_cause_and_without_the_passwo
     assert "secret" not in caplog.text
 
 
-def test_a_view_that_is_behind_says_so_until_it_has_caught_up(tracker, writer):
+def test_the_problem_is_reported_until_the_view_is_up_to_date(tracker, writer):
     writer.failures = {7: 3}
     assert tracker.problem == ""
     writer.free.clear()
@@ -200,4 +200,4 @@ def test_a_view_that_is_behind_says_so_until_it_has_caught_up(tracker, writer):
 
 
 def warnings_of(caplog) -> list[str]:
-    return [record.getMessage() for record in caplog.records if "search goes on" in record.getMessage()]
+    return [record.getMessage() for record in caplog.records if "search continues" in record.getMessage()]

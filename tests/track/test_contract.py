@@ -1,4 +1,4 @@
-"""What every tracker promises, dead servers included."""
+"""What every tracker guarantees, also when its server is down."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sweeper.config.settings import TrackerSettings
 from sweeper.track import NullTracker, make_tracker
 from tests.track.builders import adapter_folder, complete, study, trial
 
-DEAD = "http://127.0.0.1:9"  # the port of a service that nobody runs any more
+DEAD = "http://127.0.0.1:9"  # the discard port, on which nothing listens
 
 
 @pytest.fixture(params=["none", "mlflow", "dead"])
@@ -35,7 +35,7 @@ def test_showing_returns_at_once(tracker):
     tracker.close(0)
 
 
-def test_closing_tells_of_every_trial_whether_it_was_shown(tracker):
+def test_closing_counts_every_trial_as_shown_or_missed(tracker):
     tracker.show(study(), complete(1))
     tracker.show(study(), trial(2, chunks=1))
     counts = tracker.close(20)
@@ -58,7 +58,7 @@ def test_closing_with_nothing_shown_counts_nothing(tracker):
     assert tracker.close(0) == {"shown": 0, "missed": 0}
 
 
-def test_a_dead_server_costs_the_caller_nothing_and_is_told(place, caplog, monkeypatch):
+def test_a_dead_server_is_logged_and_raises_nothing(place, caplog, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     tracker = make_tracker(TrackerSettings(uri=DEAD), outputs=place.outputs, sweep="s1", tags={})
     tracker.show(study(), complete())
@@ -67,7 +67,7 @@ def test_a_dead_server_costs_the_caller_nothing_and_is_told(place, caplog, monke
     assert "Connection refused" in caplog.text
 
 
-def test_a_sweep_is_in_mlflow_when_the_tracker_is_closed(place, tmp_path):
+def test_a_sweep_is_in_mlflow_once_the_tracker_is_closed(place, tmp_path):
     tracker = make_tracker(TrackerSettings(), outputs=place.outputs, sweep="s1", tags={"git_commit": "abc"})
     tracker.show(study(), trial(1, chunks=2))
     tracker.show(study(), complete(2), [adapter_folder(tmp_path)])

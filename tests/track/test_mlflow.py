@@ -1,4 +1,4 @@
-"""Where MLflow keeps things, and the making of its database."""
+"""MLflow's URIs, environment variables and database."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ def test_other_uris_stay_as_they_are(uri):
     assert tracking_uri(uri, Path("outputs")) == uri
 
 
-def test_a_folder_is_refused_with_a_remedy_and_without_passwords():
+def test_an_unsupported_uri_is_an_error_with_a_remedy_and_without_the_password():
     with pytest.raises(ConfigError, match=r"tracker\.uri=ftp://me:\*\*\*@host.*sqlite:///"):
         tracking_uri("ftp://me:secret@host", Path("outputs"))
 
 
-def test_a_server_decides_where_files_go():
+def test_a_tracking_server_chooses_the_folder_for_artifacts():
     assert artifact_folder("http://host:5000", Path("outputs")) == ""
 
 
-def test_with_a_database_files_go_to_the_outputs_folder(tmp_path):
+def test_with_a_database_artifacts_go_to_the_outputs_folder(tmp_path):
     assert artifact_folder("sqlite:///x.db", tmp_path / "my outputs") == f"file://{tmp_path}/my%20outputs/mlartifacts"
 
 
-def test_what_the_user_has_set_stays(monkeypatch):
+def test_variables_that_the_user_has_set_are_not_changed(monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "9")
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT", raising=False)
     set_environment()
     assert (os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"], os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]) == ("9", "20")
 
 
-def test_a_database_whose_making_broke_off_leaves_no_half_made_one(tmp_path, monkeypatch):
+def test_an_interrupted_creation_leaves_no_partial_database(tmp_path, monkeypatch):
     def killed(uri):
         Path(uri.removeprefix("sqlite:///")).write_bytes(b"half")
         raise KeyboardInterrupt
@@ -61,7 +61,7 @@ def test_a_database_whose_making_broke_off_leaves_no_half_made_one(tmp_path, mon
     assert not (tmp_path / "mlflow.db").exists()
 
     def made(uri):
-        assert not Path(uri.removeprefix("sqlite:///")).exists(), "the half-made one is in the way"
+        assert not Path(uri.removeprefix("sqlite:///")).exists(), "the partial database was not removed"
         Path(uri.removeprefix("sqlite:///")).write_bytes(b"whole")
 
     monkeypatch.setattr(ours, "_make_schema", made)
@@ -69,14 +69,14 @@ def test_a_database_whose_making_broke_off_leaves_no_half_made_one(tmp_path, mon
     assert (tmp_path / "mlflow.db").read_bytes() == b"whole"
 
 
-def test_a_database_that_is_there_is_left_alone(tmp_path, monkeypatch):
+def test_an_existing_database_is_not_changed(tmp_path, monkeypatch):
     (tmp_path / "mlflow.db").write_bytes(b"mine")
-    monkeypatch.setattr(ours, "_make_schema", lambda _: pytest.fail("made again"))
+    monkeypatch.setattr(ours, "_make_schema", lambda _: pytest.fail("created again"))
     prepare_database(f"sqlite:///{tmp_path}/mlflow.db")
 
 
 @pytest.mark.slow
-def test_processes_that_start_at_once_share_one_whole_database(tmp_path):
+def test_processes_that_start_together_share_one_intact_database(tmp_path):
     code = "import sys; from sweeper.track.mlflow import *; set_environment(); prepare_database(sys.argv[1])"
     command = [sys.executable, "-c", code, f"sqlite:///{tmp_path}/mlflow.db"]
     children = [subprocess.Popen(command, cwd=Path(__file__).parents[2]) for _ in range(3)]

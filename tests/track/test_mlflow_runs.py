@@ -1,4 +1,4 @@
-"""What arrives in a real MLflow database."""
+"""What is written to a real MLflow database."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_curves_have_one_point_a_chunk_and_one_score_a_rung(place):
     assert place.history(run_id, "validation/accuracy") == [(2, 0.6), (4, 0.8), (6, 0.7)]
 
 
-def test_showing_the_same_record_again_asks_nothing_of_the_server(place, monkeypatch):
+def test_showing_the_same_record_again_sends_nothing(place, monkeypatch):
     writer = place.connect()
     writer.show(study(), complete(), ())
     monkeypatch.setattr(writer, "_client", None)  # any request would raise
@@ -50,7 +50,7 @@ def test_a_trial_that_grows_gets_only_its_new_points(place):
     assert [step for step, _ in place.history(run_id, "train/loss")] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_later_process_goes_on_with_the_run_of_an_earlier_one(place):
+def test_a_later_process_continues_the_run_of_an_earlier_one(place):
     place.connect().show(study(), trial(chunks=3), ())
     place.connect().show(study(), complete(), ())
     (run,) = place.runs()
@@ -84,7 +84,7 @@ def test_points_that_arrived_although_the_call_failed_are_not_doubled(place, mon
     assert [step for step, _ in place.history(run_id, "train/loss")] == [1, 2, 3, 4]
 
 
-def test_a_record_is_one_call_and_a_long_one_few(place, monkeypatch):
+def test_a_record_is_one_call_and_a_long_one_is_few(place, monkeypatch):
     sizes = []
     send = MlflowClient.log_batch
 
@@ -120,7 +120,7 @@ def test_an_adapter_becomes_a_model_that_can_be_registered_and_loaded_back(place
     assert version.status == "READY"
 
 
-def test_an_upload_that_broke_off_is_finished_under_the_same_model(place, tmp_path, monkeypatch):
+def test_an_interrupted_upload_is_finished_under_the_same_model(place, tmp_path, monkeypatch):
     folder = adapter_folder(tmp_path)
     monkeypatch.setattr(MlflowClient, "finalize_logged_model", lambda *_: (_ for _ in ()).throw(TimeoutError()))
     with pytest.raises(TimeoutError):
@@ -132,7 +132,7 @@ def test_an_upload_that_broke_off_is_finished_under_the_same_model(place, tmp_pa
     assert model.status == "READY"
 
 
-def test_files_of_a_running_trial_are_not_kept(place, tmp_path):
+def test_files_of_a_running_trial_are_not_uploaded(place, tmp_path):
     place.connect().show(study(), trial(chunks=1), [adapter_folder(tmp_path)])
     assert "adapter" not in place.runs()[0].data.tags
 
@@ -165,14 +165,14 @@ def test_params_that_become_known_later_are_added(place):
     assert place.runs()[0].data.params["num_parameters"] == "1234"
 
 
-def test_references_that_are_measured_later_come_into_the_note(place):
+def test_references_that_are_measured_later_are_added_to_the_note(place):
     writer = place.connect()
     writer.show(study(), trial(), ())
     writer.show(study(references={"frozen_probe": {"accuracy": 0.65}}), trial(), ())
     assert "frozen_probe" in place.client.get_experiment_by_name("s1/trec-minilm-lora").tags["mlflow.note.content"]
 
 
-def test_a_note_that_a_user_changed_stays(place):
+def test_a_note_that_a_user_changed_is_not_overwritten(place):
     place.connect().show(study(), trial(), ())
     client = place.client
     experiment_id = client.get_experiment_by_name("s1/trec-minilm-lora").experiment_id
@@ -181,14 +181,14 @@ def test_a_note_that_a_user_changed_stays(place):
     assert client.get_experiment(experiment_id).tags["mlflow.note.content"] == "mine"
 
 
-def test_a_deleted_experiment_comes_back_with_its_runs(place):
+def test_a_deleted_experiment_is_restored_with_its_runs(place):
     place.connect().show(study(), trial(chunks=1), ())
     place.client.delete_experiment(place.client.get_experiment_by_name("s1/trec-minilm-lora").experiment_id)
     place.connect().show(study(), trial(chunks=2), ())
     assert len(place.runs()) == 1
 
 
-def test_all_runs_are_found_again_when_there_are_several_pages(place, monkeypatch):
+def test_all_runs_are_found_on_several_pages(place, monkeypatch):
     monkeypatch.setattr(mlflow_runs, "_PAGE", 2)
     writer = place.connect()
     for number in range(5):
@@ -199,7 +199,7 @@ def test_all_runs_are_found_again_when_there_are_several_pages(place, monkeypatc
     assert len(place.runs()) == 5
 
 
-def test_a_database_that_vanishes_is_an_error_and_the_next_process_shows_everything(place, schema):
+def test_a_deleted_database_is_an_error_and_the_next_process_sends_everything(place, schema):
     writer = place.connect()
     writer.show(study(), trial(chunks=1), ())
     database = place.outputs / "mlflow.db"

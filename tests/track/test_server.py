@@ -1,4 +1,4 @@
-"""MLflow's server, started for real."""
+"""MLflow's server, in real processes."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from sweeper.track.server import serve
 from tests.track.builders import adapter_folder, complete, study
 
 
-def test_a_port_in_use_is_told_before_anything_starts(tmp_path):
+def test_a_port_in_use_is_an_error_before_anything_starts(tmp_path):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(ConfigError, match=rf"tracker\.port={port}.*Try another"):
+        with pytest.raises(ConfigError, match=rf"tracker\.port={port}.*Use another port"):
             serve(f"sqlite:///{tmp_path}/mlflow.db", str(tmp_path), port)
     assert not (tmp_path / "mlflow.db").exists()
 
 
-def test_of_a_server_elsewhere_only_the_address_is_told():
-    told = []
-    assert serve("http://host:5000", "", 1, echo=told.append) == 0
-    assert told == ["MLflow is at http://host:5000"]
+def test_for_a_running_server_only_its_address_is_printed():
+    printed = []
+    assert serve("http://host:5000", "", 1, echo=printed.append) == 0
+    assert printed == ["MLflow is at http://host:5000"]
 
 
 @pytest.mark.slow
-def test_a_server_shows_what_was_tracked_takes_more_over_http_and_ends_with_all_its_processes(place, tmp_path):
+def test_a_server_shows_tracked_trials_accepts_more_over_http_and_ends_with_all_its_processes(place, tmp_path):
     place.connect().show(study(), complete(1), ())
     port = free_port()
     code = "from sys import argv; from sweeper.track.server import serve; exit(serve(argv[1], argv[2], int(argv[3])))"

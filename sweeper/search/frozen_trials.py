@@ -1,6 +1,6 @@
-"""What Optuna's trials say: the worst value, and whether they belong to the study that is being opened.
+"""Reads Optuna's frozen trials: are they infeasible, what is the worst value, do they belong to the study being opened.
 
-Called by the rest of `search`; writes nothing but the space of a new study.
+Called by the other modules of `search`. Writes nothing except the space of a new study.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ __all__ = ["check_same", "check_trial", "is_infeasible", "worst_value"]
 _COMPLETE = optuna.trial.TrialState.COMPLETE
 _UNSEEN_SCORE = 0.0
 _UNSEEN_LOSS = 10.0
-"""Values of an infeasible trial before any value was seen: no accuracy or F1 is lower, few losses are higher."""
+"""Values of an infeasible trial when no trial has a value yet: no accuracy or F1 is lower, few losses are higher."""
 
 
 def is_infeasible(trial: optuna.trial.FrozenTrial) -> bool:
-    """Whether a finished trial violates its constraint."""
+    """Whether a trial violates a constraint."""
     return any(violation > 0 for violation in trial.constraints.values())
 
 
 def check_same(study: optuna.Study, space: SearchSpace, direction: str) -> None:
-    """Check that a study goes on with what it was begun with; write that down if it is new.
+    """Check that a study has the space and direction it was started with; record the space if the study is new.
 
     Raises:
         SweepMismatch: The direction or a dimension of the space differs.
@@ -41,36 +41,37 @@ def check_same(study: optuna.Study, space: SearchSpace, direction: str) -> None:
         return
     if study.direction.name.lower() != direction:
         raise SweepMismatch(
-            f"{study.study_name} was begun to {study.direction.name.lower()}, not to {direction}. Use a new sweep name"
+            f"direction={direction}: {study.study_name} was started with direction={study.direction.name.lower()}. "
+            "Use a new sweep name"
         )
     before = json.loads(known)
     for key in dict.fromkeys([*before, *space.texts]):
         old, new = before.get(key, "fixed"), space.texts.get(key, "fixed")
         if old != new:
             raise SweepMismatch(
-                f"{key}={new}: {study.study_name} was begun with {key}={old}, and its trials cannot be compared with "
-                f"those of another space. Use a new sweep name, or go back to {key}={old}"
+                f"{key}={new}: {study.study_name} was started with {key}={old}, and trials of different spaces cannot "
+                f"be compared. Use a new sweep name, or set {key}={old} again"
             )
 
 
 def check_trial(
     study: str, space: SearchSpace, frozen: optuna.trial.FrozenTrial, params: Mapping[str, ParamValue]
 ) -> None:
-    """Check that a trial has the same setting in Optuna as in the store.
+    """Check that a trial has the same configuration in Optuna as in the store.
 
     Raises:
-        StoreError: It has not: the database is another sweep's.
+        StoreError: The configurations differ, so the database belongs to another sweep.
     """
     if set(frozen.params) != set(space.keys) or from_stored(space, frozen.params) != dict(params):
         raise StoreError(
             f"trial {frozen.number} of {study} has {dict(params)} in the sweep's folder but {frozen.params} in the "
-            "database of studies, which therefore belongs to another sweep. Move the database away (it is rebuilt "
-            "from the folder), or use a new sweep name"
+            "database of studies, so the database belongs to another sweep. Move the database away (it is rebuilt from "
+            "the sweep's folder), or use a new sweep name"
         )
 
 
 def worst_value(trials: Sequence[optuna.trial.FrozenTrial], value: float | None, *, maximize: bool) -> float:
-    """Return the worst finite value seen, ``value`` and the values at rungs included."""
+    """Return the worst finite value so far, ``value`` and the values at rungs included."""
     seen = [] if value is None else [value]
     for trial in trials:
         seen += trial.intermediate_values.values()

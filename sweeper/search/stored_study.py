@@ -1,6 +1,6 @@
-"""Reads a study as Optuna has it, to compare with the store, and takes one away that contradicts it.
+"""Reads a study from the database, so that it can be compared with the store; deletes one that contradicts the store.
 
-`reconcile` calls this. What is missing in Optuna, `study.Search.sync` adds.
+Called by `sweeper.recovery`. What the database lacks, `study.Search.sync` adds.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import sqlalchemy
 from sweeper.config.space import SearchSpace
 from sweeper.errors import StoreError, SweeperError
 from sweeper.search.distributions import from_stored
-from sweeper.search.reading import is_infeasible
-from sweeper.search.storage import open_storage, translated
+from sweeper.search.frozen_trials import is_infeasible
+from sweeper.search.storage import open_storage, translate_errors
 from sweeper.types import TrialState, ViewedTrial
 
 __all__ = ["database_fault", "database_files", "delete_study", "read_study"]
@@ -29,7 +29,7 @@ _STATES = {
 
 
 def database_files(url: str) -> list[Path]:
-    """Return the files of a SQLite database, as far as they exist; none for a server."""
+    """Return the existing files of a SQLite database; none for a database server."""
     parsed = sqlalchemy.make_url(url)
     if parsed.get_backend_name() != "sqlite" or not parsed.database:
         return []
@@ -37,25 +37,25 @@ def database_files(url: str) -> list[Path]:
 
 
 def database_fault(url: str) -> str:
-    """Return why a SQLite database cannot be used; empty if it can, or if there is none, or if it is a server's."""
+    """Return why a SQLite database cannot be used; empty if it can, does not exist yet, or belongs to a server."""
     files = database_files(url)
     if not files:
         return ""
     try:
         connection = sqlite3.connect(files[0])
         try:
-            (said,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+            (finding,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
         finally:
             connection.close()
-        with translated(url):
+        with translate_errors(url):
             open_storage(url).engine.dispose()
     except (sqlite3.DatabaseError, SweeperError) as error:
         return f"the database cannot be read ({error})"
-    return "" if said == "ok" else f"the database is damaged ({said})"
+    return "" if finding == "ok" else f"the database is damaged ({finding})"
 
 
 def read_study(url: str, name: str, space: SearchSpace) -> list[ViewedTrial] | None:
-    """Return the trials of a study, or None if there is no such study. Trials that are only enqueued do not count.
+    """Return the trials of a study, or None if there is no such study. Trials that are only enqueued are left out.
 
     Raises:
         ConfigError: The database cannot be opened.
@@ -63,7 +63,7 @@ def read_study(url: str, name: str, space: SearchSpace) -> list[ViewedTrial] | N
     """
     storage = open_storage(url)
     try:
-        with translated(url):
+        with translate_errors(url):
             if name not in {summary.study_name for summary in storage.get_all_studies()}:
                 return None
             trials = storage.get_all_trials(storage.get_study_id_from_name(name), deepcopy=False)
@@ -74,17 +74,17 @@ def read_study(url: str, name: str, space: SearchSpace) -> list[ViewedTrial] | N
 
 
 def delete_study(url: str, name: str) -> None:
-    """Take a study out of the database; the store has everything that it is rebuilt from.
+    """Delete a study from the database. It can be rebuilt from the store.
 
     Raises:
-        StoreError: The database failed.
+        StoreError: The database failed, or has no such study.
     """
     storage = open_storage(url)
     try:
-        with translated(url):
+        with translate_errors(url):
             storage.delete_study(storage.get_study_id_from_name(name))
     except KeyError as error:
-        raise StoreError(f"there is no study {name} in the database of studies") from error
+        raise StoreError(f"the database of studies has no study {name}") from error
     finally:
         storage.remove_session()
         storage.engine.dispose()
@@ -95,6 +95,7 @@ def _viewed(trial: optuna.trial.FrozenTrial, space: SearchSpace) -> ViewedTrial:
     is_complete = trial.state is optuna.trial.TrialState.COMPLETE
     return ViewedTrial(
         number=trial.number,
+        # Infeasible trials are stored as complete with a violated constraint (see `Search.tell`).
         state=TrialState.INFEASIBLE if infeasible and is_complete else _STATES[trial.state],
         value=trial.value if is_complete and not infeasible else None,
         params=from_stored(space, trial.params) if set(trial.params) == set(space.keys) else {},
