@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sweeper.config.time_windows import TimeWindows, parse
+from sweeper.config.time_windows import local_time
 from sweeper.store.sessions import SessionLog, SessionRecord
 from sweeper.store.trials import TrialStore
 
@@ -38,29 +38,28 @@ def session_rows(store: TrialStore, settings: Mapping[str, Any]) -> list[Session
         store: The sweep.
         settings: Its recorded settings; they name the time zone.
     """
-    wall = parse("", str((settings.get("budget") or {}).get("time_zone", "")))
-    return [_row(session, wall) for session in SessionLog(store.root).read()]
+    zone = str((settings.get("budget") or {}).get("time_zone", ""))
+    return [_row(session, zone) for session in SessionLog(store.root).read()]
 
 
-def _row(session: SessionRecord, wall: TimeWindows) -> SessionRow:
+def _row(session: SessionRecord, zone: str) -> SessionRow:
     first = session.predictions[0] if session.predictions else None
     end = session.ended_at or session.saved_at
     is_known = first is not None and bool(session.ended_at)
+    late = (
+        datetime.fromisoformat(end) - datetime.fromisoformat(first.ends_at) if first is not None and is_known else None
+    )
     return SessionRow(
         number=session.number,
-        begun=_shown(session.begun_at, wall),
-        ended=_shown(end, wall) + ("" if session.ended_at else " or later"),
+        begun=_shown(session.begun_at, zone),
+        ended=_shown(end, zone) + ("" if session.ended_at else " or later"),
         reason=session.reason or "killed, or still running",
         num_trials=session.num_finished,
         device_h=session.device_s / 3600,
-        predicted=f"{_shown(first.ends_at, wall)} (at {_shown(first.at, wall)})" if first else "-",
-        error_s=_seconds(first.ends_at, end) if first is not None and is_known else None,
+        predicted=f"{_shown(first.ends_at, zone)} (at {_shown(first.at, zone)})" if first else "-",
+        error_s=late.total_seconds() if late is not None else None,
     )
 
 
-def _shown(moment: str, wall: TimeWindows) -> str:
-    return f"{wall.local(datetime.fromisoformat(moment)):%Y-%m-%d %H:%M}"
-
-
-def _seconds(begin: str, end: str) -> float:
-    return (datetime.fromisoformat(end) - datetime.fromisoformat(begin)).total_seconds()
+def _shown(moment: str, zone: str) -> str:
+    return f"{local_time(datetime.fromisoformat(moment), zone):%Y-%m-%d %H:%M}"

@@ -11,11 +11,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from chaos.workload import WINDOW
-from sweeper.config.time_windows import parse
+from sweeper.config.time_windows import parse_windows
 
 __all__ = ["Clock", "use_clock"]
 
-_WINDOWS = parse(WINDOW, "UTC")
+_WINDOWS = parse_windows(WINDOW, "UTC")
 
 
 class Clock:

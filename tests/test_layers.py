@@ -65,7 +65,7 @@ LIBRARIES = {
 
 
 def _modules():
-    # Not rglob: sweeper/analysis is a link to the folder of that name, which Path.rglob does not follow in every Python.
+    # Not rglob, which does not follow the link sweeper/analysis in every Python.
     for path in sorted([*ROOT.glob("sweeper/*.py"), *ROOT.glob("sweeper/*/*.py")]):
         parts = path.relative_to(ROOT).with_suffix("").parts
         yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sweeper.config.checks import check_settings
-from sweeper.config.dimensions import parse_dimension
+from sweeper.config.dimensions import parse_space
 from sweeper.config.hydra_errors import translate_error
 from sweeper.config.overrides import described_key, keys_set_by, split_overrides
 from sweeper.config.settings import SweepSettings
@@ -56,7 +56,7 @@ def compose(overrides: Sequence[str], *, config_dir: Path | None = None) -> Swee
     preset = {key: text for key, text in settings.space.dimensions.items() if text is not None and key not in fixed}
     dimensions = preset | varied
     settings.space.dimensions = {**dimensions}
-    space = SearchSpace(tuple(parse_dimension(key, text) for key, text in dimensions.items()))
+    space = parse_space(dimensions)
     check_settings(settings, space)
     return SweepConfig(settings, space)
 

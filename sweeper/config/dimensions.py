@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, RangeSweep
 from hydra.errors import HydraException
 
-from sweeper.config.space import Dimension, Scale
+from sweeper.config.space import Dimension, Scale, SearchSpace
 from sweeper.config.values import ParamValue
 from sweeper.errors import SpaceError
 
-__all__ = ["parse_dimension"]
+__all__ = ["parse_dimension", "parse_space"]
 
 _SCALES = {frozenset(): Scale.LINEAR, frozenset({"log"}): Scale.LOG, frozenset({"log2"}): Scale.LOG2}
 """By the tags of an interval."""
+
+
+def parse_space(texts: Mapping[str, str | None]) -> SearchSpace:
+    """Return the space of several dimensions by key; a text of None is no dimension.
+
+    Raises:
+        SpaceError: One is not of that grammar or cannot be searched, or there is none.
+    """
+    return SearchSpace(tuple(parse_dimension(key, text) for key, text in texts.items() if text is not None))
 
 
 def parse_dimension(key: str, text: str) -> Dimension:

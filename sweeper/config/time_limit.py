@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import lru_cache
 
 from sweeper.config.settings import BudgetSettings
-from sweeper.config.time_windows import parse, parse_deadline
+from sweeper.config.time_windows import parse_deadline, parse_windows
 
 __all__ = ["TimeLimit", "find_time_limit"]
 
@@ -42,7 +42,7 @@ def find_time_limit(budget: BudgetSettings, begin: datetime) -> TimeLimit | None
 @lru_cache(maxsize=64)
 def _find_time_limit(window: str, deadline: str, time_zone: str, begin: datetime) -> TimeLimit | None:
     """Cached, since the controller asks several times a second."""
-    windows, limits = parse(window, time_zone), []
+    windows, limits = parse_windows(window, time_zone), []
     if windows and not windows.is_open(begin):
         limits.append(TimeLimit(begin, f"budget.window={windows} is closed", is_final=False))
     elif (closes_at := windows.closes_at(begin)) is not None:

@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from sweeper.errors import ConfigError, did_you_mean
 
-__all__ = ["DAYS", "TimeWindow", "TimeWindows", "find_zone", "parse", "parse_deadline"]
+__all__ = ["DAYS", "TimeWindow", "TimeWindows", "find_zone", "local_time", "parse_deadline", "parse_windows"]
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _DAY_MIN = 24 * 60
@@ -125,7 +125,7 @@ class TimeWindows:
         return _moment(day, window.start, self.zone), _moment(last, window.end, self.zone)
 
 
-def parse(text: str, time_zone: str = "", *, key: str = "budget.window") -> TimeWindows:
+def parse_windows(text: str, time_zone: str = "", *, key: str = "budget.window") -> TimeWindows:
     """Read windows.
 
     Args:
@@ -140,6 +140,11 @@ def parse(text: str, time_zone: str = "", *, key: str = "budget.window") -> Time
     if text.strip() and not all(parts):
         raise ConfigError(key, text, "there is nothing on one side of a ';'", _REMEDY)
     return TimeWindows(tuple(_window(part, key) for part in parts if part), find_zone(time_zone))
+
+
+def local_time(moment: datetime, time_zone: str) -> datetime:
+    """Return a moment as the clocks of a time zone show it; those of the machine's own zone if the name is empty."""
+    return moment.astimezone(find_zone(time_zone))
 
 
 def find_zone(name: str, *, key: str = "budget.time_zone") -> ZoneInfo | None:
@@ -162,7 +167,7 @@ def parse_deadline(text: str, time_zone: str, begin: datetime) -> datetime | Non
 
     Args:
         text: ISO date and time, or ``HH:MM`` for the first such time after ``begin``.
-        time_zone: Zone of a time that names none, as for `parse`.
+        time_zone: Zone of a time that names none, as for `parse_windows`.
         begin: Begin of the session.
 
     Raises:

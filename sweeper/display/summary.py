@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from sweeper.config.settings import BudgetSettings
-from sweeper.config.time_windows import parse
+from sweeper.config.time_windows import local_time, parse_windows
 from sweeper.display.progress import StudyProgress
 from sweeper.display.tables import best_text, clock_text, configuration_text, counts_text
 from sweeper.failures import POLICIES
@@ -140,7 +140,7 @@ def _left_lines(
         side = "later" if off_s >= 0 else "earlier"
         moments = f"{_shown(first.ends_at, budget)}, as predicted {_shown(first.at, budget)}"
         lines.append(f"Predicted end: {moments}; it ended {clock_text(abs(off_s))} {side}.")
-    opening = parse(budget.window, budget.time_zone).next_opening(_when(session.ended_at))
+    opening = parse_windows(budget.window, budget.time_zone).next_opening(_when(session.ended_at))
     if opening is not None and not all(study.is_done for study in progress):
         lines.append(f"Next window: {_shown(opening.isoformat(), budget)} (budget.window={budget.window}).")
     return lines
@@ -152,7 +152,7 @@ def _left_words(progress: StudyProgress) -> str:
 
 
 def _shown(moment: str, budget: BudgetSettings) -> str:
-    return f"{parse('', budget.time_zone).local(_when(moment)):%a %d %b %H:%M}"
+    return f"{local_time(_when(moment), budget.time_zone):%a %d %b %H:%M}"
 
 
 def _when(text: str) -> datetime:

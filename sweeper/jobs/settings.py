@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from sweeper.config.time_windows import TimeWindows, parse
+from sweeper.config.time_windows import TimeWindows, parse_windows
 from sweeper.errors import ConfigError, SweeperError, did_you_mean
 
 __all__ = ["Job", "find_job", "find_jobs_dir", "load_job", "load_jobs", "override_text"]
@@ -57,7 +57,7 @@ class Job:
     @property
     def windows(self) -> TimeWindows:
         """The time windows in which it may run."""
-        return parse(self.window, self.time_zone)
+        return parse_windows(self.window, self.time_zone)
 
     @property
     def all_overrides(self) -> list[str]:
@@ -137,7 +137,7 @@ def load_job(path: Path) -> Job:
     if not _NAME.fullmatch(name):
         rule = "a job's name is 1 to 40 lowercase letters, digits and hyphens, with no hyphen at either end"
         raise ConfigError(f"{path.name}: name", name, rule, "Rename the file, or set name.")
-    parse(str(values["window"]), str(values["time_zone"]), key=f"{path.name}: window")
+    parse_windows(str(values["window"]), str(values["time_zone"]), key=f"{path.name}: window")
     _check_given_once(path, values)
     return Job(
         name=name,

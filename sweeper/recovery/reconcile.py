@@ -18,10 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.config.compose import SweepConfig
-from sweeper.config.dimensions import parse_dimension
+from sweeper.config.dimensions import parse_space
 from sweeper.config.hyperparameters import Hyperparameters
 from sweeper.config.settings import SweepSettings
-from sweeper.config.space import SearchSpace
 from sweeper.errors import StoreError
 from sweeper.recovery.audit import Audit, SweepViews, audit_sweep, spent
 from sweeper.recovery.differences import Place, Remedy
@@ -88,9 +87,7 @@ class _Reconciler:
 
     def __init__(self, store: TrialStore, settings: SweepSettings) -> None:
         self._store = store
-        dimensions = settings.space.dimensions.items()
-        space = SearchSpace(tuple(parse_dimension(key, text) for key, text in dimensions if text is not None))
-        self._config = SweepConfig(settings, space)
+        self._config = SweepConfig(settings, parse_space(settings.space.dimensions))
         self._stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
 
     @property

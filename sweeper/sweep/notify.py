@@ -1,4 +1,4 @@
-"""Sends the summary of a session to webhooks, mail or chat. The only importer of Apprise, which knows a hundred services.
+"""Sends the summary of a session to webhooks, mail or chat; the only importer of Apprise.
 
 A notification never delays or fails a search: every address has its own thread, a few attempts and a time limit, and a
 failure is one line in the log. Addresses hold tokens, so our messages show no more of them than their scheme.

@@ -12,9 +12,8 @@ from rich.text import Text
 
 from sweeper.analysis.compare import standard_error
 from sweeper.config.compose import SweepConfig
-from sweeper.config.dimensions import parse_dimension
+from sweeper.config.dimensions import parse_space
 from sweeper.config.settings import SweepSettings
-from sweeper.config.space import SearchSpace
 from sweeper.display.downloads import fetch_progress
 from sweeper.errors import StoreError, SweeperError
 from sweeper.execute import choose_devices
@@ -85,7 +84,7 @@ def reproduce_trial(trial: str, *, outputs: Path, console: Console) -> bool:
     """
     store, study, recorded = _find(trial, outputs)
     settings = from_jsonable(SweepSettings, store.read_sweep()["settings"])
-    space = SearchSpace(tuple(parse_dimension(key, text) for key, text in study.space.items()))
+    space = parse_space(study.space)
     console.print(f"Training trial {recorded.spec.number} of {study.name} again, alone: {recorded.chunks_done} chunks.")
     with fetch_progress(console) as progress:
         model_dir = plan_model(settings, progress)

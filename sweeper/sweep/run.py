@@ -215,7 +215,7 @@ def _run(
 
 
 def _search(controller: Controller, monitor: SweepMonitor, tracker: Tracker, shutdown: ShutdownRequest) -> None:
-    """Run the controller; then let the tracker catch up, for a shorter time if a signal or an error ended the session."""
+    """Run the controller, then let the tracker catch up, for a shorter time after a signal or an error."""
     timeout_s = _CLOSE_STOPPED_S
     try:
         controller.run()

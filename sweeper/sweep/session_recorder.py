@@ -16,7 +16,7 @@ from pathlib import Path
 from sweeper.clock import Clock
 from sweeper.config.settings import SweepSettings
 from sweeper.config.time_limit import find_time_limit
-from sweeper.config.time_windows import parse
+from sweeper.config.time_windows import local_time
 from sweeper.display.progress import StudyProgress, progress_from_disk
 from sweeper.display.summary import failures_since, since_last_summary, summary_text, summary_title
 from sweeper.errors import DiskFull, SweeperError
@@ -108,7 +108,7 @@ class SessionRecorder:
         budget = self._settings.budget
         limit = find_time_limit(budget, self._ledger.begun_at)
         reason = f" ({limit.reason})" if limit is not None else ""
-        return f"Predicted to end {parse('', budget.time_zone).local(ends_at):%a %H:%M}{reason}."
+        return f"Predicted to end {local_time(ends_at, budget.time_zone):%a %H:%M}{reason}."
 
     def end(self, reason: str, progress: Sequence[StudyProgress], *, has_failed: bool = False) -> None:
         """End the record, write the summary to the log and to files, and queue the message."""

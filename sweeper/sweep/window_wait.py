@@ -10,7 +10,7 @@ from datetime import timedelta
 from sweeper.clock import Clock
 from sweeper.config.settings import BudgetSettings
 from sweeper.config.time_limit import find_time_limit
-from sweeper.config.time_windows import parse
+from sweeper.config.time_windows import parse_windows
 
 __all__ = ["wait_for_window"]
 
@@ -38,7 +38,7 @@ def wait_for_window(
     Returns:
         Whether a session may begin now.
     """
-    now, windows = clock(), parse(budget.window, budget.time_zone)
+    now, windows = clock(), parse_windows(budget.window, budget.time_zone)
     limit = find_time_limit(budget, now)
     if not after and (limit is None or now < limit.at):
         return True

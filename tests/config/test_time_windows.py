@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from sweeper.config.time_windows import TimeWindow, TimeWindows, parse, parse_deadline
+from sweeper.config.time_windows import TimeWindow, TimeWindows, parse_deadline, parse_windows
 from sweeper.errors import ConfigError
 
 BERLIN = "Europe/Berlin"
@@ -45,14 +45,14 @@ def machine_in_new_york(monkeypatch):
     ],
 )
 def test_windows_are_read(text, expected):
-    assert list(parse(text)) == expected
+    assert list(parse_windows(text)) == expected
 
 
 @pytest.mark.parametrize(
     "text", ["22:00-07:00", "mon-fri 22:00-07:00; sat,sun 00:00-24:00", "mon,wed 01:05-02:00", "sat 10:00-24:00"]
 )
 def test_windows_are_written_as_they_are_read(text):
-    assert str(parse(text)) == text
+    assert str(parse_windows(text)) == text
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_windows_are_written_as_they_are_read(text):
 )
 def test_what_is_no_window_is_told_with_key_value_rule_and_remedy(text, says):
     with pytest.raises(ConfigError) as caught:
-        parse(text)
+        parse_windows(text)
     assert str(caught.value).startswith("budget.window=")
     assert says in str(caught.value)
 
@@ -80,11 +80,11 @@ def test_what_is_no_window_is_told_with_key_value_rule_and_remedy(text, says):
 @pytest.mark.parametrize("name", ["Europe/Berlinn", "../etc/passwd", "Europe"])
 def test_an_unknown_zone_is_told(name):
     with pytest.raises(ConfigError, match=r"budget.time_zone=.*no time zone.*Europe/Berlin"):
-        parse("22:00-07:00", name)
+        parse_windows("22:00-07:00", name)
 
 
 def test_without_windows_it_is_always_open_and_never_closes():
-    always = parse("")
+    always = parse_windows("")
     now = at("2026-06-01 12:00")
     assert not always
     assert always.is_open(now)
@@ -101,17 +101,17 @@ def test_without_windows_it_is_always_open_and_never_closes():
     ],
 )
 def test_a_night_goes_over_midnight_and_ends_before_its_last_moment(moment, is_open):
-    assert parse("22:00-07:00", "UTC").is_open(at(moment)) is is_open
+    assert parse_windows("22:00-07:00", "UTC").is_open(at(moment)) is is_open
 
 
 def test_days_are_those_on_which_a_window_begins():
-    friday = parse("fri 22:00-07:00", "UTC")
+    friday = parse_windows("fri 22:00-07:00", "UTC")
     assert friday.is_open(at("2026-06-06 03:00"))
     assert not friday.is_open(at("2026-06-05 03:00"))
 
 
 def test_opening_and_closing_of_a_night():
-    nights = parse("22:00-07:00", "UTC")
+    nights = parse_windows("22:00-07:00", "UTC")
     now = at("2026-06-02 01:00")
     assert nights.opened_at(now) == at("2026-06-01 22:00")
     assert nights.closes_at(now) == at("2026-06-02 07:00")
@@ -119,14 +119,14 @@ def test_opening_and_closing_of_a_night():
 
 
 def test_a_closed_window_has_only_a_next_opening():
-    nights = parse("22:00-07:00", "UTC")
+    nights = parse_windows("22:00-07:00", "UTC")
     noon = at("2026-06-02 12:00")
     assert (nights.opened_at(noon), nights.closes_at(noon)) == (None, None)
     assert nights.next_opening(noon) == at("2026-06-02 22:00")
 
 
 def test_windows_that_touch_or_overlap_are_one():
-    weekend = parse("mon-fri 22:00-07:00; sat,sun 00:00-24:00", "UTC")
+    weekend = parse_windows("mon-fri 22:00-07:00; sat,sun 00:00-24:00", "UTC")
     friday_night = at("2026-06-05 23:00")
     assert weekend.closes_at(friday_night) == at("2026-06-08 00:00")
     assert weekend.next_opening(friday_night) == at("2026-06-08 22:00")
@@ -134,19 +134,19 @@ def test_windows_that_touch_or_overlap_are_one():
 
 
 def test_whole_days_every_day_never_close():
-    always = parse("00:00-24:00", "UTC")
+    always = parse_windows("00:00-24:00", "UTC")
     now = at("2026-06-01 12:00")
     assert always.is_open(now)
     assert (always.opened_at(now), always.closes_at(now), always.next_opening(now)) == (None, None, None)
 
 
 def test_a_window_once_a_week_opens_again_in_a_week():
-    assert parse("sun 22:00-23:00", "UTC").next_opening(at("2026-06-07 22:00")) == at("2026-06-14 22:00")
+    assert parse_windows("sun 22:00-23:00", "UTC").next_opening(at("2026-06-07 22:00")) == at("2026-06-14 22:00")
 
 
 @pytest.mark.parametrize(("day", "hours"), [("2026-06-01", 9), ("2026-03-28", 8), ("2026-10-24", 10)])
 def test_a_night_in_which_the_clock_changes_is_an_hour_shorter_or_longer(day, hours):
-    nights = parse("22:00-07:00", BERLIN)
+    nights = parse_windows("22:00-07:00", BERLIN)
     now = at(f"{day} 23:30")
     assert nights.closes_at(now) - nights.opened_at(now) == timedelta(hours=hours)
 
@@ -159,7 +159,7 @@ def test_a_night_in_which_the_clock_changes_is_an_hour_shorter_or_longer(day, ho
     ],
 )
 def test_a_time_that_the_clock_skips_is_the_moment_of_the_skip(text, opens, closes):
-    windows = parse(text, BERLIN)
+    windows = parse_windows(text, BERLIN)
     midnight = at("2026-03-28 23:00")
     opening = windows.next_opening(midnight)
     assert opening == at(f"{SPRING} {opens}" if opens else "2026-03-28 23:30")
@@ -167,7 +167,7 @@ def test_a_time_that_the_clock_skips_is_the_moment_of_the_skip(text, opens, clos
 
 
 def test_a_window_that_is_skipped_altogether_does_not_open_that_day():
-    windows = parse("02:15-02:45", BERLIN)
+    windows = parse_windows("02:15-02:45", BERLIN)
     assert windows.next_opening(at("2026-03-28 12:00")) == at("2026-03-30 00:15")
 
 
@@ -179,15 +179,15 @@ def test_a_window_that_is_skipped_altogether_does_not_open_that_day():
     ],
 )
 def test_a_time_that_comes_twice_counts_the_first_time(text, opens, closes):
-    windows = parse(text, BERLIN)
+    windows = parse_windows(text, BERLIN)
     opening = windows.next_opening(at("2026-10-24 22:00"))
     assert opening == at(f"{AUTUMN} {opens}")
     assert windows.closes_at(opening) == at(f"{AUTUMN} {closes}")
-    assert windows.next_opening(opening) == parse(text, BERLIN).next_opening(at(f"{AUTUMN} 12:00"))
+    assert windows.next_opening(opening) == parse_windows(text, BERLIN).next_opening(at(f"{AUTUMN} 12:00"))
 
 
 def test_moments_are_utc_and_shown_in_the_zone():
-    windows = parse("22:00-07:00", BERLIN)
+    windows = parse_windows("22:00-07:00", BERLIN)
     closing = windows.closes_at(at("2026-06-01 23:00"))
     assert closing.tzinfo is UTC
     assert windows.local(closing).isoformat() == "2026-06-02T07:00:00+02:00"
@@ -195,15 +195,15 @@ def test_moments_are_utc_and_shown_in_the_zone():
 
 @pytest.mark.usefixtures("machine_in_new_york")
 def test_without_a_zone_the_clock_of_the_machine_counts():
-    nights = parse("22:00-07:00")
+    nights = parse_windows("22:00-07:00")
     assert nights.closes_at(at("2026-06-02 03:00")) == at("2026-06-02 11:00")
     assert nights.closes_at(at("2026-03-08 04:00")) == at("2026-03-08 11:00")
     assert not nights.is_open(at("2026-06-02 01:00"))
 
 
 def test_windows_are_values():
-    assert parse("22:00-07:00", BERLIN) == parse("22:00 - 7:00", BERLIN)
-    assert hash(TimeWindows()) == hash(parse(""))
+    assert parse_windows("22:00-07:00", BERLIN) == parse_windows("22:00 - 7:00", BERLIN)
+    assert hash(TimeWindows()) == hash(parse_windows(""))
 
 
 # Deadline.

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from sweeper.config.time_windows import parse
+from sweeper.config.time_windows import parse_windows
 from sweeper.jobs.schedule_lines import calendar_lines, cron_lines, cron_lines_in_zone, longest_window_s
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -27,7 +27,7 @@ NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
     ],
 )
 def test_systemd_starts_at_each_opening(window, zone, lines):
-    assert calendar_lines(parse(window, zone)) == lines
+    assert calendar_lines(parse_windows(window, zone)) == lines
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_systemd_starts_at_each_opening(window, zone, lines):
     ],
 )
 def test_kubernetes_starts_at_each_opening_of_the_zone(window, lines):
-    assert cron_lines_in_zone(parse(window, "Asia/Tokyo")) == lines
+    assert cron_lines_in_zone(parse_windows(window, "Asia/Tokyo")) == lines
 
 
 @pytest.mark.parametrize(
@@ -52,16 +52,16 @@ def test_kubernetes_starts_at_each_opening_of_the_zone(window, lines):
     ],
 )
 def test_cron_starts_every_hour_of_a_window(window, lines):
-    assert sorted(cron_lines(parse(window, "UTC"), now=NOW, is_hourly=True, zone=UTC)) == sorted(lines)
+    assert sorted(cron_lines(parse_windows(window, "UTC"), now=NOW, is_hourly=True, zone=UTC)) == sorted(lines)
 
 
 def test_a_window_of_another_zone_is_met_in_summer_and_winter():
-    windows = parse("22:00-23:00", "Europe/Berlin")
+    windows = parse_windows("22:00-23:00", "Europe/Berlin")
     assert cron_lines(windows, now=NOW, is_hourly=True, zone=UTC) == ["0 20,21 * * *"]
 
 
 def test_days_move_with_the_zone():
-    windows = parse("mon 01:00-02:00", "Asia/Tokyo")
+    windows = parse_windows("mon 01:00-02:00", "Asia/Tokyo")
     assert cron_lines(windows, now=NOW, is_hourly=False, zone=UTC) == ["0 16 * * 0"]
 
 
@@ -71,7 +71,7 @@ def test_days_move_with_the_zone():
 )
 @pytest.mark.parametrize("window", ["mon-fri 22:00-07:00", "sat 03:30-04:00", "sun 23:45-00:15"])
 def test_every_opening_of_a_year_is_met_within_the_minute(window, zone, machine):
-    windows = parse(window, zone)
+    windows = parse_windows(window, zone)
     here = ZoneInfo(machine)
     lines = [_expanded(line) for line in cron_lines(windows, now=NOW, is_hourly=True, zone=here)]
     opening = windows.next_opening(NOW)
@@ -86,7 +86,7 @@ def test_every_opening_of_a_year_is_met_within_the_minute(window, zone, machine)
     ("window", "hours"), [("22:00-07:00", 9), ("00:00-24:00", 24), ("", 24), ("9:00-9:30; 1:00-3:00", 2)]
 )
 def test_the_longest_window_is_known(window, hours):
-    assert longest_window_s(parse(window)) == hours * 3600
+    assert longest_window_s(parse_windows(window)) == hours * 3600
 
 
 def _expanded(line):

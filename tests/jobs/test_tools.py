@@ -14,7 +14,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from sweeper.config.time_windows import parse
+from sweeper.config.time_windows import parse_windows
 from sweeper.jobs.render import Resources, render
 from sweeper.jobs.schedule_lines import calendar_lines
 from sweeper.jobs.settings import load_job
@@ -80,7 +80,7 @@ def test_systemd_would_complain_about_a_wrong_unit(job, tmp_path):
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("zone", ["", "Asia/Kolkata"])
 def test_systemd_reads_the_times_as_they_are_meant(window, zone):
-    windows = parse(window, zone)
+    windows = parse_windows(window, zone)
     for line, meant in zip(calendar_lines(windows), windows, strict=True):
         done = _run(_tool("systemd-analyze"), "calendar", line, env={"PATH": os.environ["PATH"], "LC_ALL": "C"})
         assert done.returncode == 0, done.stderr
@@ -172,7 +172,7 @@ def test_kubernetes_accepts_every_manifest(job, window, gpus):
     for document in documents:
         kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
     crons = [document for document in documents if document["kind"] == "CronJob"]
-    assert len({document["metadata"]["name"] for document in crons}) == len(crons) == len(parse(window).windows)
+    assert len({document["metadata"]["name"] for document in crons}) == len(crons) == len(parse_windows(window).windows)
 
 
 def test_kubernetes_would_refuse_a_wrong_manifest(job):
