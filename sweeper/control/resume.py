@@ -9,7 +9,7 @@ from sweeper.store.atomic import checksum
 from sweeper.store.trials import TrialStore
 from sweeper.types import Failure, FailureKind, TrialRecord, TrialState
 
-__all__ = ["after_failure", "back_to", "latest_sound", "with_checkpoint"]
+__all__ = ["after_failure", "latest_intact", "rewind", "with_checkpoint"]
 
 
 def with_checkpoint(trial: TrialRecord, content: bytes) -> TrialRecord:
@@ -19,18 +19,18 @@ def with_checkpoint(trial: TrialRecord, content: bytes) -> TrialRecord:
     return dataclasses.replace(trial, checkpoints={**kept, trial.chunks_done: checksum(content)})
 
 
-def latest_sound(store: TrialStore, trial: TrialRecord) -> tuple[TrialRecord, bytes | None]:
+def latest_intact(store: TrialStore, trial: TrialRecord) -> tuple[TrialRecord, bytes | None]:
     """Return a trial as of its latest intact checkpoint, and that checkpoint; as of its start and None without one."""
     spec = trial.spec
     for chunk in sorted({*trial.checkpoints, trial.chunks_done}, reverse=True):
         if 0 < chunk <= trial.chunks_done:
             content = store.read_checkpoint(spec.study, spec.number, chunk, sha256=trial.checkpoints.get(chunk, ""))
             if content is not None:
-                return back_to(trial, chunk), content
-    return back_to(trial, 0), None
+                return rewind(trial, chunk), content
+    return rewind(trial, 0), None
 
 
-def back_to(trial: TrialRecord, chunk: int) -> TrialRecord:
+def rewind(trial: TrialRecord, chunk: int) -> TrialRecord:
     """Return a trial as of ``chunk`` chunks, with the reason as its failure; its cost does not change."""
     if chunk == trial.chunks_done:
         return trial
@@ -58,5 +58,5 @@ def after_failure(trial: TrialRecord, failure: Failure, max_retries: int) -> Tri
     if trial.num_retries >= max_retries:
         return dataclasses.replace(trial, failure=failure, state=TrialState.FAILED)
     if action is Action.GO_BACK:
-        trial = back_to(trial, max((chunk for chunk in trial.checkpoints if chunk < trial.chunks_done), default=0))
+        trial = rewind(trial, max((chunk for chunk in trial.checkpoints if chunk < trial.chunks_done), default=0))
     return dataclasses.replace(trial, failure=failure, num_retries=trial.num_retries + 1)

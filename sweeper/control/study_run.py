@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from sweeper.config.settings import ExecutorSettings
 from sweeper.config.values import ParamValue
 from sweeper.control.early_abort import abort_reason
-from sweeper.control.resume import after_failure, latest_sound, with_checkpoint
+from sweeper.control.resume import after_failure, latest_intact, with_checkpoint
 from sweeper.control.search_client import SearchClient
 from sweeper.control.trial_queue import TrialQueue
 from sweeper.control.trial_records import TrialRecords
@@ -227,7 +227,7 @@ class StudyRun:
 
     def _admission(self, number: int) -> Admission:
         before = self.trials[number]
-        trial, checkpoint = latest_sound(self.records.store, before)
+        trial, checkpoint = latest_intact(self.records.store, before)
         if trial is not before:
             log.warning("%s, trial %d: %s", self.record.name, number, trial.failure and trial.failure.message)
             self.records.write(trial)

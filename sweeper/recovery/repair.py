@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sweeper.control.resume import latest_sound
+from sweeper.control.resume import latest_intact
 from sweeper.errors import StoreError
 from sweeper.store.damage import Damage, DamageKind, is_adapter_intact, set_aside
 from sweeper.store.paths import TRIAL_FILE
@@ -58,7 +58,7 @@ class TrialRepair:
                 return self._restart(record)
             case DamageKind.CHECKPOINT if number is not None:
                 self._set_aside(damage.path)
-                record, checkpoint = latest_sound(self.store, self.store.read_trial(self.study, number))
+                record, checkpoint = latest_intact(self.store, self.store.read_trial(self.study, number))
                 if checkpoint is None:
                     return self._restart(record)
                 self.store.write_trial(record)

@@ -52,7 +52,7 @@ def fit_recipes(
     Args:
         recipes: Known configurations.
         space: The search space. A dimension that a recipe leaves out gets its value from ``fixed``.
-        fixed: Values of all keys that are not searched. A recipe that sets such a key must set this value.
+        fixed: Values by dotted key. A recipe that sets a key outside the space must set it to this value.
 
     Returns:
         Name and configuration of each recipe that fits. The others are logged with the reason.

@@ -27,12 +27,12 @@ _AUTO_GP_TRIALS = 250
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Draft:
-    """A proposal before Optuna has numbered it."""
+    """What proposes a trial, and the configuration unless an Optuna sampler draws it."""
 
     origin: str
     """As in `Proposal`."""
     params: Mapping[str, ParamValue] | None
-    """The configuration; None if an Optuna sampler draws it."""
+    """None if an Optuna sampler draws the configuration."""
     notes: Mapping[str, object] = field(default_factory=dict)
     """User attributes to store with the trial, which a later draw needs."""
 
@@ -44,7 +44,7 @@ class Proposer:
         space: The search space.
         settings: Sampler, startup trials and recipes.
         seed: The study's seed.
-        fixed: Values of the keys that are not searched.
+        fixed: Values of the keys outside the space, and of dimensions that a recipe leaves out.
         maximize: Whether higher values are better.
 
     Raises:

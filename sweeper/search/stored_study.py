@@ -5,7 +5,6 @@ Called by `sweeper.recovery`. What the database lacks, `study.Search.sync` adds.
 
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
 
 import optuna
@@ -16,6 +15,7 @@ from sweeper.errors import StoreError, SweeperError
 from sweeper.search.distributions import from_stored
 from sweeper.search.frozen_trials import is_infeasible
 from sweeper.search.storage import open_storage, translate_errors
+from sweeper.store.sqlite import sqlite_fault, sqlite_files
 from sweeper.types import TrialState, ViewedTrial
 
 __all__ = ["database_fault", "database_files", "delete_study", "read_study"]
@@ -30,28 +30,23 @@ _STATES = {
 
 def database_files(url: str) -> list[Path]:
     """Return the existing files of a SQLite database; none for a database server."""
-    parsed = sqlalchemy.make_url(url)
-    if parsed.get_backend_name() != "sqlite" or not parsed.database:
-        return []
-    return [path for suffix in ("", "-wal", "-shm") if (path := Path(parsed.database + suffix)).exists()]
+    path = _sqlite_path(url)
+    return sqlite_files(path) if path else []
 
 
 def database_fault(url: str) -> str:
     """Return why a SQLite database cannot be used; empty if it can, does not exist yet, or belongs to a server."""
-    files = database_files(url)
-    if not files:
+    path = _sqlite_path(url)
+    if path is None or not path.exists():
         return ""
+    if fault := sqlite_fault(path):
+        return fault
     try:
-        connection = sqlite3.connect(files[0])
-        try:
-            (finding,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
-        finally:
-            connection.close()
         with translate_errors(url):
             open_storage(url).engine.dispose()
-    except (sqlite3.DatabaseError, SweeperError) as error:
+    except SweeperError as error:
         return f"the database cannot be read ({error})"
-    return "" if finding == "ok" else f"the database is damaged ({finding})"
+    return ""
 
 
 def read_study(url: str, name: str, space: SearchSpace) -> list[ViewedTrial] | None:
@@ -88,6 +83,11 @@ def delete_study(url: str, name: str) -> None:
     finally:
         storage.remove_session()
         storage.engine.dispose()
+
+
+def _sqlite_path(url: str) -> Path | None:
+    parsed = sqlalchemy.make_url(url)
+    return Path(parsed.database) if parsed.get_backend_name() == "sqlite" and parsed.database else None
 
 
 def _viewed(trial: optuna.trial.FrozenTrial, space: SearchSpace) -> ViewedTrial:

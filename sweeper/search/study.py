@@ -91,7 +91,7 @@ class Search:
             storage_url: SQLAlchemy URL of the database.
             seed: Seed of all proposals.
             rungs: Chunks after which trials are scored; the last one ends a trial (see `pruning.rung_chunks`).
-            fixed: Values of keys that are not searched, to complete and check recipes.
+            fixed: Values of the keys outside the space, and of dimensions that a recipe leaves out.
 
         Raises:
             ConfigError: A setting is wrong, or the database cannot be opened.

@@ -6,6 +6,7 @@ Importing mlflow takes seconds, so it is imported only in functions that run in 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sqlite3
@@ -19,6 +20,7 @@ from filelock import FileLock
 from sweeper.config.urls import redact_urls
 from sweeper.errors import ConfigError
 from sweeper.store.paths import OutputsPaths
+from sweeper.store.sqlite import sqlite_fault, sqlite_files
 from sweeper.track.background import Writer
 
 if TYPE_CHECKING:
@@ -123,26 +125,18 @@ def open_audit(uri: str, *, sweep: str) -> MlflowAudit:
 def database_files(uri: str) -> list[Path]:
     """Return the existing files of a SQLite database; none for a tracking or database server."""
     path = _sqlite_path(uri)
-    names = [path.with_name(f"{path.name}{suffix}") for suffix in ("", "-wal", "-shm", "-journal")] if path else []
-    return [name for name in names if name.exists()]
+    return sqlite_files(path) if path else []
 
 
 def database_fault(uri: str) -> str:
     """Return why a SQLite database cannot be used; empty if it can, does not exist yet, or belongs to a server."""
-    files = database_files(uri)
-    if not files or files[0] != _sqlite_path(uri):
+    path = _sqlite_path(uri)
+    if path is None or not path.exists():
         return ""
-    try:
-        connection = sqlite3.connect(files[0])
-        try:
-            (finding,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
-            has_tables = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone()
-        finally:
-            connection.close()
-    except sqlite3.DatabaseError as error:
-        return f"the database cannot be read ({error})"
-    if finding != "ok":
-        return f"the database is damaged ({finding})"
+    if fault := sqlite_fault(path):
+        return fault
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        has_tables = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone()
     return "" if has_tables else "the database has none of MLflow's tables"
 
 

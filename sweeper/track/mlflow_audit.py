@@ -7,7 +7,6 @@ module imports mlflow.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -75,7 +74,12 @@ class MlflowAudit:
 
     def kept_record(self, run: ViewedTrial) -> bytes | None:
         """Return the copy of ``trial.json`` among a finished run's artifacts, if there is one."""
-        return self._artifacts(run.key, TRIAL_FILE).get(TRIAL_FILE)
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                path = Path(self._client.download_artifacts(run.key, TRIAL_FILE, folder))
+            except (MlflowException, OSError):
+                return None
+            return path.read_bytes() if path.is_file() else None
 
     def kept_adapter(self, run: ViewedTrial) -> Mapping[str, bytes]:
         """Return the files of a run's logged adapter; empty if there is none."""
@@ -88,14 +92,6 @@ class MlflowAudit:
             return {}
         path = Path(folder.removeprefix("file://"))
         return {each.name: each.read_bytes() for each in path.glob("adapter_*")} if path.is_dir() else {}
-
-    def _artifacts(self, run_id: str, path: str) -> dict[str, bytes]:
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                found = Path(self._client.download_artifacts(run_id, path, folder))
-            except (MlflowException, OSError):
-                return {}
-            return {os.path.relpath(found, folder): found.read_bytes()} if found.is_file() else {}
 
 
 def _viewed(run: Run, metric: str) -> ViewedTrial:

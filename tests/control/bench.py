@@ -1,4 +1,4 @@
-"""A controller with everything real but the training: search on SQLite, store, ledger, workers that follow a script."""
+"""A controller with fake workers; everything else is real: search on SQLite, store, ledger."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ DEFAULTS = builders.DEFAULTS.with_params(FIXED)
 
 
 class Killed(BaseException):
-    """Stands for a controller that ends there."""
+    """Simulates that the controller is killed at this point."""
 
 
 class Timer:
-    """Seconds that pass only when the executor is asked to wait, or when a test says so."""
+    """A clock that advances only when the executor waits, or when a test advances it."""
 
     def __init__(self):
         self.now = 1000.0
@@ -52,18 +52,18 @@ class Timer:
 
 
 class KilledExecutor(InlineExecutor):
-    """Ends the controller after so many replies; ``speeds`` lets a worker answer at every n-th look only."""
+    """Kills the controller after ``replies`` replies; with ``speeds``, a worker answers only every n-th `wait`."""
 
     def __init__(self, make_worker, num_workers=1, *, timer, replies=None, speeds=()):
         super().__init__(make_worker, num_workers)
         self.timer = timer
-        self._replies, self._speeds, self._looks = replies, speeds, 0
+        self._replies, self._speeds, self._waits = replies, speeds, 0
 
     def wait(self, timeout_s):
-        self._looks += 1
+        self._waits += 1
         self.timer.advance(timeout_s)
         every = dict(enumerate(self._speeds))
-        ready = [h for h in super().wait(0.0) if self._looks % every.get(h.index, 1) == 0]
+        ready = [h for h in super().wait(0.0) if self._waits % every.get(h.index, 1) == 0]
         if self._replies is not None:
             if self._replies <= 0:
                 raise Killed
@@ -74,7 +74,7 @@ class KilledExecutor(InlineExecutor):
 
 @dataclass
 class Bench:
-    """A sweep in a folder, run again and again."""
+    """A sweep in a folder; each `run` is a new session."""
 
     folder: Path
     num_trials: int = 6
@@ -102,7 +102,7 @@ class Bench:
         return TrialStore(self.folder)
 
     def run(self, *, replies: int | None = None, on_change: Callable[[], None] = lambda: None) -> Bench:
-        """Run until it ends, or until the controller is killed after so many replies."""
+        """Run until the sweep ends, or until the controller is killed after ``replies`` replies."""
         executor = self._executor(
             self._make_worker, self.num_workers, timer=self.timer, replies=replies, speeds=self.speeds
         )
@@ -126,7 +126,7 @@ class Bench:
     def states(self, study: str = "toy") -> list[TrialState]:
         return [record.state for record in self.trials(study).values()]
 
-    def settings(self, study: str = "toy") -> dict[int, Mapping[str, ParamValue]]:
+    def configurations(self, study: str = "toy") -> dict[int, Mapping[str, ParamValue]]:
         return {number: dict(record.spec.params) for number, record in self.trials(study).items()}
 
     def in_optuna(self, study: str = "toy") -> list[optuna.trial.FrozenTrial]:
@@ -137,7 +137,7 @@ class Bench:
             storage.engine.dispose()
 
     def chunks(self) -> list[tuple[int, ...]]:
-        """The trials in the pack of each chunk, in order."""
+        """Return the numbers of the trials in each chunk's pack, in order."""
         return [numbers for _, what, numbers in self.events if what == "chunk"]
 
     def _make_worker(self, index: int) -> FakeWorker:
@@ -146,7 +146,7 @@ class Bench:
     @contextmanager
     def _runs(self) -> Iterator[dict[str, tuple[StudyRun, OpenStudy]]]:
         with ExitStack() as stack:
-            yield {name: (self._study_run(name, stack), opening(name)) for name in self.studies}
+            yield {name: (self._study_run(name, stack), open_request(name)) for name in self.studies}
 
     def _study_run(self, name: str, stack: ExitStack) -> StudyRun:
         search = Search.open(
@@ -188,7 +188,7 @@ def record(name: str) -> StudyRecord:
     )
 
 
-def opening(name: str) -> OpenStudy:
+def open_request(name: str) -> OpenStudy:
     return OpenStudy(
         name=name,
         dataset=DatasetSettings(name=name),
@@ -204,12 +204,12 @@ def opening(name: str) -> OpenStudy:
 
 
 def no_pruning(**changes: object) -> SearchSettings:
-    """Settings that come from a trial's number alone, and no trial is stopped."""
+    """Return settings whose configurations depend on the trial's number alone, without pruning."""
     return replace(preset("random"), pruner="none", **changes)
 
 
 def once(action: Callable[[], None], *, at: int) -> Callable[[tuple[int, ...]], None]:
-    """Return what calls ``action`` before the chunk number ``at``, counted from 1 over all workers."""
+    """Return a hook that calls ``action`` before chunk ``at``, counted from 1 over all workers."""
     calls = []
 
     def before(numbers: tuple[int, ...]) -> None:
@@ -221,12 +221,12 @@ def once(action: Callable[[], None], *, at: int) -> Callable[[tuple[int, ...]], 
 
 
 def lose(message: str = "worker 0 was killed by SIGKILL") -> None:
-    """What happens when a worker is gone."""
+    """Simulate the loss of a worker."""
     raise WorkerLost(message)
 
 
 def check_whole(bench: Bench, study: str = "toy") -> None:
-    """Check what holds of every sweep that ended, whatever happened on the way."""
+    """Check what must hold for every sweep that ended, whatever happened on the way."""
     trials = bench.trials(study)
     assert all(trial.state.is_finished for trial in trials.values())
     for trial in trials.values():
@@ -237,6 +237,6 @@ def check_whole(bench: Bench, study: str = "toy") -> None:
             assert (bench.store.adapter_dir(study, trial.spec.number) / "adapter_config.json").exists()
         assert not list(bench.store.trial_dir(study, trial.spec.number).glob("checkpoint-*"))
     searched = [number for number in trials if number < 9000]
-    told = bench.in_optuna(study)
-    assert [trial.number for trial in told] == searched
-    assert all(trial.state.is_finished() for trial in told)
+    stored = bench.in_optuna(study)
+    assert [trial.number for trial in stored] == searched
+    assert all(trial.state.is_finished() for trial in stored)

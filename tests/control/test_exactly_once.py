@@ -1,4 +1,4 @@
-"""A controller that is killed between any two writes: nothing is granted twice, nothing is left behind."""
+"""A controller that is killed between any two writes exceeds no budget and leaves no partial files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def bench(tmp_path):
 
 
 def kill_at_write(monkeypatch, name, number):
-    """End the controller just after its n-th call of a method of the store."""
+    """Kill the controller right after its n-th call of a method of the store."""
     calls = []
     method = getattr(TrialStore, name)
 
@@ -35,7 +35,7 @@ def device_s(bench):
 
 
 @pytest.mark.parametrize("number", [5, 9, 14])
-def test_the_ledger_never_says_less_than_the_trials_have_cost(bench, monkeypatch, number):
+def test_the_ledger_never_has_less_than_the_cost_of_the_trials(bench, monkeypatch, number):
     kill_at_write(monkeypatch, "write_trial", number)
     with pytest.raises(Killed):
         bench.run()
@@ -43,7 +43,7 @@ def test_the_ledger_never_says_less_than_the_trials_have_cost(bench, monkeypatch
 
 
 @pytest.mark.parametrize("number", [2, 5, 9, 14, 20])
-def test_a_restart_grants_no_further_trial_and_charges_what_is_done_again(bench, monkeypatch, number):
+def test_a_restart_adds_no_trial_to_the_budget_and_charges_repeated_chunks(bench, monkeypatch, number):
     whole = Bench(bench.folder / "whole", search=no_pruning())
     whole.folder.mkdir()
     whole.run()
@@ -53,12 +53,12 @@ def test_a_restart_grants_no_further_trial_and_charges_what_is_done_again(bench,
             bench.run()
     bench.run().run()
     check_whole(bench)
-    assert bench.settings() == whole.settings()
+    assert bench.configurations() == whole.configurations()
     assert len(bench.trials()) == bench.num_trials
     assert device_s(bench) >= device_s(whole)
 
 
-def test_what_a_kill_left_of_a_write_is_gone_after_a_restart(bench):
+def test_a_restart_deletes_partial_writes(bench):
     bench.run()
     folder = bench.store.trial_dir("toy", 0)
     (folder / ".trial.json.tmp").write_text("{")
@@ -69,7 +69,7 @@ def test_what_a_kill_left_of_a_write_is_gone_after_a_restart(bench):
     assert sorted(path.name for path in folder.iterdir()) == ["adapter", "trial.json"]
 
 
-def test_only_the_adapters_of_the_best_trials_stay(bench):
+def test_only_the_adapters_of_the_best_trials_and_of_recipes_are_kept(bench):
     bench.keep_adapters = 2
     bench.run()
     trials = sorted(bench.trials().values(), key=lambda trial: -trial.last_rung.metrics["validation/accuracy"])

@@ -1,4 +1,4 @@
-"""What becomes of trials when settings, trials, workers or the controller fail."""
+"""Failing configurations, trials and workers, and a controller that is killed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def failing(number, kind, *, times=99, at_chunk=2):
 
 
 @pytest.mark.parametrize("kind", [FailureKind.OUT_OF_MEMORY, FailureKind.NON_FINITE])
-def test_a_setting_that_cannot_work_is_infeasible_at_once(bench, kind):
+def test_a_configuration_that_cannot_work_is_infeasible_without_retries(bench, kind):
     bench.worker = {"fails": failing(1, kind)}
     bench.run()
     trial = bench.trials()[1]
@@ -42,7 +42,7 @@ def test_a_setting_that_cannot_work_is_infeasible_at_once(bench, kind):
 
 
 @pytest.mark.parametrize("kind", [FailureKind.ERROR, FailureKind.LOST_WORKER])
-def test_a_failure_that_is_not_the_settings_is_tried_again(bench, kind):
+def test_a_failure_with_another_cause_than_the_configuration_is_retried(bench, kind):
     bench.search = no_pruning()
     bench.worker = {"fails": failing(1, kind, times=2)}
     bench.run()
@@ -51,7 +51,7 @@ def test_a_failure_that_is_not_the_settings_is_tried_again(bench, kind):
     check_whole(bench)
 
 
-def test_a_trial_that_keeps_failing_ends_failed_and_the_study_goes_on(bench):
+def test_a_trial_that_keeps_failing_ends_as_failed_and_the_study_continues(bench):
     bench.search = no_pruning()
     bench.worker = {"fails": failing(1, FailureKind.ERROR)}
     bench.run()
@@ -63,12 +63,12 @@ def test_a_trial_that_keeps_failing_ends_failed_and_the_study_goes_on(bench):
     check_whole(bench)
 
 
-def test_a_failed_trial_counts_as_one_of_the_budget(bench):
+def test_a_failed_trial_counts_towards_the_budget(bench):
     bench.worker = {"fails": failing(1, FailureKind.ERROR)}
     assert len(bench.run().trials()) == bench.num_trials
 
 
-def test_what_a_failed_chunk_cost_is_charged(bench):
+def test_the_cost_of_a_failed_chunk_is_charged(bench):
     bench.search = no_pruning()
     bench.worker = {"fails": failing(1, FailureKind.ERROR, times=1)}
     assert bench.run().trials()[1].cost.rows == 50
@@ -77,7 +77,7 @@ def test_what_a_failed_chunk_cost_is_charged(bench):
 # Lost workers.
 
 
-def test_the_trials_of_a_lost_worker_go_on_from_their_checkpoints(bench):
+def test_the_trials_of_a_lost_worker_resume_from_their_checkpoints(bench):
     bench.search = no_pruning()
     bench.worker = {"before": once(lose, at=3)}
     bench.run()
@@ -85,7 +85,7 @@ def test_the_trials_of_a_lost_worker_go_on_from_their_checkpoints(bench):
     assert [trial.spec.number for trial in interrupted] == [0, 1, 2]
     assert {trial.failure.message for trial in interrupted} == {"worker 0 was killed by SIGKILL"}
     assert bench.states() == [TrialState.COMPLETE] * bench.num_trials
-    # the lost chunk is trained twice, no other
+    # only the lost chunk is trained twice
     assert {n: sum(n in pack for pack in bench.chunks()) for n in range(4)} == {0: 5, 1: 5, 2: 5, 3: 4}
     check_whole(bench)
 
@@ -94,7 +94,7 @@ def test_a_lost_worker_changes_no_result(bench, tmp_path):
     bench.worker = {"before": once(lose, at=3)}
     bench.run()
     whole = Bench(tmp_path / "whole").run()
-    assert bench.settings() == whole.settings()
+    assert bench.configurations() == whole.configurations()
     assert bench.states() == whole.states()
 
 
@@ -130,7 +130,7 @@ def test_a_worker_that_fails_is_replaced(bench):
     check_whole(bench)
 
 
-def test_a_worker_that_is_lost_each_time_is_given_up_and_the_trials_stay(bench):
+def test_a_worker_that_is_lost_every_time_is_disabled_and_its_trials_can_resume(bench):
     bench.max_retries = 9
     bench.worker = {"before": lambda _numbers: lose()}
     with pytest.raises(WorkerError, match="no worker is left"):
@@ -152,12 +152,12 @@ def test_a_worker_that_cannot_start_stops_the_sweep(bench):
         bench.run()
 
 
-def test_a_worker_lost_during_a_drain_is_not_blamed_on_its_trials(bench):
-    def drain_and_die():
+def test_a_worker_lost_during_a_shutdown_costs_its_trials_no_retry(bench):
+    def shut_down_and_die():
         bench.shutdown.reason, bench.shutdown.deadline_s = "SIGTERM", float("inf")
         lose("worker 0 was killed by SIGTERM")
 
-    bench.worker = {"before": once(drain_and_die, at=3)}
+    bench.worker = {"before": once(shut_down_and_die, at=3)}
     bench.run()
     assert {trial.num_retries for trial in bench.trials().values()} == {0}
     assert bench.states() == [TrialState.RUNNING] * 3
@@ -173,23 +173,23 @@ def uninterrupted(tmp_path_factory):
     return Bench(tmp_path_factory.mktemp("whole")).run()
 
 
-def test_there_is_a_kill_after_every_reply(uninterrupted):
+def test_the_kills_below_cover_every_reply(uninterrupted):
     assert len(uninterrupted.events) <= NUM_REPLIES
 
 
 @pytest.mark.parametrize("replies", range(NUM_REPLIES))
-def test_a_controller_that_was_killed_after_any_reply_goes_on_to_the_same_end(tmp_path, uninterrupted, replies):
+def test_a_sweep_killed_after_any_reply_resumes_to_the_same_result(tmp_path, uninterrupted, replies):
     bench = Bench(tmp_path)
     if replies < len(uninterrupted.events):
         with pytest.raises(Killed):
             bench.run(replies=replies)
     bench.run()
-    assert bench.settings() == uninterrupted.settings()
+    assert bench.configurations() == uninterrupted.configurations()
     assert bench.states() == uninterrupted.states()
     check_whole(bench)
 
 
-def test_a_controller_that_is_killed_again_and_again_gets_there(tmp_path, uninterrupted):
+def test_a_sweep_that_is_killed_repeatedly_reaches_the_same_result(tmp_path, uninterrupted):
     bench = Bench(tmp_path)
     for _ in range(20):
         try:
@@ -197,7 +197,7 @@ def test_a_controller_that_is_killed_again_and_again_gets_there(tmp_path, uninte
         except Killed:
             continue
         break
-    assert bench.settings() == uninterrupted.settings()
+    assert bench.configurations() == uninterrupted.configurations()
     check_whole(bench)
 
 
@@ -225,11 +225,11 @@ def test_a_kill_at_any_write_loses_no_trial_and_repeats_none(tmp_path, monkeypat
         bench.run()
     monkeypatch.undo()
     bench.run()
-    assert bench.settings() == uninterrupted_random.settings()
+    assert bench.configurations() == uninterrupted_random.configurations()
     check_whole(bench)
 
 
-def test_a_trial_whose_checkpoint_is_gone_starts_anew(bench):
+def test_a_trial_without_its_checkpoint_restarts(bench):
     bench.search = no_pruning()
     with pytest.raises(Killed):
         bench.run(replies=4)

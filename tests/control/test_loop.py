@@ -1,4 +1,4 @@
-"""The loop of a sweep in which nothing goes wrong: budgets, refilling, several workers and studies, draining."""
+"""A sweep without failures: budgets, refilled lanes, several workers and studies, shutdown."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def bench(tmp_path):
 
 
 @pytest.mark.parametrize("num_trials", [1, 3, 7])
-def test_just_as_many_trials_are_run_as_the_budget_has(tmp_path, num_trials):
+def test_exactly_as_many_trials_run_as_the_budget_allows(tmp_path, num_trials):
     bench = Bench(tmp_path, num_trials=num_trials).run()
     assert sorted(bench.trials()) == list(range(num_trials))
     check_whole(bench)
 
 
-def test_a_larger_budget_goes_on_and_a_spent_one_starts_no_worker(bench):
+def test_a_larger_budget_continues_the_sweep_and_a_spent_one_starts_no_worker(bench):
     bench.run()
     bench.num_trials = 8
     bench.run()
@@ -43,7 +43,7 @@ def test_a_grid_that_is_smaller_than_the_budget_ends_the_study(tmp_path):
     check_whole(bench)
 
 
-def test_a_stopped_lane_is_refilled_at_once(tmp_path):
+def test_the_lane_of_a_pruned_trial_is_refilled_at_once(tmp_path):
     bench = Bench(tmp_path, num_trials=12, search=preset("random")).run()
     assert TrialState.PRUNED in bench.states()
     packs = bench.chunks()
@@ -73,14 +73,14 @@ def test_costs_and_details_of_a_trial_add_up(bench):
     assert trial.finished_at.endswith("+00:00")
 
 
-def test_every_trial_has_the_same_seed_and_all_settings(bench):
+def test_every_trial_has_the_same_seed_and_all_hyperparameters(bench):
     trials = bench.run().trials().values()
     assert {trial.spec.seed for trial in trials} == {0}
     assert all(trial.spec.by_key()["train.batch_size"] == 16 for trial in trials)
     assert all(trial.spec.by_key()["lora.r"] == trial.spec.params["lora.r"] for trial in trials)
 
 
-def test_known_recipes_come_first(bench):
+def test_recipes_come_first(bench):
     origins = [trial.spec.origin for trial in bench.run().trials().values()]
     assert origins == ["recipe:peft_default", "recipe:alpha_2r", "sobol", "sobol", "tpe", "tpe"]
 
@@ -114,7 +114,7 @@ def test_a_trial_is_in_one_pack_at_a_time(tmp_path):
     assert {len(indices) for indices in workers.values()} == {1}
 
 
-def test_a_worker_beside_others_trains_the_known_recipes_apart(tmp_path):
+def test_one_of_several_workers_trains_the_recipes_in_a_pack_of_their_own(tmp_path):
     bench = Bench(tmp_path, num_trials=12, num_workers=2, search=no_pruning()).run()
     packs = {index: [set(n) for i, what, n in bench.events if (i, what) == (index, "chunk")] for index in (0, 1)}
     assert packs[0][: RUNGS[-1]] == [{0, 1}] * RUNGS[-1]
@@ -124,12 +124,12 @@ def test_a_worker_beside_others_trains_the_known_recipes_apart(tmp_path):
 
 
 @pytest.mark.parametrize("changes", [{"num_workers": 1}, {"num_workers": 2, "studies": ("one", "two")}])
-def test_a_worker_alone_on_a_study_fills_its_pack(tmp_path, changes):
+def test_the_only_worker_of_a_study_fills_its_pack(tmp_path, changes):
     bench = Bench(tmp_path, search=no_pruning(), **changes).run()
     assert bench.chunks()[0] == (0, 1, 2)
 
 
-def test_workers_divide_among_the_studies_and_finish_all(tmp_path):
+def test_workers_are_spread_over_the_studies_and_finish_all(tmp_path):
     bench = Bench(tmp_path, studies=("one", "two", "three"), num_workers=2).run()
     for study in bench.studies:
         assert len(bench.trials(study)) == bench.num_trials
@@ -137,7 +137,7 @@ def test_workers_divide_among_the_studies_and_finish_all(tmp_path):
     assert len({numbers for _, what, numbers in bench.events if what == "open"}) == 1
 
 
-def test_the_probe_is_made_once_a_study(tmp_path):
+def test_the_probe_runs_once_per_study(tmp_path):
     bench = Bench(tmp_path, studies=("one", "two"), num_workers=2).run()
     for study in bench.studies:
         assert bench.store.read_study(study).references == {"frozen_probe": {"validation/accuracy": 0.5}}
@@ -154,28 +154,28 @@ def test_spent_device_hours_start_nothing_new_and_let_running_trials_finish(benc
     assert "budget.device_hours=5 is spent" in bench.controller.stop_reason
 
 
-def test_spent_device_hours_stay_spent_after_a_restart(bench):
+def test_spent_device_hours_count_after_a_restart(bench):
     bench.budget, bench.search = BudgetSettings(device_hours=5), no_pruning()
     bench.worker = {"device_s": 3600.0}
     bench.run().run()
     assert len(bench.trials()) == 3
 
 
-def test_a_budget_of_trials_that_is_spent_is_no_reason_worth_telling(bench):
+def test_a_spent_budget_of_trials_is_not_reported_as_a_stop_reason(bench):
     assert bench.run().controller.stop_reason is None
 
 
-def drain_after(bench, num_chunks, *, patience_s=60.0):
+def shut_down_after(bench, num_chunks, *, grace_s=60.0):
     def look():
         if len(bench.chunks()) >= num_chunks and not bench.shutdown:
             bench.shutdown.reason = "SIGTERM"
-            bench.shutdown.deadline_s = time.monotonic() + patience_s
+            bench.shutdown.deadline_s = time.monotonic() + grace_s
 
     return look
 
 
-def test_a_drain_takes_in_running_chunks_and_leaves_checkpoints(bench):
-    bench.run(on_change=drain_after(bench, 2))
+def test_a_shutdown_records_running_chunks_and_their_checkpoints(bench):
+    bench.run(on_change=shut_down_after(bench, 2))
     running = [trial for trial in bench.trials().values() if not trial.state.is_finished]
     assert running
     for trial in running:
@@ -183,28 +183,28 @@ def test_a_drain_takes_in_running_chunks_and_leaves_checkpoints(bench):
         assert trial.chunks_done == sum(trial.spec.number in pack for pack in bench.chunks())
 
 
-def test_a_drain_that_has_no_patience_left_ends_without_the_running_chunks(bench):
-    bench.run(on_change=drain_after(bench, 3, patience_s=-1))
+def test_a_shutdown_after_its_deadline_does_not_wait_for_running_chunks(bench):
+    bench.run(on_change=shut_down_after(bench, 3, grace_s=-1))
     assert len(bench.chunks()) == 3
 
 
-def test_a_drain_starts_no_new_trial(bench):
+def test_a_shutdown_starts_no_new_trial(bench):
     bench.shutdown.reason, bench.shutdown.deadline_s = "SIGINT", time.monotonic() + 60
     bench.run()
     assert bench.trials() == {}
 
 
-def test_a_drained_sweep_ends_like_one_that_was_not(bench, tmp_path):
-    bench.run(on_change=drain_after(bench, 3))
+def test_a_sweep_resumed_after_a_shutdown_has_the_same_result(bench, tmp_path):
+    bench.run(on_change=shut_down_after(bench, 3))
     bench.shutdown.reason = ""
     bench.run()
     whole = Bench(tmp_path / "whole").run()
-    assert bench.settings() == whole.settings()
+    assert bench.configurations() == whole.configurations()
     assert bench.states() == whole.states()
     check_whole(bench)
 
 
-def test_a_pack_that_goes_on_as_it_is_does_not_wait_for_its_records(bench, monkeypatch):
+def test_an_unchanged_pack_continues_before_its_records_are_written(bench, monkeypatch):
     order = []
     send, write = _InlineHandle.send, TrialStore.write_trial
 
@@ -222,8 +222,8 @@ def test_a_pack_that_goes_on_as_it_is_does_not_wait_for_its_records(bench, monke
     bench.run()
     first_rung = order.index(RUNGS[0])
     before_rung = [what for what in order[order.index("ChunkRequest") :][: first_rung + 1] if what != 0]
-    assert before_rung[:5] == ["ChunkRequest", "ChunkRequest", 1, 1, 1]  # chunk 2 begins, then chunk 1 is written
-    decided_chunk = order[first_rung : order.index("ChunkRequest", first_rung)]
-    assert set(decided_chunk) == {2}  # a rung is written and decided_chunk first, for every lane
-    assert len(decided_chunk) >= 3
+    assert before_rung[:5] == ["ChunkRequest", "ChunkRequest", 1, 1, 1]  # chunk 2 starts before chunk 1 is written
+    writes = order[first_rung : order.index("ChunkRequest", first_rung)]
+    assert set(writes) == {2}  # at a rung, every record and decision is written before the next chunk starts
+    assert len(writes) >= 3
     check_whole(bench)

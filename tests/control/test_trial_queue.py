@@ -1,4 +1,4 @@
-"""The queue of trials: who may start, when, and with whom."""
+"""The queue of trials: their order, waiting times and quarantine."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ def timer():
 
 
 @pytest.fixture
-def waiting(timer):
+def queue(timer):
     return TrialQueue(timer)
 
 
-def test_trials_leave_in_the_order_in_which_they_came(waiting):
+def test_trials_leave_in_the_order_in_which_they_came(queue):
     for number in (3, 1, 2):
-        waiting.add(number)
-    assert (waiting.take(2), waiting.take(2), len(waiting)) == ([3, 1], [2], 0)
+        queue.add(number)
+    assert (queue.take(2), queue.take(2), len(queue)) == ([3, 1], [2], 0)
 
 
-def test_a_trial_is_not_due_before_its_time(waiting, timer):
-    waiting.add(1, wait_s=5)
-    waiting.add(2)
-    assert waiting.take(9) == [2]
-    assert (len(waiting), waiting.has_due) == (1, False)
+def test_a_trial_is_not_due_before_its_time(queue, timer):
+    queue.add(1, wait_s=5)
+    queue.add(2)
+    assert queue.take(9) == [2]
+    assert (len(queue), queue.has_due) == (1, False)
     timer.advance(5)
-    assert waiting.has_due
-    assert waiting.take(9) == [1]
+    assert queue.has_due
+    assert queue.take(9) == [1]
 
 
-def test_a_suspect_leaves_alone_only(waiting, timer):
-    waiting.add(1, is_quarantined=True)
-    waiting.add(2, is_quarantined=True, wait_s=5)
-    waiting.add(3)
-    assert waiting.take(9) == [3]
-    assert waiting.take_quarantined() == 1
-    assert not waiting.has_quarantined
+def test_quarantined_trials_are_taken_one_at_a_time(queue, timer):
+    queue.add(1, is_quarantined=True)
+    queue.add(2, is_quarantined=True, wait_s=5)
+    queue.add(3)
+    assert queue.take(9) == [3]
+    assert queue.take_quarantined() == 1
+    assert not queue.has_quarantined
     timer.advance(5)
-    assert waiting.take_quarantined() == 2
-    assert len(waiting) == 0
+    assert queue.take_quarantined() == 2
+    assert len(queue) == 0
 
 
-def test_trials_that_give_way_come_first_again(waiting):
-    waiting.add(9)
-    waiting.put_first({4, 2})
-    assert waiting.take(9) == [2, 4, 9]
+def test_trials_that_made_way_come_first_again(queue):
+    queue.add(9)
+    queue.put_first({4, 2})
+    assert queue.take(9) == [2, 4, 9]

@@ -1,4 +1,4 @@
-"""Hung workers are told from slow ones, and from a computer that slept."""
+"""Hung workers are distinguished from slow ones, and from a suspended computer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def watchdog(timer):
 
 
 def passes(watchdog, timer, seconds):
-    """Let time pass as the loop sees it: a tick every half second."""
+    """Let time pass as in the controller's loop, with a tick every half second."""
     for _ in range(round(seconds * 2)):
         timer.advance(0.5)
         watchdog.tick()
@@ -38,7 +38,7 @@ def test_the_time_of_a_chunk_is_measured(watchdog, timer):
     assert chunk(watchdog, timer, 7.5) == 7.5
 
 
-def test_a_first_chunk_has_the_limit_of_first_answers(watchdog, timer):
+def test_the_first_chunk_has_the_startup_timeout(watchdog, timer):
     watchdog.started(0, "a chunk of toy", num_lanes=4)
     passes(watchdog, timer, 599)
     assert watchdog.overdue(0) == ""
@@ -46,7 +46,7 @@ def test_a_first_chunk_has_the_limit_of_first_answers(watchdog, timer):
     assert watchdog.overdue(0) == "worker 0 was killed: no answer to a chunk of toy within 600 s"
 
 
-def test_later_chunks_have_many_times_what_one_took(watchdog, timer):
+def test_later_chunks_have_a_multiple_of_the_slowest_one(watchdog, timer):
     chunk(watchdog, timer, 8)
     watchdog.started(0, "a chunk of toy", num_lanes=4)
     passes(watchdog, timer, 79)
@@ -62,7 +62,7 @@ def test_more_lanes_may_take_longer(watchdog, timer):
     assert watchdog.overdue(0) == ""
 
 
-def test_quick_chunks_have_the_floor(watchdog, timer):
+def test_short_chunks_have_the_minimum_timeout(watchdog, timer):
     chunk(watchdog, timer, 0.5)
     watchdog.started(0, "a chunk of toy", num_lanes=4)
     passes(watchdog, timer, 29)
@@ -71,7 +71,7 @@ def test_quick_chunks_have_the_floor(watchdog, timer):
     assert watchdog.overdue(0)
 
 
-def test_after_the_opening_of_a_study_it_is_measured_anew(watchdog, timer):
+def test_opening_a_study_discards_earlier_measurements(watchdog, timer):
     chunk(watchdog, timer, 0.5)
     watchdog.started(0, "the opening of other")
     watchdog.finished(0, is_good=True)
@@ -80,10 +80,10 @@ def test_after_the_opening_of_a_study_it_is_measured_anew(watchdog, timer):
     assert watchdog.overdue(0) == ""
 
 
-def test_a_computer_that_slept_hangs_nobody(watchdog, timer):
+def test_no_worker_is_hung_because_the_computer_was_suspended(watchdog, timer):
     chunk(watchdog, timer, 1)
     watchdog.started(0, "a chunk of toy", num_lanes=4)
-    timer.advance(8 * 3600)  # a container that was paused: the clock went on, this process did not
+    timer.advance(8 * 3600)  # a paused container: the clock advanced, this process did not run
     watchdog.tick()
     assert watchdog.overdue(0) == ""
     passes(watchdog, timer, 3)

@@ -1,4 +1,4 @@
-"""Lost, hung and failing workers: who is charged, who is to blame, which device is taken out."""
+"""Lost, hung and failing workers: which trials are charged, what the cause is, which device is disabled."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def bench(tmp_path):
     return Bench(tmp_path, search=no_pruning())
 
 
-def poisoned(*numbers):
-    """Kill the worker whenever one of these trials is in its pack."""
+def kills_worker(*numbers):
+    """Return a hook that kills the worker whenever one of these trials is in its pack."""
 
     def before(pack):
         if set(numbers) & set(pack):
@@ -33,10 +33,10 @@ def poisoned(*numbers):
     return {"before": before}
 
 
-# Whose fault it was.
+# The cause of a loss.
 
 
-def test_after_a_loss_every_trial_of_the_pack_is_alone_for_a_chunk(bench):
+def test_after_a_loss_every_trial_of_the_pack_trains_alone_for_a_chunk(bench):
     bench.worker = {"before": once(lose, at=2)}
     bench.run()
     assert bench.chunks()[1:6] == [(0, 1, 2), (0,), (1,), (2,), (0, 1, 2)]
@@ -44,8 +44,8 @@ def test_after_a_loss_every_trial_of_the_pack_is_alone_for_a_chunk(bench):
     check_whole(bench)
 
 
-def test_a_trial_that_kills_its_worker_takes_no_retries_of_its_mates(bench):
-    bench.worker = poisoned(1)
+def test_a_trial_that_kills_its_worker_costs_the_others_no_retry(bench):
+    bench.worker = kills_worker(1)
     bench.run()
     trials = bench.trials()
     assert (trials[1].state, trials[1].num_retries) == (FAILED, bench.max_retries)
@@ -55,14 +55,14 @@ def test_a_trial_that_kills_its_worker_takes_no_retries_of_its_mates(bench):
     check_whole(bench)
 
 
-def test_a_trial_that_kills_its_worker_is_never_again_with_others(bench):
-    bench.worker = poisoned(1)
+def test_a_trial_that_kills_its_worker_does_not_share_a_pack_again(bench):
+    bench.worker = kills_worker(1)
     bench.run()
     assert [pack for pack in bench.chunks() if 1 in pack] == [(0, 1, 2), (1,), (1,), (1,)]
 
 
-def test_poisonous_trials_do_not_condemn_the_only_device(bench):
-    bench.worker = poisoned(1, 3)
+def test_trials_that_kill_their_worker_do_not_disable_the_only_device(bench):
+    bench.worker = kills_worker(1, 3)
     bench.run()
     assert [number for number, trial in bench.trials().items() if trial.state is FAILED] == [1, 3]
     assert bench.controller.disabled == {}
@@ -70,17 +70,17 @@ def test_poisonous_trials_do_not_condemn_the_only_device(bench):
 
 
 def broken_worker(bench, index):
-    """Let a worker die at every chunk."""
-    sound = bench._make_worker
+    """Make a worker die at every chunk."""
+    make_sound_worker = bench._make_worker
 
     def make_worker(which):
         bench.worker = {"before": lambda _numbers: lose(f"worker {index} died")} if which == index else {}
-        return sound(which)
+        return make_sound_worker(which)
 
     bench._make_worker = make_worker
 
 
-def test_a_device_on_which_different_trials_die_alone_is_taken_out_and_they_are_acquitted(bench):
+def test_a_device_on_which_different_trials_fail_alone_is_disabled_and_their_retries_are_refunded(bench):
     bench.num_workers = 2
     broken_worker(bench, 0)
     bench.run()
@@ -90,13 +90,13 @@ def test_a_device_on_which_different_trials_die_alone_is_taken_out_and_they_are_
     check_whole(bench)
 
 
-def test_no_device_left_ends_the_sweep_with_the_reasons(bench):
+def test_without_a_device_the_sweep_ends_with_the_reasons(bench):
     broken_worker(bench, 0)
     with pytest.raises(WorkerError, match="no worker is left: worker 0 died"):
         bench.run()
 
 
-def test_a_suspect_is_tested_by_a_worker_that_gives_way_when_its_own_was_taken_out(bench):
+def test_another_worker_tests_a_quarantined_trial_when_its_own_was_disabled(bench):
     bench.num_workers, bench.num_trials = 2, 8
     broken_worker(bench, 0)
     bench.run()
@@ -104,7 +104,7 @@ def test_a_suspect_is_tested_by_a_worker_that_gives_way_when_its_own_was_taken_o
     check_whole(bench)
 
 
-# What it costs.
+# Costs and retries.
 
 
 def test_a_lost_chunk_is_charged_to_its_trials_and_to_the_ledger(bench):
@@ -117,17 +117,17 @@ def test_a_lost_chunk_is_charged_to_its_trials_and_to_the_ledger(bench):
     trials = bench.trials()
     chunks = {number: len(trial.measurements) for number, trial in trials.items()}
     extra = [trials[n].cost.device_s - chunks[n] for n in (0, 1, 2, 3)]
-    assert extra == pytest.approx([6.5 / 3, 6.5 / 3, 6.5 / 3, 0.0])  # half a second is the controller's own wait
+    assert extra == pytest.approx([6.5 / 3, 6.5 / 3, 6.5 / 3, 0.0])  # half a second is the controller's tick
     spent = Ledger(bench.folder / "ledger.json").cost.device_s
     assert spent == pytest.approx(sum(trial.cost.device_s for trial in trials.values()))
 
 
-def test_a_retry_waits_and_waits_longer_each_time(bench):
-    began = []
+def test_a_retry_waits_longer_each_time(bench):
+    started = []
 
     def fails(spec, chunk):
-        if spec.number == 1 and chunk == 2 and len(began) < 3:
-            began.append(bench.timer.now)
+        if spec.number == 1 and chunk == 2 and len(started) < 3:
+            started.append(bench.timer.now)
             return Failure(kind=FailureKind.ERROR, message="not yet")
         return None
 
@@ -135,13 +135,13 @@ def test_a_retry_waits_and_waits_longer_each_time(bench):
     bench.worker = {"fails": fails}
     bench.max_retries = 3
     bench.run()
-    waits = [later - earlier for earlier, later in itertools.pairwise(began)]
+    waits = [later - earlier for earlier, later in itertools.pairwise(started)]
     assert waits[0] >= 5.0
     assert waits[1] >= 10.0
     assert bench.trials()[1].state is COMPLETE
 
 
-def test_others_train_on_while_a_trial_waits(bench):
+def test_others_keep_training_while_a_trial_waits(bench):
     bench.worker = {"fails": failing_once(0)}
     bench.executor = ExecutorSettings(retry_s=1e6)
     bench.run()
@@ -150,12 +150,12 @@ def test_others_train_on_while_a_trial_waits(bench):
 
 
 def failing_once(number):
-    told = []
+    calls = []
 
     def fails(spec, _chunk):
-        if spec.number != number or told:
+        if spec.number != number or calls:
             return None
-        told.append(number)
+        calls.append(number)
         return Failure(kind=FailureKind.ERROR, message="once")
 
     return fails
@@ -165,7 +165,7 @@ def failing_once(number):
 
 
 class HangingExecutor(KilledExecutor):
-    """Never lets worker 0 answer the chunk of a trial number, as long as it is asked to hang."""
+    """Withholds the reply to the chunk that admits trial ``hang_at``, until the worker was restarted."""
 
     hang_at = None
     restarted = 0
@@ -190,7 +190,7 @@ def hanging(bench):
     return bench
 
 
-def test_a_worker_that_does_not_answer_is_killed_and_its_trials_go_on(hanging):
+def test_a_hung_worker_is_killed_and_its_trials_resume(hanging):
     hanging.run()
     assert hanging._executor.restarted == 1
     failures = {trial.failure.kind for trial in hanging.trials().values() if trial.failure}
@@ -199,17 +199,17 @@ def test_a_worker_that_does_not_answer_is_killed_and_its_trials_go_on(hanging):
     check_whole(hanging)
 
 
-def test_the_first_answer_may_take_long(hanging):
+def test_the_first_reply_has_the_startup_timeout(hanging):
     hanging._executor.hang_at = 0
-    begin = hanging.timer.now
+    start = hanging.timer.now
     hanging.executor = ExecutorSettings(startup_timeout_s=500.0)
     hanging.run()
-    assert hanging.timer.now - begin > 500
+    assert hanging.timer.now - start > 500
     assert hanging._executor.restarted == 1
 
 
 class BusyExecutor(KilledExecutor):
-    """The controller is busy for long before it looks again, once; the answer has come meanwhile."""
+    """Simulates a controller that is busy for a minute, once; a reply arrives meanwhile."""
 
     num_chunks = 0
     restarted = 0
@@ -227,7 +227,7 @@ class BusyExecutor(KilledExecutor):
         return super().restart(handle)
 
 
-def test_an_answer_that_waits_since_the_controller_was_busy_is_no_hang(bench):
+def test_a_worker_that_replied_while_the_controller_was_busy_is_not_hung(bench):
     bench.executor = ExecutorSettings(hang_timeout_min_s=5.0)
     bench._executor = type("Busy", (BusyExecutor,), {})
     bench.run()
@@ -252,7 +252,7 @@ def unopened(bench):
     return lambda index: Unopened(rungs=(2, 4), num_chunks=4, events=bench.events, index=index, **bench.worker)
 
 
-def test_a_study_that_no_worker_can_open_is_given_up_and_the_others_go_on(bench):
+def test_a_study_that_no_worker_can_open_is_skipped_and_the_others_continue(bench):
     bench.studies = ("bad", "badly", "toy")
     bench._make_worker = unopened(bench)
     bench.run()
@@ -261,7 +261,7 @@ def test_a_study_that_no_worker_can_open_is_given_up_and_the_others_go_on(bench)
     check_whole(bench)
 
 
-def test_a_night_that_its_window_cuts_is_paused_also_beside_a_study_that_cannot_be_opened_any_more(bench):
+def test_a_sweep_interrupted_by_its_window_is_paused_even_if_another_study_cannot_be_opened(bench):
     clock = FakeClock("2026-01-01T22:00+00:00")
     bench.studies, bench.clock = ("bad", "toy"), clock
     bench.budget = BudgetSettings(window="22:00-22:35", time_zone="UTC")
@@ -277,15 +277,15 @@ def test_a_night_that_its_window_cuts_is_paused_also_beside_a_study_that_cannot_
     assert bench.controller.forecast.is_paused
 
 
-def test_when_no_study_can_be_opened_the_sweep_says_why(bench):
+def test_when_no_study_can_be_opened_the_sweep_ends_with_the_reason(bench):
     bench.studies = ("bad",)
     bench._make_worker = unopened(bench)
     with pytest.raises(WorkerError, match="no worker can open it: DataError: column 'label' is gone"):
         bench.run()
 
 
-def test_a_worker_that_cannot_open_what_another_could_is_taken_out(bench):
-    class Blind(FakeWorker):
+def test_a_worker_that_cannot_open_what_another_could_is_disabled(bench):
+    class Broken(FakeWorker):
         def answer(self, request):
             reply = super().answer(request)
             is_broken = isinstance(reply, StudyOpened) and self._index == 0
@@ -293,7 +293,7 @@ def test_a_worker_that_cannot_open_what_another_could_is_taken_out(bench):
 
     bench.num_workers = 2
     bench.speeds, bench.num_trials = (2, 1), 24
-    bench._make_worker = lambda index: Blind(rungs=(2, 4), num_chunks=4, events=bench.events, index=index)
+    bench._make_worker = lambda index: Broken(rungs=(2, 4), num_chunks=4, events=bench.events, index=index)
     bench.run()
     assert list(bench.controller.disabled) == [0]
     assert bench.states() == [COMPLETE] * bench.num_trials
@@ -302,7 +302,7 @@ def test_a_worker_that_cannot_open_what_another_could_is_taken_out(bench):
 # Studies in which everything fails.
 
 
-def test_a_study_in_which_everything_fails_is_given_up_and_others_go_on(bench):
+def test_a_study_in_which_everything_fails_is_aborted_and_others_continue(bench):
     def fails(spec, _chunk):
         return Failure(kind=FailureKind.ERROR, message="a bug") if spec.study == "toy" else None
 
@@ -315,22 +315,22 @@ def test_a_study_in_which_everything_fails_is_given_up_and_others_go_on(bench):
     assert bench.states("other") == [COMPLETE] * 12
 
 
-def test_a_restart_gives_the_same_study_up_at_once(bench):
+def test_a_restart_aborts_the_same_study_at_once(bench):
     bench.num_trials = 12
     bench.executor = ExecutorSettings(abort_after_failures=4)
     bench.worker = {"fails": lambda _spec, _chunk: Failure(kind=FailureKind.NON_FINITE, message="nan")}
     bench.run()
-    begun = len(bench.trials())
+    num_started = len(bench.trials())
     bench.events.clear()
     bench.run()
     assert bench.events == []
-    assert len(bench.trials()) == begun
+    assert len(bench.trials()) == num_started
 
 
-# Verdicts, checkpoints, disks and databases.
+# Decisions, checkpoints, disks and databases.
 
 
-def test_a_verdict_that_a_kill_cut_off_is_asked_for_again(bench, monkeypatch):
+def test_a_decision_that_a_kill_interrupted_is_asked_for_again(bench, monkeypatch):
     asked = []
 
     def report(self, number, *, chunk, value):  # noqa: ARG001  the protocol's names
@@ -348,7 +348,7 @@ def test_a_verdict_that_a_kill_cut_off_is_asked_for_again(bench, monkeypatch):
     assert (bench.trials()[0].state, bench.trials()[0].chunks_done) == (TrialState.PRUNED, 2)
 
 
-def test_a_verdict_that_was_given_is_not_asked_for_again(bench, monkeypatch):
+def test_a_decision_that_was_made_is_not_asked_for_again(bench, monkeypatch):
     asked = []
     real = Search.report
 
@@ -390,7 +390,7 @@ def test_a_damaged_checkpoint_costs_one_chunk(bench, damage):
     check_whole(bench)
 
 
-def test_a_trial_all_of_whose_checkpoints_are_damaged_starts_anew(bench):
+def test_a_trial_without_an_intact_checkpoint_restarts(bench):
     stopped_after(bench, 5)
     for path in bench.store.trial_dir("toy", 1).glob("checkpoint-*"):
         path.write_bytes(b"")
@@ -401,13 +401,13 @@ def test_a_trial_all_of_whose_checkpoints_are_damaged_starts_anew(bench):
     check_whole(bench)
 
 
-def test_a_checkpoint_that_a_worker_refuses_is_not_tried_again(bench):
-    told = []
+def test_a_checkpoint_that_a_worker_rejects_is_not_used_again(bench):
+    calls = []
 
     def fails(spec, chunk):
-        if spec.number != 1 or chunk != 4 or told:
+        if spec.number != 1 or chunk != 4 or calls:
             return None
-        told.append(chunk)
+        calls.append(chunk)
         return Failure(kind=FailureKind.CHECKPOINT, message="of another model")
 
     bench.worker = {"fails": fails}
@@ -416,9 +416,9 @@ def test_a_checkpoint_that_a_worker_refuses_is_not_tried_again(bench):
     assert bench.trials()[1].state is COMPLETE
 
 
-def test_a_full_disk_on_a_workers_side_ends_the_sweep_and_the_same_command_goes_on(bench):
-    full = Failure(kind=FailureKind.DISK_FULL, message="No space left on device")
-    bench.worker = {"fails": lambda spec, chunk: full if (spec.number, chunk) == (1, 3) else None}
+def test_a_full_disk_of_a_worker_ends_the_sweep_and_the_same_command_resumes_it(bench):
+    disk_full = Failure(kind=FailureKind.DISK_FULL, message="No space left on device")
+    bench.worker = {"fails": lambda spec, chunk: disk_full if (spec.number, chunk) == (1, 3) else None}
     with pytest.raises(DiskFull, match="No space left"):
         bench.run()
     assert bench.trials()[1].num_retries == 0
