@@ -199,16 +199,13 @@ class _Worker:
             self._rungs, self._held = rungs, ()
 
     def _admissions(self, settings: Sequence[Mapping[str, Any]], *, seed: int) -> tuple[Any, ...]:
-        from sweeper.config.checks import fixed_values
-        from sweeper.types import Admission, TrialSpec
+        from sweeper.config.hyperparameters import Hyperparameters
+        from sweeper.types import Admission, TrialTemplate
 
-        fixed = fixed_values(self._inputs.config.settings)
+        template = TrialTemplate("bench", Hyperparameters.of(self._inputs.config.settings), seed)
         found = []
         for params in settings:
-            spec = TrialSpec(
-                study="bench", number=self._next, params=params, settings={**fixed, **params}, seed=seed, origin="bench"
-            )
-            found.append(Admission(spec=spec))
+            found.append(Admission(spec=template.spec(self._next, params, "bench")))
             self._next += 1
         return tuple(found)
 

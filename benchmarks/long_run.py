@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import psutil
@@ -154,21 +155,27 @@ def _sample(controller: psutil.Process, trials: int, elapsed_s: float, *, output
         Sample(
             trials=trials,
             elapsed_s=round(elapsed_s, 1),
-            **{f"controller_{name}": value for name, value in mine.items()},
-            **{f"worker_{name}": value for name, value in theirs.items()},
+            controller_mb=mine.mb,
+            worker_mb=theirs.mb,
+            controller_files=mine.files,
+            worker_files=theirs.files,
+            controller_threads=mine.threads,
+            worker_threads=theirs.threads,
             store_kb=_size(outputs / SWEEP / "studies") / 1024,
             outputs_kb=_size(outputs) / 1024,
         )
     ]
 
 
-def _process(process: psutil.Process) -> dict[str, float]:
+class _Usage(NamedTuple):
+    mb: float
+    files: int
+    threads: int
+
+
+def _process(process: psutil.Process) -> _Usage:
     with process.oneshot():
-        return {
-            "mb": round(process.memory_info().rss / 2**20, 2),
-            "files": process.num_fds(),
-            "threads": process.num_threads(),
-        }
+        return _Usage(round(process.memory_info().rss / 2**20, 2), process.num_fds(), process.num_threads())
 
 
 def _size(folder: Path) -> int:

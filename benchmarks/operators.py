@@ -7,7 +7,7 @@ in fresh memory and costs several times what it costs without. This sums up as i
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -63,7 +63,7 @@ class OperatorTimes(TorchDispatchMode):
     def __init__(self, num_lanes: int) -> None:
         super().__init__()
         self._num_lanes = num_lanes
-        self.seconds: Counter[str] = Counter()
+        self.seconds: dict[str, float] = defaultdict(float)
         self.calls: Counter[str] = Counter()
 
     def __torch_dispatch__(

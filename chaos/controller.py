@@ -13,6 +13,6 @@ from chaos.faults import make_worker
 from sweeper.cli import main
 
 if __name__ == "__main__":
-    sweeper.sweep.factory.make_worker = make_worker
+    sweeper.sweep.factory.make_worker = make_worker  # type: ignore[attr-defined]
     use_clock(Path.cwd())
     main()

@@ -7,13 +7,16 @@ parameters from its second chunk on. So the configuration causes the failure, on
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sweeper.config.values import ParamValue
 from sweeper.types import TrialState
 
 if TYPE_CHECKING:
     from sweeper.execute.base import Worker, WorkerSetup
+    from sweeper.train.batches import TrainingRows
+    from sweeper.train.lane import Lane
+    from sweeper.train.pack import ChunkOutcome, RowFunction
 
 __all__ = ["expected_failure", "make_worker"]
 
@@ -30,19 +33,24 @@ def expected_failure(settings: Mapping[str, ParamValue]) -> str:
 
 def make_worker(setup: WorkerSetup, index: int) -> Worker:
     """Return a worker with faults. The worker's process imports this function by its name."""
-    from sweeper.train.worker import TrainingWorker
+    import sweeper.train
+    import sweeper.train.worker
+    from sweeper.train.pack import Pack
 
-    class FaultyWorker(TrainingWorker):
-        def _train(self, study: Any, lanes: Sequence[Any], parts: int) -> Sequence[Any]:
+    class FaultyPack(Pack):
+        def train_chunk(
+            self, lanes: Sequence[Lane], rows: TrainingRows, row_loss: RowFunction, *, parts: int = 1
+        ) -> list[ChunkOutcome]:
             for lane in lanes:
                 kind = expected_failure(lane.spec.by_key())
                 if kind == "out_of_memory":
                     raise RuntimeError("injected: DefaultCPUAllocator: can't allocate memory for this rank")
                 if kind == "non_finite" and lane.chunks_done:
                     lane.parameters.fill_(float("nan"))
-            return super()._train(study, lanes, parts)
+            return super().train_chunk(lanes, rows, row_loss, parts=parts)
 
-    return FaultyWorker(setup, index)
+    setattr(sweeper.train.worker, "Pack", FaultyPack)  # noqa: B010 - in this process only, which is the worker's own
+    return sweeper.train.make_worker(setup, index)
 
 
 def is_expected(state: TrialState, settings: Mapping[str, ParamValue]) -> bool:

@@ -181,9 +181,9 @@ def _control(arguments: Sequence[str]) -> None:
     from chaos.faults import make_worker
     from sweeper.cli import main
 
-    sweeper.sweep.factory.make_worker = make_worker
+    sweeper.sweep.factory.make_worker = make_worker  # type: ignore[attr-defined]
     use_clock(Path.cwd())
-    sweeper.execute.process.subprocess = _Subprocess()  # type: ignore[assignment]
+    sweeper.execute.process.subprocess = _Subprocess()  # type: ignore[assignment, attr-defined]
     sys.argv = ["sweeper", *arguments]
     main()
 

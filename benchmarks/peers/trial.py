@@ -158,7 +158,7 @@ def _arguments(params: Mapping[str, ParamValue], inputs: Inputs, form: Form, fol
         per_device_train_batch_size=fixed.batch_size,
         weight_decay=fixed.weight_decay,
         warmup_steps=fixed.warmup_ratio,
-        lr_scheduler_type=fixed.schedule,
+        lr_scheduler_type=fixed.lr_schedule,
         max_grad_norm=fixed.max_grad_norm,
         eval_strategy="epoch",
         logging_strategy="epoch",
