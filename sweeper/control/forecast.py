@@ -68,7 +68,7 @@ class Forecast:
     ) -> None:
         self._runs, self._ledger, self._budget = runs, ledger, budget
         self._num_lanes = num_lanes
-        self._stop = find_time_limit(budget, ledger.begun_at)
+        self._stop = find_time_limit(budget, ledger.started_at)
         self._chunk_s: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_RECENT))
         self._lane_s: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_RECENT))
 

@@ -60,7 +60,7 @@ def test_a_restart_adds_no_trial_to_the_budget_and_charges_repeated_chunks(bench
 
 def test_a_restart_deletes_partial_writes(bench):
     bench.run()
-    folder = bench.store.trial_dir("toy", 0)
+    folder = bench.store.paths.trial("toy", 0).folder
     (folder / ".trial.json.tmp").write_text("{")
     (folder / "adapter.tmp").mkdir()
     (folder / "adapter.tmp" / "adapter_config.json").write_text("{")

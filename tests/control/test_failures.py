@@ -233,7 +233,7 @@ def test_a_trial_without_its_checkpoint_restarts(bench):
     bench.search = no_pruning()
     with pytest.raises(Killed):
         bench.run(replies=4)
-    for path in bench.store.trial_dir("toy", 1).glob("checkpoint-*"):
+    for path in bench.store.paths.trial("toy", 1).folder.glob("checkpoint-*"):
         path.unlink()
     bench.run()
     assert bench.trials()[1].state is TrialState.COMPLETE

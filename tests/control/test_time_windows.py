@@ -96,7 +96,7 @@ def test_the_next_session_knows_how_long_a_chunk_takes(tmp_path, clock):
 def test_a_chunk_that_does_not_end_is_abandoned_soon_after_the_window_closes(tmp_path, clock):
     bench = window_bench(tmp_path, clock, window_s=10 * CHUNK_S, search=no_pruning(), num_workers=2, speeds=(1, 10**9))
     bench.run(on_change=lambda: clock.pass_s(5))
-    assert 10 * CHUNK_S < (clock() - bench.controller.forecast._ledger.begun_at).total_seconds() < 11 * CHUNK_S
+    assert 10 * CHUNK_S < (clock() - bench.controller.forecast._ledger.started_at).total_seconds() < 11 * CHUNK_S
     running = [trial for trial in bench.trials().values() if not trial.state.is_finished]
     assert all(trial.chunks_done == 0 for trial in running)
     assert all(trial.cost.device_s > 0 for trial in running)

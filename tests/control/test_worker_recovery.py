@@ -370,7 +370,7 @@ def stopped_after(bench, replies):
 
 
 def checkpoints(bench, number):
-    return sorted(path.name for path in bench.store.trial_dir("toy", number).glob("checkpoint-*"))
+    return sorted(path.name for path in bench.store.paths.trial("toy", number).folder.glob("checkpoint-*"))
 
 
 def test_the_latest_two_checkpoints_of_a_running_trial_are_kept(bench):
@@ -381,7 +381,7 @@ def test_the_latest_two_checkpoints_of_a_running_trial_are_kept(bench):
 @pytest.mark.parametrize("damage", [lambda p: p.write_bytes(p.read_bytes()[:-1]), lambda p: p.write_bytes(b"x" * 6)])
 def test_a_damaged_checkpoint_costs_one_chunk(bench, damage):
     stopped_after(bench, 5)
-    damage(bench.store.trial_dir("toy", 1) / "checkpoint-3.safetensors")
+    damage(bench.store.paths.trial("toy", 1).folder / "checkpoint-3.safetensors")
     bench.events.clear()
     bench.run()
     assert sum(1 in pack for pack in bench.chunks()) == 2
@@ -392,7 +392,7 @@ def test_a_damaged_checkpoint_costs_one_chunk(bench, damage):
 
 def test_a_trial_without_an_intact_checkpoint_restarts(bench):
     stopped_after(bench, 5)
-    for path in bench.store.trial_dir("toy", 1).glob("checkpoint-*"):
+    for path in bench.store.paths.trial("toy", 1).folder.glob("checkpoint-*"):
         path.write_bytes(b"")
     bench.events.clear()
     bench.run()

@@ -297,7 +297,7 @@ def test_the_predicted_end_is_shown_with_what_limits_it(bench):
     assert predicted == "Predicted to end Fri 06:00 (budget.window=22:00-07:00 closes at 07:00)."
 
 
-def test_the_account_is_plain_json(bench):
+def test_the_ledger_is_plain_json(bench):
     bench.night(trials=[make_default(0.8)])
     content = json.loads((bench.store.root / "sessions" / "0001.json").read_text())
     assert content["after"]["trec-minilm-lora"]["states"] == {"complete": 1}
