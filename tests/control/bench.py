@@ -225,7 +225,7 @@ def lose(message: str = "worker 0 was killed by SIGKILL") -> None:
     raise WorkerLost(message)
 
 
-def check_whole(bench: Bench, study: str = "toy") -> None:
+def check_intact(bench: Bench, study: str = "toy") -> None:
     """Check what must hold for every sweep that ended, whatever happened on the way."""
     trials = bench.trials(study)
     assert all(trial.state.is_finished for trial in trials.values())

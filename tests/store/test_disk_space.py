@@ -12,7 +12,7 @@ from sweeper.errors import DiskFull
 from sweeper.store.atomic import write_atomic
 from sweeper.store.disk_space import check_space, free_mb
 from sweeper.store.trials import TrialStore
-from tests.control.bench import Bench, check_whole, no_pruning
+from tests.control.bench import Bench, check_intact, no_pruning
 
 
 def usage(free_megabytes):
@@ -92,4 +92,4 @@ def test_a_sweep_that_fills_its_disk_ends_with_an_error_and_resumes_once_there_i
     ballast.unlink()
     bench.worker = {}
     bench.run()
-    check_whole(bench)
+    check_intact(bench)
