@@ -24,6 +24,7 @@ from sweeper.config.values import ParamValue
 from sweeper.figures.failure_counts import count_failures, has_recovered
 from sweeper.figures.hyperparameters import number_text, params_text
 from sweeper.figures.ranking import rank_trials
+from sweeper.figures.text import plural
 from sweeper.figures.training_rows import capped_rows
 from sweeper.store.atomic import write_atomic
 from sweeper.store.health import read_health
@@ -86,7 +87,7 @@ def _environment() -> Environment:
         "duration": _duration,
         "number": number_text,
         "bounds": _bound_advice,
-        "plural": _plural,
+        "plural": plural,
         "literal": partial(json.dumps, ensure_ascii=False),  # Python source of a text or a list of texts
     }
     environment.filters.update(filters)
@@ -133,10 +134,6 @@ def _score(value: float | None, error: float | None = None) -> str:
 def _cell(text: object) -> str:
     """Escape a text for a cell of a Markdown table."""
     return " ".join(str(text).split()).replace("|", "\\|")
-
-
-def _plural(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""The present time, passed in wherever it matters, so that tests set it. Always UTC-aware."""
+"""The present time, UTC-aware: a function that is passed in wherever time matters, so that tests can set it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Core values that cross the borders between controller, workers, store, search and tracker.
+"""Core values that controller, workers, store, search and tracker exchange.
 
-Frozen, standard library only. Workers and controller exchange nothing else, so a worker may live in this process, in
-another process, or on another machine. Units are in the names: ``_s`` seconds, ``_bytes``, ``num_`` counts.
+Frozen dataclasses, standard library only. Workers and controller exchange nothing else, so a worker can run in this
+process, in another process, or on another machine. Units are in the names: ``_s`` seconds, ``_bytes``, ``num_`` counts.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = [
 
 
 class TrialState(enum.StrEnum):
-    """What became of a trial."""
+    """State of a trial: running, or how it ended."""
 
     RUNNING = "running"
     COMPLETE = "complete"
@@ -54,18 +54,18 @@ class Phase(enum.StrEnum):
 
     SEARCH = "search"
     REFERENCE = "reference"
-    """A recipe shown for comparison that lies outside the space; unknown to the sampler, outside the budget."""
+    """A recipe outside the space, trained for comparison; unknown to the sampler, not counted in the budget."""
 
 
 class Decision(enum.StrEnum):
-    """What happens to a trial after a rung."""
+    """Whether a trial continues after a rung."""
 
     CONTINUE = "continue"
     STOP = "stop"
 
 
 class FailureKind(enum.StrEnum):
-    """Cause of a failure. What each means and what is done about it is one table: `sweeper.failures.POLICIES`."""
+    """Cause of a failure. `sweeper.failures.POLICIES` describes each and how it is handled."""
 
     OUT_OF_MEMORY = "out_of_memory"
     HOST_MEMORY = "host_memory"
@@ -83,7 +83,7 @@ class FailureKind(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Failure:
-    """Why a trial or a worker could not go on."""
+    """Why a trial or a worker could not continue."""
 
     kind: FailureKind
     message: str
@@ -99,12 +99,12 @@ class TrialSpec:
     params: Mapping[str, ParamValue]
     """Searched values by dotted key, e.g. ``{"lora.r": 8}``."""
     lora: LoraSettings
-    """The adapter, its searched values included."""
+    """Hyperparameters of the adapter, searched values included."""
     train: TrainSettings
-    """The training, its searched values included."""
+    """Hyperparameters of the training, searched values included."""
     seed: int
     origin: str
-    """Where the configuration comes from: ``recipe:<name>``, ``sobol`` or the sampler's name."""
+    """Source of the configuration: ``recipe:<name>``, ``sobol`` or the sampler's name."""
     phase: Phase = Phase.SEARCH
 
     def by_key(self) -> dict[str, ParamValue]:
@@ -113,13 +113,13 @@ class TrialSpec:
 
     @property
     def is_recipe(self) -> bool:
-        """Whether it is a known configuration, tried for comparison."""
+        """Whether the configuration comes from a recipe."""
         return self.origin.startswith("recipe:")
 
 
 @dataclass(frozen=True, slots=True)
 class TrialTemplate:
-    """What the trials of a study have in common, from which each one's spec is made."""
+    """What the trials of a study have in common; makes the spec of each."""
 
     study: str
     defaults: Hyperparameters
@@ -128,12 +128,12 @@ class TrialTemplate:
     """The seed of every trial (common random numbers)."""
 
     def spec(self, number: int, params: Mapping[str, ParamValue], origin: str) -> TrialSpec:
-        """Return the trial that replaces some of the defaults.
+        """Return the spec of a trial, with some of the defaults replaced.
 
         Args:
             number: Its number in the study.
             params: Values by dotted key.
-            origin: Where the configuration comes from.
+            origin: Source of the configuration.
         """
         own = self.defaults.with_params(params)
         return TrialSpec(
@@ -149,7 +149,7 @@ class TrialTemplate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measurement:
-    """What was measured of a trial at the end of a chunk."""
+    """Measurements of a trial at the end of a chunk."""
 
     chunk: int
     """Chunks completed, counted from 1."""
@@ -168,13 +168,13 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
-    """What a trial, a study or a sweep has used."""
+    """Rows, tokens and time that a trial, a study or a sweep has used."""
 
     rows: int = 0
     tokens: int = 0
-    """Real tokens trained on, padding left out."""
+    """Tokens trained on, without padding."""
     device_s: float = 0.0
-    """Seconds of a device; the lanes of a pack share its time equally."""
+    """Device seconds; the lanes of a pack share the device's time equally."""
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
@@ -186,7 +186,7 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrialRecord:
-    """Everything that is kept of a trial; one JSON file in the store."""
+    """Everything the store keeps of a trial except checkpoints and adapter; one JSON file."""
 
     spec: TrialSpec
     state: TrialState = TrialState.RUNNING
@@ -200,11 +200,11 @@ class TrialRecord:
     """UTC, ISO 8601."""
     finished_at: str = ""
     initial_hash: str = ""
-    """SHA-256 of the adapter before its first step: shows that a seed reproduces."""
+    """SHA-256 of the adapter before its first step: equal seeds give equal hashes."""
     decided_chunk: int = 0
-    """Chunks after which the pruner last let the trial continue: a decision that a kill cut off is asked for again."""
+    """Chunk at which the pruner last let the trial continue. If a kill interrupts a decision, it is requested again."""
     checkpoints: Mapping[int, str] = field(default_factory=dict)
-    """SHA-256 of the checkpoints that are kept, by chunk: the latest and the one before it."""
+    """SHA-256 of the checkpoints on disk, by chunk: the latest and the one before it."""
 
     @property
     def chunks_done(self) -> int:
@@ -245,12 +245,12 @@ class StudyRecord:
     space: Mapping[str, str]
     """Search dimensions in Hydra's sweep grammar."""
     num_available: int = 0
-    """Unique rows that could be training rows, of which ``num_rows["train"]`` are used; 0 if unknown."""
+    """Unique rows available for training, of which ``num_rows["train"]`` are used; 0 if unknown."""
     references: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """Metrics of what is not a trial, e.g. ``frozen_probe``."""
+    """Metrics of baselines that are not trials, e.g. ``frozen_probe``."""
 
     def value(self, record: TrialRecord) -> float | None:
-        """The objective of a trial: its metric at the latest rung, or None before the first."""
+        """Return the objective of a trial: its metric at the latest rung, or None before the first."""
         rung = record.last_rung
         return None if rung is None else rung.metrics.get(self.metric)
 
@@ -261,22 +261,22 @@ class StudyRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ViewedTrial:
-    """A trial as a view of the store (the search's database, the tracker) has it; to compare them."""
+    """A trial as the search's database or the tracker has it, to be compared with the store."""
 
     number: int
     state: str
-    """A `TrialState`, ``paused`` or empty if the view says none."""
+    """A `TrialState`, ``paused``, or empty if the view has none."""
     value: float | None = None
     """The objective of a finished trial."""
     key: str = ""
-    """What the view itself calls it."""
+    """The view's own identifier of the trial."""
     params: Mapping[str, ParamValue] = field(default_factory=dict)
     origin: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Admission:
-    """A trial that enters a pack, at its start or where it was interrupted."""
+    """A trial that enters a pack, new or resumed from a checkpoint."""
 
     spec: TrialSpec
     chunks_done: int = 0
@@ -286,25 +286,25 @@ class Admission:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChunkRequest:
-    """Controller to worker: change the pack as told, then train one chunk of every lane."""
+    """Controller to worker: admit and evict these trials, then train one chunk of every lane."""
 
     admit: tuple[Admission, ...] = ()
     evict: tuple[int, ...] = ()
-    """Trial numbers that leave."""
+    """Numbers of the trials that leave the pack."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChunkReport:
-    """Worker to controller: what one chunk brought, by trial number."""
+    """Worker to controller: the results of one chunk, by trial number."""
 
     measurements: Mapping[int, Measurement] = field(default_factory=dict)
     costs: Mapping[int, Cost] = field(default_factory=dict)
-    """What this chunk cost each trial."""
+    """Cost of this chunk for each trial."""
     checkpoints: Mapping[int, bytes] = field(default_factory=dict)
     adapters: Mapping[int, Mapping[str, bytes]] = field(default_factory=dict)
-    """Files of the adapters in PEFT's format, of trials whose last chunk this was."""
+    """Adapter files in PEFT's format, by name, of the trials that completed with this chunk."""
     failures: Mapping[int, Failure] = field(default_factory=dict)
-    """Trials that left the pack because they failed."""
+    """Failures of trials, which have left the pack."""
     details: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
-    """``num_parameters`` and ``initial_hash`` of trials that were admitted anew."""
+    """``num_parameters`` and ``initial_hash`` of newly admitted trials."""
     elapsed_s: float = 0.0

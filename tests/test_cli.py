@@ -35,7 +35,7 @@ def run(monkeypatch, capsys, tmp_path):
         (["run", "dataset=trek"], "dataset=trek: there is no dataset 'trek'. Did you mean 'trec'?"),
         (["run", "lora.r=interval(4,8"], "this is not an override"),
         (["config", "budget.trails=4"], "Did you mean 'budget.trials'?"),
-        (["status"], "no sweep was run yet"),
+        (["status"], "no sweep has been run yet"),
         (["status", "mine"], "there is no sweep 'mine'"),
         (["reproduce", "mine"], "is not <sweep>/<study>/<trial>"),
     ],

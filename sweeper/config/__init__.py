@@ -1,5 +1,6 @@
-"""What was asked: composes and checks the configuration.
+"""Composes and checks the configuration that the user asked for.
 
-The only package that imports Hydra. `settings` has every key as a field of a dataclass, `keys` what each key means and
-may be, `checks` the rules between keys, `space` the search space, `time_windows` and `time_limit` when a sweep may run.
+The only package that imports Hydra. `settings` declares every key as a field of a dataclass, `keys` gives its meaning
+and its allowed values, `checks` has the rules between keys, `space` the search space, and `time_windows` and
+`time_limit` the times at which a sweep may run.
 """

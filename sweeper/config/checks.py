@@ -1,6 +1,6 @@
 """Checks a composed configuration once, before anything is fetched or started.
 
-What one key may be stands beside the key (`settings`, `keys`); here are the rules between keys.
+The allowed values of a single key are declared beside the key (`settings`, `keys`); the rules between keys are here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,99}")
 
 
 def check_settings(settings: SweepSettings, space: SearchSpace) -> None:
-    """Check every key, and what several keys together must fulfil.
+    """Check every key, and the rules between keys.
 
     Raises:
         ConfigError: A rule is broken.
@@ -40,17 +40,17 @@ def check_settings(settings: SweepSettings, space: SearchSpace) -> None:
 
 
 def micro_batch(settings: SweepSettings, space: SearchSpace) -> int:
-    """Return the rows of a lane that are in memory at once: those set, or the smallest batch size of the space."""
+    """Return the rows of a micro-batch: ``train.micro_batch``, or the smallest batch size of the space if it is 0."""
     return settings.train.micro_batch or min(_batch_sizes(settings, space))
 
 
 def _check_names(settings: SweepSettings) -> None:
-    """Check that every name can be the name of a folder, and that datasets have different ones."""
+    """Check that every name is usable as a folder name, and that no two datasets share one."""
     names = {f"dataset.{key}.name": dataset.name for key, dataset in settings.dataset.items()}
     optional = {"name": settings.name} if settings.name else {}
     for key, name in {**names, "model.name": settings.model.name, **optional}.items():
         if not _NAME.fullmatch(name):
-            rule = "names of sweeps, datasets and models become names of folders: letters, digits and _ . + - only"
+            rule = "names of sweeps, datasets and models become folder names: letters, digits and _ . + - only"
             raise ConfigError(key, name, rule, "Choose another name.")
     if len(set(names.values())) < len(names):
         shown = ",".join(names.values())
@@ -58,7 +58,7 @@ def _check_names(settings: SweepSettings) -> None:
 
 
 def _values(settings: SweepSettings) -> Iterator[tuple[str, Key, object]]:
-    """Yield every key in the user's words, with its rules and its value."""
+    """Yield every key as the user writes it, with its rules and its value."""
     for name, key in all_keys().items():
         section, _, field = name.rpartition(".")
         if section == "dataset.<name>":

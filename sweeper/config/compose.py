@@ -1,7 +1,7 @@
 """Composes the configuration with Hydra and checks it.
 
 An override in Hydra's sweep grammar (``lora.r=choice(4,8)``) adds a dimension to the space; a plain value of a searched
-key removes its dimension. Whatever is wrong is a `ConfigError` before anything expensive starts.
+key removes its dimension. Every mistake raises a `ConfigError` before anything expensive starts.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ class SweepConfig:
 
 
 def compose(overrides: Sequence[str], *, config_dir: Path | None = None) -> SweepConfig:
-    """Return the configuration that the overrides ask for.
+    """Return the configuration that the overrides describe.
 
     Args:
         overrides: Hydra overrides, e.g. ``["dataset=[trec,sms_spam]", "lora.r=choice(4,8)"]``.
-        config_dir: A folder with further YAML files, laid out like conf/.
+        config_dir: A folder with more YAML files, laid out like conf/.
 
     Raises:
         ConfigError: A key, a value or a combination of values is wrong.
     """
     plain, varied = split_overrides(overrides)
-    settings = _typed(_compose(plain, config_dir))
+    settings = _to_settings(_compose(plain, config_dir))
     fixed = {key for text in plain for key in keys_set_by(text)}
     preset = {key: text for key, text in settings.space.dimensions.items() if text is not None and key not in fixed}
     dimensions = preset | varied
@@ -62,10 +62,10 @@ def compose(overrides: Sequence[str], *, config_dir: Path | None = None) -> Swee
 
 
 def as_yaml(config: SweepConfig) -> str:
-    """Return the whole configuration as YAML; addresses for notifications are masked."""
-    shown = OmegaConf.structured(config.settings)
-    shown.notify.urls = [mask_url(url) for url in config.settings.notify.urls]
-    return OmegaConf.to_yaml(shown)
+    """Return the complete configuration as YAML; notification URLs are masked."""
+    masked = OmegaConf.structured(config.settings)
+    masked.notify.urls = [mask_url(url) for url in config.settings.notify.urls]
+    return OmegaConf.to_yaml(masked)
 
 
 def _compose(overrides: Sequence[str], config_dir: Path | None) -> DictConfig:
@@ -76,18 +76,18 @@ def _compose(overrides: Sequence[str], config_dir: Path | None) -> DictConfig:
         extra = [f"hydra.searchpath=['{quoted}']"]
     try:
         with initialize_config_dir(str(CONFIG_DIR.resolve()), version_base="1.3", job_name="sweeper"):
-            return hydra_compose("config", overrides=[*extra, *map(_forced, overrides)])
+            return hydra_compose("config", overrides=[*extra, *map(_allow_new_entries, overrides)])
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise translate_error(error, overrides, partial(_options, config_dir=config_dir)) from error
 
 
-def _forced(text: str) -> str:
-    """Let an override add keys to a mapping of the user's own, such as ``dataset.<name>.where``."""
-    found = described_key(text.partition("=")[0])
-    return f"++{text}" if found is not None and found.kind.startswith("dict[str, str]") else text
+def _allow_new_entries(text: str) -> str:
+    """Let an override add entries to a mapping with free keys, such as ``dataset.<name>.where``."""
+    key = described_key(text.partition("=")[0])
+    return f"++{text}" if key is not None and key.kind.startswith("dict[str, str]") else text
 
 
-def _typed(composed: DictConfig) -> SweepSettings:
+def _to_settings(composed: DictConfig) -> SweepSettings:
     try:
         settings = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
@@ -95,7 +95,7 @@ def _typed(composed: DictConfig) -> SweepSettings:
         rule = str(error.msg or error).splitlines()[0]
         raise ConfigError(key, "", rule, "See `sweeper config --help-keys`.") from error
     if not isinstance(settings, SweepSettings):
-        raise TypeError(f"conf/config.yaml has lost its schema: {type(settings)}")
+        raise TypeError(f"conf/config.yaml does not name its schema: {type(settings)}")
     for name, dataset in settings.dataset.items():
         dataset.name = dataset.name or name
     return settings

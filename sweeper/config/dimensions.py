@@ -16,27 +16,30 @@ from sweeper.errors import SpaceError
 __all__ = ["parse_dimension", "parse_space"]
 
 _SCALES = {frozenset(): Scale.LINEAR, frozenset({"log"}): Scale.LOG, frozenset({"log2"}): Scale.LOG2}
-"""By the tags of an interval."""
+"""Scales by the tags of an interval."""
 
 
 def parse_space(texts: Mapping[str, str | None]) -> SearchSpace:
-    """Return the space of several dimensions by key; a text of None is no dimension.
+    """Return the search space.
+
+    Args:
+        texts: Dimensions in Hydra's sweep grammar, by dotted key; None removes the dimension.
 
     Raises:
-        SpaceError: One is not of that grammar or cannot be searched, or there is none.
+        SpaceError: A text does not follow the grammar, a key cannot be searched, or no dimension is left.
     """
     return SearchSpace(tuple(parse_dimension(key, text) for key, text in texts.items() if text is not None))
 
 
 def parse_dimension(key: str, text: str) -> Dimension:
-    """Return the dimension that ``key=text`` means.
+    """Return the dimension that ``key=text`` describes.
 
     Args:
         key: Dotted key, e.g. ``lora.r``.
-        text: ``choice(...)``, ``range(...)`` or ``interval(...)``, the last one with a ``tag`` for its scale.
+        text: ``choice(...)``, ``range(...)`` or ``interval(...)``; a ``tag`` sets the scale of an interval.
 
     Raises:
-        SpaceError: The text is not of that grammar, or the key cannot be searched.
+        SpaceError: The text does not follow the grammar, or the key cannot be searched.
     """
     try:
         value = OverridesParser.create().parse_override(f"{key}={text}").value()

@@ -1,4 +1,4 @@
-"""Translates errors of Hydra and OmegaConf into key, value, rule and remedy."""
+"""Translates errors of Hydra and OmegaConf into a `ConfigError` with key, value, rule and remedy."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from sweeper.errors import ConfigError, did_you_mean
 __all__ = ["translate_error"]
 
 _MAY_BE_NULL = ("experiment", "debug")
-"""Groups of which nothing need be chosen."""
+"""Groups for which no option need be chosen."""
 _NOT_CHOSEN = ("not in struct", "Could not override", "is not a subclass of DatasetSettings")
-"""What OmegaConf says of keys of a dataset that is not part of the configuration."""
+"""OmegaConf's messages about keys of a dataset that was not chosen."""
 
 
 def translate_error(
     error: Exception, overrides: Sequence[str], options_of: Callable[[str], Sequence[str]]
 ) -> ConfigError:
-    """Return the error that says what to change.
+    """Return a `ConfigError` that names the mistake and its remedy.
 
     Args:
-        error: What Hydra or OmegaConf raised.
+        error: The error that Hydra or OmegaConf raised.
         overrides: The overrides that were composed.
-        options_of: Returns the options of a group, e.g. the datasets; none for what is no group.
+        options_of: Returns the options of a group, e.g. the datasets; nothing for a key that is not a group.
     """
     causes = [error]
     while causes[-1].__cause__ is not None and isinstance(causes[-1].__cause__, Exception):
@@ -57,9 +57,9 @@ def _key_error(name: str, value: str, message: str) -> ConfigError:
         dataset = name.split(".")[1] if "." in name else "<name>"
         near = near_key(pattern_of(name), all_keys()).replace("<name>", dataset)
         return ConfigError(name, value, "there is no such key", near or "`sweeper config --help-keys` lists all keys.")
-    rule = "this value does not fit" if value == SECRET else message.splitlines()[0].rstrip(".")
+    rule = "the value is not valid" if value == SECRET else message.splitlines()[0].rstrip(".")
     if "not Optional" in message:
         rule = "a value is needed"
     elif any(part in message for part in _NOT_CHOSEN):
-        rule = "this dataset is not among the chosen ones"
+        rule = "this dataset is not one of those chosen"
     return ConfigError(name, value, rule, key.doc)

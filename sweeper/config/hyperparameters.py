@@ -1,6 +1,6 @@
 """The hyperparameters of a trial: every value under ``lora`` and ``train``, as the dataclasses of `settings`.
 
-Dotted keys are for the edges (Hydra, Optuna, MLflow, reports); `Hyperparameters.with_params` and `by_key` cross over.
+Hydra, Optuna, MLflow and reports use dotted keys; `Hyperparameters.with_params` and `by_key` convert.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ __all__ = ["Hyperparameters"]
 
 @dataclass(frozen=True, slots=True)
 class Hyperparameters:
-    """One configuration of the adapter and of its training."""
+    """One configuration: the adapter and its training."""
 
     lora: LoraSettings
     train: TrainSettings
 
     @classmethod
     def of(cls, settings: SweepSettings) -> Hyperparameters:
-        """Return what trials start from: the values of the keys that do not vary."""
+        """Return the values of the settings, which trials use for the keys that do not vary."""
         return cls(dataclasses.replace(settings.lora), dataclasses.replace(settings.train))
 
     def with_params(self, params: Mapping[str, ParamValue]) -> Hyperparameters:
@@ -42,7 +42,7 @@ class Hyperparameters:
         for key, value in params.items():
             section, _, name = key.partition(".")
             if section not in changed:
-                raise TypeError(f"{key} is no hyperparameter: keys are under lora and train")
+                raise TypeError(f"{key} is not a hyperparameter: its key must be under lora or train")
             changed[section][name] = find_key(key).cast(value)
         lora = dataclasses.replace(self.lora, **changed["lora"])
         return Hyperparameters(lora, dataclasses.replace(self.train, **changed["train"]))

@@ -1,6 +1,6 @@
-"""What every key means and may be, read off the dataclasses of `settings`.
+"""The meaning and the allowed values of every key, read from the dataclasses of `settings`.
 
-One `Key` serves the check of a value, ``sweeper config --help-keys`` and the text of errors.
+One `Key` serves the check of values, ``sweeper config --help-keys`` and the error messages.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class Key:
     """A documented key with its rules."""
 
     name: str
-    """Dotted; ``<name>`` stands for the name of a dataset."""
+    """Dotted name, in which ``<name>`` stands for the name of a dataset."""
     kind: str
-    """Its type as it is shown, e.g. ``float`` or ``list[str]``."""
+    """Its type as text, e.g. ``float`` or ``list[str]``."""
     default: str
     doc: str
     choices: tuple[str, ...] = ()
@@ -51,7 +51,7 @@ class Key:
 
     @property
     def rule(self) -> str:
-        """What it may be, as the end of a sentence that begins with "must be"; empty if anything."""
+        """The allowed values, to complete "must be ..."; empty if any value is allowed."""
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         if self.kind == "bool":
@@ -66,11 +66,11 @@ class Key:
 
     @property
     def help(self) -> str:
-        """Its documentation, with what it may be."""
+        """Its documentation, followed by its rule."""
         return f"{self.doc} Must be {self.rule}." if self.rule and self.kind != "bool" else self.doc
 
     def allows(self, value: object) -> bool:
-        """Whether ``value`` keeps the rules."""
+        """Whether ``value`` follows the rules."""
         if self.choices:
             return value in self.choices
         if self.kind == "bool":
@@ -90,10 +90,10 @@ class Key:
         """Check a value.
 
         Args:
-            value: What was given.
-            shown: What the error says was given, e.g. the dimension that holds the value; the value if None.
-            key: The key in the user's words, for a dataset's; `name` if empty.
-            error: What to raise.
+            value: The value.
+            shown: The text that the error quotes instead, e.g. the dimension with the value; ``value`` if None.
+            key: The key as the user writes it, e.g. ``dataset.trec.seed``; `name` if empty.
+            error: Class of the error.
 
         Raises:
             ConfigError: The value breaks a rule.
@@ -106,7 +106,7 @@ class Key:
         raise error(key or self.name, given, f"must be {self.rule}{found}", remedy)
 
     def cast(self, value: ParamValue) -> ParamValue:
-        """Return an equal value of the key's own type: 8 for 8.0 where whole numbers are meant, and 1.0 for 1."""
+        """Return an equal value of the key's type: 8 for 8.0 if it is an int, 1.0 for 1 if a float."""
         if self.is_integer:
             return int(value)
         return float(value) if self.kind == "float" else value
@@ -124,10 +124,10 @@ def searchable_keys() -> tuple[str, ...]:
 
 
 def find_key(name: str) -> Key:
-    """Return a key.
+    """Return a key by its dotted name.
 
     Raises:
-        KeyError: There is none of this name.
+        KeyError: There is no such key.
     """
     return all_keys()[name]
 

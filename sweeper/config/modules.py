@@ -1,7 +1,7 @@
-"""Finds the module that a setting names, such as ``model.source`` or ``task.name``: each choice is a module.
+"""Finds the module that a setting names, such as ``model.source`` or ``task.name``.
 
-A module of the package is a choice if it has certain attributes, so a new choice is a new file and needs no entry
-anywhere. `sweeper.data`, `sweeper.models` and `sweeper.tasks` use this.
+A module of the package is a choice if it has certain attributes, so a new choice is a new file that need not be
+registered. `sweeper.data`, `sweeper.models` and `sweeper.tasks` use this.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ __all__ = ["choices_of", "find_module"]
 def find_module(package: str, name: str, *, attributes: Collection[str], key: str) -> ModuleType:
     """Return the module of a package that a setting names.
 
-    Only this module is imported, unless the name is wrong: others may import torch.
+    Unless the name is wrong, no other module is imported: some import torch.
 
     Args:
         package: Full name of the package.
         name: Value of the setting.
-        attributes: What a module needs to be a choice.
+        attributes: Attributes that a module needs to be a choice.
         key: Dotted key of the setting, for the error message.
 
     Raises:

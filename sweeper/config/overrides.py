@@ -1,4 +1,4 @@
-"""Reads overrides as the user typed them: which change a value, and which add a dimension to the search space."""
+"""Reads overrides as the user typed them: those that set a value, and those that add a search dimension."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from sweeper.errors import ConfigError, SpaceError, did_you_mean
 
 __all__ = ["SECRET", "described_key", "keys_set_by", "near_key", "pattern_of", "shown_override", "split_overrides"]
 
-SECRET = "***"  # noqa: S105 - stands for one
-_OTHER_NAMES = {
+SECRET = "***"  # noqa: S105 - a placeholder
+_ALIASES = {
     "lr": "train.learning_rate",
     "rank": "lora.r",
     "alpha": "lora.alpha_ratio",
     "lora_alpha": "lora.alpha_ratio",
 }
-"""Names that other libraries give to our keys."""
+"""Names of our keys in other libraries, for suggestions."""
 
 
 def split_overrides(overrides: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Split overrides into plain ones and dimensions; of two for one key the later one counts.
+    """Split overrides into plain ones and search dimensions; the last override of a key wins.
 
     Returns:
-        Overrides that Hydra composes, and the dimensions by key, in Hydra's sweep grammar.
+        The overrides for Hydra to compose, and the dimensions by key, in Hydra's sweep grammar.
 
     Raises:
-        ConfigError: One is not an override, or one that sweeper does not take.
-        SpaceError: A key that cannot be searched is given several values.
+        ConfigError: A text is not an override, or not one that sweeper supports.
+        SpaceError: A key has several values but cannot be searched.
     """
     plain: list[str] = []
     dimensions: dict[str, str] = {}
     for text in overrides:
-        override, value = _checked(text), text.partition("=")[2]
+        override, value = _parse_supported(text), text.partition("=")[2]
         key = override.key_or_group
         if not override.is_sweep_override():
             dimensions.pop(key, None)
@@ -54,45 +54,45 @@ def split_overrides(overrides: Sequence[str]) -> tuple[list[str], dict[str, str]
 
 
 def keys_set_by(text: str) -> list[str]:
-    """Return the dotted keys that a plain override sets: several, of ``lora={r: 4, dropout: 0}``."""
+    """Return the dotted keys that a plain override sets; ``lora={r: 4, dropout: 0}`` sets two."""
     override = _parse(text)
     key, value = override.key_or_group, override.value()
     return [f"{key}.{name}" for name in value] if isinstance(value, dict) else [key]
 
 
 def described_key(name: str) -> Key | None:
-    """Return the documented key of this name, or the mapping that it is an entry of."""
+    """Return the documented key of this name, or the mapping that has it as an entry; None if there is neither."""
     known, pattern = all_keys(), pattern_of(name)
     parent = known.get(pattern.rpartition(".")[0])
     return known.get(pattern) or (parent if parent is not None and parent.kind.startswith("dict[str, str]") else None)
 
 
 def shown_override(text: str) -> str:
-    """Return an override as an error message may repeat it: without addresses for notifications."""
+    """Return an override as error messages may quote it: without notification URLs."""
     key = text.partition("=")[0]
     return f"{key}={SECRET}" if key.lstrip("+~").startswith("notify.urls") else text
 
 
 def pattern_of(name: str) -> str:
-    """Return a key as it is documented: ``dataset.<name>.path`` for ``dataset.trec.path``."""
+    """Return the documented form of a key, e.g. ``dataset.<name>.path`` for ``dataset.trec.path``."""
     return re.sub(r"^dataset\.[^.]+\.", "dataset.<name>.", name)
 
 
 def near_key(name: str, known: Iterable[str]) -> str:
-    """Return ``"Did you mean ...?"`` for a key that is misspelt, or known under another name in other libraries."""
-    other = _OTHER_NAMES.get(name.rpartition(".")[2])
+    """Return ``"Did you mean ...?"`` for a misspelt key or one of another library; empty without a match."""
+    other = _ALIASES.get(name.rpartition(".")[2])
     return f"Did you mean '{other}'?" if other else did_you_mean(name, known)
 
 
-def _checked(text: str) -> Override:
-    """Refuse what Hydra would take and sweeper does not: added and deleted keys, and Hydra's own settings."""
+def _parse_supported(text: str) -> Override:
+    """Parse an override; reject added or deleted keys and Hydra's own settings, which sweeper does not support."""
     override = _parse(text)
     key, value = override.key_or_group, shown_override(text).partition("=")[2]
     if override.type is not OverrideType.CHANGE:
         rule = "keys can be changed, not added or deleted"
         raise ConfigError(text.partition("=")[0], value, rule, near_key(key, all_keys()) or f"Write {key}=value.")
     if key.partition(".")[0] == "hydra":
-        remedy = "To add YAML files, name their folder with --config-dir."
+        remedy = "To add YAML files, pass their folder with --config-dir."
         raise ConfigError(key, value, "Hydra's own settings have no effect here", remedy)
     return override
 

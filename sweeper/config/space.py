@@ -1,7 +1,7 @@
 """The search space: which hyperparameters vary, over which values, on which scale.
 
-Knows neither Hydra (`config` reads the grammar) nor Optuna (`search` samples). A dimension maps the unit interval to
-values and back, so that Sobol points, grids and the distance of a result to the bounds need no sampler.
+Depends on neither Hydra (`dimensions` parses its grammar) nor Optuna (`search` samples). A dimension maps the unit
+interval to values and back, so Sobol points, grids and the distance of a result to the bounds need no sampler.
 """
 
 from __future__ import annotations
@@ -37,10 +37,13 @@ class Dimension:
     Args:
         key: Dotted key.
         scale: How values are spaced.
-        low: Lowest value, of an interval.
-        high: Highest value, of an interval.
-        choices: The values, ascending if they are ordered.
         text: The dimension as the user wrote it.
+        low: Lowest value of an interval.
+        high: Highest value of an interval.
+        choices: The values of a list, ascending if ordered; empty for an interval.
+
+    Raises:
+        SpaceError: The key cannot be searched, or a value is not allowed.
     """
 
     key: str
@@ -61,7 +64,7 @@ class Dimension:
 
     @property
     def is_integer(self) -> bool:
-        """Whether values are whole numbers."""
+        """Whether values are integers."""
         return find_key(self.key).is_integer
 
     @property
@@ -85,7 +88,7 @@ class Dimension:
         if self.scale is Scale.LOG2:
             first, last = self.exponents
             return int(2 ** min(first + int(unit * (last - first + 1)), last))
-        # a whole number stands for what rounds to it, so that the bounds get their share, too
+        # An integer covers all that rounds to it, so the bounds get an equal share, too.
         half = 0.5 if self.is_integer else 0.0
         low, high = self.low - half, self.high + half
         if self.scale is Scale.LOG:
@@ -96,7 +99,7 @@ class Dimension:
         return int(value) if self.is_integer else value
 
     def unit(self, value: ParamValue) -> float:
-        """Return where ``value`` lies in [0, 1], 0 and 1 being the bounds; the middle for a category."""
+        """Return the position of ``value`` in [0, 1], where 0 and 1 are the bounds; 0.5 for a category."""
         if self.scale is Scale.CATEGORICAL:
             return 0.5
         number = float(value)
@@ -110,7 +113,7 @@ class Dimension:
         return (number - self.low) / (self.high - self.low)
 
     def contains(self, value: ParamValue) -> bool:
-        """Whether ``value`` is one that the dimension can take."""
+        """Whether the dimension can take ``value``."""
         if self.choices:
             return value in self.choices
         if isinstance(value, str) or not self.low <= value <= self.high:
@@ -127,18 +130,18 @@ class Dimension:
 
     def _check_interval(self) -> None:
         if find_key(self.key).takes_choices_only:
-            raise SpaceError(self.key, self.text, "this key takes choices only", f"Write {self.key}=choice(...).")
+            raise SpaceError(self.key, self.text, "this key only takes choices", f"Write {self.key}=choice(...).")
         if not self.low < self.high:
             raise SpaceError(self.key, self.text, "the lower bound must be below the upper", "Swap or widen them.")
         for bound in (self.low, self.high):
             find_key(self.key).check(bound, shown=self.text, error=SpaceError)
         if self.scale in (Scale.LOG, Scale.LOG2) and self.low <= 0:
             raise SpaceError(
-                self.key, self.text, "a logarithmic interval starts above 0", "Raise the lower bound, e.g. to 1e-4."
+                self.key, self.text, "a logarithmic interval must start above 0", "Raise the lower bound, e.g. to 1e-4."
             )
         if self.scale is Scale.LOG2 and any(2 ** round(math.log2(b)) != b for b in (self.low, self.high)):
             raise SpaceError(
-                self.key, self.text, "log2 bounds are powers of two", "Write e.g. tag(log2,interval(1,64))."
+                self.key, self.text, "log2 bounds must be powers of two", "Write e.g. tag(log2,interval(1,64))."
             )
 
 
@@ -150,7 +153,7 @@ class SearchSpace:
 
     def __post_init__(self) -> None:
         if not self.dimensions:
-            raise SpaceError("space", "", "nothing varies", "Give at least one dimension, e.g. lora.r=choice(4,8,16).")
+            raise SpaceError("space", "", "there is no dimension", "Add at least one, e.g. lora.r=choice(4,8,16).")
 
     def __len__(self) -> int:
         return len(self.dimensions)
@@ -174,11 +177,14 @@ class SearchSpace:
         return set(params) == set(self.keys) and all(d.contains(params[d.key]) for d in self.dimensions)
 
     def at_bounds(self, params: Mapping[str, ParamValue], tolerance: float = 0.02) -> dict[str, str]:
-        """Return, by key, which bound (``low`` or ``high``) a configuration lies at: the space may be too small there.
+        """Return the bounds that a configuration lies at: the space may be too small there.
 
         Args:
             params: A configuration of this space.
             tolerance: Share of the dimension's width that counts as at the bound.
+
+        Returns:
+            ``low`` or ``high``, by dotted key; without the dimensions that are at neither bound.
         """
         found = {}
         for dimension in self.dimensions:

@@ -19,36 +19,36 @@ class TimeLimit:
 
     at: datetime
     reason: str
-    """What ends the session, in the user's own terms."""
+    """What ends the session, with its key and value, e.g. ``budget.deadline=07:00``."""
     is_final: bool
-    """Whether it ends the whole sweep, not only this session."""
+    """Whether it ends the sweep, not only this session."""
     span_s: float = math.inf
     """Length of the time window that ends here."""
 
 
-def find_time_limit(budget: BudgetSettings, begin: datetime) -> TimeLimit | None:
-    """Return what ends a session first, its time window or the deadline; None if it may run for ever.
+def find_time_limit(budget: BudgetSettings, started_at: datetime) -> TimeLimit | None:
+    """Return what ends a session first, its time window or the deadline; None if neither is set.
 
     Args:
         budget: Window and deadline.
-        begin: When the session began. Outside the window it ends at once.
+        started_at: When the session started. Outside the window it ends at once.
 
     Raises:
         ConfigError: Window, deadline or time zone cannot be read.
     """
-    return _find_time_limit(budget.window, budget.deadline, budget.time_zone, begin)
+    return _find_time_limit(budget.window, budget.deadline, budget.time_zone, started_at)
 
 
 @lru_cache(maxsize=64)
-def _find_time_limit(window: str, deadline: str, time_zone: str, begin: datetime) -> TimeLimit | None:
-    """Cached, since the controller asks several times a second."""
+def _find_time_limit(window: str, deadline: str, time_zone: str, started_at: datetime) -> TimeLimit | None:
+    """Find the limit; cached, since the controller asks several times a second."""
     windows, limits = parse_windows(window, time_zone), []
-    if windows and not windows.is_open(begin):
-        limits.append(TimeLimit(begin, f"budget.window={windows} is closed", is_final=False))
-    elif (closes_at := windows.closes_at(begin)) is not None:
+    if windows and not windows.is_open(started_at):
+        limits.append(TimeLimit(started_at, f"budget.window={windows} is closed", is_final=False))
+    elif (closes_at := windows.closes_at(started_at)) is not None:
         reason = f"budget.window={windows} closes at {windows.local(closes_at):%H:%M}"
-        span_s = (closes_at - (windows.opened_at(begin) or begin)).total_seconds()
+        span_s = (closes_at - (windows.opened_at(started_at) or started_at)).total_seconds()
         limits.append(TimeLimit(closes_at, reason, is_final=False, span_s=span_s))
-    if (moment := parse_deadline(deadline, time_zone, begin)) is not None:
+    if (moment := parse_deadline(deadline, time_zone, started_at)) is not None:
         limits.append(TimeLimit(moment, f"budget.deadline={deadline}", is_final=len(deadline) > len("HH:MM")))
     return min(limits, key=lambda limit: limit.at, default=None)

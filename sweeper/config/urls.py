@@ -1,4 +1,4 @@
-"""URLs in messages, logs and files: without passwords and tokens."""
+"""Removes passwords and tokens from URLs before they are printed, logged or stored."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _URL = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _DATABASES = ("postgres", "mysql", "mariadb", "mssql", "oracle")
-"""What stands alone before the @ of their URLs is a user name, not a token; the kept settings need it."""
+"""Schemes in which a single word before the @ is a user name, not a token. The stored settings need it."""
 _SPACED_PASSWORD = re.compile(r"(://[^:@/\s]*):(?!\d*(?:[/?#,;)\s]|$))[^\s@][^@\n]*@")
-"""A password that holds a space. ``http://host:5000 refused bob@example.org`` has a port there, not a password."""
+"""A password that contains a space. ``http://host:5000 refused bob@example.org`` has a port there, not a password."""
 _SECRET = re.compile(
     r"([?&][^=&\s]*(?:password|passwd|pwd|token|secret|api[_-]?key|signature|credential)[^=&\s]*=)[^&\s]*",
     re.IGNORECASE,
@@ -24,17 +24,17 @@ _SECRET = re.compile(
 
 
 def redact_urls(text: str) -> str:
-    """Return a URL, or a text that holds URLs, with ``***`` for passwords, tokens before the @ and secrets of a query.
+    """Return a URL, or a text with URLs, with ``***`` for passwords, tokens before the @ and secrets in a query.
 
-    What precedes the @ is not always clear (``http://host:5000/a@b`` may hold a password with a slash). Then it hides
-    too much rather than too little.
+    The part before the @ can be ambiguous (``http://host:5000/a@b`` may contain a password with a slash). Then too much
+    is hidden rather than too little.
     """
     text = _URL.sub(_redact_userinfo, text)
     return _SECRET.sub(r"\1***", _SPACED_PASSWORD.sub(r"\1:***@", text))
 
 
 def mask_url(url: str) -> str:
-    """Return only the scheme of a URL, as in ``slack://***``: any part of a webhook's address may be secret."""
+    """Return only the scheme of a URL, e.g. ``slack://***``: any part of a webhook's URL may be secret."""
     scheme, found, _ = url.partition("://")
     return f"{scheme}://***" if found and scheme.isalnum() else "***"
 

@@ -1,4 +1,4 @@
-"""The value of one hyperparameter."""
+"""The type of a hyperparameter's value, shared by the modules of this package and their callers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The loop: hands chunks to workers, records what they report, recovers from lost workers, stops in time.
+"""The control loop: sends chunks to workers, records their reports, recovers from lost workers, and stops in time.
 
-`controller` runs studies (`study_run`) on workers. It knows executors, searches and trackers by their protocols only.
+`controller` runs studies (`study_run`) on workers. It depends on executors, searches and trackers only by their
+protocols.
 """

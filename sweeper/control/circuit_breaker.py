@@ -1,10 +1,9 @@
-"""Tells broken devices from trials that break every device, and disables devices that fail again and again.
+"""Distinguishes broken devices from trials that break every device, and disables devices that fail repeatedly.
 
-A failure on a device without one good chunk since the last failure counts against the device. What was alone there, a
-trial or the opening of a study, is suspected. When it fails alone a second time, on whichever device, the cause is the
-trial, and its failures no longer count against any device. So one trial that kills every worker disables no device,
-while a device on which different trials fail alone is disabled, and those trials get their retries back.
-`worker_recovery` asks.
+Failures of a device are counted until its next good chunk. If a trial, or the opening of a study, was alone on the
+device, it is suspected. If it fails alone a second time, on any device, it is the cause, and its failures no longer
+count for any device. So a trial that kills every worker disables no device, while a device on which different trials
+fail alone is disabled, and those trials get their retries back. `worker_recovery` calls this.
 """
 
 from __future__ import annotations
@@ -12,36 +11,41 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["MAX_FAILURES_IN_A_ROW", "CircuitBreaker", "DeviceDecision", "Suspect"]
+__all__ = ["CircuitBreaker", "DeviceDecision", "Suspect"]
 
-MAX_FAILURES_IN_A_ROW = 3
-"""After so many a device is disabled."""
+_MAX_FAILURES_IN_A_ROW = 3
+"""Number of failures in a row after which a device is disabled."""
 
 Suspect = tuple[str, int]
-"""Study and number of a trial that was alone; the number is -1 for the opening of the study."""
+"""Study and trial number of what was alone on a device; the number is -1 for the opening of the study."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceDecision:
-    """What follows from a failure."""
+    """What to do after a failure."""
 
     reason: str = ""
     """Why the device is disabled; empty if it is not."""
     refunded: tuple[Suspect, ...] = ()
-    """What failed alone on a device that turned out to be broken."""
+    """Trials and openings that failed alone on a device that turned out to be broken."""
 
 
 class CircuitBreaker:
-    """Counts failures by device."""
+    """Counts failures per device."""
 
     def __init__(self) -> None:
         self._failures: dict[int, list[Suspect | None]] = {}
         self._suspected: set[Suspect] = set()
         self.disabled: dict[int, str] = {}
-        """Why devices were disabled, by the index of the worker."""
+        """Why devices were disabled, by worker index."""
 
     def record_success(self, index: int, trials: Iterable[Suspect] = ()) -> None:
-        """Record a good chunk: the device's count starts again, and the trials in the chunk are not suspected."""
+        """Record a good chunk: it resets the count of the device, and its trials are no longer suspected.
+
+        Args:
+            index: The worker.
+            trials: The trials in the chunk.
+        """
         self._failures.pop(index, None)
         self._suspected.difference_update(trials)
 
@@ -50,8 +54,8 @@ class CircuitBreaker:
 
         Args:
             index: The worker.
-            what: What happened, for people.
-            suspect: What was alone on the device; None if nothing or several were.
+            what: What happened, for the message.
+            suspect: What was alone on the device; None if it was idle or trained several trials.
         """
         if suspect is not None and suspect in self._suspected:
             for failures in self._failures.values():
@@ -61,7 +65,7 @@ class CircuitBreaker:
             self._suspected.add(suspect)
         failures = self._failures.setdefault(index, [])
         failures.append(suspect)
-        if len(failures) < MAX_FAILURES_IN_A_ROW:
+        if len(failures) < _MAX_FAILURES_IN_A_ROW:
             return DeviceDecision()
         reason = f"{what} ({len(failures)} failures in a row that no single trial explains)"
         self.disabled[index] = reason

@@ -1,9 +1,9 @@
-"""The loop: hand chunks to workers, handle their reports, refill lanes at once; nothing else.
+"""The control loop: sends chunks to workers, handles their reports, and refills free lanes at once.
 
-The only writer of store, search and tracker (through `StudyRun`). It never waits for all workers together: each is
-answered when it reports. The trials of a lost worker go back to the queue with their last checkpoint. Which of them
-caused the loss is found by training each alone (`StudyRun.lose_worker`); whether the device did, by `WorkerRecovery`.
-A chunk that would not end before a window closes is not started (see `forecast`).
+The only writer of store, search and tracker (through `StudyRun`). It never waits for all workers: each gets its next
+chunk when it reports. The trials of a lost worker return to the queue with their last checkpoints. To find out which of
+them caused the loss, each trains alone (`StudyRun.handle_worker_loss`); `WorkerRecovery` finds out whether the device
+did. A chunk that would not end before a window closes is not started (see `forecast`).
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ __all__ = ["Controller"]
 log = logging.getLogger(__name__)
 _TICK_S = 0.5
 _FATAL_GRACE_S = 60.0
-"""For running chunks, when the database of studies is down: the store can still record them."""
+"""Wait for running chunks after a fatal error, e.g. if Optuna's database is down: the store can still record them."""
 
 
 class Controller:
     """Runs studies on workers until their budgets are spent.
 
     Args:
-        studies: Each with the request that opens it on a worker.
-        executor: The workers.
-        ledger: What was spent.
-        budget: What may be spent.
-        lanes: Lanes of a pack, unless a worker has chosen their number itself.
-        shutdown: Set by whoever wants the sweep to stop.
-        on_change: Called after every reply, and at least twice a second, to show the present state.
-        watchdog: Tells which workers hang.
+        studies: Studies by name, each with the request that opens it on a worker.
+        executor: Starts, restarts and stops the workers.
+        ledger: Records what was spent.
+        budget: Limits of what may be spent.
+        lanes: Lanes of a pack, unless the worker chooses the number itself.
+        shutdown: A request to stop, which may be set at any time.
+        on_change: Called after every reply, and at least twice a second, to display the progress.
+        watchdog: Finds hung workers; one with default timeouts if None.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Controller:
         self._recovery = WorkerRecovery(ledger)
         self._slots: dict[int, WorkerSlot] = {}
         self.stop_reason: str | None = None
-        """Why the sweep ended though something is left to do; None before its end, and if nothing is left."""
+        """Why the session ended although work is left; None before its end, and if nothing is left."""
         runs = [run for run, _ in studies.values()]
         self.forecast = Forecast(runs, ledger=ledger, budget=budget, num_lanes=lanes)
 
@@ -89,12 +89,12 @@ class Controller:
         return self._recovery.disabled
 
     def run(self) -> None:
-        """Run until nothing is left to do, or a shutdown was requested and is complete.
+        """Run until no work is left or allowed, or a requested shutdown is complete.
 
         Raises:
             WorkerError: No worker is left, or none can open any study.
-            StorageDown: The search's database is down; running chunks were recorded before.
-            DiskFull: Nothing can be written any more; what was written is intact.
+            StorageDown: The search's database is down. Running chunks were recorded before.
+            DiskFull: A disk is full. Everything written before is intact.
         """
         try:
             if self._open_studies():
@@ -105,13 +105,13 @@ class Controller:
                 self._finish_chunks()
             else:
                 self.stop_reason = self.forecast.reason()
-            # Chunks that are abandoned are charged: their time is spent, whatever they would have brought.
+            # Abandoned chunks are charged: their time is spent, although they have no results.
             for slot in self._slots.values():
                 self._recovery.charge_lost_chunk(slot, self._watchdog.finished(slot.handle.index))
         finally:
             self._executor.stop()
             self._ledger.save()
-        error = self._fatal or self._no_study_opened()
+        error = self._fatal or self._opening_error()
         if error is not None:
             raise error
 
@@ -127,21 +127,21 @@ class Controller:
         for handle in self._executor.wait(_TICK_S):
             self._receive(self._slots[handle.index])
         self._watchdog.tick()
-        self._end_hung()
+        self._handle_hung()
         if not self._is_ending:
             self._assign_idle()
         self._on_change()
 
-    def _end_hung(self) -> None:
+    def _handle_hung(self) -> None:
         if any(self._watchdog.overdue(index) for index in self._slots):
-            for handle in self._executor.wait(0.0):  # what arrived while this process was busy is an answer
+            for handle in self._executor.wait(0.0):  # replies that arrived while this process was busy
                 self._receive(self._slots[handle.index])
         for slot in list(self._slots.values()):
             if why := self._watchdog.overdue(slot.handle.index):
                 self._handle_loss(slot, Failure(kind=FailureKind.HUNG, message=why))
 
     def _finish_chunks(self) -> None:
-        """Record the chunks that are being trained, as far as the grace period allows; start nothing."""
+        """Wait for running chunks, up to the end of the grace period, and record them; start nothing."""
         deadline_s = self._shutdown.deadline_s if self._shutdown else time.monotonic() + _FATAL_GRACE_S
         left_s = max(0.0, deadline_s - time.monotonic())
         log.warning("%s: waiting up to %.0f s for running chunks", self._shutdown.reason or self._fatal, left_s)
@@ -153,7 +153,7 @@ class Controller:
             raise WorkerError(f"no worker is left: {'; '.join(self.disabled.values())}. See the sweep's logs folder")
         if any(slot.is_busy for slot in self._slots.values()):
             if self.forecast.is_overdue:
-                log.warning("chunks that took longer than predicted are abandoned; their trials resume one chunk back")
+                log.warning("chunks that take longer than predicted are abandoned; their trials will repeat them")
             return not self.forecast.is_overdue
         return any(not slot.lanes for slot in self._slots.values()) and self._open_studies() != []
 
@@ -179,7 +179,7 @@ class Controller:
                 slot.num_lanes = reply.lanes or self._num_lanes
                 for note in reply.notes:
                     log.info("worker %d, %s: %s", slot.handle.index, slot.study.record.name, note)
-                slot.study.records.note_references(references)
+                slot.study.records.record_references(references)
                 self._send_chunk(slot, slot.study)
             case ChunkReport() if slot.study is not None:
                 self._handle_report(slot, slot.study, reply)
@@ -189,9 +189,10 @@ class Controller:
     def _handle_report(self, slot: WorkerSlot, study: StudyRun, report: ChunkReport) -> None:
         if report.measurements:
             self._recovery.chunk_completed(slot, study, report.measurements)
-        # The account comes first: after a kill in between it may say too much, never less than the trials' costs.
+        # The ledger is written first: after a kill in between it may exceed the sum of the trials' costs, but never
+        # falls below it.
         self._ledger.charge(sum(report.costs.values(), Cost()))
-        self.forecast.note(study.record.name, report)
+        self.forecast.record_chunk(study.record.name, report)
         if self._can_run_ahead(slot, study, report):
             self._send(slot, ChunkRequest(), WorkerState.CHUNK, f"a chunk of {study.record.name}")
             study.absorb(report)
@@ -201,14 +202,17 @@ class Controller:
         self._send_chunk(slot, study)
 
     def _can_run_ahead(self, slot: WorkerSlot, study: StudyRun, report: ChunkReport) -> bool:
-        """Whether a pack's next chunk is certain before its last one is written, which takes a tenth of its time."""
+        """Whether the pack stays as it is, so that its next chunk can start before this one is written to disk.
+
+        Writing takes about a tenth of a chunk's time.
+        """
         needs_decision = report.failures or report.adapters or any(m.is_rung for m in report.measurements.values())
         is_full = len(slot.lanes) == slot.num_lanes == len(report.measurements)
         is_isolated = slot.is_isolated or study.has_quarantined
         return is_full and not (needs_decision or is_isolated or self._is_ending) and self.forecast.may_train(study)
 
     def _send_chunk(self, slot: WorkerSlot, study: StudyRun) -> None:
-        """Refill the pack and train its next chunk; without trials or time, or at the sweep's end, the worker idles."""
+        """Refill the pack and send its next chunk; the worker stays idle if no trial or time is left."""
         slot.is_isolated = False
         if self._is_ending or not self.forecast.may_train(study):
             return
@@ -225,27 +229,27 @@ class Controller:
             self._send(slot, request, WorkerState.CHUNK, f"a chunk of {study.record.name}")
 
     def _fill(self, slot: WorkerSlot, study: StudyRun) -> list[Admission]:
-        """Fill free lanes one by one: each trial reserves device hours that the next one cannot have."""
+        """Fill free lanes one by one, since each new trial reserves device hours, which the next one cannot use."""
         admissions: list[Admission] = []
         while len(slot.lanes) < slot.num_lanes:
             admitted = study.admissions(1, may_start=self.forecast.may_start(study))
             if not admitted:
                 break
-            if self._is_for_others(slot, study, admitted[0].spec):
+            if self._is_left_to_other_workers(slot, study, admitted[0].spec):
                 study.put_back([admitted[0].spec.number])
                 break
             admissions += admitted
             slot.lanes.add(admitted[0].spec.number)
         return admissions
 
-    def _is_for_others(self, slot: WorkerSlot, study: StudyRun, spec: TrialSpec) -> bool:
-        """Whether a trial is left to the study's other workers, because this one trains nothing but known recipes.
+    def _is_left_to_other_workers(self, slot: WorkerSlot, study: StudyRun, spec: TrialSpec) -> bool:
+        """Whether a trial is left to the study's other workers, because this one trains only recipes.
 
-        In a narrow pack recipes finish in half the time: there soon is an adapter to use, and scores to prune by.
+        In a narrow pack, recipes finish in half the time: soon there is a usable adapter, and scores to prune by.
         """
         has_recipes = bool(slot.lanes) and all(study.trials[number].spec.is_recipe for number in slot.lanes)
-        has_others = any(other.study is study for other in self._slots.values() if other is not slot)
-        return has_recipes and has_others and not spec.is_recipe
+        has_other_workers = any(other.study is study for other in self._slots.values() if other is not slot)
+        return has_recipes and has_other_workers and not spec.is_recipe
 
     def _send(self, slot: WorkerSlot, request: Request, state: WorkerState, what: str) -> None:
         slot.handle.send(request)
@@ -253,7 +257,7 @@ class Controller:
         self._watchdog.started(slot.handle.index, what, num_lanes=len(slot.lanes))
 
     def _new_slot(self, handle: WorkerHandle) -> WorkerSlot:
-        """Watch a worker that was started just now."""
+        """Return the slot of a worker that was just started, and start to watch it."""
         self._watchdog.started(handle.index, "its start")
         return WorkerSlot(handle)
 
@@ -285,9 +289,9 @@ class Controller:
         return sum(slot.study is study and slot.is_busy for slot in self._slots.values())
 
     def _handle_loss(self, slot: WorkerSlot, failure: Failure) -> None:
-        """Put the trials of a worker that is lost, hung or broken back, and start another in its place."""
+        """Return the trials of a lost, hung or failing worker to the queue, and restart or disable the worker."""
         index = slot.handle.index
-        log.warning("worker %d: %s; %d trial(s) go back to the queue", index, failure.message, len(slot.lanes))
+        log.warning("worker %d: %s; %d trial(s) return to the queue", index, failure.message, len(slot.lanes))
         elapsed_s = self._watchdog.finished(index)
         if POLICIES[failure.kind].action is Action.STOP:
             raise DiskFull(f"worker {index}: {failure.message}. {POLICIES[failure.kind].remedy}")
@@ -295,7 +299,7 @@ class Controller:
             self._recovery.charge_lost_chunk(slot, elapsed_s)
             self._retire(slot)
             return
-        reason = self._recovery.worker_lost(slot, failure, elapsed_s, has_others=len(self._slots) > 1)
+        reason = self._recovery.worker_lost(slot, failure, elapsed_s, has_other_workers=len(self._slots) > 1)
         if reason:
             log.error("worker %d is disabled: %s", index, reason)
             self._retire(slot)
@@ -306,8 +310,8 @@ class Controller:
         self._executor.retire(slot.handle)
         del self._slots[slot.handle.index]
 
-    def _no_study_opened(self) -> SweeperError | None:
-        """Return the error of a sweep in which no study could be opened, so that nothing was done."""
+    def _opening_error(self) -> SweeperError | None:
+        """Return an error if no study could be opened, so that nothing was trained; otherwise None."""
         runs = [run for run, _ in self._studies.values()]
         reasons = [run.stop_reason for run in runs if run.cannot_open]
         return WorkerError(reasons[0]) if reasons and len(reasons) == len(runs) else None

@@ -1,6 +1,6 @@
-"""Whether a study in which everything fails should be aborted. Depends on its records alone, so a restart agrees.
+"""Decides whether a study in which every trial fails is aborted. Called by `study_run`.
 
-Called by `study_run`, and by the code that displays the state of a study.
+The decision depends only on the trial records, so a restart makes the same one.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from sweeper.types import Phase, TrialRecord, TrialState
 
 __all__ = ["abort_reason"]
 
-_MIXED = 2
-"""If there are several causes, this many times as many trials must have failed."""
+_MIXED_CAUSES_FACTOR = 2
+"""Factor on the number of failures that are needed if their causes differ."""
 
 
 def abort_reason(trials: Iterable[TrialRecord], after: int) -> str:
     """Return why a study is aborted; empty if it is not.
 
     It is aborted if its first ``after`` finished trials all failed or were infeasible for the same cause, or twice as
-    many for different causes. It is never aborted once a trial was complete or pruned.
+    many for different causes. Once a trial is complete or pruned, it is never aborted.
 
     Args:
         trials: All trials of the study.
@@ -32,7 +32,7 @@ def abort_reason(trials: Iterable[TrialRecord], after: int) -> str:
     if any(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in finished):
         return ""
     causes = count_failures(finished)
-    if len(causes) > 1 and len(finished) < _MIXED * after:
+    if len(causes) > 1 and len(finished) < _MIXED_CAUSES_FACTOR * after:
         return ""
     named = ", ".join(f"{len(count.trials)} {count.cause}" for count in causes)
     return f"its first {len(finished)} trials all failed or were infeasible ({named})"

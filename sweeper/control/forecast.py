@@ -1,10 +1,10 @@
 """Predicts from measured chunks whether another chunk or trial fits into the time and device hours that are left.
 
-Before a window closes, only a chunk must fit, because every chunk is checkpointed: the next session resumes a trial
-where the window interrupted it, and the search proposes what it would have proposed without the interruption. Where no
-session follows (a deadline with a date, the last device hours) a whole trial must fit.
+Before a window closes, only a chunk must fit, because every chunk is checkpointed: the next session resumes each trial
+where the window interrupted it, and the search proposes the same configurations as without the interruption. If no
+session follows (a deadline with a date, the last device hours), a complete trial must fit.
 
-The controller asks before it starts anything. What was spent, and the time, come from `ledger`.
+The controller asks before it starts anything. `ledger` provides what was spent and the time.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from sweeper.config.time_limit import find_time_limit
 from sweeper.store.ledger import Ledger
 from sweeper.types import ChunkReport, StudyRecord, TrialRecord
 
-__all__ = ["Forecast", "StudyLike", "chunks_left"]
+__all__ = ["Forecast", "ForecastStudy", "chunks_left"]
 
 _RECENT = 8
-"""Latest chunks that a prediction uses. A trial has 12 by default, so some of them include scoring."""
+"""Number of latest chunks that a prediction uses. A trial has 12 by default, so some of them include scoring."""
 _GRACE_S = 15.0
-"""How long after the end of the session a chunk may still finish. Later it is abandoned, but its trials are not."""
+"""How long a chunk may run past the session's end. Then it is abandoned, and its trials resume in the next session."""
 
 
-class StudyLike(Protocol):
-    """What a forecast needs of a study (see `sweeper.control.study_run.StudyRun`)."""
+class ForecastStudy(Protocol):
+    """The part of a study that a forecast needs; `sweeper.control.study_run.StudyRun` has it."""
 
     @property
     def record(self) -> StudyRecord:
-        """What the trials share."""
+        """The record of the study."""
         ...
 
     @property
@@ -49,7 +49,7 @@ class StudyLike(Protocol):
 
     @property
     def cannot_open(self) -> bool:
-        """Whether no worker can open it, so that none of its trials can continue."""
+        """Whether no worker can open the study, so that none of its trials can continue."""
         ...
 
 
@@ -58,55 +58,55 @@ class Forecast:
 
     Args:
         runs: The studies.
-        ledger: What was spent, and the present time.
+        ledger: What was spent, and the clock.
         budget: What may be spent, and until when.
-        num_lanes: Lanes of a pack, to predict a chunk before one was measured in this session.
+        num_lanes: Lanes of a pack, to predict chunks before the first one of this session was measured.
     """
 
     def __init__(
-        self, runs: Sequence[StudyLike], *, ledger: Ledger, budget: BudgetSettings, num_lanes: int = 1
+        self, runs: Sequence[ForecastStudy], *, ledger: Ledger, budget: BudgetSettings, num_lanes: int = 1
     ) -> None:
         self._runs, self._ledger, self._budget = runs, ledger, budget
         self._num_lanes = num_lanes
-        self._stop = find_time_limit(budget, ledger.begun_at)
+        self._stop = find_time_limit(budget, ledger.started_at)
         self._chunk_s: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_RECENT))
         self._lane_s: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_RECENT))
 
     @property
     def is_overdue(self) -> bool:
-        """Whether the session should have ended a while ago, so that running chunks must be abandoned."""
+        """Whether the session's end and the grace period are over, so that running chunks must be abandoned."""
         return self._stop is not None and self._ledger.left_s(self._stop) < -_GRACE_S
 
     @property
     def is_paused(self) -> bool:
-        """Whether only a window or a daily deadline holds up the remaining work, so that a later session continues."""
+        """Whether only a window or a daily deadline stops the remaining work, so that a later session can continue."""
         if self._stop is None or self._stop.is_final or self.reason() is None:
             return False
         return any(self._why_no_chunk(run) for run in self._runs if _is_unfinished(run))
 
-    def note(self, study: str, report: ChunkReport) -> None:
-        """Record how long a chunk of a pack took."""
+    def record_chunk(self, study: str, report: ChunkReport) -> None:
+        """Record how long a chunk took."""
         self._chunk_s[study].append(report.elapsed_s)
         if report.costs:
             costs = [cost.device_s for cost in report.costs.values()]
             self._lane_s[study].append(statistics.fmean(costs))
 
-    def may_train(self, run: StudyLike) -> bool:
-        """Whether another chunk of a study is predicted to end in time."""
+    def may_train(self, run: ForecastStudy) -> bool:
+        """Whether another chunk of a study should end in time."""
         return self._why_no_chunk(run) is None
 
-    def may_start(self, run: StudyLike) -> bool:
+    def may_start(self, run: ForecastStudy) -> bool:
         """Whether a new trial of a study may start, given that a chunk of it fits."""
         return self._why_no_trial(run) is None
 
     def reason(self) -> str | None:
-        """Return why nothing more may start although work is left; None otherwise."""
+        """Return why nothing more may start although work is left; None if something may, or nothing is left."""
         unfinished = [run for run in self._runs if _is_unfinished(run)]
         reasons = [self._why_no_chunk(run) or self._why_no_trial(run) for run in unfinished]
         return reasons[0] if reasons and all(reasons) else None
 
     def ends_at(self, num_workers: int) -> datetime | None:
-        """Return when the session is predicted to end; None before the first chunk of the sweep.
+        """Return the predicted end of the session; None before the first chunk of the sweep.
 
         Args:
             num_workers: Workers that share the remaining work.
@@ -120,7 +120,7 @@ class Forecast:
         end = self._ledger.now + timedelta(seconds=device_s / num_workers)
         return end if self._stop is None else max(min(end, self._stop.at), self._ledger.now)
 
-    def _why_no_chunk(self, run: StudyLike) -> str | None:
+    def _why_no_chunk(self, run: ForecastStudy) -> str | None:
         if self._stop is None:
             return None
         left_s, chunk_s = self._ledger.left_s(self._stop), self._longest_chunk_s(run, self._stop.span_s)
@@ -128,8 +128,8 @@ class Forecast:
             return self._stop.reason
         return None if chunk_s <= left_s else f"{self._stop.reason}, and a chunk takes {chunk_s:.0f} s"
 
-    def _why_no_trial(self, run: StudyLike) -> str | None:
-        """Return why a new trial does not fit; it is assumed to run to its end, since pruning cannot be predicted."""
+    def _why_no_trial(self, run: ForecastStudy) -> str | None:
+        """Return why a new trial does not fit. It is assumed not to be pruned, since pruning cannot be predicted."""
         spent = self._ledger.spent_reason(self._budget)
         if spent is not None:
             return spent
@@ -137,14 +137,14 @@ class Forecast:
         if self._stop is not None and self._stop.is_final:
             trial_s = num_chunks * statistics.median(self._chunk_s[run.record.name] or [0.0])
             if trial_s > self._ledger.left_s(self._stop):
-                return f"{self._stop.reason}, and a whole trial takes {trial_s:.0f} s"
+                return f"{self._stop.reason}, and a trial takes {trial_s:.0f} s"
         free_s = hours * 3600 - self._ledger.cost.device_s - self._reserved_s() if hours else math.inf
         if (self._typical_lane_s(run.record.name) or 0.0) * num_chunks > free_s:
-            return f"budget.device_hours={hours:g} leaves too little for another trial besides the running ones"
+            return f"budget.device_hours={hours:g} leaves too little for another trial beside the running ones"
         return None
 
     def _reserved_s(self) -> float:
-        """Return the device seconds that running trials need until their end."""
+        """Return the device seconds that running trials need to complete."""
         return sum(
             (self._typical_lane_s(run.record.name) or 0.0) * (run.record.num_chunks - trial.chunks_done)
             for run in self._runs
@@ -152,10 +152,10 @@ class Forecast:
             if not trial.state.is_finished
         )
 
-    def _longest_chunk_s(self, run: StudyLike, span_s: float) -> float:
-        """Return the time of the longest recent chunk; of earlier sessions only the mean is known.
+    def _longest_chunk_s(self, run: ForecastStudy, span_s: float) -> float:
+        """Return the time of the longest recent chunk, or the mean of earlier sessions before the first chunk.
 
-        If that mean exceeds the whole window, it is ignored: otherwise no session after a slow one would start a chunk.
+        A mean longer than the window is ignored: otherwise no session after a slow one would start a chunk.
         """
         recent = self._chunk_s[run.record.name]
         past_s = (self._past_lane_s(run) or 0.0) * self._num_lanes
@@ -169,12 +169,12 @@ class Forecast:
         return next((self._past_lane_s(run) for run in self._runs if run.record.name == study), None)
 
     @staticmethod
-    def _past_lane_s(run: StudyLike) -> float | None:
+    def _past_lane_s(run: ForecastStudy) -> float | None:
         chunks = sum(trial.chunks_done for trial in run.trials.values())
         return sum(trial.cost.device_s for trial in run.trials.values()) / chunks if chunks else None
 
-    def _left_s(self, run: StudyLike) -> float | None:
-        """Return the device seconds that a study still needs; without measurements, those of other studies per row."""
+    def _left_s(self, run: ForecastStudy) -> float | None:
+        """Return the device seconds that a study still needs; before its first chunk, by the pace of others."""
         chunks = chunks_left(run.record, run.trials.values(), num_to_start=run.num_to_start)
         lane_s = self._typical_lane_s(run.record.name)
         if lane_s is not None or not chunks:
@@ -188,7 +188,7 @@ class Forecast:
 
 
 def chunks_left(study: StudyRecord, trials: Iterable[TrialRecord], *, num_to_start: int) -> float:
-    """Return the number of chunks that a study's trials are expected to need, allowing for pruning.
+    """Return the expected number of chunks that a study still needs, allowing for pruning.
 
     Args:
         study: The study.
@@ -199,11 +199,11 @@ def chunks_left(study: StudyRecord, trials: Iterable[TrialRecord], *, num_to_sta
     finished = [trial.chunks_done for trial in known if trial.state.is_finished]
     mean = statistics.fmean(finished) if finished else float(study.num_chunks)
     running = [trial.chunks_done for trial in known if not trial.state.is_finished]
-    # A trial beyond the mean has passed the early rungs: expect it to run to its end.
+    # A trial beyond the mean has passed the early rungs, so it is expected to complete.
     ends = [mean if done < mean else study.num_chunks for done in running]
     return sum(end - done for end, done in zip(ends, running, strict=True)) + num_to_start * mean
 
 
-def _is_unfinished(run: StudyLike) -> bool:
+def _is_unfinished(run: ForecastStudy) -> bool:
     has_running = any(not trial.state.is_finished for trial in run.trials.values())
     return not run.cannot_open and (run.num_to_start > 0 or has_running)

@@ -1,4 +1,4 @@
-"""How a trial continues after an interruption or a failure: functions without state. Used by `study_run`."""
+"""Pure functions for trials that continue after an interruption or a failure. Used by `study_run` and `repair`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ __all__ = ["after_failure", "latest_intact", "rewind", "with_checkpoint"]
 
 
 def with_checkpoint(trial: TrialRecord, content: bytes) -> TrialRecord:
-    """Return a trial with the checkpoint of its latest chunk; the one before is kept, older ones are dropped."""
+    """Return a trial with the checkpoint of its latest chunk added; of the older ones only the last is kept."""
     before = [chunk for chunk in trial.checkpoints if chunk < trial.chunks_done]
     kept = {max(before): trial.checkpoints[max(before)]} if before else {}
     return dataclasses.replace(trial, checkpoints={**kept, trial.chunks_done: checksum(content)})
 
 
 def latest_intact(store: TrialStore, trial: TrialRecord) -> tuple[TrialRecord, bytes | None]:
-    """Return a trial as of its latest intact checkpoint, and that checkpoint; as of its start and None without one."""
+    """Return a trial rewound to its latest intact checkpoint, and that checkpoint.
+
+    Without an intact checkpoint, the trial is rewound to its start, and the checkpoint is None.
+    """
     spec = trial.spec
     for chunk in sorted({*trial.checkpoints, trial.chunks_done}, reverse=True):
         if 0 < chunk <= trial.chunks_done:
@@ -31,7 +34,7 @@ def latest_intact(store: TrialStore, trial: TrialRecord) -> tuple[TrialRecord, b
 
 
 def rewind(trial: TrialRecord, chunk: int) -> TrialRecord:
-    """Return a trial as of ``chunk`` chunks, with the reason as its failure; its cost does not change."""
+    """Return a trial rewound to ``chunk`` chunks, with the reason as its failure; its cost stays."""
     if chunk == trial.chunks_done:
         return trial
     where = f"the trial resumes after chunk {chunk}" if chunk else "the trial restarts"
@@ -48,7 +51,7 @@ def after_failure(trial: TrialRecord, failure: Failure, max_retries: int) -> Tri
     """Return a trial after a failure: finished, or with one more retry (see `failures.POLICIES`).
 
     Args:
-        trial: The trial as recorded.
+        trial: Its record before the failure.
         failure: Why it could not continue.
         max_retries: Retries allowed per trial.
     """

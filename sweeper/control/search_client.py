@@ -1,7 +1,7 @@
-"""The search as a study sees it: once its database is down, it is not asked again, and nothing is lost by that.
+"""Calls the search for a study. Once its database is down, the search is not called again, and nothing is lost.
 
-The store has everything; the next session tells the search what it missed and asks for the decisions that are open.
-`study_run` owns one.
+The store has everything: the next session brings the search up to date and requests the missing decisions. `study_run`
+owns one.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ T = TypeVar("T")
 
 
 class SearchClient:
-    """Asks a search about the trials of a study.
+    """Gets proposals and pruning decisions for one study.
 
     Args:
         search: Proposes and prunes.
-        study: What the trials share.
+        study: The record of the study.
     """
 
     def __init__(self, search: SearchProtocol, study: StudyRecord) -> None:
         self._search, self._study = search, study
         self.error: StorageDown | None = None
-        """Why the search is not asked any more."""
+        """The error after which the search is no longer called; None if there was none."""
 
     def synchronize(self, trials: Sequence[TrialRecord]) -> Sequence[ProposalProtocol]:
-        """Bring the search in line with the store; return proposals that never reached the store."""
+        """Bring the search up to date with the store; return proposals that never reached the store."""
         self._search.sync(trials, self._study.value)
         return self._search.pending()
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether there is no further configuration to try."""
+        """Whether there is no configuration left to try, or the search is down."""
         return self._ask(lambda: self._search.is_exhausted) is not False
 
     def propose(self) -> ProposalProtocol | None:
@@ -46,11 +46,11 @@ class SearchClient:
         return self._ask(self._search.ask)
 
     def decide(self, trial: TrialRecord) -> Decision | None:
-        """Return whether a trial that stands at a rung continues.
+        """Return whether a trial continues after its latest chunk.
 
         Returns:
-            None where there is nothing to decide: no rung, a reference, a decision that was made before, or a search
-            that is down.
+            None if nothing is to be decided: the chunk is not a rung, the trial is a reference, the decision was made
+            before, or the search is down.
         """
         rung = trial.measurements[-1] if trial.measurements else None
         is_open = rung is not None and rung.is_rung and rung.chunk > trial.decided_chunk
@@ -60,7 +60,7 @@ class SearchClient:
         return self._ask(lambda: self._search.report(trial.spec.number, chunk=rung.chunk, value=value))
 
     def tell(self, trial: TrialRecord) -> None:
-        """Tell the search how a trial ended."""
+        """Report the final state of a trial to the search."""
         if trial.spec.phase is Phase.SEARCH:
             self._ask(lambda: self._tell(trial))
 

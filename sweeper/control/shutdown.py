@@ -1,6 +1,6 @@
-"""Turns Ctrl-C and SIGTERM into a request to stop, so that running chunks end and everything is saved.
+"""Turns Ctrl-C and SIGTERM into a request to stop, so that running chunks can finish and everything is saved.
 
-`sweep` holds this while it runs; the controller acts on the request.
+`sweeper.sweep.run` installs it for a session; the controller acts on the request.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass(slots=True)
 class ShutdownRequest:
-    """A request to stop, set from a signal handler; running chunks may end before ``deadline_s``."""
+    """A request to stop, set by a signal handler. False before the request."""
 
     reason: str = ""
-    """Name of the signal; empty as long as nobody asked."""
+    """Name of the signal; empty before the request."""
     deadline_s: float = math.inf
-    """On the clock of `time.monotonic`."""
+    """Until when running chunks may finish, on the clock of `time.monotonic`."""
 
     def __bool__(self) -> bool:
         return bool(self.reason)
@@ -34,19 +34,19 @@ class ShutdownRequest:
 
 @contextmanager
 def shutdown_on_signals(grace_s: float) -> Iterator[ShutdownRequest]:
-    """Turn the first Ctrl-C or SIGTERM into a request to stop; the second stops at once.
+    """Turn the first Ctrl-C or SIGTERM into a request to stop; the second one interrupts at once.
 
-    Outside of the main thread Python allows no signal handlers, so the signals stay as they are.
+    Outside the main thread Python does not allow signal handlers, so there the signals are not handled.
 
     Args:
-        grace_s: Seconds that running chunks have to end.
+        grace_s: Seconds that running chunks have to finish.
     """
     request = ShutdownRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
 
-    # It may interrupt a write to the terminal or to the log, so it must not write itself; the controller does.
+    # The handler may interrupt a write to the terminal or the log, so it must not write; the controller logs instead.
     def handle(number: int, _frame: FrameType | None) -> None:
         if request:
             raise KeyboardInterrupt

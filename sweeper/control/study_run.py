@@ -1,7 +1,7 @@
-"""One study under way: which trials run, which wait, and what is decided about each. The controller's bookkeeping.
+"""The state of one running study: its queue, its trials, and the decisions about them. Called by the controller.
 
-Every change is written to the store (`trial_records`) before the search hears of it, and shown by the tracker after
-that: after a kill the store is ahead of both, never behind. What failures lead to is in `sweeper.failures.POLICIES`.
+Every change is written to the store (`trial_records`) before search and tracker get it: after a kill the store may be
+ahead of both, but never behind. `sweeper.failures.POLICIES` defines how failures are handled.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ REFERENCE_NUMBER = 9000
 
 
 class StudyRun:
-    """A study that is being run, taken up where the store left it.
+    """A running study, resumed from the state in the store.
 
     Args:
-        records: Its trials.
+        records: The records of its trials.
         search: Proposes and prunes.
-        template: What its trials have in common.
-        num_trials: Budget of the search.
-        executor: Retries, their pauses, and when a study without success is aborted.
-        reference: A recipe outside the space to run for comparison, by name and values, if there is one.
-        timer: Seconds that only grow.
+        template: Makes the specs of its trials.
+        num_trials: ``budget.trials``.
+        executor: Retries and their waiting times, and when a study is aborted.
+        reference: Name and values of a recipe outside the space that is trained for comparison; None if there is none.
+        timer: A monotonic clock, in seconds.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class StudyRun:
         self._cannot_open = self._aborted = ""
         self._fatal: SweeperError | None = None
         self._queue = TrialQueue(timer)
-        self._take_up()
+        self._resume()
         if reference is not None and REFERENCE_NUMBER not in self.trials:
             name, params = reference
             spec = template.spec(REFERENCE_NUMBER, params, recipe_origin(name))
@@ -82,27 +82,27 @@ class StudyRun:
 
     @property
     def record(self) -> StudyRecord:
-        """What the trials share."""
+        """The record of the study."""
         return self.records.study
 
     @property
     def trials(self) -> Mapping[int, TrialRecord]:
-        """All trials as they stand, by number."""
+        """All trials, by number."""
         return self.records.trials
 
     @property
     def fatal(self) -> SweeperError | None:
-        """The error that must end the sweep: the search's database is down, or a worker's disk is full."""
+        """The error that must end the session: the search's database is down, or a worker's disk is full."""
         return self._fatal or self._search_client.error
 
     @property
     def stop_reason(self) -> str:
-        """Why no new trial of the study may start; empty if they may."""
+        """Why no new trial of the study may start; empty if one may."""
         return self._cannot_open or self._aborted
 
     @property
     def cannot_open(self) -> bool:
-        """Whether no worker can open the study, so that nothing of it continues in this session."""
+        """Whether no worker can open the study, so that none of its trials continue in this session."""
         return bool(self._cannot_open)
 
     @property
@@ -119,21 +119,21 @@ class StudyRun:
 
     @property
     def has_waiting(self) -> bool:
-        """Whether a trial that was started waits for a lane, or for the end of its pause."""
+        """Whether a started trial waits for a lane or for its retry."""
         return len(self._queue) > 0 and not self._cannot_open
 
     @property
     def has_due(self) -> bool:
-        """Whether a trial that was started could continue now."""
+        """Whether a started trial could continue now."""
         return self._queue.has_due and not self._cannot_open
 
     @property
     def has_quarantined(self) -> bool:
-        """Whether a trial could continue now that must train alone, since its pack was lost."""
+        """Whether a quarantined trial, which must train alone since its pack was lost, could continue now."""
         return self._queue.has_quarantined and not self._cannot_open
 
     def admissions(self, num_free: int, *, may_start: bool) -> list[Admission]:
-        """Return trials for free lanes: interrupted ones first, then new ones.
+        """Return trials for free lanes: waiting ones first, then new ones.
 
         Args:
             num_free: Free lanes.
@@ -149,32 +149,32 @@ class StudyRun:
         return [self._admission(number) for number in numbers]
 
     def quarantined_admission(self) -> Admission:
-        """Return a trial that must train its next chunk alone; there is one."""
+        """Return a quarantined trial, to train its next chunk alone; requires `has_quarantined`."""
         return self._admission(self._queue.take_quarantined())
 
     def put_back(self, numbers: Collection[int]) -> None:
-        """Put trials that make way for a quarantined one at the head of the queue."""
+        """Return trials that leave their lanes to a quarantined one to the head of the queue."""
         self._queue.put_first(numbers)
 
     def absorb(self, report: ChunkReport) -> tuple[int, ...]:
-        """Record what a chunk brought.
+        """Record the results of a chunk.
 
         Returns:
-            Numbers of the trials that must leave the pack.
+            Numbers of the pruned trials, which must leave the pack.
         """
         for number, failure in report.failures.items():
             self.records.charge(number, report)
             self.fail(number, failure)
-        # By number, whatever the order of the lanes: a resumed pack is ordered otherwise than one that was refilled.
+        # By number, not by lane, so that the search sees the same order in a resumed pack and in a refilled one.
         return tuple(number for number in sorted(report.measurements) if self._measure(number, report))
 
     def fail(self, number: int, failure: Failure, *, was_alone: bool = False) -> None:
-        """Handle a trial's failure as `POLICIES` says.
+        """Handle a trial's failure according to `POLICIES`.
 
         Args:
             number: The trial.
             failure: Why it could not continue.
-            was_alone: Whether its worker was lost with it, so that it trains its next chunk alone again.
+            was_alone: Whether it was alone on a lost worker, so that it must train its next chunk alone again.
         """
         if POLICIES[failure.kind].action is Action.STOP:
             self._fatal = DiskFull(failure.message)
@@ -188,15 +188,15 @@ class StudyRun:
         wait_s = retry_wait_s(failure.kind, trial.num_retries, self._executor.retry_s)
         self._queue.add(number, wait_s=wait_s, is_quarantined=was_alone)
 
-    def lose_worker(self, numbers: Collection[int], failure: Failure, *, elapsed_s: float) -> int | None:
-        """Handle the loss of a worker with all that was in its pack.
+    def handle_worker_loss(self, numbers: Collection[int], failure: Failure, *, elapsed_s: float) -> int | None:
+        """Handle the loss of a worker and its pack.
 
-        A trial that was alone failed. Of several, any may be the cause: each trains its next chunk alone.
+        A trial that was alone has failed. Of several, any may be the cause, so each trains its next chunk alone.
 
         Args:
             numbers: The trials of the pack.
             failure: What happened to the worker.
-            elapsed_s: Device seconds of the lost chunk; charged to the trials.
+            elapsed_s: Device seconds of the lost chunk, which the trials are charged for.
 
         Returns:
             The trial that was alone, if one was.
@@ -211,12 +211,12 @@ class StudyRun:
         return None
 
     def mark_unopenable(self, reason: str) -> None:
-        """Start and continue nothing in this session: no worker can open the study."""
+        """Mark the study as one that no worker can open: none of its trials start or continue in this session."""
         self._cannot_open = reason
         log.error("%s cannot be opened: %s", self.record.name, reason)
 
-    def _take_up(self) -> None:
-        """Bring the search in line with the store, and queue every trial that has not finished."""
+    def _resume(self) -> None:
+        """Bring the search up to date with the store, and queue every unfinished trial."""
         proposals = self._search_client.synchronize(list(self.trials.values()))
         for number, trial in list(self.trials.items()):
             if not trial.state.is_finished and not self._decide(trial):
@@ -247,10 +247,10 @@ class StudyRun:
         return self._decide(self.trials[number])
 
     def _decide(self, trial: TrialRecord) -> bool:
-        """Ask whether a trial that stands at a rung continues; return whether it must leave.
+        """Ask whether a trial continues after a rung; return whether it must leave the pack.
 
-        A decision to continue is recorded: one that a kill cut off is asked for again, one that was made is not, since
-        other trials may have scored better by now.
+        A decision to continue is recorded. If a kill interrupts a decision, it is requested again; a recorded one is
+        not, since other trials may have scored better by now.
         """
         decision = self._search_client.decide(trial)
         if decision is Decision.STOP:

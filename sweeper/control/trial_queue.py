@@ -1,4 +1,4 @@
-"""Trials that wait for a lane, some of them until a given time or for a pack of their own. Used by `study_run`.
+"""Trials that wait for a lane; some must wait until a given time, or train alone. Used by `study_run`.
 
 A trial whose pack was lost is quarantined: it may have killed the worker, so it trains its next chunk alone. Waiting
 times are not stored: after a restart of the sweep, every trial may start at once.
@@ -52,7 +52,7 @@ class TrialQueue:
             self._quarantined.add(number)
 
     def put_first(self, numbers: Iterable[int]) -> None:
-        """Put trials that made way for others at the head of the queue."""
+        """Put trials at the head of the queue."""
         self._due_at = {**dict.fromkeys(sorted(numbers), 0.0), **self._due_at}
 
     def take(self, max_trials: int) -> list[int]:

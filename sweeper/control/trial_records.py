@@ -1,4 +1,4 @@
-"""The records of a study's trials: written to the store first, then shown by the tracker. `study_run` owns one."""
+"""The records of a study's trials: written to the store first, then sent to the tracker. `study_run` owns one."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["TrialRecords"]
 
 
 class TrialRecords:
-    """Every change of a record goes through here. Reads what is on disk, and removes what a kill left half-written.
+    """Reads the records of a study and makes every change to them. Also removes unfinished files that a kill left.
 
     Args:
-        study: What the trials share.
+        study: The record of the study.
         store: Where records are written.
         tracker: Where they are shown.
+        keep_adapters: ``store.keep_adapters``: number of best trials whose adapters are kept; 0 for all.
         clock: The present time.
-        keep_adapters: Best trials whose adapters stay on disk; 0 for all.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class TrialRecords:
 
     @property
     def num_asked(self) -> int:
-        """Trials of the search that were started, in whatever state they are."""
+        """Trials of the search that were started, in any state."""
         return sum(trial.spec.phase is Phase.SEARCH for trial in self.trials.values())
 
     def start(self, spec: TrialSpec) -> None:
@@ -55,35 +55,35 @@ class TrialRecords:
         self.write(TrialRecord(spec=spec, started_at=self._now()))
 
     def write(self, trial: TrialRecord, checkpoint: bytes | None = None) -> None:
-        """Record a trial as it stands.
+        """Write a trial to the store and show it.
 
         Args:
             trial: The trial.
-            checkpoint: That of its last chunk, if it has a new one.
+            checkpoint: The checkpoint of its last chunk; None if there is no new one.
         """
         self.trials[trial.spec.number] = trial
         self.store.write_trial(trial, checkpoint)
         self._show(trial)
 
     def finish(self, trial: TrialRecord, state: TrialState) -> TrialRecord:
-        """Record that a trial will never train again; return it as recorded."""
+        """Record the final state of a trial; return the record."""
         finished = dataclasses.replace(trial, state=state, finished_at=self._now(), checkpoints={})
         self.write(finished)
         return finished
 
     def show_all(self) -> None:
-        """Show every trial again: the tracker catches up with what it missed in an earlier session."""
+        """Show every trial again, so that the tracker catches up on what it missed in earlier sessions."""
         for trial in self.trials.values():
             self._show(trial)
 
-    def note_references(self, references: Mapping[str, Mapping[str, float]]) -> None:
-        """Record scores of what is not a trial, e.g. of the frozen probe."""
+    def record_references(self, references: Mapping[str, Mapping[str, float]]) -> None:
+        """Record the metrics of baselines that are not trials, by name, e.g. ``frozen_probe``."""
         if references:
             self.study = dataclasses.replace(self.study, references={**self.study.references, **references})
             self.store.write_study(self.study)
 
     def charge(self, number: int, report: ChunkReport) -> TrialRecord:
-        """Add a chunk's cost to a trial, and what the worker found out about it; not written before `write`."""
+        """Add a chunk's cost and the worker's details to a trial; the caller writes it."""
         trial = self.trials[number]
         details = report.details.get(number, {})
         cost = trial.cost + report.costs[number] if number in report.costs else trial.cost
@@ -91,20 +91,20 @@ class TrialRecords:
         return self.trials[number]
 
     def charge_lost(self, numbers: Collection[int], elapsed_s: float, failure: Failure | None = None) -> None:
-        """Charge trials for a chunk that was lost, in equal shares, and record why."""
+        """Charge trials for a lost chunk, in equal shares, and record the failure if one is given."""
         for number in sorted(numbers):
             trial = self.trials[number]
             cost = trial.cost + Cost(device_s=elapsed_s / len(numbers))
             self.write(dataclasses.replace(trial, cost=cost, failure=failure or trial.failure))
 
     def refund_retry(self, number: int) -> None:
-        """Give a retry back to a trial that failed on a device that turned out to be broken."""
+        """Give back a retry to a trial that failed on a device that turned out to be broken."""
         trial = self.trials[number]
         if not trial.state.is_finished and trial.num_retries:
             self.write(dataclasses.replace(trial, num_retries=trial.num_retries - 1))
 
     def keep_adapter(self, trial: TrialRecord, files: Mapping[str, bytes]) -> None:
-        """Write the adapter of a trial that is about to be complete, and drop those that it displaces."""
+        """Write the adapter of a trial that is about to be complete if it is kept; delete those that it displaces."""
         number = trial.spec.number
         complete = {**self.trials, number: dataclasses.replace(trial, state=TrialState.COMPLETE)}
         keep = adapters_to_keep(self.study, complete.values(), self._num_adapters)

@@ -1,8 +1,8 @@
-"""Distinguishes workers that hang from workers that are slow. Called by `controller` at every tick.
+"""Distinguishes hung workers from slow ones. Called by `controller` at every tick.
 
-A worker hangs if it takes many times as long as its slowest chunk so far. Only time in which this process itself ran
-counts, at most a few seconds per tick: after a laptop, container or virtual machine was suspended, the workers still
-get the time that they need, whatever the clocks say.
+A worker counts as hung if it takes many times as long as its slowest chunk so far. Only time during which this process
+itself ran counts, at most a few seconds per tick, so workers are not killed because a laptop, container or virtual
+machine was suspended.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from sweeper.config.settings import ExecutorSettings
 __all__ = ["Watchdog"]
 
 _LONGEST_TICK_S = 10.0
-"""The controller ticks twice a second. In a longer gap this process was suspended or busy itself."""
+"""The controller ticks twice a second. During a longer gap this process itself was suspended or busy."""
 
 
 @dataclass(slots=True)
 class _Watch:
+    """A request that a worker has not replied to yet."""
+
     what: str
     limit_s: float
     num_lanes: int = 0
@@ -42,7 +44,7 @@ class Watchdog:
         self._usual: dict[int, float] = {}
 
     def tick(self) -> None:
-        """Add the time since the last tick to the workers that have not answered."""
+        """Add the time since the last tick to the workers that have not replied."""
         now = self._timer()
         awake_s = min(now - self._ticked_at, _LONGEST_TICK_S)
         self._ticked_at = now
@@ -55,8 +57,8 @@ class Watchdog:
         Args:
             index: The worker.
             what: The request it works on, e.g. ``a chunk of trec``.
-            num_lanes: Trials in the chunk. 0 for the start of a worker or the opening of a study: what was measured
-                before no longer counts.
+            num_lanes: Trials in the chunk; 0 for the start of a worker or the opening of a study, which discards
+                earlier measurements.
         """
         self.tick()
         if not num_lanes:
@@ -73,7 +75,7 @@ class Watchdog:
 
         Args:
             index: The worker.
-            is_good: Whether the worker answered, so that the time of a chunk sets the limit of later ones.
+            is_good: Whether the worker replied, so that the time of this chunk counts for the limit of later ones.
 
         Returns:
             Seconds since `started`.
@@ -83,12 +85,12 @@ class Watchdog:
         if watch is None:
             return 0.0
         if is_good and watch.num_lanes:
-            # On a GPU a single lane takes longer than one of many. The longest time errs on the safe side.
+            # On a GPU a single lane takes longer than one of many; the longest time is the safe choice.
             self._usual[index] = max(self._usual.get(index, 0.0), watch.spent_s / watch.num_lanes)
         return watch.spent_s
 
     def overdue(self, index: int) -> str:
-        """Return why a worker counts as hung; empty if it does not."""
+        """Return the message about a hung worker; empty if the worker is not hung."""
         watch = self._watches.get(index)
         if watch is None or watch.spent_s <= watch.limit_s:
             return ""

@@ -1,6 +1,6 @@
-"""What a lost, hung or failing worker leads to: who is charged, which trial or device is the cause, what is disabled.
+"""Handles lost, hung and failing workers: charges the lost time, finds the cause, and disables broken devices.
 
-`controller` reports every loss and every good chunk here, then restarts the worker or continues without it.
+`controller` reports every loss and every good chunk here, and then restarts the worker or continues without it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from sweeper.types import Cost, Failure
 __all__ = ["WorkerRecovery"]
 
 _MAX_OPENINGS = 2
-"""Failed attempts to open a study that no worker ever opened, after which it is marked as unopenable."""
+"""Number of failed openings after which a study that no worker ever opened is marked as unopenable."""
 
 
 class WorkerRecovery:
-    """Charges losses and finds their cause.
+    """Charges losses and finds their causes.
 
     Args:
-        ledger: What is charged.
+        ledger: Records the lost device seconds.
     """
 
     def __init__(self, ledger: Ledger) -> None:
@@ -39,7 +39,7 @@ class WorkerRecovery:
         return self._circuit_breaker.disabled
 
     def study_opened(self, study: StudyRun) -> None:
-        """Record that a worker could open a study: if another cannot, the cause is its device."""
+        """Record that a worker opened a study: if another one cannot, its device is the cause."""
         self._opened.add(study.record.name)
 
     def chunk_completed(self, slot: WorkerSlot, study: StudyRun, numbers: Collection[int]) -> None:
@@ -47,19 +47,19 @@ class WorkerRecovery:
         self._circuit_breaker.record_success(slot.handle.index, {(study.record.name, number) for number in numbers})
 
     def charge_lost_chunk(self, slot: WorkerSlot, elapsed_s: float) -> None:
-        """Charge a chunk that is abandoned through no fault of its trials."""
+        """Charge an abandoned chunk; its trials are not at fault."""
         if slot.study is not None and slot.state is WorkerState.CHUNK:
             self._ledger.charge(Cost(device_s=elapsed_s))
             slot.study.records.charge_lost(slot.lanes, elapsed_s)
 
-    def worker_lost(self, slot: WorkerSlot, failure: Failure, elapsed_s: float, *, has_others: bool) -> str:
-        """Charge a loss, put the trials back, and find the cause.
+    def worker_lost(self, slot: WorkerSlot, failure: Failure, elapsed_s: float, *, has_other_workers: bool) -> str:
+        """Charge a loss, return its trials to the queue, and find the cause.
 
         Args:
-            slot: The worker, as it was.
+            slot: The worker, as it was before the loss.
             failure: What happened to it.
             elapsed_s: Seconds since its request was sent.
-            has_others: Whether there are other workers, on which its trials may prove to be sound.
+            has_other_workers: Whether other workers are left, on which its trials may succeed.
 
         Returns:
             Why the device is disabled; empty if it is not.
@@ -68,13 +68,13 @@ class WorkerRecovery:
         if slot.state is WorkerState.START:
             what = f"worker {index} cannot start: {what}"
         decision = self._circuit_breaker.record_failure(index, what, self._suspect(slot, failure, elapsed_s))
-        for name, number in decision.refunded if has_others else ():
+        for name, number in decision.refunded if has_other_workers else ():
             if number >= 0:
                 self._studies[name].records.refund_retry(number)
         return decision.reason
 
     def _suspect(self, slot: WorkerSlot, failure: Failure, elapsed_s: float) -> Suspect | None:
-        """Put the trials of a lost worker back; return what was alone on it."""
+        """Return the trials of a lost worker to the queue; return what was alone on it."""
         study = slot.study
         if study is None or slot.state not in (WorkerState.OPEN, WorkerState.CHUNK):
             return None
@@ -82,7 +82,7 @@ class WorkerRecovery:
         self._studies[name] = study
         if slot.state is WorkerState.CHUNK:
             self._ledger.charge(Cost(device_s=elapsed_s))
-            alone = study.lose_worker(slot.lanes, failure, elapsed_s=elapsed_s)
+            alone = study.handle_worker_loss(slot.lanes, failure, elapsed_s=elapsed_s)
             return None if alone is None else (name, alone)
         if name in self._opened:
             return None

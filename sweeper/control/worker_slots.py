@@ -1,4 +1,4 @@
-"""What the controller knows of each worker: its study, its lanes and what it is doing."""
+"""The controller's state of each worker: its study, its lanes and what it is doing."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class WorkerSlot:
     lanes: set[int] = field(default_factory=set)
     """Numbers of the trials in its pack."""
     num_lanes: int = 0
-    """Lanes that its pack may have; 0 before a study is open."""
+    """Largest number of lanes of its pack; 0 before a study is open."""
     evict: tuple[int, ...] = ()
-    """Trials that leave the pack with the next request."""
+    """Trials to evict with the next request."""
     is_isolated: bool = False
-    """Whether its one trial is alone because its pack was lost."""
+    """Whether it trains one quarantined trial."""
 
     @property
     def is_busy(self) -> bool:
-        """Whether it owes an answer."""
+        """Whether it has not replied yet to its start or its last request."""
         return self.state is not WorkerState.IDLE

@@ -1,1 +1,1 @@
-"""Everything people see of a sweep: progress, tables, the live view, summaries. Draws; decides nothing."""
+"""Everything a sweep prints or summarizes: progress, tables, live view, summaries. Formats results, decides nothing."""

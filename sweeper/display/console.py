@@ -9,5 +9,5 @@ __all__ = ["print_line"]
 
 
 def print_line(console: Console, text: str | Text) -> None:
-    """Print a line as it is: brackets in it are no markup, and rich does not fold it at the width of the terminal."""
+    """Print a line verbatim: brackets are not markup, and rich does not wrap it at the width of the terminal."""
     console.print(Text(text) if isinstance(text, str) else text, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Progress of downloads: bars on a terminal, otherwise a line per quarter."""
+"""Shows the progress of downloads: bars on a terminal, elsewhere a line per quarter."""
 
 from __future__ import annotations
 
@@ -16,13 +16,17 @@ __all__ = ["fetch_progress"]
 
 @contextmanager
 def fetch_progress(console: Console | None = None) -> Iterator[Callable[[str, int, int], None]]:
-    """Show downloads; yields a `sweeper.fetch.progress.Progress`. Draws nothing until something is fetched."""
-    shown = console or Console()
-    if not shown.is_terminal:
-        yield _plain_fetch(shown)
+    """Show downloads during the block; nothing is drawn before the first one.
+
+    Yields:
+        The callback for the downloads, a `sweeper.fetch.progress.Progress`.
+    """
+    console = console or Console()
+    if not console.is_terminal:
+        yield _plain_lines(console)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    bars = RichProgress(*columns, console=shown)
+    bars = RichProgress(*columns, console=console)
     tasks: dict[str, TaskID] = {}
 
     def show(what: str, num_bytes: int, total_bytes: int) -> None:
@@ -39,16 +43,16 @@ def fetch_progress(console: Console | None = None) -> Iterator[Callable[[str, in
             bars.stop()
 
 
-def _plain_fetch(console: Console) -> Callable[[str, int, int], None]:
-    said: dict[str, int] = {}
+def _plain_lines(console: Console) -> Callable[[str, int, int], None]:
+    last_quarter: dict[str, int] = {}
 
     def show(what: str, num_bytes: int, total_bytes: int) -> None:
         quarter = 4 * num_bytes // total_bytes if total_bytes else 0
-        if said.get(what, -1) >= quarter:
+        if last_quarter.get(what, -1) >= quarter:
             return
         size = f" of {total_bytes / 1e6:.1f} MB" if total_bytes else ""
-        verb = "fetching" if what not in said or quarter < 4 else "fetched"  # noqa: PLR2004 - four quarters
+        verb = "fetching" if what not in last_quarter or quarter < 4 else "fetched"  # noqa: PLR2004 - four quarters
         print_line(console, f"{verb} {what}: {num_bytes / 1e6:.1f} MB{size}")
-        said[what] = quarter
+        last_quarter[what] = quarter
 
     return show

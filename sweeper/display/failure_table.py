@@ -1,4 +1,4 @@
-"""Failures of a sweep as ``sweeper status`` shows them: the number of each cause, and a remedy for each trial."""
+"""The failures of a sweep for ``sweeper status``: counts by cause, and each failed trial with a remedy."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from sweeper.types import StudyRecord, TrialRecord, TrialState
 
 __all__ = ["cause_counts", "failure_view"]
 
-_MOST_TRIALS = 20
-_MOST_CHARACTERS = 160
+_MAX_TRIALS = 20
+_MAX_CHARACTERS = 160
 
 
 def failure_view(store: TrialStore) -> RenderableType | None:
@@ -36,7 +36,7 @@ def failure_view(store: TrialStore) -> RenderableType | None:
 
 
 def cause_counts(trials: Sequence[TrialRecord]) -> str:
-    """Return how many trials ended for each cause, and how many continued after one."""
+    """Return the number of failed trials by state and cause, and of those that continued after a failure."""
     words = []
     for state in (TrialState.INFEASIBLE, TrialState.FAILED):
         counts = count_failures(trial for trial in trials if trial.state is state)
@@ -50,13 +50,13 @@ def _table(study: StudyRecord, trials: Sequence[TrialRecord]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=None)
     for header in ("Trial", "Cause", "Retries", "Message and remedy"):
         table.add_column(header, overflow="fold")
-    for trial in trials[:_MOST_TRIALS]:
+    for trial in trials[:_MAX_TRIALS]:
         if trial.failure is not None:
             policy = POLICIES[trial.failure.kind]
             line = first_line(trial.failure)
-            message = line if len(line) <= _MOST_CHARACTERS else f"{line[:_MOST_CHARACTERS]}..."
-            said = Text.assemble(f"{message}\n", (policy.remedy, "dim"))
-            table.add_row(str(trial.spec.number), trial.failure.kind.value, str(trial.num_retries), said)
-    if len(trials) > _MOST_TRIALS:
-        table.add_row("...", f"{len(trials) - _MOST_TRIALS} more", "", f"see report.md, or trials.csv of {study.name}")
+            message = line if len(line) <= _MAX_CHARACTERS else f"{line[:_MAX_CHARACTERS]}..."
+            advice = Text.assemble(f"{message}\n", (policy.remedy, "dim"))
+            table.add_row(str(trial.spec.number), trial.failure.kind.value, str(trial.num_retries), advice)
+    if len(trials) > _MAX_TRIALS:
+        table.add_row("...", f"{len(trials) - _MAX_TRIALS} more", "", f"see report.md, or {study.name} in trials.csv")
     return table

@@ -1,4 +1,4 @@
-"""What a finished or interrupted sweep prints: the final table, its reservations, and the paths of its files."""
+"""The output at the end of a session: the final table, how reliable it is, and the paths of the files."""
 
 from __future__ import annotations
 
@@ -17,29 +17,31 @@ __all__ = ["caution", "final_view"]
 
 
 def final_view(progress: Sequence[StudyProgress], *, sweep_dir: Path, ui_command: str = "", ui_uri: str = "") -> Group:
-    """Return the final table, how reliable it is, and where the files are.
+    """Return the final table, notes on how reliable it is, and the paths of the files.
 
     Args:
         progress: The studies.
-        sweep_dir: Folder of the sweep, with report, best.json, trials.csv and adapters.
-        ui_command: The command that opens the tracker's pages; empty without a tracker.
-        ui_uri: Where the tracker stores its data.
+        sweep_dir: The sweep's folder.
+        ui_command: The command that opens the tracker's user interface; empty without a tracker.
+        ui_uri: Where the tracker stores its data; not shown if empty.
     """
     parts: list[RenderableType] = [final_table(progress), *(Text(line, style="dim") for line in _legend(progress))]
     parts += [Text(f"! {line}", style="yellow") for study in progress if (line := caution(study))]
     store = TrialStore(sweep_dir)
     names = ", ".join(path.name for path in (store.paths.report, store.paths.best, store.paths.trials_csv))
     parts += [Text(f"\nIn {sweep_dir}:"), Text(f"  {names}")]
-    parts += [Text(f"  {path}  (best of {name})") for name, path in _adapters(progress, store)]
+    for study in progress:
+        if study.best and (adapter := store.adapter_dir(study.study.name, study.best.spec.number)).is_dir():
+            parts.append(Text(f"  {adapter.relative_to(store.root)}  (best of {study.study.dataset})"))
     if ui_command:
         parts.append(
-            Text.assemble("Open the curves and adapters:  ", (ui_command, "bold"), f"\n  {ui_uri}" if ui_uri else "")
+            Text.assemble("To see curves and adapters, run:  ", (ui_command, "bold"), f"\n  {ui_uri}" if ui_uri else "")
         )
     return Group(*parts)
 
 
 def caution(progress: StudyProgress) -> str:
-    """Return why the best of a study cannot be called better than the default; empty if it can."""
+    """Return why the best trial of a study cannot be called better than the default recipe; empty if it can."""
     name, gain = progress.study.dataset, progress.gain
     if progress.best is None:
         return f"{name}: no trial is complete, so there is no best configuration. The report lists the causes."
@@ -71,8 +73,3 @@ def _legend(progress: Sequence[StudyProgress]) -> list[str]:
     if "untuned" in names:
         lines.insert(0, "Untuned: the model as it is, without any adapter.")
     return lines
-
-
-def _adapters(progress: Sequence[StudyProgress], store: TrialStore) -> list[tuple[str, Path]]:
-    found = [(s.study, store.adapter_dir(s.study.name, s.best.spec.number)) for s in progress if s.best]
-    return [(study.dataset, path.relative_to(store.root)) for study, path in found if path.is_dir()]

@@ -1,7 +1,7 @@
 """Shows a running sweep: a live table on a terminal, plain lines elsewhere (a file, a pipe, a job's log).
 
-`tables` draws `StudyProgress`; this module decides when. `sweep.monitor` updates it. Plain lines are written for a new
-best trial, for a study that is done, and as a heartbeat.
+`tables` formats `StudyProgress`; this module decides when to print. `sweep.monitor` updates it. Plain lines are printed
+for a new best trial, for a study that is done, and as a heartbeat.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ __all__ = ["LiveView"]
 
 
 class LiveView:
-    """Shows a running sweep; use as a context manager.
+    """Shows a running sweep; a context manager.
 
     Args:
-        console: Where to draw; standard output if None.
-        clock: Seconds that never run backwards.
-        heartbeat_s: Without a terminal: seconds without a line after which one is written anyway.
+        console: Where to print; standard output if None.
+        timer: A monotonic clock, in seconds.
+        heartbeat_s: Not on a terminal: seconds without a line after which the progress is printed.
     """
 
     def __init__(
-        self, console: Console | None = None, *, clock: Callable[[], float] = time.monotonic, heartbeat_s: float = 30.0
+        self, console: Console | None = None, *, timer: Callable[[], float] = time.monotonic, heartbeat_s: float = 30.0
     ) -> None:
         self._console = console or Console()
-        self._clock = clock
+        self._timer = timer
         self._heartbeat_s = heartbeat_s
-        self._began = self._written = clock()
+        self._started_at = self._written_at = timer()
         self._previous: dict[str, StudyProgress] = {}
         self._live = Live(console=self._console, refresh_per_second=4) if self._console.is_terminal else None
 
     def __enter__(self) -> LiveView:
         """Start drawing."""
-        self._began = self._written = self._clock()
+        self._started_at = self._written_at = self._timer()
         if self._live:
             self._live.start()
         return self
@@ -66,18 +66,18 @@ class LiveView:
             self._live.stop()
 
     def update(self, progress: Sequence[StudyProgress], note: str = "") -> None:
-        """Show the present state of the studies.
+        """Show the current state of the studies.
 
         Args:
             progress: The studies.
-            note: A line about the whole sweep; may be empty.
+            note: A line about the sweep; may be empty.
         """
         if self._live:
             self._live.update(Group(progress_table(progress), Text(note, style="dim")))
             return
         for study in progress:
             self._log_changes(study)
-        if self._clock() - self._written >= self._heartbeat_s:
+        if self._timer() - self._written_at >= self._heartbeat_s:
             for study in progress:
                 if not study.is_done and study.num_done + study.counts[TrialState.RUNNING]:
                     self._write_line(progress_line(study))
@@ -85,7 +85,7 @@ class LiveView:
                 self._write_line(note)
 
     def log(self, message: str) -> None:
-        """Write a message that stays on the screen, above the table if there is one."""
+        """Print a message that stays visible, above the live table if there is one."""
         if self._live:
             self._console.print(Text(message))
         else:
@@ -102,5 +102,5 @@ class LiveView:
             self._write_line(f"{name}: done. {counts_text(now)}; {best_text(now)}; {clock_text(now.wall_s)} used")
 
     def _write_line(self, message: str) -> None:
-        self._written = self._clock()
-        print_line(self._console, f"[{clock_text(self._written - self._began)}] {message}")
+        self._written_at = self._timer()
+        print_line(self._console, f"[{clock_text(self._written_at - self._started_at)}] {message}")

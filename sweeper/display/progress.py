@@ -1,6 +1,6 @@
-"""Progress of a study as plain numbers: what the live view, the final table and ``sweeper status`` show.
+"""Progress of a study as plain numbers, for the live view, the final table and ``sweeper status``.
 
-`runs_progress` reads studies that are running, `progress_from_disk` the store. Draws nothing (see `tables`).
+`progress_of_runs` reads running studies, `progress_from_disk` the store. `tables` formats the result.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ __all__ = ["StudyProgress", "progress_from_disk", "runs_progress", "study_progre
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudyProgress:
-    """The present state of a study."""
+    """The current state of a study."""
 
     study: StudyRecord
     counts: Mapping[TrialState, int]
-    """Trials of the search by state; without references, which are outside the budget."""
+    """Trials of the search by state; references are not in the budget and not counted."""
     budget: int
-    """Trials that the study may have."""
+    """``budget.trials``."""
     best: TrialRecord | None
     """Best complete trial, references included."""
     default: TrialRecord | None
-    """Trial of the default recipe, in whatever state."""
+    """Trial of the default recipe, in any state."""
     cost: Cost
     """Of all trials, references included."""
     wall_s: float
-    """Seconds in which the study was under way (`study_wall_s`), earlier sessions included."""
+    """Seconds for which the study ran (`study_wall_s`), earlier sessions included."""
     left_s: float | None
     """Estimated seconds to the end of the budget; None before the first chunk."""
     num_running_references: int = 0
@@ -57,17 +57,17 @@ class StudyProgress:
 
     @property
     def best_value(self) -> float | None:
-        """Objective of the best trial."""
+        """Objective of the best trial; None without one."""
         return finite_value(self.study, self.best) if self.best else None
 
     @property
     def default_value(self) -> float | None:
-        """Objective of the default recipe at its latest rung."""
+        """Objective of the default recipe at its latest rung; None without one."""
         return finite_value(self.study, self.default) if self.default else None
 
     @property
     def baseline(self) -> tuple[str, float] | None:
-        """Score without fine-tuning, and whether it is of a probe or of the untuned model."""
+        """Name (``probe`` or ``untuned``) and score of the baseline without fine-tuning; None if not measured."""
         return baseline(self.study)
 
     @property
@@ -77,17 +77,17 @@ class StudyProgress:
 
     @property
     def gain(self) -> Comparison | None:
-        """Best against default; None unless both are complete."""
+        """Comparison of the best trial with the default recipe; None unless both are complete."""
         return compare_with_default(self.study, self.best, self.default)
 
     @property
     def trials_per_hour(self) -> float | None:
-        """Finished trials of the search an hour."""
+        """Finished trials of the search per hour."""
         return 3600 * self.num_done / self.wall_s if self.wall_s > 0 else None
 
     @property
     def tokens_per_s(self) -> float | None:
-        """Real tokens trained on a second, over all workers."""
+        """Tokens trained on per second, without padding, over all workers."""
         return self.cost.tokens / self.wall_s if self.wall_s > 0 else None
 
 
@@ -99,8 +99,8 @@ def study_progress(
     Args:
         study: The study.
         trials: All its trials, references included.
-        budget: Trials that the study may have.
-        wall_s: Seconds in which the study was under way: `study_wall_s`.
+        budget: ``budget.trials``.
+        wall_s: Seconds for which the study ran: `study_wall_s`.
         default: Name of the default recipe, e.g. ``peft_default``.
     """
     known = list(trials)
@@ -123,13 +123,13 @@ def study_progress(
 def runs_progress(
     runs: Iterable[StudyRun], settings: SweepSettings, *, sessions: Sequence[SessionRecord], now: datetime | None
 ) -> list[StudyProgress]:
-    """Return the progress of studies that are running.
+    """Return the progress of running studies.
 
     Args:
         runs: The studies.
         settings: Budget and default recipe.
-        sessions: The sweep's sessions, the present one included.
-        now: The present time; None if the present session has not begun yet.
+        sessions: The sweep's sessions, the current one included.
+        now: The present time; None before the current session has started.
     """
     recipe = default_recipe(settings.search)
     default = recipe.name if recipe else ""
@@ -142,7 +142,7 @@ def runs_progress(
 
 
 def _left_s(study: StudyRecord, trials: Sequence[TrialRecord], *, num_to_start: int, wall_s: float) -> float | None:
-    """Estimate the time left from the chunks that remain, at the pace of those done so far."""
+    """Estimate the time left from the remaining chunks and the pace of those done so far."""
     if not num_to_start and all(trial.state.is_finished for trial in trials):
         return 0.0
     chunks_done = sum(trial.chunks_done for trial in trials)
@@ -152,11 +152,11 @@ def _left_s(study: StudyRecord, trials: Sequence[TrialRecord], *, num_to_start: 
 
 
 def progress_from_disk(store: TrialStore, *, budget: int) -> list[StudyProgress]:
-    """Return the progress of the studies of a sweep from its files.
+    """Return the progress of a sweep's studies, read from its folder.
 
     Args:
         store: The sweep.
-        budget: Trials that each study may have.
+        budget: ``budget.trials``.
     """
     default = recorded_default_recipe(store.read_sweep())
     sessions = SessionLog(store.root).read()

@@ -1,6 +1,6 @@
-"""Tables and lines of a sweep's progress, readable from 80 columns on.
+"""Formats `StudyProgress` as tables for rich and as lines for a log, for terminals of 80 columns or more.
 
-Turns `StudyProgress` into tables for rich and lines for a log; `live_view` and `final_view` show them.
+`live_view`, `final_view` and ``sweeper status`` print them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _NOTHING = "-"
 
 
 def progress_table(progress: Sequence[StudyProgress]) -> Table:
-    """Return a table with one row per study; long configurations wrap between words."""
+    """Return the table of a running sweep, one row per study; long configurations wrap between words."""
     table = _table(progress, "Trials", "Best so far", "Default", "Time")
     for study in progress:
         cells = (_trials_cell(study), _best_cell(study), _default_cell(study), _time_cell(study))
@@ -42,7 +42,7 @@ def progress_table(progress: Sequence[StudyProgress]) -> Table:
 
 
 def progress_line(progress: StudyProgress) -> str:
-    """Return the state of a study in one line."""
+    """Return the progress of a study as one line."""
     pace = progress.trials_per_hour
     left = "" if progress.left_s is None else f", about {clock_text(progress.left_s)} left"
     speed = "" if not pace else f", {pace:.0f} trials/h"
@@ -50,13 +50,17 @@ def progress_line(progress: StudyProgress) -> str:
 
 
 def final_table(progress: Sequence[StudyProgress]) -> Table:
-    """Return a table of each dataset's best configuration, its default recipe and its score without fine-tuning."""
+    """Return a table of each study's best configuration, default recipe and baseline without fine-tuning."""
     names = {study.baseline[0].capitalize() for study in progress if study.baseline}
     baseline = " or ".join(sorted(names)) or "Probe"
     table = _table(progress, "Best configuration", "Default recipe", baseline, "Trials", "Time")
     for study in progress:
-        default = Text.assemble(f"{_value(study.default_value)}\n", (_default_words(study), "dim"))
-        effort = (_value(study.baseline[1] if study.baseline else None), str(study.num_done), clock_text(study.wall_s))
+        default = Text.assemble(f"{_decimal_text(study.default_value)}\n", (_default_text(study), "dim"))
+        effort = (
+            _decimal_text(study.baseline[1] if study.baseline else None),
+            str(study.num_done),
+            clock_text(study.wall_s),
+        )
         table.add_row(_dataset_cell(study.study), _best_cell(study), default, *effort)
     return table
 
@@ -80,11 +84,11 @@ def _trials_cell(progress: StudyProgress) -> Text:
     share = min(progress.num_done / progress.budget, 1.0) if progress.budget else 1.0
     filled = int(share * _BAR_WIDTH)
     bar = (("━" * filled, "green"), ("─" * (_BAR_WIDTH - filled), "dim"))
-    words = "".join(f"\n{word}" for word in _state_words(progress))
+    words = "".join(f"\n{word}" for word in _state_texts(progress))
     return Text.assemble(*bar, f"\n{progress.num_done} of {progress.budget}", (words, "dim"))
 
 
-def _state_words(progress: StudyProgress) -> list[str]:
+def _state_texts(progress: StudyProgress) -> list[str]:
     shown = [state for state in TrialState if progress.counts[state] and state is not TrialState.COMPLETE]
     return [f"{progress.counts[state]} {state.value}" for state in shown]
 
@@ -97,12 +101,12 @@ def _best_cell(progress: StudyProgress) -> Text:
 
 
 def _default_cell(progress: StudyProgress) -> Text:
-    lines = [_value(progress.default_value)]
+    lines = [_decimal_text(progress.default_value)]
     if progress.default is not None and progress.default.state is not TrialState.COMPLETE:
         lines.append(progress.default.state.value)
     if progress.baseline is not None:
         name, value = progress.baseline
-        lines.append(f"{name} {_value(value)}")
+        lines.append(f"{name} {_decimal_text(value)}")
     return Text("\n".join(lines))
 
 
@@ -111,20 +115,20 @@ def _time_cell(progress: StudyProgress) -> Text:
     if progress.left_s is not None and not progress.is_done:
         lines.append(f"~{clock_text(progress.left_s)} left")
     pace = ((progress.trials_per_hour, "trials/h"), (progress.tokens_per_s, "tokens/s"))
-    return Text.assemble("\n".join(lines), *((f"\n{_thousands(rate)} {unit}", "dim") for rate, unit in pace if rate))
+    return Text.assemble("\n".join(lines), *((f"\n{_rate_text(rate)} {unit}", "dim") for rate, unit in pace if rate))
 
 
 def counts_text(progress: StudyProgress) -> str:
-    """Return the trials done, and the number in each state except complete."""
-    return ", ".join([f"{progress.num_done}/{progress.budget} trials", *_state_words(progress)])
+    """Return the number of trials done, and of those in each state except complete."""
+    return ", ".join([f"{progress.num_done}/{progress.budget} trials", *_state_texts(progress)])
 
 
 def best_text(progress: StudyProgress) -> str:
-    """Return the best score in words."""
+    """Return the best score, or that no trial is complete yet."""
     return "no complete trial yet" if progress.best is None else f"best {score_text(progress)}"
 
 
-def _default_words(progress: StudyProgress) -> str:
+def _default_text(progress: StudyProgress) -> str:
     if progress.default is None:
         return "not run"
     state = progress.default.state
@@ -133,26 +137,26 @@ def _default_words(progress: StudyProgress) -> str:
 
 
 def configuration_text(study: StudyRecord, record: TrialRecord) -> str:
-    """Return a trial's configuration in one line."""
+    """Return a trial's configuration as one line."""
     return params_text(shown_params(record.spec, study.space))
 
 
 def score_text(progress: StudyProgress) -> str:
-    """Return the best score with its standard error, if the metric has one."""
+    """Return the best score, with its standard error if the metric has one."""
     error = "" if progress.best_error is None else f" ± {progress.best_error:.3f}"
-    return f"{_value(progress.best_value)}{error}"
+    return f"{_decimal_text(progress.best_value)}{error}"
 
 
-def _value(value: float | None) -> str:
+def _decimal_text(value: float | None) -> str:
     return _NOTHING if value is None else f"{value:.3f}"
 
 
-def _thousands(number: float) -> str:
+def _rate_text(number: float) -> str:
     return f"{number / 1000:.1f}k" if number >= 1000 else f"{number:.0f}"  # noqa: PLR2004 - a thousand
 
 
 def clock_text(seconds: float) -> str:
-    """Return a time span as ``m:ss`` or ``h:mm:ss``."""
+    """Return a duration as ``m:ss`` or ``h:mm:ss``."""
     minutes, rest = divmod(round(max(seconds, 0.0)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

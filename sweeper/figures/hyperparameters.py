@@ -1,4 +1,4 @@
-"""How hyperparameters are named and written wherever people read them: screen, report, best.json, MLflow."""
+"""Names and text of hyperparameters in everything that is read by people: terminal, report, best.json, MLflow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sweeper.types import TrialSpec
 __all__ = ["ALPHA", "alpha", "number_text", "params_text", "short_name", "shown_params"]
 
 ALPHA = "lora.alpha"
-"""Key under which `alpha` is shown; not a key of the configuration."""
+"""Key under which `alpha` appears in tables and MLflow; not a key of the configuration."""
 
 _SHORT_NAMES = {
     "lora.r": "r",
@@ -32,40 +32,43 @@ _ALWAYS_SHOWN = ("lora.r", ALPHA, "lora.alpha_ratio", "lora.dropout", "train.lea
 
 
 def alpha(lora: LoraSettings) -> int | float:
-    """Return peft's ``lora_alpha``, which is r * alpha_ratio; an int if it is a whole number."""
+    """Return PEFT's ``lora_alpha``, r * alpha_ratio; an int if it is integral."""
     product = lora.r * float(lora.alpha_ratio)
     return int(product) if product.is_integer() else product
 
 
 def shown_params(spec: TrialSpec, searched: Iterable[str]) -> dict[str, ParamValue]:
-    """Return the hyperparameters that a reader wants: rank, alpha, dropout, learning rate, and all that was searched.
+    """Return the hyperparameters to show: rank, alpha, dropout, learning rate, and every searched one.
 
     Args:
         spec: The trial.
         searched: Dotted keys of the space.
+
+    Returns:
+        Values by dotted key, with `ALPHA` beside its ratio.
     """
     values = {**spec.by_key(), ALPHA: alpha(spec.lora)}
     return {key: values[key] for key in dict.fromkeys((*_ALWAYS_SHOWN, *searched))}
 
 
 def params_text(params: Mapping[str, ParamValue], separator: str = " ") -> str:
-    """Return hyperparameters in one line, e.g. ``r=8 alpha=16 dropout=0.05 lr=0.0012``.
+    """Return hyperparameters as one line, e.g. ``r=8 alpha=16 dropout=0.05 lr=0.0012``.
 
     Args:
-        params: Values by dotted key; `ALPHA` replaces its ratio.
-        separator: What stands between two of them.
+        params: Values by dotted key. With `ALPHA`, the ratio is left out.
+        separator: Text between two of them.
     """
     left_out = "lora.alpha_ratio" if ALPHA in params else ""
     return separator.join(f"{short_name(key)}={number_text(value)}" for key, value in params.items() if key != left_out)
 
 
 def short_name(key: str) -> str:
-    """Return the name of a hyperparameter in tables and charts."""
+    """Return the short name of a hyperparameter for tables and charts, e.g. ``lr``."""
     return _SHORT_NAMES.get(key, key.rpartition(".")[2])
 
 
 def number_text(value: ParamValue) -> str:
-    """Return a value as short as it can be read: three significant digits of a fraction, 1e-5 instead of 1e-05."""
+    """Return a value as short text: floats with three significant digits, 1e-5 instead of 1e-05."""
     if isinstance(value, bool):
         return str(value).lower()  # as in YAML
     if not isinstance(value, float):

@@ -1,4 +1,4 @@
-"""Which of a study's trials is best: the one order that retention, screen, report, sessions and MLflow go by."""
+"""Which of a study's trials is best: the one order that retention, terminal, report, sessions and MLflow use."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ def finite_value(study: StudyRecord, trial: TrialRecord) -> float | None:
 def rank_trials(study: StudyRecord, trials: Iterable[TrialRecord], limit: int | None = None) -> list[TrialRecord]:
     """Return the complete trials that have a finite objective, best first.
 
-    Of equal objectives the trial with fewer trainable parameters comes first, then the one with the lower number. All
-    three are fixed when a trial completes, and numbers are unique: this is a total order in which two complete trials
-    never change places.
+    Ties go to the trial with fewer trainable parameters, then to the lower number. All three are fixed when a trial
+    completes, and numbers are unique, so this is a total order in which two complete trials never change places.
 
     Args:
-        study: The study; knows which objective is better.
+        study: The study; defines which objective is better.
         trials: Its trials, in any state and order.
-        limit: How many to return at most; None for all.
+        limit: Largest number of trials to return; None for all.
     """
     sign = -1.0 if study.direction == "maximize" else 1.0
     keyed = [

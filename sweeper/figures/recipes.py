@@ -1,4 +1,4 @@
-"""Which recipe is the default that every study is compared with, and which trial trained it."""
+"""Which recipe is the default, the baseline of every study, and which trial trained it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def default_recipe(search: SearchSettings) -> Recipe | None:
 
 
 def recorded_default_recipe(sweep: Mapping[str, Any]) -> str:
-    """Return the name of a sweep's default recipe, as `default_recipe` says; empty if there is none.
+    """Return the name of the `default_recipe` that a sweep recorded; empty if there is none.
 
     Args:
-        sweep: What sweep.json holds; may be empty.
+        sweep: Content of sweep.json; may be empty.
     """
     recipes = ((sweep.get("settings") or {}).get("search") or {}).get("recipes") or []
     return str(recipes[0]["name"]) if recipes else ""
@@ -34,11 +34,11 @@ def recipe_origin(name: str) -> str:
 
 
 def recipe_name(spec: TrialSpec) -> str:
-    """Return the name of the recipe that a trial trains; empty if it trains none."""
+    """Return the name of a trial's recipe; empty if its configuration is not from a recipe."""
     return spec.origin.removeprefix(_PREFIX) if spec.is_recipe else ""
 
 
 def default_trial(trials: Iterable[TrialRecord], recipe: str) -> TrialRecord | None:
-    """Return the trial of a recipe, a complete one if there are several; None if it was not run."""
+    """Return the trial of a recipe, preferably a complete one; None if it was not run."""
     found = [trial for trial in trials if trial.spec.origin == recipe_origin(recipe)]
     return min(found, key=lambda trial: (trial.state is not TrialState.COMPLETE, trial.spec.number), default=None)

@@ -12,15 +12,15 @@ __all__ = ["checksum", "write_atomic"]
 
 
 def checksum(content: bytes) -> str:
-    """Return the SHA-256 of a file's content, in hexadecimal digits."""
+    """Return the SHA-256 of a file's content, as hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a restart, sees the old content or the new, never a mixture.
+    """Write a file so that readers, also after a crash, see either the old or the new content.
 
     Raises:
-        DiskFull: No space is left; the file keeps its old content.
+        DiskFull: No space is left. The file keeps its old content.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     with translate_disk_full(path):

@@ -1,7 +1,7 @@
 """Finds damaged files in a sweep's folder and moves them to ``damaged/``. Deletes nothing and repairs nothing.
 
 A killed controller leaves no damage, only unfinished files (see `trials`). Damage comes from manual edits, faulty disks
-and file systems that were full. `reconcile` calls this while it holds the sweep's lock.
+and full file systems. `reconcile` calls this while it holds the sweep's lock.
 """
 
 from __future__ import annotations
@@ -38,30 +38,31 @@ T = TypeVar("T")
 
 
 class DamageKind(enum.StrEnum):
-    """What is damaged."""
+    """Kind of the damaged file."""
 
     STUDY = "study"
     RECORD = "record"
     CHECKPOINT = "checkpoint"
     ADAPTER = "adapter"
     LEFTOVER = "leftover"
-    """An unfinished file, or a checkpoint that is no longer needed; nothing is lost with it."""
+    """An unfinished file, or a checkpoint that is no longer needed; removing it loses nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Damage:
-    """One thing that is wrong in the folder of a study."""
+    """One damaged, missing or superfluous file in the folder of a study."""
 
     kind: DamageKind
     study: str
     path: Path
     what: str
+    """Description, to print."""
     number: int | None = None
     """The trial; None for the study itself."""
 
 
 def find_study_damage(store: TrialStore) -> list[Damage]:
-    """Return the studies whose own records cannot be read."""
+    """Return damage for each study whose study.json cannot be read."""
     found = []
     for folder in store.paths.studies():
         path = store.paths.study_record(folder.name)
@@ -78,12 +79,12 @@ def readable_trials(store: TrialStore, study: str) -> list[TrialRecord]:
 
 
 def find_damage(store: TrialStore, study: StudyRecord, *, keep_adapters: int) -> list[Damage]:
-    """Return what is damaged among the trials of a study, by number.
+    """Return the damage among the trials of a study, by number.
 
     Args:
         store: The sweep.
         study: The study.
-        keep_adapters: How many of the best trials must have their adapters; 0 for all complete trials.
+        keep_adapters: ``store.keep_adapters``: number of best trials that must have adapters; 0 for all complete ones.
     """
     keep = adapters_to_keep(study, readable_trials(store, study.name), keep_adapters)
     found = []
@@ -94,7 +95,7 @@ def find_damage(store: TrialStore, study: StudyRecord, *, keep_adapters: int) ->
 
 
 def set_aside(store: TrialStore, path: Path, stamp: str) -> Path:
-    """Move a file or folder of the sweep to ``damaged/<stamp>``, under its former path; return where it is now."""
+    """Move a file or folder of the sweep to ``damaged/<stamp>``, under its former path; return its new path."""
     target = store.paths.damaged(stamp, path)
     while target.exists():
         target = target.with_name(f"{target.name}.again")
@@ -104,7 +105,7 @@ def set_aside(store: TrialStore, path: Path, stamp: str) -> Path:
 
 
 def is_adapter_intact(folder: Path) -> bool:
-    """Whether the configuration and the tensors of an adapter can be read."""
+    """Whether an adapter's configuration and tensors can be read."""
     return not _adapter_fault(folder)
 
 
@@ -134,7 +135,7 @@ def _trial_damage(
 
 
 def _read(path: Path, kind: type[T]) -> tuple[T | None, str]:
-    """Return a record, or None and why it cannot be read."""
+    """Return a record and an empty text, or None and why it cannot be read."""
     try:
         return from_bytes(kind, path.read_bytes(), name=path.name), ""
     except FileNotFoundError:
@@ -161,7 +162,7 @@ def _checkpoint_fault(path: Path, digest: str) -> str:
 
 
 def _tensors_fault(path: Path) -> str:
-    """Return why tensors cannot be read. The header gives the file's length, so no tensor is read."""
+    """Return why a safetensors file cannot be read. The header contains its length, so only the header is read."""
     try:
         if not path.exists() or not path.stat().st_size:
             return f"{path.name} is missing or empty"

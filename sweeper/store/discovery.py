@@ -1,4 +1,4 @@
-"""Finds a sweep on disk by its name. Loads nothing that searches or trains, so ``sweeper status`` starts fast."""
+"""Finds a sweep on disk by its name. Imports no search or training library, so ``sweeper status`` starts fast."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ __all__ = ["find_sweep"]
 
 
 def find_sweep(name: str, outputs: Path) -> TrialStore:
-    """Return a sweep by name, or the latest one if the name is empty.
+    """Return a sweep.
+
+    Args:
+        name: Its name; the latest sweep if empty.
+        outputs: Folder of all sweeps.
 
     Raises:
         SweeperError: There is no such sweep.
@@ -24,6 +28,6 @@ def find_sweep(name: str, outputs: Path) -> TrialStore:
         return TrialStore(paths.sweep(name))
     if not name and names:
         return TrialStore(sweeps[-1].root)
-    known = f"There are: {', '.join(names)}." if names else f"{outputs} holds no sweep."
+    known = f"Existing sweeps: {', '.join(names)}." if names else f"{outputs} contains no sweep."
     remedy = f"{did_you_mean(name, names)} {known}".strip()
-    raise SweeperError(f"there is no sweep '{name}'. {remedy}" if name else f"no sweep was run yet. {known}")
+    raise SweeperError(f"there is no sweep '{name}'. {remedy}" if name else f"no sweep has been run yet. {known}")

@@ -1,4 +1,4 @@
-"""Free space on the disk of a sweep, checked before it starts, and the error when a write finds none."""
+"""Checks free disk space before a sweep starts, and translates the error of a write to a full disk."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from sweeper.failures import is_full
 __all__ = ["check_space", "free_mb", "translate_disk_full"]
 
 _WARNING_FACTOR = 10
-"""Below this multiple of ``executor.min_free_mb`` the user is warned."""
+"""Warn below this multiple of ``executor.min_free_mb``."""
 
 
 def free_mb(path: Path) -> float:
-    """Return the free space, in MB, of the disk on which a path is, or would be."""
+    """Return the free space, in MB, of the disk that a path is on; the path need not exist."""
     existing = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
     return shutil.disk_usage(existing).free / 1e6
 
 
 def check_space(folder: Path, least_mb: int) -> str:
-    """Check that the disk has enough space to start.
+    """Check that the disk has enough free space to start.
 
     Args:
         folder: The sweep's folder; need not exist.
-        least_mb: ``executor.min_free_mb``; 0 for no check.
+        least_mb: ``executor.min_free_mb``; 0 to skip the check.
 
     Returns:
-        A warning; empty if there is plenty of space.
+        A warning; empty if there is enough space.
 
     Raises:
-        DiskFull: There is less than ``least_mb``.
+        DiskFull: Less than ``least_mb`` is free.
     """
     free = free_mb(folder)
     if free < least_mb:
@@ -42,13 +42,16 @@ def check_space(folder: Path, least_mb: int) -> str:
             "choose another disk with outputs=..., or lower executor.min_free_mb"
         )
     if free < _WARNING_FACTOR * least_mb:
-        return f"{folder} is on a disk with only {free:.0f} MB free. A sweep that fills it stops and can continue later"
+        return f"{folder} is on a disk with only {free:.0f} MB free. A sweep stops if it is full, and can be resumed"
     return ""
 
 
 @contextmanager
 def translate_disk_full(path: Path) -> Iterator[None]:
-    """Translate an error of the operating system that says the disk is full.
+    """Raise the operating system's error for a full disk as `DiskFull`.
+
+    Args:
+        path: The file or folder that is being written, for the message.
 
     Raises:
         DiskFull: No space is left, or the quota is used up.
@@ -58,7 +61,7 @@ def translate_disk_full(path: Path) -> Iterator[None]:
     except OSError as error:
         if is_full(error):
             raise DiskFull(
-                f"{path} cannot be written ({error.strerror}): {free_mb(path):.1f} MB are free there. Nothing saved "
-                "before is lost. Free space, then run the same command again"
+                f"{path} cannot be written ({error.strerror}): {free_mb(path):.1f} MB are free on its disk. Everything "
+                "saved before is intact. Free space, then run the same command again"
             ) from error
         raise

@@ -1,6 +1,6 @@
-"""Present problems of a sweep that no trial's record holds: disabled workers, aborted studies, a late tracker.
+"""Current problems of a sweep that are not in any trial's record: disabled workers, aborted studies, a late tracker.
 
-The monitor of a running sweep writes them; ``sweeper status`` and the report read them.
+The monitor of a running sweep writes health.json; ``sweeper status`` and the report read it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["Health", "HealthFile", "read_health"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Health:
-    """Problems; empty if there are none."""
+    """The current problems; all fields are empty if there are none."""
 
     devices: Mapping[str, str] = field(default_factory=dict)
     """Why workers were disabled, by index."""
@@ -37,7 +37,7 @@ class Health:
 
 
 class HealthFile:
-    """Keeps health.json up to date; writes only changes.
+    """Keeps health.json up to date.
 
     Args:
         root: The sweep's folder.
@@ -47,15 +47,15 @@ class HealthFile:
         self._path = SweepPaths(root).health
         self._last = read_health(root)
 
-    def note(self, health: Health) -> None:
-        """Write the present problems."""
+    def write(self, health: Health) -> None:
+        """Write the current problems, unless they are those written last."""
         if health != self._last:
             write_atomic(self._path, json.dumps(asdict(health), indent=1).encode())
             self._last = health
 
 
 def read_health(root: Path) -> Health:
-    """Return the problems written last; none if they cannot be read."""
+    """Return the problems written last; none if the file is missing or cannot be read."""
     try:
         return Health(**json.loads(SweepPaths(root).health.read_text()))
     except (OSError, ValueError, TypeError):

@@ -1,7 +1,7 @@
-"""What a sweep has spent, on disk; decides whether the budget, the time window and the deadline let it continue.
+"""Records on disk what a sweep has spent, and checks it against budget, time window and deadline.
 
-Written after every chunk, so a restart never grants the budget again. Counts rows, tokens and device seconds of all
-reported chunks, retries included, and the wall-clock time of every session. Predictions are made in `forecast`.
+Written after every chunk, so a restart never resets the budget. Counts rows, tokens and device seconds of all reported
+chunks, retries included, and the wall-clock time of every session. `forecast` makes the predictions.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ class Ledger:
     def __init__(self, path: Path, clock: Clock = utc_now) -> None:
         self._path = path
         self._clock = clock
-        self._begin = clock()
+        self.started_at = clock()
+        """When this session started."""
         self.cost = Cost()
-        self.past_s = 0.0
+        self._past_s = 0.0
         if path.exists():
             self._read()
 
@@ -47,22 +48,17 @@ class Ledger:
         return self._clock()
 
     @property
-    def begun_at(self) -> datetime:
-        """When this session began."""
-        return self._begin
-
-    @property
     def wall_s(self) -> float:
-        """Seconds for which the sweep has run, this session included."""
-        return self.past_s + self.session_s
+        """Wall-clock seconds of all sessions, this one included."""
+        return self._past_s + self.session_s
 
     @property
     def session_s(self) -> float:
-        """Seconds since this session began."""
-        return (self._clock() - self._begin).total_seconds()
+        """Seconds since this session started."""
+        return (self._clock() - self.started_at).total_seconds()
 
     def charge(self, cost: Cost) -> None:
-        """Add the cost of a chunk, and save."""
+        """Add the cost of a chunk and write the file."""
         self.cost = self.cost + cost
         self.save()
 
@@ -72,23 +68,23 @@ class Ledger:
         write_atomic(self._path, json.dumps(content, indent=1).encode())
 
     def spent_reason(self, budget: BudgetSettings) -> str | None:
-        """Return why no new trial may start, or None if one may."""
+        """Return why the sweep may not start anything more, or None if it may."""
         limit_s = budget.device_hours * 3600
         if limit_s and self.cost.device_s >= limit_s:
             used = self.cost.device_s / 3600
             return f"budget.device_hours={budget.device_hours:g} is spent ({used:.2f} device hours used)"
-        limit = find_time_limit(budget, self._begin)
+        limit = find_time_limit(budget, self.started_at)
         return limit.reason if limit is not None and self._clock() >= limit.at else None
 
     def left_s(self, limit: TimeLimit) -> float:
-        """Return the seconds until a time limit; negative when it has passed."""
+        """Return the seconds until a time limit; negative once it has passed."""
         return (limit.at - self._clock()).total_seconds()
 
     def _read(self) -> None:
         try:
             content = json.loads(self._path.read_text())
             self.cost = Cost(**content["cost"])
-            self.past_s = float(content["wall_s"])
+            self._past_s = float(content["wall_s"])
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(
                 f"{self._path} is damaged ({error!r}). To rebuild it from the trials, run: "

@@ -1,7 +1,7 @@
-"""At most one controller per sweep: a lock in the sweep's folder, and a note that says who holds it.
+"""Ensures that each sweep has at most one controller: a lock in the sweep's folder, and a note that names its holder.
 
-The operating system keeps the lock, so it is released however its holder ends, and a process that got the same number
-later does not hold it. The note is only for people. `sweep` and `reconcile` hold the lock while they run.
+The operating system owns the lock, so it is released however its holder ends, and a later process with the same process
+id does not hold it. The note only serves error messages. `run` and `reconcile` hold the lock while they work.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["hold"]
 
 @contextmanager
 def hold(store: TrialStore) -> Iterator[None]:
-    """Hold the sweep's lock.
+    """Hold the sweep's lock for the duration of the block.
 
     Raises:
         SweepLocked: Another process holds it.

@@ -1,28 +1,28 @@
-"""Where every file of a sweep is. Paths only: reads and writes nothing.
+"""The path of every file of a sweep. Lists folders, but reads and writes no files.
 
 ::
 
     <outputs>/
-        mlflow.db  mlartifacts/         MLflow's database and files, unless a server keeps them
-        jobs/<name>.log                 what a job that cron starts prints
+        mlflow.db  mlartifacts/         MLflow's database and files, unless a server is used
+        jobs/<name>.log                 output of a job that cron starts
         <sweep>/
             sweep.json                  resolved settings and provenance, written once
             ledger.json                 what the sweep has spent
-            optuna.db                   the studies, unless another database keeps them
-            health.json                 present problems: disabled workers, aborted studies, a tracker that is behind
-            sweep.lock  holder.json     the lock, and who holds it
+            optuna.db                   Optuna's studies, unless another database is used
+            health.json                 current problems: disabled workers, aborted studies, a tracker that is behind
+            sweep.lock  holder.json     the lock, and its holder
             sweep.log  logs/            log of the controller; logs of the workers
             sessions/0003.json .md      record and summary of each session
             summary.md                  summary of the latest session
             report.md best.json trials.csv
             studies/<study>/study.json  StudyRecord
             studies/<study>/trials/0007/
-                trial.json              TrialRecord, with the checksums of the checkpoints that belong to it
+                trial.json              TrialRecord, with the checksums of its checkpoints
                 checkpoint-4.safetensors  checkpoint-5.safetensors
                 adapter/                in PEFT's format
-            damaged/<stamp>/            what `reconcile` moved aside, under its former path
+            damaged/<stamp>/            files that `reconcile` moved aside, under their former paths
 
-A file whose name ends in ``.tmp`` was never finished: everything is written under such a name first, then renamed.
+A name that ends in ``.tmp`` marks an unfinished file: everything is written under such a name first, then renamed.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class TrialPaths:
         self.record = folder / TRIAL_FILE
         self.adapter = folder / "adapter"
         self.new_adapter = folder / "adapter.tmp"
-        """An adapter that is being written or removed."""
+        """Temporary name of an adapter that is being written or removed."""
 
     @property
     def number(self) -> int:
@@ -64,7 +64,7 @@ class TrialPaths:
         return sorted(self.folder.glob("checkpoint-*.safetensors"))
 
     def unfinished(self) -> list[Path]:
-        """Return the files and folders that a killed process left half written."""
+        """Return the unfinished files and folders that a killed process left."""
         return [*self.folder.glob(".*.tmp"), *self.folder.glob(self.new_adapter.name)]
 
 
@@ -100,7 +100,7 @@ class SweepPaths:
         return self.study(name) / "study.json"
 
     def studies(self) -> list[Path]:
-        """Return the folders of studies that exist, readable or not, by name."""
+        """Return the existing study folders, readable or not, by name."""
         return sorted(self.root.glob("studies/*"))
 
     def trial(self, study: str, number: int) -> TrialPaths:
@@ -118,7 +118,7 @@ class SweepPaths:
         return self.sessions / f"{number:04d}{suffix}"
 
     def damaged(self, stamp: str, path: Path) -> Path:
-        """Return where a file or folder of the sweep is moved to when it is damaged."""
+        """Return the path to which a damaged file or folder of the sweep is moved."""
         return self.root / "damaged" / stamp / path.relative_to(self.root)
 
 
@@ -139,7 +139,7 @@ class OutputsPaths:
         return self.root / name
 
     def sweeps(self) -> list[SweepPaths]:
-        """Return the sweeps that were begun, by name."""
+        """Return the sweeps that exist, by name."""
         return [SweepPaths(path.parent) for path in sorted(self.root.glob(f"*/{_SWEEP_FILE}"))]
 
     def job_log(self, name: str) -> Path:

@@ -1,6 +1,6 @@
-"""Where a result comes from: code, versions and machine, recorded once per sweep.
+"""Records the code, library versions and machine of a sweep, once per sweep.
 
-Imports none of the libraries whose versions it records, and never fails: what cannot be found out is left empty.
+Imports none of the libraries whose versions it records, and never fails: a value that cannot be determined is empty.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _GIT_TIMEOUT_S = 10
 
 
 def collect() -> dict[str, Any]:
-    """Return the provenance of this process: ``git``, ``version``, ``libraries``, ``python`` and ``machine``."""
+    """Return ``version``, ``git``, ``python``, ``platform``, ``libraries`` and ``machine`` of this process."""
     return {
         "version": _version(_DISTRIBUTION),
         "git": git_state(Path(__file__).parent),
@@ -54,8 +54,8 @@ def git_state(folder: Path) -> dict[str, Any]:
         folder: A folder of the checkout.
 
     Returns:
-        An empty dictionary outside a checkout, without git, and if the checkout around ``folder`` does not track it (a
-        package installed inside somebody's repository is not that repository's code).
+        Empty outside a checkout, without git, and if the surrounding checkout does not track ``folder``: a package that
+        is installed inside another repository is not that repository's code.
     """
     commit = _git(folder, "rev-parse", "HEAD")
     if not commit or not _git(folder, "ls-files", "--", "."):
@@ -73,7 +73,7 @@ def _version(name: str) -> str:
 def _git(folder: Path, *arguments: str) -> str:
     try:
         done = subprocess.run(  # noqa: S603 - our own arguments
-            ["git", "-C", str(folder), *arguments],  # noqa: S607 - the user's own git is the one to ask
+            ["git", "-C", str(folder), *arguments],  # noqa: S607 - the git on the user's path is meant
             capture_output=True,
             text=True,
             timeout=_GIT_TIMEOUT_S,

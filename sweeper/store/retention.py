@@ -1,9 +1,9 @@
-"""Which adapters a sweep keeps: those of the best trials, and those of the recipes. Pure; decides only.
+"""Decides which adapters a sweep keeps: those of the best trials and those of the recipes. Pure; deletes nothing.
 
 A complete trial's rank never rises: `rank_trials` is a total order of values that are fixed when a trial completes, so
-trials that complete later can only push it down. An adapter that is dropped now is therefore never needed later, and
-the best trial of a report always has its adapter. `TrialRecords` asks after every complete trial, `find_damage` to know
-which adapters must be there.
+later trials can only push it down. So a deleted adapter is never needed again, and the best trial of a report always
+has its adapter. `TrialRecords` calls this after every complete trial, and `find_damage` to know which adapters must
+exist.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def adapters_to_keep(study: StudyRecord, records: Iterable[TrialRecord], num_bes
     """Return the numbers of the complete trials whose adapters stay.
 
     Args:
-        study: The study; knows which score is better.
+        study: The study; defines which score is better.
         records: Its trials.
         num_best: ``store.keep_adapters``; 0 keeps all.
     """

@@ -1,4 +1,4 @@
-"""Core dataclasses to JSON files and back, by their type hints, with the version of their layout."""
+"""Converts core dataclasses to JSON files and back, by their type hints, with a schema version."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from sweeper.errors import StoreError
 __all__ = ["SCHEMA_VERSION", "from_bytes", "from_jsonable", "to_bytes", "to_jsonable"]
 
 SCHEMA_VERSION = 2
-"""Of every record in a sweep's folder; rises when a record of an earlier version can no longer be read."""
+"""Version of every record in a sweep's folder; raised when records of the version before can no longer be read."""
 _VERSION_KEY = "schema_version"
 T = TypeVar("T")
 
 
 def to_bytes(value: Any) -> bytes:
-    """Return a record, a dataclass or a mapping, as the content of its JSON file."""
+    """Return the JSON file of a record, which is a dataclass or a mapping."""
     return json.dumps({_VERSION_KEY: SCHEMA_VERSION, **to_jsonable(value)}, indent=1).encode()
 
 
 def from_bytes(kind: type[T], content: bytes, *, name: str, remedy: str = "") -> T:
-    """Rebuild a record from what `to_bytes` made of it.
+    """Rebuild a record from the output of `to_bytes`.
 
     Args:
         kind: Type of the record.
         content: Content of the file.
         name: Name of the file, for errors.
-        remedy: What to do if it is damaged.
+        remedy: What the user can do if it is damaged, for errors.
 
     Raises:
-        StoreError: The content is damaged, or of another schema version.
+        StoreError: The content is damaged or has another schema version.
     """
     try:
         fields = json.loads(content)
@@ -58,7 +58,7 @@ def from_bytes(kind: type[T], content: bytes, *, name: str, remedy: str = "") ->
 
 
 def to_jsonable(value: Any) -> Any:
-    """Turn a core value into dicts, lists and scalars; the inverse of `from_jsonable`."""
+    """Convert a core value to dictionaries, lists and scalars; the inverse of `from_jsonable`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_jsonable(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -69,7 +69,7 @@ def to_jsonable(value: Any) -> Any:
 
 
 def from_jsonable(kind: Any, value: Any) -> Any:
-    """Rebuild a value of type ``kind`` from what `to_jsonable` made of it."""
+    """Rebuild a value of type ``kind`` from the output of `to_jsonable`."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
         return _from_union(args, value)

@@ -1,8 +1,8 @@
-"""Records of sessions (one run of the command, a night for example): when each began and ended, why, and its results.
+"""Records of sessions, i.e. single runs of the command: start, end, reason for the end, and results.
 
-One JSON file per session, written when it begins, about once a minute, and when it ends. A session without an end was
-killed or is still running. `session_recorder` writes them; summaries and the report read them. The search does not
-depend on them, so a record that cannot be read is skipped.
+One JSON file per session, written when it starts, about once a minute, and when it ends. A session without an end was
+killed or is still running. `session_recorder` writes the records; summaries and the report read them. The search does
+not depend on them, so a record that cannot be read is skipped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudyTally:
-    """State of a study at one moment."""
+    """Counts and best score of a study at one moment."""
 
     states: Mapping[str, int]
     """Trials of the search by state."""
@@ -39,7 +39,7 @@ class StudyTally:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
-    """A predicted end of the session, and when it was predicted; both UTC, ISO 8601."""
+    """A prediction of the session's end: when it was made, and the predicted end; both UTC, ISO 8601."""
 
     at: str
     ends_at: str
@@ -52,30 +52,30 @@ class SessionRecord:
     number: int
     begun_at: str
     saved_at: str
-    """When this was written: the last sign of life of a session that was killed."""
+    """When this record was written; of a killed session, the last time at which it is known to have run."""
     ended_at: str = ""
     reason: str = ""
-    """Why it ended; empty while it runs, and if it was killed."""
+    """Why it ended; empty while it is running, and if it was killed."""
     has_failed: bool = False
     """Whether an error ended it."""
     device_s: float = 0.0
     before: Mapping[str, StudyTally] = field(default_factory=dict)
-    """Each study when the session began."""
+    """Each study at the start of the session, by name."""
     after: Mapping[str, StudyTally] = field(default_factory=dict)
-    """Each study when the record was written."""
+    """Each study when the record was written, by name."""
     predictions: tuple[Prediction, ...] = ()
 
     @property
     def num_finished(self) -> int:
         """Trials of the search that ended during the session."""
-        begin = sum(tally.num_finished for tally in self.before.values())
         if not self.after:
             return 0
-        return sum(tally.num_finished for tally in self.after.values()) - begin
+        before = sum(tally.num_finished for tally in self.before.values())
+        return sum(tally.num_finished for tally in self.after.values()) - before
 
 
 class SessionLog:
-    """Sessions of one sweep.
+    """Reads the sessions of one sweep.
 
     Args:
         root: The sweep's folder.
@@ -94,7 +94,7 @@ class SessionLog:
         return [record for record in records if record is not None]
 
     def next_number(self) -> int:
-        """Return the number of a new session. No file is overwritten, not even a damaged one."""
+        """Return the number for a new session; it is above that of every existing file, damaged ones included."""
         numbers = [int(path.stem) for path in self._paths.sessions.glob("[0-9]*.json") if path.stem.isdigit()]
         return max(numbers, default=0) + 1
 

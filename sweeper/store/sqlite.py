@@ -1,4 +1,4 @@
-"""Files and integrity of a SQLite database. Called by `search` and `track`, which own the two databases of a sweep."""
+"""Files and integrity of a SQLite database, for `search` and `track`, which own the two databases of a sweep."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ __all__ = ["sqlite_fault", "sqlite_files"]
 
 
 def sqlite_files(path: Path) -> list[Path]:
-    """Return the existing files of a database: its own, write-ahead log, shared memory and rollback journal."""
+    """Return the existing files of a database: main file, write-ahead log, shared memory and rollback journal."""
     files = [path.with_name(f"{path.name}{suffix}") for suffix in ("", "-wal", "-shm", "-journal")]
     return [file for file in files if file.exists()]
 
 
 def sqlite_fault(path: Path) -> str:
-    """Return why a database cannot be used; empty if it can, or does not exist."""
+    """Return why a database cannot be used; empty if it is intact or does not exist."""
     if not path.exists():
         return ""
     try:

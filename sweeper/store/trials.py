@@ -1,8 +1,8 @@
 """Records, checkpoints and adapters of a sweep's trials: JSON and safetensors, every write atomic.
 
-``trial.json`` is the commit point. A checkpoint is written first, under the number of its chunk, so after a kill record
-and checkpoint always agree. An adapter is written before the record that says ``complete``. That order is why the three
-are in one class. Only the controller writes. `paths` shows the layout.
+``trial.json`` is the commit point. A checkpoint is written before it, under the number of its chunk, so record and
+checkpoint always agree after a kill. An adapter is written before the record with the state ``complete``. This order is
+why one class writes all three. Only the controller writes. `paths` shows the layout.
 """
 
 from __future__ import annotations
@@ -29,52 +29,48 @@ class TrialStore:
     """One sweep on disk.
 
     Args:
-        root: The sweep's folder; made at the first write.
+        root: The sweep's folder; created by the first write.
     """
 
     def __init__(self, root: Path) -> None:
         self.paths = SweepPaths(root)
         self.root = self.paths.root
 
-    def trial_dir(self, study: str, number: int) -> Path:
-        """Return the folder of a trial."""
-        return self.paths.trial(study, number).folder
-
     def adapter_dir(self, study: str, number: int) -> Path:
-        """Return the folder of a complete trial's adapter, as PEFT reads it."""
+        """Return the folder of a complete trial's adapter, in PEFT's format."""
         return self.paths.trial(study, number).adapter
 
     @property
     def exists(self) -> bool:
-        """Whether a sweep was begun here."""
+        """Whether a sweep has been recorded here."""
         return self.paths.sweep.exists()
 
     def write_sweep(self, sweep: Mapping[str, Any]) -> None:
-        """Record settings and provenance of the sweep."""
+        """Write settings and provenance of the sweep."""
         write_atomic(self.paths.sweep, to_bytes(sweep))
 
     def read_sweep(self) -> dict[str, Any]:
-        """Return what `write_sweep` recorded.
+        """Return what `write_sweep` wrote.
 
         Raises:
-            StoreError: It is missing, damaged or of another schema version.
+            StoreError: The file is missing, damaged or of another schema version.
         """
         return self._read(self.paths.sweep, dict[str, Any])
 
     def write_study(self, record: StudyRecord) -> None:
-        """Record what the study's trials share."""
+        """Write the record of a study."""
         write_atomic(self.paths.study_record(record.name), to_bytes(record))
 
     def read_study(self, study: str) -> StudyRecord:
-        """Return what `write_study` recorded.
+        """Return the record of a study.
 
         Raises:
-            StoreError: It is missing, damaged or of another schema version.
+            StoreError: The file is missing, damaged or of another schema version.
         """
         return self._read(self.paths.study_record(study), StudyRecord)
 
     def studies(self) -> list[StudyRecord]:
-        """Return all studies, in the order in which they were begun."""
+        """Return all studies, in the order of sweep.json."""
         found = [path for path in self.paths.studies() if self.paths.study_record(path.name).exists()]
         order = self.read_sweep().get("studies", []) if self.exists else []
         index = {name: number for number, name in enumerate(order)}
@@ -82,12 +78,12 @@ class TrialStore:
         return [self.read_study(path.name) for path in found]
 
     def write_trial(self, record: TrialRecord, checkpoint: bytes | None = None) -> None:
-        """Write a trial's record and the checkpoint of its last chunk; delete checkpoints it no longer names.
+        """Write a trial's record and the checkpoint of its last chunk; delete the checkpoints it no longer lists.
 
         Args:
-            record: The trial as it stands.
-            checkpoint: Safetensors to continue from. None deletes the checkpoints of a finished trial, and keeps those
-                of a running one.
+            record: The trial.
+            checkpoint: Safetensors to continue from. None deletes the checkpoints of a finished trial and keeps
+                those of a running one.
         """
         paths = self.paths.trial(record.spec.study, record.spec.number)
         if checkpoint is not None:
@@ -97,15 +93,19 @@ class TrialStore:
             self._drop_checkpoints(record)
 
     def read_trial(self, study: str, number: int) -> TrialRecord:
-        """Return a trial.
+        """Return the record of a trial.
 
         Raises:
-            StoreError: It is missing, damaged or of another schema version.
+            StoreError: The file is missing, damaged or of another schema version.
         """
         return self._read(self.paths.trial(study, number).record, TrialRecord)
 
     def trials(self, study: str) -> list[TrialRecord]:
-        """Return all trials of a study, by number."""
+        """Return all trials of a study, by number.
+
+        Raises:
+            StoreError: A record is damaged or of another schema version.
+        """
         found = [paths.record for paths in self.paths.trials(study) if paths.record.exists()]
         return [self._read(path, TrialRecord) for path in found]
 
@@ -113,10 +113,10 @@ class TrialStore:
         """Return the checkpoint taken after ``chunk`` chunks, or None if it is missing or damaged.
 
         Args:
-            study: The study.
-            number: The trial.
+            study: Name of the study.
+            number: Number of the trial.
             chunk: Chunks completed.
-            sha256: What `checksum` must return for it; unchecked if empty.
+            sha256: Its expected checksum; not checked if empty.
         """
         try:
             content = self.paths.trial(study, number).checkpoint(chunk).read_bytes()
@@ -139,14 +139,14 @@ class TrialStore:
         return {paths.number for paths in self.paths.trials(study) if paths.adapter.exists()}
 
     def drop_adapter(self, study: str, number: int) -> None:
-        """Remove a trial's adapter as a whole: a reader finds all of it or nothing."""
+        """Remove a trial's adapter; readers never see a part of it."""
         paths = self.paths.trial(study, number)
         shutil.rmtree(paths.new_adapter, ignore_errors=True)
         os.replace(paths.adapter, paths.new_adapter)
         shutil.rmtree(paths.new_adapter)
 
     def tidy(self, record: TrialRecord) -> None:
-        """Remove what a kill in the middle of a write left of a trial, and checkpoints that it no longer needs."""
+        """Remove a trial's unfinished files, left by a kill during a write, and checkpoints that it no longer needs."""
         paths = self.paths.trial(record.spec.study, record.spec.number)
         for path in paths.unfinished():
             if path.is_dir():
@@ -156,7 +156,7 @@ class TrialStore:
         self._drop_checkpoints(record)
 
     def useful_checkpoints(self, record: TrialRecord) -> set[Path]:
-        """Return the checkpoints that a trial may continue from, whether they exist or not."""
+        """Return the paths of the checkpoints that a trial may continue from, whether they exist or not."""
         chunks = () if record.state.is_finished else {*record.checkpoints, record.chunks_done}
         paths = self.paths.trial(record.spec.study, record.spec.number)
         return {paths.checkpoint(chunk) for chunk in chunks}

@@ -66,7 +66,7 @@ class SweepMonitor:
         progress, ends_at = self.progress(), self._ends_at()
         self._recorder.update(progress, ends_at)
         self._view.update(progress, self._recorder.prediction_text(ends_at))
-        self._file.note(self._health())
+        self._file.write(self._health())
 
     def note_end(self, tracker: str) -> None:
         """Note what is wrong at the session's end, and show it.
@@ -75,7 +75,7 @@ class SweepMonitor:
             tracker: What the tracker could not send; empty if nothing.
         """
         health = replace(self._health(), tracker=tracker)
-        self._file.note(health)
+        self._file.write(health)
         for line in health.lines():
             self._view.log(line)
 

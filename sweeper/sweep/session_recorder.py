@@ -106,7 +106,7 @@ class SessionRecorder:
         if ends_at is None or self._ledger is None:
             return ""
         budget = self._settings.budget
-        limit = find_time_limit(budget, self._ledger.begun_at)
+        limit = find_time_limit(budget, self._ledger.started_at)
         reason = f" ({limit.reason})" if limit is not None else ""
         return f"Predicted to end {local_time(ends_at, budget.time_zone):%a %H:%M}{reason}."
 

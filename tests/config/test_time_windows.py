@@ -1,4 +1,4 @@
-"""Windows are read as written, and are right over midnight, weeks and both changes of the clock."""
+"""Time windows: parsing, midnight, weeks, and both changes of the clock."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sweeper.errors import ConfigError
 BERLIN = "Europe/Berlin"
 EVERY_DAY = tuple(range(7))
 SPRING, AUTUMN = "2026-03-29", "2026-10-25"
-"""Sundays on which Berlin's clock goes from 2:00 to 3:00, and from 3:00 back to 2:00."""
+"""Sundays on which Berlin's clock changes from 2:00 to 3:00, and from 3:00 back to 2:00."""
 
 
 def at(text: str) -> datetime:
@@ -56,29 +56,29 @@ def test_windows_are_written_as_they_are_read(text):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("22-7", "HH:MM-HH:MM"),
         ("22:00", "HH:MM-HH:MM"),
         ("22:00-07:00,", "HH:MM-HH:MM"),
-        ("22:60-07:00", "22:60 is no time"),
-        ("22:00-24:01", "24:01 is no time"),
+        ("22:60-07:00", "22:60 is not a time"),
+        ("22:00-24:01", "24:01 is not a time"),
         ("22:00-22:00", "00:00-24:00"),
         ("24:00-07:00", "Write 00:00-07:00"),
-        ("mo 22:00-07:00", "'mo' is no day. Did you mean 'mon'?"),
-        ("mon,,tue 22:00-07:00", "'' is no day"),
-        ("22:00-07:00;", "nothing on one side of a ';'"),
+        ("mo 22:00-07:00", "'mo' is not a day. Did you mean 'mon'?"),
+        ("mon,,tue 22:00-07:00", "'' is not a day"),
+        ("22:00-07:00;", "a window is missing beside a ';'"),
     ],
 )
-def test_what_is_no_window_is_told_with_key_value_rule_and_remedy(text, says):
+def test_an_invalid_window_is_reported_with_key_value_rule_and_remedy(text, message):
     with pytest.raises(ConfigError) as caught:
         parse_windows(text)
     assert str(caught.value).startswith("budget.window=")
-    assert says in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["Europe/Berlinn", "../etc/passwd", "Europe"])
-def test_an_unknown_zone_is_told(name):
+def test_an_unknown_zone_is_reported(name):
     with pytest.raises(ConfigError, match=r"budget.time_zone=.*no time zone.*Europe/Berlin"):
         parse_windows("22:00-07:00", name)
 
@@ -100,32 +100,32 @@ def test_without_windows_it_is_always_open_and_never_closes():
         ("2026-06-02 07:00", False),
     ],
 )
-def test_a_night_goes_over_midnight_and_ends_before_its_last_moment(moment, is_open):
+def test_an_overnight_window_crosses_midnight_and_excludes_its_end(moment, is_open):
     assert parse_windows("22:00-07:00", "UTC").is_open(at(moment)) is is_open
 
 
-def test_days_are_those_on_which_a_window_begins():
+def test_days_are_those_on_which_a_window_opens():
     friday = parse_windows("fri 22:00-07:00", "UTC")
     assert friday.is_open(at("2026-06-06 03:00"))
     assert not friday.is_open(at("2026-06-05 03:00"))
 
 
-def test_opening_and_closing_of_a_night():
-    nights = parse_windows("22:00-07:00", "UTC")
+def test_opening_and_closing_of_an_overnight_window():
+    windows = parse_windows("22:00-07:00", "UTC")
     now = at("2026-06-02 01:00")
-    assert nights.opened_at(now) == at("2026-06-01 22:00")
-    assert nights.closes_at(now) == at("2026-06-02 07:00")
-    assert nights.next_opening(now) == at("2026-06-02 22:00")
+    assert windows.opened_at(now) == at("2026-06-01 22:00")
+    assert windows.closes_at(now) == at("2026-06-02 07:00")
+    assert windows.next_opening(now) == at("2026-06-02 22:00")
 
 
 def test_a_closed_window_has_only_a_next_opening():
-    nights = parse_windows("22:00-07:00", "UTC")
+    windows = parse_windows("22:00-07:00", "UTC")
     noon = at("2026-06-02 12:00")
-    assert (nights.opened_at(noon), nights.closes_at(noon)) == (None, None)
-    assert nights.next_opening(noon) == at("2026-06-02 22:00")
+    assert (windows.opened_at(noon), windows.closes_at(noon)) == (None, None)
+    assert windows.next_opening(noon) == at("2026-06-02 22:00")
 
 
-def test_windows_that_touch_or_overlap_are_one():
+def test_windows_that_touch_or_overlap_are_merged():
     weekend = parse_windows("mon-fri 22:00-07:00; sat,sun 00:00-24:00", "UTC")
     friday_night = at("2026-06-05 23:00")
     assert weekend.closes_at(friday_night) == at("2026-06-08 00:00")
@@ -133,7 +133,7 @@ def test_windows_that_touch_or_overlap_are_one():
     assert weekend.opened_at(at("2026-06-07 12:00")) == at("2026-06-05 22:00")
 
 
-def test_whole_days_every_day_never_close():
+def test_a_window_of_all_day_every_day_never_closes():
     always = parse_windows("00:00-24:00", "UTC")
     now = at("2026-06-01 12:00")
     assert always.is_open(now)
@@ -145,10 +145,10 @@ def test_a_window_once_a_week_opens_again_in_a_week():
 
 
 @pytest.mark.parametrize(("day", "hours"), [("2026-06-01", 9), ("2026-03-28", 8), ("2026-10-24", 10)])
-def test_a_night_in_which_the_clock_changes_is_an_hour_shorter_or_longer(day, hours):
-    nights = parse_windows("22:00-07:00", BERLIN)
+def test_a_window_in_which_the_clock_changes_is_an_hour_shorter_or_longer(day, hours):
+    windows = parse_windows("22:00-07:00", BERLIN)
     now = at(f"{day} 23:30")
-    assert nights.closes_at(now) - nights.opened_at(now) == timedelta(hours=hours)
+    assert windows.closes_at(now) - windows.opened_at(now) == timedelta(hours=hours)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_a_window_that_is_skipped_altogether_does_not_open_that_day():
         ("02:30-03:00", "00:30", "02:00"),
     ],
 )
-def test_a_time_that_comes_twice_counts_the_first_time(text, opens, closes):
+def test_a_time_that_occurs_twice_counts_the_first_time(text, opens, closes):
     windows = parse_windows(text, BERLIN)
     opening = windows.next_opening(at("2026-10-24 22:00"))
     assert opening == at(f"{AUTUMN} {opens}")
@@ -186,7 +186,7 @@ def test_a_time_that_comes_twice_counts_the_first_time(text, opens, closes):
     assert windows.next_opening(opening) == parse_windows(text, BERLIN).next_opening(at(f"{AUTUMN} 12:00"))
 
 
-def test_moments_are_utc_and_shown_in_the_zone():
+def test_results_are_in_utc_and_local_converts_them():
     windows = parse_windows("22:00-07:00", BERLIN)
     closing = windows.closes_at(at("2026-06-01 23:00"))
     assert closing.tzinfo is UTC
@@ -194,14 +194,14 @@ def test_moments_are_utc_and_shown_in_the_zone():
 
 
 @pytest.mark.usefixtures("machine_in_new_york")
-def test_without_a_zone_the_clock_of_the_machine_counts():
-    nights = parse_windows("22:00-07:00")
-    assert nights.closes_at(at("2026-06-02 03:00")) == at("2026-06-02 11:00")
-    assert nights.closes_at(at("2026-03-08 04:00")) == at("2026-03-08 11:00")
-    assert not nights.is_open(at("2026-06-02 01:00"))
+def test_without_a_zone_windows_are_in_the_zone_of_the_machine():
+    windows = parse_windows("22:00-07:00")
+    assert windows.closes_at(at("2026-06-02 03:00")) == at("2026-06-02 11:00")
+    assert windows.closes_at(at("2026-03-08 04:00")) == at("2026-03-08 11:00")
+    assert not windows.is_open(at("2026-06-02 01:00"))
 
 
-def test_windows_are_values():
+def test_equal_windows_compare_equal():
     assert parse_windows("22:00-07:00", BERLIN) == parse_windows("22:00 - 7:00", BERLIN)
     assert hash(TimeWindows()) == hash(parse_windows(""))
 
@@ -221,7 +221,7 @@ def test_windows_are_values():
         ("2026-12-24 18:00:30Z", "2026-06-01 22:00", "2026-12-24 18:00:30"),
     ],
 )
-def test_a_deadline_is_a_moment_or_the_next_such_time(text, begin, expected):
+def test_a_deadline_is_a_date_with_a_time_or_the_next_such_time(text, begin, expected):
     assert parse_deadline(text, BERLIN, at(begin)) == at(expected)
 
 
@@ -230,6 +230,6 @@ def test_no_deadline_is_none():
 
 
 @pytest.mark.parametrize("text", ["1320", "tomorrow", "2026-12-24", "25:00", "2026-13-01T00:00"])
-def test_what_is_no_deadline_is_told(text):
+def test_an_invalid_deadline_is_reported(text):
     with pytest.raises(ConfigError, match=r"budget.deadline="):
         parse_deadline(text, "", at("2026-06-01 22:00"))

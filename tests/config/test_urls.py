@@ -1,4 +1,4 @@
-"""No password and no token is left in a URL that is shown or stored."""
+"""URLs that are printed or stored contain no password and no token."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_secrets_of_a_query_are_hidden(url, expected):
         "https://host/x?page=3",
     ],
 )
-def test_what_is_no_secret_stays(text):
+def test_text_that_is_not_secret_stays(text):
     assert redact_urls(text) == text
 
 
@@ -86,7 +86,7 @@ def test_every_url_of_a_text_is_redacted(text, expected):
     assert redact_urls(text) == (expected or "Looking in indexes: https://***@h/simple\n  (https://me:***@h)")
 
 
-def test_what_may_be_a_password_with_a_slash_is_hidden():
+def test_a_possible_password_with_a_slash_is_hidden():
     assert redact_urls("http://host:5000/a@b") == "http://host:***@b"
 
 

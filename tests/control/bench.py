@@ -225,7 +225,7 @@ def lose(message: str = "worker 0 was killed by SIGKILL") -> None:
     raise WorkerLost(message)
 
 
-def check_whole(bench: Bench, study: str = "toy") -> None:
+def check_intact(bench: Bench, study: str = "toy") -> None:
     """Check what must hold for every sweep that ended, whatever happened on the way."""
     trials = bench.trials(study)
     assert all(trial.state.is_finished for trial in trials.values())
@@ -235,7 +235,7 @@ def check_whole(bench: Bench, study: str = "toy") -> None:
         if trial.state is TrialState.COMPLETE:
             assert chunks[-1] == RUNGS[-1]
             assert (bench.store.adapter_dir(study, trial.spec.number) / "adapter_config.json").exists()
-        assert not list(bench.store.trial_dir(study, trial.spec.number).glob("checkpoint-*"))
+        assert not list(bench.store.paths.trial(study, trial.spec.number).folder.glob("checkpoint-*"))
     searched = [number for number in trials if number < 9000]
     stored = bench.in_optuna(study)
     assert [trial.number for trial in stored] == searched

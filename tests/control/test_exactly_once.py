@@ -7,7 +7,7 @@ import json
 import pytest
 
 from sweeper.store.trials import TrialStore
-from tests.control.bench import Bench, Killed, check_whole, no_pruning
+from tests.control.bench import Bench, Killed, check_intact, no_pruning
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_a_restart_adds_no_trial_to_the_budget_and_charges_repeated_chunks(bench
         with pytest.raises(Killed):
             bench.run()
     bench.run().run()
-    check_whole(bench)
+    check_intact(bench)
     assert bench.configurations() == whole.configurations()
     assert len(bench.trials()) == bench.num_trials
     assert device_s(bench) >= device_s(whole)
@@ -60,7 +60,7 @@ def test_a_restart_adds_no_trial_to_the_budget_and_charges_repeated_chunks(bench
 
 def test_a_restart_deletes_partial_writes(bench):
     bench.run()
-    folder = bench.store.trial_dir("toy", 0)
+    folder = bench.store.paths.trial("toy", 0).folder
     (folder / ".trial.json.tmp").write_text("{")
     (folder / "adapter.tmp").mkdir()
     (folder / "adapter.tmp" / "adapter_config.json").write_text("{")

@@ -8,7 +8,7 @@ import pytest
 from sweeper.errors import WorkerError
 from sweeper.execute.base import WorkerFailed
 from sweeper.types import Failure, FailureKind, TrialState
-from tests.control.bench import Bench, Killed, check_whole, lose, no_pruning, once
+from tests.control.bench import Bench, Killed, check_intact, lose, no_pruning, once
 from tests.doubles import FakeWorker
 from tests.search.toy import preset
 
@@ -38,7 +38,7 @@ def test_a_configuration_that_cannot_work_is_infeasible_without_retries(bench, k
     assert (trial.state, trial.num_retries, trial.failure.kind) == (TrialState.INFEASIBLE, 0, kind)
     assert bench.in_optuna()[1].state is optuna.trial.TrialState.COMPLETE
     assert bench.in_optuna()[1].constraints == {"infeasible": 1.0}
-    check_whole(bench)
+    check_intact(bench)
 
 
 @pytest.mark.parametrize("kind", [FailureKind.ERROR, FailureKind.LOST_WORKER])
@@ -48,7 +48,7 @@ def test_a_failure_with_another_cause_than_the_configuration_is_retried(bench, k
     bench.run()
     trial = bench.trials()[1]
     assert (trial.state, trial.num_retries) == (TrialState.COMPLETE, 2)
-    check_whole(bench)
+    check_intact(bench)
 
 
 def test_a_trial_that_keeps_failing_ends_as_failed_and_the_study_continues(bench):
@@ -60,7 +60,7 @@ def test_a_trial_that_keeps_failing_ends_as_failed_and_the_study_continues(bench
     assert trial.failure.message == "it does not work"
     assert bench.in_optuna()[1].state is optuna.trial.TrialState.FAIL
     assert bench.states().count(TrialState.COMPLETE) == bench.num_trials - 1
-    check_whole(bench)
+    check_intact(bench)
 
 
 def test_a_failed_trial_counts_towards_the_budget(bench):
@@ -87,7 +87,7 @@ def test_the_trials_of_a_lost_worker_resume_from_their_checkpoints(bench):
     assert bench.states() == [TrialState.COMPLETE] * bench.num_trials
     # only the lost chunk is trained twice
     assert {n: sum(n in pack for pack in bench.chunks()) for n in range(4)} == {0: 5, 1: 5, 2: 5, 3: 4}
-    check_whole(bench)
+    check_intact(bench)
 
 
 def test_a_lost_worker_changes_no_result(bench, tmp_path):
@@ -114,7 +114,7 @@ def test_another_worker_takes_over_the_trials_of_a_lost_one(tmp_path):
     bench.run()
     assert {index for index, what, numbers in bench.events if what == "chunk" and 3 in numbers} == {1}
     assert bench.states() == [TrialState.COMPLETE] * bench.num_trials
-    check_whole(bench)
+    check_intact(bench)
 
 
 def test_a_worker_that_fails_is_replaced(bench):
@@ -127,7 +127,7 @@ def test_a_worker_that_fails_is_replaced(bench):
     assert [what for _, what, _ in bench.events].count("start") == 2
     failure = bench.trials()[0].failure
     assert (failure.kind, failure.traceback) == (FailureKind.ERROR, "Traceback of the double")
-    check_whole(bench)
+    check_intact(bench)
 
 
 def test_a_worker_that_is_lost_every_time_is_disabled_and_its_trials_can_resume(bench):
@@ -139,7 +139,7 @@ def test_a_worker_that_is_lost_every_time_is_disabled_and_its_trials_can_resume(
     assert bench.states() == [TrialState.RUNNING] * 3
     bench.worker = {}
     bench.run()
-    check_whole(bench)
+    check_intact(bench)
 
 
 def test_a_worker_that_cannot_start_stops_the_sweep(bench):
@@ -186,7 +186,7 @@ def test_a_sweep_killed_after_any_reply_resumes_to_the_same_result(tmp_path, uni
     bench.run()
     assert bench.configurations() == uninterrupted.configurations()
     assert bench.states() == uninterrupted.states()
-    check_whole(bench)
+    check_intact(bench)
 
 
 def test_a_sweep_that_is_killed_repeatedly_reaches_the_same_result(tmp_path, uninterrupted):
@@ -198,7 +198,7 @@ def test_a_sweep_that_is_killed_repeatedly_reaches_the_same_result(tmp_path, uni
             continue
         break
     assert bench.configurations() == uninterrupted.configurations()
-    check_whole(bench)
+    check_intact(bench)
 
 
 @pytest.fixture(scope="module")
@@ -226,16 +226,16 @@ def test_a_kill_at_any_write_loses_no_trial_and_repeats_none(tmp_path, monkeypat
     monkeypatch.undo()
     bench.run()
     assert bench.configurations() == uninterrupted_random.configurations()
-    check_whole(bench)
+    check_intact(bench)
 
 
 def test_a_trial_without_its_checkpoint_restarts(bench):
     bench.search = no_pruning()
     with pytest.raises(Killed):
         bench.run(replies=4)
-    for path in bench.store.trial_dir("toy", 1).glob("checkpoint-*"):
+    for path in bench.store.paths.trial("toy", 1).folder.glob("checkpoint-*"):
         path.unlink()
     bench.run()
     assert bench.trials()[1].state is TrialState.COMPLETE
     assert sum(1 in pack for pack in bench.chunks()) > 4
-    check_whole(bench)
+    check_intact(bench)

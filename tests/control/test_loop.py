@@ -10,7 +10,7 @@ from sweeper.config.settings import BudgetSettings
 from sweeper.execute.inline import _InlineHandle
 from sweeper.store.trials import TrialStore
 from sweeper.types import Phase, TrialState
-from tests.control.bench import RUNGS, Bench, check_whole, no_pruning
+from tests.control.bench import RUNGS, Bench, check_intact, no_pruning
 from tests.search.toy import preset
 
 
@@ -23,7 +23,7 @@ def bench(tmp_path):
 def test_exactly_as_many_trials_run_as_the_budget_allows(tmp_path, num_trials):
     bench = Bench(tmp_path, num_trials=num_trials).run()
     assert sorted(bench.trials()) == list(range(num_trials))
-    check_whole(bench)
+    check_intact(bench)
 
 
 def test_a_larger_budget_continues_the_sweep_and_a_spent_one_starts_no_worker(bench):
@@ -34,13 +34,13 @@ def test_a_larger_budget_continues_the_sweep_and_a_spent_one_starts_no_worker(be
     bench.events.clear()
     bench.run()
     assert bench.events == []
-    check_whole(bench)
+    check_intact(bench)
 
 
 def test_a_grid_that_is_smaller_than_the_budget_ends_the_study(tmp_path):
     bench = Bench(tmp_path, num_trials=50, search=preset("grid", grid_points=1, recipes=[])).run()
     assert 1 <= len(bench.trials()) < 50
-    check_whole(bench)
+    check_intact(bench)
 
 
 def test_the_lane_of_a_pruned_trial_is_refilled_at_once(tmp_path):
@@ -59,7 +59,7 @@ def test_a_pruned_trial_leaves_the_pack_and_a_complete_one_keeps_its_adapter(tmp
         assert trained == trial.chunks_done
     pruned = [trial for trial in trials.values() if trial.state is TrialState.PRUNED]
     assert {trial.chunks_done for trial in pruned} == {RUNGS[0]}
-    check_whole(bench)
+    check_intact(bench)
 
 
 def test_costs_and_details_of_a_trial_add_up(bench):
@@ -92,7 +92,7 @@ def test_a_recipe_outside_the_space_runs_beside_the_search(bench):
     assert odd.spec.phase is Phase.REFERENCE
     assert (odd.state, odd.spec.by_key()["lora.r"], odd.spec.origin) == (TrialState.COMPLETE, 3, "recipe:odd")
     assert len(trials) == bench.num_trials
-    check_whole(bench)
+    check_intact(bench)
 
 
 # Several workers, several studies.
@@ -102,7 +102,7 @@ def test_no_worker_waits_for_a_slower_one(tmp_path):
     bench = Bench(tmp_path, num_trials=40, num_workers=2, speeds=(1, 5), search=no_pruning()).run()
     chunks = [index for index, what, _ in bench.events if what == "chunk"]
     assert chunks.count(0) >= 4 * chunks.count(1) > 0
-    check_whole(bench)
+    check_intact(bench)
 
 
 def test_a_trial_is_in_one_pack_at_a_time(tmp_path):
@@ -114,13 +114,13 @@ def test_a_trial_is_in_one_pack_at_a_time(tmp_path):
     assert {len(indices) for indices in workers.values()} == {1}
 
 
-def test_one_of_several_workers_trains_the_recipes_in_a_pack_of_their_own(tmp_path):
+def test_one_of_several_workers_trains_the_recipes_in_a_separate_pack(tmp_path):
     bench = Bench(tmp_path, num_trials=12, num_workers=2, search=no_pruning()).run()
     packs = {index: [set(n) for i, what, n in bench.events if (i, what) == (index, "chunk")] for index in (0, 1)}
     assert packs[0][: RUNGS[-1]] == [{0, 1}] * RUNGS[-1]
     assert packs[1][0] == {2, 3, 4}
     assert len(packs[0][RUNGS[-1]]) == bench.lanes
-    check_whole(bench)
+    check_intact(bench)
 
 
 @pytest.mark.parametrize("changes", [{"num_workers": 1}, {"num_workers": 2, "studies": ("one", "two")}])
@@ -133,7 +133,7 @@ def test_workers_are_spread_over_the_studies_and_finish_all(tmp_path):
     bench = Bench(tmp_path, studies=("one", "two", "three"), num_workers=2).run()
     for study in bench.studies:
         assert len(bench.trials(study)) == bench.num_trials
-        check_whole(bench, study)
+        check_intact(bench, study)
     assert len({numbers for _, what, numbers in bench.events if what == "open"}) == 1
 
 
@@ -201,7 +201,7 @@ def test_a_sweep_resumed_after_a_shutdown_has_the_same_result(bench, tmp_path):
     whole = Bench(tmp_path / "whole").run()
     assert bench.configurations() == whole.configurations()
     assert bench.states() == whole.states()
-    check_whole(bench)
+    check_intact(bench)
 
 
 def test_an_unchanged_pack_continues_before_its_records_are_written(bench, monkeypatch):
@@ -226,4 +226,4 @@ def test_an_unchanged_pack_continues_before_its_records_are_written(bench, monke
     writes = order[first_rung : order.index("ChunkRequest", first_rung)]
     assert set(writes) == {2}  # at a rung, every record and decision is written before the next chunk starts
     assert len(writes) >= 3
-    check_whole(bench)
+    check_intact(bench)

@@ -9,7 +9,7 @@ import pytest
 
 from sweeper.config.settings import BudgetSettings
 from sweeper.types import TrialState
-from tests.control.bench import RUNGS, Bench, check_whole, lose, no_pruning, once
+from tests.control.bench import RUNGS, Bench, check_intact, lose, no_pruning, once
 from tests.doubles import FakeClock
 from tests.search.toy import preset
 
@@ -84,7 +84,7 @@ def test_a_first_chunk_that_takes_too_long_is_not_followed_by_another(tmp_path, 
     assert len(bench.chunks()) == 1
 
 
-def test_the_next_session_knows_how_long_a_chunk_takes(tmp_path, clock):
+def test_the_next_session_predicts_chunks_from_earlier_ones(tmp_path, clock):
     bench = window_bench(tmp_path, clock, window_s=4 * CHUNK_S, search=no_pruning()).run()
     clock.set("2026-01-02T22:15+00:00")
     bench.events.clear()
@@ -96,13 +96,13 @@ def test_the_next_session_knows_how_long_a_chunk_takes(tmp_path, clock):
 def test_a_chunk_that_does_not_end_is_abandoned_soon_after_the_window_closes(tmp_path, clock):
     bench = window_bench(tmp_path, clock, window_s=10 * CHUNK_S, search=no_pruning(), num_workers=2, speeds=(1, 10**9))
     bench.run(on_change=lambda: clock.pass_s(5))
-    assert 10 * CHUNK_S < (clock() - bench.controller.forecast._ledger.begun_at).total_seconds() < 11 * CHUNK_S
+    assert 10 * CHUNK_S < (clock() - bench.controller.forecast._ledger.started_at).total_seconds() < 11 * CHUNK_S
     running = [trial for trial in bench.trials().values() if not trial.state.is_finished]
     assert all(trial.chunks_done == 0 for trial in running)
     assert all(trial.cost.device_s > 0 for trial in running)
     bench.speeds = ()
     run_sessions(bench, clock)
-    check_whole(bench)
+    check_intact(bench)
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes"])
@@ -115,7 +115,7 @@ def test_an_interrupted_sweep_has_the_same_trials_and_scores_as_an_uninterrupted
     assert len(packs) >= 2
     assert list(itertools.chain(*packs)) == whole.chunks()
     assert outcome(cut) == outcome(whole)
-    check_whole(cut)
+    check_intact(cut)
 
 
 @pytest.mark.parametrize("num_chunks", [1, 4])
@@ -138,7 +138,7 @@ def test_the_search_for_the_cause_of_a_loss_continues_in_the_next_session(tmp_pa
     packs = run_sessions(bench, clock)
     assert packs[0] == [(0, 1, 2), (0, 1, 2), (0,)]
     assert {trial.num_retries for trial in bench.trials().values()} == {0}
-    check_whole(bench)
+    check_intact(bench)
 
 
 def test_several_studies_are_interrupted_like_one(tmp_path, clock):
@@ -149,7 +149,7 @@ def test_several_studies_are_interrupted_like_one(tmp_path, clock):
     for study in studies:
         assert cut.configurations(study) == whole.configurations(study)
         assert cut.states(study) == whole.states(study)
-        check_whole(cut, study)
+        check_intact(cut, study)
 
 
 # Where no session follows, a whole trial must fit.
@@ -159,7 +159,7 @@ def test_before_a_deadline_with_a_date_only_trials_that_will_finish_are_started(
     budget = BudgetSettings(deadline="2026-01-01T23:05", time_zone="UTC")
     bench = window_bench(tmp_path, clock, budget=budget, num_trials=50, search=no_pruning()).run()
     assert bench.states() == [TrialState.COMPLETE] * 3
-    assert "budget.deadline=2026-01-01T23:05, and a whole trial takes 2400 s" in bench.controller.stop_reason
+    assert "budget.deadline=2026-01-01T23:05, and a trial takes 2400 s" in bench.controller.stop_reason
     assert clock() <= bench.controller.forecast._stop.at
 
 

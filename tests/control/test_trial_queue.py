@@ -18,7 +18,7 @@ def queue(timer):
     return TrialQueue(timer)
 
 
-def test_trials_leave_in_the_order_in_which_they_came(queue):
+def test_trials_leave_in_the_order_of_arrival(queue):
     for number in (3, 1, 2):
         queue.add(number)
     assert (queue.take(2), queue.take(2), len(queue)) == ([3, 1], [2], 0)
@@ -46,7 +46,7 @@ def test_quarantined_trials_are_taken_one_at_a_time(queue, timer):
     assert len(queue) == 0
 
 
-def test_trials_that_made_way_come_first_again(queue):
+def test_put_first_adds_trials_at_the_head_of_the_queue(queue):
     queue.add(9)
     queue.put_first({4, 2})
     assert queue.take(9) == [2, 4, 9]

@@ -12,7 +12,7 @@ from sweeper.execute.base import StudyOpened, WorkerFailed
 from sweeper.search.study import Search
 from sweeper.store.ledger import Ledger
 from sweeper.types import Decision, Failure, FailureKind, TrialState
-from tests.control.bench import Bench, Killed, KilledExecutor, check_whole, lose, no_pruning, once
+from tests.control.bench import Bench, Killed, KilledExecutor, check_intact, lose, no_pruning, once
 from tests.doubles import FakeClock, FakeWorker
 
 COMPLETE, FAILED, RUNNING = TrialState.COMPLETE, TrialState.FAILED, TrialState.RUNNING
@@ -41,7 +41,7 @@ def test_after_a_loss_every_trial_of_the_pack_trains_alone_for_a_chunk(bench):
     bench.run()
     assert bench.chunks()[1:6] == [(0, 1, 2), (0,), (1,), (2,), (0, 1, 2)]
     assert {trial.num_retries for trial in bench.trials().values()} == {0}
-    check_whole(bench)
+    check_intact(bench)
 
 
 def test_a_trial_that_kills_its_worker_costs_the_others_no_retry(bench):
@@ -52,7 +52,7 @@ def test_a_trial_that_kills_its_worker_costs_the_others_no_retry(bench):
     assert trials[1].failure.kind is FailureKind.LOST_WORKER
     assert {trial.num_retries for number, trial in trials.items() if number != 1} == {0}
     assert bench.states().count(COMPLETE) == bench.num_trials - 1
-    check_whole(bench)
+    check_intact(bench)
 
 
 def test_a_trial_that_kills_its_worker_does_not_share_a_pack_again(bench):
@@ -66,7 +66,7 @@ def test_trials_that_kill_their_worker_do_not_disable_the_only_device(bench):
     bench.run()
     assert [number for number, trial in bench.trials().items() if trial.state is FAILED] == [1, 3]
     assert bench.controller.disabled == {}
-    check_whole(bench)
+    check_intact(bench)
 
 
 def broken_worker(bench, index):
@@ -87,7 +87,7 @@ def test_a_device_on_which_different_trials_fail_alone_is_disabled_and_their_ret
     assert bench.controller.disabled == {0: "worker 0 died (3 failures in a row that no single trial explains)"}
     assert bench.states() == [COMPLETE] * bench.num_trials
     assert {trial.num_retries for trial in bench.trials().values()} == {0}
-    check_whole(bench)
+    check_intact(bench)
 
 
 def test_without_a_device_the_sweep_ends_with_the_reasons(bench):
@@ -101,7 +101,7 @@ def test_another_worker_tests_a_quarantined_trial_when_its_own_was_disabled(benc
     broken_worker(bench, 0)
     bench.run()
     assert all(trial.state is COMPLETE for trial in bench.trials().values())
-    check_whole(bench)
+    check_intact(bench)
 
 
 # Costs and retries.
@@ -196,7 +196,7 @@ def test_a_hung_worker_is_killed_and_its_trials_resume(hanging):
     failures = {trial.failure.kind for trial in hanging.trials().values() if trial.failure}
     assert failures == {FailureKind.HUNG}
     assert hanging.states() == [COMPLETE] * hanging.num_trials
-    check_whole(hanging)
+    check_intact(hanging)
 
 
 def test_the_first_reply_has_the_startup_timeout(hanging):
@@ -258,7 +258,7 @@ def test_a_study_that_no_worker_can_open_is_skipped_and_the_others_continue(benc
     bench.run()
     assert bench.states() == [COMPLETE] * bench.num_trials
     assert bench.states("bad") == []
-    check_whole(bench)
+    check_intact(bench)
 
 
 def test_a_sweep_interrupted_by_its_window_is_paused_even_if_another_study_cannot_be_opened(bench):
@@ -284,7 +284,7 @@ def test_when_no_study_can_be_opened_the_sweep_ends_with_the_reason(bench):
         bench.run()
 
 
-def test_a_worker_that_cannot_open_what_another_could_is_disabled(bench):
+def test_a_worker_that_cannot_open_a_study_that_another_opened_is_disabled(bench):
     class Broken(FakeWorker):
         def answer(self, request):
             reply = super().answer(request)
@@ -330,7 +330,7 @@ def test_a_restart_aborts_the_same_study_at_once(bench):
 # Decisions, checkpoints, disks and databases.
 
 
-def test_a_decision_that_a_kill_interrupted_is_asked_for_again(bench, monkeypatch):
+def test_a_decision_that_a_kill_interrupted_is_requested_again(bench, monkeypatch):
     asked = []
 
     def report(self, number, *, chunk, value):  # noqa: ARG001  the protocol's names
@@ -348,7 +348,7 @@ def test_a_decision_that_a_kill_interrupted_is_asked_for_again(bench, monkeypatc
     assert (bench.trials()[0].state, bench.trials()[0].chunks_done) == (TrialState.PRUNED, 2)
 
 
-def test_a_decision_that_was_made_is_not_asked_for_again(bench, monkeypatch):
+def test_a_recorded_decision_is_not_requested_again(bench, monkeypatch):
     asked = []
     real = Search.report
 
@@ -370,7 +370,7 @@ def stopped_after(bench, replies):
 
 
 def checkpoints(bench, number):
-    return sorted(path.name for path in bench.store.trial_dir("toy", number).glob("checkpoint-*"))
+    return sorted(path.name for path in bench.store.paths.trial("toy", number).folder.glob("checkpoint-*"))
 
 
 def test_the_latest_two_checkpoints_of_a_running_trial_are_kept(bench):
@@ -381,24 +381,24 @@ def test_the_latest_two_checkpoints_of_a_running_trial_are_kept(bench):
 @pytest.mark.parametrize("damage", [lambda p: p.write_bytes(p.read_bytes()[:-1]), lambda p: p.write_bytes(b"x" * 6)])
 def test_a_damaged_checkpoint_costs_one_chunk(bench, damage):
     stopped_after(bench, 5)
-    damage(bench.store.trial_dir("toy", 1) / "checkpoint-3.safetensors")
+    damage(bench.store.paths.trial("toy", 1).folder / "checkpoint-3.safetensors")
     bench.events.clear()
     bench.run()
     assert sum(1 in pack for pack in bench.chunks()) == 2
     assert bench.trials()[1].state is COMPLETE
     assert "damaged or missing; the trial resumes after chunk 2" in bench.trials()[1].failure.message
-    check_whole(bench)
+    check_intact(bench)
 
 
 def test_a_trial_without_an_intact_checkpoint_restarts(bench):
     stopped_after(bench, 5)
-    for path in bench.store.trial_dir("toy", 1).glob("checkpoint-*"):
+    for path in bench.store.paths.trial("toy", 1).folder.glob("checkpoint-*"):
         path.write_bytes(b"")
     bench.events.clear()
     bench.run()
     assert sum(1 in pack for pack in bench.chunks()) == 4
     assert "the trial restarts" in bench.trials()[1].failure.message
-    check_whole(bench)
+    check_intact(bench)
 
 
 def test_a_checkpoint_that_a_worker_rejects_is_not_used_again(bench):
@@ -424,7 +424,7 @@ def test_a_full_disk_of_a_worker_ends_the_sweep_and_the_same_command_resumes_it(
     assert bench.trials()[1].num_retries == 0
     bench.worker = {}
     bench.run()
-    check_whole(bench)
+    check_intact(bench)
 
 
 @pytest.mark.parametrize("nth", [3, 7, 12, 20])
@@ -444,7 +444,7 @@ def test_a_full_disk_in_the_middle_of_a_write_damages_nothing(bench, monkeypatch
         bench.run()
     monkeypatch.undo()
     bench.run()
-    check_whole(bench)
+    check_intact(bench)
 
 
 @pytest.mark.parametrize("method", ["ask", "report", "tell"])
@@ -468,4 +468,4 @@ def test_a_database_that_is_down_ends_the_sweep_with_every_chunk_in_the_store(be
     for number, trial in before.items():
         assert bench.trials()[number].measurements[: trial.chunks_done] == trial.measurements
     assert bench.states() == [COMPLETE] * bench.num_trials
-    check_whole(bench)
+    check_intact(bench)

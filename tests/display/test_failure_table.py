@@ -1,4 +1,4 @@
-"""What `sweeper status` says about failures."""
+"""Failures in the output of `sweeper status`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_failed_trials_are_shown_with_cause_and_remedy(sweep):
     assert "and more" not in text
 
 
-def test_causes_are_counted_also_of_trials_that_went_on():
+def test_causes_of_trials_that_continued_are_counted_too():
     trials = [
         make_trial(0, 0.9, failure=LOST),
         make_trial(1, state=TrialState.FAILED, failure=LOST),
@@ -57,9 +57,9 @@ def test_causes_are_counted_also_of_trials_that_went_on():
     assert cause_counts(trials) == expected
 
 
-def test_what_goes_wrong_around_the_trials_is_shown(sweep):
+def test_problems_outside_the_trials_are_shown(sweep):
     store = sweep([make_trial(0, 0.9)])
-    HealthFile(store.root).note(Health(devices={"1": "it died"}, studies={"toy": "no hope"}, tracker="refused"))
+    HealthFile(store.root).write(Health(devices={"1": "it died"}, studies={"toy": "no hope"}, tracker="refused"))
     text = shown(store)
     for part in ("Worker 1 was disabled: it died", "toy was aborted: no hope", "The tracker is behind: refused"):
         assert part in text
@@ -67,12 +67,12 @@ def test_what_goes_wrong_around_the_trials_is_shown(sweep):
 
 def test_health_is_written_only_when_it_changes(tmp_path):
     file = HealthFile(tmp_path)
-    file.note(Health())
+    file.write(Health())
     assert not list(tmp_path.iterdir())
-    file.note(Health(tracker="locked"))
+    file.write(Health(tracker="locked"))
     assert read_health(tmp_path) == Health(tracker="locked")
     (tmp_path / "health.json").unlink()
-    file.note(Health(tracker="locked"))
+    file.write(Health(tracker="locked"))
     assert not list(tmp_path.iterdir())
 
 

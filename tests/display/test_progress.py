@@ -29,7 +29,7 @@ def test_a_study_is_not_done_while_a_reference_runs():
     assert not progress_of(trials, budget=1).is_done
 
 
-def test_best_default_and_probe_are_told():
+def test_progress_has_best_default_and_probe():
     found = progress_of([make_default(0.8), make_trial(1, 0.9)])
     assert (found.best_value, found.default_value, found.baseline) == (0.9, 0.8, ("probe", 0.82))
     assert found.gain.gain == pytest.approx(0.1)
@@ -53,29 +53,29 @@ def test_rates_are_over_the_wall_time():
     assert found.cost.rows == 250 * 16
 
 
-def test_no_rate_is_claimed_before_any_time_has_passed():
+def test_there_is_no_rate_before_any_time_has_passed():
     found = progress_of([], wall_s=0)
     assert (found.trials_per_hour, found.tokens_per_s, found.left_s) == (None, None, None)
 
 
 def test_time_left_follows_the_pace_of_the_chunks():
-    # 12 + 4 chunks took 100 s; finished trials took 12, so one trial lacks 8 and two more need 12 each.
+    # 12 + 4 chunks took 100 s; finished trials took 12, so one trial needs 8 more and two new ones 12 each.
     found = progress_of([make_trial(0, 0.9), make_trial(1, state=RUNNING, chunks=4)], budget=4, wall_s=100)
     assert found.left_s == pytest.approx(100 * (8 + 24) / 16)
 
 
-def test_time_left_expects_others_to_be_stopped_early_too():
+def test_time_left_expects_other_trials_to_be_pruned_too():
     # Trials took 12 and 4 chunks, so 8 are expected of the next one.
     trials = [make_trial(0, 0.9), make_trial(1, 0.5, state=PRUNED, chunks=4)]
     assert progress_of(trials, budget=3, wall_s=160).left_s == pytest.approx(80)
 
 
-def test_a_trial_that_outlived_the_mean_is_expected_to_finish():
+def test_a_trial_beyond_the_mean_is_expected_to_complete():
     trials = [make_trial(0, 0.5, state=PRUNED, chunks=4), make_trial(1, 0.9, state=RUNNING, chunks=6)]
     assert progress_of(trials, budget=2, wall_s=100).left_s == pytest.approx(100 * 6 / 10)
 
 
-def test_nothing_is_left_of_a_spent_budget():
+def test_no_time_is_left_of_a_spent_budget():
     found = progress_of([make_trial(0, 0.9)], budget=1)
     assert (found.left_s, found.is_done) == (0.0, True)
 

@@ -22,7 +22,7 @@ def at(clock_time):
 def test_two_sessions_with_a_break_take_the_same_time_on_screen_and_in_the_report(tmp_path):
     trials = [
         make_default(0.8, started_at=at("10:00:10.000"), finished_at=at("10:01:00.500")),
-        make_trial(1, 0.9, started_at=at("10:00:10.000"), finished_at=at("12:00:30.000")),  # goes on after the break
+        make_trial(1, 0.9, started_at=at("10:00:10.000"), finished_at=at("12:00:30.000")),  # continues after the break
         make_trial(2, state=TrialState.RUNNING, started_at=at("12:00:20.000")),
     ]
     store = make_sweep(tmp_path / "mine", [(make_study(), trials)])

@@ -98,7 +98,7 @@ def wait_for_end(pid):
         os.close(descriptor)
 
 
-def check_whole(sweep, result):
+def check_intact(sweep, result):
     trials = sweep.store.trials(STUDY)
     assert [trial.spec.number for trial in trials] == list(range(len(trials)))
     assert all(trial.state.is_finished for trial in trials)
@@ -125,7 +125,7 @@ def test_a_signal_drains_and_the_same_command_goes_on(running, number, code):
     assert paused
     for trial in paused:
         assert not trial.chunks_done or running.store.read_checkpoint(STUDY, trial.spec.number, trial.chunks_done)
-    check_whole(running, running.resume())
+    check_intact(running, running.resume())
 
 
 @pytest.mark.parametrize("running", [2], indirect=True)
@@ -135,7 +135,7 @@ def test_a_killed_controller_takes_its_workers_along_and_loses_no_trial(running)
     for pid in running.workers:
         wait_for_end(pid)
     before = {trial.spec.number: trial for trial in running.store.trials(STUDY)}
-    check_whole(running, running.resume())
+    check_intact(running, running.resume())
     for trial in running.store.trials(STUDY):
         known = before.get(trial.spec.number)
         if known is not None:
@@ -151,7 +151,7 @@ def test_killed_workers_are_replaced_and_their_trials_go_on(running):
     assert "was killed by SIGKILL" in running.stderr
     interrupted = [trial for trial in running.store.trials(STUDY) if trial.failure]
     assert {trial.failure.kind for trial in interrupted} == {"lost_worker"}
-    check_whole(running, running.resume())
+    check_intact(running, running.resume())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there was it tried that SIGKILL ends a stopped process")
@@ -163,4 +163,4 @@ def test_a_stopped_worker_is_taken_for_hung_and_replaced(running):
     assert running.end(signal.SIGTERM) == 143
     assert "no answer to a chunk of tiny-tinybert-lora within" in running.stderr
     assert {trial.failure.kind for trial in running.store.trials(STUDY) if trial.failure} == {"hung"}
-    check_whole(running, running.resume())
+    check_intact(running, running.resume())

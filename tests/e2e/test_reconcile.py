@@ -66,7 +66,7 @@ class Sweep:
         return next(r for r in self.records().values() if r.state is TrialState.COMPLETE)
 
     def folder(self, number):
-        return self.store.trial_dir(STUDY, number)
+        return self.store.paths.trial(STUDY, number).folder
 
     def files(self):
         kept = [p for p in self.outputs.rglob("*") if p.is_file() and not p.name.endswith((".lock", "-wal", "-shm"))]

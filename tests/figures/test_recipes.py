@@ -23,7 +23,7 @@ def test_without_recipes_there_is_no_default(sweep):
     assert default_trial([make_default(0.9)], "") is None
 
 
-def test_a_trial_knows_its_recipe():
+def test_the_name_of_a_recipe_is_read_from_the_trials_origin():
     assert recipe_name(make_spec(origin=recipe_origin("one"))) == "one"
     assert recipe_name(make_spec(origin="tpe")) == ""
 

@@ -1,4 +1,4 @@
-"""How long a study was under way."""
+"""How long a study ran."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def moment(minute):
 
 
 def trial(begin, end=None):
-    """A trial that lasts from one minute to another; without an end it runs."""
+    """A trial that lasts from one minute to another; without an end it is still running."""
     state = TrialState.RUNNING if end is None else TrialState.COMPLETE
     return make_trial(begin, state=state, started_at=at(begin), finished_at="" if end is None else at(end))
 
@@ -41,11 +41,11 @@ def test_overlaps_count_once_and_gaps_do_not():
     assert minutes([trial(30, 32), trial(0, 2), trial(1, 3), trial(1, 2)]) == 5
 
 
-def test_nothing_is_no_time():
+def test_a_study_without_trials_took_no_time():
     assert study_wall_s([]) == study_wall_s([], [session(0, 10)]) == study_wall_s([trial(5)]) == 0
 
 
-def test_a_break_between_sessions_does_not_count_for_a_trial_that_goes_on_after_it():
+def test_a_break_between_sessions_does_not_count_for_a_trial_that_continues_after_it():
     assert minutes([trial(2, 55)], [session(0, 10), session(50, 60)]) == 8 + 5
 
 

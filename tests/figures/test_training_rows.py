@@ -1,4 +1,4 @@
-"""A cap on the training rows is told wherever the study is shown."""
+"""Every display of a study mentions a cap on its training rows."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ CAPPED = "1,000 of 50,000 rows"
 @pytest.mark.parametrize(
     ("num_available", "text"), [(50_000, CAPPED), (1001, "1,000 of 1,001 rows"), (1000, ""), (0, "")]
 )
-def test_only_a_cap_is_told(num_available, text):
+def test_only_a_cap_is_mentioned(num_available, text):
     assert capped_rows(make_study(num_available=num_available)) == text
 
 
 @pytest.mark.parametrize("table", [progress_table, final_table])
-def test_tables_tell_it(table):
+def test_tables_mention_the_cap(table):
     progress = study_progress(
         make_study(num_available=50_000), [make_trial(0, 0.9)], budget=4, wall_s=9.0, default="peft_default"
     )
@@ -34,10 +34,10 @@ def test_tables_tell_it(table):
     assert CAPPED in console.export_text()
 
 
-@pytest.mark.parametrize(("num_available", "is_told"), [(50_000, True), (1000, False)])
-def test_report_and_mlflow_tell_it(tmp_path, num_available, is_told):
+@pytest.mark.parametrize(("num_available", "is_capped"), [(50_000, True), (1000, False)])
+def test_report_and_mlflow_mention_the_cap(tmp_path, num_available, is_capped):
     study = make_study(num_available=num_available)
     report = write_reports(make_sweep(tmp_path / "mine", [(study, [make_trial(0, 0.9)])]))["report.md"].read_text()
     for text in (report, experiment_note(study, "mine", "link")):
-        assert (CAPPED in text) is is_told
-        assert ("train_rows" in text) is is_told
+        assert (CAPPED in text) is is_capped
+        assert ("train_rows" in text) is is_capped

@@ -130,8 +130,8 @@ OWN, NOBODY = "own", "nobody's"  # process numbers differ between the processes 
 @pytest.mark.parametrize(
     ("end", "pid", "said"),
     [
-        ({}, OWN, "running: Session 1 began"),
-        ({}, NOBODY, "interrupted: Session 1 began"),
+        ({}, OWN, "running: Session 1 started"),
+        ({}, NOBODY, "interrupted: Session 1 started"),
         ({"ended_at": BEGUN, "reason": "the window closed"}, None, "Session 1 ended"),
         ({"ended_at": BEGUN, "reason": "no disk", "has_failed": True}, None, "Session 1 failed"),
     ],

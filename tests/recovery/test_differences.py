@@ -1,4 +1,4 @@
-"""What counts as a difference between a view and the store."""
+"""Differences between a view and the store."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_equal_trials_do_not_differ(place):
 
 
 @pytest.mark.parametrize("place", [Place.SEARCH, Place.TRACKER])
-def test_what_a_view_lacks_is_shown(place):
+def test_a_trial_missing_in_a_view_is_sent_to_it(place):
     assert compared(place, [make_trial(0, 0.9)], []) == [(0, Remedy.SHOW)]
     assert compared(place, [make_trial(0, 0.9)], None) == [(None, Remedy.SHOW)]
 
@@ -41,12 +41,12 @@ def test_a_trial_left_running_in_a_view_is_brought_up_to_date(place):
 
 @pytest.mark.parametrize("place", [Place.SEARCH, Place.TRACKER])
 @pytest.mark.parametrize("changes", [{"state": "pruned"}, {"value": 0.8}, {"value": None}])
-def test_a_view_that_contradicts_the_store_is_made_anew(place, changes):
+def test_a_trial_that_contradicts_the_store_is_replaced(place, changes):
     record = make_trial(0, 0.9)
     assert compared(place, [record], [view(record, **changes)]) == [(0, Remedy.REPLACE)]
 
 
-def test_two_runs_of_a_trial_are_made_one():
+def test_duplicate_runs_of_a_trial_are_replaced():
     record = make_trial(0, 0.9)
     assert compared(Place.TRACKER, [record], [view(record), view(record)]) == [(0, Remedy.REPLACE)]
 
@@ -58,12 +58,12 @@ def test_a_paused_trial_is_running_in_optuna_and_waits_in_mlflow():
     assert compared(Place.TRACKER, [record], [view(record)]) == [(0, Remedy.SHOW)]
 
 
-def test_optuna_does_not_know_references():
+def test_references_are_not_expected_in_optuna():
     assert compared(Place.SEARCH, [make_trial(9000, 0.9, phase=Phase.REFERENCE)], []) == []
     assert compared(Place.TRACKER, [make_trial(9000, 0.9, phase=Phase.REFERENCE)], []) == [(9000, Remedy.SHOW)]
 
 
-def test_a_trial_that_the_store_has_lost_is_recovered_or_begun():
+def test_a_trial_missing_in_the_store_is_recovered_or_started():
     lost = make_trial(0, 0.9)
     assert compared(Place.SEARCH, [], [view(lost)]) == [(0, Remedy.RECOVER)]
     assert compared(Place.TRACKER, [], [view(lost)]) == [(0, Remedy.RECOVER)]

@@ -1,4 +1,4 @@
-"""Free space: checked before a sweep starts, told when a write finds none; on a real small disk where root runs."""
+"""Free disk space: the check before a sweep starts, and full disks (real small ones if the tests run as root)."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from sweeper.errors import DiskFull
 from sweeper.store.atomic import write_atomic
 from sweeper.store.disk_space import check_space, free_mb
 from sweeper.store.trials import TrialStore
-from tests.control.bench import Bench, check_whole, no_pruning
+from tests.control.bench import Bench, check_intact, no_pruning
 
 
 def usage(free_megabytes):
     return lambda _path: shutil._ntuple_diskusage(10**12, 0, free_megabytes * 10**6)
 
 
-def test_a_folder_that_is_not_there_yet_has_the_space_of_its_parent(tmp_path):
+def test_a_missing_folder_has_the_space_of_its_parent(tmp_path):
     assert free_mb(tmp_path / "a" / "b") == pytest.approx(free_mb(tmp_path), rel=0.1)
 
 
-@pytest.mark.parametrize(("free", "said"), [(5000, ""), (500, "500 MB free")])
-def test_little_space_is_a_warning(tmp_path, monkeypatch, free, said):
+@pytest.mark.parametrize(("free", "text"), [(5000, ""), (500, "500 MB free")])
+def test_little_space_is_a_warning(tmp_path, monkeypatch, free, text):
     monkeypatch.setattr("sweeper.store.disk_space.shutil.disk_usage", usage(free))
     warning = check_space(tmp_path, 100)
-    assert said in warning
-    assert bool(warning) == bool(said)
+    assert text in warning
+    assert bool(warning) == bool(text)
 
 
 def test_too_little_space_is_an_error_before_anything_starts(tmp_path, monkeypatch):
@@ -40,7 +40,7 @@ def test_too_little_space_is_an_error_before_anything_starts(tmp_path, monkeypat
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of a megabyte."""
+    """A file system of one megabyte."""
     if os.name != "posix" or os.geteuid() != 0 or shutil.which("mount") is None:
         pytest.skip("only root may make a small file system")
     folder = tmp_path / "small"
@@ -54,16 +54,16 @@ def small_disk(tmp_path):
     subprocess.run([shutil.which("umount"), folder], check=True)
 
 
-def test_a_write_to_a_full_disk_leaves_the_old_file_and_no_other(small_disk):
+def test_a_write_to_a_full_disk_keeps_the_old_file_and_leaves_no_other(small_disk):
     path = small_disk / "file"
     write_atomic(path, b"old")
-    with pytest.raises(DiskFull, match=r"file cannot be written .*: \d\.\d MB are free there"):
+    with pytest.raises(DiskFull, match=r"file cannot be written .*: \d\.\d MB are free on its disk"):
         write_atomic(path, bytes(2 << 20))
     assert path.read_bytes() == b"old"
     assert [left.name for left in small_disk.iterdir()] == ["file"]
 
 
-def test_a_sweep_that_fills_its_disk_ends_by_name_and_goes_on_when_there_is_space(small_disk):
+def test_a_sweep_that_fills_its_disk_ends_with_an_error_and_resumes_once_there_is_space(small_disk):
     ballast = small_disk / "ballast"
 
     def fill():
@@ -92,4 +92,4 @@ def test_a_sweep_that_fills_its_disk_ends_by_name_and_goes_on_when_there_is_spac
     ballast.unlink()
     bench.worker = {}
     bench.run()
-    check_whole(bench)
+    check_intact(bench)

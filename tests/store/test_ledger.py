@@ -1,4 +1,4 @@
-"""What a sweep has spent is counted once, over restarts."""
+"""The ledger counts what a sweep has spent exactly once, over restarts."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def path(tmp_path):
     return tmp_path / "sweep" / "ledger.json"
 
 
-def test_the_present_time_knows_its_zone():
+def test_the_present_time_has_a_time_zone():
     assert utc_now().utcoffset() == timedelta(0)
 
 
-def test_a_new_account_is_empty(path, clock):
+def test_a_new_ledger_is_empty(path, clock):
     ledger = Ledger(path, clock)
     assert (ledger.cost, ledger.wall_s) == (Cost(), 0.0)
     assert not path.exists()
@@ -77,7 +77,7 @@ def test_a_restart_does_not_grant_the_budget_again(path, clock):
 
 
 @pytest.mark.parametrize("content", ["", "{", "{}", '{"cost": {"rows": 1}}', '{"cost": {"x": 1}, "wall_s": 0}', "[]"])
-def test_a_damaged_account_is_told_with_its_path_and_a_remedy(path, clock, content):
+def test_a_damaged_ledger_is_reported_with_its_path_and_a_remedy(path, clock, content):
     path.parent.mkdir()
     path.write_text(content)
     with pytest.raises(StoreError) as caught:
@@ -86,7 +86,7 @@ def test_a_damaged_account_is_told_with_its_path_and_a_remedy(path, clock, conte
     assert "sweeper reconcile sweep" in str(caught.value)
 
 
-def test_the_account_is_plain_json(path, clock):
+def test_the_ledger_is_plain_json(path, clock):
     Ledger(path, clock).charge(HOUR)
     content = json.loads(path.read_text())
     assert content["cost"] == {"rows": 10, "tokens": 100, "device_s": 3600.0}
@@ -107,7 +107,7 @@ def test_an_open_window_is_no_reason_to_stop_until_it_closes(path, clock):
     assert ledger.spent_reason(NIGHT) == "budget.window=22:00-07:00 closes at 07:00"
 
 
-def test_a_session_that_begins_outside_its_window_stops_at_once(path, clock):
+def test_a_session_that_starts_outside_its_window_stops_at_once(path, clock):
     clock.pass_s(12 * 3600)
     assert Ledger(path, clock).spent_reason(NIGHT) == "budget.window=22:00-07:00 is closed"
 
@@ -119,13 +119,13 @@ def test_a_session_ends_with_its_own_window_even_if_the_next_one_is_open(path, c
 
 
 @pytest.mark.parametrize(("deadline", "hours"), [("06:00", 6), ("2026-01-01T05:00", 5), ("08:00", 7)])
-def test_what_comes_first_of_window_and_deadline_stops(clock, deadline, hours):
+def test_a_session_stops_at_its_window_or_deadline_whichever_is_first(clock, deadline, hours):
     limit = find_time_limit(BudgetSettings(window="22:00-07:00", time_zone="UTC", deadline=deadline), clock())
     assert limit.at - clock() == timedelta(hours=hours)
 
 
 @pytest.mark.parametrize(("deadline", "is_final"), [("06:00", False), ("2026-01-01T05:00", True)])
-def test_only_a_deadline_with_a_date_is_the_end_of_the_sweep(clock, deadline, is_final):
+def test_only_a_deadline_with_a_date_ends_the_sweep(clock, deadline, is_final):
     assert find_time_limit(BudgetSettings(deadline=deadline, time_zone="UTC"), clock()).is_final is is_final
 
 

@@ -1,4 +1,4 @@
-"""One controller a sweep: what the second one hears, and what does not hold a sweep."""
+"""One controller per sweep: the error for a second one, and what does not count as holding the lock."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def holder(store):
         process.stdin.close()
 
 
-def test_the_second_hears_who_holds_the_sweep_and_since_when(store, holder):
+def test_the_error_names_the_holder_of_the_sweep_and_since_when(store, holder):
     with pytest.raises(SweepLocked) as caught, hold(store):
         pass
-    said = rf"process {holder.pid} of \w+ on {re.escape(os.uname().nodename)} since 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d"
-    assert re.search(said, str(caught.value))
+    message = rf"process {holder.pid} of \w+ on {re.escape(os.uname().nodename)} since 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d"
+    assert re.search(message, str(caught.value))
 
 
-def test_the_command_line_tells_a_busy_sweep_by_its_exit_code(store, holder, monkeypatch, capsys):
+def test_a_busy_sweep_has_its_own_exit_code(store, holder, monkeypatch, capsys):
     store.write_sweep({"settings": {}})
     monkeypatch.setattr("sys.argv", ["sweeper", "reconcile", "sweep", "--outputs", str(store.root.parent)])
     with pytest.raises(SystemExit) as ended:
@@ -60,7 +60,7 @@ def test_the_command_line_tells_a_busy_sweep_by_its_exit_code(store, holder, mon
     assert f"process {holder.pid}" in capsys.readouterr().err
 
 
-def test_a_holder_that_was_killed_holds_nothing(store, holder):
+def test_a_killed_holder_releases_the_lock(store, holder):
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     assert (store.root / "holder.json").exists()
@@ -68,8 +68,8 @@ def test_a_holder_that_was_killed_holds_nothing(store, holder):
         assert json.loads((store.root / "holder.json").read_text())["pid"] == os.getpid()
 
 
-def test_a_note_that_names_a_living_process_holds_nothing(store):
-    """The number of a killed controller may be another process's by now."""
+def test_a_note_that_names_a_running_process_does_not_hold_the_lock(store):
+    """The process id of a killed controller may belong to another process by now."""
     store.root.mkdir()
     note = {"pid": os.getppid(), "host": os.uname().nodename, "user": "me", "since": "2026-01-01T00:00:00+00:00"}
     (store.root / "holder.json").write_text(json.dumps(note))

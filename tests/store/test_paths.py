@@ -1,4 +1,4 @@
-"""Every path of a sweep has one definition, and the files that a sweep writes are those of the layout."""
+"""Every path of a sweep has one definition, and a sweep writes only files of the layout."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_unfinished_files_of_a_trial_are_found(tmp_path):
     assert trial.unfinished() == [tmp_path / ".trial.json.tmp", trial.new_adapter]
 
 
-def test_sweeps_are_the_folders_with_a_sweep_in_them(tmp_path):
+def test_sweeps_are_the_folders_with_a_sweep_json(tmp_path):
     outputs = OutputsPaths(tmp_path)
     for name in ("b", "a"):
         sweep = SweepPaths(outputs.sweep(name))

@@ -66,6 +66,6 @@ def test_the_hash_is_the_same_in_every_release():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_number_that_json_does_not_know_is_refused(value):
+def test_a_number_that_json_cannot_represent_is_rejected(value):
     with pytest.raises(ValueError, match="JSON"):
         config_hash({"a": value})

@@ -1,4 +1,4 @@
-"""Which adapters stay."""
+"""Which adapters are kept."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def records():
     return [make_trial(number, value) for number, value in enumerate((0.5, 0.9, 0.7, 0.9, 0.6))]
 
 
-def test_the_best_trials_keep_theirs_the_first_of_equals_before_the_others(records):
+def test_the_best_trials_keep_their_adapters_and_ties_go_to_the_first(records):
     assert kept(records, 1) == {1}
     assert kept(records, 3) == {1, 2, 3}
 
 
-def test_of_equals_the_one_with_fewer_parameters_keeps_its_adapter_as_in_the_report():
+def test_a_tie_goes_to_fewer_parameters_as_in_the_report():
     tied = [make_trial(number, 0.9, params={"lora.r": 64 - number}) for number in range(21)]
     assert kept(tied, 20) == set(range(1, 21))
 
@@ -36,7 +36,7 @@ def test_zero_keeps_all(records):
     assert kept(records, 0) == {0, 1, 2, 3, 4}
 
 
-def test_what_others_are_compared_with_stays_however_it_scored(records):
+def test_recipes_keep_their_adapters_whatever_their_score(records):
     compared = [make_default(0.1, number=5), make_default(0.2, number=9000, phase=Phase.REFERENCE)]
     assert kept([*records, *compared], 1) == {1, 5, 9000}
 

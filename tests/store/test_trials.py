@@ -1,4 +1,4 @@
-"""Trial folders: what is written is read again, a kill leaves a consistent pair, damage is told."""
+"""Trial folders: round trips, consistency of record and checkpoint after a kill, errors for damaged files."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_enums_come_back_as_enums():
 
 
 @pytest.mark.parametrize("kind", [TrialRecord, TrialSpec, Measurement, Cost, Failure, StudyRecord])
-def test_what_is_kept_is_one_of_the_core_values(kind):
+def test_stored_values_are_public_core_dataclasses(kind):
     assert kind.__name__ in types.__all__
     assert dataclasses.is_dataclass(kind)
 
@@ -123,7 +123,7 @@ def test_studies_are_read_in_the_order_in_which_the_sweep_names_them(store):
     assert [study.name for study in store.studies()] == names
 
 
-def test_an_empty_folder_holds_no_sweep(store):
+def test_an_empty_folder_contains_no_sweep(store):
     assert not store.exists
     assert store.studies() == []
     assert store.trials(STUDY) == []
@@ -132,11 +132,11 @@ def test_an_empty_folder_holds_no_sweep(store):
 # Checkpoints and adapters.
 
 
-def test_a_checkpoint_is_kept_under_its_chunk_and_replaces_the_one_before(store):
+def test_a_checkpoint_is_named_by_its_chunk_and_replaces_the_one_before(store):
     store.write_trial(trial(chunks=1), b"one")
     store.write_trial(trial(chunks=2), b"two")
     assert store.read_checkpoint(STUDY, 0, 2) == b"two"
-    assert files(store.trial_dir(STUDY, 0)) == ["checkpoint-2.safetensors", "trial.json"]
+    assert files(store.paths.trial(STUDY, 0).folder) == ["checkpoint-2.safetensors", "trial.json"]
 
 
 def test_a_record_without_a_new_checkpoint_keeps_the_present_one(store):
@@ -149,7 +149,7 @@ def test_a_record_without_a_new_checkpoint_keeps_the_present_one(store):
 def test_a_finished_trial_keeps_no_checkpoint(store, state):
     store.write_trial(trial(chunks=2), b"two")
     store.write_trial(trial(chunks=2, state=state))
-    assert files(store.trial_dir(STUDY, 0)) == ["trial.json"]
+    assert files(store.paths.trial(STUDY, 0).folder) == ["trial.json"]
 
 
 def test_a_checkpoint_that_was_not_taken_is_none(store):
@@ -157,15 +157,15 @@ def test_a_checkpoint_that_was_not_taken_is_none(store):
     assert store.read_checkpoint(STUDY, 0, 2) is None
 
 
-def test_an_adapter_replaces_the_one_before_as_a_whole(store):
+def test_an_adapter_replaces_all_files_of_the_one_before(store):
     store.write_adapter(STUDY, 0, {"adapter_config.json": b"{}", "old.txt": b""})
     store.write_adapter(STUDY, 0, {"adapter_config.json": b"{}", "adapter_model.safetensors": b"w"})
     assert files(store.adapter_dir(STUDY, 0)) == ["adapter_config.json", "adapter_model.safetensors"]
-    assert files(store.trial_dir(STUDY, 0)) == ["adapter"]
+    assert files(store.paths.trial(STUDY, 0).folder) == ["adapter"]
 
 
 def test_an_adapter_that_was_half_written_by_a_killed_process_does_no_harm(store):
-    aside = store.trial_dir(STUDY, 0) / "adapter.tmp"
+    aside = store.paths.trial(STUDY, 0).folder / "adapter.tmp"
     aside.mkdir(parents=True)
     (aside / "junk").write_text("half")
     store.write_adapter(STUDY, 0, {"adapter_config.json": b"{}"})
@@ -176,12 +176,12 @@ def test_an_adapter_that_was_half_written_by_a_killed_process_does_no_harm(store
 
 
 class Killed(BaseException):
-    """Stands for a process that ends there."""
+    """Stands for a process that is killed there."""
 
 
 @pytest.fixture
 def kill_at(monkeypatch):
-    """Make the n-th move into place, counted from 1, the moment of death."""
+    """Kill the process at the n-th move into place, counted from 1."""
 
     def arrange(nth):
         moves = []
@@ -210,14 +210,14 @@ def test_after_a_kill_while_a_chunk_is_written_record_and_checkpoint_agree(store
     assert store.read_checkpoint(STUDY, 0, record.chunks_done) == b"one"
 
 
-def test_what_a_kill_left_is_cleared_by_the_next_write(store, kill_at, monkeypatch):
+def test_the_next_write_removes_what_a_kill_left(store, kill_at, monkeypatch):
     store.write_trial(trial(chunks=1), b"one")
     kill_at(2)
     with pytest.raises(Killed):
         store.write_trial(trial(chunks=2), b"two")
     monkeypatch.undo()
     store.write_trial(trial(chunks=2), b"two again")
-    assert files(store.trial_dir(STUDY, 0)) == ["checkpoint-2.safetensors", "trial.json"]
+    assert files(store.paths.trial(STUDY, 0).folder) == ["checkpoint-2.safetensors", "trial.json"]
     assert store.read_checkpoint(STUDY, 0, 2) == b"two again"
 
 
@@ -230,7 +230,7 @@ def test_a_kill_while_an_adapter_is_written_leaves_the_trial_running(store, kill
     assert not store.adapter_dir(STUDY, 0).exists()
 
 
-def test_a_file_is_replaced_only_when_it_is_whole(tmp_path, monkeypatch):
+def test_a_file_is_replaced_only_when_it_is_complete(tmp_path, monkeypatch):
     path = tmp_path / "file"
     write_atomic(path, b"old")
 
@@ -250,7 +250,7 @@ GOOD = to_bytes(trial()).decode()
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("", "cannot be read"),
         (GOOD[:-20], "cannot be read"),
@@ -261,26 +261,26 @@ GOOD = to_bytes(trial()).decode()
         (GOOD.replace('"spec"', '"sepc"'), "damaged"),
     ],
 )
-def test_a_damaged_trial_is_told_with_its_path_and_a_remedy(store, content, said):
+def test_a_damaged_trial_is_reported_with_its_path_and_a_remedy(store, content, message):
     store.write_trial(trial())
-    path = store.trial_dir(STUDY, 0) / "trial.json"
+    path = store.paths.trial(STUDY, 0).folder / "trial.json"
     path.write_text(content)
     with pytest.raises(StoreError) as caught:
         store.trials(STUDY)
     assert str(path) in str(caught.value)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "sweeper reconcile sweep" in str(caught.value)
 
 
 @pytest.mark.parametrize(("version", "age"), [(SCHEMA_VERSION - 1, "an earlier"), (SCHEMA_VERSION + 1, "a later")])
-def test_a_sweep_of_another_version_is_refused_with_a_remedy(store, version, age):
+def test_a_sweep_of_another_version_is_rejected_with_a_remedy(store, version, age):
     store.write_sweep({})
     store.paths.sweep.write_text(f'{{"schema_version": {version}}}')
-    said = rf"sweep\.json was written by {age} version of sweeper .*schema_version={version}.* Use a new sweep name"
-    with pytest.raises(StoreError, match=said):
+    message = rf"sweep\.json was written by {age} version of sweeper .*schema_version={version}.* Use a new sweep name"
+    with pytest.raises(StoreError, match=message):
         store.read_sweep()
 
 
-def test_a_missing_trial_is_told(store):
+def test_a_missing_trial_is_reported(store):
     with pytest.raises(StoreError, match=r"0007.trial\.json does not exist"):
         store.read_trial(STUDY, 7)

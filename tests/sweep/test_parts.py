@@ -167,10 +167,10 @@ def test_a_sweep_is_found_by_name_and_the_latest_without(tmp_path):
 
 def test_a_misspelt_sweep_is_suggested(tmp_path):
     begin(tmp_path, "first")
-    with pytest.raises(SweeperError, match=r"no sweep 'frist'. Did you mean 'first'\? There are: first"):
+    with pytest.raises(SweeperError, match=r"no sweep 'frist'. Did you mean 'first'\? Existing sweeps: first"):
         find_sweep("frist", tmp_path)
 
 
 def test_before_the_first_sweep_it_is_said_that_there_is_none(tmp_path):
-    with pytest.raises(SweeperError, match="no sweep was run yet"):
+    with pytest.raises(SweeperError, match="no sweep has been run yet"):
         find_sweep("", tmp_path)

@@ -101,7 +101,7 @@ def test_the_first_prediction_is_compared_with_the_end():
 def test_sessions_that_were_killed_are_counted_in():
     ended = replace(SESSION, number=1, after=SESSION.before)
     killed = replace(SESSION, number=2, ended_at="", reason="")
-    assert "Since the last summary, 1 session was killed, after 3 trials." in text_of(earlier=[ended, killed])
+    assert "Since the last summary, 1 session was killed, with 3 trials done." in text_of(earlier=[ended, killed])
     assert "was killed" not in text_of(earlier=[killed, ended])
 
 
@@ -139,7 +139,9 @@ def test_the_title_says_whether_all_is_well():
 
 def test_a_session_under_way_is_told_with_its_predicted_end():
     line = session_line(replace(SESSION, ended_at="", reason=""), NIGHT)
-    assert line == ("Session 3 began Thu 01 Jan 22:00, predicted to end Fri 02 Jan 06:28; last saved Fri 02 Jan 06:58.")
+    assert line == (
+        "Session 3 started Thu 01 Jan 22:00, predicted to end Fri 02 Jan 06:28; last saved Fri 02 Jan 06:58."
+    )
     assert session_line(SESSION, NIGHT).startswith("Session 3 ended Fri 02 Jan 06:58: budget.window=")
     assert session_line(replace(SESSION, has_failed=True), NIGHT).startswith("Session 3 failed Fri 02 Jan 06:58: ")
 
@@ -297,7 +299,7 @@ def test_the_predicted_end_is_shown_with_what_limits_it(bench):
     assert predicted == "Predicted to end Fri 06:00 (budget.window=22:00-07:00 closes at 07:00)."
 
 
-def test_the_account_is_plain_json(bench):
+def test_the_ledger_is_plain_json(bench):
     bench.night(trials=[make_default(0.8)])
     content = json.loads((bench.store.root / "sessions" / "0001.json").read_text())
     assert content["after"]["trec-minilm-lora"]["states"] == {"complete": 1}
