@@ -14,6 +14,7 @@ from sweeper.types import TrialState
 
 if TYPE_CHECKING:
     from sweeper.execute.base import Worker, WorkerSetup
+    from sweeper.train.lane import Lane
 
 __all__ = ["expected_failure", "make_worker"]
 
@@ -21,33 +22,35 @@ _NO_MEMORY_RANK = 16
 _NAN_RATIO = 4.0
 
 
-def expected_failure(settings: Mapping[str, ParamValue]) -> str:
+def expected_failure(params: Mapping[str, ParamValue]) -> str:
     """Return the kind of failure with which a configuration must end; empty if it must not fail."""
-    if settings["lora.r"] == _NO_MEMORY_RANK:
+    if params["lora.r"] == _NO_MEMORY_RANK:
         return "out_of_memory"
-    return "non_finite" if settings["lora.alpha_ratio"] == _NAN_RATIO else ""
+    return "non_finite" if params["lora.alpha_ratio"] == _NAN_RATIO else ""
 
 
 def make_worker(setup: WorkerSetup, index: int) -> Worker:
     """Return a worker with faults. The worker's process imports this function by its name."""
-    from sweeper.train.worker import TrainingWorker
+    import sweeper.train.worker
+    from sweeper.train.pack import ChunkOutcome, Pack
 
-    class FaultyWorker(TrainingWorker):
-        def _train(self, study: Any, lanes: Sequence[Any], parts: int) -> Sequence[Any]:
+    class FaultyPack(Pack):
+        def train_chunk(self, lanes: Sequence[Lane], *args: Any, **options: Any) -> list[ChunkOutcome]:
             for lane in lanes:
                 kind = expected_failure(lane.spec.by_key())
                 if kind == "out_of_memory":
                     raise RuntimeError("injected: DefaultCPUAllocator: can't allocate memory for this rank")
                 if kind == "non_finite" and lane.chunks_done:
                     lane.parameters.fill_(float("nan"))
-            return super()._train(study, lanes, parts)
+            return super().train_chunk(lanes, *args, **options)
 
-    return FaultyWorker(setup, index)
+    sweeper.train.worker.Pack = FaultyPack  # type: ignore[misc]
+    return sweeper.train.make_worker(setup, index)
 
 
-def is_expected(state: TrialState, settings: Mapping[str, ParamValue]) -> bool:
+def is_expected(state: TrialState, params: Mapping[str, ParamValue]) -> bool:
     """Whether a trial may end in a state: infeasible if and only if it has a fault, unless it was pruned first."""
-    kind = expected_failure(settings)
+    kind = expected_failure(params)
     if state is TrialState.INFEASIBLE:
         return bool(kind)
     return not kind or (kind == "non_finite" and state is TrialState.PRUNED)
