@@ -1,4 +1,4 @@
-"""Finds the LoRA settings that suit a model on your data: `sweeper.run(["dataset=trec", "budget.trials=8"])`."""
+"""Finds good LoRA hyperparameters for a model on your data: `sweeper.run(["dataset=trec", "budget.trials=8"])`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ __all__ = ["run"]
 
 
 def run(overrides: Sequence[str] = ()) -> Mapping[str, Any]:
-    """Run a sweep, or go on with it.
+    """Run a sweep, or resume it.
 
     Args:
         overrides: Hydra overrides, as on the command line.
 
     Returns:
-        What the sweep's best.json holds.
+        The content of the sweep's best.json.
 
     Raises:
         SweeperError: A setting, the data or the model is wrong, or no worker is left.
