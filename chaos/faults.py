@@ -24,11 +24,11 @@ _NO_MEMORY_RANK = 16
 _NAN_RATIO = 4.0
 
 
-def expected_failure(settings: Mapping[str, ParamValue]) -> str:
+def expected_failure(params: Mapping[str, ParamValue]) -> str:
     """Return the kind of failure with which a configuration must end; empty if it must not fail."""
-    if settings["lora.r"] == _NO_MEMORY_RANK:
+    if params["lora.r"] == _NO_MEMORY_RANK:
         return "out_of_memory"
-    return "non_finite" if settings["lora.alpha_ratio"] == _NAN_RATIO else ""
+    return "non_finite" if params["lora.alpha_ratio"] == _NAN_RATIO else ""
 
 
 def make_worker(setup: WorkerSetup, index: int) -> Worker:
@@ -53,9 +53,9 @@ def make_worker(setup: WorkerSetup, index: int) -> Worker:
     return sweeper.train.make_worker(setup, index)
 
 
-def is_expected(state: TrialState, settings: Mapping[str, ParamValue]) -> bool:
+def is_expected(state: TrialState, params: Mapping[str, ParamValue]) -> bool:
     """Whether a trial may end in a state: infeasible if and only if it has a fault, unless it was pruned first."""
-    kind = expected_failure(settings)
+    kind = expected_failure(params)
     if state is TrialState.INFEASIBLE:
         return bool(kind)
     return not kind or (kind == "non_finite" and state is TrialState.PRUNED)

@@ -1,4 +1,4 @@
-"""Finds the best LoRA hyperparameters for a model on your data: `sweeper.run(["dataset=trec", "budget.trials=8"])`."""
+"""Finds good LoRA hyperparameters for a model on your data: `sweeper.run(["dataset=trec", "budget.trials=8"])`."""
 
 from __future__ import annotations
 

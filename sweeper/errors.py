@@ -13,7 +13,7 @@
     │   ├── StorageDown      the study database cannot be reached (exit code 5)
     │   └── SweepMismatch    the sweep on disk was started with other settings
     ├── SweepLocked          another process runs this sweep (exit code 75)
-    ├── WorkerError          a worker failed for a reason that is not a trial's
+    ├── WorkerError          a worker failed for a reason unrelated to any trial
     │   └── WorkerLost       a worker process exited without answering
     └── TrackerError         the tracker could not be reached (never stops a search)
 
@@ -117,7 +117,7 @@ class SweepLocked(SweeperError):
 
 
 class WorkerError(SweeperError):
-    """A worker failed for a reason that is not a trial's, for example because the model cannot be loaded."""
+    """A worker failed for a reason unrelated to any trial, for example because the model cannot be loaded."""
 
 
 class WorkerLost(WorkerError):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from sweeper.errors import DataError
 from sweeper.types import FailureKind
 
-__all__ = ["POLICIES", "Action", "Policy", "is_full", "is_out_of_memory", "kind_of", "policy_rows", "retry_wait_s"]
+__all__ = ["POLICIES", "Action", "Policy", "is_full", "is_out_of_memory", "kind_of", "retry_wait_s"]
 
 _MAX_WAIT_S = 300.0
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
@@ -28,9 +28,9 @@ class Action(enum.StrEnum):
 
     INFEASIBLE = "marked infeasible; the sampler learns to avoid it"
     RETRY = "retried from the last checkpoint"
-    GO_BACK = "continues from the checkpoint before it, or from the start"
+    REWIND = "continues from the checkpoint before it, or from the start"
     STOP = "the sweep saves everything and stops"
-    GO_ON = "the search continues"
+    CONTINUE = "the search continues"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +73,7 @@ POLICIES: Mapping[FailureKind, Policy] = {
         remedy="Nothing to do; if it happens often, lower the upper end of train.learning_rate or lora.alpha_ratio.",
     ),
     FailureKind.HUNG: Policy(
-        title="the worker did not answer for many times the usual time of a chunk, and was killed",
+        title="the worker took many times as long as usual for a chunk, and was killed",
         action=Action.RETRY,
         then=_FAILED,
         remedy="See logs/worker-<n>.log. If chunks really take that long, raise executor.hang_timeout_factor "
@@ -105,12 +105,12 @@ POLICIES: Mapping[FailureKind, Policy] = {
     ),
     FailureKind.CHECKPOINT: Policy(
         title="the checkpoint to resume from is damaged",
-        action=Action.GO_BACK,
+        action=Action.REWIND,
         remedy="Nothing to do; if it happens again, check the disk.",
     ),
     FailureKind.TRACKER_DOWN: Policy(
         title="the tracker cannot be reached",
-        action=Action.GO_ON,
+        action=Action.CONTINUE,
         then="the tracker is brought up to date later, at the latest by the next run",
         remedy="Restart the server or make its database writable, then run the same command again.",
     ),
@@ -140,7 +140,7 @@ def kind_of(error: BaseException, *, device: str = "cpu") -> FailureKind:
 
     Args:
         error: The exception.
-        device: Where training runs. If torch cannot allocate host memory, that is a lack of device memory only when the
+        device: Where training runs. An error of torch's CPU allocator counts as out of memory on the device only if the
             device is the ``cpu``.
     """
     if is_full(error):
@@ -165,12 +165,3 @@ def is_full(error: BaseException | str) -> bool:
     if isinstance(error, OSError) and error.errno in _FULL_CODES:
         return True
     return not isinstance(error, OSError) and any(words in str(error).lower() for words in _FULL_WORDS)
-
-
-def policy_rows() -> list[tuple[str, str, str, str]]:
-    """Return the rows of the table as text: kind, cause, action, remedy."""
-    rows = []
-    for kind, policy in POLICIES.items():
-        action = f"{policy.action}; {policy.then}" if policy.then else str(policy.action)
-        rows.append((kind.value, policy.title, action, policy.remedy))
-    return rows

@@ -60,6 +60,6 @@ def after_failure(trial: TrialRecord, failure: Failure, max_retries: int) -> Tri
         return dataclasses.replace(trial, failure=failure, state=TrialState.INFEASIBLE)
     if trial.num_retries >= max_retries:
         return dataclasses.replace(trial, failure=failure, state=TrialState.FAILED)
-    if action is Action.GO_BACK:
+    if action is Action.REWIND:
         trial = rewind(trial, max((chunk for chunk in trial.checkpoints if chunk < trial.chunks_done), default=0))
     return dataclasses.replace(trial, failure=failure, num_retries=trial.num_retries + 1)

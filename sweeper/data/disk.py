@@ -1,6 +1,6 @@
 """Cache of datasets on disk, written once and read memory-mapped; used for splits and for token ids.
 
-Several processes may use it at once. A folder appears only when it is complete; one that cannot be read is made again.
+Several processes may use it at once. A folder appears only when it is complete; an unreadable one is made again.
 """
 
 from __future__ import annotations

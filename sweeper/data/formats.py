@@ -46,7 +46,7 @@ def read_rows(path: Path, settings: DatasetSettings) -> Iterator[Row]:
     if name == "auto":
         name = ENDINGS.get(path.suffix.lower(), "")
         if not name:
-            rule = f"the ending of {path.name} does not tell its format"
+            rule = f"the ending of {path.name} is not that of a known format"
             raise ConfigError(_key(settings, "format"), "auto", rule, f"Set it to one of {', '.join(_READERS)}.")
     if name not in _READERS:
         rule = f"must be auto or one of {', '.join(_READERS)}"

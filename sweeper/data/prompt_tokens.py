@@ -151,7 +151,7 @@ class PromptEncoder:
             )
         except Exception as error:  # a template can raise anything
             raise DataError(
-                f"dataset {self._splits.name}: the model's chat template refuses the chat {shorten(messages)}: "
+                f"dataset {self._splits.name}: the model's chat template rejects the chat {shorten(messages)}: "
                 f"{first_line(error)} Correct the row, or set model.chat_template=never if the rows are not chats."
             ) from error
         return rendered

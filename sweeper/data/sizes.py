@@ -34,7 +34,7 @@ def plan_sizes(num_rows: int, settings: DatasetSettings, *, validation: bool = T
 
     Args:
         num_rows: Number of rows, without duplicates.
-        settings: Number of rows asked for; `DatasetSettings` says what 0 means.
+        settings: Number of rows asked for; `DatasetSettings` documents what 0 means.
         validation: Whether these rows include the validation rows.
         test: Whether these rows include the test rows.
     """

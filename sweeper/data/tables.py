@@ -83,7 +83,7 @@ def no_rows(settings: DatasetSettings, *, is_filtered: bool) -> DataError:
 
 
 def label_text(value: object) -> str:
-    """Return a label as a string: whole numbers without a decimal point, truth values in lower case."""
+    """Return a label as a string: integers without a decimal point, booleans in lower case."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():

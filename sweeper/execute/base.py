@@ -66,7 +66,7 @@ Request = OpenStudy | ChunkRequest
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerReady:
-    """Reply to the start: the model is loaded."""
+    """Reply to the start: the worker is ready for requests."""
 
     notes: tuple[str, ...]
     """What the worker chose for its device, and why."""
@@ -85,7 +85,7 @@ class StudyOpened:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerFailed:
-    """Reply to a request that failed for a reason that is not a trial's."""
+    """Reply to a request that failed for a reason unrelated to any trial."""
 
     message: str
     traceback: str
@@ -99,7 +99,7 @@ class Worker(Protocol):
     """A worker, as seen by its own process."""
 
     def start(self) -> WorkerReady:
-        """Load the model."""
+        """Prepare for requests; called once."""
         ...
 
     def answer(self, request: Request) -> Reply:
@@ -133,7 +133,7 @@ class Executor(Protocol):
         ...
 
     def restart(self, handle: WorkerHandle) -> WorkerHandle:
-        """Replace a lost worker; the first reply of the new one is a `WorkerReady`."""
+        """Replace a worker that was lost; the first reply of the new one is a `WorkerReady`."""
         ...
 
     def retire(self, handle: WorkerHandle) -> None:

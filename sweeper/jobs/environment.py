@@ -39,9 +39,6 @@ def load_environment(path: Path, environment: MutableMapping[str, str]) -> None:
         if found is None:
             rule = "every line must be NAME=value"
             raise ConfigError(str(path), f"line {number}", rule, "Fix the line, or put a # before it.")
-        environment.setdefault(found[1], _unquoted(found[2].strip()))
-
-
-def _unquoted(text: str) -> str:
-    is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
-    return text[1:-1] if is_quoted else text
+        value = found[2].strip()
+        is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+        environment.setdefault(found[1], value[1:-1] if is_quoted else value)

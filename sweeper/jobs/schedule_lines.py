@@ -43,11 +43,13 @@ def cron_lines(windows: TimeWindows, *, now: datetime, is_hourly: bool, zone: tz
         is_hourly: Also start every hour while a window is open, so that a missed or killed session is resumed.
         zone: The machine's time zone; None for that of this process.
     """
-    begin = windows.local(now).date()
-    days = [begin + timedelta(days=shift) for shift in range(_YEAR_DAYS)]
+    first_day = windows.local(now).date()
+    days = [first_day + timedelta(days=shift) for shift in range(_YEAR_DAYS)]
     spans = (_span(window, day, windows.zone) for window in windows for day in days if day.weekday() in window.days)
-    starts = (moment for first, end in spans for moment in _hours(first, end if is_hourly else first + _HOUR))
-    return _lines(_fields(moment.astimezone(zone)) for moment in starts)
+    starts = (
+        moment.astimezone(zone) for first, end in spans for moment in _hours(first, end if is_hourly else first + _HOUR)
+    )
+    return _lines((start.minute, start.hour, start.isoweekday() % 7) for start in starts)
 
 
 def longest_window_s(windows: TimeWindows) -> int:
@@ -66,10 +68,6 @@ def _hours(start: datetime, end: datetime) -> Iterator[datetime]:
     while start < end:
         yield start
         start += _HOUR
-
-
-def _fields(moment: datetime) -> Moment:
-    return moment.minute, moment.hour, moment.isoweekday() % 7
 
 
 def _lines(moments: Iterable[Moment]) -> list[str]:

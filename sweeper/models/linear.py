@@ -15,11 +15,11 @@ from sweeper.errors import ModelError
 __all__ = ["bias_of", "check_linear", "is_linear", "is_transposed", "product", "weight_of"]
 
 _QUANTISED_MODULES = ("bitsandbytes.",)
-"""Linear8bitLt has a floating-point weight until it is moved to a GPU, so its class must tell."""
+"""Linear8bitLt has a floating-point weight until it is moved to a GPU, so it is recognised by its class."""
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether a module is a linear layer by its class; `check_linear` tells whether it can be packed."""
+    """Whether a module is a linear layer by its class; `check_linear` checks whether it can be packed."""
     return isinstance(module, nn.Linear | Conv1D)
 
 
@@ -33,7 +33,7 @@ def check_linear(module: nn.Module, name: str) -> None:
         name: Its name in the model, for the error message.
 
     Raises:
-        ModelError: The module is no linear layer, or a quantised one.
+        ModelError: The module is not a linear layer, or is quantised.
     """
     kind = type(module)
     if not is_linear(module):

@@ -90,11 +90,11 @@ def _set_pad_token(config: Any, path: Path, *, trust_remote_code: bool) -> None:
 
 
 def _failure(path: Path, kind: str, attention: str, error: Exception) -> str:
-    said = first_line(error)
+    cause = first_line(error)
     head = "sequence classification head" if kind == "sequence_classification" else "language-model head"
     remedy = f"Choose a transformers model with a {head} and safetensors weights."
-    if "attention" in said:
+    if "attention" in cause:
         remedy = f"Set model.attention=eager instead of {attention}."
     if "trust_remote_code" in str(error):
         remedy = "If you trust the model's authors, set model.trust_remote_code=true."
-    return f"{path} cannot be loaded: {said} {remedy}"
+    return f"{path} cannot be loaded: {cause} {remedy}"

@@ -65,7 +65,7 @@ def check_trial(
     if set(frozen.params) != set(space.keys) or from_stored(space, frozen.params) != dict(params):
         raise StoreError(
             f"trial {frozen.number} of {study} has {dict(params)} in the sweep's folder but {frozen.params} in the "
-            "database of studies, so the database belongs to another sweep. Move the database away (it is rebuilt from "
+            "study database, so the database belongs to another sweep. Move the database away (it is rebuilt from "
             "the sweep's folder), or use a new sweep name"
         )
 

@@ -1,4 +1,4 @@
-"""The database of studies: opens it, creates it once, retries failed calls, and translates its errors into ours.
+"""The study database: opens it, creates it once, retries failed calls, and translates its errors into ours.
 
 SQLite (with a write-ahead log, so that a reader never blocks the controller) or any server that SQLAlchemy supports.
 Called by `study` and `stored_study`. Passwords never appear in messages or logs.
@@ -100,7 +100,7 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
 
 @contextlib.contextmanager
 def translate_errors(url: str) -> Iterator[None]:
-    """Raise errors of the database as errors that say what to do.
+    """Turn errors of the database into errors with a remedy.
 
     Raises:
         StorageDown: The database failed; trials are safe in the store.
@@ -111,10 +111,10 @@ def translate_errors(url: str) -> Iterator[None]:
     except _DATABASE_ERRORS as error:
         cause = _redact(url, error.__cause__ or error)
         if is_full(cause):
-            message = f"the disk of the database of studies {redact_urls(url)} is full ({cause})"
+            message = f"the disk of the study database {redact_urls(url)} is full ({cause})"
             raise DiskFull(f"{message}. {_FULL_REMEDY}") from error
         raise StorageDown(
-            f"the database of studies {redact_urls(url)} failed ({cause}). Trials are safe in the sweep's folder. Stop "
+            f"the study database {redact_urls(url)} failed ({cause}). Trials are safe in the sweep's folder. Stop "
             "the process that locks the database, or move the database away (it is rebuilt from the sweep's folder); "
             "then run the same command again"
         ) from error

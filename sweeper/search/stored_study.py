@@ -1,6 +1,6 @@
 """Reads a study from the database, so that it can be compared with the store; deletes one that contradicts the store.
 
-Called by `sweeper.recovery`. What the database lacks, `study.Search.sync` adds.
+Called by `sweeper.recovery`. Adds nothing: `study.Search.sync` adds what is missing.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def delete_study(url: str, name: str) -> None:
         with translate_errors(url):
             storage.delete_study(storage.get_study_id_from_name(name))
     except KeyError as error:
-        raise StoreError(f"the database of studies has no study {name}") from error
+        raise StoreError(f"the study database has no study {name}") from error
     finally:
         storage.remove_session()
         storage.engine.dispose()

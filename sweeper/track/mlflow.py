@@ -81,7 +81,7 @@ def set_environment() -> None:
         os.environ.setdefault(name, value)
     # It logs the traceback of every failing query. The error is raised as well, and `background` logs it once.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-    # mlflow 3.17 with SQLAlchemy 2.1; a user of ours cannot do anything about it.
+    # mlflow 3.17 with SQLAlchemy 2.1; users cannot do anything about it.
     warnings.filterwarnings("ignore", message="The ``noload`` loader strategy is deprecated", module=r"mlflow\.")
 
 

@@ -1,4 +1,4 @@
-"""Sends MLflow whatever a trial's run lacks of its record.
+"""Sends MLflow what is missing from the runs of trials.
 
 A run is found by its tag ``trial``, in this process or a later one, so nothing is sent twice. Blocks, and raises
 whatever MLflow raises: `background` calls it in a thread. Importing this module imports mlflow.
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from mlflow.entities import Experiment, LoggedModelOutput, Metric, Param, Run, RunTag
+from mlflow.entities import LoggedModelOutput, Metric, Param, Run, RunTag
 from mlflow.tracking import MlflowClient
 
 from sweeper.track import mlflow_saved_view as saved_view
@@ -37,7 +37,7 @@ _EDITED = "edited by a user"
 
 
 @dataclass(slots=True)
-class _Shown:
+class _KnownRun:
     """What MLflow has of a trial."""
 
     experiment_id: str
@@ -56,7 +56,7 @@ class _Shown:
         self.metrics, self.params, self.tags = set(), set(), {}
 
     @classmethod
-    def of(cls, run: Run) -> _Shown:
+    def of(cls, run: Run) -> _KnownRun:
         data = run.data
         chunk = int(data.metrics.get(view.CHUNKS, 0))
         return cls(
@@ -76,7 +76,7 @@ class _Experiment:
 
     id: str
     note: str = ""
-    runs: dict[int, _Shown] = field(default_factory=dict)
+    runs: dict[int, _KnownRun] = field(default_factory=dict)
 
 
 class MlflowRuns:
@@ -97,19 +97,19 @@ class MlflowRuns:
         self._experiments: dict[str, _Experiment] = {}
 
     def show(self, study: StudyRecord, trial: TrialRecord, files: Sequence[Path]) -> None:
-        """Send what the run of a trial lacks: note, files, params, points and tags, then the status."""
+        """Send what is missing from a trial's run: note, files, params, points and tags, then the status."""
         experiment = self._experiments.get(study.name) or self._find_experiment(study)
         self._write_note(experiment, study)
-        shown = experiment.runs.get(trial.spec.number) or self._create_run(experiment, trial)
-        if shown.is_done:
+        known = experiment.runs.get(trial.spec.number) or self._create_run(experiment, trial)
+        if known.is_done:
             return
         model_id = ""
-        if trial.state.is_finished and _KEPT not in shown.tags:
-            model_id = self._upload(shown, study, trial, files)
-        self._send(shown, study, trial, model_id)
-        self._set_status(shown, trial)
+        if trial.state.is_finished and _KEPT not in known.tags:
+            model_id = self._upload(known, study, trial, files)
+        self._send(known, study, trial, model_id)
+        self._set_status(known, trial)
         if trial.state.is_finished:
-            shown.finish()
+            known.finish()
 
     def forget(self, study: str) -> None:
         """Drop the cached runs of a study; the next call reads them again."""
@@ -118,10 +118,10 @@ class MlflowRuns:
     def pause(self) -> None:
         """Set running runs to scheduled, since this process no longer trains them."""
         for experiment in self._experiments.values():
-            for shown in experiment.runs.values():
-                if shown.status == "RUNNING":
-                    self._client.update_run(shown.run_id, status="SCHEDULED")
-                    shown.status = "SCHEDULED"
+            for known in experiment.runs.values():
+                if known.status == "RUNNING":
+                    self._client.update_run(known.run_id, status="SCHEDULED")
+                    known.status = "SCHEDULED"
 
     def _find_experiment(self, study: StudyRecord) -> _Experiment:
         name = f"{self._sweep}/{study.name}"
@@ -131,7 +131,10 @@ class MlflowRuns:
         else:
             if found.lifecycle_stage == "deleted":
                 self._client.restore_experiment(found.experiment_id)
-            experiment = _Experiment(found.experiment_id, _our_note(found), self._find_runs(found.experiment_id))
+            note = found.tags.get(_NOTE, "")
+            if note and found.tags.get(_NOTE_HASH) != _hash(note):
+                note = _EDITED
+            experiment = _Experiment(found.experiment_id, note, self._find_runs(found.experiment_id))
         self._experiments[study.name] = experiment
         return experiment
 
@@ -141,14 +144,14 @@ class MlflowRuns:
         tags = {"mlflow.experimentKind": "custom_model_development", "sweep": self._sweep}
         return self._client.create_experiment(name, artifact_location=folder, tags=tags)
 
-    def _find_runs(self, experiment_id: str) -> dict[int, _Shown]:
-        runs: dict[int, _Shown] = {}
+    def _find_runs(self, experiment_id: str) -> dict[int, _KnownRun]:
+        runs: dict[int, _KnownRun] = {}
         token: str | None = None
         while True:
             page = self._client.search_runs(
                 [experiment_id], max_results=_PAGE, order_by=["attributes.start_time DESC"], page_token=token
             )
-            runs.update((int(run.data.tags["trial"]), _Shown.of(run)) for run in page if "trial" in run.data.tags)
+            runs.update((int(run.data.tags["trial"]), _KnownRun.of(run)) for run in page if "trial" in run.data.tags)
             token = page.token
             if not token:
                 return runs
@@ -162,7 +165,7 @@ class MlflowRuns:
         self._client.set_experiment_tag(experiment.id, saved_view.TAG, saved_view.saved_view(study))
         experiment.note = note
 
-    def _create_run(self, experiment: _Experiment, trial: TrialRecord) -> _Shown:
+    def _create_run(self, experiment: _Experiment, trial: TrialRecord) -> _KnownRun:
         number = trial.spec.number
         tags = {"trial": str(number)}
         run = self._client.create_run(
@@ -171,22 +174,22 @@ class MlflowRuns:
             run_name=view.run_name(trial),
             tags={**tags, "mlflow.user": os.environ.get("USER", ""), "mlflow.source.name": "sweeper"},
         )
-        experiment.runs[number] = _Shown(experiment.id, run.info.run_id, tags=tags)
+        experiment.runs[number] = _KnownRun(experiment.id, run.info.run_id, tags=tags)
         return experiment.runs[number]
 
-    def _send(self, shown: _Shown, study: StudyRecord, trial: TrialRecord, model_id: str) -> None:
-        params = {k: v for k, v in view.run_params(study, trial).items() if k not in shown.params}
-        points = [_metric(point) for point in view.points_after(trial, shown.chunk)]
+    def _send(self, known: _KnownRun, study: StudyRecord, trial: TrialRecord, model_id: str) -> None:
+        params = {k: v for k, v in view.run_params(study, trial).items() if k not in known.params}
+        points = [_metric(point) for point in view.points_after(trial, known.chunk)]
         if trial.state.is_finished:
-            ends = [point for point in view.summary(study, trial) if point.key not in shown.metrics]
+            ends = [point for point in view.summary(study, trial) if point.key not in known.metrics]
             points += [_metric(point, "" if point.key.startswith("cost/") else model_id) for point in ends]
         tags = self._tags | view.run_tags(study, trial, self._sweep)
-        tags = {k: v for k, v in tags.items() if shown.tags.get(k) != v}
-        self._log(shown.run_id, points, params, tags)
-        shown.chunk = max(shown.chunk, trial.chunks_done)
-        shown.metrics.update(metric.key for metric in points)
-        shown.params.update(params)
-        shown.tags.update(tags)
+        tags = {k: v for k, v in tags.items() if known.tags.get(k) != v}
+        self._log(known.run_id, points, params, tags)
+        known.chunk = max(known.chunk, trial.chunks_done)
+        known.metrics.update(metric.key for metric in points)
+        known.params.update(params)
+        known.tags.update(tags)
 
     def _log(self, run_id: str, metrics: Sequence[Metric], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
         """Send in as few calls as MLflow's limits allow; the tags, which include the state, come last."""
@@ -200,64 +203,56 @@ class MlflowRuns:
             if is_last:
                 return
 
-    def _upload(self, shown: _Shown, study: StudyRecord, trial: TrialRecord, files: Iterable[Path]) -> str:
+    def _upload(self, known: _KnownRun, study: StudyRecord, trial: TrialRecord, files: Iterable[Path]) -> str:
         """Upload files and the adapter; return the id of the adapter's logged model, or an empty string."""
         model_id = ""
         present = [path for path in files if path.exists()]
         for path in present:
             if (path / "adapter_config.json").exists():
-                model_id = self._upload_adapter(shown, study, trial, path)
+                model_id = self._upload_adapter(known, study, trial, path)
             elif path.is_dir():
-                self._client.log_artifacts(shown.run_id, str(path), path.name)
+                self._client.log_artifacts(known.run_id, str(path), path.name)
             else:
-                self._client.log_artifact(shown.run_id, str(path))
-        if not model_id and _ADAPTER in shown.tags:
-            self._delete_adapter(shown)
+                self._client.log_artifact(known.run_id, str(path))
+        if not model_id and _ADAPTER in known.tags:
+            # Its upload was interrupted, and retention has deleted its files since.
+            self._client.delete_logged_model(known.tags.pop(_ADAPTER).removeprefix("models:/"))
+            self._client.delete_tag(known.run_id, _ADAPTER)
         if present:
-            self._tag(shown, _KEPT, ", ".join(path.name for path in present))
+            self._tag(known, _KEPT, ", ".join(path.name for path in present))
         return model_id
 
-    def _upload_adapter(self, shown: _Shown, study: StudyRecord, trial: TrialRecord, folder: Path) -> str:
-        model_id = shown.tags.get(_ADAPTER, "").removeprefix("models:/")
+    def _upload_adapter(self, known: _KnownRun, study: StudyRecord, trial: TrialRecord, folder: Path) -> str:
+        model_id = known.tags.get(_ADAPTER, "").removeprefix("models:/")
         if not model_id:
             model = self._client.create_logged_model(
-                shown.experiment_id,
+                known.experiment_id,
                 name=_safe(view.run_name(trial)),
-                source_run_id=shown.run_id,
+                source_run_id=known.run_id,
                 params=view.run_params(study, trial),
                 tags={"format": "peft", "trial": str(trial.spec.number)},
                 model_type="lora adapter",
             )
             model_id = model.model_id
-            self._tag(shown, _ADAPTER, f"models:/{model_id}")
+            self._tag(known, _ADAPTER, f"models:/{model_id}")
         self._client.log_model_artifacts(model_id, str(folder))
         self._client.finalize_logged_model(model_id, "READY")
-        self._client.log_outputs(shown.run_id, [LoggedModelOutput(model_id, trial.chunks_done)])
+        self._client.log_outputs(known.run_id, [LoggedModelOutput(model_id, trial.chunks_done)])
         return model_id
 
-    def _delete_adapter(self, shown: _Shown) -> None:
-        """Delete a logged model whose upload was interrupted, and whose files retention has deleted since."""
-        self._client.delete_logged_model(shown.tags.pop(_ADAPTER).removeprefix("models:/"))
-        self._client.delete_tag(shown.run_id, _ADAPTER)
+    def _tag(self, known: _KnownRun, key: str, value: str) -> None:
+        self._client.set_tag(known.run_id, key, value)
+        known.tags[key] = value
 
-    def _tag(self, shown: _Shown, key: str, value: str) -> None:
-        self._client.set_tag(shown.run_id, key, value)
-        shown.tags[key] = value
-
-    def _set_status(self, shown: _Shown, trial: TrialRecord) -> None:
+    def _set_status(self, known: _KnownRun, trial: TrialRecord) -> None:
         status = view.run_status(trial.state)
-        if status == shown.status:
+        if status == known.status:
             return
         if trial.state.is_finished:
-            self._client.set_terminated(shown.run_id, status, view.millis(trial.finished_at) or None)
+            self._client.set_terminated(known.run_id, status, view.millis(trial.finished_at) or None)
         else:
-            self._client.update_run(shown.run_id, status=status)
-        shown.status = status
-
-
-def _our_note(found: Experiment) -> str:
-    note = found.tags.get(_NOTE, "")
-    return note if not note or found.tags.get(_NOTE_HASH) == _hash(note) else _EDITED
+            self._client.update_run(known.run_id, status=status)
+        known.status = status
 
 
 def _hash(text: str) -> str:

@@ -34,7 +34,7 @@ def serve(uri: str, artifact_root: str, port: int, *, echo: Callable[[str], None
         uri: Tracking URI. If it is the address of a server, the address is printed and nothing is started.
         artifact_root: Folder for artifacts of experiments that are created through this server.
         port: TCP port on the loopback interface.
-        echo: Called with each line of the greeting once the server is up.
+        echo: Called with each line to print once the server answers.
 
     Returns:
         Exit code of the server; 0 if it was interrupted.
@@ -49,7 +49,9 @@ def serve(uri: str, artifact_root: str, port: int, *, echo: Callable[[str], None
     _check_port(port)
     set_environment()
     prepare_database(uri)
-    server = subprocess.Popen(_command(artifact_root, port), env=_environment(uri))  # noqa: S603  our own interpreter, no shell
+    options = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level warning"]
+    command = [sys.executable, "-m", "mlflow", "server", *options, "--artifacts-destination", artifact_root]
+    server = subprocess.Popen(command, env=_environment(uri))  # noqa: S603  our own interpreter, no shell
     try:
         with _terminated_as_interrupt():
             _await_start(server, port)
@@ -62,11 +64,6 @@ def serve(uri: str, artifact_root: str, port: int, *, echo: Callable[[str], None
         return 0
     finally:
         _stop(server)
-
-
-def _command(artifact_root: str, port: int) -> list[str]:
-    options = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level warning"]
-    return [sys.executable, "-m", "mlflow", "server", *options, "--artifacts-destination", artifact_root]
 
 
 def _environment(uri: str) -> dict[str, str]:

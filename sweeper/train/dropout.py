@@ -45,8 +45,8 @@ class LaneDropout:
         self._levels_kept_K = torch.tensor(kept, dtype=torch.int16, device=device)
         self._part, self._num_parts = 0, 1
 
-    def begin(self, part: int, num_parts: int) -> None:
-        """Begin a pass over a micro-batch, or over one of several equal parts of its rows.
+    def start(self, part: int, num_parts: int) -> None:
+        """Start a pass over a micro-batch, or over one of several equal parts of its rows.
 
         Every part gets its share of the masks of the whole micro-batch, so that a trial stays the same when it is
         trained in parts for lack of memory.

@@ -109,11 +109,11 @@ def _measure(
     seconds = math.inf
     for _ in range(1 + _TIMED_STEPS):
         lanes = [Lane.start(spec, pack.shape, pack.device) for spec in specs]
-        begin = clock()
+        started = clock()
         pack.train_chunk(lanes, rows, row_loss)
         if is_cuda:
             torch.cuda.synchronize(pack.device)
-        seconds = min(seconds, clock() - begin)
+        seconds = min(seconds, clock() - started)
     # On a CPU, the resident size after the steps stands in for the peak.
     peak = torch.cuda.max_memory_allocated(pack.device) if is_cuda else psutil.Process().memory_info().rss
     return seconds, max(0, peak - before)

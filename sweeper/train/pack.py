@@ -146,7 +146,7 @@ class Pack:
             for part, picked_KB in enumerate(np.array_split(order_KB[:, one.rows], per_pass, axis=1)):
                 for dropout in (self._state.dropout, self._state.base_dropout):
                     if dropout is not None:
-                        dropout.begin(part, per_pass)
+                        dropout.start(part, per_pass)
                 yield rows.batch(picked_KB.ravel(), one.length)
 
     @torch.no_grad()

@@ -1,7 +1,7 @@
 """A worker: owns one device, one base model in memory and one pack, and answers the controller's requests.
 
 It keeps nothing durable: the report of every chunk carries the checkpoints. Trials that fail are named in the report
-while the others go on; only a failure outside any trial is raised.
+and the others continue; only a failure outside any trial is raised.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ class TrainingWorker:
     def _run(self, request: ChunkRequest) -> ChunkReport:
         if self._study is None:
             raise WorkerError("the request for a chunk came before the one that opens a study")
-        study, begin = self._study, time.perf_counter()
+        study, started = self._study, time.perf_counter()
 
         def train(group: Sequence[Lane], parts: int) -> Sequence[ChunkOutcome]:
             return study.pack.train_chunk(group, study.train, study.task.row_loss, parts=parts)
@@ -202,7 +202,7 @@ class TrainingWorker:
         failures |= failed
         failures |= find_diverged({n: s["validation/loss"] for n, s in scores.items()}, "validation loss")
         self._drop(failures)
-        return self._report(study, outcomes, scores, failures, details=details, elapsed_s=time.perf_counter() - begin)
+        return self._report(study, outcomes, scores, failures, details=details, elapsed_s=time.perf_counter() - started)
 
     def _admit(
         self, study: _Study, admissions: Sequence[Admission]

@@ -454,7 +454,7 @@ def test_a_database_that_is_down_ends_the_sweep_with_every_chunk_in_the_store(be
     def down(self, *args, **kwargs):
         calls.append(args)
         if len(calls) > 3:
-            raise StorageDown("the database of studies is locked")
+            raise StorageDown("the study database is locked")
         return real(self, *args, **kwargs)
 
     bench.search = no_pruning()

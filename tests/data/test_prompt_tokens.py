@@ -144,7 +144,7 @@ def test_a_template_that_is_needed_and_missing_is_an_error(tmp_path, model_dir, 
 
 def test_a_chat_that_the_template_refuses_is_an_error(tmp_path, model_dir):
     with_template(model_dir, "{{ raise_exception('roles must alternate') }}")
-    with pytest.raises(DataError, match=r"refuses the chat.*roles must alternate"):
+    with pytest.raises(DataError, match=r"rejects the chat.*roles must alternate"):
         tokens_of(tmp_path, chats(), model_dir)
 
 

@@ -1,4 +1,4 @@
-"""The database of studies: created once, retried while it fails, with clear error messages."""
+"""The study database: created once, retried while it fails, with clear error messages."""
 
 from __future__ import annotations
 

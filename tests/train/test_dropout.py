@@ -128,7 +128,7 @@ def test_parts_of_a_micro_batch_see_the_masks_of_the_whole(num_parts):
     divided = LaneDropout([0.5, 0.2], [1, 2], CPU)
     size = rows // num_parts
     for part in range(num_parts):
-        divided.begin(part, num_parts)
+        divided.start(part, num_parts)
         for width, masks in zip(widths, expected, strict=True):
             seen = divided.mask(torch.ones(lanes * size, width)).view(lanes, size, width)
             assert torch.equal(seen, masks[:, part * size : (part + 1) * size])
