@@ -24,6 +24,7 @@ from filelock import FileLock
 from sweeper.config.urls import redact_urls
 from sweeper.errors import ConfigError, DiskFull, StorageDown
 from sweeper.failures import POLICIES, is_full
+from sweeper.store.disk_space import free_mb
 from sweeper.types import FailureKind
 
 __all__ = ["RETRIES", "open_storage", "retried", "translate_errors"]
@@ -33,7 +34,8 @@ log = logging.getLogger(__name__)
 _BUSY_S = 15.0
 """How long SQLite waits for a lock, before `RETRIES` apply."""
 _DATABASE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
-_FULL_REMEDY = POLICIES[FailureKind.DISK_FULL].remedy
+_FULL_MB = 1.0
+"""Free space below which an I/O error of SQLite means that the disk is full."""
 _ATTEMPTS = 5
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -78,6 +80,7 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
 
     Raises:
         ConfigError: The URL is wrong, its driver is not installed, or the database does not answer.
+        DiskFull: The disk of a SQLite database has no space left.
     """
     parsed = _parse(url)
     is_sqlite = parsed.get_backend_name() == "sqlite"
@@ -93,7 +96,10 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
         rule = f"the driver for {parsed.drivername} is not installed"
         raise ConfigError(_KEY, redact_urls(url), rule, f"Run: pip install {driver}") from None
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError, OSError) as error:
-        rule = f"the database cannot be opened ({_redact(url, error)})"
+        cause = _redact(url, error)
+        if is_full(error) or _is_disk_full(url, cause):
+            raise _disk_full(url, cause) from error
+        rule = f"the database cannot be opened ({cause})"
         remedy = "Check that it runs, that the name exists and that you may write to it."
         raise ConfigError(_KEY, redact_urls(url), rule, remedy) from None
 
@@ -110,9 +116,8 @@ def translate_errors(url: str) -> Iterator[None]:
         yield
     except _DATABASE_ERRORS as error:
         cause = _redact(url, error.__cause__ or error)
-        if is_full(cause):
-            message = f"the disk of the study database {redact_urls(url)} is full ({cause})"
-            raise DiskFull(f"{message}. {_FULL_REMEDY}") from error
+        if _is_disk_full(url, cause):
+            raise _disk_full(url, cause) from error
         raise StorageDown(
             f"the study database {redact_urls(url)} failed ({cause}). Trials are safe in the sweep's folder. Stop "
             "the process that locks the database, or move the database away (it is rebuilt from the sweep's folder); "
@@ -130,6 +135,21 @@ def retried(method: Callable[P, T]) -> Callable[P, T]:
             return RETRIES(method, *args, **kwargs)
 
     return attempt
+
+
+def _is_disk_full(url: str, cause: str) -> bool:
+    """Whether an error of the database means that its disk is full.
+
+    SQLite says "disk I/O error" if it cannot create or enlarge the shared-memory file of a write-ahead log.
+    """
+    path = sqlalchemy.make_url(url).database if url.startswith("sqlite") else None
+    has_io_error = bool(path) and "disk I/O error" in cause
+    return is_full(cause) or (has_io_error and free_mb(Path(str(path))) < _FULL_MB)
+
+
+def _disk_full(url: str, cause: str) -> DiskFull:
+    remedy = POLICIES[FailureKind.DISK_FULL].remedy
+    return DiskFull(f"the disk of the study database {redact_urls(url)} is full ({cause}). {remedy}")
 
 
 def _parse(url: str) -> sqlalchemy.URL:

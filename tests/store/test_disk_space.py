@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from contextlib import suppress
 
 import pytest
 
@@ -13,6 +14,7 @@ from sweeper.store.atomic import write_atomic
 from sweeper.store.disk_space import check_space, free_mb
 from sweeper.store.trials import TrialStore
 from tests.control.bench import Bench, check_intact, no_pruning
+from tests.search.toy import open_toy, preset
 
 
 def usage(free_megabytes):
@@ -54,6 +56,14 @@ def small_disk(tmp_path):
     subprocess.run([shutil.which("umount"), folder], check=True)
 
 
+def fill(folder):
+    """Use up the space that is left."""
+    with suppress(OSError), (folder / "ballast").open("wb") as file:
+        while True:
+            file.write(bytes(4096))
+            file.flush()
+
+
 def test_a_write_to_a_full_disk_keeps_the_old_file_and_leaves_no_other(small_disk):
     path = small_disk / "file"
     write_atomic(path, b"old")
@@ -64,24 +74,13 @@ def test_a_write_to_a_full_disk_keeps_the_old_file_and_leaves_no_other(small_dis
 
 
 def test_a_sweep_that_fills_its_disk_ends_with_an_error_and_resumes_once_there_is_space(small_disk):
-    ballast = small_disk / "ballast"
-
-    def fill():
-        with ballast.open("wb") as file:
-            try:
-                while True:
-                    file.write(bytes(4096))
-                    file.flush()
-            except OSError:
-                pass
-
     bench = Bench(small_disk / "sweep", search=no_pruning())
     calls = []
 
     def before(_numbers):
         calls.append(_numbers)
         if len(calls) == 3:
-            fill()
+            fill(small_disk)
 
     bench.folder.mkdir()
     bench.worker = {"before": before}
@@ -89,7 +88,16 @@ def test_a_sweep_that_fills_its_disk_ends_with_an_error_and_resumes_once_there_i
         bench.run()
     for trial in TrialStore(bench.folder).trials("toy"):
         assert trial.chunks_done <= 3
-    ballast.unlink()
+    (small_disk / "ballast").unlink()
     bench.worker = {}
     bench.run()
     check_intact(bench)
+
+
+def test_a_study_database_that_cannot_be_opened_for_lack_of_space_says_so(small_disk):
+    open_toy(small_disk, preset("random")).close()
+    fill(small_disk)
+    with pytest.raises(DiskFull, match=r"the disk of the study database .* is full"):
+        open_toy(small_disk, preset("random"))
+    (small_disk / "ballast").unlink()
+    open_toy(small_disk, preset("random")).close()
