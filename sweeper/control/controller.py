@@ -32,6 +32,7 @@ from sweeper.execute.base import (
     WorkerReady,
 )
 from sweeper.failures import POLICIES, Action
+from sweeper.figures.text import plural
 from sweeper.store.ledger import Ledger
 from sweeper.types import Admission, ChunkReport, ChunkRequest, Cost, Failure, FailureKind, TrialSpec
 
@@ -291,7 +292,8 @@ class Controller:
     def _handle_loss(self, slot: WorkerSlot, failure: Failure) -> None:
         """Return the trials of a lost, hung or failing worker to the queue, and restart or disable the worker."""
         index = slot.handle.index
-        log.warning("worker %d: %s; %d trial(s) return to the queue", index, failure.message, len(slot.lanes))
+        returned = plural(len(slot.lanes), "trial")
+        log.warning("worker %d: %s; back in the queue: %s", index, failure.message, returned)
         elapsed_s = self._watchdog.finished(index)
         if POLICIES[failure.kind].action is Action.STOP:
             raise DiskFull(f"worker {index}: {failure.message}. {POLICIES[failure.kind].remedy}")

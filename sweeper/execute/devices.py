@@ -10,6 +10,7 @@ import pynvml
 
 from sweeper.config.settings import ExecutorSettings
 from sweeper.errors import ConfigError
+from sweeper.figures.text import plural
 
 __all__ = ["Devices", "choose_devices", "visible_cuda_devices"]
 
@@ -45,12 +46,12 @@ def choose_devices(settings: ExecutorSettings) -> Devices:
     if found:
         workers = wanted or len(found)
         cuda = tuple(found[index % len(found)] for index in range(workers))
-        return Devices("cuda", workers, cuda, f"{workers} worker(s) on {len(found)} CUDA device(s)")
+        return Devices("cuda", workers, cuda, f"{plural(workers, 'worker')} on {plural(len(found), 'CUDA device')}")
     cores = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count() or 1
     workers = wanted or max(1, cores // settings.threads)
-    note = f"{workers} worker(s) with {settings.threads} thread(s) each on {cores} CPU core(s)"
+    note = f"{plural(workers, 'worker')} on {plural(cores, 'CPU core')}, {plural(settings.threads, 'thread')} each"
     if workers * settings.threads > cores:
-        note += "; with more threads than cores this is much slower than fewer workers"
+        note += " (with more threads than cores, fewer workers would be much faster)"
     return Devices("cpu", workers, (), note)
 
 

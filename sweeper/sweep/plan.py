@@ -22,6 +22,7 @@ from sweeper.errors import ConfigError, DataError, did_you_mean
 from sweeper.execute.base import OpenStudy
 from sweeper.fetch.progress import Progress
 from sweeper.figures.recipes import default_recipe
+from sweeper.figures.text import plural
 from sweeper.search.pruning import rung_chunks
 from sweeper.tasks import make_task
 from sweeper.train.chunks import ChunkPlan
@@ -92,7 +93,7 @@ def plan_study(
     )
     if len(splits.train) < 2:  # noqa: PLR2004  nothing can be learnt from one row
         raise DataError(
-            f"dataset {dataset.name} has {len(splits.train)} training row(s) after the split; at least 2 are needed"
+            f"dataset {dataset.name} has {plural(len(splits.train), 'training row')} after the split, but needs at least 2"
         )
     return _plan(config, dataset, splits)
 

@@ -32,6 +32,7 @@ from sweeper.display.progress import progress_from_disk
 from sweeper.errors import DiskFull, SweepMismatch
 from sweeper.execute import choose_devices
 from sweeper.fetch.progress import Progress
+from sweeper.figures.text import plural
 from sweeper.store.disk_space import check_space
 from sweeper.store.ledger import Ledger
 from sweeper.store.lock import hold
@@ -181,8 +182,8 @@ def _run(
         ]
         view = stack.enter_context(LiveView(console))
         lanes = settings.executor.lanes
-        how_many = "with as many lanes as turn out to be fastest" if lanes == "auto" else f"with {lanes} lanes each"
-        view.log(f"Training on {devices.note}, {how_many}.")
+        per_worker = "as many as turn out to be fastest" if lanes == "auto" else lanes
+        view.log(f"Training with {devices.note}. Lanes per worker: {per_worker}.")
         monitor = SweepMonitor(
             view, runs, settings, num_workers=devices.num_workers, tracker=tracker, recorder=recorder
         )
@@ -221,10 +222,12 @@ def _search(controller: Controller, monitor: SweepMonitor, tracker: Tracker, shu
         controller.run()
         timeout_s = _CLOSE_STOPPED_S if shutdown else _CLOSE_S
     finally:
-        missed = tracker.close(timeout_s).get("missed")
+        missed = tracker.close(timeout_s)["missed"]
         why = f" ({tracker.problem})" if tracker.problem else ""
         with suppress(DiskFull):
-            monitor.note_end(f"{missed} trial(s) are not up to date{why}; the next run sends them" if missed else "")
+            monitor.note_end(
+                f"not up to date: {plural(missed, 'trial')}{why}; the next run sends them" if missed else ""
+            )
 
 
 def _plan(config: SweepConfig, store: TrialStore, *, model_dir: Path, progress: Progress) -> list[StudyPlan]:

@@ -18,6 +18,7 @@ from typing import TypeVar
 import torch
 
 from sweeper.failures import kind_of
+from sweeper.figures.text import plural
 from sweeper.train.lane import Lane
 from sweeper.types import Failure, FailureKind
 
@@ -90,6 +91,7 @@ class OutOfMemoryFallback:
         memory = (stage, group[0].spec.number)
         parts = self._num_parts.get(memory, 1) if len(group) == 1 else 1
         while True:
+            shape = f"{plural(len(group), 'lane')}, r={group[0].spec.lora.r}, micro-batches in {plural(parts, 'part')}"
             try:
                 results = work(group, parts)
             except Exception as error:
@@ -104,6 +106,5 @@ class OutOfMemoryFallback:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             if failure.kind not in _MEMORY or len(group) > 1 or parts >= self._max_parts:
-                shape = f"{len(group)} lane(s), r={group[0].spec.lora.r}, micro-batches in {parts} part(s)"
                 return dataclasses.replace(failure, message=f"{failure.message} [{shape}]")
             parts *= 2
