@@ -92,9 +92,8 @@ def plan_study(
         chat=chat_use(settings.model),
     )
     if len(splits.train) < 2:  # noqa: PLR2004  nothing can be learnt from one row
-        raise DataError(
-            f"dataset {dataset.name} has {plural(len(splits.train), 'training row')} after the split, but needs at least 2"
-        )
+        rows = plural(len(splits.train), "training row")
+        raise DataError(f"dataset {dataset.name} has {rows} after the split; at least 2 are needed")
     return _plan(config, dataset, splits)
 
 

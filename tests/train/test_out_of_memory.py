@@ -83,7 +83,7 @@ def test_a_failure_is_that_of_the_lane_that_fails_alone(lanes):
     assert results == {number: 10 * number for number in range(8) if number != 5}
     assert failures.keys() == {5}
     assert failures[5].kind is FailureKind.ERROR
-    assert failures[5].message == "ValueError: lane 5 is odd [1 lane(s), r=8, micro-batches in 1 part(s)]"
+    assert failures[5].message == "ValueError: lane 5 is odd [1 lane, r=8, micro-batches in 1 part]"
     assert "in work" in failures[5].traceback
 
 
