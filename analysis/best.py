@@ -1,7 +1,7 @@
-"""The content of best.json: the best configuration of each dataset, what it is compared with, and what it cost.
+"""The content of best.json: the best configuration of each dataset, its comparison with baselines, and its cost.
 
-Everything is a function of the store, so the same sweep always gives the same file. `sweeper.analysis.report` writes
-it, and ``sweeper.run`` returns it.
+It depends on the store only, so the same sweep always gives the same file. `sweeper.analysis.report` writes it, and
+``sweeper.run`` returns it.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ __all__ = ["best_configurations", "trial_summary"]
 
 
 def best_configurations(store: TrialStore, *, space: SearchSpace | None = None) -> dict[str, Any]:
-    """Return what best.json holds.
+    """Return the content of best.json.
 
     Args:
         store: The sweep, finished or not.
-        space: The space searched, to tell which best values lie at its bounds; ``at_bounds`` is null without it.
+        space: The search space, for ``at_bounds``, the best values that lie at its bounds; null without it.
     """
     name = recorded_default_recipe(store.read_sweep() if store.exists else {})
     sessions = SessionLog(store.root).read()
@@ -46,9 +46,9 @@ def best_configurations(store: TrialStore, *, space: SearchSpace | None = None) 
 
 
 def trial_summary(store: TrialStore, study: StudyRecord, record: TrialRecord) -> dict[str, Any]:
-    """Return what best.json and the report show of a trial.
+    """Return the summary of a trial for best.json and the report.
 
-    ``params`` holds what a reader wants to see, alpha included; ``hyperparameters`` every value that was trained with.
+    ``params`` has the hyperparameters to show, including alpha; ``hyperparameters`` has all of them.
     """
     value = finite_value(study, record)
     metrics = record.last_rung.metrics if record.last_rung else {}
@@ -80,7 +80,7 @@ def _study(
     sessions: Sequence[SessionRecord],
 ) -> dict[str, Any]:
     trials = store.trials(study.name)
-    best, shipped = best_trial(study, trials), default_trial(trials, default)
+    best, baseline = best_trial(study, trials), default_trial(trials, default)
     value = finite_value(study, best) if best else None
     at_bounds = None
     if space is not None and best is not None and space.contains(best.spec.params):
@@ -94,10 +94,10 @@ def _study(
         "metric": study.metric,
         "direction": study.direction,
         "best": trial_summary(store, study, best) if best else None,
-        "default": trial_summary(store, study, shipped) if shipped else None,
+        "default": trial_summary(store, study, baseline) if baseline else None,
         "frozen_probe": probe_value(study),
         "untuned": untuned_value(study),
-        "gain_over_default": _jsonable(compare_with_default(study, best, shipped)),
+        "gain_over_default": _jsonable(compare_with_default(study, best, baseline)),
         "gain_over_probe": _jsonable(compare(study, value, probe_value(study))),
         "gain_over_untuned": _jsonable(compare(study, value, untuned_value(study))),
         "selection_optimism": selection_optimism(study, trials),

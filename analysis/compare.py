@@ -1,7 +1,7 @@
 """Whether one score is better than another by more than the noise of the validation rows.
 
-Pure functions of records, standard library only. The live view, best.json and the report all compare with these, and
-with nothing else. `sweeper.figures.ranking` decides which trial is best.
+Pure functions of records, standard library only. Live view, best.json and report use these for all comparisons.
+`sweeper.figures.ranking` decides which trial is best.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 NOISE_ERRORS = 2.0
-"""Standard errors of a difference below which it is called noise (about 95 %)."""
+"""A difference of at most this many standard errors is called noise (about 95 % confidence)."""
 
 
 def probe_value(study: StudyRecord) -> float | None:
@@ -36,12 +36,12 @@ def probe_value(study: StudyRecord) -> float | None:
 
 
 def untuned_value(study: StudyRecord) -> float | None:
-    """Return the objective of the model as it is, without any adapter; None if it was not measured."""
+    """Return the objective of the base model without an adapter; None if it was not measured."""
     return _reference_value(study, "untuned")
 
 
 def baseline(study: StudyRecord) -> tuple[str, float] | None:
-    """Return the score without fine-tuning as ``("probe" or "untuned", objective)``; None if it was not measured."""
+    """Return name (``probe`` or ``untuned``) and objective of the score without fine-tuning; None if not measured."""
     for name, value in (("probe", probe_value(study)), ("untuned", untuned_value(study))):
         if value is not None:
             return name, value
@@ -57,11 +57,11 @@ def _reference_value(study: StudyRecord, name: str) -> float | None:
 def standard_error(study: StudyRecord, value: float | None) -> float | None:
     """Return the binomial standard error of an accuracy, sqrt(p (1 - p) / n) over the n validation rows.
 
-    It covers how much a score would vary with other validation rows, not how much it varies with the training seed. A
-    perfect score counts as half a row wrong: its error is not 0.
+    It measures how much a score would vary with other validation rows, not with other training seeds. A perfect score
+    counts as half a row wrong, so its error is not 0.
 
     Returns:
-        None if the metric is not an accuracy: other metrics have no such formula.
+        The error; None if the metric is not an accuracy, since there is no such formula for other metrics.
     """
     num_rows = study.num_rows.get("validation", 0)
     if value is None or num_rows == 0 or study.metric.rpartition("/")[2] != "accuracy" or not 0 <= value <= 1:
@@ -75,23 +75,23 @@ class Comparison:
     """How much better one score is than another."""
 
     gain: float
-    """Positive if the first is better, whatever the direction."""
+    """Positive if the first score is better, whatever the direction of the metric."""
     standard_error: float | None
-    """Of the gain, as if each were scored on its own rows; None if the metric has no known error.
+    """Standard error of the gain for scores on independent rows; None if the metric has no known error.
 
-    Both are scored on the same rows, so the true error is usually smaller: this one is conservative.
+    Both scores are on the same rows, so the true error is usually smaller, and this one is conservative.
     """
 
     @property
     def is_noise(self) -> bool | None:
-        """Whether the gain is within `NOISE_ERRORS` standard errors of 0; None if that is unknown."""
+        """Whether the gain is within `NOISE_ERRORS` standard errors of 0; None if unknown."""
         if self.gain == 0:
             return True
         return None if self.standard_error is None else abs(self.gain) <= NOISE_ERRORS * self.standard_error
 
 
 def compare(study: StudyRecord, one: float | None, other: float | None) -> Comparison | None:
-    """Compare two objective values of a study; None if one is missing."""
+    """Compare two objectives of a study; return None if one is missing."""
     if one is None or other is None:
         return None
     gain = one - other if study.direction == "maximize" else other - one
@@ -103,9 +103,9 @@ def compare(study: StudyRecord, one: float | None, other: float | None) -> Compa
 def compare_with_default(
     study: StudyRecord, best: TrialRecord | None, default: TrialRecord | None
 ) -> Comparison | None:
-    """Compare the best trial with that of the default recipe; None unless both are complete.
+    """Compare the best trial with that of the default recipe; return None unless both are complete.
 
-    A default trial that was pruned has seen fewer rows, so its score is not comparable.
+    A pruned default trial has seen fewer rows, so its score is not comparable.
     """
     if best is None or default is None or default.state is not TrialState.COMPLETE:
         return None
@@ -113,10 +113,13 @@ def compare_with_default(
 
 
 def selection_optimism(study: StudyRecord, trials: Sequence[TrialRecord]) -> float | None:
-    """Return how far the best score would exceed the true one by chance if all scored trials were equally good.
+    """Return by how much the best score would exceed the true one if all scored trials were equally good.
 
-    The expected maximum of m independent normal errors (Blom 1958: quantile (m - 0.375) / (m + 0.25)). Errors on the
-    same rows are correlated, so this is an upper estimate.
+    This is the expected maximum of m independent normal errors (Blom 1958: quantile (m - 0.375) / (m + 0.25)). Errors
+    on the same rows are correlated, so it is an upper estimate.
+
+    Returns:
+        The difference, in units of the objective; None if the metric has no known error.
     """
     best = best_trial(study, trials)
     error = standard_error(study, finite_value(study, best)) if best else None

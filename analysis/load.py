@@ -1,4 +1,4 @@
-"""The trials of a sweep as a table with one row per trial: the content of trials.csv."""
+"""The content of trials.csv: a table with one row per trial."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _FIRST_COLUMNS = ("study", "dataset", "model", "method", "trial", "state", "phas
 def load_trials(store: TrialStore) -> pd.DataFrame:
     """Return every trial of a sweep, by study and number.
 
-    Columns are: what the trial is, its objective ``value``, every hyperparameter by its dotted key (``lora.alpha``
-    included), the metrics of its latest measurements, its cost, and its times.
+    The columns identify the trial, and have its objective (``value``), every hyperparameter by its dotted key
+    (including ``lora.alpha``), its latest metrics, its cost and its times.
     """
     rows = [_row(study, trial) for study in store.studies() for trial in store.trials(study.name)]
     return pd.DataFrame(rows, columns=_column_order(rows))
@@ -60,7 +60,7 @@ def _row(study: StudyRecord, record: TrialRecord) -> dict[str, Any]:
 
 
 def _column_order(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return every column once; studies may differ in their metrics."""
+    """Return the union of all columns, in order; studies may differ in their metrics."""
     names = dict.fromkeys(name for row in rows for name in row)
     metrics = sorted(name for name in names if "/" in name)
     hyperparameters = sorted(name for name in names if "." in name and "/" not in name)

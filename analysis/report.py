@@ -1,7 +1,7 @@
 """Writes report.md, best.json and trials.csv of a sweep.
 
-The report is rendered from the dictionary that best.json holds, so their numbers cannot differ. It does not contain the
-time of writing: the same store gives the same files. `sweeper.sweep.run` calls it at the end of a sweep.
+The report is rendered from the content of best.json, so their numbers cannot differ. It does not contain the time of
+writing: the same store gives the same files. `sweeper.sweep.run` calls this after every session.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ _TOP = 5
 
 
 def write_reports(store: TrialStore, *, space: SearchSpace | None = None) -> dict[str, Path]:
-    """Write all three files of a sweep, each atomically.
+    """Write the three files of a sweep, each atomically.
 
     Args:
         store: The sweep, finished or not.
-        space: The space searched, to tell which best values lie at its bounds.
+        space: The search space, to find best values at its bounds; not checked if None.
 
     Returns:
-        The path of each file, by its name.
+        The paths by file name.
     """
     best = best_configurations(store, space=space)
     texts = {
@@ -58,11 +58,16 @@ def write_reports(store: TrialStore, *, space: SearchSpace | None = None) -> dic
 
 
 def render_report(store: TrialStore, best: Mapping[str, Any]) -> str:
-    """Return report.md, given what `best_configurations` returned."""
+    """Return the text of report.md.
+
+    Args:
+        store: The sweep.
+        best: The result of `best_configurations`.
+    """
     extras = {study["name"]: _extras(store, study["name"], study["best"]) for study in best["studies"]}
     sweep = store.read_sweep() if store.exists else {}
     template = _environment().get_template("report.md.j2")
-    provenance = _flat(sweep.get("provenance") or {})
+    provenance = _flatten(sweep.get("provenance") or {})
     sessions = session_rows(store, sweep.get("settings") or {})
     health = read_health(store.root).lines()
     return template.render(
@@ -88,7 +93,7 @@ def _environment() -> Environment:
         "number": number_text,
         "bounds": _bound_advice,
         "plural": plural,
-        "literal": partial(json.dumps, ensure_ascii=False),  # Python source of a text or a list of texts
+        "literal": partial(json.dumps, ensure_ascii=False),  # Python source of a string or a list of strings
     }
     environment.filters.update(filters)
     return environment
@@ -108,7 +113,7 @@ def _extras(store: TrialStore, study_name: str, best: Mapping[str, Any] | None) 
 
 
 def _base_model(best: Mapping[str, Any] | None) -> str | None:
-    """Return the base model that the adapter of the best trial names; None without an adapter."""
+    """Return the base model that the adapter of the best trial names; None without an adapter or a name."""
     if best is None or best["adapter"] is None:
         return None
     path = Path(best["adapter"]) / "adapter_config.json"
@@ -117,11 +122,11 @@ def _base_model(best: Mapping[str, Any] | None) -> str | None:
     return str(json.loads(path.read_text()).get("base_model_name_or_path") or "") or None
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
-        found |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+        found |= _flatten(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
     return found
 
 
@@ -132,12 +137,12 @@ def _score(value: float | None, error: float | None = None) -> str:
 
 
 def _cell(text: object) -> str:
-    """Escape a text for a cell of a Markdown table."""
+    """Escape text for a cell of a Markdown table."""
     return " ".join(str(text).split()).replace("|", "\\|")
 
 
 def _duration(seconds: float) -> str:
-    """Return a time span such as ``1 h 02 min`` or ``3 min 20 s``."""
+    """Return a duration such as ``1 h 02 min`` or ``3 min 20 s``."""
     whole = round(seconds)
     hours, minutes = divmod(whole // 60, 60)
     if hours:
@@ -146,7 +151,7 @@ def _duration(seconds: float) -> str:
 
 
 def _bound_advice(bounds: Mapping[str, str], params: Mapping[str, ParamValue]) -> list[str]:
-    """Return advice for each bound: widen the space, unless the hyperparameter has no further values there."""
+    """Return advice for each bound: widen the space, unless the bound is the limit of the hyperparameter."""
     lines = []
     for key, side in bounds.items():
         limit = find_key(key).at_least if side == "low" else find_key(key).at_most

@@ -1,4 +1,4 @@
-"""The sessions of a sweep as rows of the report: times, reason of the end, results, and the error of the prediction."""
+"""The sessions of a sweep as rows of the report: times, reason for the end, results, and error of the prediction."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ __all__ = ["SessionRow", "session_rows"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SessionRow:
-    """One session as the report shows it."""
+    """One session, as the report shows it; times are local."""
 
     number: int
-    begun: str
+    started: str
     ended: str
     """When it ended, or when its record was last written if it was killed or is still running."""
     reason: str
     num_trials: int
     device_h: float
     predicted: str
-    """The first predicted end, and when it was predicted."""
+    """The first predicted end, and when the prediction was made."""
     error_s: float | None
-    """Seconds by which it ended later than predicted; None without prediction or end."""
+    """Seconds by which it ended later than predicted; None without a prediction or an end."""
 
 
 def session_rows(store: TrialStore, settings: Mapping[str, Any]) -> list[SessionRow]:
@@ -51,15 +51,15 @@ def _row(session: SessionRecord, zone: str) -> SessionRow:
     )
     return SessionRow(
         number=session.number,
-        begun=_shown(session.begun_at, zone),
-        ended=_shown(end, zone) + ("" if session.ended_at else " or later"),
+        started=_local_text(session.begun_at, zone),
+        ended=_local_text(end, zone) + ("" if session.ended_at else " or later"),
         reason=session.reason or "killed, or still running",
         num_trials=session.num_finished,
         device_h=session.device_s / 3600,
-        predicted=f"{_shown(first.ends_at, zone)} (at {_shown(first.at, zone)})" if first else "-",
+        predicted=f"{_local_text(first.ends_at, zone)} (at {_local_text(first.at, zone)})" if first else "-",
         error_s=late.total_seconds() if late is not None else None,
     )
 
 
-def _shown(moment: str, zone: str) -> str:
+def _local_text(moment: str, zone: str) -> str:
     return f"{local_time(datetime.fromisoformat(moment), zone):%Y-%m-%d %H:%M}"

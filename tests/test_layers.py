@@ -40,7 +40,10 @@ LAYERS = {
 SAME_LAYER = {("failures", "types")}
 """The only import within a layer, as (importer, imported): the table of causes is keyed by the kinds of failures."""
 
-MOST_TOP_MODULES = 6
+SEEN_BY_ANALYSIS = {"analysis", "clock", "config", "errors", "failures", "figures", "store", "types"}
+"""All that `analysis` may import of sweeper: it reads sweeps, and needs neither search nor training for that."""
+
+MAX_TOP_MODULES = 6
 
 LIBRARIES = {
     "optuna": {"sweeper.search"},
@@ -111,7 +114,7 @@ def test_every_module_and_package_has_a_layer():
 
 def test_the_top_level_is_easy_to_survey():
     modules = [module for module in MODULES if module.count(".") == 1 and MODULES[module].name != "__init__.py"]
-    assert len(modules) <= MOST_TOP_MODULES
+    assert len(modules) <= MAX_TOP_MODULES
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name != "sweeper"])
@@ -123,6 +126,11 @@ def test_imports_go_downwards(module):
         if _top(imported) != own and LAYERS[_top(imported)] >= LAYERS[own] and (own, _top(imported)) not in SAME_LAYER
     }
     assert upwards == set()
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if _is_in(name, "sweeper.analysis")])
+def test_analysis_sees_only_configuration_core_values_figures_and_store(module):
+    assert {_top(imported) for imported in GRAPH[module]} <= SEEN_BY_ANALYSIS
 
 
 def test_no_packages_import_each_other_in_a_circle():

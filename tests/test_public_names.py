@@ -1,4 +1,4 @@
-"""What a module says it offers is there, and in order."""
+"""Every module lists its public names in `__all__`, in order, and has a docstring."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_public_names_exist_and_are_sorted(name):
     if name.count(".") == 0 or MODULES[name].name == "__init__.py":
         names = getattr(module, "__all__", [])
     else:
-        assert hasattr(module, "__all__"), f"{name} does not say what is public"
+        assert hasattr(module, "__all__"), f"{name} has no __all__"
         names = module.__all__
     assert [public for public in names if not hasattr(module, public)] == []
     assert len(set(names)) == len(names)
@@ -31,5 +31,5 @@ def _isort_key(name):
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_every_module_says_what_it_is_for(name):
+def test_every_module_has_a_docstring(name):
     assert (importlib.import_module(name).__doc__ or "").strip()

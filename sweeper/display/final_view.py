@@ -71,5 +71,5 @@ def _legend(progress: Sequence[StudyProgress]) -> list[str]:
     if "probe" in names:
         lines.insert(0, "Probe: logistic regression on the features of the frozen model.")
     if "untuned" in names:
-        lines.insert(0, "Untuned: the model as it is, without any adapter.")
+        lines.insert(0, "Untuned: the base model without any adapter.")
     return lines

@@ -1,1 +1,1 @@
-"""Compares store, Optuna and MLflow trial by trial, and repairs what differs (`reconcile`)."""
+"""Compares store, Optuna and MLflow trial by trial, and repairs the differences (`reconcile`)."""

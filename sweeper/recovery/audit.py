@@ -1,4 +1,4 @@
-"""Reads a sweep from store, Optuna and MLflow, and lists what differs. Writes nothing; `reconcile` calls it."""
+"""Compares a sweep's store with Optuna and MLflow, and lists the differences. Read-only; `reconcile` calls it."""
 
 from __future__ import annotations
 
@@ -14,33 +14,36 @@ from sweeper.track import database_fault
 from sweeper.track.base import TrackerAudit
 from sweeper.types import Cost, StudyRecord, ViewedTrial
 
-__all__ = ["Audit", "SweepViews", "audit_sweep", "spent"]
+__all__ = ["Audit", "SweepViews", "audit_sweep", "total_cost"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SweepViews:
-    """Where to find a sweep outside its folder, and what its store should hold."""
+    """Where the views of a sweep are, and the settings that the audit needs."""
 
     search_url: str
+    """URL of Optuna's database."""
     tracker_url: str
-    """Empty without a tracker."""
+    """MLflow's tracking URI; empty without a tracker."""
     tracker: TrackerAudit | None
-    """None without a tracker, or if its database cannot be used."""
+    """Reads the runs; None without a tracker, or if its database cannot be used."""
     space: SearchSpace
     keep_adapters: int
+    """``store.keep_adapters``."""
 
 
 @dataclass(kw_only=True, slots=True)
 class Audit:
-    """What `audit_sweep` found."""
+    """The result of `audit_sweep`."""
 
     damage: list[Damage] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
     searched: dict[str, list[ViewedTrial] | None] = field(default_factory=dict)
-    """Trials in Optuna, by study; None for a study that Optuna does not have."""
+    """Trials in Optuna, by study; None for a study that is missing in Optuna."""
     runs: dict[str, list[ViewedTrial] | None] = field(default_factory=dict)
-    """Runs in MLflow, by study."""
+    """Runs in MLflow, by study; None for a study that is missing in MLflow."""
     search_fault: str = ""
+    """Why Optuna's database cannot be used; empty if it can. The same below for MLflow's and for the ledger."""
     tracker_fault: str = ""
     ledger_fault: str = ""
 
@@ -54,7 +57,7 @@ def audit_sweep(store: TrialStore, views: SweepViews) -> Audit:
     """Compare store, Optuna and MLflow.
 
     Raises:
-        TrackerError: MLflow does not answer.
+        TrackerError: MLflow does not respond.
     """
     from sweeper.search.stored_study import database_fault as search_fault
 
@@ -73,7 +76,7 @@ def audit_sweep(store: TrialStore, views: SweepViews) -> Audit:
     return audit
 
 
-def spent(store: TrialStore) -> Cost:
+def total_cost(store: TrialStore) -> Cost:
     """Return the cost of all trials of a sweep whose records can be read."""
     folders = store.paths.studies()
     return sum((record.cost for folder in folders for record in readable_trials(store, folder.name)), Cost())
@@ -100,7 +103,7 @@ def _audit_study(audit: Audit, store: TrialStore, study: StudyRecord, views: Swe
 
 
 def _audit_ledger(audit: Audit, store: TrialStore) -> None:
-    cost = spent(store)
+    cost = total_cost(store)
     try:
         known = Ledger(store.paths.ledger).cost
     except StoreError:

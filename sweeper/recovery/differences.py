@@ -22,74 +22,75 @@ class Place(enum.StrEnum):
 
 
 class Remedy(enum.StrEnum):
-    """What `reconcile` does about a difference; the value is what its table says."""
+    """What `reconcile` does about a difference; its table shows the value."""
 
-    SHOW = "updated"
-    """The view is behind: it gets what it lacks."""
+    UPDATE = "updated"
+    """The view is behind the store."""
     REPLACE = "deleted, then rebuilt from the store"
     """The view contradicts the store."""
-    BEGIN = "started in the store"
-    """The trial was proposed, but the controller was killed before it reached the store."""
+    START = "started in the store"
+    """The search proposed the trial, but the controller was killed before it was in the store."""
     RECOVER = "rebuilt in the store"
-    """The record of the trial is missing or damaged."""
+    """A record in the store is missing or damaged."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Difference:
-    """One thing in a view that differs from the store, or that is wrong in the store itself."""
+    """A difference between a view and the store, or a fault in the store itself."""
 
     place: Place
     study: str
     what: str
+    """Description, to print."""
     remedy: Remedy
     number: int | None = None
-    """The trial; None if it concerns a whole study or sweep."""
+    """The trial; None if the difference concerns a study or the sweep."""
 
 
 def compare_view(
     place: Place, study: StudyRecord, records: Iterable[TrialRecord], viewed: Sequence[ViewedTrial] | None
 ) -> list[Difference]:
-    """Return how a view differs from the store, by trial.
+    """Return the differences between a view and the store, by trial.
 
     Args:
-        place: The search's database or the tracker.
+        place: The view: Optuna or MLflow.
         study: The study.
         records: All its trials in the store.
-        viewed: Trials of the view; None if the view does not have the study.
+        viewed: Its trials in the view; None if the study is missing there.
     """
     known = {r.spec.number: r for r in records if place is Place.TRACKER or r.spec.phase is Phase.SEARCH}
     if viewed is None:
         what = f"the study is missing ({len(known)} trials)"
-        return [Difference(place=place, study=study.name, what=what, remedy=Remedy.SHOW)] if known else []
+        return [Difference(place=place, study=study.name, what=what, remedy=Remedy.UPDATE)] if known else []
     by_number: dict[int, list[ViewedTrial]] = defaultdict(list)
     for each in viewed:
         by_number[each.number].append(each)
     found = []
     for number in sorted({*known, *by_number}):
-        for what, remedy in _of_trial(place, study, known.get(number), by_number.get(number, [])):
+        for what, remedy in _compare_trial(place, study, known.get(number), by_number.get(number, [])):
             found.append(Difference(place=place, study=study.name, number=number, what=what, remedy=remedy))
     return found
 
 
-def _of_trial(
+def _compare_trial(
     place: Place, study: StudyRecord, record: TrialRecord | None, views: Sequence[ViewedTrial]
 ) -> Iterator[tuple[str, Remedy]]:
     if not views:
-        yield "missing", Remedy.SHOW
+        yield "missing", Remedy.UPDATE
     elif record is None:
-        yield from _unknown(place, views[0])
+        yield from _missing_in_store(place, views[0])
     elif len(views) > 1:
         yield f"present {len(views)} times", Remedy.REPLACE
     else:
         yield from _contradictions(place, study, record, views[0])
 
 
-def _unknown(place: Place, view: ViewedTrial) -> Iterator[tuple[str, Remedy]]:
-    """Yield what to do about a trial that the store does not have."""
+def _missing_in_store(place: Place, view: ViewedTrial) -> Iterator[tuple[str, Remedy]]:
+    """Yield the difference of a trial that is missing in the store."""
     if place is Place.SEARCH and view.state == TrialState.RUNNING:
-        yield "running, but missing in the store", Remedy.BEGIN
+        yield "running, but missing in the store", Remedy.START
     elif place is Place.SEARCH and not view.params:
-        return  # a placeholder for a trial whose configuration is lost, see `Search.sync`
+        return  # a placeholder for a trial whose configuration was lost, see `Search.sync`
     else:
         yield f"{view.state}, but missing in the store", Remedy.RECOVER
 
@@ -102,17 +103,17 @@ def _contradictions(
         expected = "paused"
     if view.state != expected:
         is_behind = view.state in (TrialState.RUNNING, "paused")
-        yield f"the state is {view.state}, in the store {expected}", Remedy.SHOW if is_behind else Remedy.REPLACE
+        yield f"the state is {view.state}, in the store {expected}", Remedy.UPDATE if is_behind else Remedy.REPLACE
         return
     if place is Place.SEARCH and dict(view.params) != dict(record.spec.params):
         yield "the configuration differs from the store's", Remedy.REPLACE
     value = study.value(record)
     has_value = record.state is TrialState.COMPLETE or (place is Place.TRACKER and record.state is TrialState.PRUNED)
-    if has_value and not _same(view.value, value):
+    if has_value and not _are_close(view.value, value):
         yield f"{study.metric} is {view.value}, in the store {value}", Remedy.REPLACE
 
 
-def _same(one: float | None, other: float | None) -> bool:
+def _are_close(one: float | None, other: float | None) -> bool:
     if one is None or other is None:
         return one is other
     return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12)

@@ -1,7 +1,7 @@
 """Compares store, Optuna and MLflow trial by trial, and repairs the two views from the store. `cli` calls it.
 
 Holds the sweep's lock, so no controller can run. Damaged files of the store are moved aside and rebuilt (see `repair`).
-What a view lacks is sent as at any restart. What contradicts the store is deleted from the view, then sent again.
+What is missing in a view is sent as at any restart. What contradicts the store is deleted from the view and sent again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sweeper.config.dimensions import parse_space
 from sweeper.config.hyperparameters import Hyperparameters
 from sweeper.config.settings import SweepSettings
 from sweeper.errors import StoreError
-from sweeper.recovery.audit import Audit, SweepViews, audit_sweep, spent
+from sweeper.recovery.audit import Audit, SweepViews, audit_sweep, total_cost
 from sweeper.recovery.differences import Place, Remedy
 from sweeper.recovery.repair import TrialRepair
 from sweeper.store.damage import DamageKind, set_aside
@@ -38,42 +38,43 @@ from sweeper.types import Cost, TrialState, TrialTemplate, ViewedTrial
 __all__ = ["reconcile_sweep"]
 
 _TRACKER_TIMEOUT_S = 600.0
-"""Time for MLflow to receive what it lacks, at about 5 ms per point."""
+"""Time to bring MLflow up to date, at about 5 ms per point."""
 _Row = tuple[str, str, str, str, str]
+"""Place, study, trial, difference and repair."""
 
 
 def reconcile_sweep(
     store: TrialStore, *, console: Console, dry_run: bool = False, settings: SweepSettings | None = None
 ) -> bool:
-    """Print how store, Optuna and MLflow differ, and repair them.
+    """Print the differences between store, Optuna and MLflow, and repair them.
 
     Args:
         store: The sweep.
         console: Where to print.
-        dry_run: Only print.
-        settings: Settings from the command line, which may hold a database's password; those of the sweep if None.
+        dry_run: Only print them.
+        settings: Settings from the command line, which may contain a database's password; the stored ones if None.
 
     Returns:
         Whether all three agree now.
 
     Raises:
         SweepLocked: A controller is running the sweep.
-        SweeperError: Something needed cannot be read.
+        SweeperError: A record cannot be repaired, or a view is not reachable.
     """
     with hold(store):
         settings = settings or from_jsonable(SweepSettings, store.read_sweep()["settings"])
-        # The folder of outputs may have been moved since.
-        work = _Reconciler(store, dataclasses.replace(settings, outputs=str(store.root.parent)))
-        audit = work.audit()
+        # The outputs folder may have been moved since the sweep started.
+        reconciler = _Reconciler(store, dataclasses.replace(settings, outputs=str(store.root.parent)))
+        audit = reconciler.audit()
         if audit.is_clean:
             console.print(Text(f"Sweep {store.root.name}: store, Optuna and MLflow agree on every trial."))
             return True
-        done = [(*row[:4], "") for row in _rows(audit)] if dry_run else work.repair(audit)
+        done = [(*row[:4], "") for row in _rows(audit)] if dry_run else reconciler.repair(audit)
         console.print(_table(done, is_repaired=not dry_run))
         if dry_run:
             console.print(Text(f"Differences: {len(done)}. Run without --dry-run to repair them."))
             return False
-        left = work.audit()
+        left = reconciler.audit()
         if not left.is_clean:
             console.print(_table(_rows(left), is_repaired=False))
             console.print(Text(f"Differences that could not be repaired: {len(_rows(left))}.", style="bold red"))
@@ -99,13 +100,13 @@ class _Reconciler:
         return audit_sweep(self._store, self._views())
 
     def repair(self, audit: Audit) -> list[_Row]:
-        """Repair what an audit found; return what was done about each difference."""
+        """Repair what an audit found; return a row for each repair."""
         done = self._repair_studies(audit)
         if done:
-            audit = self.audit()  # the trials of a study can be checked only now that its record can be read
+            audit = self.audit()  # only now that its record is readable can the trials of a study be checked
         done += self._repair_trials(audit)
         left = self.audit()
-        done += _rows(dataclasses.replace(left, damage=[]))  # what differs in the views, and the ledger
+        done += _rows(dataclasses.replace(left, damage=[]))  # differences in the views and the ledger
         self._delete_contradictions(left)
         self._update_views()
         self._repair_ledger()
@@ -166,7 +167,7 @@ class _Reconciler:
         return done
 
     def _delete_contradictions(self, audit: Audit) -> None:
-        """Delete from the views what contradicts the store, and move damaged databases aside."""
+        """Delete data that contradicts the store from the views, and move damaged databases aside."""
         from sweeper.search.stored_study import database_files as search_files
         from sweeper.search.stored_study import delete_study
 
@@ -184,7 +185,7 @@ class _Reconciler:
                 views.tracker.remove([run for run in runs if run.number == each.number])
 
     def _update_views(self) -> None:
-        """Send both views what they lack, as any start of the sweep does."""
+        """Bring both views up to date, as any start of the sweep does."""
         with ExitStack() as stack:
             tracker = open_tracker(self._settings, self._store)
             try:
@@ -195,14 +196,14 @@ class _Reconciler:
                 tracker.close(_TRACKER_TIMEOUT_S)
 
     def _repair_ledger(self) -> None:
-        """Raise each sum of the ledger to that of the trials; it may be higher, since lost chunks cost, too."""
+        """Raise each sum of the ledger to that of the trials. It may be higher, since it includes lost chunks."""
         path = self._store.paths.ledger
         try:
             ledger = Ledger(path)
         except StoreError:
             set_aside(self._store, path, self._stamp)
             ledger = Ledger(path)
-        least = spent(self._store)
+        least = total_cost(self._store)
         fields = [field.name for field in dataclasses.fields(Cost)]
         missing = {name: max(0, getattr(least, name) - getattr(ledger.cost, name)) for name in fields}
         if any(missing.values()):
@@ -214,17 +215,19 @@ class _Reconciler:
 
 
 def _by_number(trials: Sequence[ViewedTrial] | None) -> dict[int, ViewedTrial]:
-    """Return the trials of a view by number; of several runs of one trial, a complete one."""
+    """Return the trials of a view by number; if a trial has several runs, a complete one."""
     found = sorted(trials or [], key=lambda trial: trial.state == TrialState.COMPLETE)
     return {trial.number: trial for trial in found}
 
 
 def _rows(audit: Audit) -> list[_Row]:
-    damage = [(Place.STORE.value, d.study, _text(d.number), d.what, Remedy.RECOVER.value) for d in audit.damage]
-    return damage + [(d.place.value, d.study, _text(d.number), d.what, d.remedy.value) for d in audit.differences]
+    damage = [(Place.STORE.value, d.study, _number_text(d.number), d.what, Remedy.RECOVER.value) for d in audit.damage]
+    return damage + [
+        (d.place.value, d.study, _number_text(d.number), d.what, d.remedy.value) for d in audit.differences
+    ]
 
 
-def _text(number: int | None) -> str:
+def _number_text(number: int | None) -> str:
     return "" if number is None else str(number)
 
 

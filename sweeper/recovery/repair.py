@@ -1,8 +1,8 @@
-"""Repairs the trials of a sweep's folder: moves damaged files aside, and rebuilds them from what the views still have.
+"""Repairs the trials in a sweep's folder: moves damaged files aside and rebuilds them from the views.
 
-A finished trial is restored from MLflow's copy of its record and adapter. Without a copy it is restarted with the
-number and the configuration that Optuna knows: the same spec gives the same losses. `reconcile` calls this and holds
-the sweep's lock.
+A finished trial is restored from MLflow's copy of its record and adapter. Without a copy, it is restarted with its
+number and configuration from Optuna: the same spec gives the same losses. `reconcile` calls this while it holds the
+sweep's lock.
 """
 
 from __future__ import annotations
@@ -29,10 +29,12 @@ class TrialRepair:
     """Repairs the trials of one study.
 
     Attributes:
-        template: What the study's trials have in common.
-        searched: Trials in the search's database, by number.
-        runs: Trials in the tracker, by number.
-        copies: Reads the tracker's copies; None without a tracker.
+        store: The sweep.
+        study: Name of the study.
+        template: Makes the specs of its trials.
+        searched: Trials in Optuna, by number.
+        runs: Trials in MLflow, by number.
+        copies: Reads MLflow's copies; None without a tracker.
         stamp: Name of the folder under ``damaged``.
     """
 
@@ -45,7 +47,7 @@ class TrialRepair:
     stamp: str
 
     def repair(self, damage: Damage) -> str:
-        """Repair one damage; return what was done."""
+        """Repair one damaged file; return what was done, to print."""
         number = damage.number
         match damage.kind:
             case DamageKind.RECORD if number is not None:
@@ -68,7 +70,7 @@ class TrialRepair:
                 return f"moved to damaged/{self.stamp}"
 
     def recover(self, number: int) -> str:
-        """Rebuild a trial whose record is damaged or missing; return what was done."""
+        """Rebuild a trial whose record is damaged or missing; return what was done, to print."""
         paths = self.store.paths.trial(self.study, number)
         self._set_aside(paths.record)
         copy = self._copy_of(number)
@@ -78,12 +80,12 @@ class TrialRepair:
         self._set_aside(paths.folder)
         known = self.searched.get(number)
         if known is None or not known.params:
-            return f"moved to damaged/{self.stamp}; its configuration is lost, so another trial will replace it"
+            return f"moved to damaged/{self.stamp}; its configuration is lost, so a new trial will replace it"
         spec = self.template.spec(number, known.params, known.origin)
         return self._restart(TrialRecord(spec=spec, started_at=datetime.now(UTC).isoformat(timespec="seconds")))
 
     def _copy_of(self, number: int) -> TrialRecord | None:
-        """Return the tracker's copy of a record, if it is intact and of this trial, and the trial is finished."""
+        """Return MLflow's copy of a trial's record; None unless it is intact, of this trial, and finished."""
         run = self.runs.get(number)
         content = self.copies.kept_record(run) if self.copies is not None and run is not None else None
         if not content:
@@ -96,7 +98,7 @@ class TrialRepair:
         return record if is_same and record.state.is_finished else None
 
     def _restore_adapter(self, record: TrialRecord) -> bool:
-        """Fetch the adapter of a complete trial from the tracker if it is damaged; tell whether it is intact now."""
+        """Restore a complete trial's adapter from MLflow if it is damaged; return whether it is intact now."""
         folder = self.store.adapter_dir(self.study, record.spec.number)
         if record.state is not TrialState.COMPLETE or is_adapter_intact(folder):
             return True

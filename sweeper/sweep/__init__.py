@@ -1,1 +1,1 @@
-"""One session of a sweep, from the configuration to the report: `run` plans, searches and reports."""
+"""Runs a session of a sweep, from the configuration to the report (`run`), and trains a trial again (`reproduce`)."""

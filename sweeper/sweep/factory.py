@@ -1,4 +1,4 @@
-"""Makes what a session works with: searches, study runs, the tracker, the executor. `run` and `reconcile` call it."""
+"""Creates the parts of a session: searches, study runs, tracker, executor. `run` and `reconcile` call it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["open_executor", "open_search", "open_study_run", "open_tracker", "st
 
 
 def open_search(record: StudyRecord, config: SweepConfig, store: TrialStore) -> Search:
-    """Open the search of a study; a new one is created."""
+    """Open the search of a study, or create it."""
     from sweeper.search.study import Search
 
     settings = config.settings
@@ -45,7 +45,7 @@ def open_search(record: StudyRecord, config: SweepConfig, store: TrialStore) -> 
 
 
 def storage_url(settings: SweepSettings, store: TrialStore) -> str:
-    """Return the URL of Optuna's database."""
+    """Return the SQLAlchemy URL of Optuna's database."""
     return settings.search.storage or f"sqlite:///{store.paths.optuna_db}"
 
 
@@ -59,7 +59,17 @@ def open_study_run(
     reference: tuple[str, Mapping[str, ParamValue]] | None,
     clock: Clock = utc_now,
 ) -> StudyRun:
-    """Return a study run, with search and tracker brought in line with the store."""
+    """Resume a study from the store, and bring search and tracker up to date with it.
+
+    Args:
+        record: The record of the study.
+        search: Its open search.
+        settings: Settings of the sweep.
+        store: The sweep.
+        tracker: Where trials are shown.
+        reference: Name and values of a recipe that is trained for comparison; None if there is none.
+        clock: The present time.
+    """
     records = TrialRecords(
         record, store=store, tracker=tracker, keep_adapters=settings.store.keep_adapters, clock=clock
     )
@@ -76,7 +86,7 @@ def open_study_run(
 
 
 def open_executor(settings: SweepSettings, store: TrialStore, *, model_dir: Path, device: str) -> Executor:
-    """Return the executor that the settings name; its workers log into the sweep's folder."""
+    """Return the executor that the settings name; its workers log to the sweep's folder."""
     setup = WorkerSetup(
         model=settings.model,
         model_dir=model_dir,

@@ -1,6 +1,7 @@
-"""Tells whether two sessions belong to one sweep: the settings that trials depend on, their hash, and the check.
+"""Checks that a session continues a sweep with the same settings, as far as trials depend on them.
 
-`run` checks before anything is fetched: a sweep is never resumed with other settings.
+`run` checks before anything is fetched: a sweep is never resumed with other settings. Without a name of its own, a
+sweep is named after these settings.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from sweeper.store.trials import TrialStore
 __all__ = ["check_identity", "settings_to_keep", "sweep_name"]
 
 _NOT_IDENTITY = ("name", "outputs", "cache", "executor", "budget", "store", "tracker", "notify")
-"""Sections on which no trial's result depends: they may change between the sessions of a sweep."""
-_NUM_SHOWN = 4
+"""Sections that no trial's result depends on: they may change between the sessions of a sweep."""
+_MAX_SHOWN = 4
 
 
 def sweep_name(settings: SweepSettings) -> str:
-    """Return the sweep's name: the one set, or one made of datasets, model, space and a hash of the settings."""
+    """Return ``name``; if it is empty, a name made of datasets, model, space and a hash of the settings."""
     if settings.name:
         return settings.name
     datasets = "+".join(dataset.name for dataset in settings.dataset.values())
@@ -33,7 +34,7 @@ def sweep_name(settings: SweepSettings) -> str:
 
 
 def settings_to_keep(settings: SweepSettings) -> dict[str, Any]:
-    """Return the settings as they may be stored: without passwords and addresses."""
+    """Return the settings to store, without passwords and notification URLs."""
     content = asdict(settings)
     content["search"]["storage"] = redact_urls(settings.search.storage)
     content["tracker"]["uri"] = redact_urls(settings.tracker.uri)
@@ -42,7 +43,7 @@ def settings_to_keep(settings: SweepSettings) -> dict[str, Any]:
 
 
 def check_identity(store: TrialStore, settings: SweepSettings) -> None:
-    """Check that a sweep on disk, if there is one, was started with these settings.
+    """Check that the sweep on disk, if there is one, was started with these settings.
 
     Raises:
         SweepMismatch: Settings that trials depend on have changed.
@@ -53,9 +54,9 @@ def check_identity(store: TrialStore, settings: SweepSettings) -> None:
     now = _identity(json.loads(json.dumps(asdict(settings))))
     changed = sorted(_differences(before, now))
     if changed:
-        more = f"; and {len(changed) - _NUM_SHOWN} more" if len(changed) > _NUM_SHOWN else ""
+        more = f"; and {len(changed) - _MAX_SHOWN} more" if len(changed) > _MAX_SHOWN else ""
         raise SweepMismatch(
-            f"sweep {store.root.name} was started with other settings ({'; '.join(changed[:_NUM_SHOWN])}{more}), so "
+            f"sweep {store.root.name} was started with other settings ({'; '.join(changed[:_MAX_SHOWN])}{more}), so "
             "its trials cannot be compared with new ones. Give the new sweep its own name, e.g. name=second"
         )
 
@@ -75,13 +76,13 @@ def _differences(one: Any, other: Any, key: str = "") -> Iterator[str]:
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a configuration, whatever the order of its keys.
+    """Return the SHA-256 of a configuration, independent of the order of its keys.
 
     Args:
-        config: Nested mappings, lists and scalars, as JSON knows them.
+        config: Nested mappings, lists and scalars that JSON can represent.
 
     Raises:
-        TypeError: Something in it is not JSON.
+        TypeError: JSON cannot represent a value.
         ValueError: A number is not finite.
     """
     text = json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -1,4 +1,4 @@
-"""Sends log records to a file in the sweep's folder, and sweeper's own warnings to the terminal as well."""
+"""Writes log records to a file in the sweep's folder, and sweeper's own warnings to the terminal as well."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["log_to"]
 
 @contextmanager
 def log_to(path: Path) -> Iterator[None]:
-    """Append sweeper's records from INFO up to a file, and those of other libraries from WARNING up."""
+    """Append log records to a file during the block: sweeper's from INFO up, other libraries' from WARNING up."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root, own = logging.getLogger(), logging.getLogger("sweeper")
     before = own.level
-    # Python's last-resort handler writes to the present stderr, also while the live view owns it. An application that
-    # has set up logging shows warnings in its own way.
+    # Python's last-resort handler writes to the current stderr, also while the live view replaces it. An application
+    # that has configured logging shows warnings itself.
     terminal = None if root.handlers else logging.lastResort
     own.setLevel(logging.INFO)
     root.addHandler(handler)

@@ -1,10 +1,9 @@
-"""Shows a running sweep after every change, and notes what goes wrong around it; `sweep` makes one."""
+"""Keeps live view, session record and health.json up to date while the controller runs. `run` creates it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
 
 from sweeper.config.settings import SweepSettings
 from sweeper.control.controller import Controller
@@ -20,15 +19,15 @@ __all__ = ["SweepMonitor"]
 
 
 class SweepMonitor:
-    """Updates the live view, the record of the session and health.json after every change.
+    """Updates live view, session record and health.json after every change.
 
     Args:
-        view: Where studies are shown.
-        runs: The studies.
-        settings: Of the sweep.
-        num_workers: Workers that share them.
-        tracker: Asked whether it is behind.
-        recorder: Keeps the record of the session.
+        view: Shows the progress.
+        runs: The running studies.
+        settings: Settings of the sweep.
+        num_workers: Number of workers, for the predicted end.
+        tracker: Its problem, if any, is written to health.json.
+        recorder: Records the session.
     """
 
     def __init__(
@@ -46,10 +45,10 @@ class SweepMonitor:
         self._file = HealthFile(recorder.root)
         self._controller: Controller | None = None
 
-    def begin(self, controller: Controller, ledger: Ledger) -> None:
-        """Watch a controller that is about to run."""
+    def start(self, controller: Controller, ledger: Ledger) -> None:
+        """Start to monitor a controller that is about to run."""
         self._controller = controller
-        self._recorder.begin(ledger, self.progress())
+        self._recorder.start(ledger, self.progress())
 
     @property
     def aborted(self) -> dict[str, str]:
@@ -57,30 +56,28 @@ class SweepMonitor:
         return {run.record.name: run.stop_reason for run in self._runs if run.stop_reason}
 
     def progress(self) -> list[StudyProgress]:
-        """Return how far the studies are."""
+        """Return the progress of the studies."""
         sessions, now = self._recorder.sessions_so_far()
         return runs_progress(self._runs, self._settings, sessions=sessions, now=now)
 
     def __call__(self) -> None:
-        """Show the present state."""
-        progress, ends_at = self.progress(), self._ends_at()
+        """Record and show the current state."""
+        progress = self.progress()
+        ends_at = self._controller.forecast.ends_at(self._num_workers) if self._controller else None
         self._recorder.update(progress, ends_at)
         self._view.update(progress, self._recorder.prediction_text(ends_at))
         self._file.write(self._health())
 
-    def note_end(self, tracker: str) -> None:
-        """Note what is wrong at the session's end, and show it.
+    def record_final_health(self, tracker: str) -> None:
+        """Record and print the problems at the session's end.
 
         Args:
-            tracker: What the tracker could not send; empty if nothing.
+            tracker: What the tracker could not send; empty if it sent everything.
         """
         health = replace(self._health(), tracker=tracker)
         self._file.write(health)
         for line in health.lines():
             self._view.log(line)
-
-    def _ends_at(self) -> datetime | None:
-        return self._controller.forecast.ends_at(self._num_workers) if self._controller else None
 
     def _health(self) -> Health:
         disabled: Mapping[int, str] = self._controller.disabled if self._controller else {}

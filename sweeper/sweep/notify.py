@@ -1,8 +1,8 @@
 """Sends the summary of a session to webhooks, mail or chat; the only importer of Apprise.
 
-A notification never delays or fails a search: every address has its own thread, a few attempts and a time limit, and a
-failure is one line in the log. Addresses hold tokens, so our messages show no more of them than their scheme.
-`session_recorder` sends; `run` checks the addresses before anything starts.
+A notification never fails a search, and delays only its exit: every URL has its own thread, a few attempts and a time
+limit, and a failure is one line in the log. URLs contain tokens, so messages show only their scheme. `session_recorder`
+sends; `run` checks the URLs before anything starts.
 """
 
 from __future__ import annotations
@@ -24,22 +24,23 @@ __all__ = ["check_urls", "send"]
 log = logging.getLogger(__name__)
 _ATTEMPTS = 3
 _PAUSE_S = 2.0
-"""Before the second attempt; doubled before each further one."""
+"""Pause before the second attempt; doubled before each later one."""
 _TIMEOUT_S = 45.0
-"""For all attempts and pauses together, Apprise's own limits of 4 s to connect and 4 s to answer included."""
+"""For all attempts and pauses together, including Apprise's timeouts of 4 s to connect and 4 s to read."""
 
 
 def check_urls(settings: NotifySettings) -> None:
-    """Check that each address is one that Apprise knows.
+    """Check that Apprise supports every URL.
 
     Raises:
-        ConfigError: One is not; the error names its position and scheme only.
+        ConfigError: It does not support one. The error contains only its position and scheme.
     """
     for position, url in enumerate(settings.urls):
-        if not url.split() or not all(_is_known(part) for part in url.split()):
+        apprise, parts = _load(), url.split()
+        if not parts or any(apprise.Apprise.instantiate(part, suppress_exceptions=True) is None for part in parts):
             remedy = "Write a URL that Apprise supports, e.g. jsons://host/path or mailto://...; see its documentation."
             key = f"notify.urls[{position}]"
-            raise ConfigError(key, mask_url(url), "no notification service has addresses like this", remedy)
+            raise ConfigError(key, mask_url(url), "this is not the URL of a known notification service", remedy)
 
 
 def send(
@@ -51,10 +52,18 @@ def send(
     pause_s: float = _PAUSE_S,
     timeout_s: float = _TIMEOUT_S,
 ) -> list[str]:
-    """Send a text to every address, all at once; wait for ``timeout_s`` at most, and never raise.
+    """Send a message to every URL, concurrently; wait for at most ``timeout_s``, and never raise.
+
+    Args:
+        settings: The URLs; several may share one entry, separated by spaces.
+        title: Title of the message.
+        text: Text of the message.
+        attempts: Attempts per URL.
+        pause_s: Seconds before the second attempt; doubled before each later one.
+        timeout_s: Seconds for all attempts together.
 
     Returns:
-        A line for each address that was not reached; empty if all were.
+        A line for each URL that failed; empty if none did.
     """
     urls = [part for url in settings.urls for part in url.split()]
     failures = dict.fromkeys(range(len(urls)), f"no answer within {timeout_s:g} s")
@@ -72,14 +81,14 @@ def send(
         failures[number] = f"{problem}, {attempts} times"
 
     with suppress(Exception):
-        _load()  # in this thread, since it changes the warning filters; if it fails, so does every address below
-    # Daemon threads: one that hangs must not keep the process alive.
+        _load()  # in this thread, since it changes the warning filters; if it fails, so does every URL below
+    # Daemon threads, so that a hung one does not keep the process alive.
     threads = [threading.Thread(target=deliver, args=(number,), daemon=True) for number in range(len(urls))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
-    # A copy, since a late thread may still change it.
+    # A copy, since a thread that is late may still change it.
     lines = [f"{mask_url(urls[number])}: {problem}" for number, problem in sorted(dict(failures).items())]
     for line in lines:
         log.warning("the summary was not sent to %s", line)
@@ -91,21 +100,17 @@ def _send_once(url: str, title: str, text: str) -> str:
         apprise = _load()
         target = apprise.Apprise()
         is_sent = target.add(url) and target.notify(body=text, title=title, body_format=apprise.NotifyFormat.TEXT)
-    except Exception as error:  # noqa: BLE001  a hundred services of others: whatever they raise, the search continues
-        # The error's message may hold the address, so it is not shown.
+    except Exception as error:  # noqa: BLE001  third-party code of many services; the search must continue
+        # The error message may contain the URL, so it is not shown.
         return f"failed with {type(error).__name__}"
     return "" if is_sent else "was refused or not reached"
 
 
-def _is_known(url: str) -> bool:
-    return _load().Apprise.instantiate(url, suppress_exceptions=True) is not None
-
-
 @cache
 def _load() -> ModuleType:
-    """Return Apprise with its logger disabled: it logs hosts, which are the tokens of some services."""
+    """Import Apprise and disable its logger, which logs host names; for some services these are tokens."""
     with warnings.catch_warnings():
-        # At its first address it imports modules that Python has deprecated.
+        # With its first URL, Apprise imports modules that Python has deprecated.
         warnings.simplefilter("ignore")
         import apprise
 

@@ -1,7 +1,6 @@
-"""From a configuration to studies: what the trials of each study share, fixed before any trial starts.
+"""Turns a configuration into studies: fetches model and data, splits, tokenises, and fixes what trials have in common.
 
-Fetches the model and the data, splits and tokenises. Every error in the user's data or model is raised here, before
-any worker trains.
+Errors in the user's data or model are raised here, before any worker trains.
 """
 
 from __future__ import annotations
@@ -34,15 +33,16 @@ if TYPE_CHECKING:
 __all__ = ["StudyPlan", "plan_model", "plan_study", "reference_recipe", "study_name"]
 
 _MOST_LANES = 64
-"""Upper limit of ``executor.lanes=auto``, beside a third of the budget, so that most trials can learn from others."""
+"""Upper limit of ``executor.lanes=auto``. Another is a third of the budget, so that most trials start after results."""
 
 
 @dataclass(frozen=True, slots=True)
 class StudyPlan:
-    """A study that can start."""
+    """A study that is ready to start."""
 
     record: StudyRecord
     opening: OpenStudy
+    """The request that opens it on a worker."""
 
 
 def study_name(settings: SweepSettings, dataset: DatasetSettings) -> str:
@@ -54,8 +54,8 @@ def plan_model(settings: SweepSettings, progress: Progress | None = None) -> Pat
     """Fetch the base model and check that its LoRA targets are known; return its folder.
 
     Raises:
-        FetchError: It cannot be fetched.
-        ModelError: Its architecture is unknown and no targets are set.
+        FetchError: The model cannot be fetched.
+        ModelError: Its architecture is unknown, and ``model.target_modules`` is empty.
     """
     from sweeper.models import fetch_model
     from sweeper.models.targets import targets_for
@@ -98,7 +98,7 @@ def plan_study(
 
 
 def reference_recipe(settings: SweepSettings, space: SearchSpace) -> tuple[str, Mapping[str, ParamValue]] | None:
-    """Return the default recipe if the search will not try it itself, so that it must run as a reference."""
+    """Return name and values of the default recipe if the search will not try it, so that it is run as a reference."""
     recipe = default_recipe(settings.search)
     if recipe is None:
         return None
@@ -107,19 +107,19 @@ def reference_recipe(settings: SweepSettings, space: SearchSpace) -> tuple[str, 
     is_same = all(fixed.get(key) == value for key, value in recipe.params.items() if key not in space.keys)
     if is_same and space.contains(inside) and settings.search.sampler != "grid":
         return None
-    return recipe.name, _checked(recipe, fixed)
+    _check_keys(recipe, fixed)
+    return recipe.name, dict(recipe.params)
 
 
-def _checked(recipe: Recipe, fixed: Mapping[str, ParamValue]) -> Mapping[str, ParamValue]:
+def _check_keys(recipe: Recipe, fixed: Mapping[str, ParamValue]) -> None:
     for key in recipe.params:
         if key not in fixed:
             remedy = did_you_mean(key, fixed) or "Use keys under lora and train."
             raise ConfigError("search.recipes", key, f"recipe '{recipe.name}' has an unknown key", remedy)
-    return dict(recipe.params)
 
 
 def _plan(config: SweepConfig, dataset: DatasetSettings, splits: Splits) -> StudyPlan:
-    settings = config.settings
+    settings, search = config.settings, config.settings.search
     metric, direction = _objective(settings, len(splits.labels))
     chunks = ChunkPlan.of(
         splits.num_rows["train"],
@@ -136,7 +136,7 @@ def _plan(config: SweepConfig, dataset: DatasetSettings, splits: Splits) -> Stud
         metric=metric,
         direction=direction,
         num_chunks=chunks.num_chunks,
-        rungs=_rungs(settings, chunks),
+        rungs=rung_chunks(chunks.num_chunks, min_chunks=search.min_chunks, reduction_factor=search.reduction_factor),
         rows_per_chunk=chunks.rows_per_chunk,
         micro_batch=chunks.micro_batch,
         fingerprint=splits.fingerprint,
@@ -145,7 +145,9 @@ def _plan(config: SweepConfig, dataset: DatasetSettings, splits: Splits) -> Stud
         space=config.space.texts,
         num_available=splits.num_available,
     )
-    return StudyPlan(record, _opening(record, settings, dataset, chunks, _typical(record, settings, config.space)))
+    template = TrialTemplate(record.name, Hyperparameters.of(settings), settings.seed)
+    typical = template.spec(0, config.space.point((0.5,) * len(config.space)), "typical")
+    return StudyPlan(record, _opening(record, settings, dataset, chunks, typical))
 
 
 def _objective(settings: SweepSettings, num_labels: int) -> tuple[str, str]:
@@ -160,11 +162,6 @@ def _objective(settings: SweepSettings, num_labels: int) -> tuple[str, str]:
         remedy = did_you_mean(metric, known) or f"Metrics are: {', '.join(known)}."
         raise ConfigError("task.metric", metric, rule, remedy)
     return f"validation/{metric}", task.direction(metric)
-
-
-def _rungs(settings: SweepSettings, chunks: ChunkPlan) -> tuple[int, ...]:
-    search = settings.search
-    return rung_chunks(chunks.num_chunks, min_chunks=search.min_chunks, reduction_factor=search.reduction_factor)
 
 
 def _opening(
@@ -184,12 +181,6 @@ def _opening(
         lane_limit=max(1, min(_MOST_LANES, settings.budget.trials // 3)) if settings.executor.lanes == "auto" else 0,
         typical=typical,
     )
-
-
-def _typical(record: StudyRecord, settings: SweepSettings, space: SearchSpace) -> TrialSpec:
-    """Return a trial in the middle of the space."""
-    params = space.point((0.5,) * len(space))
-    return TrialTemplate(record.name, Hyperparameters.of(settings), settings.seed).spec(0, params, "typical")
 
 
 def _cache(settings: SweepSettings) -> Path:

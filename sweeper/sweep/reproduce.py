@@ -34,7 +34,7 @@ with its number of rows, so the same trial alone and in a pack drift apart a lit
 
 @dataclass(frozen=True, slots=True)
 class Reproduction:
-    """A trial as recorded, and as trained again."""
+    """A recorded trial, and the result of training it again."""
 
     study: StudyRecord
     recorded: TrialRecord
@@ -43,7 +43,7 @@ class Reproduction:
 
     @property
     def is_same_start(self) -> bool:
-        """Whether both began with the same adapter."""
+        """Whether both started from the same adapter."""
         return self.initial_hash == self.recorded.initial_hash
 
     @property
@@ -60,29 +60,34 @@ class Reproduction:
 
     @property
     def rungs(self) -> list[tuple[int, float, float]]:
-        """Chunk, recorded objective and objective again, of every rung."""
+        """Chunk, recorded objective and new objective of every rung."""
         metric = self.study.metric
         pairs = zip(self.recorded.measurements, self.measurements, strict=True)
         return [(a.chunk, a.metrics[metric], b.metrics[metric]) for a, b in pairs if a.is_rung]
 
     @property
     def is_reproduced(self) -> bool:
-        """Whether start, losses and scores agree within rounding."""
+        """Whether initial adapters are equal, and losses and scores agree within rounding."""
         value = self.study.value(self.recorded)
         error = standard_error(self.study, value) or _MAX_LOSS_DIFFERENCE
         return self.is_same_start and self.loss_difference <= _MAX_LOSS_DIFFERENCE and self.score_difference <= error
 
 
 def reproduce_trial(trial: str, *, outputs: Path, console: Console) -> bool:
-    """Train ``<sweep>/<study>/<trial>`` again and print the comparison.
+    """Train a trial again and print the comparison.
+
+    Args:
+        trial: The trial, as ``<sweep>/<study>/<trial>``.
+        outputs: Folder of all sweeps.
+        console: Where to print.
 
     Returns:
         Whether it was reproduced.
 
     Raises:
-        SweeperError: There is no such trial, or it has no measurement to compare with.
+        SweeperError: There is no such trial, it has no measurement to compare with, or its rows have changed.
     """
-    store, study, recorded = _find(trial, outputs)
+    store, study, recorded = _find_trial(trial, outputs)
     settings = from_jsonable(SweepSettings, store.read_sweep()["settings"])
     space = parse_space(study.space)
     console.print(f"Training trial {recorded.spec.number} of {study.name} again, alone: {recorded.chunks_done} chunks.")
@@ -111,12 +116,12 @@ def reproduce_trial(trial: str, *, outputs: Path, console: Console) -> bool:
         report = worker.answer(ChunkRequest(admit=admit))
         assert isinstance(report, ChunkReport)  # noqa: S101  our own protocol
         reports.append(report)
-    result = _compared(study, recorded, reports)
-    _show(result, console)
+    result = _compare(study, recorded, reports)
+    _print(result, console)
     return result.is_reproduced
 
 
-def _find(trial: str, outputs: Path) -> tuple[TrialStore, StudyRecord, TrialRecord]:
+def _find_trial(trial: str, outputs: Path) -> tuple[TrialStore, StudyRecord, TrialRecord]:
     parts = trial.strip("/").split("/")
     if len(parts) != 3 or not parts[2].isdigit():  # noqa: PLR2004  sweep, study, trial
         raise SweeperError(
@@ -125,7 +130,7 @@ def _find(trial: str, outputs: Path) -> tuple[TrialStore, StudyRecord, TrialReco
     store = find_sweep(parts[0], outputs)
     names = [study.name for study in store.studies()]
     if parts[1] not in names:
-        raise SweeperError(f"sweep {parts[0]} has no study '{parts[1]}'. There are: {', '.join(names)}.")
+        raise SweeperError(f"sweep {parts[0]} has no study '{parts[1]}'. Its studies: {', '.join(names)}.")
     try:
         recorded = store.read_trial(parts[1], int(parts[2]))
     except StoreError as error:
@@ -135,7 +140,7 @@ def _find(trial: str, outputs: Path) -> tuple[TrialStore, StudyRecord, TrialReco
     return store, store.read_study(parts[1]), recorded
 
 
-def _compared(study: StudyRecord, recorded: TrialRecord, reports: Sequence[ChunkReport]) -> Reproduction:
+def _compare(study: StudyRecord, recorded: TrialRecord, reports: Sequence[ChunkReport]) -> Reproduction:
     number = recorded.spec.number
     for report in reports:
         if number in report.failures:
@@ -144,12 +149,12 @@ def _compared(study: StudyRecord, recorded: TrialRecord, reports: Sequence[Chunk
     return Reproduction(study, recorded, measurements, reports[0].details[number]["initial_hash"])
 
 
-def _show(result: Reproduction, console: Console) -> None:
+def _print(result: Reproduction, console: Console) -> None:
     table = Table("chunk", f"{result.study.metric}, recorded", "trained again", header_style="bold")
     for chunk, one, other in result.rungs:
         table.add_row(str(chunk), f"{one:.4f}", f"{other:.4f}")
     console.print(table)
     start = "the same" if result.is_same_start else "different"
     console.print(f"Initial adapter: {start}. Largest difference of a chunk's loss: {result.loss_difference:.2%}.")
-    result_text = ("Reproduced.", "green") if result.is_reproduced else ("Not reproduced.", "bold red")
-    console.print(Text.assemble(result_text))
+    outcome = ("Reproduced.", "green") if result.is_reproduced else ("Not reproduced.", "bold red")
+    console.print(Text.assemble(outcome))

@@ -1,6 +1,6 @@
-"""A sweep from configuration to report: plan, search, report. `cli` and `sweeper.run` call it.
+"""Runs a sweep: plan, search, report. `cli`, `jobs` and `sweeper.run` call it.
 
-The result of a sweep that is done is read from its files, before any heavy library loads.
+For a sweep that is already done, the result is read from its files before any heavy library is loaded.
 """
 
 from __future__ import annotations
@@ -51,40 +51,40 @@ from sweeper.track import Tracker
 
 __all__ = ["SweepOutcome", "run_sweep"]
 
-_NOTHING_FOUND = 3
+_EXIT_NOTHING_FOUND = 3
 _CLOSE_S = 60.0
-"""For the tracker to catch up after a session."""
+"""Time for the tracker to catch up after a session."""
 _CLOSE_STOPPED_S = 5.0
-"""The same, if a signal or an error ended the session."""
+"""The same after a signal or an error."""
 
 
 @dataclass(frozen=True, slots=True)
 class SweepOutcome:
-    """How a session of a sweep ended."""
+    """Result of a session, and how it ended."""
 
     best: Mapping[str, Any]
-    """What best.json holds."""
+    """Content of best.json."""
     sweep_dir: Path
     stopped_by: str = ""
-    """Name of the signal that ended the session; empty if it ended by itself."""
+    """Name of the signal that ended the session; empty without one."""
     reason: str = ""
-    """Why something is left to do; empty if nothing is."""
+    """Why the session ended although work is left; empty if nothing is left."""
     is_paused: bool = False
-    """Whether only its window or deadline ended it, so that the next window continues."""
+    """Whether only its window or a daily deadline ended it, so that a later session continues."""
     aborted: Mapping[str, str] = field(default_factory=dict)
     """Why studies were aborted, by name."""
 
     @property
-    def is_fruitless(self) -> bool:
-        """Whether nothing was found: a study was aborted, and no study has a best trial."""
+    def found_nothing(self) -> bool:
+        """Whether a study was aborted and no study has a best trial."""
         return bool(self.aborted) and not any(study["best"] for study in self.best["studies"])
 
     @property
     def exit_code(self) -> int:
-        """Exit code of a process that ran the session: 128 plus the signal's number, 3 if nothing was found, else 0."""
+        """Exit code of the command: 128 plus the signal's number after a signal, 3 if it found nothing, else 0."""
         if self.stopped_by:
             return 128 + signal.Signals[self.stopped_by]
-        return _NOTHING_FOUND if self.is_fruitless else 0
+        return _EXIT_NOTHING_FOUND if self.found_nothing else 0
 
 
 def run_sweep(
@@ -94,45 +94,45 @@ def run_sweep(
     config_dir: Path | None = None,
     clock: Clock = utc_now,
 ) -> SweepOutcome:
-    """Run, or resume, the sweep that the overrides describe.
+    """Run or resume the sweep that the overrides describe.
 
     Args:
         overrides: Hydra overrides.
-        console: Where progress is shown; standard output if None.
-        config_dir: A folder with further YAML files, laid out like conf/.
+        console: Where progress is printed; standard output if None.
+        config_dir: A folder with more YAML files, laid out like conf/.
         clock: The present time.
 
     Raises:
         SweeperError: A setting, the data or the model is wrong, or no worker is left.
     """
     config = compose(overrides, config_dir=config_dir)
-    shown = console or Console()
+    console = console or Console()
     settings = config.settings
     check_urls(settings.notify)
     store = TrialStore(OutputsPaths(Path(settings.outputs)).sweep(sweep_name(settings)))
     warning = check_space(store.root, settings.executor.min_free_mb)
     if warning:
-        print_line(shown, f"! {warning}")
+        print_line(console, f"! {warning}")
     check_identity(store, settings)
     progress = progress_from_disk(store, budget=settings.budget.trials) if store.exists else []
     if len(progress) == len(settings.dataset) and all(study.is_done for study in progress):
         budget = settings.budget.trials
-        print_line(shown, f"Sweep {store.root.name} is done: all {budget} trials of each study were run.")
-        print_line(shown, f"To search further, raise the budget, e.g. budget.trials={2 * budget}.")
+        print_line(console, f"Sweep {store.root.name} is done: all {budget} trials of each study have finished.")
+        print_line(console, f"To continue the search, raise the budget, e.g. budget.trials={2 * budget}.")
         outcome = SweepOutcome(_report(store, config), store.root)
-    elif wait_for_window(settings.budget, clock, say=partial(print_line, shown)):
-        outcome = _sessions(config, store, shown, clock)
+    elif wait_for_window(settings.budget, clock, print_line=partial(print_line, console)):
+        outcome = _run_sessions(config, store, console, clock)
     else:
         best = _report(store, config) if store.exists else {"studies": []}
         limit = find_time_limit(settings.budget, clock())
         is_paused = limit is not None and not limit.is_final
         return SweepOutcome(best, store.root, reason=limit.reason if limit else "", is_paused=is_paused)
-    _print_final_view(store, settings, shown)
+    _print_final_view(store, settings, console)
     return outcome
 
 
-def _sessions(config: SweepConfig, store: TrialStore, console: Console, clock: Clock) -> SweepOutcome:
-    """Run a session; with ``budget.wait`` also those of the windows that follow."""
+def _run_sessions(config: SweepConfig, store: TrialStore, console: Console, clock: Clock) -> SweepOutcome:
+    """Run a session; with ``budget.wait``, also those of the following windows."""
     store.root.mkdir(parents=True, exist_ok=True)
     while True:
         recorder = SessionRecorder(store, config.settings, clock)
@@ -140,12 +140,12 @@ def _sessions(config: SweepConfig, store: TrialStore, console: Console, clock: C
             outcome = _run(config, store, console, recorder=recorder, clock=clock)
         budget = config.settings.budget
         is_over = not (outcome.is_paused and budget.wait)
-        if is_over or not wait_for_window(budget, clock, say=partial(print_line, console), after=True):
+        if is_over or not wait_for_window(budget, clock, print_line=partial(print_line, console), after=True):
             return outcome
 
 
 def _print_final_view(store: TrialStore, settings: SweepSettings, console: Console) -> None:
-    """Print the final table of a sweep, from disk."""
+    """Print the final table of a sweep, read from its folder."""
     progress = progress_from_disk(store, budget=settings.budget.trials)
     has_ui = settings.tracker.name == "mlflow"
     is_checkout = Path(sys.prefix) == Path.cwd() / ".venv"
@@ -168,11 +168,11 @@ def _run(
             model_dir = plan_model(settings, progress)
             executor = open_executor(settings, store, model_dir=model_dir, device=devices.kind)
             stack.callback(executor.stop)
-            executor.start()  # workers import for seconds; meanwhile this process plans and opens databases
+            executor.start()  # workers need seconds to import; meanwhile this process plans and opens databases
             plans = _plan(config, store, model_dir=model_dir, progress=progress)
         shutdown = stack.enter_context(shutdown_on_signals(settings.executor.shutdown_grace_s))
         searches = [stack.enter_context(open_search(plan.record, config, store)) for plan in plans]
-        _record(store, settings, plans)
+        _write_records(store, settings, plans)
         tracker = open_tracker(settings, store)
         runs = [
             open_study_run(
@@ -198,8 +198,8 @@ def _run(
             on_change=monitor,
             watchdog=Watchdog(settings.executor),
         )
-        monitor.begin(controller, ledger)
-        _search(controller, monitor, tracker, shutdown)
+        monitor.start(controller, ledger)
+        _run_controller(controller, monitor, tracker, shutdown)
         if controller.stop_reason:
             view.log(f"Stopped: {controller.stop_reason}")
         recorder.end(shutdown.reason or controller.stop_reason or "nothing is left to do", monitor.progress())
@@ -215,7 +215,7 @@ def _run(
     )
 
 
-def _search(controller: Controller, monitor: SweepMonitor, tracker: Tracker, shutdown: ShutdownRequest) -> None:
+def _run_controller(controller: Controller, monitor: SweepMonitor, tracker: Tracker, shutdown: ShutdownRequest) -> None:
     """Run the controller, then let the tracker catch up, for a shorter time after a signal or an error."""
     timeout_s = _CLOSE_STOPPED_S
     try:
@@ -225,13 +225,13 @@ def _search(controller: Controller, monitor: SweepMonitor, tracker: Tracker, shu
         missed = tracker.close(timeout_s)["missed"]
         why = f" ({tracker.problem})" if tracker.problem else ""
         with suppress(DiskFull):
-            monitor.note_end(
+            monitor.record_final_health(
                 f"not up to date: {plural(missed, 'trial')}{why}; the next run sends them" if missed else ""
             )
 
 
 def _plan(config: SweepConfig, store: TrialStore, *, model_dir: Path, progress: Progress) -> list[StudyPlan]:
-    """Fetch and check all data; a study that has trials keeps the record it started with."""
+    """Fetch and check all data; a study that exists on disk keeps its record."""
     datasets = config.settings.dataset.values()
     plans = [plan_study(config, dataset, model_dir=model_dir, progress=progress) for dataset in datasets]
     known = {study.name: study for study in store.studies()}
@@ -245,8 +245,8 @@ def _plan(config: SweepConfig, store: TrialStore, *, model_dir: Path, progress: 
     return [StudyPlan(known.get(plan.record.name, plan.record), plan.opening) for plan in plans]
 
 
-def _record(store: TrialStore, settings: SweepSettings, plans: Sequence[StudyPlan]) -> None:
-    """Record the sweep and its studies, once, and only after every check: they cannot change later."""
+def _write_records(store: TrialStore, settings: SweepSettings, plans: Sequence[StudyPlan]) -> None:
+    """Write the records of the sweep and its studies, once and after every check, since they never change."""
     if not store.exists:
         names = [plan.record.name for plan in plans]
         store.write_sweep({"settings": settings_to_keep(settings), "studies": names, "provenance": collect()})

@@ -1,7 +1,7 @@
 """Records one session from its start to its end, writes its summary and sends the notification.
 
-`sweep` wraps a `SessionRecorder` around everything it does. The notification is sent after everything is saved. If the
-summary cannot be written or sent, that is only a warning in the log.
+`run` wraps a `SessionRecorder` around the session. The notification is sent after everything is saved. If the summary
+cannot be written or sent, this is only a warning in the log.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SAVE_EVERY_S = 60.0
 
 
 class SessionRecorder:
-    """Keeps the record of one session and queues the message about it.
+    """Writes the record of one session, and its notification.
 
     Args:
         store: The sweep.
@@ -67,7 +67,7 @@ class SessionRecorder:
 
     @contextmanager
     def notifying(self) -> Iterator[None]:
-        """Send the queued message, if there is one, on leaving the block, also after an error."""
+        """At the end of the block, also after an error, send the queued message if there is one."""
         try:
             yield
         finally:
@@ -75,13 +75,18 @@ class SessionRecorder:
                 send(self._settings.notify, *self._message)
 
     def sessions_so_far(self) -> tuple[list[SessionRecord], datetime | None]:
-        """Return all sessions up to this one, and the present time; nothing before this one has begun."""
+        """Return all sessions up to this one, and the present time; an empty list and None before it has started."""
         if self._record is None:
             return [], None
         return [*self._earlier, self._record], self._clock()
 
-    def begin(self, ledger: Ledger, progress: Sequence[StudyProgress]) -> None:
-        """Begin the record."""
+    def start(self, ledger: Ledger, progress: Sequence[StudyProgress]) -> None:
+        """Start the record.
+
+        Args:
+            ledger: Records what the session spends.
+            progress: The studies at its start.
+        """
         self._earlier = self._sessions.read()
         self._ledger, self._spent_before_s = ledger, ledger.cost.device_s
         tallies = {study.study.name: _tally(study) for study in progress}
@@ -90,8 +95,8 @@ class SessionRecorder:
         )
 
     def update(self, progress: Sequence[StudyProgress], ends_at: datetime | None) -> None:
-        """Save the progress once a minute, and a prediction whenever the session has doubled its age since the last."""
-        record = self._begun()
+        """Write the progress once a minute, and a prediction whenever the session's age has doubled since the last."""
+        record = self._started_record()
         elapsed_s = self._since_s(record.begun_at)
         is_due = not record.predictions or elapsed_s >= 2 * self._since_s(record.begun_at, record.predictions[-1].at)
         if ends_at is not None and is_due:
@@ -102,7 +107,7 @@ class SessionRecorder:
             self._save_progress(record, progress)
 
     def prediction_text(self, ends_at: datetime | None) -> str:
-        """Return when the session is predicted to end, as a sentence; empty if that is unknown."""
+        """Return the predicted end of the session as a sentence; empty if it is unknown."""
         if ends_at is None or self._ledger is None:
             return ""
         budget = self._settings.budget
@@ -111,8 +116,14 @@ class SessionRecorder:
         return f"Predicted to end {local_time(ends_at, budget.time_zone):%a %H:%M}{reason}."
 
     def end(self, reason: str, progress: Sequence[StudyProgress], *, has_failed: bool = False) -> None:
-        """End the record, write the summary to the log and to files, and queue the message."""
-        record = dataclasses.replace(self._begun(), ended_at=self._now(), reason=reason, has_failed=has_failed)
+        """End the record, write the summary to the log and to files, and queue the notification.
+
+        Args:
+            reason: Why the session ended.
+            progress: The studies at its end.
+            has_failed: Whether an error ended it.
+        """
+        record = dataclasses.replace(self._started_record(), ended_at=self._now(), reason=reason, has_failed=has_failed)
         record = self._save_progress(record, progress)
         title = summary_title(self._store.root.name, record)
         text = self._summary_text(record, progress)
@@ -135,7 +146,7 @@ class SessionRecorder:
         )
 
     def _record_error(self, reason: str) -> None:
-        """End the record with an error. The progress comes from disk, since the error may have come from anywhere."""
+        """End the record with an error. The progress is read from disk, since any part may have raised the error."""
         if self._record is None:
             self._queue_message(f"Sweep {self._store.root.name} could not start", reason, is_bad=True)
         elif not self._record.ended_at:
@@ -162,9 +173,9 @@ class SessionRecorder:
         _write(self._sessions.path(record.number), to_bytes(self._record))
         return self._record
 
-    def _begun(self) -> SessionRecord:
+    def _started_record(self) -> SessionRecord:
         if self._record is None:
-            raise AssertionError("the session has not begun")
+            raise AssertionError("the session has not started")
         return self._record
 
     def _since_s(self, moment: str, until: str = "") -> float:
@@ -176,7 +187,7 @@ class SessionRecorder:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file, or log a warning: the search must not end because a record of the session cannot be written."""
+    """Write a file, or log a warning: a session must not end because its record cannot be written."""
     try:
         write_atomic(path, content)
     except (OSError, DiskFull) as error:

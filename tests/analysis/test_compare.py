@@ -15,7 +15,7 @@ def test_a_perfect_score_still_has_an_error():
 
 
 @pytest.mark.parametrize("metric", ["validation/macro_f1", "validation/loss"])
-def test_a_metric_that_is_no_accuracy_has_no_standard_error(metric):
+def test_a_metric_other_than_accuracy_has_no_standard_error(metric):
     assert c.standard_error(make_study(metric=metric), 0.9) is None
 
 
@@ -44,7 +44,7 @@ def test_nothing_is_compared_with_a_missing_score():
     assert c.compare(make_study(), 0.9, None) is None
 
 
-def test_luck_of_the_best_grows_with_the_number_of_trials():
+def test_selection_optimism_grows_with_the_number_of_trials():
     study = make_study()
     few = c.selection_optimism(study, [make_trial(i, 0.9) for i in range(2)])
     many = c.selection_optimism(study, [make_trial(i, 0.9) for i in range(50)])
@@ -53,7 +53,7 @@ def test_luck_of_the_best_grows_with_the_number_of_trials():
     assert many == pytest.approx(2.25 * 0.015, rel=0.01)
 
 
-def test_one_trial_has_no_luck_of_selection():
+def test_one_trial_has_no_selection_optimism():
     assert c.selection_optimism(make_study(), [make_trial(0, 0.9)]) == 0.0
 
 

@@ -48,7 +48,7 @@ def trials():
     ]
 
 
-def test_best_json_holds_the_best_configuration_with_alpha(tmp_path, trials):
+def test_best_json_contains_the_best_configuration_with_alpha(tmp_path, trials):
     _, study = report_of(tmp_path, trials)
     best = study["best"]
     assert (best["trial"], best["value"], best["num_parameters"]) == (1, 0.91, 9000)
@@ -60,7 +60,7 @@ def test_best_json_holds_the_best_configuration_with_alpha(tmp_path, trials):
     assert best["metrics"]["validation/accuracy"] == 0.91
 
 
-def test_best_json_holds_what_the_best_is_compared_with(tmp_path, trials):
+def test_best_json_contains_the_comparisons_of_the_best(tmp_path, trials):
     _, study = report_of(tmp_path, trials)
     assert (study["default"]["value"], study["frozen_probe"]) == (0.80, 0.82)
     assert study["gain_over_default"]["gain"] == pytest.approx(0.11)
@@ -81,7 +81,7 @@ def test_references_are_not_counted_as_trials(tmp_path):
     assert (study["num_trials"], study["num_references"], study["default"]["value"]) == (1, 1, 0.8)
 
 
-def test_hyperparameters_at_a_bound_are_told_with_advice(tmp_path):
+def test_hyperparameters_at_a_bound_are_reported_with_advice(tmp_path):
     trial = make_trial(0, 0.9, params={"lora.r": 64, "lora.dropout": 0.0})
     report, study = report_of(tmp_path, [trial], space=make_space())
     assert study["at_bounds"] == {"lora.r": "high", "lora.dropout": "low"}
@@ -89,7 +89,7 @@ def test_hyperparameters_at_a_bound_are_told_with_advice(tmp_path):
     assert re.search(r"`lora\.dropout` = 0 is at the low end.*the limit of the hyperparameter", report)
 
 
-def test_a_best_inside_the_space_is_said_to_be_inside(tmp_path, trials):
+def test_the_report_mentions_that_the_best_is_at_no_bound(tmp_path, trials):
     report, study = report_of(tmp_path, trials, space=make_space())
     assert study["at_bounds"] == {}
     assert "No hyperparameter of the best is at a bound" in report
@@ -117,7 +117,7 @@ def test_the_numbers_of_the_report_are_those_of_best_json(tmp_path, trials):
     assert found == [pytest.approx(value, abs=5e-5) for value in expected]
 
 
-def test_a_clear_lead_is_told_without_calling_it_noise(tmp_path, trials):
+def test_a_clear_lead_is_not_called_noise(tmp_path, trials):
     report, study = report_of(tmp_path, trials)
     line = report[report.index("- Compared with the default recipe") :]
     assert f"{study['gain_over_default']['gain']:+.4f}" in line
@@ -136,7 +136,7 @@ def test_a_best_below_the_probe_is_called_worse(tmp_path):
     assert "is **worse** by more than 2 standard errors" in report[report.index("- Compared with the frozen probe") :]
 
 
-def test_a_default_stopped_early_is_not_compared(tmp_path):
+def test_a_pruned_default_is_not_compared(tmp_path):
     report, study = report_of(tmp_path, [make_default(0.6, state=TrialState.PRUNED, chunks=3), make_trial(1, 0.9)])
     assert study["gain_over_default"] is None
     assert (
@@ -144,19 +144,19 @@ def test_a_default_stopped_early_is_not_compared(tmp_path):
     )
 
 
-def test_the_report_says_when_the_default_is_the_best(tmp_path):
+def test_the_report_mentions_if_the_default_is_the_best(tmp_path):
     report, study = report_of(tmp_path, [make_default(0.9), make_trial(1, 0.8)])
     assert study["best"]["trial"] == study["default"]["trial"] == 0
     assert "is itself the best" in report
 
 
-def test_the_report_says_that_the_best_score_is_optimistic(tmp_path, trials):
+def test_the_report_explains_that_the_best_score_is_optimistic(tmp_path, trials):
     report, study = report_of(tmp_path, trials)
     assert "its score is optimistic" in report
     assert f"up to {study['selection_optimism']:.4f} too high by chance" in report
 
 
-def test_a_metric_without_standard_error_is_not_judged(tmp_path):
+def test_a_gain_without_standard_error_is_not_called_noise_or_better(tmp_path):
     study = make_study(metric="validation/loss", direction="minimize", references={})
     trials = [make_default(0.5, study=study), make_trial(1, 0.3, study=study)]
     report, found = report_of(tmp_path, trials, study=study)
@@ -172,7 +172,7 @@ def test_causes_of_infeasible_trials_are_grouped(tmp_path):
     assert "loss \\| is. Trial 2" in report
 
 
-def test_a_failed_trial_is_told_apart_from_an_infeasible_one(tmp_path):
+def test_failed_and_infeasible_trials_are_listed_separately(tmp_path):
     failure = Failure(kind=FailureKind.LOST_WORKER, message="worker 1 ended")
     report, _ = report_of(tmp_path, [make_trial(0, state=TrialState.FAILED, chunks=0, failure=failure)])
     assert "lost_worker: worker 1 ended" in report
@@ -212,7 +212,7 @@ def test_reports_depend_on_the_store_alone(tmp_path, trials):
     assert first == {name: path.read_bytes() for name, path in write_reports(TrialStore(store.root)).items()}
 
 
-def test_trials_csv_reads_back_as_the_trials(tmp_path, trials):
+def test_trials_csv_contains_every_trial(tmp_path, trials):
     store = make_sweep(tmp_path / "mine", [(make_study(), trials)])
     text = write_reports(store)["trials.csv"].read_text()
     table = pd.read_csv(io.StringIO(text))
@@ -249,13 +249,13 @@ def test_the_report_shows_how_to_load_the_adapter(tmp_path, trials):
     assert '["ABBR", "DESC", "ENTY"]' in code
 
 
-def test_an_adapter_that_is_gone_is_said_to_be_gone(tmp_path, trials):
+def test_the_report_mentions_a_missing_adapter(tmp_path, trials):
     report, study = report_of(tmp_path, trials)
     assert study["best"]["adapter"] is None
     assert "adapter of the best trial is not on disk" in report
 
 
-def test_the_report_carries_the_provenance_of_the_sweep(tmp_path, trials):
+def test_the_report_contains_the_provenance_of_the_sweep(tmp_path, trials):
     report, study = report_of(tmp_path, trials)
     assert "| git.commit | abc123 |" in report
     assert study["fingerprint"] in report

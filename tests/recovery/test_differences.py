@@ -29,14 +29,14 @@ def test_equal_trials_do_not_differ(place):
 
 @pytest.mark.parametrize("place", [Place.SEARCH, Place.TRACKER])
 def test_a_trial_missing_in_a_view_is_sent_to_it(place):
-    assert compared(place, [make_trial(0, 0.9)], []) == [(0, Remedy.SHOW)]
-    assert compared(place, [make_trial(0, 0.9)], None) == [(None, Remedy.SHOW)]
+    assert compared(place, [make_trial(0, 0.9)], []) == [(0, Remedy.UPDATE)]
+    assert compared(place, [make_trial(0, 0.9)], None) == [(None, Remedy.UPDATE)]
 
 
 @pytest.mark.parametrize("place", [Place.SEARCH, Place.TRACKER])
 def test_a_trial_left_running_in_a_view_is_brought_up_to_date(place):
     record = make_trial(0, 0.9)
-    assert compared(place, [record], [view(record, state="running")]) == [(0, Remedy.SHOW)]
+    assert compared(place, [record], [view(record, state="running")]) == [(0, Remedy.UPDATE)]
 
 
 @pytest.mark.parametrize("place", [Place.SEARCH, Place.TRACKER])
@@ -55,17 +55,17 @@ def test_a_paused_trial_is_running_in_optuna_and_waits_in_mlflow():
     record = make_trial(0, 0.9, state=TrialState.RUNNING)
     assert compared(Place.SEARCH, [record], [view(record)]) == []
     assert compared(Place.TRACKER, [record], [view(record, state="paused")]) == []
-    assert compared(Place.TRACKER, [record], [view(record)]) == [(0, Remedy.SHOW)]
+    assert compared(Place.TRACKER, [record], [view(record)]) == [(0, Remedy.UPDATE)]
 
 
 def test_references_are_not_expected_in_optuna():
     assert compared(Place.SEARCH, [make_trial(9000, 0.9, phase=Phase.REFERENCE)], []) == []
-    assert compared(Place.TRACKER, [make_trial(9000, 0.9, phase=Phase.REFERENCE)], []) == [(9000, Remedy.SHOW)]
+    assert compared(Place.TRACKER, [make_trial(9000, 0.9, phase=Phase.REFERENCE)], []) == [(9000, Remedy.UPDATE)]
 
 
 def test_a_trial_missing_in_the_store_is_recovered_or_started():
     lost = make_trial(0, 0.9)
     assert compared(Place.SEARCH, [], [view(lost)]) == [(0, Remedy.RECOVER)]
     assert compared(Place.TRACKER, [], [view(lost)]) == [(0, Remedy.RECOVER)]
-    assert compared(Place.SEARCH, [], [view(lost, state="running")]) == [(0, Remedy.BEGIN)]
+    assert compared(Place.SEARCH, [], [view(lost, state="running")]) == [(0, Remedy.START)]
     assert compared(Place.SEARCH, [], [ViewedTrial(number=0, state="failed")]) == []

@@ -1,4 +1,4 @@
-"""The message reaches whoever answers, and nobody who does not answer holds anything up."""
+"""Notifications: retries, time limits, and URLs that are not logged."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FAST = {"attempts": 3, "pause_s": 0.01, "timeout_s": 20.0}
 
 
 class Server:
-    """A web server that answers with the given codes in turn, the last one for ever."""
+    """A web server that answers with the given codes in turn, the last one for all later requests."""
 
     def __init__(self, *codes):
         self.bodies, codes_left = [], list(codes)
@@ -63,75 +63,75 @@ def serve():
 
 @pytest.fixture
 def silent():
-    """The address of one that takes connections and never answers."""
+    """The URL of a server that accepts connections and never replies."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         yield f"json://127.0.0.1:{listening.getsockname()[1]}/hunter2"
 
 
 @pytest.fixture
 def nobody():
-    """An address at which nobody is."""
+    """A URL at which no server listens."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     return f"json://127.0.0.1:{port}/hunter2"
 
 
-def told(*urls, **options):
+def deliver(*urls, **options):
     return send(NotifySettings(urls=list(urls)), "The title", "The text", **{**FAST, **options})
 
 
 def test_title_and_text_arrive(serve):
     server = serve(200)
-    assert told(server.url) == []
+    assert deliver(server.url) == []
     assert [(body["title"], body["message"]) for body in server.bodies] == [("The title", "The text")]
 
 
-def test_one_that_fails_twice_is_told_at_the_third_try_and_once(serve):
+def test_a_server_that_fails_twice_gets_the_message_once_at_the_third_attempt(serve):
     server = serve(500, 503, 200)
-    assert told(server.url) == []
+    assert deliver(server.url) == []
     assert len(server.bodies) == 3
 
 
-def test_one_that_fails_for_ever_is_given_up(serve):
+def test_a_server_that_always_fails_is_given_up(serve):
     server = serve(500)
-    assert told(server.url) == ["json://***: was refused or not reached, 3 times"]
+    assert deliver(server.url) == ["json://***: was refused or not reached, 3 times"]
     assert len(server.bodies) == 3
 
 
-def test_one_that_is_not_there_is_given_up(nobody):
-    assert told(nobody) == ["json://***: was refused or not reached, 3 times"]
+def test_a_missing_server_is_given_up(nobody):
+    assert deliver(nobody) == ["json://***: was refused or not reached, 3 times"]
 
 
-def test_one_that_never_answers_is_waited_for_no_longer_than_agreed(silent):
-    begin = time.monotonic()
-    assert told(f"{silent}?rto=2", timeout_s=0.3) == ["json://***: no answer within 0.3 s"]
-    assert time.monotonic() - begin < 1.5
+def test_a_server_that_never_replies_is_given_up_after_the_time_limit(silent):
+    start = time.monotonic()
+    assert deliver(f"{silent}?rto=2", timeout_s=0.3) == ["json://***: no answer within 0.3 s"]
+    assert time.monotonic() - start < 1.5
 
 
-def test_one_that_never_answers_does_not_keep_the_others_from_being_told(serve, silent, nobody):
+def test_one_that_never_answers_does_not_keep_the_others_from_being_deliver(serve, silent, nobody):
     server = serve(200)
-    assert len(told(f"{silent}?rto=2", nobody, server.url, timeout_s=1.0)) == 2
+    assert len(deliver(f"{silent}?rto=2", nobody, server.url, timeout_s=1.0)) == 2
     assert len(server.bodies) == 1
 
 
-def test_several_addresses_may_stand_in_one_variable(serve):
+def test_one_entry_may_contain_several_urls(serve):
     one, other = serve(200), serve(200)
-    assert told(f"{one.url} {other.url}") == []
+    assert deliver(f"{one.url} {other.url}") == []
     assert len(one.bodies) == len(other.bodies) == 1
 
 
-def test_no_address_is_logged(serve, nobody, caplog):
+def test_no_url_is_logged(serve, nobody, caplog):
     caplog.set_level(logging.DEBUG)
-    told(serve(500).url, nobody)
+    deliver(serve(500).url, nobody)
     own = [record for record in caplog.records if record.name.startswith(("sweeper", "apprise"))]
     assert len(own) == 2
     assert all("hunter2" not in record.getMessage() for record in own)
 
 
 @pytest.mark.parametrize("url", ["", " ", "hunter2", "nope://hunter2", "https//hunter2", "json://ok hunter2"])
-def test_what_is_no_address_is_refused_without_repeating_it(url):
+def test_an_invalid_url_is_rejected_without_quoting_it(url):
     with pytest.raises(
-        ConfigError, match=r"notify.urls\[0\]=.*no notification service has addresses like this"
+        ConfigError, match=r"notify.urls\[0\]=.*this is not the URL of a known notification service"
     ) as caught:
         check_urls(NotifySettings(urls=[url]))
     assert "hunter2" not in str(caught.value)
@@ -140,5 +140,5 @@ def test_what_is_no_address_is_refused_without_repeating_it(url):
 @pytest.mark.parametrize(
     "url", ["jsons://host/path", "mailtos://me:secret@example.org?to=you@example.org", "ntfy://topic"]
 )
-def test_addresses_of_services_are_taken(url):
+def test_urls_of_services_are_accepted(url):
     check_urls(NotifySettings(urls=[url]))

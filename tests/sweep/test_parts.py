@@ -1,4 +1,4 @@
-"""The small parts around a sweep: its name, its lock, its signals, its log, and finding it again."""
+"""Small parts of a sweep: name, lock, signals, log, and discovery on disk."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def name_of(*overrides):
     return sweep_name(compose(["dataset=[trec,sms_spam]", *overrides]).settings)
 
 
-def test_a_name_that_is_set_is_the_name():
+def test_a_configured_name_is_used():
     assert name_of("name=mine") == "mine"
 
 
@@ -36,16 +36,16 @@ def test_a_name_is_made_of_datasets_model_and_space():
 @pytest.mark.parametrize(
     "change", ["budget.trials=3", "executor=inline", "tracker=none", "outputs=x", "search.storage=sqlite:///x.db"]
 )
-def test_where_and_how_long_it_runs_is_not_part_of_a_sweep(change):
+def test_settings_of_place_and_duration_do_not_change_the_name(change):
     assert name_of(change) == name_of()
 
 
 @pytest.mark.parametrize("change", ["lora.r=4", "seed=1", "train.epochs=2", "search=gp", "model.max_length=64"])
-def test_what_trials_depend_on_is_part_of_a_sweep(change):
+def test_settings_that_trials_depend_on_change_the_name(change):
     assert name_of(change) != name_of()
 
 
-def test_passwords_are_not_written_down():
+def test_passwords_are_not_stored():
     overrides = ["search.storage=postgresql://me:hunter2@host/x", "tracker.uri=http://me:hunter2@host"]
     kept = settings_to_keep(compose(["dataset=trec", *overrides]).settings)
     assert "hunter2" not in json.dumps(kept)
@@ -55,13 +55,13 @@ def test_passwords_are_not_written_down():
 # Lock.
 
 
-def test_a_sweep_that_is_held_is_refused_with_its_holder(tmp_path):
+def test_a_locked_sweep_is_rejected_with_its_holder(tmp_path):
     store = TrialStore(tmp_path / "mine")
     with hold(store), pytest.raises(SweepLocked, match=rf"sweep mine is being run by process {os.getpid()} of .+ on "):
         hold(store).__enter__()
 
 
-def test_a_sweep_that_was_let_go_can_be_held_again(tmp_path):
+def test_a_released_lock_can_be_taken_again(tmp_path):
     store = TrialStore(tmp_path / "mine")
     with pytest.raises(ZeroDivisionError), hold(store):
         raise ZeroDivisionError
@@ -82,23 +82,23 @@ def test_a_damaged_note_of_the_holder_does_not_hide_the_lock(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_is_a_wish_to_stop_and_the_second_stops(number):
+def test_the_first_signal_is_a_request_to_stop_and_the_second_interrupts(number):
     before = signal.getsignal(number)
-    with shutdown_on_signals(5.0) as drain:
-        assert not drain
+    with shutdown_on_signals(5.0) as request:
+        assert not request
         signal.raise_signal(number)
-        assert drain.reason == number.name
+        assert request.reason == number.name
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(number)
     assert signal.getsignal(number) is before
 
 
-def test_in_another_thread_signals_stay_as_they_are():
+def test_in_another_thread_signals_are_not_handled():
     before, seen = signal.getsignal(signal.SIGINT), []
 
     def work():
-        with shutdown_on_signals(5.0) as drain:
-            seen.append((bool(drain), signal.getsignal(signal.SIGINT)))
+        with shutdown_on_signals(5.0) as request:
+            seen.append((bool(request), signal.getsignal(signal.SIGINT)))
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -120,7 +120,7 @@ def handlers(*wanted):
         root.handlers = before
 
 
-def test_warnings_are_shown_and_all_lines_are_kept(tmp_path, capsys):
+def test_warnings_are_shown_and_all_records_are_in_the_file(tmp_path, capsys):
     with handlers(), log_to(tmp_path / "sweep.log"):
         logging.getLogger("sweeper.x").info("quiet")
         logging.getLogger("sweeper.x").warning("loud")
@@ -132,13 +132,13 @@ def test_warnings_are_shown_and_all_lines_are_kept(tmp_path, capsys):
     assert capsys.readouterr().err == "loud\n"
 
 
-def test_an_application_that_has_set_up_logging_shows_warnings_itself(tmp_path, capsys):
+def test_an_application_that_has_configured_logging_shows_warnings_itself(tmp_path, capsys):
     with handlers(logging.NullHandler()), log_to(tmp_path / "sweep.log"):
         logging.getLogger("sweeper.x").warning("loud")
     assert capsys.readouterr().err == ""
 
 
-def test_logging_is_left_as_it_was(tmp_path):
+def test_logging_is_restored(tmp_path):
     own = logging.getLogger("sweeper")
     before = (own.level, list(own.handlers))
     with handlers() as root:
@@ -171,6 +171,6 @@ def test_a_misspelt_sweep_is_suggested(tmp_path):
         find_sweep("frist", tmp_path)
 
 
-def test_before_the_first_sweep_it_is_said_that_there_is_none(tmp_path):
+def test_without_any_sweep_the_error_explains_that_there_is_none(tmp_path):
     with pytest.raises(SweeperError, match="no sweep has been run yet"):
         find_sweep("", tmp_path)

@@ -1,4 +1,4 @@
-"""The account of a session and the words about it: what is written down, when it is told, and to whom."""
+"""Records of sessions, their summaries, notifications, and waiting for a window."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sweeper.types import Cost, Failure, FailureKind, TrialState
 from tests.builders import make_default, make_study, make_trial
 from tests.doubles import FakeClock
 
-NIGHT = BudgetSettings(window="22:00-07:00", time_zone="Europe/Berlin", device_hours=10)
+OVERNIGHT = BudgetSettings(window="22:00-07:00", time_zone="Europe/Berlin", device_hours=10)
 SESSION = SessionRecord(
     number=3,
     begun_at="2026-01-01T21:00:00+00:00",
@@ -39,7 +39,7 @@ def progress_of(trials, *, budget=10):
     return study_progress(make_study(), trials, budget=budget, wall_s=90.0, default="peft_default")
 
 
-def text_of(session=SESSION, *, trials=None, earlier=(), failures=None, budget=NIGHT):
+def text_of(session=SESSION, *, trials=None, earlier=(), failures=None, budget=OVERNIGHT):
     progress = [progress_of([make_default(0.8), make_trial(4, 0.9)] if trials is None else trials)]
     return summary_text(
         session, progress, failures=failures or {}, budget=budget, device_s=7 * 3600.0, earlier=list(earlier)
@@ -54,19 +54,19 @@ def failed(number, kind, state, *, finished_at=LATER, message="no luck"):
 # The text.
 
 
-def test_the_summary_has_times_of_the_zone_and_what_the_night_cost():
+def test_the_summary_has_local_times_and_the_cost_of_the_session():
     assert text_of().startswith("Thu 01 Jan 22:00 to Fri 02 Jan 06:58: 3 trials done, 2.50 device hours.\n")
     assert "Reason for the end: budget.window=22:00-07:00 closes at 07:00." in text_of()
 
 
-def test_the_summary_tells_the_best_and_its_change_since_the_session_before():
+def test_the_summary_has_the_best_score_and_its_change():
     before = replace(SESSION, number=2, after=SESSION.before)
     assert "- trec: 2/10 trials; best 0.900 ± 0.015, +0.100 since the last summary (trial 4: " in text_of(
         earlier=[before]
     )
 
 
-def test_a_best_that_did_not_change_is_called_unchanged():
+def test_an_equal_best_score_is_called_unchanged():
     assert "best 0.900 ± 0.015, unchanged (trial 4" in text_of(earlier=[replace(SESSION, number=2)])
 
 
@@ -74,20 +74,20 @@ def test_a_first_session_has_nothing_to_compare_with():
     assert "best 0.900 ± 0.015 (trial 4" in text_of()
 
 
-def test_a_study_without_a_complete_trial_is_told_too():
+def test_a_study_without_a_complete_trial_is_in_the_summary():
     assert "- trec: 0/10 trials; no complete trial yet" in text_of(trials=[])
 
 
-def test_the_summary_tells_what_is_left_and_when_it_goes_on():
+def test_the_summary_has_the_remaining_budget_and_the_next_window():
     assert "Left in the budget: 8 trials of trec (about 6:00), 3.00 device hours." in text_of()
     assert "Next window: Fri 02 Jan 22:00 (budget.window=22:00-07:00)." in text_of()
 
 
 def test_a_sweep_that_is_done_has_no_next_window():
-    text = text_of(trials=[make_default(0.8)], budget=replace(NIGHT, window="22:00-07:00"))
+    text = text_of(trials=[make_default(0.8)], budget=replace(OVERNIGHT, window="22:00-07:00"))
     assert "Next window" in text
     done = summary_text(
-        SESSION, [progress_of([make_default(0.8)], budget=1)], failures={}, budget=NIGHT, device_s=0.0, earlier=[]
+        SESSION, [progress_of([make_default(0.8)], budget=1)], failures={}, budget=OVERNIGHT, device_s=0.0, earlier=[]
     )
     assert "Next window" not in done
     assert "Left in the budget: no trial" in done
@@ -98,14 +98,14 @@ def test_the_first_prediction_is_compared_with_the_end():
     assert line in text_of()
 
 
-def test_sessions_that_were_killed_are_counted_in():
+def test_killed_sessions_are_counted():
     ended = replace(SESSION, number=1, after=SESSION.before)
     killed = replace(SESSION, number=2, ended_at="", reason="")
     assert "Since the last summary, 1 session was killed, with 3 trials done." in text_of(earlier=[ended, killed])
     assert "was killed" not in text_of(earlier=[killed, ended])
 
 
-def test_failures_are_told_with_cause_trials_and_what_became_of_them():
+def test_failures_are_listed_with_cause_trials_and_outcome():
     trials = [
         failed(3, FailureKind.OUT_OF_MEMORY, TrialState.INFEASIBLE, message="CUDA out of memory"),
         failed(5, FailureKind.LOST_WORKER, TrialState.COMPLETE, message="worker 0 was killed\nby SIGKILL"),
@@ -132,18 +132,18 @@ def test_long_messages_and_many_trials_are_cut():
     assert len(line) < 300
 
 
-def test_the_title_says_whether_all_is_well():
+def test_the_title_shows_whether_the_session_failed():
     assert summary_title("mine", SESSION) == "Sweep mine: session 3 ended, 3 trials done"
     assert "session 3 failed" in summary_title("mine", replace(SESSION, has_failed=True))
 
 
-def test_a_session_under_way_is_told_with_its_predicted_end():
-    line = session_line(replace(SESSION, ended_at="", reason=""), NIGHT)
+def test_the_line_of_a_running_session_has_its_predicted_end():
+    line = session_line(replace(SESSION, ended_at="", reason=""), OVERNIGHT)
     assert line == (
         "Session 3 started Thu 01 Jan 22:00, predicted to end Fri 02 Jan 06:28; last saved Fri 02 Jan 06:58."
     )
-    assert session_line(SESSION, NIGHT).startswith("Session 3 ended Fri 02 Jan 06:58: budget.window=")
-    assert session_line(replace(SESSION, has_failed=True), NIGHT).startswith("Session 3 failed Fri 02 Jan 06:58: ")
+    assert session_line(SESSION, OVERNIGHT).startswith("Session 3 ended Fri 02 Jan 06:58: budget.window=")
+    assert session_line(replace(SESSION, has_failed=True), OVERNIGHT).startswith("Session 3 failed Fri 02 Jan 06:58: ")
 
 
 # The files.
@@ -166,13 +166,13 @@ def test_a_damaged_session_is_left_out_and_never_overwritten(tmp_path, content):
     assert sessions.next_number() == 2
 
 
-# The account.
+# The record.
 
 
 class Bench:
-    """A night whose studies and clock are moved by hand."""
+    """A session whose studies and clock the test controls."""
 
-    def __init__(self, folder, notify, monkeypatch, budget=NIGHT):
+    def __init__(self, folder, notify, monkeypatch, budget=OVERNIGHT):
         self.clock, self.sent = FakeClock("2026-01-01T21:00+00:00"), []
         self.store = TrialStore(folder / "mine")
         self.store.write_sweep({"settings": {"search": {"recipes": []}}, "provenance": {}})
@@ -181,12 +181,12 @@ class Bench:
         self.ledger = Ledger(self.store.root / "ledger.json", self.clock)
         monkeypatch.setattr("sweeper.sweep.session_recorder.send", lambda _notify, *message: self.sent.append(message))
 
-    def night(self, *, trials=(), error=None, is_bad=False):
+    def session(self, *, trials=(), error=None, is_bad=False):
         for trial in trials:
             self.store.write_trial(trial)
         recorder = SessionRecorder(self.store, self.settings, self.clock)
         with recorder.notifying(), recorder.recording_errors():
-            recorder.begin(self.ledger, [progress_of([])])
+            recorder.start(self.ledger, [progress_of([])])
             self.ledger.charge(Cost(device_s=60.0))
             self.clock.pass_s(600)
             recorder.update([progress_of(trials)], None)
@@ -201,9 +201,9 @@ def bench(tmp_path, monkeypatch):
     return Bench(tmp_path, NotifySettings(urls=["json://localhost"]), monkeypatch)
 
 
-def test_a_session_is_kept_from_its_begin_and_a_killed_one_has_no_end(bench):
+def test_a_session_is_recorded_from_its_start_and_a_killed_one_has_no_end(bench):
     with pytest.raises(KeyboardInterrupt):
-        bench.night(trials=[make_default(0.8)], error=KeyboardInterrupt())
+        bench.session(trials=[make_default(0.8)], error=KeyboardInterrupt())
     [record] = SessionLog(bench.store.root).read()
     assert (record.number, record.ended_at, record.reason, record.num_finished) == (1, "", "", 1)
     assert record.saved_at == "2026-01-01T21:10:00.000+00:00"
@@ -211,7 +211,7 @@ def test_a_session_is_kept_from_its_begin_and_a_killed_one_has_no_end(bench):
 
 
 def test_the_end_of_a_session_is_written_and_sent(bench):
-    bench.night(trials=[make_default(0.8)])
+    bench.session(trials=[make_default(0.8)])
     [record] = SessionLog(bench.store.root).read()
     assert (record.ended_at, record.reason, record.device_s) == ("2026-01-01T21:10:00.000+00:00", "all is done", 60.0)
     [(title, text)] = bench.sent
@@ -221,30 +221,30 @@ def test_the_end_of_a_session_is_written_and_sent(bench):
 
 
 def test_device_hours_are_those_of_the_session(bench):
-    bench.night()
-    bench.night()
+    bench.session()
+    bench.session()
     assert [record.device_s for record in SessionLog(bench.store.root).read()] == [60.0, 60.0]
 
 
-def test_an_error_is_told_with_its_message_and_raised(bench):
+def test_an_error_is_reported_with_its_message_and_raised(bench):
     with pytest.raises(RuntimeError):
-        bench.night(error=RuntimeError("no worker is left"))
+        bench.session(error=RuntimeError("no worker is left"))
     [(title, text)] = bench.sent
     assert title == "Sweep mine: session 1 failed, 0 trials done"
     assert "Reason for the end: no worker is left." in text
 
 
-def test_an_error_is_told_even_if_the_store_cannot_be_read(bench):
+def test_an_error_is_reported_even_if_the_store_cannot_be_read(bench):
     def damage():
         (bench.store.paths.study_record("trec-minilm-lora")).write_text("{")
         return RuntimeError("all is lost")
 
     with pytest.raises(RuntimeError, match="all is lost"):
-        bench.night(error=damage())
+        bench.session(error=damage())
     assert bench.sent == [("Sweep mine: session 1 failed", "all is lost")]
 
 
-def test_what_keeps_a_session_from_beginning_is_told(bench):
+def test_an_error_before_the_start_of_a_session_is_reported(bench):
     recorder = SessionRecorder(bench.store, bench.settings, bench.clock)
     with pytest.raises(RuntimeError), recorder.notifying(), recorder.recording_errors():
         raise RuntimeError("the data is gone")
@@ -252,7 +252,7 @@ def test_what_keeps_a_session_from_beginning_is_told(bench):
 
 
 @pytest.mark.parametrize(
-    ("when", "state", "is_told"),
+    ("when", "state", "is_sent"),
     [
         ("end", TrialState.COMPLETE, True),
         ("failure", TrialState.COMPLETE, False),
@@ -260,29 +260,29 @@ def test_what_keeps_a_session_from_beginning_is_told(bench):
         ("never", TrialState.FAILED, False),
     ],
 )
-def test_who_is_told_what_is_the_users_choice(tmp_path, monkeypatch, when, state, is_told):
+def test_notify_when_decides_what_is_sent(tmp_path, monkeypatch, when, state, is_sent):
     bench = Bench(tmp_path, NotifySettings(urls=["json://localhost"], when=when), monkeypatch)
-    bench.night(trials=[make_trial(0, 0.8, state=state)])
-    assert bool(bench.sent) is is_told
+    bench.session(trials=[make_trial(0, 0.8, state=state)])
+    assert bool(bench.sent) is is_sent
 
 
-def test_without_an_address_nothing_is_sent(tmp_path, monkeypatch):
+def test_without_a_url_nothing_is_sent(tmp_path, monkeypatch):
     bench = Bench(tmp_path, NotifySettings(), monkeypatch)
-    bench.night()
+    bench.session()
     assert bench.sent == []
 
 
 def test_files_that_cannot_be_written_do_not_end_a_session(bench, caplog):
     (bench.store.root / "sessions").write_text("in the way")
     (bench.store.root / "summary.md").mkdir()
-    bench.night()
+    bench.session()
     assert len(bench.sent) == 1
     assert sum("was not written" in record.getMessage() for record in caplog.records) >= 3
 
 
-def test_predictions_are_kept_at_ever_longer_intervals(bench):
+def test_predictions_are_recorded_at_doubling_intervals(bench):
     recorder = SessionRecorder(bench.store, bench.settings, bench.clock)
-    recorder.begin(bench.ledger, [progress_of([])])
+    recorder.start(bench.ledger, [progress_of([])])
     for _ in range(2 * 360):
         bench.clock.pass_s(10)
         recorder.update([progress_of([])], bench.clock())
@@ -291,16 +291,16 @@ def test_predictions_are_kept_at_ever_longer_intervals(bench):
     assert elapsed == [10 * 2**n for n in range(10)]
 
 
-def test_the_predicted_end_is_shown_with_what_limits_it(bench):
+def test_the_predicted_end_is_shown_with_its_limit(bench):
     recorder = SessionRecorder(bench.store, bench.settings, bench.clock)
-    recorder.begin(bench.ledger, [])
+    recorder.start(bench.ledger, [])
     assert recorder.prediction_text(None) == ""
     predicted = recorder.prediction_text(FakeClock("2026-01-02T05:00+00:00")())
     assert predicted == "Predicted to end Fri 06:00 (budget.window=22:00-07:00 closes at 07:00)."
 
 
 def test_the_ledger_is_plain_json(bench):
-    bench.night(trials=[make_default(0.8)])
+    bench.session(trials=[make_default(0.8)])
     content = json.loads((bench.store.root / "sessions" / "0001.json").read_text())
     assert content["after"]["trec-minilm-lora"]["states"] == {"complete": 1}
 
@@ -309,44 +309,46 @@ def test_the_ledger_is_plain_json(bench):
 
 
 def waited(budget, begin, *, after=False):
-    clock, said, naps = FakeClock(begin), [], []
+    clock, lines, naps = FakeClock(begin), [], []
 
     def sleep(seconds):
         naps.append(seconds)
         clock.pass_s(seconds)
 
-    may = wait_for_window(budget, clock, say=said.append, after=after, sleep=sleep)
-    return may, clock().isoformat(), said, naps
+    may = wait_for_window(budget, clock, print_line=lines.append, after=after, sleep=sleep)
+    return may, clock().isoformat(), lines, naps
 
 
 def test_an_open_window_is_not_waited_for():
-    assert waited(NIGHT, "2026-01-01T21:30+00:00") == (True, "2026-01-01T21:30:00+00:00", [], [])
+    assert waited(OVERNIGHT, "2026-01-01T21:30+00:00") == (True, "2026-01-01T21:30:00+00:00", [], [])
     assert waited(BudgetSettings(), "2026-01-01T12:00+00:00")[0] is True
 
 
-def test_a_closed_window_is_told_with_its_opening():
-    may, _, said, naps = waited(NIGHT, "2026-01-01T12:00+00:00")
+def test_for_a_closed_window_the_next_opening_is_printed():
+    may, _, lines, naps = waited(OVERNIGHT, "2026-01-01T12:00+00:00")
     assert (may, naps) == (False, [])
-    assert said == [
+    assert lines == [
         "Not started: budget.window=22:00-07:00 opens Thu 01 Jan 22:00. Run the same command again then, or set "
         "budget.wait=true to wait for it."
     ]
 
 
-def test_whoever_waits_begins_when_the_window_opens_and_naps_shortly():
-    may, now, said, naps = waited(replace(NIGHT, wait=True), "2026-01-01T20:50:30+00:00")
+def test_waiting_ends_when_the_window_opens_and_sleeps_are_short():
+    may, now, lines, naps = waited(replace(OVERNIGHT, wait=True), "2026-01-01T20:50:30+00:00")
     assert (may, now) == (True, "2026-01-01T21:00:00+00:00")
-    assert said == ["Waiting: budget.window=22:00-07:00 opens Thu 01 Jan 22:00."]
+    assert lines == ["Waiting: budget.window=22:00-07:00 opens Thu 01 Jan 22:00."]
     assert max(naps) <= 20
 
 
-def test_after_a_window_that_is_not_yet_closed_the_next_one_is_waited_for():
-    assert waited(replace(NIGHT, wait=True), "2026-01-02T05:59:50+00:00", after=True)[1] == "2026-01-02T21:00:00+00:00"
+def test_after_a_session_the_next_window_is_awaited_even_if_this_one_is_open():
+    assert (
+        waited(replace(OVERNIGHT, wait=True), "2026-01-02T05:59:50+00:00", after=True)[1] == "2026-01-02T21:00:00+00:00"
+    )
 
 
 @pytest.mark.parametrize("window", ["", "22:00-07:00"])
-def test_nobody_waits_for_a_window_behind_the_deadline(window):
+def test_a_window_after_the_deadline_is_not_awaited(window):
     budget = BudgetSettings(window=window, deadline="2026-01-01T12:00", time_zone="UTC", wait=True)
-    may, _, said, naps = waited(budget, "2026-01-01T12:30+00:00")
+    may, _, lines, naps = waited(budget, "2026-01-01T12:30+00:00")
     assert (may, naps) == (False, [])
-    assert "No time is left" in said[0]
+    assert "No time is left" in lines[0]
