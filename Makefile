@@ -1,5 +1,5 @@
 # Everything this project does, by name. `make` alone lists it.
-# Needs only make and Python 3.11 to 3.13. Every target does the setup it needs, once.
+# Needs only make and Python 3.11 to 3.13. Every target does the setup that it needs, once.
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -7,18 +7,18 @@ ARGS   ?=
 JOB    ?= overnight
 
 BIN := $(VENV)/bin
-# antlr4 is published as source only; anything else from source would mean a missing wheel, better said at once.
-# Compiling 20,000 modules that are never imported would take longer than the download; those that are imported are
-# compiled at the end, also where the environment forbids Python to keep what it compiles (containers do): otherwise
-# every process of every sweep would do it again, for six seconds.
+# antlr4 is published as source only. Building anything else from source would mean that a wheel is missing; this way, pip
+# reports that at once. Compiling 20,000 modules that are never imported would take longer than the download, so only the
+# imported ones are compiled at the end, even where Python is told not to write compiled files (as in many containers):
+# otherwise every process of every sweep would compile them again, which takes six seconds.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
        --only-binary :all: --no-binary antlr4-python3-runtime --constraint constraints.txt
 COMPILE := PYTHONDONTWRITEBYTECODE= $(BIN)/python -P -c 'import sweeper.sweep.run, sweeper.train.worker, sweeper.track.mlflow, sweeper.analysis.report'
-# What is installed into the environment: this checkout. tests/installed_wheel.py names a wheel instead.
+# The package to install: this checkout. tests/installed_wheel.py sets a wheel instead.
 PACKAGE ?= --editable .
-# Four processes are enough: each loads PyTorch, and the longest test bounds the whole from below.
+# Four processes are enough: each loads PyTorch, and the run is never shorter than its longest test.
 PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal --quiet
-# Without an NVIDIA driver, PyTorch's CPU build saves gigabytes. TORCH_INDEX= takes what the package index has.
+# Without an NVIDIA driver, PyTorch's CPU build saves gigabytes. An empty TORCH_INDEX= takes the build of the package index.
 TORCH_INDEX ?= $(shell [ "$$(uname -sm)" = "Linux x86_64" ] && ! command -v nvidia-smi >/dev/null 2>&1 \
                  && echo https://download.pytorch.org/whl/cpu)
 
@@ -39,7 +39,7 @@ sweep: $(VENV)/.installed  ## Search LoRA hyperparameters for three datasets, or
 overnight: $(VENV)/.installed  ## Search from 22:00 to 07:00 every night, as long as this terminal stays open
 	@$(BIN)/sweeper jobs run $(JOB) --wait $(ARGS)
 
-schedule: $(VENV)/.installed  ## Start that every night with a systemd timer or cron; JOB=mine, ARGS=--dry-run
+schedule: $(VENV)/.installed  ## Install the nightly search as a systemd timer or in cron; JOB=mine, ARGS=--dry-run
 	@$(BIN)/sweeper jobs install $(JOB) $(ARGS)
 
 unschedule: $(VENV)/.installed  ## Undo make schedule
@@ -66,7 +66,7 @@ bench-growth: $(VENV)/.installed  ## Measure how memory, open files, threads and
 chaos: $(VENV)/.installed  ## Kill sweeps 210 times at seeded moments and count what was lost, 15 minutes; ARGS='--seed 7'
 	@$(BIN)/python chaos/run.py $(ARGS)
 
-chaos-short: $(VENV)/.installed  ## The same with one small sweep and one event of each kind, under two minutes
+chaos-short: $(VENV)/.installed  ## Do the same with one small sweep and one event of each kind, under two minutes
 	@$(BIN)/python chaos/run.py --short $(ARGS)
 
 test: $(VENV)/.installed-dev  ## Run the quick tests: offline, on the CPU, two to three minutes on two cores; ARGS='-k search' picks some
@@ -81,7 +81,7 @@ test-all: $(VENV)/.installed-dev  ## Run every test, also those that fetch model
 wheel-check: $(VENV)/.installed-dev  ## Build the wheel, install it elsewhere, run a small sweep with it; one to three minutes
 	@$(BIN)/python tests/installed_wheel.py
 
-fresh-clone:  ## Type the README's commands in a fresh clone with no environment, about three minutes
+fresh-clone:  ## Run the README's commands in a fresh clone without an environment, about three minutes
 	@$(PYTHON) tests/fresh_clone.py
 
 lint: $(VENV)/.installed-dev  ## Check style and format
@@ -95,7 +95,7 @@ format: $(VENV)/.installed-dev  ## Fix style and format where possible
 types: $(VENV)/.installed-dev  ## Check types
 	@$(BIN)/mypy
 
-ci:  ## Everything that a change must pass, under 20 minutes on two cores
+ci:  ## Run everything that a change must pass, under 20 minutes on two cores
 	@.ci/run
 
 constraints: pyproject.toml  ## Pin the newest versions that pyproject.toml allows, resolved from scratch
@@ -116,7 +116,7 @@ clean:  ## Remove caches; keeps the environment, outputs and downloads
 distclean: clean  ## Remove caches and the environment; keeps outputs and downloads
 	@rm -rf $(VENV)
 
-# The stamps are written last: an interrupted set-up is taken up again.
+# The stamps are written last, so an interrupted setup is resumed.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; ok = (3, 11) <= v < (3, 14); ok or sys.exit(f"Python 3.11, 3.12 or 3.13 is required, but {sys.executable} is {v[0]}.{v[1]}. Choose another interpreter: make PYTHON=python3.12")'
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv module is missing. On Debian or Ubuntu, install it: sudo apt install python3-venv" >&2; exit 1; }

@@ -1,1 +1,1 @@
-"""Measurements beside the scripts people write today. `python benchmarks/run.py` runs them; nothing of sweeper does."""
+"""Compares sweeper with the scripts that people write today. `python benchmarks/run.py` runs it; sweeper does not."""

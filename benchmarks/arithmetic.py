@@ -1,6 +1,6 @@
-"""Rates, medians, ratios, intervals and counted operations: all that tables say is computed here, from recorded rows.
+"""Rates, medians, ratios, intervals and operation counts: every number in a table is computed here, from recorded rows.
 
-No torch, no measuring; `tests/test_benchmarks.py` checks it by hand.
+Measures nothing and imports no torch; `tests/test_benchmarks.py` checks it against numbers computed by hand.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ Trial = Mapping[str, Any]
 
 
 def window_s(trials: Sequence[Trial]) -> float:
-    """Return the seconds from the first trial's begin to the last trial's end."""
+    """Return the seconds from the start of the first trial to the end of the last one."""
     return float(max(trial["ended_s"] for trial in trials) - min(trial["begun_s"] for trial in trials))
 
 
 def trials_per_hour(trials: Sequence[Trial], *, by_process: bool) -> float:
-    """Return the steady rate: start-up and the end of the command left out.
+    """Return the steady rate, without the start-up and the end of the command.
 
     Args:
         trials: All trials of a command.
-        by_process: Add up the rates of the processes. Then a process that is done earlier than the other costs nothing,
-            as in a long study; peers are counted so. Otherwise the whole window counts, idle lanes at its end included;
-            ours is counted so, to its disadvantage.
+        by_process: Add up the rates of the processes, as for peers. A process that finishes before the others then
+            costs nothing, as in a long study. Otherwise the whole window counts, including lanes that idle at its end,
+            as for sweeper; this is to its disadvantage.
     """
     if not by_process:
         return 3600 * len(trials) / window_s(trials)
@@ -50,7 +50,7 @@ def trials_per_hour(trials: Sequence[Trial], *, by_process: bool) -> float:
 
 
 def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:
-    """Return median, smallest and largest of the ratios of measurements that were made in turn."""
+    """Return median, smallest and largest of the ratios of measurements that alternated."""
     ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
     return median(ratios), min(ratios), max(ratios)
 
@@ -65,13 +65,13 @@ def best_so_far(trials: Sequence[Trial]) -> list[tuple[float, float]]:
 
 
 def time_to_reach(curve: Sequence[tuple[float, float]], target: float) -> float:
-    """Return the seconds until the curve is at the target, infinite if it never is."""
+    """Return the seconds until the curve reaches the target; infinite if it never does."""
     return next((seconds for seconds, best in curve if best >= target - 1e-9), math.inf)
 
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """A mean difference with its 95 % interval, and the median, which one odd pair does not move."""
+    """A mean difference with its 95 % interval, and the median, which a single outlier does not move."""
 
     mean: float
     median: float
@@ -99,11 +99,11 @@ class LinearShape:
     needs_input_gradient: bool
     """False where nothing below is trained: query, key and value of the first block."""
     first_token_only: bool = False
-    """True where other tokens are never read: all of the last block but keys and values."""
+    """True where other tokens are never read: in the last block, except keys and values."""
 
 
 def product_flops(layer: LinearShape, tokens: float) -> float:
-    """Return the operations of a frozen product: ``2 I O`` a token forward, as many for the input gradient.
+    """Return the operations of a frozen product: ``2 I O`` per token forward, and as many for the input gradient.
 
     A frozen weight has no gradient of its own.
     """
@@ -115,20 +115,20 @@ def forward_and_backward_flops(
 ) -> float:
     """Return the floating-point operations that training on rows of these lengths needs.
 
-    - frozen products: see `product_flops`; a layer that is read at the first token only sees one token a row;
-    - LoRA: ``2 r (I + O)`` a token forward, twice that backward (gradients of A and B, and of the input through both),
-      less ``2 r I`` where the input needs none;
-    - attention: ``4 S H`` a query of S keys forward (scores and weighted sum), twice that backward; the last block has
-      one query a row.
+    - frozen products: see `product_flops`; a layer that is read at the first token only processes one token per row;
+    - LoRA: ``2 r (I + O)`` per token forward, twice that backward (gradients of A and B, and of the input through
+      both), less ``2 r I`` where the input needs none;
+    - attention: ``4 S H`` per query of S keys forward (scores and weighted sum), twice that backward; the last block
+      has one query per row.
 
-    Left out, as below one part in a hundred: embeddings, norms, activations, softmax, pooler, head, optimizer.
+    Left out, because they are below 1 %: embeddings, norms, activations, softmax, pooler, head, optimizer.
 
     Args:
         layers: The adapted layers of all blocks.
-        lengths: Tokens of each row; padded lengths give the operations performed, true ones those that were needed.
-        rank: Of every adapter.
-        num_blocks: Transformer blocks.
-        width: H, of the attention.
+        lengths: Tokens of each row; padded lengths give the operations performed, true lengths those that were needed.
+        rank: Rank of every adapter.
+        num_blocks: Number of transformer blocks.
+        width: H, the width of the attention.
     """
     tokens, squares = sum(lengths), sum(length**2 for length in lengths)
     linear = 0.0
@@ -142,11 +142,11 @@ def forward_and_backward_flops(
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Return a Markdown table; floats get three significant digits."""
     lines = [f"| {' | '.join(header)} |", f"|{' --- |' * len(header)}"]
-    lines += [f"| {' | '.join(_shown(cell) for cell in row)} |" for row in rows]
+    lines += [f"| {' | '.join(_cell_text(cell) for cell in row)} |" for row in rows]
     return "\n".join(lines)
 
 
-def _shown(cell: object) -> str:
+def _cell_text(cell: object) -> str:
     if not isinstance(cell, float):
         return str(cell)
     if not math.isfinite(cell):

@@ -1,4 +1,4 @@
-"""Run a contender's command, take the time of its trials, and sample the memory of its processes."""
+"""Runs a contender's command, times its trials, and samples the memory of its processes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _POLL_S = 0.1
 
 @dataclass(kw_only=True, slots=True)
 class Finished:
-    """A command that has ended well; times are seconds since its start."""
+    """A command that succeeded; times are seconds since its start."""
 
     wall_s: float
     trials: list[Row]
@@ -39,7 +39,7 @@ class PssSampler:
     Attributes:
         keep: Which processes count, by command line.
         peak_bytes: The largest sum seen at one time.
-        num_processes: How many processes that sum was of.
+        num_processes: The number of processes in that sum.
     """
 
     keep: Callable[[str], bool] = lambda _: True
@@ -48,7 +48,7 @@ class PssSampler:
     _errors: list[str] = field(default_factory=list)
 
     def sample(self, pid: int) -> None:
-        """Measure a process and its descendants once."""
+        """Measure a process and its descendants."""
         try:
             tree = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
         except psutil.NoSuchProcess:
@@ -63,7 +63,7 @@ class PssSampler:
                 return 0
             text = Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="ascii")
         except (OSError, psutil.Error):
-            return 0  # it has just ended
+            return 0  # it has just exited
         return next(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Pss:"))
 
 
@@ -74,20 +74,20 @@ def run_command(
     each_tick: Callable[[int, list[str]], None] | None = None,
     timeout_s: float = 7200,
 ) -> tuple[list[str], float, float]:
-    """Run a command to its end.
+    """Run a command until it exits.
 
     Args:
         command: Arguments of the Python interpreter.
         scratch: Working directory; stderr goes to a file in it.
-        each_tick: Called ten times a second with the process id and the lines printed so far.
-        timeout_s: The command and its children are ended after that.
+        each_tick: Called ten times per second with the process id and the lines printed so far.
+        timeout_s: The command and its children are killed after this time.
 
     Returns:
-        Lines of stdout, wall seconds, and the start as `time.time` gives it.
+        Lines of stdout, wall seconds, and the start as a value of `time.time`.
     """
     scratch.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    begun_at, begin = time.time(), time.perf_counter()
+    begun_at, started = time.time(), time.perf_counter()
     lines: list[str] = []
     with (scratch / "stderr.txt").open("w") as errors:
         process = subprocess.Popen(  # noqa: S603  our own modules
@@ -107,17 +107,17 @@ def run_command(
                 if each_tick is not None:
                     each_tick(process.pid, lines)
                 time.sleep(_POLL_S)
-                if time.perf_counter() - begin > timeout_s:
+                if time.perf_counter() - started > timeout_s:
                     raise TimeoutError(f"{' '.join(command)} took more than {timeout_s:.0f} s")
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-    wall_s = time.perf_counter() - begin
+    wall_s = time.perf_counter() - started
     reader.join(5)
     if process.returncode:
         tail = (scratch / "stderr.txt").read_text(encoding="utf-8", errors="replace")[-3000:]
-        raise RuntimeError(f"{' '.join(command)} failed with {process.returncode}:\n{tail}")
+        raise RuntimeError(f"{' '.join(command)} failed with exit code {process.returncode}:\n{tail}")
     return lines, wall_s, begun_at
 
 
@@ -128,7 +128,7 @@ def run_peer(
     scratch: Path,
     each_tick: Callable[[int, list[str]], None] | None = None,
 ) -> Finished:
-    """Run a script of benchmarks.peers and return what it printed of its trials."""
+    """Run a script of benchmarks.peers and return the trials that it printed."""
     command = ["-m", f"benchmarks.peers.{module}", "--folder", str(scratch / "study"), *options]
     lines, wall_s, begun_at = run_command(command, scratch=scratch, each_tick=each_tick)
     trials = [json.loads(line) for line in lines if line.startswith('{"number"')]
@@ -146,10 +146,10 @@ def run_ours(
     scratch: Path,
     each_tick: Callable[[int, list[str]], None] | None = None,
 ) -> Finished:
-    """Run ``sweeper run`` and watch its trials' files.
+    """Run ``sweeper run`` and watch the files of its trials.
 
-    A trial begins when its file appears and ends with its last write, which is after its scores and its adapter are
-    safe on disk.
+    A trial starts when its file appears, and ends with the last write of that file, which comes after its scores and
+    its adapter are on disk.
     """
     watch = _StoreWatch(scratch / "outputs")
 
@@ -165,14 +165,14 @@ def run_ours(
 
 
 class _StoreWatch:
-    """Notes when each trial of a sweep was first and last written."""
+    """Records when each trial of a sweep was first and last written."""
 
     def __init__(self, outputs: Path) -> None:
         self._outputs = outputs
         self._first: dict[Path, float] = {}
 
     def look(self) -> None:
-        """Note trials that are new since the last look."""
+        """Record the trials that are new since the last call."""
         for path in self._outputs.glob("bench/studies/*/trials/*/trial.json"):
             if path not in self._first:
                 self._first[path] = path.stat().st_mtime

@@ -1,4 +1,4 @@
-"""What every section is handed, and the sizes of the three forms: short (CI), standard (`make bench`), long."""
+"""The arguments of every section, and the sizes of the three forms: short, standard (`make bench`) and long."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Sizes:
 
     repetitions: int = 3
     ours_trials: int = 16
-    """Equal work: a multiple of workers times lanes, so that no lane idles."""
+    """For equal work: a multiple of workers times lanes, so that no lane idles."""
     default_trials: int = 1
     tuned_trials: int = 2
     ray_trials: int = 2
     quality_trials: int = 24
-    """Of the peers. Ours stops most trials early, so it is given more."""
+    """Trials of the peers. sweeper prunes most of its trials, so it runs more."""
     quality_ours: int = 40
     quality_seeds: tuple[int, ...] = (0, 1, 2)
     quality_peers: tuple[str, ...] = ("tuned",)
@@ -39,7 +39,7 @@ class Sizes:
     language_lanes: int = 4
     language_trials: int = 8
     overrides: tuple[str, ...] = ()
-    """Fewer rows and epochs, for all contenders alike."""
+    """Overrides for all contenders, for example fewer rows and epochs."""
 
 
 FORMS = {
@@ -81,7 +81,7 @@ FORMS = {
 
 @dataclass(kw_only=True, slots=True)
 class Context:
-    """Where things are, and how much to do."""
+    """Folders, sizes and options of a run."""
 
     results: Results
     cache: Path
@@ -89,7 +89,7 @@ class Context:
     sizes: Sizes
     form: str = "standard"
     ours: tuple[str, ...] = ()
-    """Further overrides for our contender alone, e.g. executor.lanes=16."""
+    """Further overrides for sweeper only, e.g. executor.lanes=16."""
     dataset: str = "trec"
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
@@ -98,7 +98,7 @@ class Context:
         return self.scratch / f"{next(self._numbers):03d}-{name}"
 
     def ours_options(self, *more: str) -> list[str]:
-        """Return the overrides of a sweep of ours."""
+        """Return the overrides of `sweeper run`."""
         return [f"dataset={self.dataset}", f"cache={self.cache}", *self.sizes.overrides, *self.ours, *more]
 
     def peer_options(self, *more: str) -> list[str]:
@@ -106,7 +106,7 @@ class Context:
         shared = ["--dataset", self.dataset, "--cache", str(self.cache)]
         return [*shared, *more, *(["--set", *self.sizes.overrides] if self.sizes.overrides else [])]
 
-    def say(self, text: str) -> None:
-        """Tell how it goes."""
+    def log(self, text: str) -> None:
+        """Print a line of progress to stderr."""
         sys.stderr.write(text + "\n")
         sys.stderr.flush()

@@ -1,7 +1,7 @@
-"""Drives one training worker without controller, store or tracker: what the engine alone does.
+"""Drives a training worker without controller, store or tracker, to measure the engine alone.
 
-A process of its own, told what to do by JSON lines on its standard input, so that two can be started at one time.
-`Driver` is the other end. Settings of all lanes are equal (rank 8, dropout 0.1) unless settings are given.
+The worker has its own process, which reads commands as JSON lines from its standard input, so that two workers can run
+in parallel. `Driver` is the client. All lanes train `CONFIGURATION`, unless a command names others.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sweeper.execute.process import worker_environment
 
 __all__ = ["Driver", "main"]
 
-SETTING: Mapping[str, Any] = {
+CONFIGURATION: Mapping[str, Any] = {
     "lora.r": 8,
     "lora.alpha_ratio": 2.0,
     "lora.dropout": 0.1,
@@ -32,11 +32,11 @@ SETTING: Mapping[str, Any] = {
 
 
 class Driver:
-    """A worker in a process of its own.
+    """A worker in its own process.
 
     Args:
         opening: Arguments of `_Worker`.
-        scratch: Folder for what it prints.
+        scratch: Folder for its output.
     """
 
     def __init__(self, opening: Mapping[str, Any], scratch: Path) -> None:
@@ -63,7 +63,7 @@ class Driver:
         self._process.communicate()
 
     def send(self, command: Mapping[str, Any]) -> None:
-        """Tell what to do; does not wait."""
+        """Send a command without waiting for the answer."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(command) + "\n")
         self._process.stdin.flush()
@@ -73,13 +73,13 @@ class Driver:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the driver ended:\n{self._errors.read_text(encoding='utf-8')[-3000:]}")
+            raise RuntimeError(f"the driver exited:\n{self._errors.read_text(encoding='utf-8')[-3000:]}")
         answer: Row = json.loads(line)
         return answer
 
 
 class _Worker:
-    """The process's side."""
+    """The worker in the driven process; its public methods are the commands."""
 
     def __init__(
         self, *, dataset: str, cache: str, threads: int, overrides: Sequence[str] = (), dtype: str = "auto"
@@ -104,17 +104,17 @@ class _Worker:
         self._held: tuple[int, ...] = ()
 
     def train(self, *, lanes: int, chunks: int) -> Row:
-        """Train fresh lanes for some chunks, without evaluation; return time, rows, tokens and operations."""
+        """Train new lanes for some chunks, without evaluation; return time, rows, tokens and operations."""
         from sweeper.types import ChunkRequest
 
         self._open(rungs=())
-        request = ChunkRequest(admit=self._admissions([dict(SETTING)] * lanes, seed=0), evict=self._held)
+        request = ChunkRequest(admit=self._admissions([dict(CONFIGURATION)] * lanes, seed=0), evict=self._held)
         self._held = tuple(admission.spec.number for admission in request.admit)
         measured = []
         for _ in range(chunks):
-            begin = time.perf_counter()
+            started = time.perf_counter()
             report = self._worker.answer(request)
-            elapsed_s = time.perf_counter() - begin
+            elapsed_s = time.perf_counter() - started
             _check(report)
             request = ChunkRequest()
             measured.append(
@@ -134,12 +134,12 @@ class _Worker:
         from sweeper.types import ChunkRequest
 
         self._open(rungs=())
-        settings = [dict(SETTING) | {"lora.r": rank} for rank in ranks]
-        self._begin(settings)
-        begin = time.perf_counter()
+        configurations = [dict(CONFIGURATION) | {"lora.r": rank} for rank in ranks]
+        self._replace_lanes(configurations)
+        started = time.perf_counter()
         _check(self._worker.answer(ChunkRequest()))
-        elapsed_s = time.perf_counter() - begin
-        self._begin(settings)
+        elapsed_s = time.perf_counter() - started
+        self._replace_lanes(configurations)
         with OperatorTimes(len(ranks)) as times:
             report = self._worker.answer(ChunkRequest())
         _check(report)
@@ -149,16 +149,16 @@ class _Worker:
             "rows": sum(cost.rows for cost in report.costs.values()),
         }
 
-    def _begin(self, settings: Sequence[Mapping[str, Any]]) -> None:
-        """Put fresh lanes in the place of those there are, and train their first chunk: it compiles products."""
+    def _replace_lanes(self, configurations: Sequence[Mapping[str, Any]]) -> None:
+        """Replace all lanes by new ones and train their first chunk, in which products are compiled."""
         from sweeper.types import ChunkRequest
 
-        admitted = self._admissions(settings, seed=0)
+        admitted = self._admissions(configurations, seed=0)
         _check(self._worker.answer(ChunkRequest(admit=admitted, evict=self._held)))
         self._held = tuple(admission.spec.number for admission in admitted)
 
     def products(self, *, lanes: int, seconds: float) -> Row:
-        """Return the rate of plain products of the engine's shapes in its number type, one after the other."""
+        """Return the rate of plain matrix products in the engine's shapes and number type, one after the other."""
         import torch
 
         dtype = torch.bfloat16 if self.notes[0].split(": ")[1].startswith("bfloat16") else torch.float32
@@ -166,24 +166,24 @@ class _Worker:
         layers = [layer for layer in self._layers() if not layer.first_token_only]
         weights = [torch.randn(layer.num_out, layer.num_in).to(dtype) for layer in layers]
         inputs = {size: torch.randn(num_rows, size).to(dtype) for layer in layers for size in layer_sizes(layer)}
-        flops, begin, rounds = sum(product_flops(layer, num_rows) for layer in layers), time.perf_counter(), 0
-        while time.perf_counter() - begin < seconds or rounds == 0:
+        flops, started, rounds = sum(product_flops(layer, num_rows) for layer in layers), time.perf_counter(), 0
+        while time.perf_counter() - started < seconds or rounds == 0:
             for layer, weight in zip(layers, weights, strict=True):
                 torch.mm(inputs[layer.num_in], weight.T)
                 if layer.needs_input_gradient:
                     torch.mm(inputs[layer.num_out], weight)
             rounds += 1
-        elapsed_s = time.perf_counter() - begin
+        elapsed_s = time.perf_counter() - started
         return {"flops": flops * rounds, "elapsed_s": elapsed_s, "dtype": str(dtype).removeprefix("torch.")}
 
-    def trials(self, *, settings: Sequence[Mapping[str, Any]], seed: int, lanes: int) -> Row:
-        """Train whole trials packed, and return their final validation accuracies."""
+    def trials(self, *, configurations: Sequence[Mapping[str, Any]], seed: int, lanes: int) -> Row:
+        """Train complete trials in packs, and return their final validation accuracies."""
         from sweeper.types import ChunkRequest
 
         self._open(rungs=(self._num_chunks,))
         scores: list[float] = []
-        for first in range(0, len(settings), lanes):
-            request = ChunkRequest(admit=self._admissions(settings[first : first + lanes], seed=seed))
+        for first in range(0, len(configurations), lanes):
+            request = ChunkRequest(admit=self._admissions(configurations[first : first + lanes], seed=seed))
             numbers = [admission.spec.number for admission in request.admit]
             for _ in range(self._num_chunks):
                 report = self._worker.answer(request)
@@ -193,28 +193,28 @@ class _Worker:
         return {"scores": scores}
 
     def _open(self, rungs: tuple[int, ...]) -> None:
-        """Open the study with these rungs, unless it is open with them: that takes seconds."""
+        """Open the study with these rungs, which takes seconds, unless it is already open with them."""
         if rungs != self._rungs:
             self._worker.answer(replace(self._inputs.plan.opening, rungs=rungs))
             self._rungs, self._held = rungs, ()
 
-    def _admissions(self, settings: Sequence[Mapping[str, Any]], *, seed: int) -> tuple[Any, ...]:
+    def _admissions(self, configurations: Sequence[Mapping[str, Any]], *, seed: int) -> tuple[Any, ...]:
         from sweeper.config.hyperparameters import Hyperparameters
         from sweeper.types import Admission, TrialTemplate
 
-        template = TrialTemplate("bench", Hyperparameters.of(self._inputs.config.settings), seed)
-        found = []
-        for params in settings:
-            found.append(Admission(spec=template.spec(self._next, params, "bench")))
-            self._next += 1
-        return tuple(found)
+        defaults = Hyperparameters.of(self._inputs.config.settings)
+        template = TrialTemplate(study="bench", defaults=defaults, seed=seed)
+        first = self._next
+        self._next += len(configurations)
+        specs = (template.spec(number, params, "bench") for number, params in enumerate(configurations, start=first))
+        return tuple(Admission(spec=spec) for spec in specs)
 
     def _rows_per_step(self, lanes: int) -> float:
-        """Return the padded tokens of a mean step: the rows of its products."""
+        """Return the padded tokens of an average step, which are the rows of its products."""
         return lanes * self._inputs.plan.record.micro_batch * sum(self._padded) / len(self._padded)
 
     def _needed_flops(self) -> float:
-        """Return the operations of a lane's mean chunk: each chunk is a stratified part of the training rows."""
+        """Return the operations of an average chunk of a lane; each chunk is a stratified part of the training rows."""
         return len(self._padded) / len(self._lengths) * self._flops(self._lengths)
 
     def _flops(self, lengths: Sequence[int]) -> float:
@@ -222,13 +222,13 @@ class _Worker:
         return forward_and_backward_flops(
             self._layers(),
             lengths,
-            rank=int(SETTING["lora.r"]),
+            rank=int(CONFIGURATION["lora.r"]),
             num_blocks=config["num_hidden_layers"],
             width=config["hidden_size"],
         )
 
     def _layers(self) -> list[LinearShape]:
-        """Return the adapted layers of a BERT classifier in their order."""
+        """Return the adapted layers of a BERT classifier in order."""
         config = self._model_config()
         width, inner = config["hidden_size"], config["intermediate_size"]
         sizes = {
@@ -269,9 +269,9 @@ def _check(report: Any) -> None:
 
 
 def main() -> None:
-    """Answer the commands on standard input."""
+    """Answer the commands from standard input."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print must not mix with answers
+    os.dup2(2, 1)  # the output of libraries must not mix with answers
     worker = _Worker(**json.loads(sys.stdin.readline()))
     answers.write(json.dumps({"notes": worker.notes}) + "\n")
     answers.flush()

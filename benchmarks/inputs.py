@@ -1,7 +1,7 @@
-"""What ours and the peers share: model folder, rows, token ids, and every value that is not searched.
+"""What sweeper and the peers share: model folder, rows, token ids, and every value that is not searched.
 
-Both sides read one composed configuration, so that an override of rows, epochs or batch size holds for all. Run as a
-module, it fills the cache, so that no contender's time holds a download.
+All read the same composed configuration, so that overrides of rows, epochs or batch size apply to all. Run as a module,
+it fills the cache, so that no contender's time includes a download.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sweeper.models.targets import targets_for
 from sweeper.sweep.plan import StudyPlan, plan_model, plan_study
 from sweeper.tasks import make_task
 
-__all__ = ["Inputs", "load_inputs", "main", "shared_settings"]
+__all__ = ["Inputs", "load_inputs", "main", "shared_configurations"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,11 +37,11 @@ class Inputs:
 
     @property
     def rows_per_epoch(self) -> int:
-        """Training rows that a trial of ours sees in an epoch: its chunks are full, so a few rows wait each time."""
+        """Training rows of one epoch of sweeper: chunks are always full, so each epoch leaves out a few rows."""
         return self.plan.record.rows_per_chunk * self.config.settings.train.chunks_per_epoch
 
     def padded_lengths(self) -> list[int]:
-        """Return what each row of a chunk of ours is padded to on a CPU."""
+        """Return the padded length of each row of a chunk on a CPU."""
         import numpy as np
 
         from sweeper.train.batches import length_classes
@@ -58,10 +58,10 @@ class Inputs:
 
 
 def load_inputs(dataset: str, cache: Path, overrides: Sequence[str] = ()) -> Inputs:
-    """Fetch, split and tokenise, or take it from the cache.
+    """Fetch, split and tokenise a dataset, or read it from the cache.
 
     Args:
-        dataset: A name of conf/dataset.
+        dataset: Name of a file in conf/dataset.
         cache: Folder of fetched models and datasets.
         overrides: Further Hydra overrides.
     """
@@ -83,11 +83,11 @@ def load_inputs(dataset: str, cache: Path, overrides: Sequence[str] = ()) -> Inp
     return Inputs(config=config, plan=plan, model_dir=model_dir, rows=rows, target_modules=targets)
 
 
-def shared_settings(inputs: Inputs, count: int) -> list[Mapping[str, ParamValue]]:
-    """Return the settings that all contenders train in an equal-work comparison: the search's own Sobol points.
+def shared_configurations(inputs: Inputs, count: int) -> list[Mapping[str, ParamValue]]:
+    """Return the configurations that all contenders train in an equal-work comparison: sweeper's Sobol points.
 
-    Each pair of consecutive points has one in either half of every dimension, so that few trials of a peer stand for
-    the same mean rank and dropout as many of ours.
+    Of each two consecutive points, one lies in either half of every dimension. So a few trials of a peer have the same
+    mean rank and dropout as many trials of sweeper.
     """
     from sweeper.search.proposals import sobol_point
 

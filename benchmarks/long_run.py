@@ -1,10 +1,10 @@
-"""Does a long run grow? Memory, open files, threads and disk of one sweep of many tiny trials, sampled while it runs.
+"""Does a long run grow? Samples memory, open files, threads and disk of one sweep of many tiny trials.
 
     python benchmarks/long_run.py                  1,000 trials; rows go to benchmarks/results/long_run.jsonl
     python benchmarks/long_run.py --trials 60      a short form, which the tests run; nothing is recorded
 
-Prints the slope of each per 100 trials, fitted to what follows the first quarter (start-up, caches and pools that fill
-once), and ends with 1 if one is above its bound.
+Prints the growth of each per 100 trials, fitted to all samples after the first quarter, in which caches fill, and exits
+with code 1 if one exceeds its bound.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ _BOUNDS = {
     "store_kb_per_trial": 24.0,
     "outputs_kb_per_trial": 60.0,
 }
-"""Most growth per 100 trials. The controller keeps every record in memory, which its bound allows for (a few KB for
-the record, Optuna's and MLflow's own lists); disk is kilobytes a trial, whatever the number."""
+"""Largest growth per 100 trials, or per trial for disk. The controller keeps every record in memory: a few KB for the
+record and for the lists of Optuna and MLflow."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """The run at one moment."""
+    """The state of the run at one moment."""
 
     trials: int
     elapsed_s: float
@@ -61,7 +61,7 @@ class Sample:
 
 
 def main() -> None:
-    """Run the sweep, sample it, judge the slopes."""
+    """Run the sweep, sample it, and compare its growth with the bounds."""
     asked = _parse()
     with tempfile.TemporaryDirectory(prefix="sweeper-long-") as folder:
         samples = measure(Path(folder), trials=asked.trials, tracker=asked.tracker)
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def measure(folder: Path, *, trials: int, tracker: str = "mlflow") -> list[Sample]:
-    """Return samples of a sweep of one worker; about one for every fiftieth of its trials."""
+    """Run a sweep with one worker and return about fifty samples of it."""
     inputs = Workload.write_inputs(folder / "inputs")
     more = (
         f"tracker={tracker}",
@@ -93,28 +93,28 @@ def measure(folder: Path, *, trials: int, tracker: str = "mlflow") -> list[Sampl
     with (folder / "log").open("wb") as log:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)  # noqa: S603
-    begin, begun = time.monotonic(), 0
+    started, sampled = time.monotonic(), 0
     controller = psutil.Process(process.pid)
     try:
         while process.poll() is None:
             now = len(list((store / "studies" / STUDY / "trials").glob("*")))
-            if now >= begun + max(2, trials // 50):
-                begun = now
-                samples += _sample(controller, now, time.monotonic() - begin, outputs=work.outputs)
+            if now >= sampled + max(2, trials // 50):
+                sampled = now
+                samples += _sample(controller, now, time.monotonic() - started, outputs=work.outputs)
                 sys.stderr.write(f"{samples[-1] if samples else 'no worker yet'}\n")
             time.sleep(0.05)
     finally:
         process.kill()
         process.wait()
     if process.returncode:
-        raise SystemExit(f"the sweep ended with {process.returncode}: {(folder / 'log').read_text()[-2000:]}")
+        raise SystemExit(f"the sweep exited with code {process.returncode}: {(folder / 'log').read_text()[-2000:]}")
     return samples
 
 
 def slopes(samples: Sequence[Sample]) -> dict[str, float]:
     """Return growth per 100 trials after the first quarter, and kilobytes of disk per trial."""
     if len(samples) < 4:
-        raise SystemExit("too few samples: the sweep was over too soon")
+        raise SystemExit("too few samples: the sweep ended too soon")
     late = [sample for sample in samples if sample.trials >= samples[-1].trials / 4]
     trials = np.array([sample.trials for sample in late], dtype=float)
     found = {}
@@ -127,7 +127,7 @@ def slopes(samples: Sequence[Sample]) -> dict[str, float]:
 
 
 def too_steep(found: dict[str, float]) -> str:
-    """Return what grows by more than its bound; empty if nothing does."""
+    """Return what grows more than its bound; empty if nothing does."""
     over = [f"{name} {slope:.2f} > {_BOUNDS[name]:g}" for name, slope in found.items() if slope > _BOUNDS[name]]
     return "; ".join(over)
 

@@ -1,7 +1,7 @@
 """Where the time of a training step goes, by kind of operator.
 
-torch's own profiler keeps an event for every call: a gigabyte for a chunk of a pack, so that every tensor after it lies
-in fresh memory and costs several times what it costs without. This sums up as it goes.
+torch's own profiler keeps an event for every call, a gigabyte for a chunk of a pack, so that later tensors lie in fresh
+memory and cost several times as much. This one only keeps sums.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ def kind_of(name: str, shapes: Sequence[Sequence[int]], *, num_lanes: int, is_in
     """Return the kind of an operator, a key of `KINDS`.
 
     Args:
-        name: Without its namespace and overload, e.g. ``bmm``.
-        shapes: Of its tensors.
-        num_lanes: Batched products with more matrices than this are attention's.
+        name: Its name without namespace and overload, e.g. ``bmm``.
+        shapes: Shapes of its tensors.
+        num_lanes: Lanes of the pack; batched products of more matrices belong to the attention.
         is_integer: Whether its first tensor holds integers.
     """
     if name in _FROZEN:
@@ -54,7 +54,7 @@ def kind_of(name: str, shapes: Sequence[Sequence[int]], *, num_lanes: int, is_in
 
 
 class OperatorTimes(TorchDispatchMode):
-    """Adds up the time of every operator called within it, forward and backward; a context manager.
+    """A context manager that adds up the time of every operator called in it, forward and backward.
 
     Args:
         num_lanes: Lanes of the pack that is trained.
@@ -69,10 +69,10 @@ class OperatorTimes(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Call the operator and note how long it took."""
-        begin = time.perf_counter()
+        """Call the operator and add up its time."""
+        started = time.perf_counter()
         result = func(*args, **(kwargs or {}))
-        elapsed_s = time.perf_counter() - begin
+        elapsed_s = time.perf_counter() - started
         tensors = [value for value in args if isinstance(value, torch.Tensor)]
         kind = kind_of(
             func.overloadpacket.__name__,

@@ -1,4 +1,4 @@
-"""Pictures of the recorded rows; matplotlib, no display."""
+"""Plots of the recorded rows, drawn with matplotlib; needs no display."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["plot_quality", "plot_throughput"]
 
 
 def plot_quality(rows: Sequence[Row], names: dict[str, str], path: Path) -> None:
-    """Draw the best score so far against wall clock, one line a command."""
+    """Draw the best score so far over time, one line per command."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -29,7 +29,7 @@ def plot_quality(rows: Sequence[Row], names: dict[str, str], path: Path) -> None
         label = None if name in labelled else names[name]
         axes.step(seconds, best, where="post", color=colours[name], label=label)
         labelled.add(name)
-    axes.set(xscale="log", xlabel="seconds since the command was given", ylabel="best validation accuracy so far")
+    axes.set(xscale="log", xlabel="seconds since the command was started", ylabel="best validation accuracy so far")
     axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(ticker.NullFormatter())
@@ -40,7 +40,7 @@ def plot_quality(rows: Sequence[Row], names: dict[str, str], path: Path) -> None
 
 
 def plot_throughput(rows: Sequence[Row], path: Path) -> None:
-    """Draw rows a second against tokens a step, one line a dataset and layout."""
+    """Draw rows per second over tokens per step, one line per dataset and layout."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -51,7 +51,7 @@ def plot_throughput(rows: Sequence[Row], path: Path) -> None:
         line = [row for row in rows if (row["dataset"], row["workers"]) == (dataset, workers)]
         label = f"{dataset}, {workers} worker(s) of {line[0]['threads']}"
         axes.plot([r["tokens_per_step"] for r in line], [r["rows_per_s"] for r in line], marker="o", label=label)
-    axes.set(xscale="log", xlabel="tokens a step (padded)", ylabel="rows a second", ylim=(0, None))
+    axes.set(xscale="log", xlabel="tokens per step (padded)", ylabel="rows per second", ylim=(0, None))
     axes.grid(alpha=0.3, which="both")
     axes.legend()
     figure.savefig(path, dpi=120)

@@ -1,6 +1,6 @@
-"""Raw rows on disk: one JSON Lines file a section, every run appended, none rewritten; `latest` reads the newest run.
+"""Raw rows on disk: one JSON Lines file per section. Every run is appended, none rewritten; `latest` reads the newest.
 
-Each row carries the run it belongs to. A run's machine and versions are in ``runs.jsonl``.
+Each row names its run. A run's machine and versions are in ``runs.jsonl``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Results:
     """The folder of raw rows.
 
     Args:
-        folder: Made if missing.
+        folder: The folder; created if missing.
         run: Name of this run, a UTC time.
     """
 
@@ -30,8 +30,8 @@ class Results:
         self.folder, self.run = folder, run
         folder.mkdir(parents=True, exist_ok=True)
 
-    def begin(self, note: str) -> None:
-        """Record machine and versions of this run."""
+    def start(self, note: str) -> None:
+        """Record the machine and the versions of this run."""
         libraries = {"ray": _version("ray"), "accelerate": _version("accelerate")}
         stamp = collect()
         stamp["libraries"] |= {name: version for name, version in libraries.items() if version}
@@ -53,7 +53,7 @@ class Results:
         return newest(self.all(section))
 
     def machine_of(self, run: str) -> Row:
-        """Return the stamp of a run."""
+        """Return the machine and the versions of a run."""
         return next((row for row in reversed(self.all("runs")) if row["run"] == run), {})
 
     def _path(self, section: str) -> Path:
@@ -67,7 +67,7 @@ def newest(rows: Sequence[Row]) -> list[Row]:
 
 
 def describe_machine(stamp: Row) -> str:
-    """Return one line: CPU, cores, memory, versions, commit."""
+    """Describe a machine in one line: CPU, cores, memory, versions, commit."""
     if not stamp:
         return "machine unknown"
     machine, git = stamp["machine"], stamp.get("git", {})

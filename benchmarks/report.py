@@ -1,4 +1,4 @@
-"""Renders bench.md and the pictures from the newest rows of every section."""
+"""Renders bench.md and the plots from the newest rows of every section."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class _Part:
 
 
 _PARTS = (
-    _Part("equal_work", "Trials an hour at equal work", equal_work.render),
+    _Part("equal_work", "Trials per hour at equal work", equal_work.render),
     _Part("quality", "Time to quality", quality.render, "time_to_quality.png"),
     _Part("memory", "Peak memory", memory.render),
-    _Part("throughput", "Rows a second against tokens a step", throughput.render, "throughput.png"),
+    _Part("throughput", "Rows per second over tokens per step", throughput.render, "throughput.png"),
     _Part("limit", "Distance to the limit", limit.render),
-    _Part("profile", "Where a step goes", profile.render),
+    _Part("profile", "Where the time of a step goes", profile.render),
     _Part("parity", "Scores of packed bf16 trials and of stock PEFT in fp32", parity.render),
     _Part("language_model", "A language model", language_model.render),
     _Part("layout", "The peer script's use of two cores", layout.render),
@@ -45,12 +45,12 @@ _PARTS = (
 
 
 def render_report(results: Results) -> str:
-    """Write bench.md and the pictures; return the text."""
+    """Write bench.md and the plots; return the text."""
     parts = ["# Benchmarks", _INTRODUCTION]
     for part in _PARTS:
         rows = quality.collect(results) if part.section == "quality" else results.latest(part.section)
         if rows:
-            parts += _shown(part, rows, results)
+            parts += _section_lines(part, rows, results)
     text = "\n\n".join(parts) + "\n"
     aside = results.folder / ".bench.md.tmp"
     aside.write_text(text, encoding="utf-8")
@@ -58,11 +58,11 @@ def render_report(results: Results) -> str:
     return text
 
 
-def _shown(part: _Part, rows: Sequence[Row], results: Results) -> list[str]:
+def _section_lines(part: _Part, rows: Sequence[Row], results: Results) -> list[str]:
     stamp = results.machine_of(rows[0]["run"])
     found = [f"## {part.title}"]
     if stamp.get("note") == "short":
-        found.append("**Short form: it shows that everything runs. Its numbers mean nothing.**")
+        found.append("**Short form: it only checks that everything runs. The numbers mean nothing.**")
     found += [part.render(rows), f"Measured on: {describe_machine(stamp)}."]
     if part.picture:
         path = results.folder / part.picture
@@ -79,7 +79,7 @@ def _has_score(row: Row) -> bool:
 
 
 _INTRODUCTION = (
-    "Written by `python benchmarks/run.py`; raw rows stand beside it. Ratios are of one run on one machine; times "
-    "alone say little, since machines differ and this one may have been busy. What each contender is, and every "
-    "choice that moves a ratio, stands in the docstrings of `benchmarks/peers/` and `benchmarks/sections/`."
+    "Written by `python benchmarks/run.py`; the raw rows are next to it. Each ratio is from one run on one machine. "
+    "Absolute times mean little, because machines differ and this one may have been busy. The docstrings of "
+    "`benchmarks/peers/` and `benchmarks/sections/` describe each contender, and every choice that affects a ratio."
 )

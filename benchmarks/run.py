@@ -1,10 +1,10 @@
-"""Measure sweeper beside the scripts people write today. `make bench` runs the standard form.
+"""Compares sweeper with the scripts that people write today. `make bench` runs the standard form.
 
     python benchmarks/run.py                      all sections of the standard form, under 40 minutes on two cores
-    python benchmarks/run.py memory limit         these sections
-    python benchmarks/run.py --long quality       also what takes half an hour a section (parity, the default script)
-    python benchmarks/run.py --short              three minutes to see that everything runs; the numbers mean nothing
-    python benchmarks/run.py --render             only write bench.md anew from the recorded rows
+    python benchmarks/run.py memory limit         only these sections
+    python benchmarks/run.py --long quality       also what takes half an hour per section (parity, the default script)
+    python benchmarks/run.py --short              checks in three minutes that everything runs; the numbers mean nothing
+    python benchmarks/run.py --render             only writes bench.md again, from the recorded rows
 
 Nothing else should run on the machine. Rows are appended to <results>/<section>.jsonl.
 """
@@ -59,7 +59,7 @@ IN_FORM = {
 
 
 def main() -> None:
-    """Run the sections asked for and write the report."""
+    """Run the requested sections and write the report."""
     asked = _parse()
     form = "short" if asked.short else "long" if asked.long else "standard"
     folder = asked.results or ROOT / "benchmarks" / "results" / ("short" if asked.short else "")
@@ -81,12 +81,12 @@ def _measure(asked: argparse.Namespace, form: str, results: Results, scratch: Pa
         ours=tuple(asked.ours),
         dataset=asked.dataset,
     )
-    results.begin(form)
+    results.start(form)
     _fill_cache(context)
     for name in asked.sections or IN_FORM[form]:
-        begin = time.perf_counter()
+        started = time.perf_counter()
         SECTIONS[name](context)
-        context.say(f"section {name} took {time.perf_counter() - begin:.0f} s")
+        context.log(f"section {name} took {time.perf_counter() - started:.0f} s")
 
 
 def _fill_cache(context: Context) -> None:
@@ -102,7 +102,7 @@ def _sizes(asked: argparse.Namespace) -> dict[str, Any]:
         name, _, value = text.partition("=")
         kinds = {field.name: field for field in dataclasses.fields(FORMS["standard"])}
         if name not in kinds:
-            sys.exit(f"--size {name}: there is no such size. There are: {', '.join(kinds)}")
+            sys.exit(f"--size {name}: there is no such size. Sizes: {', '.join(kinds)}")
         default = getattr(FORMS["standard"], name)
         given[name] = _as(default, value)
     return given
@@ -122,10 +122,10 @@ def _parse() -> argparse.Namespace:
     forms.add_argument("--short", action="store_true")
     forms.add_argument("--long", action="store_true")
     parser.add_argument("--render", action="store_true")
-    parser.add_argument("--dataset", default="trec", help="of equal_work, quality, memory, layout and parity")
+    parser.add_argument("--dataset", default="trec", help="for equal_work, quality, memory, layout and parity")
     parser.add_argument("--cache", type=Path, default=Path("~/.cache/sweeper"))
-    parser.add_argument("--results", type=Path, help="folder of rows and bench.md")
-    parser.add_argument("--ours", nargs="*", default=[], help="overrides of our contender, e.g. executor.lanes=16")
+    parser.add_argument("--results", type=Path, help="folder for rows and bench.md")
+    parser.add_argument("--ours", nargs="*", default=[], help="overrides for sweeper only, e.g. executor.lanes=16")
     parser.add_argument("--size", action="append", default=[], metavar="NAME=VALUE", help="e.g. repetitions=1")
     return parser.parse_args()
 

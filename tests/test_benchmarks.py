@@ -1,4 +1,4 @@
-"""The arithmetic of the benchmarks' tables, from recorded rows; nothing is trained or timed here."""
+"""The benchmarks: the arithmetic of their tables from recorded rows; their driver and peer script on tiny models."""
 
 from __future__ import annotations
 
@@ -24,10 +24,13 @@ from benchmarks.arithmetic import (
     time_to_reach,
     trials_per_hour,
 )
-from benchmarks.commands import PssSampler, run_command
+from benchmarks.commands import PssSampler, run_command, run_peer
+from benchmarks.drive import Driver
 from benchmarks.operators import KINDS, OperatorTimes, kind_of
 from benchmarks.record import Results
 from benchmarks.sections import equal_work, language_model, layout, limit, memory, parity, profile, quality, throughput
+from tests.doubles import save_tiny_bert, write_rows
+from tests.e2e.conftest import overrides_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -64,7 +67,7 @@ def test_curve_holds_improvements_of_complete_trials_in_the_order_of_their_end()
     assert best_so_far(trials) == [(10, 0.6), (30, 0.9)]
 
 
-def test_target_that_is_never_reached_takes_for_ever():
+def test_a_target_that_is_never_reached_takes_infinitely_long():
     curve = [(10.0, 0.6), (30.0, 0.9)]
     assert time_to_reach(curve, 0.9) == 30
     assert time_to_reach(curve, 0.91) == math.inf
@@ -95,7 +98,7 @@ def test_counted_operations_by_hand():
     assert counted == frozen + lora + attention
 
 
-def test_language_models_are_set_beside_their_peers():
+def test_language_models_are_compared_with_their_peers():
     rows = [
         {"what": "time", "contender": "sweeper", "trials_per_hour": 100.0, "trials": [1, 2]},
         {"what": "time", "contender": "tuned", "trials_per_hour": 25.0, "trials": [1]},
@@ -134,7 +137,7 @@ def equal_work_row(contender, seconds, *, count, wall_s, repetition=0):
     }
 
 
-def test_equal_work_puts_start_up_back_into_24_trials():
+def test_equal_work_includes_start_up_in_24_trials():
     rows = [
         equal_work_row("sweeper", 5, count=4, wall_s=35),  # 15 s of start and end, 5 s a trial
         equal_work_row("default", 60, count=2, wall_s=140),  # 20 s, 60 s
@@ -165,7 +168,7 @@ def quality_row(contender, trials, *, wall_s, run="r", form="standard"):
     }
 
 
-def test_share_of_the_default_scripts_whole_time():
+def test_share_of_the_default_scripts_total_time():
     rows = [
         quality_row("sweeper", [trial(0, 50, accuracy=0.85)], wall_s=60),
         quality_row("default", [trial(0, 900, accuracy=0.84)], wall_s=1000),
@@ -191,7 +194,7 @@ def test_score_within_a_standard_error_of_the_target_has_its_own_columns():
     assert line_of(text, "sweeper").endswith("never | never | 0 of 1 | 50 | 1/20.0 | 1 of 1 |")
 
 
-def test_recorded_peer_is_stretched_to_the_present_machine(tmp_path):
+def test_times_of_a_recorded_peer_are_scaled_to_this_machine(tmp_path):
     long = Results(tmp_path, "2026-01-01T00:00:00Z")
     long.append("equal_work", {**equal_work_row("default", 60, count=2, wall_s=140), "run": long.run})
     recorded = quality_row("default", [trial(0, 900)], wall_s=1000, run=long.run, form="long")
@@ -243,7 +246,7 @@ def test_limit_adds_the_rates_of_the_workers_and_takes_the_mean_of_before_and_af
         ("view", [(8, 4)], False, "other"),
     ],
 )
-def test_operators_are_told_apart_by_name_and_shape(name, shapes, is_integer, kind):
+def test_operators_are_classified_by_name_and_shape(name, shapes, is_integer, kind):
     assert kind_of(name, shapes, num_lanes=8, is_integer=is_integer) == kind
 
 
@@ -263,7 +266,7 @@ def test_profile_leaves_what_no_operator_accounts_for():
     assert line_of(text, "what no operator") == "| what no operator accounts for | 30.0% | 30 |  |"
 
 
-def test_parity_shows_what_ours_and_stock_differ_by():
+def test_parity_shows_the_mean_differences():
     rows = [
         {
             "packed": 0.8 + i / 100,
@@ -278,7 +281,7 @@ def test_parity_shows_what_ours_and_stock_differ_by():
     assert "+0.0300" in line_of(parity.render(rows), "packed with model.dropout=0.1 - stock")
 
 
-def test_layout_is_told_against_one_process():
+def test_layouts_are_compared_with_one_process():
     rows = [
         {"contender": "tuned", "processes": 1, "threads": 2, "trials": [trial(0, 30), trial(30, 60)]},
         {"contender": "tuned", "processes": 2, "threads": 1, "trials": [trial(0, 40), trial(0, 40, process=1)]},
@@ -286,7 +289,7 @@ def test_layout_is_told_against_one_process():
     assert line_of(layout.render(rows), "tuned | 2").endswith("| 1.5 |")
 
 
-def test_a_command_that_fails_says_why(tmp_path):
+def test_the_error_of_a_failing_command_has_its_output(tmp_path):
     with pytest.raises(RuntimeError, match="no such thing"):
         run_command(["-c", "raise SystemExit('no such thing')"], scratch=tmp_path)
 
@@ -312,13 +315,52 @@ def test_report_is_rendered_from_recorded_rows_alone(tmp_path):
     assert json.loads((tmp_path / "memory.jsonl").read_text().splitlines()[0])["what"] == "worker"
 
 
-def test_tuned_script_takes_the_quicker_layout(tmp_path):
+def test_the_tuned_script_uses_the_faster_layout(tmp_path):
     results = Results(tmp_path, "2026-01-01T00:00:00Z")
     assert "--tuned" in layout.tuned_layout(results)
-    slow, quick = [trial(0, 30), trial(30, 60)], [trial(0, 20), trial(20, 40)]
-    results.append("layout", {"contender": "tuned", "processes": 1, "threads": 5, "trials": quick})
+    slow, fast = [trial(0, 30), trial(30, 60)], [trial(0, 20), trial(20, 40)]
+    results.append("layout", {"contender": "tuned", "processes": 1, "threads": 5, "trials": fast})
     results.append("layout", {"contender": "tuned", "processes": 5, "threads": 1, "trials": slow})
     assert layout.tuned_layout(results) == ["--tuned", "--processes", "1", "--threads", "5"]
+
+
+CONFIGURATIONS = [
+    {"lora.r": rank, "lora.alpha_ratio": 1.0, "lora.dropout": 0.1, "train.learning_rate": 1e-3} for rank in (2, 4)
+]
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """Overrides of a tiny model and dataset."""
+    overrides = overrides_of(
+        tmp_path, write_rows(tmp_path / "rows.jsonl"), save_tiny_bert(tmp_path / "model"), tmp_path / "cache"
+    )
+    return [text for text in overrides if not text.startswith(("dataset=", "cache="))]
+
+
+@pytest.mark.slow
+def test_the_driver_trains_measures_and_scores(tmp_path, tiny):
+    opening = {"dataset": "files", "cache": str(tmp_path / "cache"), "threads": 1, "overrides": tiny}
+    with Driver(opening, tmp_path / "drive") as driver:
+        driver.send({"do": "train", "lanes": 2, "chunks": 2})
+        chunks = driver.receive()["chunks"]
+        driver.send({"do": "profile", "ranks": [2, 8]})
+        kinds = driver.receive()["kinds"]
+        driver.send({"do": "trials", "configurations": CONFIGURATIONS, "seed": 0, "lanes": 2})
+        scores = driver.receive()["scores"]
+    assert [chunk["rows"] for chunk in chunks] == [64, 64]
+    assert all(0 < chunk["flops_needed"] <= chunk["flops_performed"] for chunk in chunks)
+    assert kinds["frozen"]["calls"] > 0
+    assert len(scores) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_peer_script_trains_the_shared_configurations(tmp_path, tiny):
+    pytest.importorskip("accelerate")
+    options = ["--dataset", "files", "--cache", str(tmp_path / "cache"), "--trials", "2", "--shared", "0", "1"]
+    finished = run_peer("optuna_trainer", [*options, "--threads", "1", "--set", *tiny], scratch=tmp_path / "peer")
+    assert [row["state"] for row in finished.trials] == ["complete", "complete"]
 
 
 @pytest.mark.slow
@@ -333,7 +375,7 @@ def test_a_short_run_opens_no_file_and_no_thread_for_each_trial(tmp_path):
     assert long_run.slopes(samples)["store_kb_per_trial"] < 24
 
 
-def test_growth_is_told_per_hundred_trials_and_judged():
+def test_growth_is_given_per_hundred_trials_and_compared_with_bounds():
     base = dict.fromkeys(long_run.Sample.__dataclass_fields__, 0)
     samples = [
         long_run.Sample(**{**base, "trials": n, "controller_mb": 100 + 0.08 * n, "store_kb": 10 * n})

@@ -1,1 +1,1 @@
-"""What sweeper is measured against: the scripts that are written today with Optuna, Ray Tune, Trainer and PEFT."""
+"""The peers of sweeper: scripts that people write today with Optuna, Ray Tune, Trainer and PEFT."""

@@ -1,16 +1,16 @@
-"""The script people write today: Optuna ``study.optimize`` + Trainer + PEFT + MLflow (see `trial` for the two forms).
+"""The script that people write today: Optuna ``study.optimize`` + Trainer + PEFT + MLflow, in the two forms of `trial`.
 
-Choices of the search that move the ratio:
+Choices of the search that affect the ratio:
 
 - default form: one process, torch's default threads (one for each core), TPE with Optuna's defaults, no pruning;
 - tuned form: one process of two threads, or two of one thread that share the study (``--processes``, ``--threads``),
-  whichever ``run.py layout`` measured to be quicker; for the race to quality SuccessiveHalving with the factor of our
-  own default (2), first rung after one epoch;
-- the study is a SQLite file, as is MLflow's database; both are created before the processes start, which several
-  processes at once would corrupt;
+  whichever ``run.py layout`` measured as faster; for the time to quality, SuccessiveHalving with sweeper's default
+  factor (2) and the first rung after one epoch;
+- the study is a SQLite file, as is MLflow's database; both are created before the processes start, because
+  several processes that create them at once would corrupt them;
 - the space is that of conf/space/default.yaml.
 
-Prints one JSON line a trial: when it began and ended, its score, its state.
+Prints one JSON line per trial: when it started and ended, its score, its state.
 
     python -m benchmarks.peers.optuna_trainer --dataset trec --cache ~/.cache/sweeper --trials 24 --folder out [--tuned]
 """
@@ -38,17 +38,17 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default="trec")
     parser.add_argument("--cache", type=Path, required=True)
-    parser.add_argument("--folder", type=Path, required=True, help="for the databases and adapters")
+    parser.add_argument("--folder", type=Path, required=True, help="folder for the databases and adapters")
     parser.add_argument("--trials", type=int, default=24)
     parser.add_argument("--tuned", action="store_true")
     parser.add_argument("--prune", action="store_true")
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=0, help="of each process; 0 for torch's default")
-    parser.add_argument("--seed", type=int, default=0, help="of the sampler")
-    parser.add_argument("--shared", type=int, nargs="*", help="train these points of the common list instead")
+    parser.add_argument("--threads", type=int, default=0, help="threads of each process; 0 for torch's default")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sampler")
+    parser.add_argument("--shared", type=int, nargs="*", help="train these points of the shared list instead")
     parser.add_argument("--all-rows", action="store_true")
     parser.add_argument("--max-steps", type=int, default=-1)
-    parser.add_argument("--hold", type=Path, help="after its trials a process waits for this file")
+    parser.add_argument("--hold", type=Path, help="after its trials, a process waits until this file exists")
     parser.add_argument("--set", nargs="*", default=[], dest="overrides", help="Hydra overrides")
     parser.add_argument("--process", type=int, default=-1, help=argparse.SUPPRESS)
     asked = parser.parse_args(arguments)
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def _optimize(asked: argparse.Namespace) -> None:
-    """What one process does: its share of the trials."""
+    """Run one process's share of the trials."""
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
     import torch
 
@@ -81,14 +81,14 @@ def _optimize(asked: argparse.Namespace) -> None:
         torch.set_num_threads(asked.threads)
     import optuna
 
-    from benchmarks.inputs import load_inputs, shared_settings
+    from benchmarks.inputs import load_inputs, shared_configurations
     from benchmarks.peers.trial import Form, train
 
     inputs = load_inputs(asked.dataset, asked.cache, asked.overrides)
     study = create_databases(asked)
     listed = None
     if asked.shared is not None:
-        points = shared_settings(inputs, max(asked.shared) + 1)
+        points = shared_configurations(inputs, max(asked.shared) + 1)
         listed = [points[index] for index in asked.shared]
     form = Form(tuned=asked.tuned, max_steps=asked.max_steps, all_rows=asked.all_rows)
 
@@ -99,11 +99,11 @@ def _optimize(asked: argparse.Namespace) -> None:
         def on_evaluation(epoch: int, accuracy: float) -> None:
             trial.report(accuracy, epoch)
             if asked.prune and trial.should_prune():
-                _say(asked, trial.number, params, begun_at=begun_at, state="pruned", accuracy=accuracy)
+                _print_trial(asked, trial.number, params, begun_at=begun_at, state="pruned", accuracy=accuracy)
                 raise optuna.TrialPruned
 
         accuracy = train(params, inputs, form, name=f"trial-{trial.number}", on_evaluation=on_evaluation)
-        _say(asked, trial.number, params, begun_at=begun_at, state="complete", accuracy=accuracy)
+        _print_trial(asked, trial.number, params, begun_at=begun_at, state="complete", accuracy=accuracy)
         return accuracy
 
     if asked.process < 0:
@@ -111,7 +111,7 @@ def _optimize(asked: argparse.Namespace) -> None:
     elif asked.shared is not None:
         study.optimize(objective, n_trials=asked.trials // asked.processes)
     else:
-        # trials that the other process has begun count too
+        # trials that the other process has started count too
         while len(study.get_trials(deepcopy=False)) < asked.trials:
             study.optimize(objective, n_trials=1)
     _hold(asked.hold)
@@ -149,7 +149,7 @@ def _suggest(trial: Any) -> dict[str, ParamValue]:
     }
 
 
-def _say(
+def _print_trial(
     asked: argparse.Namespace,
     number: int,
     params: Mapping[str, ParamValue],

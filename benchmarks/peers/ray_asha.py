@@ -1,12 +1,12 @@
 """Ray Tune with ASHA over the same Trainer function, in its tuned form.
 
-Choices that move the ratio: one CPU and one torch thread a trial, as many trials at once as there are cores; processes
-are reused from trial to trial (``reuse_actors``), else each trial would import torch and transformers anew; random
-search, as in Ray's own ASHA example; ASHA with the factor of our default (2), first rung after one epoch. In the
-equal-work comparison nothing is stopped (FIFO) and the settings are the common list. MLflow's file is the same SQLite
-as that of the other peer. Ray's dashboard is off.
+Choices that affect the ratio: one CPU and one torch thread per trial, and as many trials in parallel as there are
+cores; processes are reused for several trials (``reuse_actors``), because otherwise each trial would import torch and
+transformers again; random search, as in Ray's ASHA example; ASHA with sweeper's default factor (2) and the first rung
+after one epoch. The equal-work comparison has no pruning (FIFO) and uses the shared configurations. MLflow writes to
+SQLite, as for the other peer. Ray's dashboard is off.
 
-Prints one JSON line a trial once all are done.
+Prints one JSON line per trial when all are done.
 
     python -m benchmarks.peers.ray_asha --dataset trec --cache ~/.cache/sweeper --trials 24 --folder out --prune
 """
@@ -102,14 +102,14 @@ def _trial(config: dict[str, Any], *, asked: dict[str, Any]) -> None:
     import torch
     from ray import tune
 
-    from benchmarks.inputs import load_inputs, shared_settings
+    from benchmarks.inputs import load_inputs, shared_configurations
     from benchmarks.peers.trial import Form, train
 
     torch.set_num_threads(1)
     mlflow.set_tracking_uri(f"sqlite:///{asked['folder']}/mlflow.db")
     mlflow.set_experiment("lora")
     inputs = load_inputs(asked["dataset"], Path(asked["cache"]), asked["overrides"])
-    params = shared_settings(inputs, config["shared"] + 1)[-1] if "shared" in config else config
+    params = shared_configurations(inputs, config["shared"] + 1)[-1] if "shared" in config else config
     begun_at = time.time()
 
     def on_evaluation(epoch: int, accuracy: float) -> None:

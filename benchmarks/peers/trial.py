@@ -1,6 +1,6 @@
-"""One trial as it is written today: transformers Trainer + PEFT + MLflow. Both peers, Optuna and Ray, call `train`.
+"""One trial as people write it today: transformers Trainer + PEFT + MLflow. Both peers, Optuna and Ray, call `train`.
 
-The two forms, and every choice that moves the ratio:
+The two forms, and every choice that affects the ratio:
 
 ==================  ===========================  ==================================================
 what                default form                 tuned form
@@ -11,22 +11,22 @@ evaluation batch    8 (Trainer's default)        64
 attention           transformers' default        transformers' default (sdpa)
 ==================  ===========================  ==================================================
 
-The same in both, and equal to what a trial of ours does:
+The same in both, and in a trial of sweeper:
 
 - rows, token ids (tokenised once, not in the trial), splits, label set, base model file;
-- LoRA on every linear layer of every block, head trained whole, PEFT's initial values;
+- LoRA on every linear layer of every block, head trained in full, PEFT's initial values;
 - batch 16, 3 epochs, AdamW, linear schedule with 6 % warm-up, clipping at 1: the values of the composed configuration;
-- rows trained: ``rows_per_epoch`` takes that many of the training rows (ours leaves 40 of TREC's 1,000 out of each
-  epoch, others each time), so that an equal-work comparison has equal rows and optimizer steps. The quality comparisons
-  train on all rows, as a user would;
-- three evaluations on the whole validation split (here after each epoch, ours at its three rungs);
-- one run a trial in MLflow on SQLite, flat, with Trainer's own callback (loss and scores once an epoch), and the
-  adapter logged at the end, no checkpoints in between: less writing than Trainer's defaults.
+- rows trained: ``rows_per_epoch`` limits the training rows (sweeper leaves out 40 of TREC's 1,000 in each
+  epoch, different ones each time), so that an equal-work comparison has equal rows and optimizer steps. The quality
+  comparisons train on all rows, as a user would;
+- three evaluations on the full validation split (here after each epoch, in sweeper at its three rungs);
+- one run per trial in MLflow on SQLite, not nested, with Trainer's own callback (loss and scores once per epoch),
+  and the adapter logged at the end, without checkpoints in between: less writing than Trainer's defaults.
 
 For a language model (task causal_lm) the same, with no head: loss on completions only, scored by the share of rows
-whose completion is the likeliest at each token, which is less work than ours does (it scores every choice).
+whose completion is the likeliest at each token, which is less work than in sweeper (which scores every choice).
 
-The base model is loaded anew for each trial, as every such script does, from local safetensors (under a second).
+The base model is loaded again for each trial, as every such script does, from local safetensors (under a second).
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ from sweeper.config.values import ParamValue
 __all__ = ["Form", "OnEvaluation", "train"]
 
 OnEvaluation = Callable[[int, float], None]
-"""Called with epoch and accuracy after each evaluation; may raise to end the trial."""
+"""Called with epoch and accuracy after each evaluation; may raise an exception to end the trial."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Form:
-    """How well the script is tuned."""
+    """The form of the script."""
 
     tuned: bool = False
     max_steps: int = -1
@@ -85,14 +85,14 @@ class _Report(TrainerCallback):
 def train(
     params: Mapping[str, ParamValue], inputs: Inputs, form: Form, *, name: str, on_evaluation: OnEvaluation
 ) -> float:
-    """Train one setting and return its validation accuracy after the last epoch.
+    """Train one configuration and return its validation accuracy after the last epoch.
 
     Args:
         params: ``lora.r``, ``lora.alpha_ratio``, ``lora.dropout``, ``train.learning_rate``.
         inputs: Model and rows.
         form: Default or tuned.
-        name: Of the run in MLflow.
-        on_evaluation: Told of each score.
+        name: Name of the run in MLflow.
+        on_evaluation: Called with each score.
     """
     set_seed(inputs.config.settings.seed)
     model = _model(params, inputs)

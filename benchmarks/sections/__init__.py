@@ -1,1 +1,1 @@
-"""One question a module; each has ``run(context) -> None``, which records rows, and ``render(rows) -> str``."""
+"""One question per module; each has ``run(context) -> None``, which records rows, and ``render(rows) -> str``."""

@@ -1,15 +1,15 @@
-"""Trials per hour at equal work: the same rows, epochs, targets, evaluations and settings; nothing is stopped early.
+"""Trials per hour at equal work: the same rows, epochs, targets, evaluations and configurations, without pruning.
 
-Contenders run in turn, A B C D A B C D, so that a slow minute of the machine hits all. All train the points of one
-list (see `inputs.shared_settings`): ours the first 16, a peer as many as time allows, a fresh pair each repetition.
+Contenders run in turn, A B C D A B C D, so that a slow minute of the machine affects all. All train points of the same
+list (see `inputs.shared_configurations`): sweeper the first 16, a peer as many as time allows, a new pair each time.
 
-Steady state leaves out everything before the first trial begins and after the last one ends. It favours the peers
-twice: their two processes' rates are added up (`arithmetic.trials_per_hour`), and Ray's trials end with their last
-evaluation. It counts the first trial of each process, which takes up to half a second longer (lazy imports, first
-kernels), in peers and ours alike. The column "24 trials" puts start-up and end back: what 24 trials take from
-the command line to its end.
+Steady state leaves out everything before the first trial starts and after the last one ends. It favours the peers in
+two ways: the rates of their two processes are added up (`arithmetic.trials_per_hour`), and Ray's trials end with their
+last evaluation. It counts the first trial of each process, which takes up to half a second longer (lazy imports, first
+kernels), in peers and in sweeper. The column "24 trials" includes start-up and end: the time that 24 trials take
+from the start of the command to its end.
 
-The tuned script uses the cores in the way that the section ``layout`` last found quicker.
+The tuned script uses the cores in the way that the section ``layout`` last measured as faster.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["OURS", "STEADY", "render", "run"]
 
 OURS = "sweeper"
 STEADY = ("search=qmc", "search.recipes=[]", "search.pruner=none")
-"""Ours proposes the common list in its order."""
+"""With these, sweeper proposes the shared list in order."""
 NAMES = {
     OURS: "sweeper",
     "default": "Optuna + Trainer + PEFT + MLflow, default",
@@ -49,7 +49,7 @@ def run(context: Context) -> None:
                 "trials": finished.trials,
             }
             context.results.append("equal_work", row)
-            context.say(f"equal work {repetition + 1}, {contender}: {_rate(row):.1f} trials an hour")
+            context.log(f"equal work {repetition + 1}, {contender}: {_rate(row):.1f} trials per hour")
 
 
 def _contend(context: Context, contender: str, repetition: int) -> Finished:
@@ -71,7 +71,7 @@ def _rate(row: Row) -> float:
 
 
 def _all_24_s(row: Row) -> float:
-    """Return the seconds of 24 trials from the command line to its end."""
+    """Return the seconds of 24 trials from the start of the command to its end."""
     return float(row["wall_s"]) - window_s(row["trials"]) + 24 * 3600 / _rate(row)
 
 
@@ -83,7 +83,7 @@ def render(rows: Sequence[Row]) -> str:
     if not ours:
         return "Not complete."
     lines = []
-    for name, shown in NAMES.items():
+    for name, title in NAMES.items():
         found = by_name[name][:complete]
         steady = median_ratio([_rate(row) for row in ours], [_rate(row) for row in found])
         whole = median_ratio([_all_24_s(row) for row in found], [_all_24_s(row) for row in ours])
@@ -91,18 +91,18 @@ def render(rows: Sequence[Row]) -> str:
         rate = rates[len(rates) // 2]
         ratio = f"**{steady[0]:.1f}** ({steady[1]:.1f} to {steady[2]:.1f})"
         trials = sum(len(row["trials"]) for row in found)
-        lines.append([shown, trials, rate, 3600 / rate, ratio, _median([_all_24_s(r) for r in found]), whole[0]])
+        lines.append([title, trials, rate, 3600 / rate, ratio, _median([_all_24_s(r) for r in found]), whole[0]])
     header = [
         "contender",
         "trials measured",
-        "trials an hour",
-        "s a trial",
-        "sweeper is quicker by (steady; range)",
-        "24 trials from the command line, s",
-        "quicker by (24 trials)",
+        "trials per hour",
+        "s per trial",
+        "speedup of sweeper (steady; range)",
+        "24 trials from the start of the command, s",
+        "speedup (24 trials)",
     ]
     note = (
-        f"Dataset {ours[0]['dataset']}; {complete} repetition(s) in turn; medians, and medians of the ratios of each "
+        f"Dataset {ours[0]['dataset']}; {complete} repetition(s); medians, and medians of the ratios of each "
         "repetition. Start-up is left out of the steady columns and counted in the last two."
     )
     return f"{table(header, lines)}\n\n{note}"

@@ -1,8 +1,8 @@
-"""A language model: SmolLM2-135M learns TREC as instructions; time a trial, and memory of K lanes against K processes.
+"""A language model, SmolLM2-135M on TREC as instructions: time per trial, and memory of K lanes and of K processes.
 
-What `equal_work` and `memory` measure for the encoder, with the settings of `experiment=smollm2_trec` and one epoch a
-trial: the same rows, adapters on the same layers, one evaluation. The base weights are bfloat16 on disk, and both load
-them so. About ten minutes of two cores, so it belongs to `make bench-long`.
+Measures what `equal_work` and `memory` measure for the encoder, with the configuration of `experiment=smollm2_trec` and
+one epoch per trial: the same rows, adapters on the same layers, one evaluation. The base weights are bfloat16 on disk,
+and both load them as such. Takes about ten minutes on two cores, so it belongs to `make bench-long`.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def run(context: Context) -> None:
     for contender in _CONTENDERS:
         row = {"what": "time", "contender": contender, **_time(inner, contender)}
         context.results.append("language_model", row)
-        context.say(f"language model, {contender}: {row['trials_per_hour']:.1f} trials an hour")
+        context.log(f"language model, {contender}: {row['trials_per_hour']:.1f} trials per hour")
     for what, sampler in memory.samples(inner, ("default",)):
         row = {"what": "memory", "contender": what, "lanes": sizes.memory_trials, "peak_bytes": sampler.peak_bytes}
         context.results.append("language_model", row)
-        context.say(f"language model, {what}: {sampler.peak_bytes / 2**20:.0f} MiB")
+        context.log(f"language model, {what}: {sampler.peak_bytes / 2**20:.0f} MiB")
 
 
 def _time(context: Context, contender: str) -> Row:
@@ -72,5 +72,5 @@ def render(rows: Sequence[Row]) -> str:
         "default": f"{lanes} processes of the default script",
     }
     by_memory = [[names[name], row["peak_bytes"] / 2**20, row["peak_bytes"] / worker] for name, row in peaks.items()]
-    first = table(["contender", "trials measured", "s a trial", "sweeper is quicker by"], by_time)
+    first = table(["contender", "trials measured", "s per trial", "speedup of sweeper"], by_time)
     return f"{first}\n\n{table(['what', 'peak PSS, MiB', 'times the worker'], by_memory)}"

@@ -1,8 +1,8 @@
-"""Which use of the cores is quickest for the peer script: one process of all cores, or a process of one thread a core.
+"""How the peer script uses the cores best: one process on all cores, or one process with one thread per core.
 
-An expert would try this once; the tuned contender of `equal_work` and `quality` uses the winner (`tuned_layout`). The
-default form stays one process with torch's default threads, as people run it, whatever this says; it is measured in
-both ways in `make bench-long` only.
+An expert would try this once; the tuned contender of `equal_work` and `quality` uses the faster one (`tuned_layout`).
+The default form remains one process with torch's default threads, as people run it, whatever the result; `make
+bench-long` measures it in both layouts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["render", "run", "tuned_layout"]
 
 
 def run(context: Context) -> None:
-    """Measure both layouts, a trial a process."""
+    """Measure both layouts, with one trial per process."""
     cores = _cores()
     for form in ("tuned", "default") if context.form == "long" else ("tuned",):
         for processes, threads in ((1, cores), (cores, 1)):
@@ -31,11 +31,11 @@ def run(context: Context) -> None:
             row = {"contender": form, "processes": processes, "threads": threads, "trials": finished.trials}
             context.results.append("layout", row)
             rate = trials_per_hour(finished.trials, by_process=True)
-            context.say(f"layout, {form}, {processes} x {threads}: {rate:.1f} trials an hour")
+            context.log(f"layout, {form}, {processes} x {threads}: {rate:.1f} trials per hour")
 
 
 def tuned_layout(results: Results) -> list[str]:
-    """Return the options of the tuned script in its quicker layout, by the newest measurement."""
+    """Return the options of the tuned script in its faster layout, according to the newest measurement."""
     rates = _rates([row for row in results.latest("layout") if row["contender"] == "tuned"])
     cores = _cores()
     _, processes, threads = max(rates, key=lambda layout: rates[layout], default=("tuned", cores, 1))
@@ -43,7 +43,7 @@ def tuned_layout(results: Results) -> list[str]:
 
 
 def render(rows: Sequence[Row]) -> str:
-    """Return rates, each beside that of one process of all cores."""
+    """Return rates, and their ratios to that of one process on all cores."""
     rates = _rates(rows)
     alone = {form: rate for (form, processes, _), rate in rates.items() if processes == 1}
     lines = [
@@ -51,7 +51,7 @@ def render(rows: Sequence[Row]) -> str:
         for (form, processes, threads), rate in rates.items()
         if form in alone
     ]
-    return table(["peer's form", "processes", "threads each", "trials an hour", "against one process"], lines)
+    return table(["peer's form", "processes", "threads each", "trials per hour", "relative to one process"], lines)
 
 
 def _rates(rows: Sequence[Row]) -> dict[tuple[str, int, int], float]:

@@ -1,10 +1,10 @@
-"""Distance to the limit: operations of the training loop a second, over the machine's own rate of plain products.
+"""Distance to the limit: the training loop's operations per second, relative to the machine's rate of plain products.
 
-Both in the same processes of one run, two workers of one thread at work together. The limit is measured with products
-of the engine's shapes and number type (its rows, the model's layers; forward and input gradient) and nothing else, just
-before and just after the loop, and the mean is taken. The operations are counted by
+Both are measured in the same processes, two workers with one thread each, at the same time. The limit is the rate of
+products in the engine's shapes and number type (its rows, the model's layers; forward and input gradient) and nothing
+else; it is measured just before and just after the loop, and averaged. The operations are counted by
 `arithmetic.forward_and_backward_flops`, whose docstring has the formula: once with the true lengths of rows (needed),
-once with the padded ones (performed).
+and once with the padded ones (performed).
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def run(context: Context) -> None:
         row = _row(before, loops, after)
         row |= {"dataset": dataset, "lanes": lanes, "dtype": before[0]["dtype"]}
         context.results.append("limit", row)
-        context.say(f"limit, {dataset}: {row['needed'] / row['limit']:.0%} of {row['limit'] / 1e9:.0f} GFLOP/s")
+        context.log(f"limit, {dataset}: {row['needed'] / row['limit']:.0%} of {row['limit'] / 1e9:.0f} GFLOP/s")
 
 
 def _row(before: Sequence[Row], loops: Sequence[Row], after: Sequence[Row]) -> Row:
-    """Return operations a second of all workers together: the sum of their own rates."""
+    """Return the operations per second of all workers: the sum of their rates."""
     both = [*before, *after]
     return {
         "limit": sum(answer["flops"] / answer["elapsed_s"] for answer in both) / 2,
@@ -66,5 +66,5 @@ def render(rows: Sequence[Row]) -> str:
         for row in rows
     ]
     dtype = rows[0]["dtype"] if rows else ""
-    header = ["dataset", "lanes", f"limit, {dtype} GFLOP/s", "needed", "share", "performed, padding too", "share"]
+    header = ["dataset", "lanes", f"limit, {dtype} GFLOP/s", "needed", "share", "performed (with padding)", "share"]
     return table(header, lines)

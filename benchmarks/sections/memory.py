@@ -1,11 +1,10 @@
-"""Peak memory: eight co-trained lanes in one worker against eight separate trial processes.
+"""Peak memory of eight co-trained lanes in one worker, and of eight separate trial processes.
 
-The sum of proportional set sizes (PSS, of /proc/<pid>/smaps_rollup), so that library pages shared by processes count
-once: plain resident sizes would charge the eight processes eight times. Sampled ten times a second, the largest sum
-counts. Ours runs `sweeper run` with one worker; the table shows the worker alone, and with its controller (search,
-MLflow). The eight processes are the default script's, one thread each, their launcher left out; they train a few steps,
-evaluate, and wait until all have done so. More steps could only raise their peak (longer batches), ours trains a whole
-epoch.
+Measures the sum of proportional set sizes (PSS, from /proc/<pid>/smaps_rollup), so that library pages shared by
+processes count once; resident set sizes would count them eight times. The largest of ten samples per second counts.
+sweeper runs with one worker; the table shows the worker alone, and with its controller (search, MLflow). The eight
+processes run the default script with one thread each, and their launcher is left out; they train a few steps, evaluate,
+and wait until all have done so. More steps could only raise their peak (longer batches); sweeper trains a full epoch.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ _SETTLE_TICKS = 10
 
 
 def run(context: Context) -> None:
-    """Measure ours, then the script in both forms."""
+    """Measure sweeper, then the script in each form."""
     for what, sampler in samples(context, context.sizes.memory_forms):
         _record(context, what, sampler)
 
 
 def samples(context: Context, forms: Sequence[str]) -> Iterator[tuple[str, PssSampler]]:
-    """Measure our worker, our whole sweep, and the script in each form; yield each as it is done."""
+    """Measure the worker, the sweep with its controller, and the script in each form; yield each when it is done."""
     lanes = context.sizes.memory_trials
     whole, worker = PssSampler(), PssSampler(keep=lambda command: "sweeper.execute.serve" in command)
 
@@ -52,7 +51,7 @@ def _peer(context: Context, form: str) -> PssSampler:
     count, scratch = context.sizes.memory_trials, context.new_scratch(f"memory-{form}")
     scratch.mkdir(parents=True)
     flag = scratch / "done"
-    # torch.fork_rng and the like start no children; a trial process is known by its option
+    # a trial process is recognised by its option
     sampler = PssSampler(keep=lambda command: "--process " in command)
     release = _Release(flag, count)
 
@@ -69,7 +68,7 @@ def _peer(context: Context, form: str) -> PssSampler:
 
 
 class _Release:
-    """Lets the processes end once all have trained and a few more samples are taken."""
+    """Lets the processes exit once all have trained and a few more samples were taken."""
 
     def __init__(self, flag: Path, count: int) -> None:
         self._flag, self._count, self._ticks = flag, count, 0
@@ -89,11 +88,11 @@ def _record(context: Context, what: str, sampler: PssSampler) -> None:
         "num_processes": sampler.num_processes,
     }
     context.results.append("memory", row)
-    context.say(f"memory, {what}: {sampler.peak_bytes / 2**20:.0f} MiB in {sampler.num_processes} process(es)")
+    context.log(f"memory, {what}: {sampler.peak_bytes / 2**20:.0f} MiB in {sampler.num_processes} process(es)")
 
 
 def render(rows: Sequence[Row]) -> str:
-    """Return peaks, and their ratios to ours."""
+    """Return peaks, and their ratios to those of sweeper."""
     peaks = {row["what"]: row for row in rows}
     if not {"worker", "sweep", "default"} <= peaks.keys():
         return "Not complete."
@@ -107,13 +106,13 @@ def render(rows: Sequence[Row]) -> str:
     worker, sweep = peaks["worker"]["peak_bytes"], peaks["sweep"]["peak_bytes"]
     lines = [
         [
-            shown,
+            name,
             peaks[what]["num_processes"],
             peaks[what]["peak_bytes"] / 2**20,
             peaks[what]["peak_bytes"] / worker,
             peaks[what]["peak_bytes"] / sweep,
         ]
-        for what, shown in names.items()
+        for what, name in names.items()
         if what in peaks
     ]
-    return table(["what", "processes", "peak PSS, MiB", "times the worker's", "times the whole sweep's"], lines)
+    return table(["what", "processes", "peak PSS, MiB", "relative to the worker", "relative to the sweep"], lines)

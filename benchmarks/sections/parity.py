@@ -1,11 +1,11 @@
-"""Do packed bf16 trials score like stock PEFT in fp32? Paired over settings, with the seed's own noise beside it.
+"""Do packed bf16 trials score like stock PEFT in fp32? Paired over configurations, next to the noise of the seed.
 
-Twenty Sobol settings of the default space. Ours: packed, bf16 where the CPU computes in it, two workers. Theirs: the
-peer's Trainer function in its default form on all rows, one trial each. Data order, initial values and dropout differ,
-so a single pair differs by seed noise; its size is measured by a second seed of ours on the same settings. The Trainer
-drops hidden states of the frozen model, ours does not unless told, so ours is trained with model.dropout=0.1 too. Then
-both do the same, and the interval of the mean difference must hold zero; without it, it shows what that dropout costs.
-A quarter of an hour, so it belongs to `make bench-long`.
+Twenty Sobol points of the default space. sweeper: packed, bf16 where the CPU computes in it, two workers. Stock PEFT:
+the peer's Trainer function in its default form on all rows, one trial each. Data order, initial values and dropout
+differ, so a single pair differs by the noise of the seed; a second seed of sweeper measures how large that is. The
+Trainer applies dropout to hidden states of the frozen model, and sweeper does not by default, so sweeper also trains
+with model.dropout=0.1. Then both do the same, and the interval of the mean difference should contain zero; without it,
+the difference shows what that dropout costs. Takes a quarter of an hour, so it belongs to `make bench-long`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from benchmarks.arithmetic import paired_difference, table
 from benchmarks.commands import run_peer
 from benchmarks.context import Context
-from benchmarks.inputs import load_inputs, shared_settings
+from benchmarks.inputs import load_inputs, shared_configurations
 from benchmarks.record import Row
 from benchmarks.sections.throughput import open_drivers
 
@@ -27,20 +27,20 @@ _DROPOUT = "model.dropout=0.1"
 
 
 def run(context: Context) -> None:
-    """Train all settings with two seeds of ours, with dropout inside the model, and once with stock PEFT."""
+    """Train all configurations with two seeds, with dropout inside the model, and with stock PEFT."""
     count = context.sizes.parity_trials
-    settings = shared_settings(load_inputs(context.dataset, context.cache, context.sizes.overrides), count)
+    configurations = shared_configurations(load_inputs(context.dataset, context.cache, context.sizes.overrides), count)
     with ExitStack() as stack:
         drivers = open_drivers(context, stack, dataset=context.dataset, workers=2, threads=1)
         for seed, driver in enumerate(drivers):
-            driver.send({"do": "trials", "settings": settings, "seed": seed, "lanes": _LANES})
+            driver.send({"do": "trials", "configurations": configurations, "seed": seed, "lanes": _LANES})
         first, second = (driver.receive()["scores"] for driver in drivers)
     with ExitStack() as stack:
         (driver,) = open_drivers(context, stack, workers=1, threads=1, dataset=context.dataset, more=[_DROPOUT])
-        driver.send({"do": "trials", "settings": settings, "seed": 0, "lanes": _LANES})
+        driver.send({"do": "trials", "configurations": configurations, "seed": 0, "lanes": _LANES})
         dropped = driver.receive()["scores"]
     theirs = _stock(context, count)
-    for index, params in enumerate(settings):
+    for index, params in enumerate(configurations):
         row = {"params": params, "packed": first[index], "packed_other_seed": second[index], "stock": theirs[index]}
         row["packed_model_dropout"] = dropped[index]
         context.results.append("parity", {"dataset": context.dataset, **row})
@@ -69,5 +69,12 @@ def render(rows: Sequence[Row]) -> str:
         found = paired_difference(ones, others)
         interval, median = f"{found.low:+.4f} to {found.high:+.4f}", f"{found.median:+.4f}"
         lines.append([name, len(rows), f"{found.mean:+.4f}", interval, median, f"{found.deviation:.4f}"])
-    header = ["difference of validation accuracy", "settings", "mean", "95 % interval", "median", "deviation of a pair"]
+    header = [
+        "difference of validation accuracy",
+        "configurations",
+        "mean",
+        "95 % interval",
+        "median",
+        "deviation of a pair",
+    ]
     return table(header, lines)

@@ -1,7 +1,7 @@
-"""Where a training step goes: two workers at work together, a pack of 8 lanes each at ranks 1 to 64, dropout 0.1.
+"""Where the time of a training step goes: two workers in parallel, each with 8 lanes of ranks 1 to 64, dropout 0.1.
 
-One chunk is trained without and one with `operators.OperatorTimes`, in turn. Shares are of the chunk without; what no
-operator accounts for is Python, autograd and torch's own dispatch.
+Two chunks are trained, the second one with `operators.OperatorTimes`. Shares are relative to the first; time that no
+operator accounts for is Python, autograd and torch's dispatch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def run(context: Context) -> None:
     row = _sum(answers) | {"dataset": context.dataset, "ranks": ranks}
     context.results.append("profile", row)
     share = row["kinds"]["frozen"]["seconds"] / row["elapsed_s"]
-    context.say(f"profile, {context.dataset}: {share:.0%} of a step are products with frozen weights")
+    context.log(f"profile, {context.dataset}: {share:.0%} of a step are products with frozen weights")
 
 
 def _sum(answers: Sequence[Row]) -> Row:
@@ -49,5 +49,5 @@ def render(rows: Sequence[Row]) -> str:
         for name, kind in found.items()
     ]
     ranks = ", ".join(str(rank) for rank in row["ranks"])
-    note = f"Dataset {row['dataset']}; two workers at work, each a pack with a lane at each of the ranks {ranks}."
-    return f"{table(['kind', 'share of a step', 'ms a row', 'calls'], lines)}\n\n{note}"
+    note = f"Dataset {row['dataset']}; two workers in parallel, each with one lane of each of the ranks {ranks}."
+    return f"{table(['kind', 'share of a step', 'ms per row', 'calls'], lines)}\n\n{note}"

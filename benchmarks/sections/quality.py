@@ -1,15 +1,14 @@
-"""Time to quality: the best validation score so far against wall clock, everything counted from the command line.
+"""Time to quality: the best validation score so far over time, counted from the start of the command.
 
-Only complete trials count, for both: a score on the way of a trial that is then stopped is no adapter one can use. All
-train on every training row. The target is the best score that the default script has after its 24 trials. That is in
-part a lucky draw on a few hundred rows, so the table has the time to a standard error below it too,
-``sqrt(p (1 - p) / rows)``.
+Only complete trials count, because a trial that is stopped leaves no adapter to use. All train on every training row.
+The target is the best score of the default script after its 24 trials. On a few hundred rows that is partly luck, so
+the table also has the time to one standard error below it, ``sqrt(p (1 - p) / rows)``.
 
-What runs when: ours (40 trials, pruning and refill on, three seeds) and the tuned script
-(24 trials, SuccessiveHalving) run in `make bench`. The default script's 24 trials (about 20 minutes on two cores) and
+sweeper (40 trials, with pruning and refilled lanes, three seeds) and the tuned script (24 trials, SuccessiveHalving)
+run in `make bench`. The default script's 24 trials (about 20 minutes on two cores) and
 Ray's with ASHA run in `make bench-long`, whose rows are committed. `make bench` reads the default script's recorded
-scores and stretches its recorded times by the ratio of its time a trial in this run's equal-work section to that of the
-recording; the table says by how much. Without a recording the target is the tuned script's best.
+scores and scales its recorded times by the ratio of its time per trial in this run's equal-work section to that of the
+recording; the table states the factor. Without a recording the target is the tuned script's best.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ NAMES = {
 
 
 def run(context: Context) -> None:
-    """Run ours with each seed, then the peers."""
+    """Run sweeper with each seed, then the peers."""
     settings = compose([f"dataset={context.dataset}", *context.sizes.overrides]).settings
     num_rows = settings.dataset[context.dataset].validation_rows
     for seed in context.sizes.quality_seeds:
@@ -69,11 +68,11 @@ def _record(context: Context, contender: str, seed: int, num_rows: int, finished
     }
     context.results.append(SECTION, row)
     best = best_so_far(finished.trials)
-    context.say(f"quality, {contender}, seed {seed}: {finished.wall_s:.0f} s, best {best[-1][1] if best else None}")
+    context.log(f"quality, {contender}, seed {seed}: {finished.wall_s:.0f} s, best {best[-1][1] if best else None}")
 
 
 def collect(results: Results) -> list[Row]:
-    """Return the newest rows, with older recordings of peers that the newest run left out, stretched to its speed."""
+    """Return the newest rows, and older recordings of peers that the newest run left out, scaled to its speed."""
     rows = results.latest(SECTION)
     for name in NAMES:
         if rows and all(row["contender"] != name for row in rows):
@@ -115,13 +114,13 @@ def render(rows: Sequence[Row]) -> str:
         for name, found in by_name.items()
         if found
     ]
-    header = ["contender", "seeds", "best score (median)", "whole time, s"]
+    header = ["contender", "seeds", "best score (median)", "total time, s"]
     for goal in (f"{target:.4f}", f"{near:.4f}"):
         header += [f"time to {goal}, s", "share", "reached in"]
     text = (
         f"{target:.4f} is the best validation accuracy of 24 trials of '{NAMES[reference]}', which took "
-        f"{whole_s:.0f} s; {near:.4f} is its standard error on {num_rows} rows below, since the best of 24 is in part "
-        "a lucky draw. Times are medians over seeds; share: of those seconds."
+        f"{whole_s:.0f} s; {near:.4f} is its standard error on {num_rows} rows below, since the best of 24 is partly "
+        "luck. Times are medians over seeds; shares are relative to those seconds."
     )
     stretched = [row for row in rows if "stretched_by" in row]
     for row in stretched:

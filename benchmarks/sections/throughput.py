@@ -1,8 +1,8 @@
-"""Rows a second against tokens a step: 1 to 16 lanes, short and long texts, one worker of two threads or two of one.
+"""Rows per second over tokens per step: 1 to 16 lanes, short and long texts, one or two workers on two threads.
 
-Drives the worker itself (`drive`): no controller, no evaluation; every lane at rank 8, dropout 0.1. The two workers
-start each chunk together and the pair's rate is all rows over the slower one's time. The first chunk after the start is
-not counted. A token step holds is a padded one.
+Drives the worker directly (`drive`), without controller and evaluation; every lane has rank 8 and dropout 0.1. Two
+workers start each chunk together, and their rate is that of all rows in the time of the slower one. The first chunk
+after the start does not count. Tokens per step include padding.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from benchmarks.record import Row
 __all__ = ["LAYOUTS", "open_drivers", "render", "run", "together"]
 
 LAYOUTS = ((1, 2), (2, 1))
-"""Workers, threads of each."""
+"""Number of workers, and threads of each."""
 
 
 def run(context: Context) -> None:
@@ -33,7 +33,7 @@ def run(context: Context) -> None:
                     row = _row(answers)
                     row |= {"dataset": dataset, "workers": workers, "threads": threads, "lanes": lanes}
                     context.results.append("throughput", row)
-                    context.say(
+                    context.log(
                         f"throughput, {dataset}, {workers} x {threads}, {lanes}: {row['rows_per_s']:.0f} rows/s"
                     )
 
@@ -41,14 +41,14 @@ def run(context: Context) -> None:
 def open_drivers(
     context: Context, stack: ExitStack, *, dataset: str, workers: int, threads: int, more: Sequence[str] = ()
 ) -> list[Driver]:
-    """Start workers; they are ended with the stack.
+    """Start workers, which are killed when the stack is closed.
 
     Args:
-        context: Where things are.
-        stack: Ends the workers.
+        context: Folders and options.
+        stack: Owns the workers.
         dataset: What to train on.
-        workers: How many.
-        threads: Of each.
+        workers: Number of workers.
+        threads: Threads of each.
         more: Further overrides.
     """
     opening = {
@@ -63,7 +63,7 @@ def open_drivers(
 
 
 def together(drivers: Sequence[Driver], command: Row) -> list[Row]:
-    """Have all do the same at one time."""
+    """Run a command in all workers at the same time; return their answers."""
     for driver in drivers:
         driver.send(command)
     return [driver.receive() for driver in drivers]
@@ -81,7 +81,7 @@ def _row(answers: Sequence[Row]) -> Row:
 
 
 def render(rows: Sequence[Row]) -> str:
-    """Return rates beside those of one lane in one worker of the same dataset."""
+    """Return rates, and their ratios to that of one lane in one worker on the same dataset."""
     base = {row["dataset"]: row["rows_per_s"] for row in rows if (row["workers"], row["lanes"]) == (1, 1)}
     lines = [
         [
@@ -96,5 +96,16 @@ def render(rows: Sequence[Row]) -> str:
         for row in rows
         if row["dataset"] in base
     ]
-    header = ["dataset", "workers x threads", "lanes", "tokens a step", "rows a second", "tokens a second", "ratio"]
-    return table(header, lines) + "\n\nRatio: rows a second over those of one lane in one worker, of the same dataset."
+    header = [
+        "dataset",
+        "workers x threads",
+        "lanes",
+        "tokens per step",
+        "rows per second",
+        "tokens per second",
+        "ratio",
+    ]
+    return (
+        table(header, lines)
+        + "\n\nRatio: relative to the rows per second of one lane in one worker on the same dataset."
+    )
