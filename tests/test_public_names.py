@@ -1,4 +1,4 @@
-"""What a module says it offers is there, and in order."""
+"""The public names of a module exist and are sorted."""
 
 from __future__ import annotations
 
@@ -31,5 +31,5 @@ def _isort_key(name):
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_every_module_says_what_it_is_for(name):
+def test_every_module_has_a_docstring(name):
     assert (importlib.import_module(name).__doc__ or "").strip()
