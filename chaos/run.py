@@ -127,7 +127,7 @@ def _one(
     fork_server: ForkServer | None,
     number: int,
 ) -> dict[str, Any]:
-    begin = time.monotonic()
+    started = time.monotonic()
     with _small_disk(workload.outputs) as has_disk:
         shutil.copy(OutputsPaths(workload.inputs).mlflow_db, workload.outputs)  # creating its 65 tables takes seconds
         kinds = [kind for kind in EVENTS if kind != "fill_disk" or has_disk]
@@ -163,7 +163,7 @@ def _one(
         "sessions": driver.sessions,
         "exits": dict(driver.exits),
     }
-    return {**row, "elapsed_s": round(time.monotonic() - begin, 1), "problems": problems}
+    return {**row, "elapsed_s": round(time.monotonic() - started, 1), "problems": problems}
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What `fresh_clone.py` and `installed_wheel.py` share: typing the commands of a user who has no environment yet."""
+"""What `fresh_clone.py` and `installed_wheel.py` share: running the commands of a user who has no environment yet."""
 
 from __future__ import annotations
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
+import select
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
@@ -138,6 +140,18 @@ def wait_until(holds: Callable[[], object], what: str = "it", *, patience_s: flo
     while not holds():
         assert time.monotonic() < deadline, f"waited {patience_s:g} s for {what}"
         time.sleep(0.005)
+
+
+def wait_for_exit(pid: int, *, patience_s: float = 60.0) -> None:
+    """Wait until a process, not necessarily a child of ours, has exited; fail when it takes too long."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        assert select.select([descriptor], [], [], patience_s)[0], f"process {pid} is still running"
+    finally:
+        os.close(descriptor)
 
 
 def save_tiny_bert(folder: Path) -> Path:

@@ -23,14 +23,14 @@ def run(monkeypatch, capsys, tmp_path):
         monkeypatch.setattr(sys, "argv", ["sweeper", *arguments])
         with pytest.raises(SystemExit) as ended:
             main()
-        said = capsys.readouterr()
-        return ended.value.code, said.out, said.err
+        output = capsys.readouterr()
+        return ended.value.code, output.out, output.err
 
     return call
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["run", "dataset=trek"], "dataset=trek: there is no dataset 'trek'. Did you mean 'trec'?"),
         (["run", "lora.r=interval(4,8"], "this is not an override"),
@@ -40,13 +40,13 @@ def run(monkeypatch, capsys, tmp_path):
         (["reproduce", "mine"], "is not <sweep>/<study>/<trial>"),
     ],
 )
-def test_a_mistake_is_one_paragraph_and_exit_code_2(run, arguments, said):
+def test_a_mistake_is_one_paragraph_and_exit_code_2(run, arguments, message):
     code, out, err = run(*arguments)
     assert code == 2
     assert out == ""
     assert err.startswith("Error: ")
     assert err.count("\n") == 1
-    assert said in err
+    assert message in err
 
 
 def test_brackets_in_a_mistake_are_shown_as_they_are(run):
@@ -112,7 +112,7 @@ def test_status_describes_the_last_session(run, tmp_path):
     assert "Session 2 ended Fri 02 Jan 06:58: all is done." in out
 
 
-def test_wait_is_a_setting_that_has_an_option(run, monkeypatch):
+def test_the_option_wait_sets_the_key(run, monkeypatch):
     asked = []
     outcome = type("Outcome", (), {"exit_code": 0})
     monkeypatch.setattr("sweeper.sweep.run.run_sweep", lambda overrides, **_: asked.append(overrides) or outcome)

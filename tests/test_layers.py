@@ -1,4 +1,4 @@
-"""The structure holds: one layer a package, imports downwards only, no circles, one owner for each heavy library."""
+"""The structure: one layer per package, imports downwards only, no circles, one owner for each heavy library."""
 
 from __future__ import annotations
 

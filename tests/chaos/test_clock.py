@@ -42,9 +42,9 @@ def test_the_next_opening_is_a_day_later(clock):
 
 
 def test_a_controller_uses_the_clock_of_its_folder(clock, tmp_path, monkeypatch):
-    told = {}
-    monkeypatch.setattr(sweeper.sweep.run, "run_sweep", lambda _overrides, **more: told.update(more))
+    passed = {}
+    monkeypatch.setattr(sweeper.sweep.run, "run_sweep", lambda _overrides, **more: passed.update(more))
     use_clock(tmp_path)
     sweeper.sweep.run.run_sweep(["name=x"])
     clock.to_end(60.0)
-    assert told["clock"]().hour == 7
+    assert passed["clock"]().hour == 7

@@ -1,4 +1,4 @@
-"""What holds for every conf/dataset/*.yaml; a new one is found by itself."""
+"""What holds for every conf/dataset/*.yaml; new ones are found automatically."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_yaml_goes_to_its_own_package(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_yaml_tells_size_licence_and_traps(name):
+def test_the_yaml_states_size_licence_and_traps(name):
     text = (CONF / f"{name}.yaml").read_text()
     assert all(word in text for word in ("Size", "icence", "Traps"))
 

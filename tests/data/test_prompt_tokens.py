@@ -94,7 +94,7 @@ def test_a_long_prompt_loses_its_beginning_and_the_completion_nothing(tmp_path, 
     assert "12 of 12 train prompts were cut at the beginning to fit model.max_length=6" in caplog.text
 
 
-def test_in_a_closed_set_the_length_of_a_cut_prompt_does_not_tell_the_answer(tmp_path, model_dir):
+def test_in_a_closed_set_the_length_of_a_cut_prompt_does_not_reveal_the_answer(tmp_path, model_dir):
     rows = all_rows(tokens_of(tmp_path, closed(prompt="row " * 9 + "row"), model_dir, max_length=8))
     assert {row["prompt"] for row in rows} == {5}
     assert {row["length"] for row in rows} == {7, 8}

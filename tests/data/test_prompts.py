@@ -44,7 +44,7 @@ def test_prompts_and_completions_are_taken_as_they_are():
     assert built(row) == [row]
 
 
-def test_columns_of_other_names_are_taken():
+def test_columns_with_other_names_are_used():
     found = built({"q": "2+2=", "a": "4"}, prompt="q", completion="a")
     assert found == [{"prompt": "2+2=", "completion": "4"}]
 
@@ -87,7 +87,7 @@ def test_a_template_makes_prompts_of_labelled_texts():
     assert found == [{"prompt": "Topic a. Question: Who?\nType:", "completion": " human"}]
 
 
-def test_without_words_a_label_says_itself():
+def test_without_label_words_the_label_is_the_completion():
     (found,) = built({"text": "Who?", "label": "HUM"}, prompt_template="{text}", completion_template="-> {label}.")
     assert found["completion"] == "-> HUM."
 
@@ -116,7 +116,7 @@ def test_a_label_without_a_word_is_an_error():
         built({"text": "Who?", "label": "HUMN"}, prompt_template="{text}", label_words={"HUM": "human"})
 
 
-def test_other_columns_are_an_error_that_names_all_three_ways():
+def test_other_columns_are_an_error_that_names_all_three_forms():
     with pytest.raises(DataError) as caught:
         built({"instruction": "Hi", "output": "Hello"})
     for part in ("'prompt' and 'completion'", "'messages'", "prompt_template", "'instruction', 'output'"):

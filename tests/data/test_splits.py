@@ -15,7 +15,7 @@ from sweeper.errors import DataError
 
 
 def table_of(counts, split=None):
-    """Rows ``<label> <number>``, as many of each label as told."""
+    """Rows ``<label> <number>``, with the given number of rows of each label."""
     rows = [{"text": f"{label} {n}", "label": label} for label, count in counts.items() for n in range(count)]
     return Dataset.from_list([{**row, "split": split} if split else row for row in rows])
 
@@ -51,7 +51,7 @@ def test_no_text_is_in_two_splits():
     assert len({text for part in found.values() for text in part}) == 200
 
 
-def test_every_split_has_the_shares_of_the_whole():
+def test_every_split_has_the_shares_of_all_rows():
     splits = make_splits(table_of({"a": 700, "b": 200, "c": 100}), mine())
     for part in (splits.train, splits.validation, splits.test):
         counts = Counter(part["label"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import pytest
 import sweeper
 from sweeper.store.trials import TrialStore
 from sweeper.types import TrialState
-from tests.doubles import wait_until
+from tests.doubles import wait_for_exit, wait_until
 
 ROOT = Path(__file__).parents[2]
 STUDY = "tiny-tinybert-lora"
@@ -87,17 +86,6 @@ def running(request, tiny, tmp_path):
         sweep.process.communicate()
 
 
-def wait_for_end(pid):
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        assert select.select([descriptor], [], [], PATIENCE_S)[0], f"process {pid} lives on"
-    finally:
-        os.close(descriptor)
-
-
 def check_intact(sweep, result):
     trials = sweep.store.trials(STUDY)
     assert [trial.spec.number for trial in trials] == list(range(len(trials)))
@@ -105,22 +93,22 @@ def check_intact(sweep, result):
     for trial in trials:
         chunks = [measurement.chunk for measurement in trial.measurements]
         assert chunks == list(range(1, len(chunks) + 1))
-    told = sweep.in_optuna()
-    assert [trial.number for trial in told] == [trial.spec.number for trial in trials]
-    assert all(trial.state.is_finished() for trial in told)
+    stored = sweep.in_optuna()
+    assert [trial.number for trial in stored] == [trial.spec.number for trial in trials]
+    assert all(trial.state.is_finished() for trial in stored)
     assert result["studies"][0]["num_trials"] == len(trials)
 
 
 @pytest.mark.parametrize("running", [1], indirect=True)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_drains_and_the_same_command_goes_on(running, number, code):
+def test_a_signal_saves_everything_and_the_same_command_resumes(running, number, code):
     begin = time.monotonic()
     assert running.end(number) == code
     assert time.monotonic() - begin < 20
-    assert f"Stopped by {number.name}: everything is saved" in running.stdout
+    assert f"Stopped by {number.name}. Everything is saved" in running.stdout
     assert "Traceback" not in running.stderr
     for pid in running.workers:
-        wait_for_end(pid)
+        wait_for_exit(pid)
     paused = [trial for trial in running.store.trials(STUDY) if trial.state is TrialState.RUNNING]
     assert paused
     for trial in paused:
@@ -133,7 +121,7 @@ def test_a_killed_controller_takes_its_workers_along_and_loses_no_trial(running)
     assert running.end(signal.SIGKILL) == -signal.SIGKILL
     assert len(running.workers) == 2
     for pid in running.workers:
-        wait_for_end(pid)
+        wait_for_exit(pid)
     before = {trial.spec.number: trial for trial in running.store.trials(STUDY)}
     check_intact(running, running.resume())
     for trial in running.store.trials(STUDY):
@@ -143,8 +131,8 @@ def test_a_killed_controller_takes_its_workers_along_and_loses_no_trial(running)
 
 
 @pytest.mark.parametrize("running", [2], indirect=True)
-def test_killed_workers_are_replaced_and_their_trials_go_on(running):
-    for pid in running.workers:  # which of them has begun to train is not told
+def test_killed_workers_are_replaced_and_their_trials_continue(running):
+    for pid in running.workers:  # it is unknown which of them trains
         os.kill(pid, signal.SIGKILL)
     wait_until(lambda: any(trial.failure for trial in running.store.trials(STUDY)), "a trial that lost its worker")
     assert running.end(signal.SIGTERM) == 143
@@ -154,12 +142,12 @@ def test_killed_workers_are_replaced_and_their_trials_go_on(running):
     check_intact(running, running.resume())
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only there was it tried that SIGKILL ends a stopped process")
+@pytest.mark.skipif(sys.platform != "linux", reason="that SIGKILL ends a stopped process was tried on Linux only")
 @pytest.mark.parametrize("running", [(1, "executor.hang_timeout_min_s=5")], indirect=True, ids=["1"])
 def test_a_stopped_worker_is_taken_for_hung_and_replaced(running):
     os.kill(running.workers[0], signal.SIGSTOP)
     wait_until(lambda: any(trial.failure for trial in running.store.trials(STUDY)), "a trial that lost its worker")
-    wait_for_end(running.workers[0])
+    wait_for_exit(running.workers[0])
     assert running.end(signal.SIGTERM) == 143
     assert "no answer to a chunk of tiny-tinybert-lora within" in running.stderr
     assert {trial.failure.kind for trial in running.store.trials(STUDY) if trial.failure} == {"hung"}

@@ -1,4 +1,4 @@
-"""A worker that does as it is told; importable by name, also in a process of its own."""
+"""A worker that follows commands; importable by name, also in a process of its own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AT_IMPORT = {
     name: os.environ.get(name, "unset")
     for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "LRU_CACHE_CAPACITY")
 }
-"""What a library would see that reads its environment when it is imported."""
+"""The environment that a library sees when it is imported."""
 
 KILL, RAISE, EXIT, BLOCK, STOP_MIDWAY, FILL = range(1, 7)
 """Commands, sent as the trial to evict."""
@@ -38,14 +38,14 @@ class EchoWorker:
         if isinstance(request, OpenStudy):
             return StudyOpened(references={request.name: {"answered": float(self._answered)}})
         for command in request.evict:
-            self._obey(command)
+            self._execute(command)
         return ChunkReport(elapsed_s=float(self._answered))
 
-    def _obey(self, command: int) -> None:
+    def _execute(self, command: int) -> None:
         if command == KILL:
             os.kill(os.getpid(), signal.SIGKILL)
         if command == RAISE:
-            raise RuntimeError("told to fail")
+            raise RuntimeError("failed on command")
         if command == EXIT:
             os._exit(3)
         if command == STOP_MIDWAY:  # the head of a message of a megabyte, and no more

@@ -1,4 +1,4 @@
-"""What the controller relies on, of every executor."""
+"""What every executor guarantees to the controller."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def replies(executor, num_replies):
     return found
 
 
-def test_every_worker_says_that_it_is_ready(executor):
+def test_every_worker_reports_that_it_is_ready(executor):
     handles = executor.start()
     assert [handle.index for handle in handles] == [0, 1]
     ready = dict(replies(executor, 2))
@@ -58,7 +58,7 @@ def test_every_worker_says_that_it_is_ready(executor):
     assert all(isinstance(reply, WorkerReady) for reply in ready.values())
 
 
-def test_workers_that_were_started_ahead_are_not_started_again(executor):
+def test_workers_that_are_already_started_are_not_started_again(executor):
     ahead = executor.start()
     assert executor.start() == ahead
     assert [index for index, _ in sorted(replies(executor, 2))] == [0, 1]
@@ -74,13 +74,13 @@ def test_requests_are_answered_by_the_worker_that_was_asked(executor):
     assert replies(executor, 1) == [(1, ChunkReport(elapsed_s=2.0))]
 
 
-def test_waiting_ends_without_an_answer_when_nobody_was_asked(executor):
+def test_waiting_returns_nothing_when_no_request_was_sent(executor):
     executor.start()
     replies(executor, 2)
     assert list(executor.wait(0.01)) == []
 
 
-def test_a_worker_is_restarted_fresh_under_its_index(executor):
+def test_a_restarted_worker_is_new_and_has_the_same_index(executor):
     first, _ = executor.start()
     replies(executor, 2)
     first.send(opening("trec"))
@@ -101,7 +101,7 @@ def test_a_retired_worker_is_never_returned_again(executor):
     assert list(executor.wait(0.01)) == []
 
 
-def test_stopping_twice_or_before_the_start_is_no_mistake(executor):
+def test_stopping_twice_or_before_the_start_is_no_error(executor):
     executor.stop()
     executor.start()
     executor.stop()

@@ -1,4 +1,4 @@
-"""Which devices are used, and what is said about it."""
+"""Which devices are used, and the note about them."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def machine(monkeypatch):
     ("options", "num_workers"),
     [({}, 4), ({"workers": 2}, 2), ({"threads": 2}, 2), ({"threads": 16}, 1), ({"name": "inline"}, 1)],
 )
-def test_without_cuda_there_is_one_worker_a_core(machine, options, num_workers):
+def test_without_cuda_there_is_one_worker_per_core(machine, options, num_workers):
     machine(cores=4)
     chosen = choose_devices(ExecutorSettings(**options))
     assert (chosen.kind, chosen.num_workers, chosen.cuda) == ("cpu", num_workers, ())
 
 
-def test_more_threads_than_cores_are_said_to_be_slow(machine):
+def test_the_note_warns_of_more_threads_than_cores(machine):
     machine(cores=2)
     assert "fewer workers would be much faster" in choose_devices(ExecutorSettings(workers=2, threads=2)).note
     assert "faster" not in choose_devices(ExecutorSettings()).note
@@ -44,18 +44,18 @@ def test_more_threads_than_cores_are_said_to_be_slow(machine):
 @pytest.mark.parametrize(
     ("workers", "cuda"), [(0, ("0", "1")), (1, ("0",)), (3, ("0", "1", "0"))], ids=["all", "fewer", "more"]
 )
-def test_with_cuda_there_is_one_worker_a_device(machine, workers, cuda):
+def test_with_cuda_there_is_one_worker_per_device(machine, workers, cuda):
     machine(cuda=("0", "1"))
     chosen = choose_devices(ExecutorSettings(workers=workers))
     assert (chosen.kind, chosen.num_workers, chosen.cuda) == ("cuda", len(cuda), cuda)
 
 
-def test_the_cpu_is_used_if_asked_for_although_there_is_cuda(machine):
+def test_the_cpu_can_be_chosen_although_there_is_cuda(machine):
     machine(cuda=("0",))
     assert choose_devices(ExecutorSettings(device="cpu")).kind == "cpu"
 
 
-def test_cuda_that_is_asked_for_must_be_there(machine):
+def test_choosing_cuda_without_a_device_is_an_error(machine):
     machine()
     with pytest.raises(ConfigError, match="no CUDA device is visible"):
         choose_devices(ExecutorSettings(device="cuda"))

@@ -1,9 +1,8 @@
-"""Workers as processes: their environment, their deaths, and the death of their controller."""
+"""Workers as processes: their environment, how they die, and what happens when their controller dies."""
 
 from __future__ import annotations
 
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from sweeper.execute.base import WorkerFailed
 from sweeper.execute.process import ProcessExecutor
 from sweeper.types import Admission, ChunkReport, ChunkRequest, FailureKind
 from tests.builders import make_spec
-from tests.doubles import wait_until
+from tests.doubles import wait_for_exit, wait_until
 from tests.execute.echo import BLOCK, EXIT, FILL, KILL, RAISE, STOP_MIDWAY, factory
 from tests.execute.test_contract import WAIT_S, replies
 
@@ -40,18 +39,6 @@ def start(tmp_path):
 
 def started(executor, num_workers=1):
     return [dict(note.split("=", 1) for note in reply.notes[1:]) for _, reply in sorted(replies(executor, num_workers))]
-
-
-def wait_for_end(pid):
-    """Wait until a process, not necessarily a child of ours, has ended."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        assert select.select([descriptor], [], [], WAIT_S)[0], f"process {pid} lives on"
-    finally:
-        os.close(descriptor)
 
 
 def test_a_worker_is_a_process_of_its_own(start):
@@ -87,7 +74,7 @@ def test_caches_of_products_are_small_unless_the_user_sets_them(start, monkeypat
     assert started(executor)[0]["LRU_CACHE_CAPACITY"] == expected
 
 
-def test_the_environment_of_the_controller_is_left_alone(start):
+def test_the_environment_of_the_controller_does_not_change(start):
     before = dict(os.environ)
     executor, _ = start(threads=3)
     started(executor)
@@ -95,14 +82,14 @@ def test_the_environment_of_the_controller_is_left_alone(start):
 
 
 @pytest.mark.parametrize(
-    ("command", "said"),
+    ("command", "message"),
     [(KILL, r"worker 0 was killed by SIGKILL \(usually by the kernel"), (EXIT, "exited with code 3")],
 )
-def test_a_death_is_noticed_and_its_cause_named(start, command, said):
+def test_a_dead_worker_is_reported_with_the_cause(start, command, message):
     executor, (handle,) = start()
     started(executor)
     handle.send(ChunkRequest(evict=(command,)))
-    with pytest.raises(WorkerLost, match=said):
+    with pytest.raises(WorkerLost, match=message):
         replies(executor, 1)
 
 
@@ -111,7 +98,7 @@ def test_an_answer_and_the_death_after_it_are_both_received(start):
     pid = int(started(executor)[0]["pid"])
     handle.send(ChunkRequest())
     handle.send(ChunkRequest(evict=(KILL,)))
-    wait_for_end(pid)
+    wait_for_exit(pid)
     assert replies(executor, 1) == [(0, ChunkReport(elapsed_s=1.0))]
     with pytest.raises(WorkerLost):
         replies(executor, 1)
@@ -133,7 +120,7 @@ def test_a_request_to_a_dead_worker_is_no_error_until_its_death_is_received(star
     executor, (handle,) = start()
     pid = int(started(executor)[0]["pid"])
     os.kill(pid, signal.SIGKILL)
-    wait_for_end(pid)
+    wait_for_exit(pid)
     handle.send(ChunkRequest())
     with pytest.raises(WorkerLost, match="SIGKILL"):
         replies(executor, 1)
@@ -149,7 +136,7 @@ def test_a_failing_request_is_answered_with_its_traceback(start):
     assert "in _obey" in reply.traceback
 
 
-def test_a_worker_that_cannot_start_says_why(start, tmp_path):
+def test_a_worker_that_cannot_start_reports_why(start, tmp_path):
     executor, _ = start(factory("broken"))
     ((_, reply),) = replies(executor, 1)
     assert reply.message == "RuntimeError: no model"
@@ -195,7 +182,7 @@ def stopped(pid):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="stopping a worker was tried on Linux only")
-def test_a_stopped_worker_holds_up_neither_sending_nor_waiting_and_can_be_replaced(start):
+def test_a_stopped_worker_blocks_neither_sending_nor_waiting_and_can_be_replaced(start):
     executor, (handle,) = start()
     pid = int(started(executor)[0]["pid"])
     os.kill(pid, signal.SIGSTOP)
@@ -211,7 +198,7 @@ def test_a_stopped_worker_holds_up_neither_sending_nor_waiting_and_can_be_replac
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="stopping a worker was tried on Linux only")
-def test_a_worker_stopped_in_the_middle_of_its_answer_holds_up_nobody(start):
+def test_a_worker_stopped_in_the_middle_of_its_answer_blocks_nothing(start):
     executor, handles = start(num_workers=2)
     pids = [int(notes["pid"]) for notes in started(executor, 2)]
     handles[0].send(ChunkRequest(evict=(STOP_MIDWAY,)))
@@ -221,7 +208,7 @@ def test_a_worker_stopped_in_the_middle_of_its_answer_holds_up_nobody(start):
     executor.restart(handles[0])
 
 
-def test_a_full_disk_on_the_workers_side_is_named(start):
+def test_a_full_disk_in_a_worker_is_reported(start):
     executor, (handle,) = start()
     started(executor)
     handle.send(ChunkRequest(evict=(FILL,)))
@@ -248,7 +235,7 @@ executor.wait(600)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a busy worker with its controller")
-def test_workers_idle_or_busy_end_by_themselves_when_the_controller_is_killed(tmp_path):
+def test_idle_and_busy_workers_exit_when_the_controller_is_killed(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", CONTROLLER]
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as controller:
@@ -256,10 +243,10 @@ def test_workers_idle_or_busy_end_by_themselves_when_the_controller_is_killed(tm
         controller.kill()
     assert len(pids) == 2
     for pid in pids:
-        wait_for_end(pid)
+        wait_for_exit(pid)
 
 
-def test_a_worker_whose_controller_is_gone_already_does_not_start():
+def test_a_worker_does_not_start_if_its_controller_is_already_dead():
     mine, theirs = os.pipe()
     command = [sys.executable, "-m", "sweeper.execute.serve", str(theirs), "1"]
     done = subprocess.run(command, cwd=ROOT, pass_fds=[theirs], timeout=WAIT_S, check=False)

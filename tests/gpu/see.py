@@ -1,4 +1,4 @@
-"""A worker that tells which CUDA devices it sees; importable by name, also in a process of its own."""
+"""A worker that reports which CUDA devices it sees; importable by name, also in a process of its own."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from sweeper.execute.base import Reply, Request, StudyOpened, WorkerReady
 
 
 class SeeingWorker:
-    """Its notes are ``name=value``: what it was told, how many devices it sees, and which the first one is."""
+    """Its notes are ``name=value``: the devices it was given, how many it sees, and the first one."""
 
     def __init__(self, index: int) -> None:
         self._index = index
 
     def start(self) -> WorkerReady:
-        total = torch.ones(3, device="cuda").sum().item()  # it can be used, too
+        total = torch.ones(3, device="cuda").sum().item()  # it can also be used
         seen = {
             "index": self._index,
-            "told": os.environ["CUDA_VISIBLE_DEVICES"],
+            "given": os.environ["CUDA_VISIBLE_DEVICES"],
             "count": torch.cuda.device_count(),
             "uuid": torch.cuda.get_device_properties(0).uuid,
             "total": total,

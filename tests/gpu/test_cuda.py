@@ -68,7 +68,7 @@ def test_a_trial_with_dropout_has_the_same_losses_alone_and_in_a_pack(data):
         torch.testing.assert_close(packed[trial.number], alone, rtol=1e-3, atol=1e-5)
 
 
-def test_a_trial_goes_on_from_its_checkpoint_on_the_device(data):
+def test_a_trial_continues_from_its_checkpoint_on_the_device(data):
     trial = spec(3, seed=5, **{"lora.dropout": 0.1})
     whole = losses_of(data, [trial])[3]
     pack = build_pack(device=CUDA)
@@ -86,7 +86,7 @@ def test_a_trial_goes_on_from_its_checkpoint_on_the_device(data):
 )
 def test_bfloat16_is_chosen_where_the_device_computes_in_it_and_stays_near_float32(data):
     dtype, why = choose_dtype("auto", CUDA)
-    assert (dtype, why) == (torch.bfloat16, "bfloat16, in which this GPU computes")
+    assert (dtype, why) == (torch.bfloat16, "bfloat16, which this GPU supports")
     rough, exact = losses_of(data, specs(), dtype=dtype), losses_of(data, specs())
     for number, losses in exact.items():
         torch.testing.assert_close(rough[number].mean(), losses.mean(), rtol=0.02, atol=0)
@@ -159,7 +159,7 @@ def test_each_worker_sees_one_device_and_it_is_its_own(tmp_path):
         executor.stop()
     assert all(isinstance(answer, WorkerReady) for answer in answers), answers
     seen = [dict(note.split("=", 1) for note in ready.notes) for ready in answers]
-    assert tuple(notes["told"] for notes in seen) == chosen.cuda
+    assert tuple(notes["given"] for notes in seen) == chosen.cuda
     assert {notes["count"] for notes in seen} == {"1"}
     assert len({notes["uuid"] for notes in seen}) == chosen.num_workers
 

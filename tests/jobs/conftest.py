@@ -1,4 +1,4 @@
-"""A folder of jobs, and a scheduler's programs that note what they are told."""
+"""A folder of jobs, and programs of schedulers that record their arguments."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def jobs_dir(tmp_path):
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """A machine with both schedulers, doubles that keep what they are told in this folder, and a home of its own."""
+    """A machine with both schedulers, doubles that record their arguments in this folder, and a home of its own."""
     folder = tmp_path / "machine"
     folder.mkdir()
     for name, text in (("systemctl", SYSTEMCTL), ("crontab", CRONTAB)):
@@ -69,8 +69,8 @@ def sweeper(monkeypatch, capsys, jobs_dir, machine):
         monkeypatch.setattr(sys, "argv", ["sweeper", "jobs", *arguments])
         with pytest.raises(SystemExit) as ended:
             main()
-        said = capsys.readouterr()
-        return ended.value.code, said.out, said.err
+        output = capsys.readouterr()
+        return ended.value.code, output.out, output.err
 
     return call
 

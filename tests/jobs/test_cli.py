@@ -81,7 +81,7 @@ def test_a_job_can_be_removed_when_its_file_is_gone(sweeper, jobs_dir, units):
     assert list(units.iterdir()) == []
 
 
-def test_removing_what_is_not_installed_says_what_is(sweeper):
+def test_removing_what_is_not_installed_lists_the_installed_jobs(sweeper):
     sweeper("install", "nightly")
     code, _, err = sweeper("remove", "nihgtly")
     assert code == 2
@@ -118,7 +118,7 @@ def test_the_status_shows_an_installed_job(sweeper, scheduler):
     assert log in out
 
 
-def test_the_status_says_when_a_job_has_changed_since_it_was_installed(sweeper, jobs_dir):
+def test_the_status_shows_when_a_job_has_changed_since_it_was_installed(sweeper, jobs_dir):
     sweeper("install", "nightly")
     (jobs_dir / "nightly.yaml").write_text('overrides: [dataset=trec]\nwindow: "20:00-07:00"\n')
     assert "the job has changed: install it" in " ".join(sweeper("status")[1].split())
@@ -128,7 +128,7 @@ OWN, NOBODY = "own", "nobody's"  # process numbers differ between the processes 
 
 
 @pytest.mark.parametrize(
-    ("end", "pid", "said"),
+    ("end", "pid", "text"),
     [
         ({}, OWN, "running: Session 1 started"),
         ({}, NOBODY, "interrupted: Session 1 started"),
@@ -136,7 +136,7 @@ OWN, NOBODY = "own", "nobody's"  # process numbers differ between the processes 
         ({"ended_at": BEGUN, "reason": "no disk", "has_failed": True}, None, "Session 1 failed"),
     ],
 )
-def test_the_status_describes_the_last_session(sweeper, jobs_dir, end, pid, said):
+def test_the_status_describes_the_last_session(sweeper, jobs_dir, end, pid, text):
     (jobs_dir / "nightly.yaml").write_text("overrides: [dataset=trec, name=mine]\n")
     store = TrialStore(jobs_dir.parent / "outputs" / "mine")
     session = SessionRecord(number=1, begun_at=BEGUN, saved_at=BEGUN, **end)
@@ -148,7 +148,7 @@ def test_the_status_describes_the_last_session(sweeper, jobs_dir, end, pid, said
             "since": utc_now().isoformat(timespec="seconds"),
         }
         store.paths.holder.write_text(json.dumps(holder))
-    assert said in " ".join(sweeper("status")[1].split())
+    assert text in " ".join(sweeper("status")[1].split())
 
 
 def test_addresses_come_from_the_environment_file_and_are_in_no_unit(sweeper, jobs_dir, machine, units):

@@ -30,33 +30,33 @@ def job(jobs_dir, tiny):  # noqa: F811 - the fixture
 
 
 def _run(job):
-    said = io.StringIO()
-    code = run_job(job, console=Console(file=said, width=200))
-    return code, said.getvalue()
+    output = io.StringIO()
+    code = run_job(job, console=Console(file=output, width=200))
+    return code, output.getvalue()
 
 
 def test_a_session_searches_in_the_jobs_folder_and_reports(job):
-    code, said = _run(job)
+    code, output = _run(job)
     assert code == 0
     report = job.folder / "outputs" / "tiny" / "report.md"
-    assert f"Report: {report}" in said
+    assert f"Report: {report}" in output
     assert "tiny" in report.read_text()
     assert len(SessionLog(job.folder / "outputs" / "tiny").read()) == 1
 
 
 def test_a_job_without_a_report_prints_no_report(job):
-    _, said = _run(dataclasses.replace(job, report=False))
-    assert "Report:" not in said
+    _, output = _run(dataclasses.replace(job, report=False))
+    assert "Report:" not in output
 
 
 def test_a_second_session_leaves_the_first_alone_and_exits_with_0(job):
     plan = plan_job(job)
     with hold(plan.store):
-        code, said = _run(job)
+        code, output = _run(job)
     assert code == 0
-    assert "sweep tiny is being run by process" in said
-    assert "This session of job mine exits" in said
-    assert "Report:" not in said
+    assert "sweep tiny is being run by process" in output
+    assert "This session of job mine exits" in output
+    assert "Report:" not in output
 
 
 def test_a_session_that_ends_in_an_error_reports_nevertheless(job, monkeypatch):
@@ -82,9 +82,9 @@ def test_a_session_ends_with_the_exit_code_of_its_sweep(job, monkeypatch):
 def test_outside_its_window_a_session_exits_with_0_and_searches_nothing(job):
     now = utc_now()
     times = [f"{now + timedelta(hours=hours):%H:%M}" for hours in (3, 4)]
-    code, said = _run(dataclasses.replace(job, window="-".join(times), time_zone="UTC"))
+    code, output = _run(dataclasses.replace(job, window="-".join(times), time_zone="UTC"))
     assert code == 0
-    assert times[0] in said
+    assert times[0] in output
     assert not list(job.folder.glob("outputs/tiny/studies/*/trials/*"))
 
 

@@ -34,7 +34,7 @@ def test_folder_and_virtual_environment_can_be_set(jobs_dir):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("widow: 22:00-07:00", "mine.yaml: widow=22:00-07:00: jobs have no such key. Did you mean 'window'? Keys: "),
         ("window: 22-7", "mine.yaml: window=22-7: a window is HH:MM-HH:MM"),
@@ -55,10 +55,10 @@ def test_folder_and_virtual_environment_can_be_set(jobs_dir):
         ),
     ],
 )
-def test_a_mistake_is_reported_with_key_value_rule_and_remedy(jobs_dir, text, said):
+def test_a_mistake_is_reported_with_key_value_rule_and_remedy(jobs_dir, text, message):
     with pytest.raises(ConfigError) as caught:
         load_job(_job(jobs_dir, text))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_jobs_are_looked_for_in_the_working_directory_first(jobs_dir, monkeypatc
     assert find_jobs_dir() == jobs_dir
 
 
-def test_without_a_folder_here_the_checkouts_jobs_are_taken(tmp_path, monkeypatch):
+def test_without_a_folder_here_the_jobs_of_the_checkout_are_used(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_jobs_dir() == ROOT / "jobs"
 
@@ -117,7 +117,7 @@ def test_the_job_in_the_documentation_is_valid(tmp_path):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "jobs").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_shipped_job_has_a_window_and_says_what_for(path):
+def test_every_shipped_job_has_a_window_and_a_description(path):
     job = load_job(path)
     assert job.windows
     assert job.description

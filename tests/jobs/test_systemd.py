@@ -25,7 +25,7 @@ def test_units_are_written_and_the_timer_started(machine, units):
     ]
 
 
-def test_removing_stops_the_timer_and_takes_the_units_away(machine, units):
+def test_removing_stops_the_timer_and_deletes_the_units(machine, units):
     Systemd().install("nightly", UNITS)
     (machine / "systemctl.calls").unlink()
     Systemd().remove("nightly")
@@ -88,12 +88,12 @@ def test_what_systemd_refuses_leaves_the_units_before(machine):
     ("answer", "scheduler"),
     [("running", "systemd"), ("degraded", "systemd"), ("starting", "systemd"), ("offline", "cron"), ("", "cron")],
 )
-def test_systemd_is_taken_where_its_user_manager_answers_else_cron(machine, answer, scheduler):
+def test_systemd_is_chosen_where_its_user_manager_answers_otherwise_cron(machine, answer, scheduler):
     (machine / "manager").write_text(answer + "\n")
     assert choose("auto").name == scheduler
 
 
-def test_without_systemctl_cron_is_taken(machine):
+def test_without_systemctl_cron_is_chosen(machine):
     (machine / "systemctl").unlink()
     assert choose("auto").name == "cron"
 

@@ -48,7 +48,7 @@ def _run(*command, **options):
 
 @pytest.fixture(params=["plain", 'my 50% of $HOME\'s "best"'])
 def job(request, tmp_path):
-    """A job in a folder with an ordinary name, and in one whose name has all that schedulers treat specially."""
+    """A job in a folder with an ordinary name, and in one whose name has every special character of schedulers."""
     folder = tmp_path / request.param / "jobs"
     folder.mkdir(parents=True)
     python = folder.parent / "env" / "bin" / "python"
@@ -68,11 +68,11 @@ def _verify(folder, texts):
     return _run(_tool("systemd-analyze"), "--user", "verify", *paths, env=environment).stderr
 
 
-def test_systemd_has_nothing_to_say_about_the_units(job, tmp_path):
+def test_systemd_accepts_the_units(job, tmp_path):
     assert _verify(tmp_path, render(job, "systemd")) == ""
 
 
-def test_systemd_would_complain_about_a_wrong_unit(job, tmp_path):
+def test_systemd_would_reject_a_wrong_unit(job, tmp_path):
     texts = {name: text.replace("KillMode=mixed", "KillMode=mixt") for name, text in render(job, "systemd").items()}
     assert "mixt" in _verify(tmp_path, texts)
 
@@ -87,7 +87,7 @@ def test_systemd_reads_the_times_as_they_are_meant(window, zone):
         assert f" *-*-* {meant.start_text}:00{' ' if zone else ''}{zone}" in done.stdout.replace(": *-*-*", ":  *-*-*")
 
 
-def test_cron_takes_the_crontab(job, tmp_path):
+def test_cron_accepts_the_crontab(job, tmp_path):
     crontab = _tool("crontab")
     (tmp_path / "table").write_text(render(job, "cron")["crontab"])
     # Debian's checks a table with -n, cronie's with -T.
@@ -108,7 +108,7 @@ def test_what_cron_hands_to_the_shell_runs_the_job_and_keeps_a_log(job):
     assert log.splitlines() == [f"<{word}>" for word in words]
 
 
-def test_the_script_for_slurm_is_bash_without_a_complaint(job, tmp_path):
+def test_shellcheck_accepts_the_script_for_slurm(job, tmp_path):
     script = tmp_path / "mine.sh"
     script.write_text(render(job, "slurm", resources=Resources(gpus=1))["mine.sh"])
     assert _run("bash", "-n", str(script)).returncode == 0
@@ -131,7 +131,7 @@ def test_slurm_knows_every_option_of_the_line_for_scrontab(job, tmp_path):
 
 
 def _sbatch(folder, text):
-    """Return what Slurm's parser says of a script; one that it understands fails only for want of a controller."""
+    """Return the messages of Slurm's parser; a script that it understands fails only because there is no controller."""
     (folder / "slurm.conf").write_text(SLURM_CONF)
     (folder / "script.sh").write_text(text)
     environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
@@ -139,7 +139,7 @@ def _sbatch(folder, text):
 
 
 @pytest.mark.parametrize(("end", "is_requeued"), [("exit 143", True), ("exit 0", False), ("exit 2", False)])
-def test_a_slurm_job_that_is_told_to_stop_drains_and_is_queued_again_if_it_is_not_done(job, tmp_path, end, is_requeued):
+def test_a_stopped_slurm_job_saves_its_work_and_is_queued_again_if_it_is_not_done(job, tmp_path, end, is_requeued):
     began, calls = tmp_path / "began", tmp_path / "calls"
     trap = f"trap 'echo drained >> \"{calls}\"; {end}' TERM"
     job.python.write_text(f'#!/bin/sh\n{trap}\ntouch "{began}"\nwhile :; do sleep 0.05; done\n')
@@ -204,6 +204,6 @@ def test_time_to_stop_covers_what_a_chunk_may_take(job):
     assert "terminationGracePeriodSeconds: 180" in pods
 
 
-def test_the_image_has_no_fault_that_hadolint_finds():
+def test_hadolint_accepts_the_image():
     done = _run(_tool("hadolint"), str(ROOT / "jobs" / "Dockerfile"))
     assert (done.returncode, done.stdout) == (0, "")

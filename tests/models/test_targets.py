@@ -60,12 +60,12 @@ def test_every_target_names_a_layer_in_each_block(model_type):
         assert len([name for name in names if is_matched(name, [target])]) >= 2
 
 
-def test_the_targets_that_are_wanted_are_taken():
+def test_targets_from_the_configuration_are_used():
     assert targets_for("bert", ["query", "value"]) == ("query", "value")
     assert targets_for("unheard_of", ["query"]) == ("query",)
 
 
-def test_an_unknown_architecture_tells_which_setting_helps():
+def test_the_error_for_an_unknown_architecture_names_the_key_to_set():
     with pytest.raises(ModelError, match=r"'qwen4'. Did you mean 'qwen[23]'.*Set model\.target_modules"):
         targets_for("qwen4", [])
 

@@ -119,7 +119,7 @@ def test_the_likeliest_choice_counts_as_the_answer():
 
 
 @pytest.mark.parametrize("loss", [math.inf, math.nan, 1e6])
-def test_a_loss_that_overflows_has_a_perplexity_all_the_same(loss):
+def test_a_loss_that_overflows_still_has_a_perplexity(loss):
     scores = Task().score(torch.tensor([[loss, 1.0]]), torch.tensor([[3, -1]]))
     assert not scores["perplexity"] < 1e300
 

@@ -43,7 +43,7 @@ def test_scores_agree_with_scikit_learn(task):
     assert scores["macro_f1"] == pytest.approx(f1_score(LABELS, PREDICTED, average="macro"))
 
 
-def test_a_label_that_nobody_has_or_claims_is_left_out_of_macro_f1(task):
+def test_a_label_that_is_neither_true_nor_predicted_is_left_out_of_macro_f1(task):
     assert task.score_labels(PREDICTED, LABELS, 7) == task.score_labels(PREDICTED, LABELS, 3)
 
 

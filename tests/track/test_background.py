@@ -19,7 +19,7 @@ LONG_S = 10.0
 
 
 class Recorder:
-    """Records what is sent; fails as often as a test says; blocks while `free` is not set."""
+    """Records what is sent; fails a given number of times; blocks while `free` is not set."""
 
     def __init__(self):
         self.sent, self.forgotten, self.paused = [], [], 0

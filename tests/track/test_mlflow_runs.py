@@ -27,7 +27,7 @@ def test_a_trial_is_one_flat_run_in_the_experiment_of_its_study(place):
     assert run.info.end_time - run.info.start_time == 60_000
 
 
-def test_curves_have_one_point_a_chunk_and_one_score_a_rung(place):
+def test_curves_have_one_point_per_chunk_and_one_score_per_rung(place):
     writer = place.connect()
     writer.show(study(), complete(), ())
     run_id = place.runs()[0].info.run_id

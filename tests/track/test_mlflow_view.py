@@ -61,13 +61,13 @@ def test_the_number_of_parameters_waits_until_it_is_known():
     assert run_params(study(), trial())["num_parameters"] == "1234"
 
 
-def test_tags_tell_state_origin_and_data():
+def test_tags_show_state_origin_and_data():
     tags = run_tags(study(), complete(), "s1")
     expected = {"state": "complete", "origin": "tpe", "seed": "5", "sweep": "s1", "dataset_fingerprint": "c0ffee" * 10}
     assert expected.items() <= tags.items()
 
 
-def test_a_failure_is_told_in_tags_and_in_the_description():
+def test_a_failure_is_shown_in_tags_and_in_the_description():
     failure = Failure(kind=FailureKind.NON_FINITE, message="loss became NaN" + "!" * 9000)
     tags = run_tags(study(), trial(state=TrialState.INFEASIBLE, failure=failure), "s1")
     assert tags["sweeper.failure.kind"] == "non_finite"
@@ -89,7 +89,7 @@ def test_status_of_each_state(state, status):
     assert run_status(TrialState(state)) == status
 
 
-def test_points_begin_after_the_chunk_already_shown():
+def test_points_start_after_the_chunk_already_shown():
     points = points_after(trial(chunks=4), 2)
     assert [(point.key, point.step) for point in points] == [
         ("train/loss", 3),
@@ -125,7 +125,7 @@ def test_the_summary_has_the_cost_even_without_a_score():
     assert values == {"cost/device_s": 0.5, "cost/rows": 250.0, "cost/tokens": 3000.0}
 
 
-def test_the_note_tells_objective_space_references_and_where_the_view_is():
+def test_the_note_describes_objective_space_references_and_where_the_view_is():
     note = experiment_note(study(references={"frozen_probe": {"accuracy": 0.65}}), "s1", "#/here")
     for part in ("validation/accuracy", "tag(log2,interval(1,64))", "frozen_probe", "0.6500", "(#/here)", "1000 train"):
         assert part in note

@@ -53,7 +53,7 @@ class LanguageData:
 
 
 def train_language(pack, lanes, data, chunks):
-    """Train lanes and return the mean loss a token of every micro-batch by trial number."""
+    """Train lanes and return the mean loss per token of every micro-batch by trial number."""
     steps = []
 
     def recorded(model, batch):

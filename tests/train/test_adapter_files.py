@@ -92,7 +92,7 @@ def test_every_number_of_a_lane_is_saved_and_nothing_else(data, tmp_path):
         assert torch.equal(loaded[name], tensor)
 
 
-def test_the_config_says_what_was_trained():
+def test_the_config_describes_what_was_trained():
     (lane,) = start(build_pack(), [spec(**{"lora.r": 6, "lora.alpha_ratio": 0.5, "lora.dropout": 0.1})])
     config = json.loads(lane.adapter_files("some/base", {"task_type": "SEQ_CLS"})["adapter_config.json"])
     assert config["base_model_name_or_path"] == "some/base"

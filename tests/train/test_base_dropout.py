@@ -21,7 +21,7 @@ def test_it_changes_the_losses(data):
     assert not torch.allclose(losses(0.3, [spec()], data)[0], losses(0.0, [spec()], data)[0], rtol=1e-3)
 
 
-def test_a_lane_has_the_same_losses_whoever_its_neighbours_are(data):
+def test_a_lane_has_the_same_losses_with_any_neighbours(data):
     alone = losses(0.3, [spec(1, seed=5)], data)
     among = losses(0.3, [spec(0, seed=4), spec(1, seed=5), spec(2, seed=6, **{"lora.dropout": 0.5})], data)
     torch.testing.assert_close(among[1], alone[1])

@@ -33,7 +33,7 @@ def test_every_chunk_has_the_same_sequence_of_lengths():
         assert sorted(shapes) == [[(4, length)] for length in lengths]
 
 
-def test_a_micro_batch_holds_rows_of_like_length():
+def test_a_micro_batch_has_rows_of_similar_length():
     rows, lengths = training(), [len(row) for row in token_rows(100)]
     for chunk in range(10):
         for index, picked in enumerate(rows.chunk(chunk)):
@@ -75,7 +75,7 @@ def test_epochs_are_shuffled_anew():
     assert not np.array_equal(rows.chunk(0), rows.chunk(5))
 
 
-def test_the_global_generators_are_left_alone():
+def test_the_global_generators_do_not_change():
     np.random.seed(1)
     torch.manual_seed(1)
     expected = np.random.rand(), torch.rand(1)
@@ -196,7 +196,7 @@ def test_a_device_with_memory_of_its_own_trains_a_micro_batch_at_once():
     assert np.array_equal(there.chunk(0), here.chunk(0))
 
 
-def test_a_micro_batch_that_cannot_be_divided_evenly_is_trained_whole():
+def test_a_micro_batch_that_cannot_be_divided_evenly_is_trained_in_one_pass():
     rows = of_lengths([100] * 15, micro_batch=15)
     assert len(rows.passes(0)) == 1
 

@@ -85,7 +85,7 @@ def test_a_trial_that_was_interrupted_ends_in_exactly_the_same_state(pack, data)
     assert torch.equal(state(lane), state(through))
 
 
-def test_a_trial_that_was_interrupted_may_go_on_in_another_pack(pack, data):
+def test_an_interrupted_trial_may_continue_in_another_pack(pack, data):
     trial, *others = with_dropout()
     alone = train(pack, start(pack, [trial]), data, 4)[trial.number]
     lanes = start(pack, [trial, others[0]])

@@ -42,7 +42,7 @@ def test_it_keeps_fewer_lanes_when_more_are_slower(pack, rows, monkeypatch):
     assert choose_lanes(pack, rows, row_loss, spec=spec(), limit=64).lanes == 2
 
 
-def test_it_heeds_the_limit(pack, rows, monkeypatch):
+def test_it_respects_the_limit(pack, rows, monkeypatch):
     tried = costs(monkeypatch, lambda _: 1.0)
     assert choose_lanes(pack, rows, row_loss, spec=spec(), limit=7).lanes == 4
     assert tried == [1, 2, 4]
@@ -57,7 +57,7 @@ def test_it_plans_within_the_free_memory(pack, rows, monkeypatch):
     assert "free memory" in choice.why
 
 
-def test_running_out_of_memory_ends_the_trying(pack, rows, monkeypatch):
+def test_running_out_of_memory_ends_the_measurement(pack, rows, monkeypatch):
     def seconds(lanes):
         if lanes > 2:
             raise MemoryError

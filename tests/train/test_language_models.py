@@ -48,7 +48,7 @@ def test_the_reference_learns_so_that_equal_losses_mean_something(rows):
     assert losses[-10:].mean() < losses[:10].mean() - 0.1
 
 
-def test_a_chunk_reports_the_mean_loss_a_token(rows):
+def test_a_chunk_reports_the_mean_loss_per_token(rows):
     pack = language_pack()
     (lane,) = start(pack, [spec(**{"train.learning_rate": 1e-12})])
     (outcome,) = pack.train_chunk([lane], rows.rows, Task().row_loss)

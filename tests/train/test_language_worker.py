@@ -96,7 +96,7 @@ def test_a_closed_set_is_learnt_and_compared_with_the_untuned_model(disk):
     assert reports[0].details[1]["num_parameters"] > 0
 
 
-def test_a_trial_interrupted_after_any_chunk_goes_on_bit_for_bit(disk):
+def test_a_trial_interrupted_after_any_chunk_continues_bit_for_bit(disk):
     trials = trial(1, **{"lora.dropout": 0.1}), trial(2, **{"lora.r": 12})
     worker, _ = opened(disk, "closed")
     through = run(worker, *trials)

@@ -18,7 +18,7 @@ LAYERS = st.tuples(st.lists(LORA, min_size=1, max_size=4).map(tuple), st.lists(H
 
 @given(layers=LAYERS, ranks=st.lists(st.integers(1, 9), min_size=1, max_size=4), more=st.integers(0, 5))
 @settings(deadline=None, max_examples=60)
-def test_what_was_padded_comes_back_whole(layers, ranks, more):
+def test_unpadding_restores_what_was_padded(layers, ranks, more):
     wide = Layout(max(ranks) + more, *layers)
     flats = [(rank, torch.randn(wide.with_rank(rank).size)) for rank in ranks]
     stacked = wide.pad(flats)

@@ -168,7 +168,7 @@ def test_a_lane_too_large_alone_is_trained_in_parts_and_ends_the_same(data):
     torch.testing.assert_close(parted.parameters, whole.parameters, rtol=1e-3, atol=1e-5)
 
 
-def test_what_did_not_fit_together_is_not_tried_together_again(lanes):
+def test_lanes_that_did_not_fit_together_are_not_tried_together_again(lanes):
     fallback, sizes = OutOfMemoryFallback(), []
 
     def work(group, _parts):

@@ -117,7 +117,7 @@ def admit(*trials):
     return ChunkRequest(admit=tuple(Admission(spec=each) for each in trials))
 
 
-def test_it_says_what_it_chose_for_the_device(disk):
+def test_it_reports_what_it_chose_for_the_device(disk):
     notes = make_worker(setup(disk), 3).start().notes
     assert notes[0] == "base weights: float32, set by model.dtype"
     assert notes[1].startswith("attention: eager")
@@ -211,14 +211,14 @@ def test_the_time_of_failing_lanes_is_charged_to_them(worker):
     assert report.costs[1].device_s == report.costs[2].device_s == pytest.approx(report.elapsed_s / 2)
 
 
-def test_a_chunk_in_which_all_lanes_fail_is_charged_whole(worker):
+def test_a_chunk_in_which_all_lanes_fail_is_charged_in_full(worker):
     bad = trial(2, **{"train.learning_rate": "fast"})
     report = worker.answer(admit(bad))
     assert report.costs[2].device_s == pytest.approx(report.elapsed_s) != 0
 
 
 def test_an_error_ends_its_own_trial_only(worker):
-    """Lane 2's learning rate is no number: an error, and no lack of memory."""
+    """Lane 2's learning rate is not a number: an error, but not for lack of memory."""
     bad = trial(2, **{"train.learning_rate": "fast"})
     report = worker.answer(admit(trial(1), bad))
     assert report.failures.keys() == {2}
@@ -228,7 +228,7 @@ def test_an_error_ends_its_own_trial_only(worker):
     assert worker.answer(ChunkRequest()).measurements.keys() == {1}
 
 
-def test_a_trial_goes_on_in_a_fresh_worker_from_a_reports_checkpoint(worker, disk):
+def test_a_trial_continues_in_a_new_worker_from_the_checkpoint_of_a_report(worker, disk):
     one = trial(1, **{"lora.dropout": 0.1})
     first = worker.answer(admit(one, trial(2)))
     rest = [worker.answer(ChunkRequest()) for _ in range(CHUNKS - 1)]
@@ -257,7 +257,7 @@ def dropping():
 
 
 def resumed(disk, through, chunks, *, numbers=(1, 2)):
-    """Train on in a fresh worker from the checkpoints after so many chunks; return the remaining reports."""
+    """Continue in a new worker from the checkpoints after some chunks; return the remaining reports."""
     worker = started(disk)
     worker.answer(study(disk))
     back = tuple(
@@ -270,7 +270,7 @@ def resumed(disk, through, chunks, *, numbers=(1, 2)):
 
 
 @pytest.mark.parametrize("chunks", range(1, CHUNKS))
-def test_a_trial_interrupted_after_any_chunk_goes_on_bit_for_bit(disk, through, chunks):
+def test_a_trial_interrupted_after_any_chunk_continues_bit_for_bit(disk, through, chunks):
     reports = resumed(disk, through, chunks)
     for found, expected in zip(reports, through[chunks:], strict=True):
         assert found.checkpoints == expected.checkpoints
@@ -280,7 +280,7 @@ def test_a_trial_interrupted_after_any_chunk_goes_on_bit_for_bit(disk, through, 
 
 
 @pytest.mark.parametrize("chunks", range(1, CHUNKS))
-def test_a_trial_interrupted_after_any_chunk_goes_on_alone_within_rounding(disk, through, chunks):
+def test_a_trial_interrupted_after_any_chunk_continues_alone_within_rounding(disk, through, chunks):
     reports = resumed(disk, through, chunks, numbers=(1,))
     for found, expected in zip(reports, through[chunks:], strict=True):
         assert found.measurements[1].metrics == pytest.approx(expected.measurements[1].metrics, rel=1e-4)
@@ -306,7 +306,7 @@ def test_the_probe_is_given_as_a_reference(disk):
     assert 0.6 < scores["validation/accuracy"] <= 1
 
 
-def test_target_modules_of_the_user_are_taken(disk):
+def test_target_modules_of_the_user_are_used(disk):
     worker = started(disk, target_modules=["query"])
     worker.answer(study(disk))
     assert worker.answer(admit(trial(1))).details[1]["num_parameters"] == 4 * 2 * 32 + 16 * 3 + 3

@@ -43,7 +43,7 @@ MIXED = [
 
 
 def spec(number=0, *, seed=0, **settings):
-    """Make a trial; settings as ``{"lora.r": 4}``."""
+    """Make a trial; hyperparameters as ``{"lora.r": 4}``."""
     merged = {**DEFAULTS, **settings}
     assert merged.keys() == DEFAULTS.keys()
     return make_spec(number, params={}, fixed=merged, study="tiny", seed=seed, origin="test")
@@ -120,12 +120,12 @@ row_loss, outputs = TASK.row_loss, TASK.outputs
 
 
 def examples(ids, labels=None):
-    """Make rows of a classification, all labelled 0 unless told."""
+    """Make rows of a classification, all labelled 0 by default."""
     return Examples(ids, labels or [0] * len(ids), [1.0] * len(ids))
 
 
 def start(pack, trials):
-    """Begin trials, in the order that the pack wants."""
+    """Start trials, in the order that the pack needs."""
     return sort_lanes([Lane.start(trial, pack.shape, pack.device) for trial in trials])
 
 
