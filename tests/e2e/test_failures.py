@@ -1,4 +1,4 @@
-"""Failures of a real sweep as its user sees them: on the screen, in the report, in the exit code."""
+"""Failures of a real sweep in the terminal, the report and the exit code."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_task_with_a_bug_ends_the_sweep_early_with_the_cause_and_an_exit_code(
 
 
 @pytest.mark.parametrize(("error", "code"), [(DiskFull("no space"), 4), (StorageDown("locked"), 5)])
-def test_causes_that_end_a_sweep_have_exit_codes_of_their_own(monkeypatch, capsys, error, code):
+def test_causes_that_end_a_sweep_have_their_own_exit_codes(monkeypatch, capsys, error, code):
     def run_sweep(*_args, **_kwargs):
         raise error
 
