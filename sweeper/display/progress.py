@@ -20,7 +20,7 @@ from sweeper.store.sessions import SessionLog, SessionRecord
 from sweeper.store.trials import TrialStore
 from sweeper.types import Cost, Phase, StudyRecord, TrialRecord, TrialState
 
-__all__ = ["StudyProgress", "progress_from_disk", "runs_progress", "study_progress"]
+__all__ = ["StudyProgress", "progress_from_disk", "progress_of_runs", "study_progress"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,7 +120,7 @@ def study_progress(
     )
 
 
-def runs_progress(
+def progress_of_runs(
     runs: Iterable[StudyRun], settings: SweepSettings, *, sessions: Sequence[SessionRecord], now: datetime | None
 ) -> list[StudyProgress]:
     """Return the progress of running studies.

@@ -9,7 +9,7 @@ from sweeper.config.settings import SweepSettings
 from sweeper.control.controller import Controller
 from sweeper.control.study_run import StudyRun
 from sweeper.display.live_view import LiveView
-from sweeper.display.progress import StudyProgress, runs_progress
+from sweeper.display.progress import StudyProgress, progress_of_runs
 from sweeper.store.health import Health, HealthFile
 from sweeper.store.ledger import Ledger
 from sweeper.sweep.session_recorder import SessionRecorder
@@ -58,7 +58,7 @@ class SweepMonitor:
     def progress(self) -> list[StudyProgress]:
         """Return the progress of the studies."""
         sessions, now = self._recorder.sessions_so_far()
-        return runs_progress(self._runs, self._settings, sessions=sessions, now=now)
+        return progress_of_runs(self._runs, self._settings, sessions=sessions, now=now)
 
     def __call__(self) -> None:
         """Record and show the current state."""

@@ -1,4 +1,4 @@
-"""Failures of a real sweep as its user sees them: on the screen, in the report, in the exit code."""
+"""Failures of a real sweep in the terminal, the report and the exit code."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def test_a_task_with_a_bug_ends_the_sweep_early_with_the_cause_and_an_exit_code(
         raise ValueError("labels and logits differ in shape")
 
     monkeypatch.setattr(Task, "row_loss", row_loss)
-    hopeless = [*tiny, "executor.retry_s=0", "budget.trials=30", "executor.abort_after_failures=4"]
-    code, _ = invoke("run", *hopeless)
+    overrides = [*tiny, "executor.retry_s=0", "budget.trials=30", "executor.abort_after_failures=4"]
+    code, _ = invoke("run", *overrides)
     assert code == 3
     store = TrialStore(tmp_path / "outputs" / "tiny")
     trials = store.trials(STUDY)
@@ -36,19 +36,19 @@ def test_a_task_with_a_bug_ends_the_sweep_early_with_the_cause_and_an_exit_code(
     assert {(trial.state, trial.failure.kind) for trial in trials} == {(TrialState.FAILED, FailureKind.ERROR)}
     assert "in row_loss" in trials[0].failure.traceback
     report = (store.root / "report.md").read_text()
-    assert "was aborted: all of its first" in report
+    assert "was aborted: its first" in report
     assert "error: ValueError: labels and logits differ in shape" in report
     code, shown = invoke("status", "tiny", "--outputs", str(tmp_path / "outputs"))
     assert code == 0
-    assert f"{STUDY} was aborted: all of its first" in shown
+    assert f"{STUDY} was aborted: its first" in shown
     assert re.search(r"tiny: \d failed \(error\)", shown)
     assert "Read the traceback" in shown
-    assert invoke("run", *hopeless)[0] == 3
+    assert invoke("run", *overrides)[0] == 3
     assert len(store.trials(STUDY)) == len(trials)
 
 
 @pytest.mark.parametrize(("error", "code"), [(DiskFull("no space"), 4), (StorageDown("locked"), 5)])
-def test_causes_that_end_a_sweep_have_exit_codes_of_their_own(monkeypatch, capsys, error, code):
+def test_causes_that_end_a_sweep_have_their_own_exit_codes(monkeypatch, capsys, error, code):
     def run_sweep(*_args, **_kwargs):
         raise error
 

@@ -1,4 +1,4 @@
-"""A sweep on worker processes that is stopped, killed, or started twice; the same command ends it."""
+"""A sweep on worker processes that is stopped or killed; the same command finishes it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 
 class Running:
-    """A sweep in a process of its own, which has trained a chunk or two."""
+    """A sweep in a separate process, which has trained a chunk or two."""
 
     def __init__(self, overrides, folder):
         self.overrides, self.folder = overrides, folder
@@ -55,9 +55,9 @@ class Running:
         return self.process.returncode
 
     def resume(self):
-        """End it in this process, with as few further trials as there can be."""
-        begun = len(self.store.trials(STUDY))
-        return sweeper.run([*self.overrides, "executor=inline", f"budget.trials={begun + 1}"])
+        """Finish it in this process, with as few further trials as possible."""
+        num_started = len(self.store.trials(STUDY))
+        return sweeper.run([*self.overrides, "executor=inline", f"budget.trials={num_started + 1}"])
 
     def in_optuna(self):
         storage = optuna.storages.RDBStorage(f"sqlite:///{self.store.root}/optuna.db")
@@ -93,18 +93,18 @@ def check_intact(sweep, result):
     for trial in trials:
         chunks = [measurement.chunk for measurement in trial.measurements]
         assert chunks == list(range(1, len(chunks) + 1))
-    stored = sweep.in_optuna()
-    assert [trial.number for trial in stored] == [trial.spec.number for trial in trials]
-    assert all(trial.state.is_finished() for trial in stored)
+    viewed = sweep.in_optuna()
+    assert [trial.number for trial in viewed] == [trial.spec.number for trial in trials]
+    assert all(trial.state.is_finished() for trial in viewed)
     assert result["studies"][0]["num_trials"] == len(trials)
 
 
 @pytest.mark.parametrize("running", [1], indirect=True)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_everything_and_the_same_command_resumes(running, number, code):
-    begin = time.monotonic()
+def test_after_a_signal_running_chunks_finish_and_the_same_command_resumes(running, number, code):
+    start = time.monotonic()
     assert running.end(number) == code
-    assert time.monotonic() - begin < 20
+    assert time.monotonic() - start < 20
     assert f"Stopped by {number.name}. Everything is saved" in running.stdout
     assert "Traceback" not in running.stderr
     for pid in running.workers:
@@ -117,7 +117,7 @@ def test_a_signal_saves_everything_and_the_same_command_resumes(running, number,
 
 
 @pytest.mark.parametrize("running", [2], indirect=True)
-def test_a_killed_controller_takes_its_workers_along_and_loses_no_trial(running):
+def test_workers_end_with_a_killed_controller_and_no_trial_is_lost(running):
     assert running.end(signal.SIGKILL) == -signal.SIGKILL
     assert len(running.workers) == 2
     for pid in running.workers:
@@ -132,7 +132,7 @@ def test_a_killed_controller_takes_its_workers_along_and_loses_no_trial(running)
 
 @pytest.mark.parametrize("running", [2], indirect=True)
 def test_killed_workers_are_replaced_and_their_trials_continue(running):
-    for pid in running.workers:  # it is unknown which of them trains
+    for pid in running.workers:  # it is not known which of them is training already
         os.kill(pid, signal.SIGKILL)
     wait_until(lambda: any(trial.failure for trial in running.store.trials(STUDY)), "a trial that lost its worker")
     assert running.end(signal.SIGTERM) == 143
@@ -144,7 +144,7 @@ def test_killed_workers_are_replaced_and_their_trials_continue(running):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="that SIGKILL ends a stopped process was tried on Linux only")
 @pytest.mark.parametrize("running", [(1, "executor.hang_timeout_min_s=5")], indirect=True, ids=["1"])
-def test_a_stopped_worker_is_taken_for_hung_and_replaced(running):
+def test_a_stopped_worker_counts_as_hung_and_is_replaced(running):
     os.kill(running.workers[0], signal.SIGSTOP)
     wait_until(lambda: any(trial.failure for trial in running.store.trials(STUDY)), "a trial that lost its worker")
     wait_for_exit(running.workers[0])

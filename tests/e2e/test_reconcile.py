@@ -1,4 +1,4 @@
-"""Damage made by hand to a sweep that is done, and what `sweeper reconcile` makes of it."""
+"""`sweeper reconcile` on finished sweeps that the tests damage."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def swept(tmp_path_factory, tiny_bert, tiny_cache):
 class Sweep:
     outputs: Path
     overrides: list[str]
-    said: str = ""
+    output: str = ""
 
     @property
     def store(self):
@@ -56,7 +56,7 @@ class Sweep:
     def reconcile(self, *, dry_run=False):
         page = io.StringIO()
         result = reconcile_sweep(self.store, console=Console(file=page, width=200), dry_run=dry_run)
-        self.said = page.getvalue()
+        self.output = page.getvalue()
         return result
 
     def records(self):
@@ -109,18 +109,18 @@ def truncate(path):
     path.write_bytes(content[: len(content) // 2])
 
 
-def test_places_that_agree_are_left_alone(sweep):
+def test_a_consistent_sweep_is_not_changed(sweep):
     before = sweep.files()
     assert sweep.reconcile()
-    assert "store, Optuna and MLflow agree" in sweep.said
+    assert "store, Optuna and MLflow agree" in sweep.output
     assert sweep.files() == before
 
 
-def test_a_dry_run_says_what_differs_and_changes_nothing(sweep):
+def test_a_dry_run_prints_differences_and_changes_nothing(sweep):
     truncate(sweep.folder(0) / "trial.json")
     before = sweep.files()
     assert not sweep.reconcile(dry_run=True)
-    assert "trial.json cannot be read" in sweep.said
+    assert "trial.json cannot be read" in sweep.output
     assert sweep.files() == before
 
 
@@ -196,7 +196,7 @@ def _sql(sweep, statement):
 DAMAGES = {
     "databases are gone": (remove_mlflow, remove_optuna),
     "databases are truncated": (truncate_mlflow, truncate_optuna),
-    "accounts are gone": (empty_mlflow, remove_ledger),
+    "records of spending are gone": (empty_mlflow, remove_ledger),
     "views were left running": (leave_running_in_mlflow, leave_running_in_optuna, leave_temporary_files),
     "views contradict": (repeat_in_mlflow, contradict_in_optuna, truncate_ledger),
     "views contradict and the study is truncated": (contradict_in_mlflow, truncate_study),
@@ -204,12 +204,12 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damages", DAMAGES.values(), ids=DAMAGES)
-def test_what_does_not_touch_a_record_is_repaired_from_the_store(sweep, damages):
+def test_databases_ledger_and_study_are_repaired_from_the_trial_records(sweep, damages):
     before = sweep.records()
     for damage in damages:
         damage(sweep)
-    assert sweep.reconcile(), sweep.said
-    assert "repaired" in sweep.said
+    assert sweep.reconcile(), sweep.output
+    assert "repaired" in sweep.output
     assert sweep.records() == before
     assert [(t.number, t.state.is_finished()) for t in sweep.in_optuna()] == [(n, True) for n in before if n < 9000]
     assert sorted(int(run.data.tags["trial"]) for run in sweep.runs()[1]) == sorted(before)
@@ -227,7 +227,7 @@ def test_a_damaged_database_is_kept(sweep):
 
 
 @pytest.mark.parametrize("what", ["truncated", "folder is empty", "folder is gone"])
-def test_a_damaged_record_comes_back_from_the_tracker(sweep, what):
+def test_a_damaged_record_is_restored_from_the_tracker(sweep, what):
     before = sweep.complete()
     folder = sweep.folder(before.spec.number)
     if what == "truncated":
@@ -236,32 +236,32 @@ def test_a_damaged_record_comes_back_from_the_tracker(sweep, what):
         shutil.rmtree(folder)
     if what == "folder is empty":
         folder.mkdir()
-    assert sweep.reconcile(), sweep.said
-    assert "restored from MLflow's copy" in sweep.said
+    assert sweep.reconcile(), sweep.output
+    assert "restored from MLflow's copy" in sweep.output
     assert sweep.records()[before.spec.number] == before
     assert (folder / "adapter" / "adapter_model.safetensors").exists()
     if what == "truncated":
         assert list(sweep.store.root.glob(f"damaged/*/studies/{STUDY}/trials/*/trial.json"))
 
 
-def test_a_damaged_adapter_comes_back_from_the_tracker(sweep):
+def test_a_damaged_adapter_is_restored_from_the_tracker(sweep):
     number = sweep.complete().spec.number
     weights = sweep.folder(number) / "adapter" / "adapter_model.safetensors"
     before = weights.read_bytes()
     truncate(weights)
-    assert sweep.reconcile(), sweep.said
+    assert sweep.reconcile(), sweep.output
     assert weights.read_bytes() == before
 
 
-def test_without_a_copy_a_damaged_trial_is_begun_anew_and_ends_as_before(sweep):
+def test_without_a_copy_a_damaged_trial_is_restarted_and_ends_as_before(sweep):
     before = sweep.complete()
     number = before.spec.number
     (sweep.outputs / "mlflow.db").unlink()
     (sweep.folder(number) / "trial.json").write_text("{")
-    assert sweep.reconcile(), sweep.said
-    assert "restarted with the same configuration" in sweep.said
-    anew = sweep.records()[number]
-    assert (anew.spec, anew.state, anew.measurements) == (before.spec, TrialState.RUNNING, ())
+    assert sweep.reconcile(), sweep.output
+    assert "restarted with the same configuration" in sweep.output
+    restarted = sweep.records()[number]
+    assert (restarted.spec, restarted.state, restarted.measurements) == (before.spec, TrialState.RUNNING, ())
     assert sweep.in_optuna()[number].state is optuna.trial.TrialState.RUNNING
     sweeper.run(sweep.overrides)
     after = sweep.records()
@@ -271,14 +271,14 @@ def test_without_a_copy_a_damaged_trial_is_begun_anew_and_ends_as_before(sweep):
     assert len([n for n in after if n < 9000]) == 5
 
 
-def test_a_truncated_checkpoint_lets_its_trial_begin_anew(sweep):
+def test_a_trial_with_a_truncated_checkpoint_is_restarted(sweep):
     record = sweep.complete()
     paused = dataclasses.replace(record, state=TrialState.RUNNING, measurements=record.measurements[:1], finished_at="")
     sweep.store.write_trial(paused, save({"parameters": np.zeros(9)}))
-    assert sweep.reconcile(), sweep.said
+    assert sweep.reconcile(), sweep.output
     truncate(sweep.folder(record.spec.number) / "checkpoint-1.safetensors")
-    assert sweep.reconcile(), sweep.said
-    assert "restarted" in sweep.said
+    assert sweep.reconcile(), sweep.output
+    assert "restarted" in sweep.output
     assert sweep.records()[record.spec.number].measurements == ()
 
 
@@ -295,28 +295,28 @@ def with_two_checkpoints(sweep):
     for chunk in (1, 2):
         trial = with_checkpoint(dataclasses.replace(trial, measurements=measurements[:chunk]), content)
         sweep.store.write_trial(trial, content)
-    assert sweep.reconcile(), sweep.said
+    assert sweep.reconcile(), sweep.output
     return trial.spec.number
 
 
 @pytest.mark.parametrize("damage", [truncate, flip_a_bit, Path.unlink])
-def test_a_damaged_checkpoint_sends_its_trial_back_to_the_one_before(sweep, damage):
+def test_a_trial_with_a_damaged_checkpoint_continues_from_the_one_before(sweep, damage):
     number = with_two_checkpoints(sweep)
     damage(sweep.folder(number) / "checkpoint-2.safetensors")
-    assert sweep.reconcile(), sweep.said
-    assert "continues after chunk 1" in sweep.said
+    assert sweep.reconcile(), sweep.output
+    assert "continues after chunk 1" in sweep.output
     assert sweep.records()[number].chunks_done == 1
 
 
 def test_a_damaged_checkpoint_that_is_not_the_latest_costs_nothing(sweep):
     number = with_two_checkpoints(sweep)
     flip_a_bit(sweep.folder(number) / "checkpoint-1.safetensors")
-    assert sweep.reconcile(), sweep.said
+    assert sweep.reconcile(), sweep.output
     assert sweep.records()[number].chunks_done == 2
-    assert sweep.reconcile(dry_run=True), sweep.said
+    assert sweep.reconcile(dry_run=True), sweep.output
 
 
-def test_a_sweep_that_runs_is_left_alone(sweep):
+def test_a_running_sweep_is_not_reconciled(sweep):
     with hold(sweep.store), pytest.raises(SweepLocked, match="is being run by process"):
         sweep.reconcile()
 
@@ -334,7 +334,7 @@ def test_the_command_line_takes_a_name_or_the_overrides(sweep, monkeypatch, caps
     assert "repaired" in capsys.readouterr().out
 
 
-def test_a_budget_that_was_spent_stays_spent_after_a_repair(sweep):
+def test_a_repair_does_not_reset_the_budget(sweep):
     remove_optuna(sweep)
     remove_ledger(sweep)
     sweep.reconcile()

@@ -1,4 +1,4 @@
-"""A whole sweep on a tiny model, from overrides to files; again, further, and with something changed."""
+"""Complete sweeps of a tiny model: from overrides to files, repeated, extended, and with changed settings."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def trial_files(folder):
     return {path: path.read_bytes() for path in sorted(folder.glob("studies/*/trials/*/trial.json"))}
 
 
-def test_the_result_is_what_best_json_holds(tiny, folder):
+def test_the_result_is_the_content_of_best_json(tiny, folder):
     result = sweeper.run(tiny)
     assert result == json.loads((folder / "best.json").read_text())
     (study,) = result["studies"]
@@ -58,16 +58,16 @@ def test_a_sweep_leaves_report_table_adapters_and_log(tiny, folder):
     assert "worker 0 is ready: base weights: float32" in (folder / "sweep.log").read_text()
 
 
-def test_the_status_is_told_from_disk(tiny, tmp_path, monkeypatch, capsys):
+def test_the_status_is_read_from_disk(tiny, tmp_path, monkeypatch, capsys):
     sweeper.run([*tiny, "budget.trials=2"])
     capsys.readouterr()
     monkeypatch.setattr(sys, "argv", ["sweeper", "status", "tiny", "--outputs", str(tmp_path / "outputs")])
     with pytest.raises(SystemExit) as ended:
         main()
-    said = capsys.readouterr().out
+    text = capsys.readouterr().out
     assert ended.value.code == 0
-    assert f"Sweep tiny, in {tmp_path / 'outputs' / 'tiny'}" in said.replace("\n", "")
-    assert "2 of 2" in said
+    assert f"Sweep tiny, in {tmp_path / 'outputs' / 'tiny'}" in text.replace("\n", "")
+    assert "2 of 2" in text
 
 
 def test_a_sweep_on_the_loss_is_minimised(tiny):
@@ -99,7 +99,7 @@ print("heavy:", heavy)
 """
 
 
-def test_a_sweep_that_is_done_says_so_at_once_and_changes_nothing(tiny, folder):
+def test_running_a_finished_sweep_again_exits_at_once_and_changes_nothing(tiny, folder):
     sweeper.run(tiny)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     command = [sys.executable, "-c", AGAIN, json.dumps(tiny)]
@@ -110,7 +110,7 @@ def test_a_sweep_that_is_done_says_so_at_once_and_changes_nothing(tiny, folder):
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
-def test_a_larger_budget_goes_on_with_the_same_trials(tiny, folder):
+def test_a_larger_budget_continues_with_the_same_trials(tiny, folder):
     sweeper.run(tiny)
     before = trial_files(folder)
     (study,) = sweeper.run([*tiny, "budget.trials=7"])["studies"]
@@ -131,13 +131,13 @@ def test_a_sweep_in_two_sessions_is_the_same_as_in_one(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("change", ["executor.lanes=2", "tracker=mlflow", "budget.device_hours=1"])
-def test_where_it_runs_may_change(tiny, change):
+def test_settings_of_place_may_change(tiny, change):
     sweeper.run(tiny)
     assert sweeper.run([*tiny, change])["studies"][0]["num_trials"] == 5
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "text"),
     [
         ("train.epochs=3", "train.epochs: 2 before, 3 now"),
         ("seed=1", "seed: 0 before, 1 now"),
@@ -145,24 +145,24 @@ def test_where_it_runs_may_change(tiny, change):
         ("dataset.files.train_rows=60", "dataset.files.train_rows: 64 before, 60 now"),
     ],
 )
-def test_a_changed_setting_is_not_mixed_into_a_sweep(tiny, folder, change, said):
+def test_a_sweep_is_not_resumed_with_changed_settings(tiny, folder, change, text):
     sweeper.run([*tiny, "budget.trials=1"])
     before = trial_files(folder)
     with pytest.raises(SweepMismatch) as caught:
         sweeper.run([*tiny, change])
-    assert said in str(caught.value)
+    assert text in str(caught.value)
     assert "name=second" in str(caught.value)
     assert trial_files(folder) == before
 
 
-def test_a_changed_file_is_not_mixed_into_a_sweep(tiny, tmp_path):
+def test_a_sweep_is_not_resumed_with_changed_data(tiny, tmp_path):
     sweeper.run([*tiny, "budget.trials=1"])
     write_rows(tmp_path / "rows.jsonl", seed=5)
     with pytest.raises(SweepMismatch, match="rows of tiny have changed"):
         sweeper.run([*tiny, "budget.trials=2"])
 
 
-def test_without_a_name_other_settings_are_another_sweep(tiny, tmp_path):
+def test_without_a_name_changed_settings_start_another_sweep(tiny, tmp_path):
     unnamed = [text for text in tiny if not text.startswith("name=")]
     sweeper.run([*unnamed, "budget.trials=1"])
     sweeper.run([*unnamed, "budget.trials=1", "seed=1"])
@@ -183,7 +183,7 @@ with hold(TrialStore(Path(sys.argv[1]))):
 """
 
 
-def test_a_second_controller_is_refused_while_the_first_runs(tiny, folder):
+def test_a_second_controller_is_rejected_while_the_first_is_running(tiny, folder):
     command = [sys.executable, "-c", HOLDER, str(folder)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
         assert first.stdout.readline() == "held\n"
@@ -193,21 +193,21 @@ def test_a_second_controller_is_refused_while_the_first_runs(tiny, folder):
     assert sweeper.run([*tiny, "budget.trials=1"])["studies"][0]["num_trials"] == 1
 
 
-# Mistakes that only data, model or sampler can tell: nothing is begun, so the mended command may have the same name.
+# Errors that only data, model or sampler reveal: nothing is stored, so the corrected command may use the same name.
 
 
 @pytest.mark.parametrize(
-    ("mistake", "said"),
+    ("mistake", "text"),
     [
         ("task.metric=acuracy", "Did you mean 'accuracy'?"),
         ("search.recipes=[{name: odd, params: {lora.rnk: 4}}]", "recipe 'odd' has an unknown key"),
         ("search.storage=postgres://x", "database"),
     ],
 )
-def test_a_late_mistake_leaves_no_sweep_behind(tiny, folder, mistake, said):
+def test_a_late_error_leaves_no_sweep_on_disk(tiny, folder, mistake, text):
     with pytest.raises(ConfigError) as caught:
         sweeper.run([*tiny, mistake])
-    assert said in str(caught.value)
+    assert text in str(caught.value)
     assert not (folder / "sweep.json").exists()
     assert sweeper.run([*tiny, "budget.trials=1"])["studies"][0]["num_trials"] == 1
 
