@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-__all__ = ["Clock", "utc_now"]
+__all__ = ["Clock", "timestamp", "utc_now"]
 
 Clock = Callable[[], datetime]
 """Returns the present time, UTC-aware."""
@@ -14,3 +14,8 @@ Clock = Callable[[], datetime]
 def utc_now() -> datetime:
     """Return the present time, UTC-aware."""
     return datetime.now(UTC)
+
+
+def timestamp(clock: Clock = utc_now) -> str:
+    """Return the present time as records store it: ISO 8601 with milliseconds, as trials may take less than one."""
+    return clock().isoformat(timespec="milliseconds")

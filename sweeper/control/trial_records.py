@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Mapping, Set
 
-from sweeper.clock import Clock, utc_now
+from sweeper.clock import Clock, timestamp, utc_now
 from sweeper.store.retention import adapters_to_keep
 from sweeper.store.trials import TrialStore
 from sweeper.track.base import Tracker
@@ -52,7 +52,7 @@ class TrialRecords:
 
     def start(self, spec: TrialSpec) -> None:
         """Record a trial that is about to train for the first time."""
-        self.write(TrialRecord(spec=spec, started_at=self._now()))
+        self.write(TrialRecord(spec=spec, started_at=timestamp(self.clock)))
 
     def write(self, trial: TrialRecord, checkpoint: bytes | None = None) -> None:
         """Write a trial to the store and show it.
@@ -67,7 +67,7 @@ class TrialRecords:
 
     def finish(self, trial: TrialRecord, state: TrialState) -> TrialRecord:
         """Record the final state of a trial; return the record."""
-        finished = dataclasses.replace(trial, state=state, finished_at=self._now(), checkpoints={})
+        finished = dataclasses.replace(trial, state=state, finished_at=timestamp(self.clock), checkpoints={})
         self.write(finished)
         return finished
 
@@ -122,6 +122,3 @@ class TrialRecords:
         paths = self.store.paths.trial(self.study.name, trial.spec.number)
         files = [paths.record, self.store.paths.sweep, paths.adapter] if trial.state.is_finished else []
         self._tracker.show(self.study, trial, [path for path in files if path.exists()])
-
-    def _now(self) -> str:
-        return self.clock().isoformat(timespec="milliseconds")

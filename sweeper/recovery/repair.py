@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 
+from sweeper.clock import timestamp
 from sweeper.control.resume import latest_intact
 from sweeper.errors import StoreError
 from sweeper.store.damage import Damage, DamageKind, is_adapter_intact, set_aside
@@ -82,7 +82,7 @@ class TrialRepair:
         if known is None or not known.params:
             return f"moved to damaged/{self.stamp}; its configuration is lost, so a new trial will replace it"
         spec = self.template.spec(number, known.params, known.origin)
-        return self._restart(TrialRecord(spec=spec, started_at=datetime.now(UTC).isoformat(timespec="seconds")))
+        return self._restart(TrialRecord(spec=spec, started_at=timestamp()))
 
     def _copy_of(self, number: int) -> TrialRecord | None:
         """Return MLflow's copy of a trial's record; None unless it is intact, of this trial, and finished."""

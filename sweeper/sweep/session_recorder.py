@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from sweeper.clock import Clock
+from sweeper.clock import Clock, timestamp
 from sweeper.config.settings import SweepSettings
 from sweeper.config.time_limit import find_time_limit
 from sweeper.config.time_windows import local_time
@@ -91,7 +91,9 @@ class SessionRecorder:
         self._ledger, self._spent_before_s = ledger, ledger.cost.device_s
         tallies = {study.study.name: _tally(study) for study in progress}
         self._save(
-            SessionRecord(begun_at=self._now(), saved_at="", number=self._sessions.next_number(), before=tallies)
+            SessionRecord(
+                begun_at=timestamp(self._clock), saved_at="", number=self._sessions.next_number(), before=tallies
+            )
         )
 
     def update(self, progress: Sequence[StudyProgress], ends_at: datetime | None) -> None:
@@ -100,7 +102,7 @@ class SessionRecorder:
         elapsed_s = self._since_s(record.begun_at)
         is_due = not record.predictions or elapsed_s >= 2 * self._since_s(record.begun_at, record.predictions[-1].at)
         if ends_at is not None and is_due:
-            prediction = Prediction(at=self._now(), ends_at=ends_at.isoformat(timespec="seconds"))
+            prediction = Prediction(at=timestamp(self._clock), ends_at=ends_at.isoformat(timespec="seconds"))
             record = dataclasses.replace(record, predictions=(*record.predictions, prediction))
             self._save_progress(record, progress)
         elif self._since_s(record.saved_at) >= _SAVE_EVERY_S:
@@ -123,7 +125,9 @@ class SessionRecorder:
             progress: The studies at its end.
             has_failed: Whether an error ended it.
         """
-        record = dataclasses.replace(self._started_record(), ended_at=self._now(), reason=reason, has_failed=has_failed)
+        record = dataclasses.replace(
+            self._started_record(), ended_at=timestamp(self._clock), reason=reason, has_failed=has_failed
+        )
         record = self._save_progress(record, progress)
         title = summary_title(self._store.root.name, record)
         text = self._summary_text(record, progress)
@@ -169,7 +173,7 @@ class SessionRecorder:
         return self._save(dataclasses.replace(record, after=tallies, device_s=spent_s))
 
     def _save(self, record: SessionRecord) -> SessionRecord:
-        self._record = dataclasses.replace(record, saved_at=self._now())
+        self._record = dataclasses.replace(record, saved_at=timestamp(self._clock))
         _write(self._sessions.path(record.number), to_bytes(self._record))
         return self._record
 
@@ -181,9 +185,6 @@ class SessionRecorder:
     def _since_s(self, moment: str, until: str = "") -> float:
         end = datetime.fromisoformat(until) if until else self._clock()
         return (end - datetime.fromisoformat(moment)).total_seconds()
-
-    def _now(self) -> str:
-        return self._clock().isoformat(timespec="milliseconds")
 
 
 def _write(path: Path, content: bytes) -> None:
