@@ -90,16 +90,19 @@ def prepare_database(uri: str) -> None:
 
     Two processes that open an empty database at the same time corrupt it, and so does a kill while its 65 tables are
     created. So one process creates them under a lock, in a temporary file, and moves the finished file into place.
+    An empty file counts as absent: SQLite creates one when a connection reopens a database that was moved away.
     """
     path = _sqlite_path(uri)
-    if path is None or path.exists():
+    if path is None or _has_content(path):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):
-        if path.exists():
+        if _has_content(path):
             return
         aside = path.with_name(f".{path.name}.tmp")
-        aside.unlink(missing_ok=True)
+        # A journal that was left behind would be played back into the new database.
+        for leftover in [*sqlite_files(aside), *sqlite_files(path)]:
+            leftover.unlink()
         _make_schema(f"{_SQLITE}{aside}")
         os.replace(aside, path)
 
@@ -143,6 +146,10 @@ def database_fault(uri: str) -> str:
 def _sqlite_path(uri: str) -> Path | None:
     path = uri.removeprefix(_SQLITE)
     return Path(path) if uri.startswith(_SQLITE) and path and path != ":memory:" else None
+
+
+def _has_content(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
 
 
 def _make_schema(uri: str) -> None:

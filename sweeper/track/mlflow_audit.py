@@ -32,10 +32,16 @@ class MlflowAudit:
     Args:
         uri: Tracking URI.
         sweep: Name of the sweep.
+
+    Raises:
+        TrackerError: The server or database cannot be used, e.g. since another version of MLflow wrote its schema.
     """
 
     def __init__(self, uri: str, *, sweep: str) -> None:
-        self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        try:
+            self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        except (MlflowException, OSError) as error:
+            raise _unreadable(error) from error
         self._sweep = sweep
 
     def read(self, study: str, metric: str) -> list[ViewedTrial] | None:
@@ -51,8 +57,7 @@ class MlflowAudit:
         try:
             return self._read(f"{self._sweep}/{study}", metric)
         except (MlflowException, OSError) as error:
-            cause = redact_urls(f"{type(error).__name__}: {error}").splitlines()[0]
-            raise TrackerError(f"MLflow cannot be read ({cause})") from error
+            raise _unreadable(error) from error
 
     def _read(self, name: str, metric: str) -> list[ViewedTrial] | None:
         experiment = self._client.get_experiment_by_name(name)
@@ -92,6 +97,11 @@ class MlflowAudit:
             return {}
         path = Path(folder.removeprefix("file://"))
         return {each.name: each.read_bytes() for each in path.glob("adapter_*")} if path.is_dir() else {}
+
+
+def _unreadable(error: Exception) -> TrackerError:
+    cause = redact_urls(f"{type(error).__name__}: {error}").splitlines()[0]
+    return TrackerError(f"MLflow cannot be read ({cause})")
 
 
 def _viewed(run: Run, metric: str) -> ViewedTrial:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -10,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.errors import ConfigError
+from sweeper.errors import ConfigError, TrackerError
 from sweeper.track import mlflow as ours
-from sweeper.track.mlflow import artifact_folder, prepare_database, set_environment, tracking_uri
+from sweeper.track.mlflow import artifact_folder, open_audit, prepare_database, set_environment, tracking_uri
 
 
 def test_the_default_is_a_database_in_the_outputs_folder_by_its_full_path(tmp_path, monkeypatch):
@@ -67,6 +69,33 @@ def test_an_interrupted_creation_leaves_no_partial_database(tmp_path, monkeypatc
     monkeypatch.setattr(ours, "_make_schema", made)
     prepare_database(f"sqlite:///{tmp_path}/mlflow.db")
     assert (tmp_path / "mlflow.db").read_bytes() == b"whole"
+
+
+def test_an_empty_file_and_its_journal_are_replaced_and_never_filled_in_place(tmp_path, monkeypatch):
+    # A connection that reopens a database that was moved away leaves an empty file. A kill while MLflow fills that one
+    # leaves some of its tables, and it refuses such a database from then on.
+    database = tmp_path / "mlflow.db"
+    database.touch()
+    stale = [tmp_path / "mlflow.db-journal", tmp_path / ".mlflow.db.tmp-journal"]
+    for journal in stale:
+        journal.write_bytes(b"stale")
+
+    def made(uri):
+        assert not any(journal.exists() for journal in stale)
+        assert uri != f"sqlite:///{database}"
+        Path(uri.removeprefix("sqlite:///")).write_bytes(b"whole")
+
+    monkeypatch.setattr(ours, "_make_schema", made)
+    prepare_database(f"sqlite:///{database}")
+    assert database.read_bytes() == b"whole"
+
+
+def test_reading_a_database_of_another_schema_is_an_error_of_ours(schema, tmp_path):
+    shutil.copy(schema, tmp_path / "mlflow.db")
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = '75868b020152'")
+    with pytest.raises(TrackerError, match="out-of-date database schema"):
+        open_audit(f"sqlite:///{tmp_path}/mlflow.db", sweep="s1")
 
 
 def test_an_existing_database_is_not_changed(tmp_path, monkeypatch):
