@@ -132,7 +132,7 @@ def test_a_failing_request_is_answered_with_its_traceback(start):
     handle.send(ChunkRequest(evict=(RAISE,)))
     ((_, reply),) = replies(executor, 1)
     assert isinstance(reply, WorkerFailed)
-    assert reply.message == "RuntimeError: told to fail"
+    assert reply.message == "RuntimeError: failed on command"
     assert "in _obey" in reply.traceback
 
 
@@ -148,7 +148,7 @@ def test_what_a_worker_prints_goes_to_its_log(start, tmp_path):
     started(executor)
     handle.send(ChunkRequest(evict=(RAISE,)))
     replies(executor, 1)
-    assert "told to fail" in (tmp_path / "logs" / "worker-0.log").read_text()
+    assert "failed on command" in (tmp_path / "logs" / "worker-0.log").read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
