@@ -17,8 +17,8 @@ from sweeper.display.progress import progress_from_disk
 from sweeper.display.tables import progress_table
 from sweeper.store.trials import TrialStore
 
-WIDTH = 88
-"""Columns of the picture: an ordinary terminal, and readable when GitHub scales it to a page."""
+WIDTH = 96
+"""Columns of the picture: a score and its trial fit on one line, and GitHub can scale it to a page."""
 
 
 def main(sweep: Path, target: Path) -> None:
