@@ -108,12 +108,13 @@ def _send_once(url: str, title: str, text: str) -> str:
 
 @cache
 def _load() -> ModuleType:
-    """Import Apprise and disable its logger, which logs host names; for some services these are tokens."""
+    """Import Apprise and silence its logger, which logs host names; for some services these are tokens."""
     with warnings.catch_warnings():
         # With its first URL, Apprise imports modules that Python has deprecated.
         warnings.simplefilter("ignore")
         import apprise
 
         apprise.Apprise.instantiate("json://localhost")
-    logging.getLogger("apprise").disabled = True
+    # A filter, since importing MLflow later enables loggers that are only disabled.
+    logging.getLogger("apprise").addFilter(lambda _record: False)
     return apprise
