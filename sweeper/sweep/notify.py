@@ -109,12 +109,12 @@ def _send_once(url: str, title: str, text: str) -> str:
 @cache
 def _load() -> ModuleType:
     """Import Apprise and silence its logger, which logs host names; for some services these are tokens."""
+    # A filter, since configuring logging anew would enable a logger that is only disabled.
+    logging.getLogger("apprise").addFilter(lambda _record: False)
     with warnings.catch_warnings():
         # With its first URL, Apprise imports modules that Python has deprecated.
         warnings.simplefilter("ignore")
         import apprise
 
         apprise.Apprise.instantiate("json://localhost")
-    # A filter, since importing MLflow later enables loggers that are only disabled.
-    logging.getLogger("apprise").addFilter(lambda _record: False)
     return apprise

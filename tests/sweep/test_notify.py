@@ -122,10 +122,9 @@ def test_one_entry_may_contain_several_urls(serve):
 
 
 def test_no_url_is_logged(serve, nobody, caplog):
-    deliver(serve(200).url)
-    # MLflow configures logging like this when it is imported, which enables every logger that was disabled before.
-    logging.config.dictConfig({"version": 1, "disable_existing_loggers": False})
     caplog.set_level(logging.DEBUG)
+    check_urls(NotifySettings(urls=["json://localhost"]))
+    logging.config.dictConfig({"version": 1, "disable_existing_loggers": False})  # enables loggers that were disabled
     deliver(serve(500).url, nobody)
     own = [record for record in caplog.records if record.name.startswith(("sweeper", "apprise"))]
     assert len(own) == 2
