@@ -133,7 +133,7 @@ def test_a_failing_request_is_answered_with_its_traceback(start):
     ((_, reply),) = replies(executor, 1)
     assert isinstance(reply, WorkerFailed)
     assert reply.message == "RuntimeError: failed on command"
-    assert "in _obey" in reply.traceback
+    assert "in _execute" in reply.traceback
 
 
 def test_a_worker_that_cannot_start_reports_why(start, tmp_path):
