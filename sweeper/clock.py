@@ -17,5 +17,5 @@ def utc_now() -> datetime:
 
 
 def timestamp(clock: Clock = utc_now) -> str:
-    """Return the present time as records store it: ISO 8601 with milliseconds, as trials may take less than one."""
+    """Return the present time as records store it, in ISO 8601. With milliseconds: a trial can take under a second."""
     return clock().isoformat(timespec="milliseconds")
