@@ -233,6 +233,9 @@ class StudyRecord:
     """``maximize`` or ``minimize``."""
     num_chunks: int
     """Chunks in a full trial."""
+    epochs: int
+    """Passes over the training rows in a full trial."""
+    chunks_per_epoch: int
     rungs: tuple[int, ...]
     """Chunks after which a trial is scored; the last one is ``num_chunks``."""
     rows_per_chunk: int

@@ -207,6 +207,19 @@ class TrainSettings:
     """How trials are trained."""
 
     learning_rate: float = key(1e-3, "Peak learning rate of AdamW.", at_least=1e-8, at_most=1, searchable=True)
+    head_lr_ratio: float = key(
+        10.0,
+        "Learning rate of the task head divided by that of the adapter.",
+        at_least=1e-3,
+        at_most=1e4,
+        searchable=True,
+    )
+    head_init: str = key(
+        "random",
+        "Initial head: random, or probe, a logistic regression on the frozen model's features.",
+        choices=("random", "probe"),
+        searchable=True,
+    )
     weight_decay: float = key(
         0.0, "Decoupled weight decay of AdamW; not on biases.", at_least=0, at_most=10, searchable=True
     )
@@ -231,9 +244,11 @@ class TrainSettings:
         "Rows of a lane in one forward pass; 0 uses the smallest batch_size of the space.",
         at_least=0,
     )
-    epochs: int = key(3, "Passes over the training rows.", at_least=1)
+    epochs: int = key(0, "Passes over the training rows; 0 chooses them by the number of rows.", at_least=0)
     chunks_per_epoch: int = key(
-        4, "Chunks per epoch; trials enter, leave and are checkpointed between chunks.", at_least=1
+        0,
+        "Chunks per epoch; trials enter, leave and are checkpointed between chunks. 0 makes about 12 in a trial.",
+        at_least=0,
     )
     max_grad_norm: float = key(
         1.0,

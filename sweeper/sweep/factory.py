@@ -17,9 +17,10 @@ from sweeper.control.trial_records import TrialRecords
 from sweeper.execute import make_executor
 from sweeper.execute.base import Executor, WorkerSetup
 from sweeper.store.trials import TrialStore
+from sweeper.sweep.plan import trial_template
 from sweeper.track import Tracker, make_tracker
 from sweeper.train import make_worker
-from sweeper.types import StudyRecord, TrialTemplate
+from sweeper.types import StudyRecord
 
 if TYPE_CHECKING:
     from sweeper.search.study import Search
@@ -76,7 +77,7 @@ def open_study_run(
     run = StudyRun(
         records,
         search,
-        TrialTemplate(record.name, Hyperparameters.of(settings), settings.seed),
+        trial_template(settings, record),
         num_trials=settings.budget.trials,
         executor=settings.executor,
         reference=reference,

@@ -5,6 +5,7 @@ Errors in the user's data or model are raised here, before any worker trains.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,13 +25,13 @@ from sweeper.figures.recipes import default_recipe
 from sweeper.figures.text import plural
 from sweeper.search.pruning import rung_chunks
 from sweeper.tasks import make_task
-from sweeper.train.chunks import ChunkPlan
+from sweeper.train.chunks import ChunkPlan, choose_chunks_per_epoch, choose_epochs
 from sweeper.types import StudyRecord, TrialSpec, TrialTemplate
 
 if TYPE_CHECKING:
     from sweeper.data.base import Splits
 
-__all__ = ["StudyPlan", "plan_model", "plan_study", "reference_recipe", "study_name"]
+__all__ = ["StudyPlan", "plan_model", "plan_study", "reference_recipe", "study_name", "trial_template"]
 
 _MOST_LANES = 64
 """Upper limit of ``executor.lanes=auto``. Another is a third of the budget, so that most trials start after results."""
@@ -43,6 +44,17 @@ class StudyPlan:
     record: StudyRecord
     opening: OpenStudy
     """The request that opens it on a worker."""
+
+    def resumed(self, record: StudyRecord) -> StudyPlan:
+        """Return the plan of a study that exists on disk: its trials keep the length that they started with."""
+        opening = dataclasses.replace(
+            self.opening,
+            micro_batch=record.micro_batch,
+            chunks_per_epoch=record.chunks_per_epoch,
+            epochs=record.epochs,
+            rungs=record.rungs,
+        )
+        return StudyPlan(record, opening)
 
 
 def study_name(settings: SweepSettings, dataset: DatasetSettings) -> str:
@@ -97,6 +109,12 @@ def plan_study(
     return _plan(config, dataset, splits)
 
 
+def trial_template(settings: SweepSettings, record: StudyRecord) -> TrialTemplate:
+    """Return what the trials of a study have in common: the settings, with the length that was chosen for the study."""
+    length = {"train.epochs": record.epochs, "train.chunks_per_epoch": record.chunks_per_epoch}
+    return TrialTemplate(record.name, Hyperparameters.of(settings).with_params(length), settings.seed)
+
+
 def reference_recipe(settings: SweepSettings, space: SearchSpace) -> tuple[str, Mapping[str, ParamValue]] | None:
     """Return name and values of the default recipe if the search will not try it, so that it is run as a reference."""
     recipe = default_recipe(settings.search)
@@ -121,11 +139,13 @@ def _check_keys(recipe: Recipe, fixed: Mapping[str, ParamValue]) -> None:
 def _plan(config: SweepConfig, dataset: DatasetSettings, splits: Splits) -> StudyPlan:
     settings, search = config.settings, config.settings.search
     metric, direction = _objective(settings, len(splits.labels))
+    num_rows = splits.num_rows["train"]
+    epochs = settings.train.epochs or choose_epochs(num_rows)
     chunks = ChunkPlan.of(
-        splits.num_rows["train"],
+        num_rows,
         micro_batch=micro_batch(settings, config.space),
-        chunks_per_epoch=settings.train.chunks_per_epoch,
-        epochs=settings.train.epochs,
+        chunks_per_epoch=settings.train.chunks_per_epoch or choose_chunks_per_epoch(epochs),
+        epochs=epochs,
     )
     record = StudyRecord(
         name=study_name(settings, dataset),
@@ -136,6 +156,8 @@ def _plan(config: SweepConfig, dataset: DatasetSettings, splits: Splits) -> Stud
         metric=metric,
         direction=direction,
         num_chunks=chunks.num_chunks,
+        epochs=chunks.epochs,
+        chunks_per_epoch=chunks.chunks_per_epoch,
         rungs=rung_chunks(chunks.num_chunks, min_chunks=search.min_chunks, reduction_factor=search.reduction_factor),
         rows_per_chunk=chunks.rows_per_chunk,
         micro_batch=chunks.micro_batch,
@@ -145,7 +167,7 @@ def _plan(config: SweepConfig, dataset: DatasetSettings, splits: Splits) -> Stud
         space=config.space.texts,
         num_available=splits.num_available,
     )
-    template = TrialTemplate(record.name, Hyperparameters.of(settings), settings.seed)
+    template = trial_template(settings, record)
     typical = template.spec(0, config.space.point((0.5,) * len(config.space)), "typical")
     return StudyPlan(record, _opening(record, settings, dataset, chunks, typical))
 
@@ -174,7 +196,7 @@ def _opening(
         max_length=settings.model.max_length,
         micro_batch=chunks.micro_batch,
         chunks_per_epoch=chunks.chunks_per_epoch,
-        epochs=settings.train.epochs,
+        epochs=chunks.epochs,
         rungs=record.rungs,
         seed=settings.seed,
         probe=False,

@@ -242,7 +242,7 @@ def _plan(config: SweepConfig, store: TrialStore, *, model_dir: Path, progress: 
                 f"the rows of {plan.record.dataset} have changed since sweep {store.root.name} started, so its trials "
                 "cannot be compared with new ones. Give the new sweep its own name, e.g. name=second"
             )
-    return [StudyPlan(known.get(plan.record.name, plan.record), plan.opening) for plan in plans]
+    return [plan.resumed(known[plan.record.name]) if plan.record.name in known else plan for plan in plans]
 
 
 def _write_records(store: TrialStore, settings: SweepSettings, plans: Sequence[StudyPlan]) -> None:

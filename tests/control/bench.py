@@ -179,6 +179,8 @@ def record(name: str) -> StudyRecord:
         name=name,
         dataset=name,
         num_chunks=RUNGS[-1],
+        epochs=2,
+        chunks_per_epoch=2,
         rungs=RUNGS,
         rows_per_chunk=10,
         micro_batch=2,
