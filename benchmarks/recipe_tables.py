@@ -23,7 +23,14 @@ def render(rows: Sequence[Row]) -> str:
     by_plan: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_plan[row["plan"]].append(row)
-    sections = {"head": _head, "before": _before, "length": _length, "lr": _rate, "screen": _screen}
+    sections = {
+        "head": _head,
+        "before": _before,
+        "length": _length,
+        "lr": _rate,
+        "screen": _screen,
+        "language": _language,
+    }
     parts = [draw(by_plan[name], by_plan) for name, draw in sections.items() if by_plan[name]]
     return "# Recipes\n\n" + _INTRODUCTION + "\n\n" + "\n\n".join([*parts, _early(rows), _best_rung(rows)]) + "\n"
 
@@ -138,6 +145,11 @@ def _screen(rows: Sequence[Row], _: Mapping[str, Sequence[Row]]) -> str:
             ]
         )
     return "## Other hyperparameters\n\nDifferences are paired by dataset and seed.\n\n" + table(header, lines)
+
+
+def _language(rows: Sequence[Row], by_plan: Mapping[str, Sequence[Row]]) -> str:
+    first, _, rest = _screen(rows, by_plan).partition("\n\n")
+    return f"{first}, language model\n\nSmolLM2-135M on TREC as instructions, 480 rows, 3 epochs. {rest}"
 
 
 def _paired(rows: Sequence[Row], name: str) -> list[float]:

@@ -66,16 +66,21 @@ class RecipeWorker(TrainingWorker):
     """A worker that scores the test rows, too.
 
     Args:
-        datasets: Settings of every dataset, by name.
+        datasets: Settings of every dataset of `variants`, by name.
         cache: Folder of fetched models and datasets.
+        experiment: Name of an experiment in conf, whose only dataset replaces those; empty for classification.
     """
 
-    def __init__(self, datasets: Mapping[str, Mapping[str, Any]], cache: Path) -> None:
-        config = compose(["dataset=trec", f"cache={cache}"])
-        model = config.settings.model
-        folder = plan_model(config.settings)
-        super().__init__(WorkerSetup(model=model, model_dir=folder, cache=cache, device="cpu", threads=1))
-        self._datasets, self._cache = datasets, cache
+    def __init__(self, datasets: Mapping[str, Mapping[str, Any]], cache: Path, experiment: str = "") -> None:
+        self._overrides = [f"experiment={experiment}" if experiment else "dataset=trec", f"cache={cache}"]
+        settings = compose(self._overrides).settings
+        folder = plan_model(settings)
+        super().__init__(WorkerSetup(model=settings.model, model_dir=folder, cache=cache, device="cpu", threads=1))
+        self._datasets = (
+            {experiment: next(iter(settings.dataset.values()))}
+            if experiment
+            else {name: DatasetSettings(**values) for name, values in datasets.items()}
+        )
         self.start()
 
     def train(self, jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -83,8 +88,7 @@ class RecipeWorker(TrainingWorker):
         first, shared = jobs[0], jobs[0]["params"]
         config = compose(
             [
-                "dataset=trec",
-                f"cache={self._cache}",
+                *self._overrides,
                 f"train.epochs={shared['train.epochs']}",
                 f"train.chunks_per_epoch={max(1, round(_CHUNKS / shared['train.epochs']))}",
                 f"train.batch_size={shared.get('train.batch_size', 16)}",
@@ -93,7 +97,7 @@ class RecipeWorker(TrainingWorker):
             ]
         )
         settings = config.settings
-        plan = plan_study(config, DatasetSettings(**self._datasets[first["dataset"]]), model_dir=self._setup.model_dir)
+        plan = plan_study(config, self._datasets[first["dataset"]], model_dir=self._setup.model_dir)
         num_chunks = plan.record.num_chunks
         rungs = tuple(sorted({-(-num_chunks * part // _SCORES) for part in range(1, _SCORES + 1)}))
         self.answer(dataclasses.replace(plan.opening, rungs=rungs))
@@ -151,7 +155,7 @@ class RecipeWorker(TrainingWorker):
         assert study is not None
         rows = self._evaluation_batches(study.task.examples(study.tokens, "test"), study.tokens.pad_token_id)
         outputs_KNF = study.pack.predict(lanes, rows, study.task.outputs)
-        return [round((values.argmax(1) == rows.targets).float().mean().item(), 4) for values in outputs_KNF]
+        return [round(study.task.score(values, rows.targets)["accuracy"], 4) for values in outputs_KNF]
 
 
 class _Smoothed:

@@ -1,7 +1,7 @@
 """Which recipe is a good default? Trains the default recipe with one or two things changed, on ten datasets.
 
     python benchmarks/recipes.py head before lr length      the tables behind train.head_lr_ratio, head_init and epochs
-    python benchmarks/recipes.py screen                  other hyperparameters, one at a time and in pairs
+    python benchmarks/recipes.py screen language         other hyperparameters, one at a time and in pairs
     python benchmarks/recipes.py --render                only writes recipes.md again, from the recorded rows
 
 Every lane is r=8, alpha=8, dropout 0, except for what its row names. Trials of a dataset train in packs, one process
@@ -105,7 +105,42 @@ def plan_screen() -> Iterator[Job]:
         yield {"dataset": dataset, "seed": seed, "name": name, "params": {**_epochs(dataset, 3000), **params}}
 
 
-PLANS = {"head": plan_head, "before": plan_before, "lr": plan_lr, "length": plan_length, "screen": plan_screen}
+_LANGUAGE: Mapping[str, Mapping[str, Any]] = {
+    "as it is": {},
+    "B at 4 times A's rate": {"b_lr_ratio": 4.0},
+    "B at 16 times A's rate": {"b_lr_ratio": 16.0},
+    "no warm-up": {"train.warmup_ratio": 0.0},
+    "cosine": {"train.lr_schedule": "cosine"},
+    "constant": {"train.lr_schedule": "constant"},
+    "weight decay 0.1": {"train.weight_decay": 0.1},
+    "batch of 8": {"train.batch_size": 8},
+    "alpha = 4 r": {"lora.alpha_ratio": 4.0},
+    "learning rate 3e-4": {_RATE: 3e-4},
+    "learning rate 3e-3": {_RATE: 3e-3},
+}
+
+
+def plan_language() -> Iterator[Job]:
+    """The same for a small language model that answers TREC as instructions, one seed."""
+    for name, params in _LANGUAGE.items():
+        experiment = "smollm2_trec"
+        yield {
+            "dataset": experiment,
+            "experiment": experiment,
+            "seed": 0,
+            "name": name,
+            "params": {_EPOCHS: 3, **params},
+        }
+
+
+PLANS = {
+    "language": plan_language,
+    "head": plan_head,
+    "before": plan_before,
+    "lr": plan_lr,
+    "length": plan_length,
+    "screen": plan_screen,
+}
 
 
 def main() -> None:
@@ -115,7 +150,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("~/.cache/sweeper"))
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--datasets", nargs="*", default=list(VARIANTS))
+    parser.add_argument("--datasets", nargs="*", default=[])
     parser.add_argument("--render", action="store_true")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -134,7 +169,8 @@ def main() -> None:
 def _measure(asked: argparse.Namespace, path: Path) -> None:
     known = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     done = {_identity(json.loads(line)) for line in known}
-    packs = [p for name in asked.plans for p in _packs(name, PLANS[name](), done) if p[0]["dataset"] in asked.datasets]
+    packs = [pack for name in asked.plans for pack in _packs(name, PLANS[name](), done)]
+    packs = [pack for pack in packs if not asked.datasets or pack[0]["dataset"] in asked.datasets]
     variants(asked.cache.expanduser())  # converted once, before two processes need it
     workers = [_start(asked.cache) for _ in range(min(asked.processes, len(packs)))]
     waiting = iter(packs)
@@ -160,7 +196,8 @@ def _packs(plan: str, jobs: Iterator[Job], done: set[str]) -> Iterator[list[Job]
         if _identity(job) not in done:
             groups.setdefault(json.dumps(shared), []).append(job)
     for group in groups.values():
-        yield from (group[first : first + _LANES] for first in range(0, len(group), _LANES))
+        lanes = 2 if group[0].get("experiment") else _LANES
+        yield from (group[first : first + lanes] for first in range(0, len(group), lanes))
 
 
 _SHARED = (_EPOCHS, "train.batch_size", "label_smoothing", "joint_clip", "b_lr_ratio")
@@ -197,9 +234,14 @@ def _serve(cache: Path) -> None:
     """Answer each line, a pack, with a line, the results of its trials."""
     from benchmarks.recipe_worker import RecipeWorker
 
-    worker = RecipeWorker(variants(cache), cache)
+    workers: dict[str, RecipeWorker] = {}
     for line in sys.stdin:
-        sys.stdout.write(json.dumps(worker.train(json.loads(line))) + "\n")
+        jobs = json.loads(line)
+        experiment = jobs[0].get("experiment", "")
+        if experiment not in workers:
+            workers.clear()  # one model in memory is enough
+            workers[experiment] = RecipeWorker(variants(cache), cache, experiment)
+        sys.stdout.write(json.dumps(workers[experiment].train(jobs)) + "\n")
         sys.stdout.flush()
 
 
