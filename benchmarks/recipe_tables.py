@@ -15,6 +15,7 @@ __all__ = ["render"]
 
 Row = Mapping[str, Any]
 _RATIO, _INIT, _RATE, _EPOCHS = "train.head_lr_ratio", "train.head_init", "train.learning_rate", "train.epochs"
+_EPOCHS_BEFORE = 3
 _HEADS = [(ratio, init) for init in ("random", "probe") for ratio in (1.0, 10.0, 30.0, 100.0)]
 
 
@@ -55,7 +56,8 @@ def _head(rows: Sequence[Row], _: Mapping[str, Sequence[Row]]) -> str:
 def _before(rows: Sequence[Row], by_plan: Mapping[str, Sequence[Row]]) -> str:
     now = dict(_means_by_dataset(_default_rows(by_plan)))
     lines = []
-    for of, found in _means(rows, lambda _: "before"):
+    same = [row for row in by_plan["head"] if _head_of(row) == (1.0, "random") and row["epochs"] == _EPOCHS_BEFORE]
+    for of, found in _means([*same, *rows], lambda _: "before"):
         new = now.get(of["dataset"])
         if new is not None:
             lines.append(
