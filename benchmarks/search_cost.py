@@ -3,8 +3,8 @@
     python benchmarks/search_cost.py <older sweep's folder> <newer sweep's folder>
 
 Reads two sweeps of the same datasets (`python -m benchmarks.variants` prints them as an experiment), each trained by
-its own version of sweeper. The cost of a search is counted in rows trained, by all its trials up to a moment, since both
-versions need about the same time for a row: unlike seconds, this does not depend on what else the machine did.
+its own version of sweeper. The cost of a search is counted in rows trained, by all its trials up to a moment. Both
+versions need about the same time for a row, and unlike seconds, rows do not depend on what else the machine did.
 Within a trial, rows are spread evenly over the time from its start to its end.
 """
 
