@@ -16,7 +16,15 @@ __all__ = ["render"]
 Row = Mapping[str, Any]
 _RATIO, _INIT, _RATE, _EPOCHS = "train.head_lr_ratio", "train.head_init", "train.learning_rate", "train.epochs"
 _EPOCHS_BEFORE = 3
-_HEADS = [(ratio, init) for init in ("random", "probe") for ratio in (1.0, 10.0, 30.0, 100.0)]
+_HEADS = [
+    (1.0, "random"),
+    (10.0, "random"),
+    (30.0, "random"),
+    (100.0, "random"),
+    (10.0, "probe"),
+    (30.0, "probe"),
+    (30.0, "probe, held-out strength"),
+]
 
 
 def render(rows: Sequence[Row]) -> str:
@@ -43,13 +51,19 @@ a table says otherwise. Validation accuracy on 400 rows (300 for trec_entity): t
 Means over seeds."""
 
 
-def _head(rows: Sequence[Row], _: Mapping[str, Sequence[Row]]) -> str:
-    scores = _means(rows, lambda row: (row["params"].get(_RATIO, 1.0), row["params"].get(_INIT, "random")))
+def _head(rows: Sequence[Row], by_plan: Mapping[str, Sequence[Row]]) -> str:
+    rows = [*rows, *by_plan["probe"]]
+    scores = [(of, found) for of, found in _means(rows, _head_of) if len(found) == len(_HEADS)]
+    early = _means(rows, _head_of, rung=0)
     header = ["dataset", "classes", "rows", "epochs", *(f"{init}, x{ratio:g}" for ratio, init in _HEADS)]
     lines = [[*_about(of), *(_score(found.get(head)) for head in _HEADS)] for of, found in scores]
     best = [(head, statistics.fmean(max(found.values()) - found[head] for _, found in scores)) for head in _HEADS]
     text = ", ".join(f"{init} x{ratio:g} {loss:.3f}" for (ratio, init), loss in best)
-    note = f"Mean distance from the best of a row: {text}."
+    first = ", ".join(
+        f"{init} x{ratio:g} {statistics.fmean(found[ratio, init] for _, found in early if (ratio, init) in found):.3f}"
+        for ratio, init in _HEADS
+    )
+    note = f"Mean distance from the best of a row: {text}.\n\nMean score after a quarter of the training: {first}."
     return f"## Learning rate of the head, and its initial values\n\n{table(header, lines)}\n\n{note}"
 
 
@@ -86,7 +100,7 @@ def _default_rows(by_plan: Mapping[str, Sequence[Row]]) -> list[Row]:
 
 def _length(rows: Sequence[Row], by_plan: Mapping[str, Sequence[Row]]) -> str:
     heads = [(10.0, "random"), (30.0, "random"), (10.0, "probe")]
-    same = [r for r in by_plan["head"] if r["seed"] == 0 and _head_of(r) in heads]
+    same = [r for r in [*by_plan["head"], *by_plan["probe"]] if r["seed"] == 0 and _head_of(r) in heads]
     found: dict[tuple[str, int], dict[tuple[float, str], float]] = defaultdict(dict)
     about: dict[str, Row] = {}
     for row in [*same, *rows]:
@@ -206,15 +220,16 @@ def _best_rung(rows: Sequence[Row]) -> str:
 
 
 def _head_of(row: Row) -> tuple[float, str]:
-    return row["params"].get(_RATIO, 1.0), row["params"].get(_INIT, "random")
+    strength = ", held-out strength" if row["params"].get("held_out_strength") else ""
+    return row["params"].get(_RATIO, 1.0), row["params"].get(_INIT, "random") + strength
 
 
-def _means(rows: Iterable[Row], key: Callable[[Row], Any]) -> list[tuple[Row, dict[Any, float]]]:
-    """Return a row of each dataset, with the mean final accuracy by key."""
+def _means(rows: Iterable[Row], key: Callable[[Row], Any], *, rung: int = -1) -> list[tuple[Row, dict[Any, float]]]:
+    """Return a row of each dataset, with the mean accuracy at a rung, the last one by default, by key."""
     found: dict[str, dict[Any, list[float]]] = defaultdict(lambda: defaultdict(list))
     about: dict[str, Row] = {}
     for row in rows:
-        found[row["dataset"]][key(row)].append(row["accuracy"][-1])
+        found[row["dataset"]][key(row)].append(row["accuracy"][rung])
         about.setdefault(row["dataset"], row)
     return [(about[name], {k: statistics.fmean(v) for k, v in keys.items()}) for name, keys in found.items()]
 

@@ -1,7 +1,7 @@
 """Trains the packs of `benchmarks.recipes` with sweeper's engine, and what it varies beyond sweeper's own settings.
 
 Those are rejected ideas, so they live here and not in sweeper: a rate of its own for B (LoRA+, arXiv:2402.12354), one
-gradient norm for adapter and head, label smoothing.
+gradient norm for adapter and head, label smoothing, an initial head whose strength was chosen on held-out rows.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from sweeper.config.settings import DatasetSettings
 from sweeper.execute.base import WorkerSetup
 from sweeper.sweep.plan import plan_model, plan_study
 from sweeper.train import bucket
+from sweeper.train.initial_head import head_values
 from sweeper.train.lane import Lane
 from sweeper.train.optim import LaneOptimizer, adamw_step, learning_rate_at
+from sweeper.train.probe import fit_probe
 from sweeper.train.worker import TrainingWorker
-from sweeper.types import Admission, ChunkReport, ChunkRequest, TrialTemplate
+from sweeper.types import Admission, ChunkReport, ChunkRequest, TrialSpec, TrialTemplate
 
 __all__ = ["RecipeWorker"]
 
@@ -32,7 +34,7 @@ _CHUNKS = 12
 """About how many chunks a trial has."""
 _SCORES = 4
 """Times that a trial is scored, after equal parts."""
-_EXTRAS = ("b_lr_ratio", "joint_clip", "label_smoothing")
+_EXTRAS = ("b_lr_ratio", "joint_clip", "label_smoothing", "held_out_strength")
 
 
 class _Optimizer(LaneOptimizer):
@@ -81,6 +83,7 @@ class RecipeWorker(TrainingWorker):
             if experiment
             else {name: DatasetSettings(**values) for name, values in datasets.items()}
         )
+        self._held_out_strength: set[int] = set()
         self.start()
 
     def train(self, jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -107,6 +110,7 @@ class RecipeWorker(TrainingWorker):
             template.spec(number, {k: v for k, v in job["params"].items() if k not in _EXTRAS}, "bench")
             for number, job in enumerate(jobs)
         ]
+        self._held_out_strength = {n for n, job in enumerate(jobs) if job["params"].get("held_out_strength")}
         rows = [{**job, "classes": len(plan.record.labels), "rows": plan.record.num_rows["train"]} for job in jobs]
         for row in rows:
             row |= {
@@ -148,6 +152,13 @@ class RecipeWorker(TrainingWorker):
         smoothing = extras.get("label_smoothing", 0.0)
         if smoothing:
             self._study = dataclasses.replace(self._study, task=_Smoothed(self._study.task, smoothing))
+
+    def _initial_head(self, study: Any, spec: TrialSpec) -> torch.Tensor | None:
+        if spec.number not in self._held_out_strength:
+            return super()._initial_head(study, spec)
+        train, last = self._train_once(study), study.pack.shape.head[-1]
+        features = study.pack.features(Lane.start(spec, study.pack.shape, self._device), train)
+        return head_values(fit_probe(features.head_inputs, train.targets, study.num_labels), last)
 
     def _test(self, lanes: Sequence[Lane]) -> list[float]:
         """Return each lane's accuracy on the test rows."""

@@ -1,6 +1,6 @@
 """Which recipe is a good default? Trains the default recipe with one or two things changed, on ten datasets.
 
-    python benchmarks/recipes.py head before lr length      the tables behind train.head_lr_ratio, head_init and epochs
+    python benchmarks/recipes.py head probe before lr length    the head's rate and initial values, and epochs
     python benchmarks/recipes.py screen language         other hyperparameters, one at a time and in pairs
     python benchmarks/recipes.py --render                only writes recipes.md again, from the recorded rows
 
@@ -46,12 +46,25 @@ def _epochs(dataset: str, rows_seen: int) -> dict[str, int]:
 
 
 def plan_head() -> Iterator[Job]:
-    """Head's learning rate and initial head, at the default learning rate and 3,000 rows seen, two seeds."""
+    """Head's learning rate, at the default learning rate and 3,000 rows seen, two seeds."""
     for seed, dataset in itertools.product((0, 1), VARIANTS):
-        for ratio, init in itertools.product(_RATIOS, ("random", "probe")):
-            length = _epochs(dataset, 8000 if dataset in _LARGE else 3000)
-            if not (seed and dataset in _LARGE):
-                yield {"dataset": dataset, "seed": seed, "params": {**length, _RATIO: ratio, _INIT: init}}
+        if not (seed and dataset in _LARGE):
+            for ratio in _RATIOS:
+                yield _head_job(dataset, seed, ratio, "random")
+
+
+def plan_probe() -> Iterator[Job]:
+    """The same with a head from a probe: a weak one, and one whose strength was chosen on held-out rows."""
+    for seed, dataset in itertools.product((0, 1), VARIANTS):
+        if not (seed and dataset in _LARGE):
+            yield _head_job(dataset, seed, 10.0, "probe")
+            yield _head_job(dataset, seed, 30.0, "probe")
+            yield _head_job(dataset, seed, 30.0, "probe", held_out_strength=True)
+
+
+def _head_job(dataset: str, seed: int, ratio: float, init: str, **extras: bool) -> Job:
+    length = _epochs(dataset, 8000 if dataset in _LARGE else 3000)
+    return {"dataset": dataset, "seed": seed, "params": {**length, _RATIO: ratio, _INIT: init, **extras}}
 
 
 def plan_before() -> Iterator[Job]:

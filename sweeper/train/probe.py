@@ -1,21 +1,18 @@
 """The probe: a logistic regression on the frozen model's features, without fine-tuning.
 
-It is the baseline that the best trial of a search must beat to be worth its adapter, and with ``train.head_init=probe``
-the head that a trial starts from (linear probing, then fine-tuning: Kumar et al. 2022, arXiv:2202.10054). Strength of
-regularisation and temperature are chosen by the log loss of training rows that a fit has not seen, never on the rows
-that score it.
+It is the baseline that the best trial of a search must beat to be worth its adapter. Its strength of regularisation is
+chosen by the log loss of training rows that a fit has not seen, never on the rows that score it. With
+``train.head_init=probe``, a weak one is the head that a trial starts from (see `initial_head`).
 
 Shapes: N rows, I features, C labels.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from scipy.optimize import minimize_scalar
 from torch.nn import functional as F
 
 __all__ = ["Probe", "fit_probe"]
@@ -24,10 +21,8 @@ _STRENGTHS = (0.1, 1.0, 10.0, 100.0)
 """Inverse regularisation, scikit-learn's C for features of unit length; from weak to strong weights."""
 _FOLDS = 4
 _MOST_ROWS_TO_CHOOSE = 4000
-"""Rows that strength and temperature are chosen on; the final fit uses all rows."""
+"""Rows that the strength is chosen on; the final fit uses all rows."""
 _ITERATIONS = 100
-_COLDEST = 8.0
-"""Logits are multiplied or divided by at most this much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +34,20 @@ class Probe:
     bias: torch.Tensor
     """``[C]``, zero if it was fitted without a bias."""
     strength: float
-    temperature: float
-    """Factor by which logits were divided after the fit, so that they are neither too sure nor too unsure."""
 
     def predict(self, features_NI: torch.Tensor) -> torch.Tensor:
         """Return the labels of rows, ``[N]`` int64."""
         return (features_NI @ self.weight.T + self.bias).argmax(1)
 
 
-def fit_probe(features_NI: torch.Tensor, labels_N: torch.Tensor, num_labels: int, *, has_bias: bool = True) -> Probe:
+def fit_probe(
+    features_NI: torch.Tensor,
+    labels_N: torch.Tensor,
+    num_labels: int,
+    *,
+    has_bias: bool = True,
+    strength: float | None = None,
+) -> Probe:
     """Fit a logistic regression.
 
     Args:
@@ -55,33 +55,28 @@ def fit_probe(features_NI: torch.Tensor, labels_N: torch.Tensor, num_labels: int
         labels_N: Their labels.
         num_labels: C; labels that no row has are allowed.
         has_bias: Whether it has a bias, which is not regularised.
+        strength: Inverse regularisation for features of unit length; the best on held-out rows if None.
     """
-    # One factor for all rows, so that the strengths mean the same for any model and the result is linear in features.
+    # One factor for all rows, so that strengths mean the same for any model and the result is linear in features.
     scale = features_NI.norm(dim=1).mean().clamp_min(1e-12)
     scaled_NI = features_NI / scale
-    strength, temperature = _choose(scaled_NI, labels_N, num_labels, has_bias=has_bias)
-    weights = _fit(scaled_NI, labels_N, num_labels, strength, has_bias=has_bias) / temperature
-    return Probe((weights[:-1] / scale).T.contiguous(), weights[-1], strength, temperature)
+    if strength is None:
+        strength = _choose_strength(scaled_NI, labels_N, num_labels, has_bias=has_bias)
+    weights = _fit(scaled_NI, labels_N, num_labels, strength, has_bias=has_bias)
+    return Probe((weights[:-1] / scale).T.contiguous(), weights[-1], strength)
 
 
-def _choose(
-    features_NI: torch.Tensor, labels_N: torch.Tensor, num_labels: int, *, has_bias: bool
-) -> tuple[float, float]:
-    """Return the strength and the temperature with the least log loss on held-out rows."""
-    logits = {strength: torch.zeros(0, num_labels) for strength in _STRENGTHS}
-    held_out = torch.zeros(0, dtype=torch.int64)
+def _choose_strength(features_NI: torch.Tensor, labels_N: torch.Tensor, num_labels: int, *, has_bias: bool) -> float:
+    """Return the strength with the least log loss on held-out rows; the weakest if there are too few rows."""
+    losses = dict.fromkeys(_STRENGTHS, 0.0)
     for seen, unseen in _folds(len(labels_N)):
-        held_out = torch.cat([held_out, labels_N[unseen]])
         start = None
         for strength in _STRENGTHS:
             # The weights of one strength are a good start for the next.
             start = _fit(features_NI[seen], labels_N[seen], num_labels, strength, has_bias=has_bias, start=start)
-            logits[strength] = torch.cat([logits[strength], features_NI[unseen] @ start[:-1] + start[-1]])
-    if not len(held_out):
-        return _STRENGTHS[0], 1.0
-    found = {strength: _temperature(values, held_out) for strength, values in logits.items()}
-    best = min(found, key=lambda strength: found[strength][1])
-    return best, found[best][0]
+            logits = features_NI[unseen] @ start[:-1] + start[-1]
+            losses[strength] += F.cross_entropy(logits, labels_N[unseen], reduction="sum").item()
+    return min(losses, key=lambda strength: losses[strength])
 
 
 def _folds(num_rows: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -89,17 +84,6 @@ def _folds(num_rows: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     fold = torch.arange(min(num_rows, _MOST_ROWS_TO_CHOOSE)) % _FOLDS
     for held_out in range(_FOLDS if num_rows >= 2 * _FOLDS else 0):
         yield (fold != held_out).nonzero()[:, 0], (fold == held_out).nonzero()[:, 0]
-
-
-def _temperature(logits_NC: torch.Tensor, labels_N: torch.Tensor) -> tuple[float, float]:
-    """Return the temperature with the least log loss, and that loss."""
-    found = minimize_scalar(
-        lambda log_t: F.cross_entropy(logits_NC / math.exp(log_t), labels_N).item(),
-        bounds=(-math.log(_COLDEST), math.log(_COLDEST)),
-        method="bounded",
-        options={"xatol": 0.01},
-    )
-    return math.exp(found.x), float(found.fun)
 
 
 def _fit(

@@ -34,7 +34,7 @@ from sweeper.tasks.base import Examples, TaskProtocol
 from sweeper.train.batches import EvaluationBatches, TrainingRows
 from sweeper.train.chunks import ChunkPlan
 from sweeper.train.divergence import find_diverged, loss_limit
-from sweeper.train.initial_head import head_values, initial_head, model_identity
+from sweeper.train.initial_head import STRENGTH, head_values, initial_head, model_identity
 from sweeper.train.lane import Lane
 from sweeper.train.lane_choice import choose_lanes, typical_rows
 from sweeper.train.out_of_memory import OutOfMemoryFallback
@@ -213,7 +213,9 @@ class TrainingWorker:
         def fit() -> torch.Tensor:
             train = self._train_once(study)
             features = study.pack.features(Lane.start(spec, study.pack.shape, self._device), train)
-            probe = fit_probe(features.head_inputs, train.targets, study.num_labels, has_bias=last.has_bias)
+            probe = fit_probe(
+                features.head_inputs, train.targets, study.num_labels, has_bias=last.has_bias, strength=STRENGTH
+            )
             return head_values(probe, last)
 
         # A head of several layers starts from the seed, and the probe reads what its first layers make.
