@@ -54,7 +54,7 @@ class Phase(enum.StrEnum):
 
     SEARCH = "search"
     REFERENCE = "reference"
-    """A recipe outside the space, trained for comparison; unknown to the sampler, not counted in the budget."""
+    """A recipe that is trained once for comparison; unknown to the sampler, not counted in the budget."""
 
 
 class Decision(enum.StrEnum):

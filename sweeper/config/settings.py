@@ -171,6 +171,10 @@ class TaskSettings:
         "accuracy",
         "Validation metric that the search optimises, e.g. accuracy or macro_f1; auto chooses one for the task and the data.",
     )
+    has_head: bool = key(
+        True,
+        "Whether the task adds a head to the model, which trials learn; the task's file sets it. Without a head, dimensions and recipes are read without their train.head_* keys.",
+    )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -276,7 +280,7 @@ class SpaceSettings:
 
 @dataclass(kw_only=True, slots=True)
 class Recipe:
-    """A known configuration, tried before the sampler proposes any."""
+    """A known configuration: tried before the sampler proposes any, or trained for comparison."""
 
     name: str = key("", "Name in reports, e.g. peft_default.")
     params: dict[str, Any] = key(
@@ -297,6 +301,10 @@ class SearchSettings:
     num_startup_trials: int = key(8, "Trials of a Sobol sequence before the sampler takes over.", at_least=0)
     recipes: list[Recipe] = key(
         [], "Known configurations, tried first; the first is the default recipe, the baseline of all comparisons."
+    )
+    references: list[Recipe] = key(
+        [],
+        "Known configurations, trained once at the end for comparison: outside the budget, and unknown to the sampler.",
     )
     grid_points: int = key(4, "grid: number of values of each continuous dimension.", at_least=1)
     pruner: str = key(
@@ -323,7 +331,10 @@ class ExecutorSettings:
     workers: int = key(
         0, "Worker processes; 0 starts one per CUDA device, or one per CPU core if there is no CUDA device.", at_least=0
     )
-    lanes: int | str = key(8, "Trials that a worker co-trains; auto tries 1, 2, 4, ... and keeps the fastest.")
+    lanes: int | str = key(
+        "auto",
+        "Trials that a worker co-trains. auto: a third of budget.trials for all workers of a study, at most 4 for each on a CPU; on CUDA a worker tries 1, 2, 4, ... and keeps the fastest.",
+    )
     device: str = key(
         "auto", "Device of the workers; auto uses CUDA if it is available.", choices=("auto", "cpu", "cuda")
     )
