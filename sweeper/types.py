@@ -248,6 +248,8 @@ class StudyRecord:
     """Unique rows available for training, of which ``num_rows["train"]`` are used; 0 if unknown."""
     references: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Metrics of baselines that are not trials, e.g. ``frozen_probe``."""
+    epochs: int = 0
+    """Epochs of a full trial; 0 if unknown, as in records of earlier versions."""
 
     def value(self, record: TrialRecord) -> float | None:
         """Return the objective of a trial: its metric at the latest rung, or None before the first."""
@@ -303,6 +305,8 @@ class ChunkReport:
     checkpoints: Mapping[int, bytes] = field(default_factory=dict)
     adapters: Mapping[int, Mapping[str, bytes]] = field(default_factory=dict)
     """Adapter files in PEFT's format, by name, of the trials that completed with this chunk."""
+    rung_adapters: Mapping[int, Mapping[str, bytes]] = field(default_factory=dict)
+    """The same of the trials that were scored after this chunk and are not complete yet."""
     failures: Mapping[int, Failure] = field(default_factory=dict)
     """Failures of trials, which have left the pack."""
     details: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)

@@ -144,6 +144,7 @@ def _plan(config: SweepConfig, dataset: DatasetSettings, splits: Splits) -> Stud
         num_rows=splits.num_rows,
         space=config.space.texts,
         num_available=splits.num_available,
+        epochs=settings.train.epochs,
     )
     template = TrialTemplate(record.name, Hyperparameters.of(settings), settings.seed)
     typical = template.spec(0, config.space.point((0.5,) * len(config.space)), "typical")
