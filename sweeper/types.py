@@ -306,6 +306,8 @@ class ChunkReport:
     checkpoints: Mapping[int, bytes] = field(default_factory=dict)
     adapters: Mapping[int, Mapping[str, bytes]] = field(default_factory=dict)
     """Adapter files in PEFT's format, by name, of the trials that completed with this chunk."""
+    rung_adapters: Mapping[int, Mapping[str, bytes]] = field(default_factory=dict)
+    """The same of the trials that were scored after this chunk and are not complete yet."""
     failures: Mapping[int, Failure] = field(default_factory=dict)
     """Failures of trials, which have left the pack."""
     details: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)

@@ -287,6 +287,7 @@ class StudyRun:
             self.records.keep_adapter(trial, report.adapters[number])
             self._finish(trial, TrialState.COMPLETE)
             return False
+        self.records.keep_rung_adapter(trial, report.rung_adapters.get(number, {}))
         checkpoint = report.checkpoints[number]
         self.records.write(with_checkpoint(trial, checkpoint), checkpoint)
         return self._decide(self.trials[number])

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Collection, Mapping, Set
 
 from sweeper.clock import Clock, timestamp, utc_now
-from sweeper.store.retention import adapters_to_keep
+from sweeper.store.retention import adapters_to_keep, rung_adapter_to_keep
 from sweeper.store.trials import TrialStore
 from sweeper.track.base import Tracker
 from sweeper.types import ChunkReport, Cost, Failure, Phase, StudyRecord, TrialRecord, TrialSpec, TrialState
@@ -44,6 +44,8 @@ class TrialRecords:
             store.tidy(trial)
             self.trials[trial.spec.number] = trial
         self._drop_adapters(adapters_to_keep(study, self.trials.values(), keep_adapters))
+        for trial in self.trials.values():
+            self._drop_rung_adapters(trial)
 
     @property
     def num_asked(self) -> int:
@@ -63,6 +65,7 @@ class TrialRecords:
         """
         self.trials[trial.spec.number] = trial
         self.store.write_trial(trial, checkpoint)
+        self._drop_rung_adapters(trial)
         self._show(trial)
 
     def finish(self, trial: TrialRecord, state: TrialState) -> TrialRecord:
@@ -113,10 +116,26 @@ class TrialRecords:
             self._adapters.add(number)
         self._drop_adapters(keep)
 
+    def keep_rung_adapter(self, trial: TrialRecord, files: Mapping[str, bytes]) -> None:
+        """Write the adapter of the rung that a running trial has just reached, if it is its best rung so far.
+
+        The caller writes the record afterwards, so a record's best rung always has an adapter.
+        """
+        chunk = trial.chunks_done
+        if files and rung_adapter_to_keep(self.study, trial, keeps_adapter=True) == chunk:
+            self.store.write_rung_adapter(self.study.name, trial.spec.number, chunk, files)
+
     def _drop_adapters(self, keep: Set[int]) -> None:
         for number in self._adapters - keep:
             self.store.drop_adapter(self.study.name, number)
-        self._adapters &= keep
+        dropped, self._adapters = self._adapters - keep, self._adapters & keep
+        for number in dropped & self.trials.keys():
+            self._drop_rung_adapters(self.trials[number])
+
+    def _drop_rung_adapters(self, trial: TrialRecord) -> None:
+        number = trial.spec.number
+        kept = rung_adapter_to_keep(self.study, trial, keeps_adapter=number in self._adapters)
+        self.store.drop_rung_adapters(self.study.name, number, but=kept)
 
     def _show(self, trial: TrialRecord) -> None:
         paths = self.store.paths.trial(self.study.name, trial.spec.number)

@@ -9,12 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sweeper.analysis.compare import Comparison, baseline, compare_with_default, standard_error
 from sweeper.config.settings import SweepSettings
 from sweeper.control.forecast import chunks_left
 from sweeper.control.study_run import StudyRun
+from sweeper.figures.baselines import Baseline, baseline_warning, beats_baselines, best_baseline
+from sweeper.figures.comparison import Comparison, compare_with_default, standard_error
 from sweeper.figures.ranking import best_running_trial, best_trial, finite_value
 from sweeper.figures.recipes import default_recipe, default_trial, recorded_default_recipe
+from sweeper.figures.rungs import best_rung_text
 from sweeper.figures.study_time import study_wall_s
 from sweeper.store.sessions import SessionLog, SessionRecord
 from sweeper.store.trials import TrialStore
@@ -69,9 +71,24 @@ class StudyProgress:
         return finite_value(self.study, self.default) if self.default else None
 
     @property
-    def baseline(self) -> tuple[str, float] | None:
-        """Name (``probe`` or ``untuned``) and score of the baseline without fine-tuning; None if not measured."""
-        return baseline(self.study)
+    def baseline(self) -> Baseline | None:
+        """The best score without an adapter; None if none was measured."""
+        return best_baseline(self.study)
+
+    @property
+    def beats_baselines(self) -> bool | None:
+        """Whether the best trial is clearly better than the best baseline; None without a baseline."""
+        return beats_baselines(self.study, self.best)
+
+    @property
+    def baseline_warning(self) -> str:
+        """A sentence which says that no adapter is clearly better than the best baseline; empty if one is."""
+        return baseline_warning(self.study, self.best)
+
+    @property
+    def best_rung(self) -> str:
+        """``best after epoch 2 of 3`` if an earlier rung of the best trial scored higher than its last; else empty."""
+        return best_rung_text(self.study, self.best) if self.best else ""
 
     @property
     def best_error(self) -> float | None:
