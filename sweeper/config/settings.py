@@ -212,7 +212,7 @@ class TrainSettings:
 
     learning_rate: float = key(1e-3, "Peak learning rate of AdamW.", at_least=1e-8, at_most=1, searchable=True)
     head_lr_ratio: float = key(
-        10.0,
+        30.0,
         "Learning rate of the task head divided by that of the adapter.",
         at_least=1e-3,
         at_most=1e4,
