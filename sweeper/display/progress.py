@@ -13,12 +13,12 @@ from sweeper.analysis.compare import Comparison, baseline, compare_with_default,
 from sweeper.config.settings import SweepSettings
 from sweeper.control.forecast import chunks_left
 from sweeper.control.study_run import StudyRun
-from sweeper.figures.ranking import best_trial, finite_value
-from sweeper.figures.recipes import default_recipe, default_trial, recorded_default_recipe
-from sweeper.figures.study_time import study_wall_s
+from sweeper.figures.ranking import finite_value
+from sweeper.figures.recipes import default_recipe, recorded_default_recipe
+from sweeper.figures.tally import TrialTally
 from sweeper.store.sessions import SessionLog, SessionRecord
 from sweeper.store.trials import TrialStore
-from sweeper.types import Cost, Phase, StudyRecord, TrialRecord, TrialState
+from sweeper.types import Cost, StudyRecord, TrialRecord, TrialState
 
 __all__ = ["StudyProgress", "progress_from_disk", "progress_of_runs", "study_progress"]
 
@@ -91,32 +91,26 @@ class StudyProgress:
         return self.cost.tokens / self.wall_s if self.wall_s > 0 else None
 
 
-def study_progress(
-    study: StudyRecord, trials: Iterable[TrialRecord], *, budget: int, wall_s: float, default: str
-) -> StudyProgress:
+def study_progress(study: StudyRecord, tally: TrialTally, *, budget: int, wall_s: float, default: str) -> StudyProgress:
     """Return the progress of a study.
 
     Args:
         study: The study.
-        trials: All its trials, references included.
+        tally: Counts and sums over its trials.
         budget: ``budget.trials``.
-        wall_s: Seconds for which the study ran: `study_wall_s`.
+        wall_s: Seconds for which the study ran: `TrialTally.wall_s`.
         default: Name of the default recipe, e.g. ``peft_default``.
     """
-    known = list(trials)
-    search = [trial for trial in known if trial.spec.phase is Phase.SEARCH]
-    counts = {state: sum(trial.state is state for trial in search) for state in TrialState}
-    num_running = sum(trial.state is TrialState.RUNNING for trial in known)
     return StudyProgress(
         study=study,
-        counts=counts,
+        counts=dict(tally.counts),
         budget=budget,
-        best=best_trial(study, known),
-        default=default_trial(known, default),
-        cost=sum((trial.cost for trial in known), Cost()),
+        best=tally.best,
+        default=tally.default(default),
+        cost=tally.cost,
         wall_s=wall_s,
-        left_s=_left_s(study, known, num_to_start=max(budget - len(search), 0), wall_s=wall_s),
-        num_running_references=num_running - counts[TrialState.RUNNING],
+        left_s=_left_s(study, tally, num_to_start=max(budget - tally.num_searched, 0), wall_s=wall_s),
+        num_running_references=len(tally.running) - tally.counts[TrialState.RUNNING],
     )
 
 
@@ -135,20 +129,18 @@ def progress_of_runs(
     default = recipe.name if recipe else ""
     found = []
     for run in runs:
-        trials = list(run.trials.values())
-        wall_s = study_wall_s(trials, sessions, now)
-        found.append(study_progress(run.record, trials, budget=settings.budget.trials, wall_s=wall_s, default=default))
+        wall_s, budget = run.tally.wall_s(sessions, now), settings.budget.trials
+        found.append(study_progress(run.record, run.tally, budget=budget, wall_s=wall_s, default=default))
     return found
 
 
-def _left_s(study: StudyRecord, trials: Sequence[TrialRecord], *, num_to_start: int, wall_s: float) -> float | None:
+def _left_s(study: StudyRecord, tally: TrialTally, *, num_to_start: int, wall_s: float) -> float | None:
     """Estimate the time left from the remaining chunks and the pace of those done so far."""
-    if not num_to_start and all(trial.state.is_finished for trial in trials):
+    if not num_to_start and not tally.running:
         return 0.0
-    chunks_done = sum(trial.chunks_done for trial in trials)
-    if chunks_done == 0 or wall_s <= 0:
+    if tally.chunks_done == 0 or wall_s <= 0:
         return None
-    return wall_s * chunks_left(study, trials, num_to_start=num_to_start) / chunks_done
+    return wall_s * chunks_left(study, tally, num_to_start=num_to_start) / tally.chunks_done
 
 
 def progress_from_disk(store: TrialStore, *, budget: int) -> list[StudyProgress]:
@@ -162,7 +154,7 @@ def progress_from_disk(store: TrialStore, *, budget: int) -> list[StudyProgress]
     sessions = SessionLog(store.root).read()
     progress = []
     for study in store.studies():
-        trials = store.trials(study.name)
-        wall_s = study_wall_s(trials, sessions)
-        progress.append(study_progress(study, trials, budget=budget, wall_s=wall_s, default=default))
+        tally = TrialTally(study, store.trials(study.name))
+        wall_s = tally.wall_s(sessions)
+        progress.append(study_progress(study, tally, budget=budget, wall_s=wall_s, default=default))
     return progress
