@@ -205,6 +205,8 @@ class TrialRecord:
     """Chunk at which the pruner last let the trial continue. If a kill interrupts a decision, it is requested again."""
     checkpoints: Mapping[int, str] = field(default_factory=dict)
     """SHA-256 of the checkpoints on disk, by chunk: the latest and the one before it."""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """What the search must know about its proposal to make later ones, e.g. its point in CMA-ES's coordinates."""
 
     @property
     def chunks_done(self) -> int:

@@ -10,6 +10,7 @@ from sweeper.display.final_view import caution, final_view
 from sweeper.display.live_view import LiveView
 from sweeper.display.progress import study_progress
 from sweeper.display.tables import final_table, progress_line, progress_table
+from sweeper.figures.tally import TrialTally
 from sweeper.types import TrialState
 from tests.builders import (
     SPACE,
@@ -30,7 +31,14 @@ LONG_SPACE = SPACE | {
 
 
 def progress_of(trials, *, study=None, budget=4, wall_s=90.0):
-    return study_progress(study or make_study(), trials, budget=budget, wall_s=wall_s, default="peft_default")
+    study = study or make_study()
+    return study_progress(
+        study,
+        TrialTally(study, trials),
+        budget=budget,
+        wall_s=wall_s,
+        default="peft_default",
+    )
 
 
 def drawn(shown, width=80):

@@ -1,6 +1,7 @@
 import pytest
 
 from sweeper.display.progress import study_progress
+from sweeper.figures.tally import TrialTally
 from sweeper.types import Phase, TrialState
 from tests.builders import make_default, make_infeasible, make_study, make_trial
 
@@ -8,9 +9,10 @@ RUNNING, PRUNED = TrialState.RUNNING, TrialState.PRUNED
 
 
 def progress_of(trials, *, study=None, budget=10, wall_s=100.0, num_references=0):
+    study = study or make_study()
     return study_progress(
-        study or make_study(),
-        trials,
+        study,
+        TrialTally(study, trials),
         budget=budget,
         wall_s=wall_s,
         default="peft_default",
