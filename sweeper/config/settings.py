@@ -315,7 +315,7 @@ class SearchSettings:
     reduction_factor: int = key(
         2, "Ratio of successive rungs; about one in this many trials passes a rung.", at_least=2
     )
-    min_chunks: int = key(3, "Chunks before the first rung.", at_least=1)
+    min_chunks: int = key(2, "Chunks before the first rung.", at_least=1)
     storage: str = key("", "Optuna storage URL; a SQLite file in the sweep's folder if empty.")
 
 

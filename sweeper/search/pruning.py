@@ -103,9 +103,9 @@ class _SuccessiveHalving(Pruner):
         bracket = self._bracket(number)
         # Optuna's rule keeps only the best of the first three, so an average early trial survives with probability 1/n
         # rather than 1/factor. Its `bootstrap_count` makes it worse: it *prunes* the first ones. Twice the reduction
-        # factor is the first number of other trials at which two pass.
-        has_peers = self._num_scored[chunk] - 1 >= 2 * self._factor
-        if not has_peers or self._rungs.index(chunk) < bracket:
+        # factor is the first number of trials of which two pass.
+        has_peers = self._num_scored[chunk] >= 2 * self._factor
+        if not has_peers or sum(rung < chunk for rung in self._rungs) < bracket:
             return False
         values = self._values[bracket, chunk]
         num_promoted = max(1, len(values) // self._factor)

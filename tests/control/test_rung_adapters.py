@@ -131,7 +131,7 @@ def test_a_kill_after_any_write_leaves_an_adapter_for_the_best_rung_of_every_rec
 
 def test_a_trial_that_repeats_a_chunk_from_a_rewound_record_has_no_adapter_of_the_future(bench, monkeypatch):
     with monkeypatch.context() as patch:
-        kill_at_write(patch, "write_trial", 15)
+        kill_at_write(patch, "write_trial", 10)
         with pytest.raises(Killed):
             bench.run()
     rewound = next(n for n, trial in bench.trials().items() if best_rung(STUDY, trial).chunk == 2)

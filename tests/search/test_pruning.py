@@ -59,7 +59,7 @@ def test_decisions_are_those_of_optuna(name, direction):
         scores[rung] = round(rng.gauss(0.5, 0.1), 2)  # rounded, so that there are ties
         trial.report(scores[rung], rung)
         pruner.record(trial.number, rung, scores[rung])
-        has_peers = name in ("none", "median") or peers[rung] >= 4
+        has_peers = name in ("none", "median") or peers[rung] >= 3
         peers[rung] += 1
         if rung == RUNGS[-1]:
             study.tell(trial, scores[rung])
