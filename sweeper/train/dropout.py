@@ -66,9 +66,11 @@ class LaneDropout:
         share = x.numel() // len(self._words)
         first, num_bytes = self._part * share, self._num_parts * share
         drawn = range(first // _BYTES, -(-(first + share) // _BYTES))
-        bits_KW = torch.zeros(len(self._words), len(drawn), dtype=torch.int64, device=x.device)
+        bits_KW = torch.empty(len(self._words), len(drawn), dtype=torch.int64, device=x.device)
         for row, words in zip(bits_KW, self._words, strict=True):
-            if words is not None:
+            if words is None:
+                row.zero_()  # below every level, so all is kept
+            else:
                 words.draw(row, drawn, -(-num_bytes // _BYTES))
         offset = first - drawn.start * _BYTES
         bytes_KN = bits_KW.view(torch.uint8)[:, offset : offset + share]
@@ -82,7 +84,6 @@ class _HostWords:
 
     def __init__(self, seed: int) -> None:
         self._bits = np.random.PCG64(seed)
-        self._generator = np.random.Generator(self._bits)
         self._marked = self._bits.state
 
     def mark(self) -> None:
@@ -95,7 +96,7 @@ class _HostWords:
         """Fill ``into`` with the words ``drawn`` of the next ``total``."""
         # Skipping words leaves the generator where the whole micro-batch would have left it.
         self._bits.advance(drawn.start)
-        words = self._generator.integers(0, 2**64 - 1, len(drawn), dtype=np.uint64, endpoint=True)
+        words = self._bits.random_raw(len(drawn))
         into.copy_(torch.from_numpy(words.view(np.int64)))
         self._bits.advance(total - drawn.stop)
 

@@ -148,6 +148,9 @@ class Layout:
 
     def _pairs(self, row: torch.Tensor, flat: torch.Tensor, rank: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield each part of a padded row with the part of the unpadded vector that belongs there."""
+        if rank == self.rank:  # most lanes; the parts below are two for each layer
+            yield row, flat
+            return
         # Padding adds rows to A and B, so a lane's values are not contiguous in the padded row; a head has no rank.
         own = self.with_rank(rank)
         wide, narrow = row[None], flat[None]

@@ -16,12 +16,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
+import psutil
 import torch
 from torch import nn
 
 from sweeper.errors import ModelError
 from sweeper.models.first_token import all_tokens, narrow_layers
-from sweeper.models.linear import check_linear, weight_of
+from sweeper.models.linear import check_linear, may_reorder, weight_of
 from sweeper.models.targets import group_targets
 from sweeper.tasks.base import Batch
 from sweeper.train.batches import EvaluationBatches, TrainingRows
@@ -87,7 +88,8 @@ class Pack:
         weights = [weight_of(_linear(model, name)) for name in targets]
         groups = group_targets(targets, alone=narrow_layers(model))
         self._sizes = [len(group) for group in groups]
-        self._lora = [_replace_group(model, group, self._state) for group in groups]
+        reorder = may_reorder(sum(weight.nbytes for weight in weights), psutil.virtual_memory().available)
+        self._lora = [_replace_group(model, group, self._state, reorder=reorder) for group in groups]
         self._base_dropout = base_dropout
         if base_dropout:
             _replace_dropout(model, self._state, base_dropout)
@@ -267,8 +269,8 @@ def _groups(lanes: Sequence[Lane]) -> list[list[Lane]]:
     return [list(group) for _, group in itertools.groupby(lanes, key=lambda lane: bucket_rank(lane.layout.rank))]
 
 
-def _replace_group(model: nn.Module, names: Sequence[str], state: PackState) -> LoraGroup:
-    group = LoraGroup([_linear(model, name) for name in names], state)
+def _replace_group(model: nn.Module, names: Sequence[str], state: PackState, *, reorder: bool) -> LoraGroup:
+    group = LoraGroup([_linear(model, name) for name in names], state, reorder=reorder)
     for index, name in enumerate(names):
         model.set_submodule(name, PackedLora(group, index))
     return group

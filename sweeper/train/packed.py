@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sweeper.models.linear import bias_of, product, weight_of
+from sweeper.models.linear import FrozenWeight, bias_of, weight_of
 from sweeper.train.dropout import LaneDropout, keep, keep_
 
 __all__ = ["HeadSegment", "LoraGroup", "LoraSegment", "PackState", "PackedDropout", "PackedHead", "PackedLora"]
@@ -76,13 +76,15 @@ class LoraGroup:
     Args:
         layers: The frozen layers, in the order of the outputs.
         state: The state of the pack.
+        reorder: Passed to `FrozenWeight`.
     """
 
-    def __init__(self, layers: Sequence[nn.Module], state: PackState) -> None:
+    def __init__(self, layers: Sequence[nn.Module], state: PackState, *, reorder: bool = False) -> None:
         weights = [weight_of(layer) for layer in layers]
         self.widths = [len(weight) for weight in weights]
-        self.weight = weights[0] if len(weights) == 1 else torch.cat(weights)
-        self.bias = _stacked_bias([bias_of(layer) for layer in layers], weights)
+        weight = weights[0] if len(weights) == 1 else torch.cat(weights)
+        bias = _stacked_bias([bias_of(layer) for layer in layers], weights)
+        self.frozen = FrozenWeight(weight, bias, reorder=reorder)
         self.state = state
         self.segments: Sequence[LoraSegment] = ()
         self._pending: tuple[torch.Tensor, dict[int, torch.Tensor]] | None = None
@@ -105,7 +107,7 @@ class LoraGroup:
 
     def _outputs(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         if not self.segments:
-            return torch.split(product(x, self.weight, self.bias), self.widths, -1)
+            return torch.split(self.frozen.forward(x), self.widths, -1)
         mask = None if self.state.dropout is None else self.state.dropout.mask(x)
         result: tuple[torch.Tensor, ...] = _LoraFunction.apply(x, self.state.anchor, mask, self)  # type: ignore[no-untyped-call]
         return result
@@ -116,7 +118,7 @@ class PackedLora(nn.Module):
 
     def __init__(self, group: LoraGroup, index: int) -> None:
         super().__init__()
-        self.weight = torch.split(group.weight, group.widths)[index]
+        self.weight = torch.split(group.frozen.weight, group.widths)[index]
         self.group, self._index = group, index
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -131,7 +133,7 @@ class _LoraFunction(torch.autograd.Function):
     def forward(
         ctx: Any, x: torch.Tensor, anchor: torch.Tensor, mask: torch.Tensor | None, group: LoraGroup
     ) -> tuple[torch.Tensor, ...]:
-        y = product(x, group.weight, group.bias)
+        y = group.frozen.forward(x)
         lanes = group.state.num_lanes
         y_KNO = y.view(lanes, -1, y.shape[-1])
         dropped = x if mask is None else keep(x, mask)
@@ -158,7 +160,7 @@ class _LoraFunction(torch.autograd.Function):
         grad_y_KNO = grad_y.view(lanes, -1, grad_y.shape[-1])
         x_KNI = dropped.reshape(lanes, -1, dropped.shape[-1])
         # The first adapted layer of a model has an input without a gradient, which saves the largest product.
-        grad_x = grad_y @ group.weight if ctx.needs_input_grad[0] else None
+        grad_x = group.frozen.backward(grad_y) if ctx.needs_input_grad[0] else None
         # Without dropout, the adapters add to grad_x in place; with it, their part must be masked before it is added.
         into = grad_x if ctx.mask is None or grad_x is None else torch.empty_like(grad_x)
         for segment, h_kNS in zip(group.segments, hidden, strict=True):

@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from sweeper.errors import WorkerLost
 from sweeper.execute.base import WorkerFailed
-from sweeper.execute.process import ProcessExecutor
+from sweeper.execute.process import ProcessExecutor, memory_variables, worker_environment
 from sweeper.types import Admission, ChunkReport, ChunkRequest, FailureKind
 from tests.builders import make_spec
 from tests.doubles import wait_for_exit, wait_until
@@ -65,13 +66,38 @@ def test_a_worker_on_the_cpu_sees_no_device(start, monkeypatch):
     assert started(executor)[0]["CUDA_VISIBLE_DEVICES"] == ""
 
 
-@pytest.mark.parametrize(("set_by_the_user", "expected"), [(None, "32"), ("500", "500")])
-def test_caches_of_products_are_small_unless_the_user_sets_them(start, monkeypatch, set_by_the_user, expected):
+@pytest.mark.parametrize(
+    ("free_gb", "set_by_the_user", "expected"), [(3, None, "32"), (4, None, "1024"), (3, "500", "500"), (4, "50", "50")]
+)
+def test_caches_of_products_are_as_large_as_memory_allows_unless_the_user_sets_them(
+    start, monkeypatch, free_gb, set_by_the_user, expected
+):
     monkeypatch.delenv("LRU_CACHE_CAPACITY", raising=False)
     if set_by_the_user:
         monkeypatch.setenv("LRU_CACHE_CAPACITY", set_by_the_user)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=free_gb * 2**30))
     executor, _ = start()
     assert started(executor)[0]["LRU_CACHE_CAPACITY"] == expected
+
+
+def test_the_log_of_a_worker_names_its_memory_settings(start, monkeypatch, tmp_path):
+    monkeypatch.setenv("LRU_CACHE_CAPACITY", "77")
+    start()
+    assert "LRU_CACHE_CAPACITY=77" in (tmp_path / "logs" / "worker-0.log").read_text()
+
+
+def test_workers_share_the_free_memory(monkeypatch):
+    for name in memory_variables(2**40):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=8 * 2**30))
+    fast, small = (worker_environment("", 1, num_workers=workers) for workers in (2, 3))
+    assert memory_variables(2**40).items() <= fast.items()
+    assert "GLIBC_TUNABLES" not in small
+
+
+def test_a_gpu_worker_keeps_its_caches_small(monkeypatch):
+    monkeypatch.delenv("LRU_CACHE_CAPACITY", raising=False)
+    assert worker_environment("0", 1)["LRU_CACHE_CAPACITY"] == "32"
 
 
 def test_the_environment_of_the_controller_does_not_change(start):
@@ -218,7 +244,7 @@ def test_a_full_disk_in_a_worker_is_reported(start):
 
 CONTROLLER = """
 from pathlib import Path
-from sweeper.execute.process import ProcessExecutor
+from sweeper.execute.process import ProcessExecutor, memory_variables, worker_environment
 from sweeper.types import ChunkRequest
 from tests.doubles import wait_until
 from tests.execute.echo import BLOCK, factory

@@ -8,7 +8,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from sweeper.errors import ModelError
-from sweeper.models.linear import check_linear
+from sweeper.models.linear import FrozenWeight, check_linear, may_reorder, weight_of
 
 
 class Linear4bit(nn.Linear):
@@ -74,3 +74,29 @@ def test_a_layer_that_is_not_linear_is_refused(module):
 )
 def test_dense_layers_pass(module):
     check_linear(module, "x")
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_reordered_copies_change_no_bit_of_the_products(transposed, has_bias):
+    layer = (Conv1D(48, 32) if transposed else nn.Linear(32, 48)).to(torch.bfloat16).requires_grad_(requires_grad=False)
+    bias = torch.randn(48, dtype=torch.bfloat16) if has_bias else None
+    plain, reordered = (FrozenWeight(weight_of(layer), bias, reorder=reorder) for reorder in (False, True))
+    assert plain._forward_weight is plain._backward_weight is None
+    assert torch.ops.mkldnn._is_mkldnn_bf16_supported() == (reordered._forward_weight is not None)
+    x, grad = torch.randn(2, 40, 32, dtype=torch.bfloat16), torch.randn(2, 40, 48, dtype=torch.bfloat16)
+    y = reordered.forward(x)
+    assert torch.equal(y, plain.forward(x))
+    torch.testing.assert_close(y, nn.functional.linear(x, weight_of(layer), bias))
+    grad_x = reordered.backward(grad)
+    assert torch.equal(grad_x, plain.backward(grad))
+    torch.testing.assert_close(grad_x, grad @ weight_of(layer))
+
+
+def test_weights_in_float32_are_not_copied():
+    assert FrozenWeight(torch.randn(4, 8), None, reorder=True)._forward_weight is None
+
+
+def test_copies_of_weights_take_a_tenth_of_the_free_memory_at_most():
+    assert may_reorder(50, 1_000)
+    assert not may_reorder(51, 1_000)

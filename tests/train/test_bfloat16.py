@@ -27,3 +27,15 @@ def test_parameters_and_logits_are_float32_all_the_same(data):
     train(pack, lanes, data, 1)
     assert {lane.parameters.dtype for lane in lanes} == {torch.float32}
     assert pack.predict(lanes, evaluation(token_rows(5)), outputs).dtype == torch.float32
+
+
+def test_reordered_weights_change_no_bit_of_a_training(data, monkeypatch):
+    trained = []
+    for reorder in (False, True):
+        monkeypatch.setattr("sweeper.train.pack.may_reorder", lambda *_, answer=reorder: answer)
+        pack = build_pack(dtype=torch.bfloat16)
+        lanes = start(pack, specs(**{"lora.dropout": 0.1}))
+        train(pack, lanes, data, 1)
+        trained.append(lanes)
+    for one, other in zip(*trained, strict=True):
+        assert torch.equal(one.parameters, other.parameters)

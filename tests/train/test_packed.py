@@ -151,11 +151,9 @@ def test_layers_of_a_group_do_what_they_would_do_alone(bias):
 
 
 def test_a_group_multiplies_once_for_all_its_layers(monkeypatch):
-    from sweeper.train import packed
-
     _, group = group_of_three()
-    products, multiply = [], packed.product
-    monkeypatch.setattr(packed, "product", lambda x, *rest: products.append(x) or multiply(x, *rest))
+    products, multiply = [], group.frozen.forward
+    monkeypatch.setattr(group.frozen, "forward", lambda x: products.append(x) or multiply(x))
     layers = [PackedLora(group, index) for index in range(3)]
     for x in (X, X + 1):
         for layer in layers:
