@@ -21,7 +21,7 @@ import torch
 from sweeper.tasks.base import Batch, Examples
 from sweeper.train.chunks import ChunkPlan
 
-__all__ = ["EvaluationBatches", "Pass", "TrainingRows", "length_classes", "sample_rows"]
+__all__ = ["EvaluationBatches", "Pass", "TrainingRows", "length_classes"]
 
 _TOKENS_PER_PASS = 240
 """Most tokens of one lane in a pass on a CPU; eight lanes are no faster with more (measured) but need more memory."""
@@ -160,23 +160,6 @@ class EvaluationBatches:
             length = max(len(rows[i]) for i in picked.tolist())
             tensors = (ids[picked, :length], mask[picked, :length], self.targets[picked])
             self.batches.append((picked, Batch(*(tensor.to(device) for tensor in tensors))))
-
-
-def sample_rows(examples: Examples, share: float, *, seed: int) -> Examples:
-    """Return a share of the rows, drawn at random, in their order.
-
-    The same seed draws the same rows, and a larger share includes the smaller one, so that the scores of trials can be
-    compared before all rows are scored.
-
-    Args:
-        examples: All rows.
-        share: Between 0 and 1; at least one row is drawn.
-        seed: Seed of the draw.
-    """
-    size = max(1, round(share * len(examples.ids)))
-    picked = sorted(np.random.default_rng([seed, 0x5A3E]).permutation(len(examples.ids))[:size].tolist())
-    ids, targets, weights = examples.ids, examples.targets, examples.weights
-    return Examples([ids[row] for row in picked], [targets[row] for row in picked], [weights[row] for row in picked])
 
 
 def _sizes(lengths: Sequence[int], batch_size: int) -> list[int]:

@@ -342,7 +342,10 @@ def test_a_decision_that_a_kill_interrupted_is_requested_again(bench, monkeypatc
     monkeypatch.setattr(Search, "report", report)
     with pytest.raises(Killed):
         bench.run()
-    assert (bench.trials()[0].chunks_done, bench.trials()[0].state) == (1, RUNNING)  # a rung and its decision are written together
+    assert (bench.trials()[0].chunks_done, bench.trials()[0].state) == (
+        1,
+        RUNNING,
+    )  # a rung and its decision are written together
     bench.run()
     assert asked[:2] == [(0, 2), (0, 2)]
     assert (bench.trials()[0].state, bench.trials()[0].chunks_done) == (TrialState.PRUNED, 2)

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sweeper.tasks.base import Examples
-from sweeper.train.batches import EvaluationBatches, TrainingRows, sample_rows
+from sweeper.train.batches import EvaluationBatches, TrainingRows
 from sweeper.train.chunks import ChunkPlan
 from tests.train.tiny import CPU, PAD, examples, token_rows
 
@@ -207,15 +206,3 @@ def test_evaluation_batches_of_long_rows_are_smaller():
     shapes = [tuple(batch.ids.shape) for _, batch in split.batches]
     assert shapes == [(4, 40), (3, 129), (2, 256), (1, 500)]
     assert sorted(torch.cat([picked for picked, _ in split.batches]).tolist()) == list(range(10))
-
-
-def test_a_sample_of_rows_is_fixed_by_its_seed_and_nested_in_larger_ones():
-    all_rows = Examples([[row] for row in range(101)], list(range(101)), [float(row) for row in range(101)])
-    half = sample_rows(all_rows, 0.5, seed=3)
-    assert len(half.ids) == 50
-    assert [row for (row,) in half.ids] == half.targets == half.weights == sorted(half.targets)
-    assert sample_rows(all_rows, 0.5, seed=3) == half
-    assert sample_rows(all_rows, 0.5, seed=4) != half
-    assert set(half.targets) < set(sample_rows(all_rows, 0.8, seed=3).targets)
-    assert sample_rows(all_rows, 1, seed=3) == all_rows
-    assert len(sample_rows(all_rows, 0.001, seed=3).ids) == 1
