@@ -87,7 +87,7 @@ def may_reorder(weight_bytes: int, available_bytes: int) -> bool:
 class FrozenWeight:
     """W and b of a frozen layer; the products have no gradients.
 
-    On a CPU in bfloat16, oneDNN reorders W at every product. A copy in oneDNN's order for each direction saves 5 to 8 %
+    On a CPU in bfloat16, oneDNN reorders W at every product. A copy in oneDNN's order for each direction saves 3 to 8 %
     of the product and changes no bit of the result (docs/benchmarks.md).
 
     Args:
