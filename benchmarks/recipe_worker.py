@@ -153,9 +153,11 @@ class RecipeWorker(TrainingWorker):
         if smoothing:
             self._study = dataclasses.replace(self._study, task=_Smoothed(self._study.task, smoothing))
 
-    def _initial_head(self, study: Any, spec: TrialSpec) -> torch.Tensor | None:
+    def _initial_head(
+        self, study: Any, spec: TrialSpec, features_NI: torch.Tensor | None = None
+    ) -> torch.Tensor | None:
         if spec.number not in self._held_out_strength:
-            return super()._initial_head(study, spec)
+            return super()._initial_head(study, spec, features_NI)
         train, last = self._train_once(study), study.pack.shape.head[-1]
         features = study.pack.features(Lane.start(spec, study.pack.shape, self._device), train)
         return head_values(fit_probe(features.head_inputs, train.targets, study.num_labels), last)

@@ -219,8 +219,8 @@ class TrainSettings:
         searchable=True,
     )
     head_init: str = key(
-        "random",
-        "Initial head: random, or probe, a logistic regression on the frozen model's features.",
+        "probe",
+        "Initial head: random, or probe, a weak logistic regression on the frozen model's features.",
         choices=("random", "probe"),
         searchable=True,
     )

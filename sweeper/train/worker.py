@@ -193,6 +193,7 @@ class TrainingWorker:
         )
         lane, train = Lane.start(spec, study.pack.shape, self._device), self._train_once(study)
         features, held_out = study.pack.features(lane, train), study.pack.features(lane, validation)
+        self._initial_head(study, spec, features.head_inputs)
         scores: dict[str, Mapping[str, float]] = {}
         # Sentence embeddings are compared by their cosine, so rows of the mean are scaled to unit length.
         for name, seen, unseen in (
@@ -203,19 +204,27 @@ class TrainingWorker:
             scores[name] = _validation(task.score_labels(predicted, validation.targets, study.num_labels))
         return scores
 
-    def _initial_head(self, study: _Study, spec: TrialSpec) -> torch.Tensor | None:
-        """Return the head that a trial starts from; None for a random one, and if the task has none."""
+    def _initial_head(
+        self, study: _Study, spec: TrialSpec, features_NI: torch.Tensor | None = None
+    ) -> torch.Tensor | None:
+        """Return the head that a trial starts from; None for a random one, and if the task has none.
+
+        Args:
+            study: The study.
+            spec: The trial.
+            features_NI: What the head reads of the training rows; computed if None and needed.
+        """
         heads = study.pack.shape.head
         if spec.train.head_init != "probe" or not heads:
             return None
         setup, last = self._setup, heads[-1]
 
         def fit() -> torch.Tensor:
-            train = self._train_once(study)
-            features = study.pack.features(Lane.start(spec, study.pack.shape, self._device), train)
-            probe = fit_probe(
-                features.head_inputs, train.targets, study.num_labels, has_bias=last.has_bias, strength=STRENGTH
-            )
+            train, found = self._train_once(study), features_NI
+            if found is None:
+                lane = Lane.start(spec, study.pack.shape, self._device)
+                found = study.pack.features(lane, train).head_inputs
+            probe = fit_probe(found, train.targets, study.num_labels, has_bias=last.has_bias, strength=STRENGTH)
             return head_values(probe, last)
 
         # A head of several layers starts from the seed, and the probe reads what its first layers make.
