@@ -1,7 +1,7 @@
 """The configuration that every contender starts from, for a dataset of conf/ or a variant (`variants`).
 
-The peers train as people write such scripts: three epochs, and one learning rate for adapter and head. sweeper has
-other defaults, so a comparison at equal work fixes these for all contenders.
+The peers train as people write such scripts: three epochs, a random head, and one learning rate for adapter and head.
+sweeper may have other defaults, so a comparison at equal work fixes these for all contenders.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sweeper.store.atomic import write_atomic
 __all__ = ["EQUAL_WORK", "HEAD_RATIO", "compose_equal_work", "head_ratio_dimension", "variant_dir"]
 
 HEAD_RATIO = "train.head_lr_ratio"
-EQUAL_WORK = ("train.epochs=3", f"{HEAD_RATIO}=1")
+EQUAL_WORK = ("train.epochs=3", "train.head_init=random", f"{HEAD_RATIO}=1")
 """What the peers do. Later overrides of the same keys win."""
 
 

@@ -41,7 +41,7 @@ class Inputs:
     @property
     def rows_per_epoch(self) -> int:
         """Training rows of one epoch of sweeper: chunks are always full, so each epoch leaves out a few rows."""
-        return self.plan.record.rows_per_chunk * self.config.settings.train.chunks_per_epoch
+        return self.plan.record.rows_per_chunk * self.plan.record.chunks_per_epoch
 
     def padded_lengths(self) -> list[int]:
         """Return the padded length of each row of a chunk on a CPU."""

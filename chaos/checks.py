@@ -21,10 +21,11 @@ from chaos.events import count_hung
 from chaos.faults import is_expected
 from chaos.undisturbed import Undisturbed, recorded_losses
 from chaos.workload import KEEP_ADAPTERS, STUDY, SWEEP
+from sweeper.figures.recipes import FIRST_REFERENCE_NUMBER
 from sweeper.store.paths import OutputsPaths
 from sweeper.store.retention import adapters_to_keep
 from sweeper.store.trials import TrialStore
-from sweeper.types import StudyRecord, TrialRecord, TrialState
+from sweeper.types import Phase, StudyRecord, TrialRecord, TrialState
 
 __all__ = ["LOSS_TOLERANCE", "Findings", "check_all", "compare_rows"]
 
@@ -80,7 +81,10 @@ def check_all(
     """
     store = TrialStore(OutputsPaths(outputs).sweep(SWEEP))
     found = Findings()
-    study, records = store.read_study(STUDY), {r.spec.number: r for r in store.trials(STUDY) if r.spec.number < 9000}
+    study, records = (
+        store.read_study(STUDY),
+        {r.spec.number: r for r in store.trials(STUDY) if r.spec.phase is Phase.SEARCH},
+    )
     found.lost += [f"store: trial {n} is missing" for n in range(trials) if n not in records]
     found.lost += [f"store: trial {n} is still running" for n, r in records.items() if not r.state.is_finished]
     found.repeated += [
@@ -160,7 +164,7 @@ def _mlflow(outputs: Path) -> list[tuple[int, str, float | None]]:
     rows = []
     for run in runs:
         number, state = int(run.data.tags["trial"]), run.data.tags.get("state", "")
-        if number < 9000:
+        if number < FIRST_REFERENCE_NUMBER:
             rows.append((number, f"{run.info.status} {state}", run.data.metrics.get("final/accuracy")))
     return rows
 

@@ -22,7 +22,7 @@ from sweeper.errors import StoreError
 from sweeper.store.ledger import Ledger
 from sweeper.store.paths import OutputsPaths
 from sweeper.store.trials import TrialStore
-from sweeper.types import TrialRecord
+from sweeper.types import Phase, TrialRecord
 
 __all__ = ["Driver", "Plan"]
 
@@ -208,5 +208,5 @@ class Driver:
         except StoreError as error:
             raise ChaosError(str(error)) from error
         for record in records:
-            if record.state.is_finished and record.spec.number < 9000:
+            if record.state.is_finished and record.spec.phase is Phase.SEARCH:
                 self.seen.setdefault(record.spec.number, record)

@@ -68,6 +68,7 @@ class Workload:
             "train.micro_batch": 8,
             "search.min_chunks": 2,
             "search.num_startup_trials": 4,
+            "search.references": "[]",
             "executor": "process",
             "executor.workers": self.workers,
             "executor.lanes": 4,

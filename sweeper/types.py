@@ -54,7 +54,7 @@ class Phase(enum.StrEnum):
 
     SEARCH = "search"
     REFERENCE = "reference"
-    """A recipe outside the space, trained for comparison; unknown to the sampler, not counted in the budget."""
+    """A recipe that is trained once for comparison; unknown to the sampler, not counted in the budget."""
 
 
 class Decision(enum.StrEnum):
@@ -233,6 +233,9 @@ class StudyRecord:
     """``maximize`` or ``minimize``."""
     num_chunks: int
     """Chunks in a full trial."""
+    epochs: int
+    """Passes over the training rows in a full trial."""
+    chunks_per_epoch: int
     rungs: tuple[int, ...]
     """Chunks after which a trial is scored; the last one is ``num_chunks``."""
     rows_per_chunk: int

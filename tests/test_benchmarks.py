@@ -32,6 +32,7 @@ from benchmarks.commands import Finished, PssSampler, _StoreWatch, run_command, 
 from benchmarks.configuration import HEAD_RATIO, compose_equal_work
 from benchmarks.context import Context, Sizes
 from benchmarks.drive import Driver
+from benchmarks.inputs import load_inputs
 from benchmarks.operators import KINDS, OperatorTimes, kind_of
 from benchmarks.peers import optuna_trainer
 from benchmarks.plots import plot_time_to_score
@@ -572,6 +573,8 @@ def test_the_driver_trains_measures_and_scores(tmp_path, tiny):
 def test_the_peer_script_trains_the_shared_configurations(tmp_path, tiny):
     pytest.importorskip("accelerate")
     options = ["--dataset", "files", "--cache", str(tmp_path / "cache"), "--trials", "2", "--shared", "0", "1"]
+    inputs = load_inputs("files", tmp_path / "cache", tiny)
+    assert 0 < inputs.rows_per_epoch <= len(inputs.rows.train)
     finished = run_peer("optuna_trainer", [*options, "--threads", "1", "--set", *tiny], scratch=tmp_path / "peer")
     assert [row["state"] for row in finished.trials] == ["complete", "complete"]
 

@@ -9,11 +9,11 @@ import re
 from collections.abc import Iterator
 
 from sweeper.clock import utc_now
-from sweeper.config.keys import Key, all_keys
-from sweeper.config.settings import SweepSettings
+from sweeper.config.keys import Key, all_keys, find_key
+from sweeper.config.settings import SearchSettings, SweepSettings
 from sweeper.config.space import Scale, SearchSpace
 from sweeper.config.time_limit import find_time_limit
-from sweeper.errors import ConfigError
+from sweeper.errors import ConfigError, did_you_mean
 
 __all__ = ["check_settings", "micro_batch"]
 
@@ -36,6 +36,7 @@ def check_settings(settings: SweepSettings, space: SearchSpace) -> None:
     if lanes != "auto" and (isinstance(lanes, str) or lanes < 1):
         raise ConfigError("executor.lanes", lanes, "must be a whole number of at least 1, or auto", "Write 8 or auto.")
     _check_batches(settings, space)
+    _check_recipes(settings.search)
     find_time_limit(settings.budget, utc_now())
 
 
@@ -91,3 +92,23 @@ def _check_batches(settings: SweepSettings, space: SearchSpace) -> None:
         if batch % size:
             rule = f"train.batch_size={batch} is not a multiple of it"
             raise ConfigError("train.micro_batch", size, rule, "Choose a divisor of every batch size.")
+
+
+def _check_recipes(search: SearchSettings) -> None:
+    """Check names, keys and values of the recipes and references."""
+    names: set[str] = set()
+    for name, recipes in (("search.recipes", search.recipes), ("search.references", search.references)):
+        for recipe in recipes:
+            if recipe.name in names:
+                raise ConfigError(name, recipe.name, "two recipes have the same name", "Rename one of them.")
+            names.add(recipe.name)
+            for key, value in recipe.params.items():
+                _check_recipe_value(name, recipe.name, key, value)
+
+
+def _check_recipe_value(name: str, recipe: str, key: str, value: object) -> None:
+    known = [each for each in all_keys() if each.startswith(("lora.", "train."))]
+    if key not in known:
+        remedy = did_you_mean(key, known) or "Use keys under lora and train."
+        raise ConfigError(name, key, f"recipe '{recipe}' has an unknown key", remedy)
+    find_key(key).check(value, key=f"{name} ({recipe}): {key}")

@@ -6,7 +6,7 @@ key removes its dimension. Every mistake raises a `ConfigError` before anything 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,11 +21,12 @@ from omegaconf.errors import OmegaConfBaseException
 from sweeper.config.checks import check_settings
 from sweeper.config.dimensions import parse_space
 from sweeper.config.hydra_errors import translate_error
+from sweeper.config.hyperparameters import without_head_keys
 from sweeper.config.overrides import described_key, keys_set_by, split_overrides
 from sweeper.config.settings import SweepSettings
 from sweeper.config.space import SearchSpace
 from sweeper.config.urls import mask_url
-from sweeper.errors import ConfigError
+from sweeper.errors import ConfigError, SpaceError
 
 __all__ = ["CONFIG_DIR", "SweepConfig", "as_yaml", "compose"]
 
@@ -54,11 +55,25 @@ def compose(overrides: Sequence[str], *, config_dir: Path | None = None) -> Swee
     settings = _to_settings(_compose(plain, config_dir))
     fixed = {key for text in plain for key in keys_set_by(text)}
     preset = {key: text for key, text in settings.space.dimensions.items() if text is not None and key not in fixed}
+    if not settings.task.has_head:
+        _reject_head_dimensions(varied, settings.task.name)
+        preset = without_head_keys(preset)
+        for recipe in (*settings.search.recipes, *settings.search.references):
+            recipe.params = without_head_keys(recipe.params)
     dimensions = preset | varied
     settings.space.dimensions = {**dimensions}
     space = parse_space(dimensions)
     check_settings(settings, space)
     return SweepConfig(settings, space)
+
+
+def _reject_head_dimensions(dimensions: Mapping[str, str], task: str) -> None:
+    """Reject dimensions from the command line that a task without a head would search in vain."""
+    kept = without_head_keys(dimensions)
+    for key, text in dimensions.items():
+        if key not in kept:
+            rule = f"task={task} adds no head to the model, so this key has no effect"
+            raise SpaceError(key, text, rule, "Leave it out.")
 
 
 def as_yaml(config: SweepConfig) -> str:

@@ -8,13 +8,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from sweeper.config.keys import find_key
 from sweeper.config.settings import LoraSettings, SweepSettings, TrainSettings
 from sweeper.config.values import ParamValue
 
-__all__ = ["Hyperparameters"]
+__all__ = ["Hyperparameters", "without_head_keys"]
+
+T = TypeVar("T")
+_HEAD_KEYS = "train.head_"
+"""Start of the keys of the task's head, which not every task has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +55,8 @@ class Hyperparameters:
         """Return every value by dotted key, in the order of the dataclasses."""
         sections = (("lora", self.lora), ("train", self.train))
         return {f"{name}.{f.name}": getattr(section, f.name) for name, section in sections for f in fields(section)}
+
+
+def without_head_keys(values: Mapping[str, T]) -> dict[str, T]:
+    """Return values by dotted key without those of the task's head."""
+    return {key: value for key, value in values.items() if not key.startswith(_HEAD_KEYS)}

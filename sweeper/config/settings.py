@@ -171,6 +171,10 @@ class TaskSettings:
         "accuracy",
         "Validation metric that the search optimises, e.g. accuracy or macro_f1; auto chooses one for the task and the data.",
     )
+    has_head: bool = key(
+        True,
+        "Whether the task adds a head to the model, which trials learn; the task's file sets it. Without a head, dimensions and recipes are read without their train.head_* keys.",
+    )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -207,6 +211,19 @@ class TrainSettings:
     """How trials are trained."""
 
     learning_rate: float = key(1e-3, "Peak learning rate of AdamW.", at_least=1e-8, at_most=1, searchable=True)
+    head_lr_ratio: float = key(
+        10.0,
+        "Learning rate of the task head divided by that of the adapter.",
+        at_least=1e-3,
+        at_most=1e4,
+        searchable=True,
+    )
+    head_init: str = key(
+        "random",
+        "Initial head: random, or probe, a logistic regression on the frozen model's features.",
+        choices=("random", "probe"),
+        searchable=True,
+    )
     weight_decay: float = key(
         0.0, "Decoupled weight decay of AdamW; not on biases.", at_least=0, at_most=10, searchable=True
     )
@@ -231,9 +248,11 @@ class TrainSettings:
         "Rows of a lane in one forward pass; 0 uses the smallest batch_size of the space.",
         at_least=0,
     )
-    epochs: int = key(3, "Passes over the training rows.", at_least=1)
+    epochs: int = key(0, "Passes over the training rows; 0 chooses them by the number of rows.", at_least=0)
     chunks_per_epoch: int = key(
-        4, "Chunks per epoch; trials enter, leave and are checkpointed between chunks.", at_least=1
+        0,
+        "Chunks per epoch; trials enter, leave and are checkpointed between chunks. 0 makes about 12 in a trial.",
+        at_least=0,
     )
     max_grad_norm: float = key(
         1.0,
@@ -261,7 +280,7 @@ class SpaceSettings:
 
 @dataclass(kw_only=True, slots=True)
 class Recipe:
-    """A known configuration, tried before the sampler proposes any."""
+    """A known configuration: tried before the sampler proposes any, or trained for comparison."""
 
     name: str = key("", "Name in reports, e.g. peft_default.")
     params: dict[str, Any] = key(
@@ -282,6 +301,10 @@ class SearchSettings:
     num_startup_trials: int = key(8, "Trials of a Sobol sequence before the sampler takes over.", at_least=0)
     recipes: list[Recipe] = key(
         [], "Known configurations, tried first; the first is the default recipe, the baseline of all comparisons."
+    )
+    references: list[Recipe] = key(
+        [],
+        "Known configurations, trained once at the end for comparison: outside the budget, and unknown to the sampler.",
     )
     grid_points: int = key(4, "grid: number of values of each continuous dimension.", at_least=1)
     pruner: str = key(
@@ -308,7 +331,10 @@ class ExecutorSettings:
     workers: int = key(
         0, "Worker processes; 0 starts one per CUDA device, or one per CPU core if there is no CUDA device.", at_least=0
     )
-    lanes: int | str = key(8, "Trials that a worker co-trains; auto tries 1, 2, 4, ... and keeps the fastest.")
+    lanes: int | str = key(
+        "auto",
+        "Trials that a worker co-trains. auto: a third of budget.trials for all workers of a study, at most 4 for each on a CPU; on CUDA a worker tries 1, 2, 4, ... and keeps the fastest.",
+    )
     device: str = key(
         "auto", "Device of the workers; auto uses CUDA if it is available.", choices=("auto", "cpu", "cuda")
     )

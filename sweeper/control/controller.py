@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping
 
 from sweeper.config.settings import BudgetSettings, ExecutorSettings
 from sweeper.control.forecast import Forecast
+from sweeper.control.lane_limits import LaneLimits
+from sweeper.control.packing import Packing
 from sweeper.control.shutdown import ShutdownRequest
 from sweeper.control.study_run import StudyRun
 from sweeper.control.watchdog import Watchdog
@@ -34,7 +36,7 @@ from sweeper.execute.base import (
 from sweeper.failures import POLICIES, Action
 from sweeper.figures.text import plural
 from sweeper.store.ledger import Ledger
-from sweeper.types import Admission, ChunkReport, ChunkRequest, Cost, Failure, FailureKind, TrialSpec
+from sweeper.types import ChunkReport, ChunkRequest, Cost, Failure, FailureKind
 
 __all__ = ["Controller"]
 
@@ -52,7 +54,7 @@ class Controller:
         executor: Starts, restarts and stops the workers.
         ledger: Records what was spent.
         budget: Limits of what may be spent.
-        lanes: Lanes of a pack, unless the worker chooses the number itself.
+        limits: How many trials may train at once.
         shutdown: A request to stop, which may be set at any time.
         on_change: Called after every reply, and at least twice a second, to display the progress.
         watchdog: Finds hung workers; one with default timeouts if None.
@@ -65,7 +67,7 @@ class Controller:
         *,
         ledger: Ledger,
         budget: BudgetSettings,
-        lanes: int,
+        limits: LaneLimits,
         shutdown: ShutdownRequest,
         on_change: Callable[[], None],
         watchdog: Watchdog | None = None,
@@ -73,7 +75,7 @@ class Controller:
         self._studies = studies
         self._executor = executor
         self._ledger = ledger
-        self._num_lanes = lanes
+        self._limits = limits
         self._shutdown = shutdown
         self._on_change = on_change
         self._watchdog = watchdog or Watchdog(ExecutorSettings())
@@ -82,7 +84,10 @@ class Controller:
         self.stop_reason: str | None = None
         """Why the session ended although work is left; None before its end, and if nothing is left."""
         runs = [run for run, _ in studies.values()]
-        self.forecast = Forecast(runs, ledger=ledger, budget=budget, num_lanes=lanes)
+        # Before the first chunk, nobody knows how many lanes a worker will find to be fastest.
+        num_lanes = 1 if limits.is_measured else limits.lanes
+        self.forecast = Forecast(runs, ledger=ledger, budget=budget, num_lanes=num_lanes)
+        self._packing = Packing(limits, self._slots, self.forecast)
 
     @property
     def disabled(self) -> Mapping[int, str]:
@@ -99,7 +104,7 @@ class Controller:
         """
         try:
             if self._open_studies():
-                self._slots = {handle.index: self._new_slot(handle) for handle in self._executor.start()}
+                self._slots.update({handle.index: self._new_slot(handle) for handle in self._executor.start()})
             while not self._is_ending and self._is_work_left():
                 self._step()
             if self._is_ending:
@@ -177,7 +182,7 @@ class Controller:
                 log.info("worker %d is ready: %s", slot.handle.index, "; ".join(notes))
             case StudyOpened(references=references) if slot.study is not None:
                 self._recovery.study_opened(slot.study)
-                slot.num_lanes = reply.lanes or self._num_lanes
+                slot.num_lanes = reply.lanes or self._limits.lanes
                 for note in reply.notes:
                     log.info("worker %d, %s: %s", slot.handle.index, slot.study.record.name, note)
                 slot.study.records.record_references(references)
@@ -208,9 +213,9 @@ class Controller:
         Writing takes about a tenth of a chunk's time.
         """
         needs_decision = report.failures or report.adapters or any(m.is_rung for m in report.measurements.values())
-        is_full = len(slot.lanes) == slot.num_lanes == len(report.measurements)
+        is_settled = self._packing.is_settled(slot, study) and len(slot.lanes) == len(report.measurements)
         is_isolated = slot.is_isolated or study.has_quarantined
-        return is_full and not (needs_decision or is_isolated or self._is_ending) and self.forecast.may_train(study)
+        return is_settled and not (needs_decision or is_isolated or self._is_ending) and self.forecast.may_train(study)
 
     def _send_chunk(self, slot: WorkerSlot, study: StudyRun) -> None:
         """Refill the pack and send its next chunk; the worker stays idle if no trial or time is left."""
@@ -224,33 +229,11 @@ class Controller:
             admissions = [study.quarantined_admission()]
             slot.lanes.add(admissions[0].spec.number)
         else:
-            admissions = self._fill(slot, study)
+            slot.evict = (*slot.evict, *self._packing.release(slot, study))
+            admissions = self._packing.fill(slot, study)
         if slot.lanes and not self._is_ending:
             request, slot.evict = ChunkRequest(admit=tuple(admissions), evict=slot.evict), ()
             self._send(slot, request, WorkerState.CHUNK, f"a chunk of {study.record.name}")
-
-    def _fill(self, slot: WorkerSlot, study: StudyRun) -> list[Admission]:
-        """Fill free lanes one by one, since each new trial reserves device hours, which the next one cannot use."""
-        admissions: list[Admission] = []
-        while len(slot.lanes) < slot.num_lanes:
-            admitted = study.admissions(1, may_start=self.forecast.may_start(study))
-            if not admitted:
-                break
-            if self._is_left_to_other_workers(slot, study, admitted[0].spec):
-                study.put_back([admitted[0].spec.number])
-                break
-            admissions += admitted
-            slot.lanes.add(admitted[0].spec.number)
-        return admissions
-
-    def _is_left_to_other_workers(self, slot: WorkerSlot, study: StudyRun, spec: TrialSpec) -> bool:
-        """Whether a trial is left to the study's other workers, because this one trains only recipes.
-
-        In a narrow pack, recipes finish in half the time: soon there is a usable adapter, and scores to prune by.
-        """
-        has_recipes = bool(slot.lanes) and all(study.trials[number].spec.is_recipe for number in slot.lanes)
-        has_other_workers = any(other.study is study for other in self._slots.values() if other is not slot)
-        return has_recipes and has_other_workers and not spec.is_recipe
 
     def _send(self, slot: WorkerSlot, request: Request, state: WorkerState, what: str) -> None:
         slot.handle.send(request)
@@ -266,11 +249,22 @@ class Controller:
         for slot in self._slots.values():
             if slot.is_busy or slot.lanes:
                 continue
-            ready = [run for run in self._open_studies() if run.has_due or self._may_start(run)]
-            if slot.study in ready:
-                self._send_chunk(slot, slot.study)
-            elif ready:
-                self._open(slot, min(ready, key=self._num_workers))
+            study = self._choose_study(slot)
+            if study is not None and study is slot.study:
+                self._send_chunk(slot, study)
+            elif study is not None:
+                self._open(slot, study)
+
+    def _choose_study(self, slot: WorkerSlot) -> StudyRun | None:
+        """Return a study with work for an idle worker, preferably the one that it has open; None if there is none."""
+        unfinished = self._open_studies()
+        ready = [run for run in unfinished if self._packing.has_work(slot, run)]
+        if not ready and slot.study not in unfinished:
+            # All trials that may be in flight are in other packs, which share them as soon as the worker has joined.
+            ready = [run for run in unfinished if self._may_start(run)]
+        if slot.study in ready:
+            return slot.study
+        return min(ready, key=self._num_workers, default=None)
 
     def _open(self, slot: WorkerSlot, study: StudyRun) -> None:
         request = next(opening for run, opening in self._studies.values() if run is study)
@@ -284,7 +278,7 @@ class Controller:
         return [run for run in runs if run.has_waiting or self._may_start(run)]
 
     def _may_start(self, study: StudyRun) -> bool:
-        return study.may_ask and self.forecast.may_start(study)
+        return study.has_new and self.forecast.may_start(study)
 
     def _num_workers(self, study: StudyRun) -> int:
         return sum(slot.study is study and slot.is_busy for slot in self._slots.values())

@@ -48,6 +48,11 @@ class ForecastStudy(Protocol):
         ...
 
     @property
+    def num_references_to_start(self) -> int:
+        """References, outside the budget, that have not started yet."""
+        ...
+
+    @property
     def cannot_open(self) -> bool:
         """Whether no worker can open the study, so that none of its trials can continue."""
         ...
@@ -175,7 +180,12 @@ class Forecast:
 
     def _left_s(self, run: ForecastStudy) -> float | None:
         """Return the device seconds that a study still needs; before its first chunk, by the pace of others."""
-        chunks = chunks_left(run.record, run.trials.values(), num_to_start=run.num_to_start)
+        chunks = chunks_left(
+            run.record,
+            run.trials.values(),
+            num_to_start=run.num_to_start,
+            num_references=run.num_references_to_start,
+        )
         lane_s = self._typical_lane_s(run.record.name)
         if lane_s is not None or not chunks:
             return chunks * (lane_s or 0.0)
@@ -187,13 +197,16 @@ class Forecast:
         return chunks * run.record.rows_per_chunk * statistics.fmean(by_row) if by_row else None
 
 
-def chunks_left(study: StudyRecord, trials: Iterable[TrialRecord], *, num_to_start: int) -> float:
+def chunks_left(
+    study: StudyRecord, trials: Iterable[TrialRecord], *, num_to_start: int, num_references: int = 0
+) -> float:
     """Return the expected number of chunks that a study still needs, allowing for pruning.
 
     Args:
         study: The study.
         trials: All its trials.
-        num_to_start: Trials that have not started yet.
+        num_to_start: Trials of the search that have not started yet.
+        num_references: References that have not started yet; they are never pruned.
     """
     known = list(trials)
     finished = [trial.chunks_done for trial in known if trial.state.is_finished]
@@ -201,9 +214,11 @@ def chunks_left(study: StudyRecord, trials: Iterable[TrialRecord], *, num_to_sta
     running = [trial.chunks_done for trial in known if not trial.state.is_finished]
     # A trial beyond the mean has passed the early rungs, so it is expected to complete.
     ends = [mean if done < mean else study.num_chunks for done in running]
-    return sum(end - done for end, done in zip(ends, running, strict=True)) + num_to_start * mean
+    to_start = num_to_start * mean + num_references * study.num_chunks
+    return sum(end - done for end, done in zip(ends, running, strict=True)) + to_start
 
 
 def _is_unfinished(run: ForecastStudy) -> bool:
     has_running = any(not trial.state.is_finished for trial in run.trials.values())
-    return not run.cannot_open and (run.num_to_start > 0 or has_running)
+    has_new = run.num_to_start > 0 or run.num_references_to_start > 0
+    return not run.cannot_open and (has_new or has_running)

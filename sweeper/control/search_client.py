@@ -37,6 +37,11 @@ class SearchClient:
         return self._search.pending()
 
     @property
+    def num_recipes(self) -> int:
+        """Number of recipes in the space, which are the first proposals."""
+        return self._search.num_recipes
+
+    @property
     def is_exhausted(self) -> bool:
         """Whether there is no configuration left to try, or the search is down."""
         return self._ask(lambda: self._search.is_exhausted) is not False

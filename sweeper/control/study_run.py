@@ -11,8 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Mapping
 
-from sweeper.config.settings import ExecutorSettings
-from sweeper.config.values import ParamValue
+from sweeper.config.settings import ExecutorSettings, Recipe
 from sweeper.control.early_abort import abort_reason
 from sweeper.control.resume import after_failure, latest_intact, with_checkpoint
 from sweeper.control.search_client import SearchClient
@@ -34,12 +33,9 @@ from sweeper.types import (
     TrialTemplate,
 )
 
-__all__ = ["REFERENCE_NUMBER", "StudyRun"]
+__all__ = ["StudyRun"]
 
 log = logging.getLogger(__name__)
-
-REFERENCE_NUMBER = 9000
-"""Number of the first reference trial; trials of the search count from 0."""
 
 
 class StudyRun:
@@ -51,7 +47,7 @@ class StudyRun:
         template: Makes the specs of its trials.
         num_trials: ``budget.trials``.
         executor: Retries and their waiting times, and when a study is aborted.
-        reference: Name and values of a recipe outside the space that is trained for comparison; None if there is none.
+        references: Recipes that are trained for comparison, by trial number. They start when the search starts no more.
         timer: A monotonic clock, in seconds.
     """
 
@@ -63,21 +59,17 @@ class StudyRun:
         *,
         num_trials: int,
         executor: ExecutorSettings,
-        reference: tuple[str, Mapping[str, ParamValue]] | None = None,
+        references: Mapping[int, Recipe] | None = None,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
         self.records = records
         self._search_client = SearchClient(search, records.study)
         self._template, self._executor, self._num_trials = template, executor, num_trials
+        self._references = references or {}
         self._cannot_open = self._aborted = ""
         self._fatal: SweeperError | None = None
         self._queue = TrialQueue(timer)
         self._resume()
-        if reference is not None and REFERENCE_NUMBER not in self.trials:
-            name, params = reference
-            spec = template.spec(REFERENCE_NUMBER, params, recipe_origin(name))
-            records.start(dataclasses.replace(spec, phase=Phase.REFERENCE))
-            self._queue.add(REFERENCE_NUMBER)
         self._check_early_abort()
 
     @property
@@ -118,6 +110,43 @@ class StudyRun:
         return self.num_to_start > 0
 
     @property
+    def num_references(self) -> int:
+        """References of the study, started or not."""
+        return len(self._references)
+
+    @property
+    def num_references_to_start(self) -> int:
+        """References that have not started yet and may do so in this session."""
+        if self.stop_reason or self.fatal:
+            return 0
+        return sum(number not in self.trials for number in self._references)
+
+    @property
+    def has_new(self) -> bool:
+        """Whether a trial may start: one of the search, or a reference if the search starts no more."""
+        return self.may_ask or self.num_references_to_start > 0
+
+    @property
+    def num_recipes_left(self) -> int:
+        """Recipes of the search that are not finished, started or not."""
+        found = (self.trials.get(number) for number in range(min(self._search_client.num_recipes, self._num_trials)))
+        return sum(trial is None or not trial.state.is_finished for trial in found)
+
+    @property
+    def has_new_recipe(self) -> bool:
+        """Whether the next trial of the search is a recipe."""
+        return self.may_ask and self.records.num_asked < self._search_client.num_recipes
+
+    @property
+    def has_due_recipe(self) -> bool:
+        """Whether a recipe of the search, started earlier, could continue now in a pack."""
+        return self._queue.find(self.is_recipe) is not None and not self._cannot_open
+
+    def is_recipe(self, number: int) -> bool:
+        """Whether a trial is a recipe of the search."""
+        return number < self._search_client.num_recipes
+
+    @property
     def has_waiting(self) -> bool:
         """Whether a started trial waits for a lane or for its retry."""
         return len(self._queue) > 0 and not self._cannot_open
@@ -125,28 +154,29 @@ class StudyRun:
     @property
     def has_due(self) -> bool:
         """Whether a started trial could continue now."""
-        return self._queue.has_due and not self._cannot_open
+        return self.num_due > 0 and not self._cannot_open
+
+    @property
+    def num_due(self) -> int:
+        """Started trials that are in no pack and wait only for a lane."""
+        return self._queue.num_due
 
     @property
     def has_quarantined(self) -> bool:
         """Whether a quarantined trial, which must train alone since its pack was lost, could continue now."""
         return self._queue.has_quarantined and not self._cannot_open
 
-    def admissions(self, num_free: int, *, may_start: bool) -> list[Admission]:
-        """Return trials for free lanes: waiting ones first, then new ones.
+    def admission(self, *, may_start: bool, only_recipes: bool = False) -> Admission | None:
+        """Return a trial for a free lane: a waiting one, else a new one; None if there is none.
 
         Args:
-            num_free: Free lanes.
-            may_start: Whether new trials may be started.
+            may_start: Whether a new trial may be started.
+            only_recipes: Whether only recipes of the search are wanted.
         """
-        numbers = self._queue.take(num_free)
-        while len(numbers) < num_free and may_start and self.may_ask:
-            proposal = self._search_client.propose()
-            if proposal is None:
-                break
-            self.records.start(self._template.spec(proposal.number, proposal.params, proposal.origin))
-            numbers.append(proposal.number)
-        return [self._admission(number) for number in numbers]
+        number = self._queue.take(self.is_recipe) if only_recipes else self._queue.take()
+        if number is None and may_start and (self.has_new_recipe or not only_recipes):
+            number = self._start()
+        return None if number is None else self._admission(number)
 
     def quarantined_admission(self) -> Admission:
         """Return a quarantined trial, to train its next chunk alone; requires `has_quarantined`."""
@@ -224,6 +254,21 @@ class StudyRun:
         for proposal in proposals:
             self.records.start(self._template.spec(proposal.number, proposal.params, proposal.origin))
             self._queue.add(proposal.number)
+
+    def _start(self) -> int | None:
+        """Start the next trial of the search, or the next reference; return its number, or None if there is none."""
+        if not self.may_ask:
+            number = next((number for number in self._references if number not in self.trials), None)
+            if number is not None:
+                recipe = self._references[number]
+                spec = self._template.spec(number, recipe.params, recipe_origin(recipe.name))
+                self.records.start(dataclasses.replace(spec, phase=Phase.REFERENCE))
+            return number
+        proposal = self._search_client.propose()
+        if proposal is None:
+            return None
+        self.records.start(self._template.spec(proposal.number, proposal.params, proposal.origin))
+        return proposal.number
 
     def _admission(self, number: int) -> Admission:
         before = self.trials[number]

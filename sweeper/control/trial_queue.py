@@ -28,10 +28,10 @@ class TrialQueue:
         return len(self._due_at)
 
     @property
-    def has_due(self) -> bool:
-        """Whether a trial may start now, quarantined or not."""
+    def num_due(self) -> int:
+        """Trials that may start now, quarantined or not."""
         now = self._timer()
-        return any(due <= now for due in self._due_at.values())
+        return sum(due <= now for due in self._due_at.values())
 
     @property
     def has_quarantined(self) -> bool:
@@ -55,11 +55,16 @@ class TrialQueue:
         """Put trials at the head of the queue."""
         self._due_at = {**dict.fromkeys(sorted(numbers), 0.0), **self._due_at}
 
-    def take(self, max_trials: int) -> list[int]:
-        """Remove and return the first trials that may share a pack."""
+    def find(self, accepts: Callable[[int], bool] = lambda _: True) -> int | None:
+        """Return the first trial that may share a pack now and is accepted; it stays in the queue."""
         now = self._timer()
-        free = [n for n, due in self._due_at.items() if due <= now and n not in self._quarantined]
-        return [self._remove(number) for number in free[: max(0, max_trials)]]
+        free = (n for n, due in self._due_at.items() if due <= now and n not in self._quarantined)
+        return next((number for number in free if accepts(number)), None)
+
+    def take(self, accepts: Callable[[int], bool] = lambda _: True) -> int | None:
+        """Remove and return the first trial that may share a pack now and is accepted; None if there is none."""
+        number = self.find(accepts)
+        return None if number is None else self._remove(number)
 
     def take_quarantined(self) -> int:
         """Remove and return the first quarantined trial that may start now; there must be one."""

@@ -1,7 +1,8 @@
 """Shows a running sweep: a live table on a terminal, plain lines elsewhere (a file, a pipe, a job's log).
 
 `tables` formats `StudyProgress`; this module decides when to print. `sweep.monitor` updates it. Plain lines are printed
-for a new best trial, for a study that is done, and as a heartbeat.
+for a new best trial, for a study that is done, and as a heartbeat; before a trial is complete, also for new scores of
+the best running one.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from sweeper.display.tables import (
     counts_text,
     progress_line,
     progress_table,
+    running_text,
     score_text,
 )
 from sweeper.types import TrialState
@@ -98,9 +100,18 @@ class LiveView:
         if best is not None and (before is None or before.best is None or before.best.spec.number != best.spec.number):
             text = configuration_text(now.study, best)
             self._write_line(f"{name}: best so far {score_text(now)} by trial {best.spec.number}: {text}")
+        if best is None and now.best_running is not None and _scored_at(now) != (before and _scored_at(before)):
+            text = configuration_text(now.study, now.best_running)
+            self._write_line(f"{name}: {running_text(now)}: {text}")
         if now.is_done and (before is None or not before.is_done):
             self._write_line(f"{name}: done. {counts_text(now)}; {best_text(now)}; {clock_text(now.wall_s)} used")
 
     def _write_line(self, message: str) -> None:
         self._written_at = self._timer()
         print_line(self._console, f"[{clock_text(self._written_at - self._started_at)}] {message}")
+
+
+def _scored_at(progress: StudyProgress) -> tuple[int, int] | None:
+    """Return the number of the best running trial, and the chunk of its latest score."""
+    trial = progress.best_running
+    return (trial.spec.number, trial.last_rung.chunk) if trial is not None and trial.last_rung is not None else None

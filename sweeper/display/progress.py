@@ -13,7 +13,7 @@ from sweeper.analysis.compare import Comparison, baseline, compare_with_default,
 from sweeper.config.settings import SweepSettings
 from sweeper.control.forecast import chunks_left
 from sweeper.control.study_run import StudyRun
-from sweeper.figures.ranking import best_trial, finite_value
+from sweeper.figures.ranking import best_running_trial, best_trial, finite_value
 from sweeper.figures.recipes import default_recipe, default_trial, recorded_default_recipe
 from sweeper.figures.study_time import study_wall_s
 from sweeper.store.sessions import SessionLog, SessionRecord
@@ -42,7 +42,10 @@ class StudyProgress:
     """Seconds for which the study ran (`study_wall_s`), earlier sessions included."""
     left_s: float | None
     """Estimated seconds to the end of the budget; None before the first chunk."""
-    num_running_references: int = 0
+    num_open_references: int = 0
+    """References that are running, or have not started yet."""
+    best_running: TrialRecord | None = None
+    """Unfinished trial with the best score at its latest rung."""
 
     @property
     def num_done(self) -> int:
@@ -51,9 +54,9 @@ class StudyProgress:
 
     @property
     def is_done(self) -> bool:
-        """Whether the budget is spent and nothing is running."""
-        is_running = self.counts[TrialState.RUNNING] or self.num_running_references
-        return self.num_done >= self.budget and not is_running
+        """Whether the budget is spent, every reference was trained, and nothing is running."""
+        is_open = self.counts[TrialState.RUNNING] or self.num_open_references
+        return self.num_done >= self.budget and not is_open
 
     @property
     def best_value(self) -> float | None:
@@ -92,7 +95,13 @@ class StudyProgress:
 
 
 def study_progress(
-    study: StudyRecord, trials: Iterable[TrialRecord], *, budget: int, wall_s: float, default: str
+    study: StudyRecord,
+    trials: Iterable[TrialRecord],
+    *,
+    budget: int,
+    wall_s: float,
+    default: str,
+    num_references: int = 0,
 ) -> StudyProgress:
     """Return the progress of a study.
 
@@ -102,11 +111,13 @@ def study_progress(
         budget: ``budget.trials``.
         wall_s: Seconds for which the study ran: `study_wall_s`.
         default: Name of the default recipe, e.g. ``peft_default``.
+        num_references: References of the study, started or not.
     """
     known = list(trials)
     search = [trial for trial in known if trial.spec.phase is Phase.SEARCH]
     counts = {state: sum(trial.state is state for trial in search) for state in TrialState}
     num_running = sum(trial.state is TrialState.RUNNING for trial in known)
+    num_new_references = max(num_references - (len(known) - len(search)), 0)
     return StudyProgress(
         study=study,
         counts=counts,
@@ -115,8 +126,15 @@ def study_progress(
         default=default_trial(known, default),
         cost=sum((trial.cost for trial in known), Cost()),
         wall_s=wall_s,
-        left_s=_left_s(study, known, num_to_start=max(budget - len(search), 0), wall_s=wall_s),
-        num_running_references=num_running - counts[TrialState.RUNNING],
+        left_s=_left_s(
+            study,
+            known,
+            num_to_start=max(budget - len(search), 0),
+            num_references=num_new_references,
+            wall_s=wall_s,
+        ),
+        num_open_references=num_running - counts[TrialState.RUNNING] + num_new_references,
+        best_running=best_running_trial(study, known),
     )
 
 
@@ -137,18 +155,30 @@ def progress_of_runs(
     for run in runs:
         trials = list(run.trials.values())
         wall_s = study_wall_s(trials, sessions, now)
-        found.append(study_progress(run.record, trials, budget=settings.budget.trials, wall_s=wall_s, default=default))
+        found.append(
+            study_progress(
+                run.record,
+                trials,
+                budget=settings.budget.trials,
+                wall_s=wall_s,
+                default=default,
+                num_references=run.num_references,
+            )
+        )
     return found
 
 
-def _left_s(study: StudyRecord, trials: Sequence[TrialRecord], *, num_to_start: int, wall_s: float) -> float | None:
+def _left_s(
+    study: StudyRecord, trials: Sequence[TrialRecord], *, num_to_start: int, num_references: int, wall_s: float
+) -> float | None:
     """Estimate the time left from the remaining chunks and the pace of those done so far."""
-    if not num_to_start and all(trial.state.is_finished for trial in trials):
+    if not num_to_start + num_references and all(trial.state.is_finished for trial in trials):
         return 0.0
     chunks_done = sum(trial.chunks_done for trial in trials)
     if chunks_done == 0 or wall_s <= 0:
         return None
-    return wall_s * chunks_left(study, trials, num_to_start=num_to_start) / chunks_done
+    num_chunks = chunks_left(study, trials, num_to_start=num_to_start, num_references=num_references)
+    return wall_s * num_chunks / chunks_done
 
 
 def progress_from_disk(store: TrialStore, *, budget: int) -> list[StudyProgress]:
@@ -158,11 +188,14 @@ def progress_from_disk(store: TrialStore, *, budget: int) -> list[StudyProgress]
         store: The sweep.
         budget: ``budget.trials``.
     """
-    default = recorded_default_recipe(store.read_sweep())
+    sweep = store.read_sweep()
+    default, num_references = recorded_default_recipe(sweep), int(sweep.get("num_references", 0))
     sessions = SessionLog(store.root).read()
     progress = []
     for study in store.studies():
         trials = store.trials(study.name)
         wall_s = study_wall_s(trials, sessions)
-        progress.append(study_progress(study, trials, budget=budget, wall_s=wall_s, default=default))
+        progress.append(
+            study_progress(study, trials, budget=budget, wall_s=wall_s, default=default, num_references=num_references)
+        )
     return progress

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from sweeper.display.progress import StudyProgress
 from sweeper.figures.hyperparameters import params_text, shown_params
+from sweeper.figures.ranking import finite_value
 from sweeper.figures.training_rows import capped_rows
 from sweeper.types import StudyRecord, TrialRecord, TrialState
 
@@ -24,6 +25,7 @@ __all__ = [
     "final_table",
     "progress_line",
     "progress_table",
+    "running_text",
     "score_text",
 ]
 
@@ -95,9 +97,17 @@ def _state_texts(progress: StudyProgress) -> list[str]:
 
 def _best_cell(progress: StudyProgress) -> Text:
     if progress.best is None:
-        return Text("no complete trial", style="yellow")
+        return _running_cell(progress)
     text = configuration_text(progress.study, progress.best)
     return Text.assemble((score_text(progress), "bold green"), f" (trial {progress.best.spec.number})\n", text)
+
+
+def _running_cell(progress: StudyProgress) -> Text:
+    running = progress.best_running
+    if running is None:
+        return Text("no complete trial", style="yellow")
+    text = configuration_text(progress.study, running)
+    return Text.assemble((running_text(progress), "yellow"), f"\n{text}")
 
 
 def _default_cell(progress: StudyProgress) -> Text:
@@ -124,8 +134,20 @@ def counts_text(progress: StudyProgress) -> str:
 
 
 def best_text(progress: StudyProgress) -> str:
-    """Return the best score, or that no trial is complete yet."""
-    return "no complete trial yet" if progress.best is None else f"best {score_text(progress)}"
+    """Return the best score; before a trial is complete, the best one of a running trial, marked as such."""
+    if progress.best is not None:
+        return f"best {score_text(progress)}"
+    running = running_text(progress)
+    return f"no complete trial yet, {running}" if running else "no complete trial yet"
+
+
+def running_text(progress: StudyProgress) -> str:
+    """Return the best score of a running trial and how far it is; empty if none was scored yet."""
+    running = progress.best_running
+    if running is None:
+        return ""
+    score, study = _decimal_text(finite_value(progress.study, running)), progress.study
+    return f"{score} so far (trial {running.spec.number} running, {running.chunks_done} of {study.num_chunks} chunks)"
 
 
 def _default_text(progress: StudyProgress) -> str:

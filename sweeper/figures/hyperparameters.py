@@ -20,6 +20,8 @@ _SHORT_NAMES = {
     "lora.dropout": "dropout",
     "lora.use_rslora": "rslora",
     "train.learning_rate": "lr",
+    "train.head_lr_ratio": "head/lr",
+    "train.head_init": "head",
     "train.weight_decay": "wd",
     "train.warmup_ratio": "warmup",
     "train.lr_schedule": "schedule",

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from sweeper.types import StudyRecord, TrialRecord, TrialState
 
-__all__ = ["best_trial", "finite_value", "rank_trials"]
+__all__ = ["best_running_trial", "best_trial", "finite_value", "rank_trials"]
 
 
 def finite_value(study: StudyRecord, trial: TrialRecord) -> float | None:
@@ -39,3 +39,14 @@ def rank_trials(study: StudyRecord, trials: Iterable[TrialRecord], limit: int | 
 def best_trial(study: StudyRecord, trials: Iterable[TrialRecord]) -> TrialRecord | None:
     """Return the first of `rank_trials`; None if no trial is complete."""
     return next(iter(rank_trials(study, trials, 1)), None)
+
+
+def best_running_trial(study: StudyRecord, trials: Iterable[TrialRecord]) -> TrialRecord | None:
+    """Return the unfinished trial with the best objective at its latest rung; None if none was scored yet."""
+    sign = -1.0 if study.direction == "maximize" else 1.0
+    scored = [
+        (sign * value, trial.spec.number, trial)
+        for trial in trials
+        if not trial.state.is_finished and (value := finite_value(study, trial)) is not None
+    ]
+    return min(scored, key=lambda entry: entry[:2])[-1] if scored else None

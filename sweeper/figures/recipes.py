@@ -8,8 +8,17 @@ from typing import Any
 from sweeper.config.settings import Recipe, SearchSettings
 from sweeper.types import TrialRecord, TrialSpec, TrialState
 
-__all__ = ["default_recipe", "default_trial", "recipe_name", "recipe_origin", "recorded_default_recipe"]
+__all__ = [
+    "FIRST_REFERENCE_NUMBER",
+    "default_recipe",
+    "default_trial",
+    "recipe_name",
+    "recipe_origin",
+    "recorded_default_recipe",
+]
 
+FIRST_REFERENCE_NUMBER = 1_000_000
+"""Number of the first reference trial; trials of the search count from 0."""
 _PREFIX = "recipe:"
 
 

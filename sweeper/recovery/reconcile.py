@@ -191,7 +191,7 @@ class _Reconciler:
             try:
                 for study in self._store.studies():
                     search = stack.enter_context(open_search(study, self._config, self._store))
-                    open_study_run(study, search, self._settings, store=self._store, tracker=tracker, reference=None)
+                    open_study_run(study, search, self._settings, store=self._store, tracker=tracker)
             finally:
                 tracker.close(_TRACKER_TIMEOUT_S)
 

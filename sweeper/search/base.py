@@ -38,6 +38,11 @@ class SearchProtocol(Protocol):
     """Proposes configurations and prunes trials (see `sweeper.search.study.Search`)."""
 
     @property
+    def num_recipes(self) -> int:
+        """Number of recipes in the space; the first proposals are these."""
+        ...
+
+    @property
     def is_exhausted(self) -> bool:
         """Whether there is no further configuration to propose."""
         ...

@@ -73,6 +73,11 @@ class Proposer:
         return self._grid.size if self._grid else None
 
     @property
+    def num_recipes(self) -> int:
+        """Number of recipes that lie in the space; 0 for a grid."""
+        return len(self._recipes)
+
+    @property
     def default_origin(self) -> str:
         """Origin of the default recipe; empty if there are no recipes."""
         recipe = default_recipe(self._settings)

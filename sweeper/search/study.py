@@ -129,6 +129,11 @@ class Search:
         self._storage.engine.dispose()
 
     @property
+    def num_recipes(self) -> int:
+        """Number of recipes in the space, which are the first proposals."""
+        return self._proposer.num_recipes
+
+    @property
     @retried
     def is_exhausted(self) -> bool:
         """Whether every configuration of a grid was proposed; always false for other samplers."""

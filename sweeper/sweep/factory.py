@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 from sweeper.clock import Clock, utc_now
 from sweeper.config.compose import SweepConfig
 from sweeper.config.hyperparameters import Hyperparameters
-from sweeper.config.settings import SweepSettings
-from sweeper.config.values import ParamValue
+from sweeper.config.settings import Recipe, SweepSettings
 from sweeper.control.study_run import StudyRun
 from sweeper.control.trial_records import TrialRecords
 from sweeper.execute import make_executor
 from sweeper.execute.base import Executor, WorkerSetup
 from sweeper.store.trials import TrialStore
+from sweeper.sweep.plan import trial_template
 from sweeper.track import Tracker, make_tracker
 from sweeper.train import make_worker
-from sweeper.types import StudyRecord, TrialTemplate
+from sweeper.types import StudyRecord
 
 if TYPE_CHECKING:
     from sweeper.search.study import Search
@@ -56,7 +56,7 @@ def open_study_run(
     *,
     store: TrialStore,
     tracker: Tracker,
-    reference: tuple[str, Mapping[str, ParamValue]] | None,
+    references: Mapping[int, Recipe] | None = None,
     clock: Clock = utc_now,
 ) -> StudyRun:
     """Resume a study from the store, and bring search and tracker up to date with it.
@@ -67,7 +67,7 @@ def open_study_run(
         settings: Settings of the sweep.
         store: The sweep.
         tracker: Where trials are shown.
-        reference: Name and values of a recipe that is trained for comparison; None if there is none.
+        references: Recipes that are trained for comparison, by trial number.
         clock: The present time.
     """
     records = TrialRecords(
@@ -76,10 +76,10 @@ def open_study_run(
     run = StudyRun(
         records,
         search,
-        TrialTemplate(record.name, Hyperparameters.of(settings), settings.seed),
+        trial_template(settings, record),
         num_trials=settings.budget.trials,
         executor=settings.executor,
-        reference=reference,
+        references=references,
     )
     records.show_all()
     return run

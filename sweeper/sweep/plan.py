@@ -5,8 +5,8 @@ Errors in the user's data or model are raised here, before any worker trains.
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,24 +16,21 @@ from sweeper.config.compose import SweepConfig
 from sweeper.config.hyperparameters import Hyperparameters
 from sweeper.config.settings import DatasetSettings, Recipe, SweepSettings
 from sweeper.config.space import SearchSpace
-from sweeper.config.values import ParamValue
 from sweeper.errors import ConfigError, DataError, did_you_mean
 from sweeper.execute.base import OpenStudy
 from sweeper.fetch.progress import Progress
-from sweeper.figures.recipes import default_recipe
+from sweeper.figures.recipes import FIRST_REFERENCE_NUMBER, default_recipe
 from sweeper.figures.text import plural
+from sweeper.search.proposals import fit_recipes
 from sweeper.search.pruning import rung_chunks
 from sweeper.tasks import make_task
-from sweeper.train.chunks import ChunkPlan
+from sweeper.train.chunks import ChunkPlan, choose_chunks_per_epoch, choose_epochs
 from sweeper.types import StudyRecord, TrialSpec, TrialTemplate
 
 if TYPE_CHECKING:
     from sweeper.data.base import Splits
 
-__all__ = ["StudyPlan", "plan_model", "plan_study", "reference_recipe", "study_name"]
-
-_MOST_LANES = 64
-"""Upper limit of ``executor.lanes=auto``. Another is a third of the budget, so that most trials start after results."""
+__all__ = ["StudyPlan", "plan_model", "plan_study", "reference_recipes", "study_name", "trial_template"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +40,17 @@ class StudyPlan:
     record: StudyRecord
     opening: OpenStudy
     """The request that opens it on a worker."""
+
+    def resumed(self, record: StudyRecord) -> StudyPlan:
+        """Return the plan of a study that exists on disk: its trials keep the length that they started with."""
+        opening = dataclasses.replace(
+            self.opening,
+            micro_batch=record.micro_batch,
+            chunks_per_epoch=record.chunks_per_epoch,
+            epochs=record.epochs,
+            rungs=record.rungs,
+        )
+        return StudyPlan(record, opening)
 
 
 def study_name(settings: SweepSettings, dataset: DatasetSettings) -> str:
@@ -67,9 +75,21 @@ def plan_model(settings: SweepSettings, progress: Progress | None = None) -> Pat
 
 
 def plan_study(
-    config: SweepConfig, dataset: DatasetSettings, *, model_dir: Path, progress: Progress | None = None
+    config: SweepConfig,
+    dataset: DatasetSettings,
+    *,
+    model_dir: Path,
+    lane_limit: int = 0,
+    progress: Progress | None = None,
 ) -> StudyPlan:
     """Fetch, split and tokenise a dataset, and fix what the trials of its study share.
+
+    Args:
+        config: The configuration.
+        dataset: The dataset.
+        model_dir: Folder of the base model.
+        lane_limit: The most lanes that a worker tries when it opens the study; 0 if it need not choose.
+        progress: Shows downloads.
 
     Raises:
         DataError: The data cannot be used.
@@ -81,8 +101,11 @@ def plan_study(
     from sweeper.data.tokens import tokenise
 
     settings = config.settings
-    completions = make_task(settings.task.name).takes_completions
-    splits = prepare_splits(dataset, cache=_cache(settings), completions=completions, progress=progress)
+    task = make_task(settings.task.name)
+    if task.has_head != settings.task.has_head:
+        rule = f"{settings.task.name} adds {'a' if task.has_head else 'no'} head to the model"
+        raise ConfigError("task.has_head", settings.task.has_head, rule, f"Choose task={settings.task.name}.")
+    splits = prepare_splits(dataset, cache=_cache(settings), completions=task.takes_completions, progress=progress)
     tokenise(
         splits,
         model_dir=model_dir,
@@ -94,38 +117,43 @@ def plan_study(
     if len(splits.train) < 2:  # noqa: PLR2004  nothing can be learnt from one row
         rows = plural(len(splits.train), "training row")
         raise DataError(f"dataset {dataset.name} has {rows} after the split; at least 2 are needed")
-    return _plan(config, dataset, splits)
+    return _plan(config, dataset, splits, lane_limit=lane_limit)
 
 
-def reference_recipe(settings: SweepSettings, space: SearchSpace) -> tuple[str, Mapping[str, ParamValue]] | None:
-    """Return name and values of the default recipe if the search will not try it, so that it is run as a reference."""
-    recipe = default_recipe(settings.search)
-    if recipe is None:
-        return None
-    fixed = Hyperparameters.of(settings).by_key()
-    inside = {key: recipe.params.get(key, fixed[key]) for key in space.keys}
-    is_same = all(fixed.get(key) == value for key, value in recipe.params.items() if key not in space.keys)
-    if is_same and space.contains(inside) and settings.search.sampler != "grid":
-        return None
-    _check_keys(recipe, fixed)
-    return recipe.name, dict(recipe.params)
+def trial_template(settings: SweepSettings, record: StudyRecord) -> TrialTemplate:
+    """Return what the trials of a study have in common: the settings, with the length that was chosen for the study."""
+    length = {"train.epochs": record.epochs, "train.chunks_per_epoch": record.chunks_per_epoch}
+    return TrialTemplate(record.name, Hyperparameters.of(settings).with_params(length), settings.seed)
 
 
-def _check_keys(recipe: Recipe, fixed: Mapping[str, ParamValue]) -> None:
-    for key in recipe.params:
-        if key not in fixed:
-            remedy = did_you_mean(key, fixed) or "Use keys under lora and train."
-            raise ConfigError("search.recipes", key, f"recipe '{recipe.name}' has an unknown key", remedy)
+def reference_recipes(settings: SweepSettings, space: SearchSpace) -> dict[int, Recipe]:
+    """Return the recipes that are trained for comparison, by trial number.
+
+    These are the default recipe, if the search will not try it, and ``search.references``, without those that the
+    search tries as recipes. A number is the position in the whole list: it depends on neither the space nor the budget.
+    """
+    search, fixed = settings.search, Hyperparameters.of(settings)
+    tried = [] if search.sampler == "grid" else fit_recipes(search.recipes, space, fixed.by_key())
+    known = [fixed.with_params(params) for _, params in tried]
+    found: dict[int, Recipe] = {}
+    for position, recipe in enumerate((default_recipe(search), *search.references)):
+        if recipe is None or (configuration := fixed.with_params(recipe.params)) in known:
+            continue
+        known.append(configuration)
+        found[FIRST_REFERENCE_NUMBER + position] = recipe
+    return found
 
 
-def _plan(config: SweepConfig, dataset: DatasetSettings, splits: Splits) -> StudyPlan:
+def _plan(config: SweepConfig, dataset: DatasetSettings, splits: Splits, *, lane_limit: int) -> StudyPlan:
     settings, search = config.settings, config.settings.search
     metric, direction = _objective(settings, len(splits.labels))
+    num_rows = splits.num_rows["train"]
+    epochs = settings.train.epochs or choose_epochs(num_rows)
     chunks = ChunkPlan.of(
-        splits.num_rows["train"],
+        num_rows,
         micro_batch=micro_batch(settings, config.space),
-        chunks_per_epoch=settings.train.chunks_per_epoch,
-        epochs=settings.train.epochs,
+        chunks_per_epoch=settings.train.chunks_per_epoch or choose_chunks_per_epoch(epochs),
+        epochs=epochs,
     )
     record = StudyRecord(
         name=study_name(settings, dataset),
@@ -136,6 +164,8 @@ def _plan(config: SweepConfig, dataset: DatasetSettings, splits: Splits) -> Stud
         metric=metric,
         direction=direction,
         num_chunks=chunks.num_chunks,
+        epochs=chunks.epochs,
+        chunks_per_epoch=chunks.chunks_per_epoch,
         rungs=rung_chunks(chunks.num_chunks, min_chunks=search.min_chunks, reduction_factor=search.reduction_factor),
         rows_per_chunk=chunks.rows_per_chunk,
         micro_batch=chunks.micro_batch,
@@ -145,9 +175,10 @@ def _plan(config: SweepConfig, dataset: DatasetSettings, splits: Splits) -> Stud
         space=config.space.texts,
         num_available=splits.num_available,
     )
-    template = TrialTemplate(record.name, Hyperparameters.of(settings), settings.seed)
+    template = trial_template(settings, record)
     typical = template.spec(0, config.space.point((0.5,) * len(config.space)), "typical")
-    return StudyPlan(record, _opening(record, settings, dataset, chunks, typical))
+    opening = _opening(record, settings, dataset, chunks, typical=typical, lane_limit=lane_limit)
+    return StudyPlan(record, opening)
 
 
 def _objective(settings: SweepSettings, num_labels: int) -> tuple[str, str]:
@@ -165,7 +196,13 @@ def _objective(settings: SweepSettings, num_labels: int) -> tuple[str, str]:
 
 
 def _opening(
-    record: StudyRecord, settings: SweepSettings, dataset: DatasetSettings, chunks: ChunkPlan, typical: TrialSpec
+    record: StudyRecord,
+    settings: SweepSettings,
+    dataset: DatasetSettings,
+    chunks: ChunkPlan,
+    *,
+    typical: TrialSpec,
+    lane_limit: int,
 ) -> OpenStudy:
     return OpenStudy(
         name=record.name,
@@ -174,11 +211,11 @@ def _opening(
         max_length=settings.model.max_length,
         micro_batch=chunks.micro_batch,
         chunks_per_epoch=chunks.chunks_per_epoch,
-        epochs=settings.train.epochs,
+        epochs=chunks.epochs,
         rungs=record.rungs,
         seed=settings.seed,
         probe=False,
-        lane_limit=max(1, min(_MOST_LANES, settings.budget.trials // 3)) if settings.executor.lanes == "auto" else 0,
+        lane_limit=lane_limit,
         typical=typical,
     )
 

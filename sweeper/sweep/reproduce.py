@@ -108,7 +108,7 @@ def reproduce_trial(trial: str, *, outputs: Path, console: Console) -> bool:
     )
     worker = make_worker(setup, 0)
     worker.start()
-    opened = worker.answer(plan.opening)
+    opened = worker.answer(plan.resumed(study).opening)
     assert isinstance(opened, StudyOpened)  # noqa: S101  our own protocol
     reports = []
     for chunk in range(recorded.chunks_done):

@@ -22,6 +22,7 @@ from sweeper.config.compose import SweepConfig, compose
 from sweeper.config.settings import DEFAULT_OUTPUTS, SweepSettings
 from sweeper.config.time_limit import find_time_limit
 from sweeper.control.controller import Controller
+from sweeper.control.lane_limits import LaneLimits, choose_limits
 from sweeper.control.shutdown import ShutdownRequest, shutdown_on_signals
 from sweeper.control.watchdog import Watchdog
 from sweeper.display.console import print_line
@@ -44,7 +45,7 @@ from sweeper.sweep.identity import check_identity, settings_to_keep, sweep_name
 from sweeper.sweep.log_file import log_to
 from sweeper.sweep.monitor import SweepMonitor
 from sweeper.sweep.notify import check_urls
-from sweeper.sweep.plan import StudyPlan, plan_model, plan_study, reference_recipe
+from sweeper.sweep.plan import StudyPlan, plan_model, plan_study, reference_recipes
 from sweeper.sweep.session_recorder import SessionRecorder
 from sweeper.sweep.window_wait import wait_for_window
 from sweeper.track import Tracker
@@ -162,28 +163,27 @@ def _run(
 ) -> SweepOutcome:
     settings = config.settings
     devices = choose_devices(settings.executor)
-    reference = reference_recipe(settings, config.space)
+    limits = choose_limits(settings, devices.kind)
+    references = reference_recipes(settings, config.space)
     with ExitStack() as stack:
         with fetch_progress(console) as progress:
             model_dir = plan_model(settings, progress)
             executor = open_executor(settings, store, model_dir=model_dir, device=devices.kind)
             stack.callback(executor.stop)
             executor.start()  # workers need seconds to import; meanwhile this process plans and opens databases
-            plans = _plan(config, store, model_dir=model_dir, progress=progress)
+            plans = _plan(config, store, model_dir=model_dir, limits=limits, progress=progress)
         shutdown = stack.enter_context(shutdown_on_signals(settings.executor.shutdown_grace_s))
         searches = [stack.enter_context(open_search(plan.record, config, store)) for plan in plans]
-        _write_records(store, settings, plans)
+        _write_records(store, settings, plans, num_references=len(references))
         tracker = open_tracker(settings, store)
         runs = [
             open_study_run(
-                plan.record, search, settings, store=store, tracker=tracker, reference=reference, clock=clock
+                plan.record, search, settings, store=store, tracker=tracker, references=references, clock=clock
             )
             for plan, search in zip(plans, searches, strict=True)
         ]
         view = stack.enter_context(LiveView(console))
-        lanes = settings.executor.lanes
-        per_worker = "as many as turn out to be fastest" if lanes == "auto" else lanes
-        view.log(f"Training with {devices.note}. Lanes per worker: {per_worker}.")
+        view.log(f"Training with {devices.note}. Lanes per worker: {limits}.")
         monitor = SweepMonitor(
             view, runs, settings, num_workers=devices.num_workers, tracker=tracker, recorder=recorder
         )
@@ -193,7 +193,7 @@ def _run(
             executor,
             ledger=ledger,
             budget=settings.budget,
-            lanes=1 if lanes == "auto" else int(lanes),
+            limits=limits,
             shutdown=shutdown,
             on_change=monitor,
             watchdog=Watchdog(settings.executor),
@@ -230,10 +230,16 @@ def _run_controller(controller: Controller, monitor: SweepMonitor, tracker: Trac
             )
 
 
-def _plan(config: SweepConfig, store: TrialStore, *, model_dir: Path, progress: Progress) -> list[StudyPlan]:
+def _plan(
+    config: SweepConfig, store: TrialStore, *, model_dir: Path, limits: LaneLimits, progress: Progress
+) -> list[StudyPlan]:
     """Fetch and check all data; a study that exists on disk keeps its record."""
     datasets = config.settings.dataset.values()
-    plans = [plan_study(config, dataset, model_dir=model_dir, progress=progress) for dataset in datasets]
+    lane_limit = limits.lanes if limits.is_measured else 0
+    plans = [
+        plan_study(config, dataset, model_dir=model_dir, lane_limit=lane_limit, progress=progress)
+        for dataset in datasets
+    ]
     known = {study.name: study for study in store.studies()}
     for plan in plans:
         before = known.get(plan.record.name)
@@ -242,14 +248,17 @@ def _plan(config: SweepConfig, store: TrialStore, *, model_dir: Path, progress: 
                 f"the rows of {plan.record.dataset} have changed since sweep {store.root.name} started, so its trials "
                 "cannot be compared with new ones. Give the new sweep its own name, e.g. name=second"
             )
-    return [StudyPlan(known.get(plan.record.name, plan.record), plan.opening) for plan in plans]
+    return [plan.resumed(known[plan.record.name]) if plan.record.name in known else plan for plan in plans]
 
 
-def _write_records(store: TrialStore, settings: SweepSettings, plans: Sequence[StudyPlan]) -> None:
+def _write_records(
+    store: TrialStore, settings: SweepSettings, plans: Sequence[StudyPlan], *, num_references: int
+) -> None:
     """Write the records of the sweep and its studies, once and after every check, since they never change."""
     if not store.exists:
         names = [plan.record.name for plan in plans]
-        store.write_sweep({"settings": settings_to_keep(settings), "studies": names, "provenance": collect()})
+        sweep = {"settings": settings_to_keep(settings), "studies": names, "num_references": num_references}
+        store.write_sweep({**sweep, "provenance": collect()})
     known = {study.name for study in store.studies()}
     for plan in plans:
         if plan.record.name not in known:

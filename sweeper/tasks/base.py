@@ -57,6 +57,8 @@ class TaskProtocol(Protocol):
     """
     has_probe: bool
     """Whether a logistic regression on frozen features can do the task; if not, the untuned model is the baseline."""
+    has_head: bool
+    """Whether the model gets a new head, which each lane trains in full."""
     model_kind: str
     """Head of the model for `sweeper.models.load`: ``sequence_classification`` or ``causal_lm``."""
     takes_completions: bool

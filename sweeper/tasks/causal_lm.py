@@ -42,6 +42,7 @@ class Task:
     peft_task_type = "CAUSAL_LM"
     metrics = ("accuracy", "loss", "perplexity")
     has_probe = False
+    has_head = False
     model_kind = "causal_lm"
     takes_completions = True
 

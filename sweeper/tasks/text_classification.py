@@ -28,6 +28,7 @@ class Task:
     peft_task_type = "SEQ_CLS"
     metrics = ("accuracy", "macro_f1", "loss")
     has_probe = True
+    has_head = True
     model_kind = "sequence_classification"
     takes_completions = False
 

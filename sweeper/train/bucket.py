@@ -131,6 +131,7 @@ class Bucket:
         self._optimizer = LaneOptimizer(
             [OptimSettings.of(lane.spec.train, total_steps=n) for lane, n in zip(lanes, steps, strict=True)],
             [lane.step for lane in lanes],
+            num_adapter=self._layout.size_lora,
             decay_mask=self._layout.decay_mask().to(device),
             moment1=self._moment1,
             moment2=self._moment2,

@@ -1,4 +1,4 @@
-"""How the training rows of a study divide into chunks and micro-batches.
+"""How long a trial trains, and how the training rows of a study divide into chunks and micro-batches.
 
 Loads no torch, because the controller plans with it.
 """
@@ -7,7 +7,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["ChunkPlan"]
+__all__ = ["ChunkPlan", "choose_chunks_per_epoch", "choose_epochs"]
+
+_ROWS_SEEN = 3000
+"""Rows that a trial sees in all, repeats included, where the dataset is small (see docs/benchmarks.md)."""
+_FEWEST_EPOCHS = 2
+_CHUNKS = 12
+"""About how many chunks a trial has: enough for rungs at a quarter and a half, and a kill costs a twelfth."""
+
+
+def choose_epochs(num_rows: int) -> int:
+    """Return the epochs of a trial for ``train.epochs=0``: small datasets need more of them."""
+    return max(_FEWEST_EPOCHS, round(_ROWS_SEEN / num_rows))
+
+
+def choose_chunks_per_epoch(epochs: int) -> int:
+    """Return the chunks of an epoch for ``train.chunks_per_epoch=0``."""
+    return max(1, round(_CHUNKS / epochs))
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,32 +46,42 @@ class Lane:
     chunks_done: int = 0
 
     @classmethod
-    def start(cls, spec: TrialSpec, shape: Layout, device: torch.device) -> Lane:
+    def start(cls, spec: TrialSpec, shape: Layout, device: torch.device, *, head: torch.Tensor | None = None) -> Lane:
         """Start a trial from its seed.
 
         Initial values are those of PEFT: A uniform in ±1/sqrt(I) (kaiming_uniform with a = sqrt(5)), B zero, head
         weights normal with standard deviation 0.02, head biases zero. Each matrix has its own generator, so its values
         do not depend on which other layers are adapted.
+
+        Args:
+            spec: The trial.
+            shape: Layout of the layers, at any rank.
+            device: Device of the vectors.
+            head: Values of the head's last layer (see `initial_head`); random if None.
         """
         layout = shape.with_rank(spec.lora.r)
         flat = torch.zeros(1, layout.size)
         for matrix, lora in zip(layout.views_a(flat), layout.lora, strict=True):
             bound = 1 / math.sqrt(lora.num_in)
             matrix.uniform_(-bound, bound, generator=_generator(spec.seed, lora.name))
-        for (weight, _), head in zip(layout.views_head(flat), layout.head, strict=True):
-            weight.normal_(0, 0.02, generator=_generator(spec.seed, head.name))
+        for (weight, _), layer in zip(layout.views_head(flat), layout.head, strict=True):
+            weight.normal_(0, 0.02, generator=_generator(spec.seed, layer.name))
+        if head is not None:
+            flat[0, layout.size - len(head) :] = head
         parameters = flat[0].to(device)
         return cls(spec, layout, parameters, torch.zeros_like(parameters), torch.zeros_like(parameters))
 
     @classmethod
-    def admit(cls, admission: Admission, shape: Layout, device: torch.device) -> Lane:
-        """Start the trial of an admission, or continue it from its checkpoint.
+    def admit(
+        cls, admission: Admission, shape: Layout, device: torch.device, *, head: torch.Tensor | None = None
+    ) -> Lane:
+        """Start the trial of an admission, or continue it from its checkpoint; `start` explains the arguments.
 
         Raises:
             StoreError: The checkpoint is damaged, or of another model or rank.
         """
         if admission.checkpoint is None:
-            return cls.start(admission.spec, shape, device)
+            return cls.start(admission.spec, shape, device, head=head)
         try:
             tensors = load(admission.checkpoint)
             step = int(tensors["step"])

@@ -1,7 +1,8 @@
 """AdamW and learning-rate schedules for the lanes of a bucket.
 
 The update is that of `torch.optim.AdamW` (Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2), with a step
-count per lane, on one flat vector of parameters per lane.
+count per lane, on one flat vector of parameters per lane. Adapter and task head are two parameter groups: each has its
+own learning rate and is clipped by its own norm.
 
 Shapes: k lanes of a bucket, P values of a lane.
 """
@@ -16,7 +17,7 @@ import torch
 
 from sweeper.config.settings import TrainSettings
 
-__all__ = ["LaneOptimizer", "OptimSettings", "learning_rate_at"]
+__all__ = ["LaneOptimizer", "OptimSettings", "adamw_step", "learning_rate_at"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class OptimSettings:
     """Optimizer settings of one lane."""
 
     learning_rate: float
+    head_lr_ratio: float
     weight_decay: float
     warmup_steps: int
     total_steps: int
@@ -38,6 +40,7 @@ class OptimSettings:
         """Return the settings of a trial that takes ``total_steps`` optimizer steps in all."""
         return cls(
             learning_rate=train.learning_rate,
+            head_lr_ratio=train.head_lr_ratio,
             weight_decay=train.weight_decay,
             warmup_steps=round(train.warmup_ratio * total_steps),
             total_steps=total_steps,
@@ -50,7 +53,7 @@ class OptimSettings:
 
 
 def learning_rate_at(settings: OptimSettings, step: int) -> float:
-    """Return the learning rate of the ``step``-th update, counted from 0.
+    """Return the adapter's learning rate for the ``step``-th update, counted from 0.
 
     The values are those of `transformers.get_scheduler`: warm-up from 0, then linear or cosine to 0, or constant.
     """
@@ -73,6 +76,7 @@ class LaneOptimizer:
     Args:
         settings: Settings of each lane.
         steps: Updates that each lane has had so far.
+        num_adapter: Number of values of the adapter, which come first; the others are those of the head.
         decay_mask: ``[P]``, 0 where weight decay does not apply.
         moment1: ``[k, P]``, changed in place.
         moment2: ``[k, P]``, changed in place.
@@ -83,6 +87,7 @@ class LaneOptimizer:
         settings: Sequence[OptimSettings],
         steps: Sequence[int],
         *,
+        num_adapter: int,
         decay_mask: torch.Tensor,
         moment1: torch.Tensor,
         moment2: torch.Tensor,
@@ -91,6 +96,7 @@ class LaneOptimizer:
         self._settings = settings
         self._moment1, self._moment2 = moment1, moment2
         self._decay_mask = decay_mask.to(moment1.device)
+        self._adapter, self._head = slice(0, num_adapter), slice(num_adapter, moment1.shape[1])
 
     def step(self, parameters: torch.Tensor, gradients: torch.Tensor, due: Sequence[bool]) -> None:
         """Update the lanes that are due and zero their gradients; the other lanes stay unchanged.
@@ -108,27 +114,61 @@ class LaneOptimizer:
         settings = self._settings[lane]
         rate = learning_rate_at(settings, self.steps[lane])
         self.steps[lane] += 1
-        # Decoupled decay comes before the step and is scaled by the learning rate, as in torch. The kernel would apply
-        # it to biases, too, so it is done here with the mask.
-        if settings.weight_decay:
-            value.mul_(1 - rate * settings.weight_decay * self._decay_mask)
-        # Each lane is clipped by its own norm: a common norm would let one lane's gradients scale those of the others.
-        # The kernel divides by grad_scale; 1e-6 is that of torch's clip_grad_norm_.
-        norm = torch.linalg.vector_norm(grad)
-        limit = settings.max_grad_norm if settings.max_grad_norm > 0 else math.inf
-        torch._fused_adamw_(
-            [value],
-            [grad],
-            [self._moment1[lane]],
-            [self._moment2[lane]],
-            [],
-            [torch.full((), float(self.steps[lane]), device=grad.device)],
-            lr=rate,
-            beta1=settings.beta1,
-            beta2=settings.beta2,
-            weight_decay=0.0,
-            eps=settings.epsilon,
-            amsgrad=False,
-            maximize=False,
-            grad_scale=((norm + 1e-6) / limit).clamp_(min=1.0),
-        )
+        step = torch.full((), float(self.steps[lane]), device=grad.device)
+        for group, ratio in ((self._adapter, 1.0), (self._head, settings.head_lr_ratio)):
+            if group.start < group.stop:
+                moments = self._moment1[lane, group], self._moment2[lane, group]
+                decay = settings.weight_decay * self._decay_mask[group] if settings.weight_decay else None
+                adamw_step(
+                    value[group], grad[group], *moments, step=step, rate=rate * ratio, decay=decay, settings=settings
+                )
+
+
+def adamw_step(
+    value: torch.Tensor,
+    grad: torch.Tensor,
+    moment1: torch.Tensor,
+    moment2: torch.Tensor,
+    *,
+    step: torch.Tensor,
+    rate: float,
+    decay: torch.Tensor | None,
+    settings: OptimSettings,
+) -> None:
+    """Update one parameter group of a lane in place.
+
+    Args:
+        value: Its parameters.
+        grad: Their gradient.
+        moment1: AdamW's first moment.
+        moment2: AdamW's second moment.
+        step: Updates so far, this one included; a float tensor.
+        rate: Learning rate.
+        decay: Weight decay of each value; None for none.
+        settings: The lane's settings.
+    """
+    # Decoupled decay comes before the step and is scaled by the learning rate, as in torch. The kernel would apply it
+    # to biases, too, so it is done here with the mask.
+    if decay is not None:
+        value.mul_(1 - rate * decay)
+    # Each group of each lane is clipped by its own norm. A common norm of the lanes would let one scale the others, and
+    # one of adapter and head would let the head shrink the adapter's steps: its gradient is several times as large. The
+    # kernel divides by grad_scale; 1e-6 is that of torch's clip_grad_norm_.
+    norm = torch.linalg.vector_norm(grad)
+    limit = settings.max_grad_norm if settings.max_grad_norm > 0 else math.inf
+    torch._fused_adamw_(
+        [value],
+        [grad],
+        [moment1],
+        [moment2],
+        [],
+        [step],
+        lr=rate,
+        beta1=settings.beta1,
+        beta2=settings.beta2,
+        weight_decay=0.0,
+        eps=settings.epsilon,
+        amsgrad=False,
+        maximize=False,
+        grad_scale=((norm + 1e-6) / limit).clamp_(min=1.0),
+    )

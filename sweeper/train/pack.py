@@ -31,7 +31,7 @@ from sweeper.train.lane import Lane, derived_seed
 from sweeper.train.layout import HeadShape, Layout, LoraShape, bucket_rank
 from sweeper.train.packed import LoraGroup, PackedDropout, PackedHead, PackedLora, PackState
 
-__all__ = ["ChunkOutcome", "Pack", "RowFunction", "sort_lanes"]
+__all__ = ["ChunkOutcome", "Features", "Pack", "RowFunction", "sort_lanes"]
 
 RowFunction = Callable[[nn.Module, Batch], torch.Tensor]
 """Returns the loss of each row, ``[rows]``, or the outputs that score it, ``[rows, F]``; see `sweeper.tasks.base`."""
@@ -45,6 +45,16 @@ class ChunkOutcome:
     """Weighted mean over the chunk's rows."""
     num_rows: int
     num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Features of the frozen model, without an adapter, float32 on the CPU."""
+
+    pooled: torch.Tensor
+    """The last hidden states, averaged over the tokens of a row, ``[N, I]``."""
+    head_inputs: torch.Tensor
+    """What the last layer of the head reads, e.g. BERT's pooled first token, ``[N, I]``."""
 
 
 class Pack:
@@ -158,18 +168,40 @@ class Pack:
         with self._attached(buckets, training=False):
             return self._gather(split, len(lanes), outputs, parts)
 
-    @torch.no_grad()
-    def features(self, split: EvaluationBatches) -> torch.Tensor:
-        """Return the mean-pooled last hidden states of the frozen model, ``[rows, I]`` float32 on the CPU."""
+    def features(self, lane: Lane, split: EvaluationBatches) -> Features:
+        """Return the features of a classifier's rows: its pooled hidden states and the inputs of its head.
+
+        Args:
+            lane: A lane that has not trained yet, so that its adapter changes nothing. Only heads of several layers
+                depend on it: their last layer reads what the first ones make.
+            split: The rows.
+        """
         base = getattr(self._model, str(self._model.base_model_prefix))
+        states: list[torch.Tensor] = []
+        inputs: list[torch.Tensor] = []
 
-        def pooled(_: nn.Module, batch: Batch) -> torch.Tensor:
-            states = base(input_ids=batch.ids, attention_mask=batch.mask).last_hidden_state.float()
-            means: torch.Tensor = (states * batch.mask[..., None]).sum(1) / batch.mask.sum(1, keepdim=True)
-            return means
+        def both(model: nn.Module, batch: Batch) -> torch.Tensor:
+            states.clear()
+            inputs.clear()
+            model(input_ids=batch.ids, attention_mask=batch.mask)
+            hidden, read = states[0].float(), inputs[0].float()
+            mean = (hidden * batch.mask[..., None]).sum(1) / batch.mask.sum(1, keepdim=True)
+            if read.dim() > mean.dim():  # a decoder's head reads every token, and the last one is the answer
+                read = read[torch.arange(len(read)), batch.mask.sum(1) - 1]
+            return torch.cat([mean, read], 1)
 
-        with all_tokens(self._model):
-            return self.frozen(split, pooled)
+        hooks = [
+            base.register_forward_hook(lambda _, __, result: states.append(result[0])),
+            self._heads[-1].register_forward_pre_hook(lambda _, args: inputs.append(args[0])),
+        ]
+        try:
+            with all_tokens(self._model):
+                found = self.predict([lane], split, both)[0]
+        finally:
+            for hook in hooks:
+                hook.remove()
+        width = self._heads[-1].in_features
+        return Features(found[:, :-width], found[:, -width:])
 
     @torch.no_grad()
     def frozen(self, split: EvaluationBatches, outputs: RowFunction) -> torch.Tensor:

@@ -14,9 +14,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
+from sweeper.config.settings import LoraSettings, TrainSettings
 from sweeper.data import prepare_splits
-from sweeper.data.base import TokenisedSplits
+from sweeper.data.base import Splits, TokenisedSplits
 from sweeper.data.prompt_tokens import chat_use
 from sweeper.data.tokens import tokenise
 from sweeper.errors import StoreError, WorkerError
@@ -32,12 +34,13 @@ from sweeper.tasks.base import Examples, TaskProtocol
 from sweeper.train.batches import EvaluationBatches, TrainingRows
 from sweeper.train.chunks import ChunkPlan
 from sweeper.train.divergence import find_diverged, loss_limit
+from sweeper.train.initial_head import STRENGTH, head_values, initial_head, model_identity
 from sweeper.train.lane import Lane
 from sweeper.train.lane_choice import choose_lanes, typical_rows
 from sweeper.train.out_of_memory import OutOfMemoryFallback
 from sweeper.train.pack import ChunkOutcome, Pack, sort_lanes
-from sweeper.train.probe import probe
-from sweeper.types import Admission, ChunkReport, ChunkRequest, Cost, Failure, FailureKind, Measurement
+from sweeper.train.probe import fit_probe
+from sweeper.types import Admission, ChunkReport, ChunkRequest, Cost, Failure, FailureKind, Measurement, TrialSpec
 
 __all__ = ["TrainingWorker"]
 
@@ -50,6 +53,9 @@ class _Study:
 
     request: OpenStudy
     task: TaskProtocol
+    tokens: TokenisedSplits
+    fingerprint: str
+    num_labels: int
     pack: Pack
     train: TrainingRows
     validation: EvaluationBatches
@@ -96,8 +102,8 @@ class TrainingWorker:
             trust_remote_code=self._setup.model.trust_remote_code,
             chat=chat_use(self._setup.model),
         )
-        study = self._study = self._prepare(request, task.of(tokens), tokens, num_labels=len(splits.labels))
-        references = self._references(study, tokens, len(splits.labels)) if request.probe else {}
+        study = self._study = self._prepare(request, task.of(tokens), tokens, splits)
+        references = self._references(study) if request.probe else {}
         if request.lane_limit == 0 or request.typical is None:
             return StudyOpened(references=references)
         rows = typical_rows(
@@ -109,7 +115,8 @@ class TrainingWorker:
         choice = choose_lanes(study.pack, rows, study.task.row_loss, spec=request.typical, limit=request.lane_limit)
         return StudyOpened(references=references, lanes=choice.lanes, notes=(str(choice),))
 
-    def _prepare(self, request: OpenStudy, task: TaskProtocol, tokens: TokenisedSplits, *, num_labels: int) -> _Study:
+    def _prepare(self, request: OpenStudy, task: TaskProtocol, tokens: TokenisedSplits, splits: Splits) -> _Study:
+        num_labels = len(splits.labels)
         model: Any = load_model(
             self._setup.model_dir,
             kind=task.model_kind,
@@ -131,6 +138,9 @@ class TrainingWorker:
         return _Study(
             request=request,
             task=task,
+            tokens=tokens,
+            fingerprint=splits.fingerprint,
+            num_labels=num_labels,
             pack=pack,
             train=TrainingRows(train, plan, seed=request.seed, pad_token_id=tokens.pad_token_id, device=self._device),
             validation=self._evaluation_batches(validation, tokens.pad_token_id),
@@ -167,15 +177,55 @@ class TrainingWorker:
         task.check(model)
         return pack, config
 
-    def _references(self, study: _Study, tokens: TokenisedSplits, num_labels: int) -> dict[str, Mapping[str, float]]:
-        """Return the scores of the model without fine-tuning: of a probe on its features, or of the model itself."""
+    def _references(self, study: _Study) -> dict[str, Mapping[str, float]]:
+        """Return the scores of the model without fine-tuning: of probes on its features, or of the model itself."""
         task, validation = study.task, study.validation
         if not task.has_probe:
             return {"untuned": _validation(task.score(study.pack.frozen(validation, task.outputs), validation.targets))}
-        train = self._evaluation_batches(task.examples(tokens, "train"), tokens.pad_token_id)
-        features, held_out = study.pack.features(train), study.pack.features(validation)
-        predicted = probe(features, train.targets, held_out)
-        return {"frozen_probe": _validation(task.score_labels(predicted, validation.targets, num_labels))}
+        spec = TrialSpec(
+            study=study.request.name,
+            number=0,
+            params={},
+            lora=LoraSettings(),
+            train=TrainSettings(),
+            seed=study.request.seed,
+            origin="frozen",
+        )
+        lane, train = Lane.start(spec, study.pack.shape, self._device), self._train_once(study)
+        features, held_out = study.pack.features(lane, train), study.pack.features(lane, validation)
+        scores: dict[str, Mapping[str, float]] = {}
+        # Sentence embeddings are compared by their cosine, so rows of the mean are scaled to unit length.
+        for name, seen, unseen in (
+            ("frozen_probe", F.normalize(features.pooled), F.normalize(held_out.pooled)),
+            ("frozen_probe_head", features.head_inputs, held_out.head_inputs),
+        ):
+            predicted = fit_probe(seen, train.targets, study.num_labels).predict(unseen)
+            scores[name] = _validation(task.score_labels(predicted, validation.targets, study.num_labels))
+        return scores
+
+    def _initial_head(self, study: _Study, spec: TrialSpec) -> torch.Tensor | None:
+        """Return the head that a trial starts from; None for a random one, and if the task has none."""
+        heads = study.pack.shape.head
+        if spec.train.head_init != "probe" or not heads:
+            return None
+        setup, last = self._setup, heads[-1]
+
+        def fit() -> torch.Tensor:
+            train = self._train_once(study)
+            features = study.pack.features(Lane.start(spec, study.pack.shape, self._device), train)
+            probe = fit_probe(
+                features.head_inputs, train.targets, study.num_labels, has_bias=last.has_bias, strength=STRENGTH
+            )
+            return head_values(probe, last)
+
+        # A head of several layers starts from the seed, and the probe reads what its first layers make.
+        seed = spec.seed if len(heads) > 1 else 0
+        model = model_identity(setup.model_dir)
+        rows = [study.fingerprint, study.request.max_length]
+        return initial_head(setup.cache, [model, str(self._dtype), rows, seed], fit)
+
+    def _train_once(self, study: _Study) -> EvaluationBatches:
+        return self._evaluation_batches(study.task.examples(study.tokens, "train"), study.tokens.pad_token_id)
 
     def _run(self, request: ChunkRequest) -> ChunkReport:
         if self._study is None:
@@ -212,7 +262,8 @@ class TrainingWorker:
         for admission in admissions:
             number = admission.spec.number
             try:
-                lane = Lane.admit(admission, study.pack.shape, self._device)
+                head = self._initial_head(study, admission.spec) if admission.checkpoint is None else None
+                lane = Lane.admit(admission, study.pack.shape, self._device, head=head)
             except StoreError as error:
                 failures[number] = Failure(kind=FailureKind.CHECKPOINT, message=str(error))
                 continue

@@ -11,7 +11,7 @@ from sweeper.config.dimensions import parse_dimension
 from sweeper.config.space import Scale
 from sweeper.errors import ConfigError, SpaceError
 
-DEFAULT_KEYS = {"lora.r", "lora.alpha_ratio", "lora.dropout", "train.learning_rate"}
+DEFAULT_KEYS = {"lora.r", "lora.alpha_ratio", "lora.dropout", "train.learning_rate", "train.head_lr_ratio"}
 
 
 def dimension(overrides, key):
@@ -27,7 +27,7 @@ def error_of(*overrides, **options):
 # What one may write.
 
 
-def test_without_overrides_three_datasets_and_four_dimensions_are_searched():
+def test_without_overrides_three_datasets_and_five_dimensions_are_searched():
     config = compose([])
     assert list(config.settings.dataset) == ["trec", "sms_spam", "rotten_tomatoes"]
     assert set(config.space.keys) == DEFAULT_KEYS
@@ -64,13 +64,14 @@ def test_the_space_is_given_in_hydras_sweep_grammar():
         "lora.dropout": "interval(0,0.2)",
     }
     space = compose([f"{key}={text}" for key, text in texts.items()]).space
-    assert space.texts == texts
+    assert space.texts == {**texts, "train.head_lr_ratio": "tag(log,interval(1,100))"}
     kinds = {d.key: (d.scale, d.choices or (d.low, d.high)) for d in space.dimensions}
     assert kinds == {
         "lora.r": (Scale.ORDERED, (4, 8, 16)),
         "lora.alpha_ratio": (Scale.LOG, (0.25, 8)),
         "train.learning_rate": (Scale.LOG, (1e-4, 1e-2)),
         "lora.dropout": (Scale.LINEAR, (0, 0.2)),
+        "train.head_lr_ratio": (Scale.LOG, (1, 100)),
     }
 
 
@@ -106,7 +107,8 @@ def test_a_fixed_value_removes_the_dimension():
 
 
 def test_fixing_a_section_removes_the_dimension_of_each_of_its_keys():
-    assert set(compose(["lora={r: 4, dropout: 0.1}"]).space.keys) == {"lora.alpha_ratio", "train.learning_rate"}
+    keys = set(compose(["lora={r: 4, dropout: 0.1}"]).space.keys)
+    assert keys == DEFAULT_KEYS - {"lora.r", "lora.dropout"}
 
 
 def test_null_removes_a_dimension():
@@ -252,6 +254,17 @@ MISTAKES = [
     ("train.micro_batch=5", "train.micro_batch", 5, "train.batch_size=16", "divisor"),
     ("train.batch_size=choice(8,12)", "train.micro_batch", 8, "train.batch_size=12", "divisor"),
     ("train.batch_size=interval(8,16)", "train.batch_size", "interval(8,16)", "multiples", "choice(16,32,64)"),
+    # recipes
+    ("search.recipes=[{name: odd, params: {lora.rnk: 4}}]", "search.recipes", "lora.rnk", "recipe 'odd'", "lora.r"),
+    (
+        "search.references=[{name: odd, params: {seed: 4}}]",
+        "search.references",
+        "seed",
+        "unknown key",
+        "lora and train",
+    ),
+    ("search.references=[{name: r, params: {lora.r: 0}}]", "search.references (r): lora.r", 0, "from 1", "Rank"),
+    ("search.references=[{name: r16}]", "search.references", "r16", "two recipes have the same name", "Rename"),
     # what Hydra would take
     ("+x=1", "+x", "1", "not added or deleted", "x=value"),
     ("++model.dtyp=1", "++model.dtyp", "1", "not added or deleted", "Did you mean 'model.dtype'?"),
@@ -279,7 +292,7 @@ def test_two_datasets_with_one_name_are_rejected():
 
 
 def test_a_space_without_dimensions_is_rejected():
-    fixed = ["lora.r=8", "lora.alpha_ratio=1", "lora.dropout=0", "train.learning_rate=1e-3"]
+    fixed = ["lora.r=8", "lora.alpha_ratio=1", "lora.dropout=0", "train.learning_rate=1e-3", "train.head_lr_ratio=1"]
     with pytest.raises(SpaceError, match="there is no dimension"):
         compose(fixed)
 
@@ -332,3 +345,31 @@ def test_the_language_experiment_fits_together():
     assert (settings.task.name, settings.model.name, list(settings.dataset)) == ("causal_lm", "smollm2", ["trec"])
     assert settings.dataset["trec"].label_words["HUM"] == "human"
     assert settings.dataset["trec"].prompt_template == "Question: {text}\nType:"
+
+
+# A task without a head.
+
+HEADLESS = ["task=causal_lm", "model=smollm2", "dataset=trec"]
+
+
+@pytest.mark.parametrize("space", ["default", "baseline", "cost_constrained", "domain_shift", "simple_style"])
+def test_every_space_searches_the_rate_of_the_head_if_there_is_one(space):
+    assert "train.head_lr_ratio" in compose([f"space={space}"]).space.keys
+    config = compose([*HEADLESS, f"space={space}"])
+    assert "train.head_lr_ratio" not in config.space.keys
+    assert "train.head_lr_ratio" not in config.settings.space.dimensions
+
+
+def test_recipes_of_a_task_without_a_head_have_no_keys_of_a_head():
+    def keys(settings):
+        return {key for recipe in (*settings.search.recipes, *settings.search.references) for key in recipe.params}
+
+    head = {"train.head_lr_ratio", "train.head_init"}
+    assert keys(compose([]).settings) >= head
+    assert not keys(compose(HEADLESS).settings) & head
+
+
+def test_a_dimension_of_the_head_is_rejected_for_a_task_without_a_head():
+    error = error_of(*HEADLESS, "train.head_init=choice(random,probe)")
+    assert (error.key, error.value) == ("train.head_init", "choice(random,probe)")
+    assert "task=causal_lm adds no head" in error.rule

@@ -11,6 +11,7 @@ from sweeper.config.compose import CONFIG_DIR, compose
 from sweeper.config.hyperparameters import Hyperparameters
 from sweeper.config.keys import all_keys, searchable_keys
 from sweeper.errors import ConfigError
+from sweeper.tasks import make_task
 
 YAMLS = sorted(path.relative_to(CONFIG_DIR.resolve()) for path in CONFIG_DIR.resolve().glob("*/[!_]*.yaml"))
 
@@ -63,6 +64,19 @@ def test_every_search_tries_the_known_recipes_first(path):
     assert recipes[0].params["lora.r"] == 8
     assert recipes[0].params["lora.alpha_ratio"] == 1.0
     assert recipes[2].params["lora.r"] * recipes[2].params["lora.alpha_ratio"] == 32
+
+
+def test_the_recipe_as_people_run_it_today_is_a_reference():
+    settings = compose([]).settings
+    (plain,) = settings.search.references
+    default = settings.search.recipes[0]
+    assert plain.params == {**default.params, "train.head_lr_ratio": 1.0, "train.head_init": "random"}
+
+
+@pytest.mark.parametrize("path", [path for path in YAMLS if path.parent.name == "task"], ids=str)
+def test_every_task_file_says_whether_the_task_has_a_head(path):
+    settings = compose(_chosen(path)).settings.task
+    assert make_task(settings.name).has_head is settings.has_head
 
 
 @pytest.mark.parametrize("space", sorted(path.stem for path in YAMLS if path.parent.name == "space"))

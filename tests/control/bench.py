@@ -10,9 +10,17 @@ from pathlib import Path
 import optuna
 
 from sweeper.clock import Clock, utc_now
-from sweeper.config.settings import BudgetSettings, DatasetSettings, ExecutorSettings, SearchSettings, TaskSettings
+from sweeper.config.settings import (
+    BudgetSettings,
+    DatasetSettings,
+    ExecutorSettings,
+    Recipe,
+    SearchSettings,
+    TaskSettings,
+)
 from sweeper.config.values import ParamValue
 from sweeper.control.controller import Controller
+from sweeper.control.lane_limits import LaneLimits
 from sweeper.control.shutdown import ShutdownRequest
 from sweeper.control.study_run import StudyRun
 from sweeper.control.trial_records import TrialRecords
@@ -24,7 +32,7 @@ from sweeper.search.study import Search
 from sweeper.store.ledger import Ledger
 from sweeper.store.trials import TrialStore
 from sweeper.track import NullTracker
-from sweeper.types import StudyRecord, TrialRecord, TrialState, TrialTemplate
+from sweeper.types import Phase, StudyRecord, TrialRecord, TrialState, TrialTemplate
 from tests import builders
 from tests.builders import make_study
 from tests.doubles import FakeWorker
@@ -79,11 +87,13 @@ class Bench:
     folder: Path
     num_trials: int = 6
     lanes: int = 3
+    in_flight: int = 0
+    recipe_lanes: int = 0
     max_retries: int = 2
     keep_adapters: int = 0
     studies: tuple[str, ...] = ("toy",)
     search: SearchSettings = field(default_factory=lambda: preset("tpe", num_startup_trials=2))
-    reference: tuple[str, Mapping[str, ParamValue]] | None = None
+    references: dict[int, Recipe] = field(default_factory=dict)
     budget: BudgetSettings = field(default_factory=BudgetSettings)
     worker: dict[str, object] = field(default_factory=dict)
     num_workers: int = 1
@@ -112,7 +122,7 @@ class Bench:
                 executor,
                 ledger=Ledger(self.folder / "ledger.json", self.clock),
                 budget=self.budget,
-                lanes=self.lanes,
+                limits=LaneLimits(lanes=self.lanes, in_flight=self.in_flight, recipe_lanes=self.recipe_lanes),
                 shutdown=self.shutdown,
                 on_change=on_change,
                 watchdog=Watchdog(self.executor, self.timer),
@@ -169,7 +179,7 @@ class Bench:
             TrialTemplate(name, DEFAULTS, 0),
             num_trials=self.num_trials,
             executor=replace(self.executor, max_retries=self.max_retries),
-            reference=self.reference,
+            references=self.references,
             timer=self.timer,
         )
 
@@ -179,6 +189,8 @@ def record(name: str) -> StudyRecord:
         name=name,
         dataset=name,
         num_chunks=RUNGS[-1],
+        epochs=2,
+        chunks_per_epoch=2,
         rungs=RUNGS,
         rows_per_chunk=10,
         micro_batch=2,
@@ -236,7 +248,7 @@ def check_intact(bench: Bench, study: str = "toy") -> None:
             assert chunks[-1] == RUNGS[-1]
             assert (bench.store.adapter_dir(study, trial.spec.number) / "adapter_config.json").exists()
         assert not list(bench.store.paths.trial(study, trial.spec.number).folder.glob("checkpoint-*"))
-    searched = [number for number in trials if number < 9000]
+    searched = [number for number, trial in trials.items() if trial.spec.phase is Phase.SEARCH]
     stored = bench.in_optuna(study)
     assert [trial.number for trial in stored] == searched
     assert all(trial.state.is_finished() for trial in stored)

@@ -9,7 +9,7 @@ import pytest
 from sweeper.config.settings import BudgetSettings
 from sweeper.execute.inline import _InlineHandle
 from sweeper.store.trials import TrialStore
-from sweeper.types import Phase, TrialState
+from sweeper.types import TrialState
 from tests.control.bench import RUNGS, Bench, check_intact, no_pruning
 from tests.search.toy import preset
 
@@ -85,16 +85,6 @@ def test_recipes_come_first(bench):
     assert origins == ["recipe:peft_default", "recipe:alpha_2r", "sobol", "sobol", "tpe", "tpe"]
 
 
-def test_a_recipe_outside_the_space_runs_beside_the_search(bench):
-    bench.reference = ("odd", {"lora.r": 3, "train.learning_rate": 1e-9})
-    trials = bench.run().trials()
-    odd = trials.pop(9000)
-    assert odd.spec.phase is Phase.REFERENCE
-    assert (odd.state, odd.spec.by_key()["lora.r"], odd.spec.origin) == (TrialState.COMPLETE, 3, "recipe:odd")
-    assert len(trials) == bench.num_trials
-    check_intact(bench)
-
-
 # Several workers, several studies.
 
 
@@ -112,21 +102,6 @@ def test_a_trial_is_in_one_pack_at_a_time(tmp_path):
         for number in numbers if what == "chunk" else ():
             workers.setdefault(number, set()).add(index)
     assert {len(indices) for indices in workers.values()} == {1}
-
-
-def test_one_of_several_workers_trains_the_recipes_in_a_separate_pack(tmp_path):
-    bench = Bench(tmp_path, num_trials=12, num_workers=2, search=no_pruning()).run()
-    packs = {index: [set(n) for i, what, n in bench.events if (i, what) == (index, "chunk")] for index in (0, 1)}
-    assert packs[0][: RUNGS[-1]] == [{0, 1}] * RUNGS[-1]
-    assert packs[1][0] == {2, 3, 4}
-    assert len(packs[0][RUNGS[-1]]) == bench.lanes
-    check_intact(bench)
-
-
-@pytest.mark.parametrize("changes", [{"num_workers": 1}, {"num_workers": 2, "studies": ("one", "two")}])
-def test_the_only_worker_of_a_study_fills_its_pack(tmp_path, changes):
-    bench = Bench(tmp_path, search=no_pruning(), **changes).run()
-    assert bench.chunks()[0] == (0, 1, 2)
 
 
 def test_workers_are_spread_over_the_studies_and_finish_all(tmp_path):

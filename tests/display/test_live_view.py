@@ -181,6 +181,30 @@ def test_a_new_best_trial_is_printed_once(plain):
     assert "by trial 1: r=16 alpha=32 dropout=0.05 lr=0.00123" in lines[1]
 
 
+def test_before_a_trial_is_complete_every_new_score_of_the_best_running_one_is_printed_once(plain):
+    view, _, file = plain
+    first, second = (make_trial(0, score, state=RUNNING, chunks=n) for n, score in ((3, 0.5), (6, 0.75)))
+    with view:
+        for trials in (
+            [first],
+            [first],
+            [second],
+            [make_trial(0, 0.8)],
+            [make_trial(0, 0.8), make_trial(1, state=RUNNING)],
+        ):
+            view.update([progress_of(trials)])
+    lines = [line.removeprefix("[0:00] trec: ").partition(": ")[0] for line in file.getvalue().splitlines()]
+    running = "so far (trial 0 running, {} of 12 chunks)".format
+    assert lines == [f"0.500 {running(3)}", f"0.750 {running(6)}", "best so far 0.800 ± 0.020 by trial 0"]
+
+
+def test_table_and_heartbeat_mark_the_score_of_a_running_trial():
+    running = progress_of([make_trial(0, 0.5, state=RUNNING, chunks=3)])
+    text = "0.500 so far (trial 0 running, 3 of 12 chunks)"
+    assert text in words(drawn(progress_table([running]), 200))
+    assert f"no complete trial yet, {text}" in progress_line(running)
+
+
 def test_the_end_of_a_study_is_printed_once(plain):
     view, _, file = plain
     done = progress_of([make_infeasible(0)], budget=1)

@@ -7,8 +7,15 @@ from tests.builders import make_default, make_infeasible, make_study, make_trial
 RUNNING, PRUNED = TrialState.RUNNING, TrialState.PRUNED
 
 
-def progress_of(trials, *, study=None, budget=10, wall_s=100.0):
-    return study_progress(study or make_study(), trials, budget=budget, wall_s=wall_s, default="peft_default")
+def progress_of(trials, *, study=None, budget=10, wall_s=100.0, num_references=0):
+    return study_progress(
+        study or make_study(),
+        trials,
+        budget=budget,
+        wall_s=wall_s,
+        default="peft_default",
+        num_references=num_references,
+    )
 
 
 def test_trials_are_counted_by_state():
@@ -27,6 +34,23 @@ def test_references_are_outside_the_budget():
 def test_a_study_is_not_done_while_a_reference_runs():
     trials = [make_trial(0, 0.9), make_default(None, 1, phase=Phase.REFERENCE, state=RUNNING)]
     assert not progress_of(trials, budget=1).is_done
+
+
+def test_a_study_is_not_done_before_its_references_have_started():
+    trials = [make_trial(0, 0.9), make_default(0.95, 1, phase=Phase.REFERENCE)]
+    found = progress_of(trials, budget=1, num_references=2)
+    assert not found.is_done
+    assert found.left_s == pytest.approx(100 * 12 / 24)
+    assert progress_of(trials, budget=1, num_references=1).is_done
+
+
+def test_the_best_running_trial_is_known_before_one_is_complete():
+    trials = [make_trial(n, score, state=RUNNING, chunks=3) for n, score in enumerate([0.5, 0.7, None])]
+    found = progress_of([*trials, make_trial(3, 0.9, state=PRUNED)])
+    assert (found.best, found.best_running.spec.number) == (None, 1)
+    loss = make_study(metric="validation/loss", direction="minimize")
+    losses = [make_trial(n, value, study=loss, state=RUNNING, chunks=3) for n, value in enumerate([0.5, 0.7])]
+    assert progress_of(losses, study=loss).best_running.spec.number == 0
 
 
 def test_progress_has_best_default_and_probe():

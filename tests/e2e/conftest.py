@@ -42,6 +42,7 @@ def overrides_of(tmp_path, rows, tiny_bert, tiny_cache):
         "train.batch_size=8",
         "search.min_chunks=1",
         "search.num_startup_trials=2",
+        "search.references=[]",
         "executor=inline",
         "executor.lanes=3",
         "tracker=none",

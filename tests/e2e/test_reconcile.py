@@ -19,6 +19,7 @@ import sweeper
 from sweeper.cli import main
 from sweeper.control.resume import with_checkpoint
 from sweeper.errors import SweepLocked
+from sweeper.figures.recipes import FIRST_REFERENCE_NUMBER
 from sweeper.recovery.reconcile import reconcile_sweep
 from sweeper.store.ledger import Ledger
 from sweeper.store.lock import hold
@@ -211,7 +212,9 @@ def test_databases_ledger_and_study_are_repaired_from_the_trial_records(sweep, d
     assert sweep.reconcile(), sweep.output
     assert "repaired" in sweep.output
     assert sweep.records() == before
-    assert [(t.number, t.state.is_finished()) for t in sweep.in_optuna()] == [(n, True) for n in before if n < 9000]
+    assert [(t.number, t.state.is_finished()) for t in sweep.in_optuna()] == [
+        (n, True) for n in before if n < FIRST_REFERENCE_NUMBER
+    ]
     assert sorted(int(run.data.tags["trial"]) for run in sweep.runs()[1]) == sorted(before)
     assert {run.info.status for run in sweep.runs()[1]} <= {"FINISHED", "FAILED"}
     cost = sum(record.cost.device_s for record in before.values())
@@ -268,7 +271,7 @@ def test_without_a_copy_a_damaged_trial_is_restarted_and_ends_as_before(sweep):
     assert (after[number].state, after[number].initial_hash) == (before.state, before.initial_hash)
     losses = [[m.metrics["train/loss"] for m in record.measurements] for record in (after[number], before)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-    assert len([n for n in after if n < 9000]) == 5
+    assert len([n for n in after if n < FIRST_REFERENCE_NUMBER]) == 5
 
 
 def test_a_trial_with_a_truncated_checkpoint_is_restarted(sweep):

@@ -59,8 +59,10 @@ def test_a_paused_trial_is_running_in_optuna_and_waits_in_mlflow():
 
 
 def test_references_are_not_expected_in_optuna():
-    assert compared(Place.SEARCH, [make_trial(9000, 0.9, phase=Phase.REFERENCE)], []) == []
-    assert compared(Place.TRACKER, [make_trial(9000, 0.9, phase=Phase.REFERENCE)], []) == [(9000, Remedy.UPDATE)]
+    assert compared(Place.SEARCH, [make_trial(1_000_000, 0.9, phase=Phase.REFERENCE)], []) == []
+    assert compared(Place.TRACKER, [make_trial(1_000_000, 0.9, phase=Phase.REFERENCE)], []) == [
+        (1_000_000, Remedy.UPDATE)
+    ]
 
 
 def test_a_trial_missing_in_the_store_is_recovered_or_started():

@@ -109,9 +109,9 @@ def test_a_study_is_read_as_it_was_written(store):
 
 
 def test_trials_are_read_by_number(store):
-    for number in (10, 2, 9000):
+    for number in (10, 2, 1_000_000):
         store.write_trial(trial(number))
-    assert [record.spec.number for record in store.trials(STUDY)] == [2, 10, 9000]
+    assert [record.spec.number for record in store.trials(STUDY)] == [2, 10, 1_000_000]
     assert store.read_trial(STUDY, 2) == trial(2)
 
 

@@ -13,6 +13,7 @@ from tests.train.tiny import spec
 
 BASE = OptimSettings(
     learning_rate=1e-2,
+    head_lr_ratio=1.0,
     weight_decay=0.1,
     warmup_steps=2,
     total_steps=20,
@@ -24,11 +25,14 @@ BASE = OptimSettings(
 )
 LANES = [
     BASE,
-    dataclasses.replace(BASE, learning_rate=0.1, weight_decay=0.0, beta1=0.8, beta2=0.95, epsilon=1e-3),
+    dataclasses.replace(
+        BASE, learning_rate=0.1, head_lr_ratio=0.2, weight_decay=0.0, beta1=0.8, beta2=0.95, epsilon=1e-3
+    ),
     dataclasses.replace(BASE, lr_schedule="cosine", max_grad_norm=0.1, warmup_steps=0),
-    dataclasses.replace(BASE, lr_schedule="constant", max_grad_norm=0.0, weight_decay=0.5),
+    dataclasses.replace(BASE, head_lr_ratio=20.0, lr_schedule="constant", max_grad_norm=0.0, weight_decay=0.5),
 ]
-SIZE, DECAYED = 12, 9
+ADAPTER, DECAYED, SIZE = 5, 9, 12
+"""Where the adapter ends, where the head's bias starts, and where it ends."""
 MASK = torch.tensor([1.0] * DECAYED + [0.0] * (SIZE - DECAYED))
 
 
@@ -40,13 +44,20 @@ def scheduler_of(settings, optimizer):
 
 
 class Reference:
-    """One lane, optimised by torch.optim.AdamW."""
+    """One lane, optimised by torch.optim.AdamW: the adapter, the head's weight and the head's bias."""
+
+    SIZES = (ADAPTER, DECAYED - ADAPTER, SIZE - DECAYED)
 
     def __init__(self, settings, start):
         self.settings = settings
-        self.parts = [start[:DECAYED].clone().requires_grad_(), start[DECAYED:].clone().requires_grad_()]
+        self.parts = [part.clone().requires_grad_() for part in start.split(self.SIZES)]
+        head_rate = settings.learning_rate * settings.head_lr_ratio
         self.optimizer = torch.optim.AdamW(
-            [{"params": self.parts[:1]}, {"params": self.parts[1:], "weight_decay": 0.0}],
+            [
+                {"params": self.parts[:1]},
+                {"params": self.parts[1:2], "lr": head_rate},
+                {"params": self.parts[2:], "lr": head_rate, "weight_decay": 0.0},
+            ],
             lr=settings.learning_rate,
             weight_decay=settings.weight_decay,
             betas=(settings.beta1, settings.beta2),
@@ -55,10 +66,11 @@ class Reference:
         self.scheduler = scheduler_of(settings, self.optimizer)
 
     def step(self, gradient):
-        for part, grad in zip(self.parts, gradient.split([DECAYED, SIZE - DECAYED]), strict=True):
+        for part, grad in zip(self.parts, gradient.split(self.SIZES), strict=True):
             part.grad = grad.clone()
         if self.settings.max_grad_norm:
-            torch.nn.utils.clip_grad_norm_(self.parts, self.settings.max_grad_norm)
+            torch.nn.utils.clip_grad_norm_(self.parts[:1], self.settings.max_grad_norm)
+            torch.nn.utils.clip_grad_norm_(self.parts[1:], self.settings.max_grad_norm)
         self.optimizer.step()
         self.scheduler.step()
 
@@ -71,7 +83,7 @@ def lanes(settings=LANES):
     generator = torch.Generator().manual_seed(0)
     parameters = torch.randn(len(settings), SIZE, generator=generator)
     moments = {"moment1": torch.zeros_like(parameters), "moment2": torch.zeros_like(parameters)}
-    optimizer = LaneOptimizer(settings, [0] * len(settings), decay_mask=MASK, **moments)
+    optimizer = LaneOptimizer(settings, [0] * len(settings), num_adapter=ADAPTER, decay_mask=MASK, **moments)
     return optimizer, parameters, generator
 
 
@@ -113,6 +125,21 @@ def test_a_lane_that_is_not_due_keeps_everything():
     assert optimizer.steps == [2, 1, 2, 1]
 
 
+def test_a_large_gradient_of_the_head_does_not_shrink_the_adapters_step():
+    """Moments without memory (beta 0, a large epsilon) make steps proportional to the clipped gradient."""
+    settings = dataclasses.replace(BASE, beta1=0.0, beta2=0.0, epsilon=1e6, weight_decay=0.0, warmup_steps=0)
+    steps = []
+    for factor in (1.0, 1000.0):
+        optimizer, parameters, _ = lanes([settings])
+        parameters.zero_()
+        gradient = torch.full((1, SIZE), 0.1)
+        gradient[:, ADAPTER:] *= factor
+        optimizer.step(parameters, gradient, [True])
+        steps.append(parameters[:, :ADAPTER])
+    assert steps[0].abs().min() > 0
+    assert torch.equal(*steps)
+
+
 def test_nothing_due_changes_nothing():
     optimizer, parameters, _ = lanes()
     before = parameters.clone()
@@ -130,7 +157,8 @@ def test_a_lane_at_a_later_step_has_its_own_bias_correction():
     moment1 = torch.cat([optimizer._moment1, torch.zeros(1, SIZE)])
     moment2 = torch.cat([optimizer._moment2, torch.zeros(1, SIZE)])
     both = torch.cat([parameters, fresh_start])
-    mixed = LaneOptimizer([BASE, BASE], [5, 0], decay_mask=MASK, moment1=moment1, moment2=moment2)
+    moments = {"moment1": moment1, "moment2": moment2}
+    mixed = LaneOptimizer([BASE, BASE], [5, 0], num_adapter=ADAPTER, decay_mask=MASK, **moments)
     alone, alone_parameters, _ = lanes([BASE])
     alone_parameters.copy_(fresh_start)
     for _ in range(3):
@@ -153,6 +181,11 @@ def test_learning_rates_are_those_of_transformers(schedule, warmup, total):
 
 
 def test_settings_are_read_from_a_trial():
-    changed = {"train.warmup_ratio": 0.25, "train.lr_schedule": "cosine", "train.weight_decay": 0.02}
+    changed = {
+        "train.head_lr_ratio": 7.0,
+        "train.warmup_ratio": 0.25,
+        "train.lr_schedule": "cosine",
+        "train.weight_decay": 0.02,
+    }
     found = OptimSettings.of(spec(**changed).train, total_steps=30)
-    assert found == OptimSettings(1e-2, 0.02, 8, 30, "cosine", 1.0, 0.9, 0.999, 1e-8)
+    assert found == OptimSettings(1e-2, 7.0, 0.02, 8, 30, "cosine", 1.0, 0.9, 0.999, 1e-8)

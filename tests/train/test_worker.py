@@ -299,11 +299,33 @@ def test_a_new_study_forgets_the_old_ones_trials(worker, disk):
     assert worker.answer(ChunkRequest()).measurements == {}
 
 
-def test_the_probe_is_given_as_a_reference(disk):
+def test_probes_are_given_as_references(disk):
     opened = started(disk).answer(study(disk, probe=True))
-    scores = opened.references["frozen_probe"]
-    assert scores.keys() == {"validation/accuracy", "validation/macro_f1"}
-    assert 0.6 < scores["validation/accuracy"] <= 1
+    assert opened.references.keys() == {"frozen_probe", "frozen_probe_head"}
+    for scores in opened.references.values():
+        assert scores.keys() == {"validation/accuracy", "validation/macro_f1"}
+        assert 0.6 < scores["validation/accuracy"] <= 1
+
+
+def test_a_head_from_a_probe_is_the_same_in_every_worker_and_fitted_once(worker, disk, monkeypatch):
+    probed, other_seed = trial(1, **{"train.head_init": "probe"}), trial(2, seed=7, **{"train.head_init": "probe"})
+    details = worker.answer(admit(trial(0, seed=1), probed, other_seed)).details
+    assert details[0]["initial_hash"] != details[1]["initial_hash"]
+    heads = [worker._initial_head(worker._study, each) for each in (probed, other_seed)]
+    assert torch.equal(*heads)
+    monkeypatch.setattr("sweeper.train.worker.fit_probe", None)  # a second fit would fail
+    fresh = started(disk)
+    fresh.answer(study(disk))
+    assert fresh.answer(admit(probed)).details[1]["initial_hash"] == details[1]["initial_hash"]
+
+
+def test_a_head_from_a_probe_knows_something_at_the_start(disk):
+    worker = started(disk)
+    worker.answer(study(disk, rungs=(1, 2, 3, 4)))
+    still = {"train.learning_rate": 1e-8}
+    report = worker.answer(admit(trial(0, **still), trial(1, **{"train.head_init": "probe", **still})))
+    scores = [report.measurements[number].metrics["validation/accuracy"] for number in (0, 1)]
+    assert scores[1] >= scores[0] + 0.1
 
 
 def test_target_modules_of_the_user_are_used(disk):
@@ -317,14 +339,16 @@ def test_target_modules_that_match_nothing_are_an_error(disk):
         started(disk, target_modules=["q_proj"]).answer(study(disk))
 
 
-def test_the_finished_adapter_scores_in_peft_as_reported(worker, disk, tmp_path):
+@pytest.mark.parametrize("head_init", ["random", "probe"])
+def test_the_finished_adapter_scores_in_peft_as_reported(worker, disk, tmp_path, head_init):
     from peft import PeftModel
 
     from sweeper.data import prepare_splits
     from sweeper.models.load import load_model
     from sweeper.tasks import make_task
 
-    reports = [worker.answer(admit(trial(1)))] + [worker.answer(ChunkRequest()) for _ in range(CHUNKS - 1)]
+    first = admit(trial(1, **{"train.head_init": head_init}))
+    reports = [worker.answer(first)] + [worker.answer(ChunkRequest()) for _ in range(CHUNKS - 1)]
     for name, content in reports[-1].adapters[1].items():
         (tmp_path / name).write_bytes(content)
     assert sum(t.numel() for t in load((tmp_path / "adapter_model.safetensors").read_bytes()).values()) > 0

@@ -28,11 +28,16 @@ PAD = 1  # RoBERTa counts positions from it
 HEADS = {"bert": "classifier", "roberta": "classifier", "electra": "classifier", "llama": "score", "gpt_neox": "score"}
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
 MORE_SIZES = {"electra": {"embedding_size": 16}, "llama": {"num_key_value_heads": 1}}
-DEFAULTS = {**builders.DEFAULTS.by_key(), "train.learning_rate": 1e-2, "train.batch_size": 4}
+DEFAULTS = {
+    **builders.DEFAULTS.by_key(),
+    "train.learning_rate": 1e-2,
+    "train.head_lr_ratio": 2.0,
+    "train.batch_size": 4,
+}
 MIXED = [
-    {"lora.r": 1, "lora.alpha_ratio": 2.0, "train.learning_rate": 3e-2},
-    {"lora.r": 3, "train.weight_decay": 0.1, "train.lr_schedule": "cosine"},
-    {"lora.r": 16, "lora.alpha_ratio": 0.5, "train.batch_size": 8},
+    {"lora.r": 1, "lora.alpha_ratio": 2.0, "train.learning_rate": 3e-2, "train.head_lr_ratio": 1.0},
+    {"lora.r": 3, "train.head_lr_ratio": 5.0, "train.weight_decay": 0.1, "train.lr_schedule": "cosine"},
+    {"lora.r": 16, "lora.alpha_ratio": 0.5, "train.batch_size": 8, "train.head_lr_ratio": 0.5},
     {"lora.r": 8, "lora.use_rslora": True, "train.warmup_ratio": 0.0, "train.max_grad_norm": 0.0},
     {"lora.r": 2, "train.lr_schedule": "constant", "train.batch_size": 16, "train.learning_rate": 4e-2},
     {"lora.r": 12, "lora.alpha_ratio": 4.0, "train.learning_rate": 5e-3, "train.weight_decay": 0.01},
@@ -175,7 +180,8 @@ def train_with_peft(kind, trial, data, chunks):
                 (loss / len(group)).backward()
                 losses.append(loss.detach())
             if settings["train.max_grad_norm"]:
-                nn.utils.clip_grad_norm_(model.parameters(), settings["train.max_grad_norm"])
+                for part in parts_of(model):
+                    nn.utils.clip_grad_norm_(part.values(), settings["train.max_grad_norm"])
             optimizer.step()
             scheduler.step()
             optimizer.zero_grad()
@@ -227,14 +233,22 @@ def _copy_start(model, trial, shape):
             linear.bias.copy_(bias[0])
 
 
-def optimizer_of(model, settings, total_steps):
+def parts_of(model):
+    """Return the trained parameters of the adapter and those of the head, by name."""
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    biases = [p for name, p in trained.items() if name.endswith("bias")]
-    others = [p for name, p in trained.items() if not name.endswith("bias")]
+    head = {name: p for name, p in trained.items() if ".modules_to_save." in name}
+    return {name: p for name, p in trained.items() if name not in head}, head
+
+
+def optimizer_of(model, settings, total_steps):
+    groups = []
+    for part, ratio in zip(parts_of(model), (1.0, settings["train.head_lr_ratio"]), strict=True):
+        for is_bias, decay in ((False, settings["train.weight_decay"]), (True, 0.0)):
+            chosen = [p for name, p in part.items() if name.endswith("bias") is is_bias]
+            rate = settings["train.learning_rate"] * ratio
+            groups.append({"params": chosen, "lr": rate, "weight_decay": decay})
     optimizer = torch.optim.AdamW(
-        [{"params": others}, {"params": biases, "weight_decay": 0.0}],
-        lr=settings["train.learning_rate"],
-        weight_decay=settings["train.weight_decay"],
+        groups,
         betas=(settings["train.adam_beta1"], settings["train.adam_beta2"]),
         eps=settings["train.adam_epsilon"],
     )
