@@ -573,7 +573,7 @@ def test_the_driver_trains_measures_and_scores(tmp_path, tiny):
 def test_the_peer_script_trains_the_shared_configurations(tmp_path, tiny):
     pytest.importorskip("accelerate")
     options = ["--dataset", "files", "--cache", str(tmp_path / "cache"), "--trials", "2", "--shared", "0", "1"]
-    inputs = load_inputs("files", tmp_path / "cache", tiny)
+    inputs = load_inputs("files", tmp_path / "cache", [*tiny, "train.chunks_per_epoch=0"])
     assert 0 < inputs.rows_per_epoch <= len(inputs.rows.train)
     finished = run_peer("optuna_trainer", [*options, "--threads", "1", "--set", *tiny], scratch=tmp_path / "peer")
     assert [row["state"] for row in finished.trials] == ["complete", "complete"]
