@@ -51,10 +51,10 @@ status: $(VENV)/.installed  ## Show the progress of a sweep, also while it runs
 ui: $(VENV)/.installed  ## Open curves, comparisons and adapters in the browser (MLflow)
 	@$(BIN)/sweeper ui $(ARGS)
 
-bench: $(VENV)/.installed-bench  ## Compare with Optuna + Trainer and Ray Tune, under 40 minutes; ARGS='memory limit' picks sections
+bench: $(VENV)/.installed-bench  ## Compare with Optuna + Trainer and Ray Tune, under 50 minutes; ARGS='memory limit' picks sections
 	@$(BIN)/python benchmarks/run.py $(ARGS)
 
-bench-long: $(VENV)/.installed-bench  ## Run the long benchmarks, an hour more: 24 trials of the default script, parity of scores
+bench-long: $(VENV)/.installed-bench  ## Run the long benchmarks, three hours more: five seeds, parity of scores, a language model
 	@$(BIN)/python benchmarks/run.py --long $(ARGS)
 
 bench-short: $(VENV)/.installed-bench  ## Check in three minutes that every benchmark runs; the numbers mean nothing

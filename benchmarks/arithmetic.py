@@ -6,7 +6,7 @@ Measures nothing and imports no torch; `tests/test_benchmarks.py` checks it agai
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, median, stdev
 from typing import Any
@@ -14,11 +14,13 @@ from typing import Any
 __all__ = [
     "LinearShape",
     "Paired",
+    "best_evaluation_so_far",
     "best_so_far",
     "forward_and_backward_flops",
     "median_ratio",
     "paired_difference",
     "product_flops",
+    "standard_error_below",
     "table",
     "time_to_reach",
     "trials_per_hour",
@@ -26,7 +28,8 @@ __all__ = [
 ]
 
 Trial = Mapping[str, Any]
-"""``process``, ``begun_s`` and ``ended_s`` since the command's start, ``state``, ``accuracy``."""
+"""``process``, ``begun_s`` and ``ended_s`` since the command's start, ``state``, ``accuracy``, and ``scores``: seconds
+and accuracy of each evaluation, of pruned trials too."""
 
 
 def window_s(trials: Sequence[Trial]) -> float:
@@ -57,11 +60,25 @@ def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float,
 
 def best_so_far(trials: Sequence[Trial]) -> list[tuple[float, float]]:
     """Return (seconds, best accuracy) at each improvement, complete trials only."""
+    return _improvements((trial["ended_s"], trial["accuracy"]) for trial in trials if trial["state"] == "complete")
+
+
+def best_evaluation_so_far(trials: Sequence[Trial]) -> list[tuple[float, float]]:
+    """Return (seconds, best accuracy) at each improvement, counting every evaluation of every trial."""
+    return _improvements((seconds, score) for trial in trials for seconds, score in trial["scores"])
+
+
+def _improvements(scored: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
     curve: list[tuple[float, float]] = []
-    for trial in sorted(trials, key=lambda trial: trial["ended_s"]):
-        if trial["state"] == "complete" and (not curve or trial["accuracy"] > curve[-1][1]):
-            curve.append((float(trial["ended_s"]), float(trial["accuracy"])))
+    for seconds, score in sorted(scored, key=lambda pair: pair[0]):
+        if not curve or score > curve[-1][1]:
+            curve.append((float(seconds), float(score)))
     return curve
+
+
+def standard_error_below(accuracy: float, num_rows: int) -> float:
+    """Return ``p - sqrt(p (1 - p) / rows)``: a score that differs from p by no more than chance."""
+    return accuracy - math.sqrt(accuracy * (1 - accuracy) / num_rows)
 
 
 def time_to_reach(curve: Sequence[tuple[float, float]], target: float) -> float:

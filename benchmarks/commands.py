@@ -71,6 +71,7 @@ def run_command(
     command: Sequence[str],
     *,
     scratch: Path,
+    checkout: Path = ROOT,
     each_tick: Callable[[int, list[str]], None] | None = None,
     timeout_s: float = 7200,
 ) -> tuple[list[str], float, float]:
@@ -79,6 +80,7 @@ def run_command(
     Args:
         command: Arguments of the Python interpreter.
         scratch: Working directory; stderr goes to a file in it.
+        checkout: Folder from which ``sweeper`` and ``benchmarks`` are imported.
         each_tick: Called ten times per second with the process id and the lines printed so far.
         timeout_s: The command and its children are killed after this time.
 
@@ -86,7 +88,7 @@ def run_command(
         Lines of stdout, wall seconds, and the start as a value of `time.time`.
     """
     scratch.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(checkout), os.environ.get("PYTHONPATH", "")])}
     begun_at, started = time.time(), time.perf_counter()
     lines: list[str] = []
     with (scratch / "stderr.txt").open("w") as errors:
@@ -135,21 +137,29 @@ def run_peer(
     for trial in trials:
         trial["begun_s"] = trial.pop("begun_at") - begun_at
         trial["ended_s"] = trial.pop("ended_at") - begun_at
+        trial["scores"] = [(at - begun_at, accuracy) for at, accuracy in trial["scores"]]
     if not trials:
         raise RuntimeError(f"{module} printed no trial")
     return Finished(wall_s=wall_s, trials=trials)
 
 
 def run_ours(
-    overrides: Sequence[str],
+    arguments: Sequence[str],
     *,
     scratch: Path,
+    checkout: Path = ROOT,
     each_tick: Callable[[int, list[str]], None] | None = None,
 ) -> Finished:
-    """Run ``sweeper run`` and watch the files of its trials.
+    """Run ``sweeper run`` and watch the files of its trials; the sweep is in ``<scratch>/outputs/bench``.
 
-    A trial starts when its file appears, and ends with the last write of that file, which comes after its scores and
-    its adapter are on disk.
+    A trial starts when its file appears, is scored when the file first has the score, and ends when the file first says
+    so, which is after its scores and its adapter are on disk.
+
+    Args:
+        arguments: Overrides, and options of the command.
+        scratch: Working directory.
+        checkout: The checkout whose sweeper runs.
+        each_tick: See `run_command`.
     """
     watch = _StoreWatch(scratch / "outputs")
 
@@ -158,45 +168,72 @@ def run_ours(
         if each_tick is not None:
             each_tick(pid, lines)
 
-    command = ["-m", "sweeper.cli", "run", f"outputs={scratch / 'outputs'}", "name=bench", *overrides]
-    _, wall_s, begun_at = run_command(command, scratch=scratch, each_tick=tick)
+    command = ["-m", "sweeper.cli", "run", f"outputs={scratch / 'outputs'}", "name=bench", *arguments]
+    _, wall_s, begun_at = run_command(command, scratch=scratch, checkout=checkout, each_tick=tick)
     watch.look()
     return Finished(wall_s=wall_s, trials=watch.trials(begun_at))
 
 
+@dataclass(slots=True)
+class _Watched:
+    """What has been seen of a trial; times are those of the file's changes."""
+
+    begun_at: float
+    ended_at: float | None = None
+    scored_at: dict[int, float] = field(default_factory=dict)
+    """By chunk."""
+    changed_ns: int = 0
+    record: Row = field(default_factory=dict)
+
+
 class _StoreWatch:
-    """Records when each trial of a sweep was first and last written."""
+    """Reads the trial files of a sweep whenever they change."""
 
     def __init__(self, outputs: Path) -> None:
         self._outputs = outputs
-        self._first: dict[Path, float] = {}
+        self._watched: dict[Path, _Watched] = {}
 
     def look(self) -> None:
-        """Record the trials that are new since the last call."""
+        """Read the files that have changed since the last call."""
         for path in self._outputs.glob("bench/studies/*/trials/*/trial.json"):
-            if path not in self._first:
-                self._first[path] = path.stat().st_mtime
+            changed_ns = path.stat().st_mtime_ns
+            watched = self._watched.setdefault(path, _Watched(changed_ns / 1e9))
+            if changed_ns != watched.changed_ns:
+                watched.changed_ns = changed_ns
+                self._read(path, watched)
+
+    def _read(self, path: Path, watched: _Watched) -> None:
+        at, watched.record = watched.changed_ns / 1e9, json.loads(path.read_text(encoding="utf-8"))
+        for chunk in _scores(watched.record):
+            watched.scored_at.setdefault(chunk, at)
+        if watched.ended_at is None and watched.record["state"] != "running":
+            watched.ended_at = at
 
     def trials(self, begun_at: float) -> list[Row]:
         """Return all trials of the search, with times since ``begun_at``."""
-        found = [(path, json.loads(path.read_text(encoding="utf-8"))) for path in sorted(self._first)]
-        return [self._trial(path, record, begun_at) for path, record in found if record["spec"]["phase"] == "search"]
-
-    def _trial(self, path: Path, record: Row, begun_at: float) -> Row:
-        scores = [m["metrics"]["validation/accuracy"] for m in record["measurements"] if _is_scored(m)]
-        return {
-            "number": record["spec"]["number"],
-            "process": 0,
-            "begun_s": self._first[path] - begun_at,
-            "ended_s": path.stat().st_mtime - begun_at,
-            "state": record["state"],
-            "accuracy": scores[-1] if scores else None,
-            "params": record["spec"]["params"],
-        }
+        found = [self._watched[path] for path in sorted(self._watched)]
+        return [_trial_row(watched, begun_at) for watched in found if watched.record["spec"]["phase"] == "search"]
 
 
-def _is_scored(measurement: Row) -> bool:
-    return "validation/accuracy" in measurement["metrics"]
+def _trial_row(watched: _Watched, begun_at: float) -> Row:
+    spec, scores = watched.record["spec"], _scores(watched.record)
+    return {
+        "study": spec["study"],
+        "number": spec["number"],
+        "process": 0,
+        "begun_s": watched.begun_at - begun_at,
+        "ended_s": (watched.ended_at or watched.changed_ns / 1e9) - begun_at,
+        "state": watched.record["state"],
+        "accuracy": list(scores.values())[-1] if scores else None,
+        "scores": [(watched.scored_at[chunk] - begun_at, score) for chunk, score in scores.items()],
+        "params": spec["params"],
+    }
+
+
+def _scores(record: Row) -> dict[int, float]:
+    """Return the validation accuracy at each rung, by chunk."""
+    key = "validation/accuracy"
+    return {m["chunk"]: m["metrics"][key] for m in record["measurements"] if key in m["metrics"]}
 
 
 def _read(stream: Any, lines: list[str]) -> None:

@@ -1,18 +1,21 @@
 """What sweeper and the peers share: model folder, rows, token ids, and every value that is not searched.
 
-All read the same composed configuration, so that overrides of rows, epochs or batch size apply to all. Run as a module,
-it fills the cache, so that no contender's time includes a download.
+All read the same composed configuration, so that overrides of rows, epochs or batch size apply to all; epochs and the
+head's learning rate are those of the peers (`configuration.EQUAL_WORK`). Run as a module, it fills the cache, so that
+no contender's time includes a download, and prints the sizes of the dataset.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweeper.config.compose import SweepConfig, compose
+from benchmarks.configuration import compose_equal_work
+from sweeper.config.compose import SweepConfig
 from sweeper.config.values import ParamValue
 from sweeper.data import prepare_splits
 from sweeper.data.base import TokenisedSplits
@@ -38,7 +41,7 @@ class Inputs:
     @property
     def rows_per_epoch(self) -> int:
         """Training rows of one epoch of sweeper: chunks are always full, so each epoch leaves out a few rows."""
-        return self.plan.record.rows_per_chunk * self.config.settings.train.chunks_per_epoch
+        return self.plan.record.rows_per_chunk * self.plan.record.chunks_per_epoch
 
     def padded_lengths(self) -> list[int]:
         """Return the padded length of each row of a chunk on a CPU."""
@@ -61,11 +64,11 @@ def load_inputs(dataset: str, cache: Path, overrides: Sequence[str] = ()) -> Inp
     """Fetch, split and tokenise a dataset, or read it from the cache.
 
     Args:
-        dataset: Name of a file in conf/dataset.
+        dataset: Name of a file in conf/dataset, or of a variant.
         cache: Folder of fetched models and datasets.
         overrides: Further Hydra overrides.
     """
-    config = compose([f"dataset={dataset}", f"cache={cache}", *overrides])
+    config = compose_equal_work(dataset, cache, overrides)
     settings = config.settings
     (chosen,) = settings.dataset.values()
     model_dir = plan_model(settings)
@@ -95,14 +98,15 @@ def shared_configurations(inputs: Inputs, count: int) -> list[Mapping[str, Param
 
 
 def main() -> None:
-    """Fill the cache."""
+    """Fill the cache; print the number of rows and labels as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dataset", nargs="+", required=True)
+    parser.add_argument("--dataset", required=True)
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--set", nargs="*", default=[], dest="overrides")
     asked = parser.parse_args()
-    for dataset in asked.dataset:
-        load_inputs(dataset, asked.cache.expanduser(), asked.overrides)
+    record = load_inputs(asked.dataset, asked.cache.expanduser(), asked.overrides).plan.record
+    sizes = {"num_rows": dict(record.num_rows), "num_labels": len(record.labels)}
+    sys.stdout.write(json.dumps(sizes) + "\n")
 
 
 if __name__ == "__main__":

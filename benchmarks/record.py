@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,34 +50,39 @@ class Results:
 
     def latest(self, section: str) -> list[Row]:
         """Return the rows of the newest run that has any."""
-        return newest(self.all(section))
+        rows = self.all(section)
+        last = max((row["run"] for row in rows), default="")
+        return [row for row in rows if row["run"] == last]
+
+    def of_run(self, section: str, run: str = "") -> list[Row]:
+        """Return the rows of a run; of this one by default, which has some if it was resumed."""
+        return [row for row in self.all(section) if row["run"] == (run or self.run)]
 
     def machine_of(self, run: str) -> Row:
-        """Return the machine and the versions of a run."""
-        return next((row for row in reversed(self.all("runs")) if row["run"] == run), {})
+        """Return the machine, the versions and the commits of a run; those of its last part if it was resumed."""
+        stamps = [row for row in self.all("runs") if row["run"] == run]
+        commits = dict.fromkeys(_commit_text(stamp.get("git", {})) for stamp in stamps)
+        return {**stamps[-1], "commits": list(commits)} if stamps else {}
 
     def _path(self, section: str) -> Path:
         return self.folder / f"{section}.jsonl"
-
-
-def newest(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows of the newest run among them."""
-    last = max((row["run"] for row in rows), default="")
-    return [row for row in rows if row["run"] == last]
 
 
 def describe_machine(stamp: Row) -> str:
     """Describe a machine in one line: CPU, cores, memory, versions, commit."""
     if not stamp:
         return "machine unknown"
-    machine, git = stamp["machine"], stamp.get("git", {})
+    machine = stamp["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in sorted(stamp["libraries"].items()) if version)
-    commit = git.get("commit", "")[:10] + (" with changes" if git.get("dirty") else "")
     memory = machine["memory_bytes"] / 2**30
     return (
         f"{machine['cpu']}, {machine['cores']} core(s), {memory:.0f} GiB; Python {stamp['python']}; {versions}; "
-        f"commit {commit or 'unknown'}; run {stamp['run']} ({stamp['note']})"
+        f"commit {' and '.join(stamp['commits'])}; run {stamp['run']} ({stamp['note']})"
     )
+
+
+def _commit_text(git: Row) -> str:
+    return (git.get("commit", "")[:10] or "unknown") + (" with changes" if git.get("dirty") else "")
 
 
 def _version(name: str) -> str:

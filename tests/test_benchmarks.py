@@ -9,12 +9,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import optuna
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForSequenceClassification, TrainingArguments
 
-from benchmarks import controller, long_run
+from benchmarks import configuration, controller, long_run, machine_speed
 from benchmarks.arithmetic import (
     LinearShape,
+    best_evaluation_so_far,
     best_so_far,
     forward_and_backward_flops,
     median_ratio,
@@ -24,13 +28,32 @@ from benchmarks.arithmetic import (
     time_to_reach,
     trials_per_hour,
 )
-from benchmarks.commands import PssSampler, run_command, run_peer
+from benchmarks.commands import Finished, PssSampler, _StoreWatch, run_command, run_peer
+from benchmarks.configuration import HEAD_RATIO, compose_equal_work
+from benchmarks.context import Context, Sizes
 from benchmarks.drive import Driver
+from benchmarks.inputs import load_inputs
 from benchmarks.operators import KINDS, OperatorTimes, kind_of
+from benchmarks.peers import optuna_trainer
+from benchmarks.plots import plot_time_to_score
 from benchmarks.record import Results
-from benchmarks.sections import equal_work, language_model, layout, limit, memory, parity, profile, quality, throughput
+from benchmarks.report import render_report
+from benchmarks.sections import (
+    equal_work,
+    language_model,
+    layout,
+    limit,
+    make_sweep,
+    memory,
+    parity,
+    profile,
+    throughput,
+    time_to_score,
+)
+from sweeper.config.space import Dimension, Scale
 from tests.doubles import save_tiny_bert, write_rows
 from tests.e2e.conftest import overrides_of
+from tests.train.tiny import no_peft_deprecation
 
 ROOT = Path(__file__).parents[1]
 
@@ -155,56 +178,247 @@ def test_equal_work_compares_complete_repetitions_only():
     assert "1 repetition(s)" in equal_work.render(rows)
 
 
-def quality_row(contender, trials, *, wall_s, run="r", form="standard"):
+def score_row(contender, trials, *, dataset="trec", seed=0, wall_s=100):
     return {
-        "run": run,
+        "run": "r",
         "contender": contender,
-        "seed": 0,
-        "form": form,
-        "dataset": "trec",
+        "dataset": dataset,
+        "seed": seed,
+        "form": "standard",
         "validation_rows": 400,
         "wall_s": wall_s,
         "trials": trials,
     }
 
 
-def test_share_of_the_default_scripts_total_time():
+def scored(*scores, state="complete"):
+    return trial(0, scores[-1][0], accuracy=scores[-1][1], state=state) | {"scores": list(scores)}
+
+
+def test_curve_of_evaluations_counts_pruned_trials_too():
+    trials = [scored((10, 0.6), (30, 0.9)), scored((20, 0.95), state="pruned"), scored((25, 0.7), (40, 0.96))]
+    assert best_evaluation_so_far(trials) == [(10, 0.6), (20, 0.95), (40, 0.96)]
+
+
+def test_target_is_one_standard_error_below_the_tuned_scripts_best_complete_trial():
+    tuned = [scored((60, 0.5), (90, 0.84)), scored((70, 0.99), state="pruned")]
+    (found,) = time_to_score.outcomes([score_row("tuned", tuned)])
+    assert found.target == pytest.approx(0.84 - math.sqrt(0.84 * 0.16 / 400))
+    assert (found.best, found.complete_s, found.evaluation_s) == (0.84, 90, 70)
+
+
+def test_speedup_is_the_ratio_of_the_times_to_the_same_target():
     rows = [
-        quality_row("sweeper", [trial(0, 50, accuracy=0.85)], wall_s=60),
-        quality_row("default", [trial(0, 900, accuracy=0.84)], wall_s=1000),
+        score_row("tuned", [scored((60, 0.5), (90, 0.84))]),
+        score_row("sweeper", [scored((15, 0.83), (30, 0.83)), scored((50, 0.85))]),
     ]
-    assert "1/20.0 | 1 of 1" in line_of(quality.render(rows), "sweeper")
+    ours = next(found for found in time_to_score.outcomes(rows) if found.contender == "sweeper")
+    assert (ours.complete_s, ours.evaluation_s) == (30, 15)
+    assert (ours.complete_ratio, ours.evaluation_ratio) == (3, 6)
 
 
-def test_seed_that_does_not_reach_the_target_counts_as_never():
-    rows = [
-        quality_row("sweeper", [trial(0, 50, accuracy=0.80)], wall_s=60),
-        quality_row("default", [trial(0, 900, accuracy=0.84)], wall_s=1000),
+def test_run_that_does_not_reach_the_target_counts_as_a_speedup_of_zero_in_the_median():
+    rows = [score_row("tuned", [scored((90, 0.84))], seed=seed) for seed in range(3)]
+    rows += [score_row("sweeper", [scored((at, score))], seed=seed) for seed, at, score in RUNS]
+    line = line_of(time_to_score.render(rows), "sweeper | 3")
+    assert line == "| sweeper | 3 | 2 | **2.0 (0.0 to 3.0)** | 2.0 (0.0 to 3.0) |"
+    assert "| 0.8217 | 45 | 45 | 100 | 2.0 |" in line_of(time_to_score.render(rows), "trec | sweeper")
+
+
+RUNS = [(0, 30, 0.83), (1, 10, 0.5), (2, 45, 0.9)]
+"""Seed, seconds and score: speedups of 3, 0 and 2."""
+
+
+def test_dataset_and_seed_without_a_complete_trial_of_the_tuned_script_has_no_target():
+    rows = [score_row("tuned", [scored((70, 0.99), state="pruned")]), score_row("sweeper", [scored((30, 0.83))])]
+    assert time_to_score.outcomes(rows) == []
+    assert time_to_score.render(rows) == "Not complete."
+
+
+def make_context(tmp_path, **sizes):
+    return Context(
+        results=Results(tmp_path / "results", "2026-01-01T00:00:00Z"),
+        cache=tmp_path / "cache",
+        scratch=tmp_path / "scratch",
+        sizes=Sizes(**sizes),
+    )
+
+
+def test_resumed_time_to_score_measures_what_is_left_in_an_order_that_rotates_with_the_seed(tmp_path, monkeypatch):
+    measured = []
+
+    def contend(_, dataset, seed, contender):
+        measured.append((dataset, seed, contender))
+        return Finished(wall_s=9.0, trials=[scored((5, 0.5))])
+
+    monkeypatch.setattr(time_to_score, "_contend", contend)
+    monkeypatch.setattr(time_to_score, "record_speed", lambda *_: None)
+    monkeypatch.setattr(Context, "prepare", lambda *_: {"num_rows": {"validation": 400}})
+    sizes = {"score_datasets": ("trec", "tweets"), "score_contenders": ("tuned", "sweeper")}
+    time_to_score.run(make_context(tmp_path, score_seeds=(0,), **sizes))
+    assert measured == [(d, 0, c) for d in ("trec", "tweets") for c in ("tuned", "sweeper")]
+    measured.clear()
+    time_to_score.run(make_context(tmp_path, score_seeds=(0, 1), **sizes))
+    assert measured == [(d, 1, c) for d in ("trec", "tweets") for c in ("sweeper", "tuned")]
+
+
+def test_only_sections_that_skip_their_rows_can_be_resumed(tmp_path):
+    command = [sys.executable, str(ROOT / "benchmarks" / "run.py"), "--resume", "--results", str(tmp_path)]
+    done = subprocess.run([*command, "limit"], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "--resume continues one of the sections time_to_score, make_sweep" in done.stderr
+
+
+def test_resumed_run_keeps_its_name_and_lists_every_commit(tmp_path):
+    results = Results(tmp_path, "2026-01-01T00:00:00Z")
+    for commit in ("a" * 40, "b" * 40, "b" * 40):
+        results.append("runs", {"note": "long", "git": {"commit": commit, "dirty": False}})
+    assert results.machine_of(results.run)["commits"] == ["a" * 10, "b" * 10]
+
+
+def test_curves_are_drawn_for_every_dataset(tmp_path):
+    rows = [score_row("tuned", [scored((5, 0.5), (9, 0.8))], dataset=name) for name in ("a", "b", "c", "d")]
+    rows += [score_row("sweeper", [scored((5, 0.5), state="pruned")], dataset="a")]
+    plot_time_to_score(rows, time_to_score.NAMES, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+
+
+def speed_row(section, bfloat16, float32):
+    rates = {"bfloat16": bfloat16 * 1e9, "float32": float32 * 1e9}
+    return {"section": section, "cpu": "EPYC", "mhz": 2596.1, "product_flops": rates}
+
+
+def test_every_table_has_the_speed_of_the_machine_before_and_after_its_own_section(tmp_path):
+    results = Results(tmp_path, "2026-01-01T00:00:00Z")
+    results.append("memory", {"what": "worker"})
+    for row in (speed_row("memory", 410, 100), speed_row("memory", 421, 100), speed_row("limit", 200, 50)):
+        results.append("machine_speed", row)
+    Results(tmp_path, "2026-01-02T00:00:00Z").append("machine_speed", speed_row("memory", 300, 70))
+    wanted = "EPYC at 2596 MHz; products of 2048 x 2048 on one thread: bfloat16 410 to 421, float32 100 GFLOP/s."
+    assert wanted in render_report(results)
+
+
+def test_rate_of_products_is_counted_in_operations_per_second(monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr(machine_speed.time, "perf_counter", lambda: float(next(clock)))
+    found = machine_speed.measure_speed(0.0, size=4)
+    assert set(found["product_flops"].values()) == {2 * 4**3}
+
+
+def test_options_leave_out_the_overrides_of_other_datasets(tmp_path):
+    overrides = ("dataset.trec.train_rows=64", "dataset.trec_fine.train_rows=32", "train.epochs=1")
+    context = make_context(tmp_path, overrides=overrides)
+    assert context.overrides_for("trec") == ["dataset.trec.train_rows=64", "train.epochs=1"]
+    options = context.equal_work_options("budget.trials=2")
+    assert options.index("train.epochs=3") < options.index("train.epochs=1") < options.index("budget.trials=2")
+    assert "train.epochs=3" not in context.ours_options()
+
+
+def test_equal_work_does_not_follow_the_defaults_of_epochs_and_head(tmp_path):
+    config = compose_equal_work("trec", tmp_path)
+    assert (config.settings.train.epochs, config.settings.train.head_lr_ratio) == (3, 1)
+    assert HEAD_RATIO not in config.space.keys
+    assert compose_equal_work("trec", tmp_path, ["train.epochs=1"]).settings.train.epochs == 1
+
+
+def test_a_variant_is_a_dataset_like_those_of_conf(tmp_path, monkeypatch):
+    monkeypatch.setattr(configuration, "variants", lambda _: {"tweets": {"name": "tweets", "path": "x.jsonl"}})
+    assert configuration.variant_dir("trec", tmp_path) is None
+    config = compose_equal_work("tweets", tmp_path, ["dataset.tweets.train_rows=7"])
+    assert (config.settings.dataset["tweets"].path, config.settings.dataset["tweets"].train_rows) == ("x.jsonl", 7)
+    context = make_context(tmp_path)
+    assert context.ours_options(dataset="tweets")[:2] == ["--config-dir", str(tmp_path / "cache" / "variants" / "conf")]
+
+
+def test_the_script_searches_the_heads_learning_rate_only_if_asked_to():
+    ratio = Dimension(key=HEAD_RATIO, scale=Scale.LOG, text="", low=2, high=50)
+    suggested = {"log2_r": 3, "alpha_ratio": 1.0, "dropout": 0.1, "learning_rate": 1e-3, "head_lr_ratio": 20.0}
+    drawn = optuna.trial.FixedTrial(suggested)
+    assert HEAD_RATIO not in optuna_trainer._suggest(drawn, None)
+    assert optuna_trainer._suggest(drawn, ratio)[HEAD_RATIO] == 20.0
+    low, high = (drawn.distributions["head_lr_ratio"].low, drawn.distributions["head_lr_ratio"].high)
+    assert (low, high) == (2, 50)
+
+
+def test_the_head_has_its_own_learning_rate_and_every_parameter_one_group(tmp_path):
+    pytest.importorskip("accelerate")
+    trial_module = pytest.importorskip("benchmarks.peers.trial")
+    base = AutoModelForSequenceClassification.from_pretrained(save_tiny_bert(tmp_path / "model"), num_labels=3)
+    lora = LoraConfig(task_type="SEQ_CLS", target_modules=["query"], modules_to_save=["classifier"])
+    with no_peft_deprecation():
+        model = get_peft_model(base, lora)
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path), learning_rate=1e-3, weight_decay=0.1, use_cpu=True, report_to="none"
+    )
+    optimizer = trial_module.HeadRatioTrainer(head_lr_ratio=20, model=model, args=arguments).create_optimizer()
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(trained)
+    for name, parameter in trained.items():
+        assert rates[id(parameter)] == pytest.approx(2e-2 if "modules_to_save" in name else 1e-3), name
+
+
+def trial_record(number, *, state, scores, phase="search"):
+    measurements = [
+        {"chunk": chunk, "metrics": {"validation/accuracy": score} if score else {"train/loss": 1.0}}
+        for chunk, score in enumerate(scores, start=1)
     ]
-    assert line_of(quality.render(rows), "sweeper").endswith("never | never | 0 of 1 | never | never | 0 of 1 |")
+    spec = {"study": "s", "number": number, "phase": phase, "params": {}}
+    return {"spec": spec, "state": state, "measurements": measurements}
 
 
-def test_score_within_a_standard_error_of_the_target_has_its_own_columns():
-    rows = [
-        quality_row("sweeper", [trial(0, 50, accuracy=0.83), trial(0, 70, accuracy=0.835)], wall_s=80),
-        quality_row("default", [trial(0, 900, accuracy=0.84)], wall_s=1000),
-    ]
-    text = quality.render(rows)
-    assert "time to 0.8400, s | share | reached in | time to 0.8217, s" in text  # sqrt(0.84 * 0.16 / 400) = 0.0183
-    assert line_of(text, "sweeper").endswith("never | never | 0 of 1 | 50 | 1/20.0 | 1 of 1 |")
+def test_trial_is_timed_by_the_changes_of_its_file(tmp_path):
+    path = tmp_path / "bench" / "studies" / "s" / "trials" / "0000" / "trial.json"
+    path.parent.mkdir(parents=True)
+    watch = _StoreWatch(tmp_path)
+    for at, state, scores in ((3, "running", []), (7, "running", [0.5]), (8, "running", [0.5, None]), DONE, LATER):
+        path.write_text(json.dumps(trial_record(0, state=state, scores=scores)))
+        os.utime(path, (1000 + at, 1000 + at))
+        watch.look()
+    (found,) = watch.trials(1000)
+    assert (found["begun_s"], found["ended_s"], found["state"], found["accuracy"]) == (3, 12, "complete", 0.8)
+    assert found["scores"] == [(7, 0.5), (12, 0.8)]
 
 
-def test_times_of_a_recorded_peer_are_scaled_to_this_machine(tmp_path):
-    long = Results(tmp_path, "2026-01-01T00:00:00Z")
-    long.append("equal_work", {**equal_work_row("default", 60, count=2, wall_s=140), "run": long.run})
-    recorded = quality_row("default", [trial(0, 900)], wall_s=1000, run=long.run, form="long")
-    long.append("quality", recorded)
-    now = Results(tmp_path, "2026-01-02T00:00:00Z")
-    now.append("equal_work", {**equal_work_row("default", 30, count=2, wall_s=140), "run": now.run})
-    now.append("quality", quality_row("sweeper", [trial(0, 50)], wall_s=60, run=now.run))
-    (found,) = (row for row in quality.collect(now) if row["contender"] == "default")
-    assert found["stretched_by"] == pytest.approx(0.5)
-    assert (found["wall_s"], found["trials"][0]["ended_s"]) == (500, 450)
+DONE = (12, "complete", [0.5, None, 0.8])
+LATER = (99, "complete", [0.5, None, 0.8])
+"""A rewrite of the record after the trial has ended."""
+
+
+def test_trials_outside_the_search_are_not_counted(tmp_path):
+    path = tmp_path / "bench" / "studies" / "s" / "trials" / "0000" / "trial.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(trial_record(0, state="complete", scores=[0.9], phase="reference")))
+    watch = _StoreWatch(tmp_path)
+    watch.look()
+    assert watch.trials(0) == []
+
+
+def test_first_adapter_counts_from_the_first_trial_and_leaves_out_pruned_ones():
+    def record(state, started, finished):
+        moment = "2026-01-01T00:00:{:06.3f}+00:00"
+        return {"state": state, "started_at": moment.format(started), "finished_at": moment.format(finished)}
+
+    records = [record("complete", 10.5, 40), record("pruned", 10, 20), record("complete", 11, 30.25)]
+    trials = [scored((25, 0.4), (38, 0.5)) | {"begun_s": 9}, scored((21, 0.3)) | {"begun_s": 8}]
+    found = make_sweep.milestones(records, trials)
+    assert found == {"training_s": 8, "first_score_s": 13, "first_adapter_s": 20.25}
+
+
+def sweep_row(checkout, repetition, wall_s, test):
+    times = {"wall_s": wall_s, "training_s": 10.0, "first_score_s": 5.0, "first_adapter_s": 20.0}
+    studies = [{"dataset": "trec", "validation": 0.9, "test": test}]
+    commit = {"commit": checkout * 6}
+    return {"checkout": checkout, "repetition": repetition, "commit": commit, "studies": studies, **times}
+
+
+def test_sweeps_are_compared_in_pairs_and_by_held_out_rows():
+    rows = [sweep_row("older", 0, 400, 0.85), sweep_row("present", 0, 200, 0.86)]
+    rows += [sweep_row("present", 1, 100, 0.88), sweep_row("older", 1, 400, 0.85)]
+    shown = make_sweep.render(rows)
+    assert line_of(shown, "whole command") == "| whole command | 150 | 400 | **3.00** (2.00 to 4.00) |"
+    assert line_of(shown, "trec") == "| trec | 0.9000 | 0.8700 | 0.9000 | 0.8500 |"
+    assert "older checkout" not in make_sweep.render(rows[1:3])
 
 
 def test_memory_ratios_are_to_the_worker_and_to_the_sweep():
@@ -359,6 +573,8 @@ def test_the_driver_trains_measures_and_scores(tmp_path, tiny):
 def test_the_peer_script_trains_the_shared_configurations(tmp_path, tiny):
     pytest.importorskip("accelerate")
     options = ["--dataset", "files", "--cache", str(tmp_path / "cache"), "--trials", "2", "--shared", "0", "1"]
+    inputs = load_inputs("files", tmp_path / "cache", [*tiny, "train.chunks_per_epoch=0"])
+    assert 0 < inputs.rows_per_epoch <= len(inputs.rows.train)
     finished = run_peer("optuna_trainer", [*options, "--threads", "1", "--set", *tiny], scratch=tmp_path / "peer")
     assert [row["state"] for row in finished.trials] == ["complete", "complete"]
 

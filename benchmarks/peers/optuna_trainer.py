@@ -4,13 +4,15 @@ Choices of the search that affect the ratio:
 
 - default form: one process, torch's default threads (one for each core), TPE with Optuna's defaults, no pruning;
 - tuned form: one process of two threads, or two of one thread that share the study (``--processes``, ``--threads``),
-  whichever ``run.py layout`` measured as faster; for the time to quality, SuccessiveHalving with sweeper's default
+  whichever ``run.py layout`` measured as faster; for the time to a score, SuccessiveHalving with sweeper's default
   factor (2) and the first rung after one epoch;
 - the study is a SQLite file, as is MLflow's database; both are created before the processes start, because
   several processes that create them at once would corrupt them;
-- the space is that of conf/space/default.yaml.
+- the space is that of conf/space/default.yaml as it was without a learning rate for the head: rank, alpha, dropout and
+  one learning rate. With ``--head-ratio``, the script also searches the ratio of the head's learning rate to the
+  adapter's, in the same interval as sweeper, which tells what this costs or gains without sweeper's engine.
 
-Prints one JSON line per trial: when it started and ended, its score, its state.
+Prints one JSON line per trial: when it started and ended, its state, and its score at each evaluation.
 
     python -m benchmarks.peers.optuna_trainer --dataset trec --cache ~/.cache/sweeper --trials 24 --folder out [--tuned]
 """
@@ -28,6 +30,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sweeper.config.space import Dimension
 from sweeper.config.values import ParamValue
 
 __all__ = ["create_databases", "main", "parse"]
@@ -42,6 +45,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--trials", type=int, default=24)
     parser.add_argument("--tuned", action="store_true")
     parser.add_argument("--prune", action="store_true")
+    parser.add_argument("--head-ratio", action="store_true", help="search the head's learning rate, too")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--threads", type=int, default=0, help="threads of each process; 0 for torch's default")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sampler")
@@ -81,9 +85,11 @@ def _optimize(asked: argparse.Namespace) -> None:
         torch.set_num_threads(asked.threads)
     import optuna
 
+    from benchmarks.configuration import head_ratio_dimension
     from benchmarks.inputs import load_inputs, shared_configurations
     from benchmarks.peers.trial import Form, train
 
+    head_ratio = head_ratio_dimension() if asked.head_ratio else None
     inputs = load_inputs(asked.dataset, asked.cache, asked.overrides)
     study = create_databases(asked)
     listed = None
@@ -93,17 +99,19 @@ def _optimize(asked: argparse.Namespace) -> None:
     form = Form(tuned=asked.tuned, max_steps=asked.max_steps, all_rows=asked.all_rows)
 
     def objective(trial: optuna.Trial) -> float:
-        params = _suggest(trial) if listed is None else listed[trial.number]
+        params = _suggest(trial, head_ratio) if listed is None else listed[trial.number]
         begun_at = time.time()
+        scores: list[tuple[float, float]] = []
 
         def on_evaluation(epoch: int, accuracy: float) -> None:
+            scores.append((time.time(), accuracy))
             trial.report(accuracy, epoch)
             if asked.prune and trial.should_prune():
-                _print_trial(asked, trial.number, params, begun_at=begun_at, state="pruned", accuracy=accuracy)
+                _print_trial(asked, trial.number, params, begun_at=begun_at, state="pruned", scores=scores)
                 raise optuna.TrialPruned
 
         accuracy = train(params, inputs, form, name=f"trial-{trial.number}", on_evaluation=on_evaluation)
-        _print_trial(asked, trial.number, params, begun_at=begun_at, state="complete", accuracy=accuracy)
+        _print_trial(asked, trial.number, params, begun_at=begun_at, state="complete", scores=scores)
         return accuracy
 
     if asked.process < 0:
@@ -139,14 +147,17 @@ def create_databases(asked: argparse.Namespace) -> Any:
     )
 
 
-def _suggest(trial: Any) -> dict[str, ParamValue]:
-    """Draw from conf/space/default.yaml."""
-    return {
+def _suggest(trial: Any, head_ratio: Dimension | None) -> dict[str, ParamValue]:
+    """Draw a configuration, with a ratio of the head's learning rate to the adapter's if it has a dimension."""
+    params: dict[str, ParamValue] = {
         "lora.r": 2 ** trial.suggest_int("log2_r", 0, 6),
         "lora.alpha_ratio": trial.suggest_float("alpha_ratio", 0.25, 8, log=True),
         "lora.dropout": trial.suggest_float("dropout", 0, 0.2),
         "train.learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-2, log=True),
     }
+    if head_ratio is not None:
+        params[head_ratio.key] = trial.suggest_float("head_lr_ratio", head_ratio.low, head_ratio.high, log=True)
+    return params
 
 
 def _print_trial(
@@ -156,7 +167,7 @@ def _print_trial(
     *,
     begun_at: float,
     state: str,
-    accuracy: float,
+    scores: Sequence[tuple[float, float]],
 ) -> None:
     line = {
         "number": number,
@@ -164,7 +175,8 @@ def _print_trial(
         "begun_at": begun_at,
         "ended_at": time.time(),
         "state": state,
-        "accuracy": accuracy,
+        "accuracy": scores[-1][1],
+        "scores": scores,
         "params": dict(params),
     }
     sys.stdout.write(json.dumps(line) + "\n")

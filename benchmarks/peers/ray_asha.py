@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.configuration import compose_equal_work
 from benchmarks.peers.optuna_trainer import create_databases, parse
 
 __all__ = ["main"]
@@ -129,9 +130,7 @@ def _trial(config: dict[str, Any], *, asked: dict[str, Any]) -> None:
 
 
 def _epochs(asked: argparse.Namespace) -> int:
-    from sweeper.config.compose import compose
-
-    return int(compose([f"dataset={asked.dataset}", *asked.overrides]).settings.train.epochs)
+    return int(compose_equal_work(asked.dataset, asked.cache, asked.overrides).settings.train.epochs)
 
 
 def _print(results: Any) -> None:
@@ -146,6 +145,7 @@ def _print(results: Any) -> None:
             "ended_at": metrics["ended_at"],
             "state": "complete" if metrics["epoch"] == last else "pruned",
             "accuracy": metrics["accuracy"],
+            "scores": result.metrics_dataframe[["ended_at", "accuracy"]].values.tolist(),
             "params": metrics["params"],
         }
         sys.stdout.write(json.dumps(line) + "\n")

@@ -15,10 +15,13 @@ The same in both, and in a trial of sweeper:
 
 - rows, token ids (tokenised once, not in the trial), splits, label set, base model file;
 - LoRA on every linear layer of every block, head trained in full, PEFT's initial values;
-- batch 16, 3 epochs, AdamW, linear schedule with 6 % warm-up, clipping at 1: the values of the composed configuration;
+- batch 16, AdamW, linear schedule with 6 % warm-up, clipping at 1: the values of the composed configuration;
+- three epochs, and one learning rate for adapter and head, as people write it, whatever sweeper's defaults are. Only if
+  the configuration has ``train.head_lr_ratio`` do the head's parameters get an optimizer group of their own, with that
+  many times the adapter's learning rate;
 - rows trained: ``rows_per_epoch`` limits the training rows (sweeper leaves out 40 of TREC's 1,000 in each
-  epoch, different ones each time), so that an equal-work comparison has equal rows and optimizer steps. The quality
-  comparisons train on all rows, as a user would;
+  epoch, different ones each time), so that an equal-work comparison has equal rows and optimizer steps. The
+  other comparisons of scores train on all rows, as a user would;
 - three evaluations on the full validation split (here after each epoch, in sweeper at its three rungs);
 - one run per trial in MLflow on SQLite, not nested, with Trainer's own callback (loss and scores once per epoch),
   and the adapter logged at the end, without checkpoints in between: less writing than Trainer's defaults.
@@ -31,6 +34,7 @@ The base model is loaded again for each trial, as every such script does, from l
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -52,10 +56,11 @@ from transformers import (
     set_seed,
 )
 
+from benchmarks.configuration import HEAD_RATIO
 from benchmarks.inputs import Inputs
 from sweeper.config.values import ParamValue
 
-__all__ = ["Form", "OnEvaluation", "train"]
+__all__ = ["Form", "HeadRatioTrainer", "OnEvaluation", "train"]
 
 OnEvaluation = Callable[[int, float], None]
 """Called with epoch and accuracy after each evaluation; may raise an exception to end the trial."""
@@ -82,13 +87,39 @@ class _Report(TrainerCallback):
         self._on_evaluation(round(state.epoch), kwargs["metrics"]["eval_accuracy"])
 
 
+class HeadRatioTrainer(Trainer):
+    """Trains the head at its own learning rate.
+
+    Args:
+        head_lr_ratio: The head's learning rate, relative to the adapter's.
+        arguments: Those of `Trainer`.
+    """
+
+    def __init__(self, *, head_lr_ratio: float, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._ratio = head_lr_ratio
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """Return the default optimizer, with the head's parameters in groups of their own."""
+        optimizer = super().create_optimizer(model)
+        trained: Any = self.model if model is None else model
+        head = {id(parameter) for name, parameter in trained.named_parameters() if "modules_to_save" in name}
+        for group in list(optimizer.param_groups):
+            moved = [parameter for parameter in group["params"] if id(parameter) in head]
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in head]
+            if moved:
+                optimizer.add_param_group({**group, "params": moved, "lr": group["lr"] * self._ratio})
+        return optimizer
+
+
 def train(
     params: Mapping[str, ParamValue], inputs: Inputs, form: Form, *, name: str, on_evaluation: OnEvaluation
 ) -> float:
     """Train one configuration and return its validation accuracy after the last epoch.
 
     Args:
-        params: ``lora.r``, ``lora.alpha_ratio``, ``lora.dropout``, ``train.learning_rate``.
+        params: ``lora.r``, ``lora.alpha_ratio``, ``lora.dropout``, ``train.learning_rate``, and optionally
+            ``train.head_lr_ratio``.
         inputs: Model and rows.
         form: Default or tuned.
         name: Name of the run in MLflow.
@@ -99,9 +130,12 @@ def train(
     train_rows = inputs.rows.train if form.all_rows else inputs.rows.train.select(range(inputs.rows_per_epoch))
     tokenizer = AutoTokenizer.from_pretrained(inputs.model_dir)
     is_language = inputs.config.settings.task.name == "causal_lm"
+    kind: Callable[..., Trainer] = Trainer
+    if HEAD_RATIO in params:
+        kind = functools.partial(HeadRatioTrainer, head_lr_ratio=float(params[HEAD_RATIO]))
     with tempfile.TemporaryDirectory() as folder, mlflow.start_run(run_name=name):
         mlflow.log_params(dict(params))
-        trainer = Trainer(
+        trainer = kind(
             model=model,
             args=_arguments(params, inputs, form, folder),
             train_dataset=_columns(train_rows),

@@ -1,5 +1,6 @@
 """Trials per hour at equal work: the same rows, epochs, targets, evaluations and configurations, without pruning.
 
+All train three epochs at one learning rate for adapter and head, as the peers do (`configuration.EQUAL_WORK`).
 Contenders run in turn, A B C D A B C D, so that a slow minute of the machine affects all. All train points of the same
 list (see `inputs.shared_configurations`): sweeper the first 16, a peer as many as time allows, a new pair each time.
 
@@ -55,7 +56,7 @@ def run(context: Context) -> None:
 def _contend(context: Context, contender: str, repetition: int) -> Finished:
     sizes, scratch = context.sizes, context.new_scratch(contender)
     if contender == OURS:
-        options = context.ours_options(*STEADY, f"budget.trials={sizes.ours_trials}")
+        options = context.equal_work_options(*STEADY, f"budget.trials={sizes.ours_trials}")
         return run_ours(options, scratch=scratch)
     count = {"default": sizes.default_trials, "tuned": sizes.tuned_trials, "ray": sizes.ray_trials}[contender]
     points = [str(index) for index in range(repetition * count, (repetition + 1) * count)]

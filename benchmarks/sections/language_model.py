@@ -43,7 +43,7 @@ def _time(context: Context, contender: str) -> Row:
     scratch, sizes = context.new_scratch(f"language-{contender}"), context.sizes
     if contender == OURS:
         count = sizes.language_trials
-        trials = run_ours(context.ours_options(*STEADY, f"budget.trials={count}"), scratch=scratch).trials
+        trials = run_ours(context.equal_work_options(*STEADY, f"budget.trials={count}"), scratch=scratch).trials
     else:
         count = sizes.tuned_trials if contender == "tuned" else sizes.default_trials
         form = ["--tuned", "--processes", "2", "--threads", "1"] if contender == "tuned" else []

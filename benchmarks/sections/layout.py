@@ -1,8 +1,8 @@
 """How the peer script uses the cores best: one process on all cores, or one process with one thread per core.
 
-An expert would try this once; the tuned contender of `equal_work` and `quality` uses the faster one (`tuned_layout`).
-The default form remains one process with torch's default threads, as people run it, whatever the result; `make
-bench-long` measures it in both layouts.
+An expert would try this once; the tuned contenders of `equal_work` and `time_to_score` use the faster one
+(`tuned_layout`). The default form remains one process with torch's default threads, as people run it, whatever the
+result; `make bench-long` measures it in both layouts.
 """
 
 from __future__ import annotations

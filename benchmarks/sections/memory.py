@@ -40,7 +40,7 @@ def samples(context: Context, forms: Sequence[str]) -> Iterator[tuple[str, PssSa
 
     options = ["executor.workers=1", f"executor.lanes={lanes}", f"budget.trials={lanes}", "train.epochs=1"]
     scratch = context.new_scratch("memory-ours")
-    run_ours(context.ours_options(*STEADY, *options), scratch=scratch, each_tick=tick)
+    run_ours(context.equal_work_options(*STEADY, *options), scratch=scratch, each_tick=tick)
     yield "worker", worker
     yield "sweep", whole
     for form in forms:

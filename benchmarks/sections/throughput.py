@@ -55,8 +55,7 @@ def open_drivers(
         "dataset": dataset,
         "cache": str(context.cache),
         "threads": threads,
-        "overrides": [text for text in context.sizes.overrides if not text.startswith("dataset.") or dataset in text]
-        + list(more),
+        "overrides": [*context.overrides_for(dataset), *more],
     }
     scratch = context.new_scratch(f"drive-{dataset}")
     return [stack.enter_context(Driver(opening, scratch)) for _ in range(workers)]
