@@ -260,7 +260,8 @@ def _hash(text: str) -> str:
 
 
 def _safe(name: str) -> str:
-    return re.sub(r"[^\w/=-]+", "-", name.replace("a/r=", "ar="))
+    """Return a name without the characters that MLflow rejects in the name of a model."""
+    return re.sub(r"[^\w=-]+", "-", name)
 
 
 def _metric(point: view.Point, model_id: str = "") -> Metric:

@@ -8,6 +8,10 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from sweeper.config.hyperparameters import Hyperparameters
+from sweeper.config.keys import searchable_keys
+from sweeper.config.settings import LoraSettings, TrainSettings
+from sweeper.figures.hyperparameters import params_text
 from sweeper.track import mlflow_runs
 from sweeper.track.mlflow_view import CHUNKS
 from sweeper.types import Failure, FailureKind, TrialState
@@ -25,6 +29,16 @@ def test_a_trial_is_one_flat_run_in_the_experiment_of_its_study(place):
     assert run.data.params["lora.alpha"] == "16"
     assert run.data.metrics["best/accuracy"] == 0.8
     assert run.info.end_time - run.info.start_time == 60_000
+
+
+def test_models_may_be_named_after_any_searched_hyperparameter():
+    """MLflow raises for a slash, as in head/lr, so that no adapter would be shown."""
+    from mlflow.utils.validation import _validate_logged_model_name
+
+    values = Hyperparameters(LoraSettings(), TrainSettings()).by_key()
+    name = mlflow_runs._safe(f"0007 peft_default {params_text({key: values[key] for key in searchable_keys()})}")
+    assert "head-lr=30" in name
+    _validate_logged_model_name(name)
 
 
 def test_curves_have_one_point_per_chunk_and_one_score_per_rung(place):
