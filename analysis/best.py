@@ -10,19 +10,25 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from sweeper.analysis.compare import (
+from sweeper.config.space import SearchSpace
+from sweeper.figures.baselines import (
+    baseline_warning,
+    baselines,
+    beats_baselines,
+    best_baseline,
+    compare_with_baseline,
+)
+from sweeper.figures.comparison import (
     Comparison,
     compare,
     compare_with_default,
-    probe_value,
     selection_optimism,
     standard_error,
-    untuned_value,
 )
-from sweeper.config.space import SearchSpace
-from sweeper.figures.hyperparameters import shown_params
+from sweeper.figures.hyperparameters import differing_params, shown_params
 from sweeper.figures.ranking import best_trial, finite_value, rank_trials
-from sweeper.figures.recipes import default_trial, recorded_default_recipe
+from sweeper.figures.recipes import default_trial, recipe_name, recorded_default_recipe
+from sweeper.figures.rungs import best_rung, rung_epoch, rung_optimism
 from sweeper.figures.study_time import study_wall_s
 from sweeper.store.serialization import SCHEMA_VERSION
 from sweeper.store.sessions import SessionLog, SessionRecord
@@ -68,6 +74,24 @@ def trial_summary(store: TrialStore, study: StudyRecord, record: TrialRecord) ->
         "rows": record.cost.rows,
         "device_s": round(record.cost.device_s, 3),
         "adapter": str(adapter) if adapter.is_dir() else None,
+        "best_rung": _best_rung(store, study, record),
+    }
+
+
+def _best_rung(store: TrialStore, study: StudyRecord, record: TrialRecord) -> dict[str, Any] | None:
+    """Return the rung with the best score, which may be the last, and its adapter if that is on disk."""
+    rung = best_rung(study, record)
+    if rung is None or record.last_rung is None:
+        return None
+    number, is_last = record.spec.number, rung.chunk == record.last_rung.chunk
+    adapter = store.adapter_dir(study.name, number)
+    if not is_last:
+        adapter = store.rung_adapter_dir(study.name, number, rung.chunk)
+    return {
+        "chunk": rung.chunk,
+        "epoch": rung_epoch(study, rung),
+        "value": rung.metrics[study.metric],
+        "adapter": str(adapter) if adapter.is_dir() else None,
     }
 
 
@@ -80,13 +104,13 @@ def _study(
     sessions: Sequence[SessionRecord],
 ) -> dict[str, Any]:
     trials = store.trials(study.name)
-    best, baseline = best_trial(study, trials), default_trial(trials, default)
-    value = finite_value(study, best) if best else None
+    best, own_default = best_trial(study, trials), default_trial(trials, default)
     at_bounds = None
     if space is not None and best is not None and space.contains(best.spec.params):
         at_bounds = space.at_bounds(best.spec.params)
     return {
         "name": study.name,
+        **_baselines(study, best),
         "dataset": study.dataset,
         "model": study.model,
         "method": study.method,
@@ -94,13 +118,11 @@ def _study(
         "metric": study.metric,
         "direction": study.direction,
         "best": trial_summary(store, study, best) if best else None,
-        "default": trial_summary(store, study, baseline) if baseline else None,
-        "frozen_probe": probe_value(study),
-        "untuned": untuned_value(study),
-        "gain_over_default": _jsonable(compare_with_default(study, best, baseline)),
-        "gain_over_probe": _jsonable(compare(study, value, probe_value(study))),
-        "gain_over_untuned": _jsonable(compare(study, value, untuned_value(study))),
+        "default": trial_summary(store, study, own_default) if own_default else None,
+        "gain_over_default": _jsonable(compare_with_default(study, best, own_default)),
+        "references": _references(store, study, trials, own_default),
         "selection_optimism": selection_optimism(study, trials),
+        "rung_optimism": rung_optimism(study, trials),
         "num_complete": len(rank_trials(study, trials)),
         "num_within_noise_of_best": _num_within_noise(study, trials),
         "at_bounds": at_bounds,
@@ -112,6 +134,51 @@ def _study(
         "validation_rows": study.num_rows.get("validation", 0),
         "space": dict(study.space),
     }
+
+
+def _baselines(study: StudyRecord, best: TrialRecord | None) -> dict[str, Any]:
+    """Return the scores without an adapter, and whether the best trial beats them."""
+    best_of_all = best_baseline(study)
+    return {
+        "baseline_warning": baseline_warning(study, best) or None,
+        "beats_baselines": beats_baselines(study, best),
+        "best_baseline": best_of_all.kind.name if best_of_all else None,
+        "gain_over_best_baseline": _jsonable(compare_with_baseline(study, best, best_of_all)),
+        "baselines": {
+            baseline.kind.name: {
+                "label": baseline.kind.label,
+                "value": baseline.value,
+                "standard_error": standard_error(study, baseline.value),
+                "gain": _jsonable(compare_with_baseline(study, best, baseline)),
+            }
+            for baseline in baselines(study)
+        },
+    }
+
+
+def _references(
+    store: TrialStore, study: StudyRecord, trials: Sequence[TrialRecord], default: TrialRecord | None
+) -> list[dict[str, Any]]:
+    """Return the recipes that were trained outside the search, with what the default recipe gains over each."""
+    found = []
+    for trial in trials:
+        if trial.spec.phase is Phase.REFERENCE and trial is not default:
+            differences = differing_params(trial.spec, default.spec) if default else {}
+            found.append(
+                {
+                    "recipe": recipe_name(trial.spec),
+                    **trial_summary(store, study, trial),
+                    "differs_from_default": {key: list(values) for key, values in differences.items()},
+                    "gain_of_default": _jsonable(_gain_of_default(study, default, trial)),
+                }
+            )
+    return found
+
+
+def _gain_of_default(study: StudyRecord, default: TrialRecord | None, trial: TrialRecord) -> Comparison | None:
+    if default is None or default.state is not TrialState.COMPLETE or trial.state is not TrialState.COMPLETE:
+        return None
+    return compare(study, finite_value(study, default), finite_value(study, trial))
 
 
 def _effort(trials: Sequence[TrialRecord], sessions: Sequence[SessionRecord]) -> dict[str, Any]:

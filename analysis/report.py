@@ -7,7 +7,7 @@ writing: the same store gives the same files. `sweeper.sweep.run` calls this aft
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,17 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from sweeper.analysis.best import best_configurations, trial_summary
-from sweeper.analysis.compare import NOISE_ERRORS
 from sweeper.analysis.load import load_trials
 from sweeper.analysis.sessions import session_rows
 from sweeper.config.keys import find_key
 from sweeper.config.space import SearchSpace
 from sweeper.config.values import ParamValue
+from sweeper.figures.baselines import baseline_descriptions
+from sweeper.figures.comparison import NOISE_ERRORS
 from sweeper.figures.failure_counts import count_failures, has_recovered
 from sweeper.figures.hyperparameters import number_text, params_text
-from sweeper.figures.ranking import rank_trials
+from sweeper.figures.ranking import best_trial, rank_trials
+from sweeper.figures.rungs import best_rung_text
 from sweeper.figures.text import plural
 from sweeper.figures.training_rows import capped_rows
 from sweeper.store.atomic import write_atomic
@@ -67,11 +69,18 @@ def render_report(store: TrialStore, best: Mapping[str, Any]) -> str:
     extras = {study["name"]: _extras(store, study["name"], study["best"]) for study in best["studies"]}
     sweep = store.read_sweep() if store.exists else {}
     template = _environment().get_template("report.md.j2")
+    names = {name for study in best["studies"] for name in study["baselines"]}
     provenance = _flatten(sweep.get("provenance") or {})
     sessions = session_rows(store, sweep.get("settings") or {})
     health = read_health(store.root).lines()
     return template.render(
-        best, extras=extras, provenance=provenance, noise_errors=NOISE_ERRORS, health=health, sessions=sessions
+        best,
+        extras=extras,
+        baseline_descriptions=baseline_descriptions(names),
+        provenance=provenance,
+        noise_errors=NOISE_ERRORS,
+        health=health,
+        sessions=sessions,
     )
 
 
@@ -93,6 +102,7 @@ def _environment() -> Environment:
         "number": number_text,
         "bounds": _bound_advice,
         "plural": plural,
+        "differences": _differences,
         "literal": partial(json.dumps, ensure_ascii=False),  # Python source of a string or a list of strings
     }
     environment.filters.update(filters)
@@ -102,8 +112,10 @@ def _environment() -> Environment:
 def _extras(store: TrialStore, study_name: str, best: Mapping[str, Any] | None) -> dict[str, Any]:
     study, trials = store.read_study(study_name), store.trials(study_name)
     top = [trial_summary(store, study, trial) for trial in rank_trials(study, trials, _TOP)]
+    best_record = best_trial(study, trials)
     return {
         "top": top,
+        "best_rung": best_rung_text(study, best_record) if best_record else "",
         "capped_rows": capped_rows(study),
         "infeasible": count_failures((t for t in trials if t.state is TrialState.INFEASIBLE), by_message=True),
         "failed": count_failures((t for t in trials if t.state is TrialState.FAILED), by_message=True),
@@ -139,6 +151,12 @@ def _score(value: float | None, error: float | None = None) -> str:
 def _cell(text: object) -> str:
     """Escape text for a cell of a Markdown table."""
     return " ".join(str(text).split()).replace("|", "\\|")
+
+
+def _differences(values: Mapping[str, Sequence[ParamValue]]) -> str:
+    """Return what a reference changes, e.g. ```lora.r` = 16 instead of 8``."""
+    pairs = ((key, *map(number_text, both)) for key, both in values.items())
+    return ", ".join(f"`{key}` = {own} instead of {default}" for key, own, default in pairs)
 
 
 def _duration(seconds: float) -> str:

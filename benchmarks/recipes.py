@@ -150,6 +150,7 @@ def plan_language() -> Iterator[Job]:
 PLANS = {
     "language": plan_language,
     "head": plan_head,
+    "probe": plan_probe,
     "before": plan_before,
     "lr": plan_lr,
     "length": plan_length,

@@ -23,7 +23,7 @@ from chaos.undisturbed import Undisturbed, recorded_losses
 from chaos.workload import KEEP_ADAPTERS, STUDY, SWEEP
 from sweeper.figures.recipes import FIRST_REFERENCE_NUMBER
 from sweeper.store.paths import OutputsPaths
-from sweeper.store.retention import adapters_to_keep
+from sweeper.store.retention import adapters_to_keep, rung_adapter_to_keep
 from sweeper.store.trials import TrialStore
 from sweeper.types import Phase, StudyRecord, TrialRecord, TrialState
 
@@ -107,22 +107,28 @@ def _is_allowed(record: TrialRecord) -> bool:
 
 def _files(store: TrialStore, study: StudyRecord, records: Mapping[int, TrialRecord]) -> Iterator[str]:
     keep = adapters_to_keep(study, records.values(), KEEP_ADAPTERS)
-    for number in records:
+    for number, record in records.items():
         paths = store.paths.trial(STUDY, number)
         adapter = paths.adapter
-        if extra := set(paths.folder.iterdir()) - {paths.record, adapter}:
+        rung = rung_adapter_to_keep(study, record, keeps_adapter=number in keep)
+        adapters = {adapter} if rung is None else {adapter, paths.rung_adapter(rung)}
+        if extra := set(paths.folder.iterdir()) - {paths.record, *adapters}:
             yield f"trial {number} left behind {sorted(path.name for path in extra)}"
-        if adapter.exists():
-            try:
-                json.loads((adapter / "adapter_config.json").read_text())
-                with safe_open(adapter / "adapter_model.safetensors", "pt") as file:
-                    bad = [name for name in file.keys() if not file.get_tensor(name).isfinite().all()]  # noqa: SIM118
-            except Exception as error:  # noqa: BLE001  any reason for which it cannot be read is a problem to report
-                yield f"adapter of trial {number} cannot be read: {error}"
-            else:
-                yield from (f"adapter of trial {number}: {name} is not finite" for name in bad)
+        for folder in sorted(path for path in adapters if path.exists()):
+            yield from (f"{folder.name} of trial {number} {fault}" for fault in _adapter_faults(folder))
         if adapter.exists() != (number in keep):
             yield f"trial {number} has {'an' if adapter.exists() else 'no'} adapter, contrary to store.keep_adapters"
+
+
+def _adapter_faults(folder: Path) -> Iterator[str]:
+    try:
+        json.loads((folder / "adapter_config.json").read_text())
+        with safe_open(folder / "adapter_model.safetensors", "pt") as file:
+            bad = [name for name in file.keys() if not file.get_tensor(name).isfinite().all()]  # noqa: SIM118
+    except Exception as error:  # noqa: BLE001  any reason for which it cannot be read is a problem to report
+        yield f"cannot be read: {error}"
+    else:
+        yield from (f"is not finite: {name}" for name in bad)
 
 
 def _account(store: TrialStore, records: Mapping[int, TrialRecord], spent_s: float) -> Iterator[str]:

@@ -205,6 +205,8 @@ class TrialRecord:
     """Chunk at which the pruner last let the trial continue. If a kill interrupts a decision, it is requested again."""
     checkpoints: Mapping[int, str] = field(default_factory=dict)
     """SHA-256 of the checkpoints on disk, by chunk: the latest and the one before it."""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """What the search must know about its proposal to make later ones, e.g. its point in CMA-ES's coordinates."""
 
     @property
     def chunks_done(self) -> int:
@@ -306,6 +308,8 @@ class ChunkReport:
     checkpoints: Mapping[int, bytes] = field(default_factory=dict)
     adapters: Mapping[int, Mapping[str, bytes]] = field(default_factory=dict)
     """Adapter files in PEFT's format, by name, of the trials that completed with this chunk."""
+    rung_adapters: Mapping[int, Mapping[str, bytes]] = field(default_factory=dict)
+    """The same of the trials that were scored after this chunk and are not complete yet."""
     failures: Mapping[int, Failure] = field(default_factory=dict)
     """Failures of trials, which have left the pack."""
     details: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)

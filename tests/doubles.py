@@ -116,6 +116,11 @@ class FakeWorker:
                 del self._lanes[number]
             else:
                 report.checkpoints[number] = json.dumps([number, chunks + 1]).encode()
+                if report.measurements[number].is_rung:
+                    report.rung_adapters[number] = {
+                        "adapter_config.json": b"{}",
+                        "adapter_model.safetensors": f"weights after chunk {chunks + 1}".encode(),
+                    }
         return report
 
     def _measured(self, spec: TrialSpec, chunk: int) -> Measurement:

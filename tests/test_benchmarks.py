@@ -15,7 +15,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification, TrainingArguments
 
-from benchmarks import configuration, long_run, machine_speed
+from benchmarks import configuration, controller, long_run, machine_speed
 from benchmarks.arithmetic import (
     LinearShape,
     best_evaluation_so_far,
@@ -577,6 +577,15 @@ def test_the_peer_script_trains_the_shared_configurations(tmp_path, tiny):
     assert 0 < inputs.rows_per_epoch <= len(inputs.rows.train)
     finished = run_peer("optuna_trainer", [*options, "--threads", "1", "--set", *tiny], scratch=tmp_path / "peer")
     assert [row["state"] for row in finished.trials] == ["complete", "complete"]
+
+
+def test_the_cost_of_the_controller_is_measured_in_ten_parts(tmp_path):
+    parts = controller.measure(tmp_path, trials=40, workers=2, lanes=3)
+    assert len(parts) == 10
+    assert [part.trials for part in parts] == sorted(part.trials for part in parts)
+    assert parts[-1].trials == 40
+    assert all(part.cpu_ms_per_trial > 0 and part.rss_mb > 0 for part in parts)
+    assert any(part.rung_wait_ms_p99 > 0 for part in parts)
 
 
 @pytest.mark.slow

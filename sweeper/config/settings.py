@@ -212,7 +212,7 @@ class TrainSettings:
 
     learning_rate: float = key(1e-3, "Peak learning rate of AdamW.", at_least=1e-8, at_most=1, searchable=True)
     head_lr_ratio: float = key(
-        10.0,
+        30.0,
         "Learning rate of the task head divided by that of the adapter.",
         at_least=1e-3,
         at_most=1e4,
@@ -248,7 +248,7 @@ class TrainSettings:
         "Rows of a lane in one forward pass; 0 uses the smallest batch_size of the space.",
         at_least=0,
     )
-    epochs: int = key(0, "Passes over the training rows; 0 chooses them by the number of rows.", at_least=0)
+    epochs: int = key(0, "Passes over the training rows; 0 chooses them by the number of rows and labels.", at_least=0)
     chunks_per_epoch: int = key(
         0,
         "Chunks per epoch; trials enter, leave and are checkpointed between chunks. 0 makes about 12 in a trial.",

@@ -26,8 +26,10 @@ def abort_reason(trials: Iterable[TrialRecord], after: int) -> str:
         trials: All trials of the study.
         after: ``executor.abort_after_failures``; 0 for never.
     """
+    if not after:
+        return ""
     finished = [trial for trial in trials if trial.state.is_finished and trial.spec.phase is Phase.SEARCH]
-    if not after or len(finished) < after:
+    if len(finished) < after:
         return ""
     if any(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in finished):
         return ""

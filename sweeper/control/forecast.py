@@ -12,14 +12,15 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
 from sweeper.config.settings import BudgetSettings
 from sweeper.config.time_limit import find_time_limit
+from sweeper.figures.tally import TrialTally
 from sweeper.store.ledger import Ledger
-from sweeper.types import ChunkReport, StudyRecord, TrialRecord
+from sweeper.types import ChunkReport, StudyRecord
 
 __all__ = ["Forecast", "ForecastStudy", "chunks_left"]
 
@@ -38,8 +39,8 @@ class ForecastStudy(Protocol):
         ...
 
     @property
-    def trials(self) -> Mapping[int, TrialRecord]:
-        """All trials, by number."""
+    def tally(self) -> TrialTally:
+        """Counts and sums over its trials."""
         ...
 
     @property
@@ -153,8 +154,7 @@ class Forecast:
         return sum(
             (self._typical_lane_s(run.record.name) or 0.0) * (run.record.num_chunks - trial.chunks_done)
             for run in self._runs
-            for trial in run.trials.values()
-            if not trial.state.is_finished
+            for trial in run.tally.running.values()
         )
 
     def _longest_chunk_s(self, run: ForecastStudy, span_s: float) -> float:
@@ -175,14 +175,14 @@ class Forecast:
 
     @staticmethod
     def _past_lane_s(run: ForecastStudy) -> float | None:
-        chunks = sum(trial.chunks_done for trial in run.trials.values())
-        return sum(trial.cost.device_s for trial in run.trials.values()) / chunks if chunks else None
+        chunks = run.tally.chunks_done
+        return run.tally.cost.device_s / chunks if chunks else None
 
     def _left_s(self, run: ForecastStudy) -> float | None:
         """Return the device seconds that a study still needs; before its first chunk, by the pace of others."""
         chunks = chunks_left(
             run.record,
-            run.trials.values(),
+            run.tally,
             num_to_start=run.num_to_start,
             num_references=run.num_references_to_start,
         )
@@ -197,21 +197,17 @@ class Forecast:
         return chunks * run.record.rows_per_chunk * statistics.fmean(by_row) if by_row else None
 
 
-def chunks_left(
-    study: StudyRecord, trials: Iterable[TrialRecord], *, num_to_start: int, num_references: int = 0
-) -> float:
+def chunks_left(study: StudyRecord, tally: TrialTally, *, num_to_start: int, num_references: int = 0) -> float:
     """Return the expected number of chunks that a study still needs, allowing for pruning.
 
     Args:
         study: The study.
-        trials: All its trials.
+        tally: Counts and sums over its trials.
         num_to_start: Trials of the search that have not started yet.
         num_references: References that have not started yet; they are never pruned.
     """
-    known = list(trials)
-    finished = [trial.chunks_done for trial in known if trial.state.is_finished]
-    mean = statistics.fmean(finished) if finished else float(study.num_chunks)
-    running = [trial.chunks_done for trial in known if not trial.state.is_finished]
+    mean = tally.finished_chunks / tally.num_finished if tally.num_finished else float(study.num_chunks)
+    running = [trial.chunks_done for trial in tally.running.values()]
     # A trial beyond the mean has passed the early rungs, so it is expected to complete.
     ends = [mean if done < mean else study.num_chunks for done in running]
     to_start = num_to_start * mean + num_references * study.num_chunks
@@ -219,6 +215,5 @@ def chunks_left(
 
 
 def _is_unfinished(run: ForecastStudy) -> bool:
-    has_running = any(not trial.state.is_finished for trial in run.trials.values())
     has_new = run.num_to_start > 0 or run.num_references_to_start > 0
-    return not run.cannot_open and (has_new or has_running)
+    return not run.cannot_open and (has_new or bool(run.tally.running))

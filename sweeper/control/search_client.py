@@ -1,15 +1,16 @@
 """Calls the search for a study. Once its database is down, the search is not called again, and nothing is lost.
 
-The store has everything: the next session brings the search up to date and requests the missing decisions. `study_run`
+The store has everything: the next session builds the search from it and requests the missing decisions. `study_run`
 owns one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import TypeVar
 
-from sweeper.errors import StorageDown
+from sweeper.errors import DiskFull, StorageDown
 from sweeper.search.base import ProposalProtocol, SearchProtocol
 from sweeper.types import Decision, Phase, StudyRecord, TrialRecord, TrialState
 
@@ -28,13 +29,16 @@ class SearchClient:
 
     def __init__(self, search: SearchProtocol, study: StudyRecord) -> None:
         self._search, self._study = search, study
-        self.error: StorageDown | None = None
+        self.error: StorageDown | DiskFull | None = None
         """The error after which the search is no longer called; None if there was none."""
 
-    def synchronize(self, trials: Sequence[TrialRecord]) -> Sequence[ProposalProtocol]:
-        """Bring the search up to date with the store; return proposals that never reached the store."""
+    def synchronize(self, trials: Sequence[TrialRecord]) -> None:
+        """Build the search from the trials in the store."""
         self._search.sync(trials, self._study.value)
-        return self._search.pending()
+
+    def publish(self) -> None:
+        """Let the database show what the search was told; the store must have it."""
+        self._search.publish()
 
     @property
     def num_recipes(self) -> int:
@@ -73,12 +77,13 @@ class SearchClient:
         number, value = trial.spec.number, self._study.value(trial)
         if trial.state is TrialState.COMPLETE and value is not None:
             self._search.report(number, chunk=trial.chunks_done, value=value)
-        self._search.tell(number, state=trial.state, value=value)
+        finished_at = datetime.fromisoformat(trial.finished_at)
+        self._search.tell(number, state=trial.state, value=value, finished_at=finished_at)
 
     def _ask(self, call: Callable[[], T]) -> T | None:
         if self.error is None:
             try:
                 return call()
-            except StorageDown as error:
+            except (StorageDown, DiskFull) as error:
                 self.error = error
         return None

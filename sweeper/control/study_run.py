@@ -1,7 +1,7 @@
 """The state of one running study: its queue, its trials, and the decisions about them. Called by the controller.
 
-Every change is written to the store (`trial_records`) before search and tracker get it: after a kill the store may be
-ahead of both, but never behind. `sweeper.failures.POLICIES` defines how failures are handled.
+Every change is written to the store (`trial_records`) before the search's database and the tracker get it: after a kill
+the store may be ahead of both, but never behind. `sweeper.failures.POLICIES` defines how failures are handled.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from sweeper.control.trial_records import TrialRecords
 from sweeper.errors import DiskFull, SweeperError
 from sweeper.failures import POLICIES, Action, retry_wait_s
 from sweeper.figures.recipes import recipe_origin
+from sweeper.figures.tally import TrialTally
 from sweeper.search.base import SearchProtocol
 from sweeper.types import (
     Admission,
@@ -83,8 +84,13 @@ class StudyRun:
         return self.records.trials
 
     @property
+    def tally(self) -> TrialTally:
+        """Counts and sums over the trials."""
+        return self.records.tally
+
+    @property
     def fatal(self) -> SweeperError | None:
-        """The error that must end the session: the search's database is down, or a worker's disk is full."""
+        """The error that must end the session: the search's database is down, or a disk is full."""
         return self._fatal or self._search_client.error
 
     @property
@@ -102,7 +108,7 @@ class StudyRun:
         """Trials that the budget still allows to start."""
         if self.stop_reason or self._search_client.is_exhausted:
             return 0
-        return max(self._num_trials - self.records.num_asked, 0)
+        return max(self._num_trials - self.tally.num_searched, 0)
 
     @property
     def may_ask(self) -> bool:
@@ -135,7 +141,7 @@ class StudyRun:
     @property
     def has_new_recipe(self) -> bool:
         """Whether the next trial of the search is a recipe."""
-        return self.may_ask and self.records.num_asked < self._search_client.num_recipes
+        return self.may_ask and self.tally.num_searched < self._search_client.num_recipes
 
     @property
     def has_due_recipe(self) -> bool:
@@ -196,7 +202,9 @@ class StudyRun:
             self.records.charge(number, report)
             self.fail(number, failure)
         # By number, not by lane, so that the search sees the same order in a resumed pack and in a refilled one.
-        return tuple(number for number in sorted(report.measurements) if self._measure(number, report))
+        pruned = tuple(number for number in sorted(report.measurements) if self._measure(number, report))
+        self._search_client.publish()
+        return pruned
 
     def fail(self, number: int, failure: Failure, *, was_alone: bool = False) -> None:
         """Handle a trial's failure according to `POLICIES`.
@@ -247,13 +255,10 @@ class StudyRun:
 
     def _resume(self) -> None:
         """Bring the search up to date with the store, and queue every unfinished trial."""
-        proposals = self._search_client.synchronize(list(self.trials.values()))
+        self._search_client.synchronize(list(self.trials.values()))
         for number, trial in list(self.trials.items()):
             if not trial.state.is_finished and not self._decide(trial):
                 self._queue.add(number)
-        for proposal in proposals:
-            self.records.start(self._template.spec(proposal.number, proposal.params, proposal.origin))
-            self._queue.add(proposal.number)
 
     def _start(self) -> int | None:
         """Start the next trial of the search, or the next reference; return its number, or None if there is none."""
@@ -267,7 +272,9 @@ class StudyRun:
         proposal = self._search_client.propose()
         if proposal is None:
             return None
-        self.records.start(self._template.spec(proposal.number, proposal.params, proposal.origin))
+        spec = self._template.spec(proposal.number, proposal.params, proposal.origin)
+        self.records.start(spec, proposal.notes)
+        self._search_client.publish()
         return proposal.number
 
     def _admission(self, number: int) -> Admission:
@@ -287,29 +294,48 @@ class StudyRun:
             self.records.keep_adapter(trial, report.adapters[number])
             self._finish(trial, TrialState.COMPLETE)
             return False
-        checkpoint = report.checkpoints[number]
-        self.records.write(with_checkpoint(trial, checkpoint), checkpoint)
-        return self._decide(self.trials[number])
+        return self._decide(trial, report.checkpoints[number], report.rung_adapters.get(number, {}))
 
-    def _decide(self, trial: TrialRecord) -> bool:
-        """Ask whether a trial continues after a rung; return whether it must leave the pack.
+    def _decide(
+        self, trial: TrialRecord, checkpoint: bytes | None = None, adapter: Mapping[str, bytes] | None = None
+    ) -> bool:
+        """Ask whether a trial continues after its latest chunk, and record the trial with the decision.
 
-        A decision to continue is recorded. If a kill interrupts a decision, it is requested again; a recorded one is
-        not, since other trials may have scored better by now.
+        A rung and the decision there are written together. Only the rung is written if the search is down; then the
+        next session decides. A recorded decision is not made again, since other trials may have scored better by now.
+
+        Args:
+            trial: The trial, its latest measurement included.
+            checkpoint: The checkpoint after its latest chunk; None if trial and checkpoint are in the store already.
+            adapter: Files of its adapter, if the latest chunk is a rung.
+
+        Returns:
+            Whether it was pruned, so that it must leave the pack.
         """
         decision = self._search_client.decide(trial)
         if decision is Decision.STOP:
             self._finish(trial, TrialState.PRUNED)
-        elif decision is Decision.CONTINUE:
-            self.records.write(dataclasses.replace(trial, decided_chunk=trial.chunks_done))
-        return decision is Decision.STOP
+            return True
+        if decision is Decision.CONTINUE:
+            trial = dataclasses.replace(trial, decided_chunk=trial.chunks_done)
+        if checkpoint is not None:
+            trial = with_checkpoint(trial, checkpoint)
+        if adapter:
+            self.records.keep_rung_adapter(trial, adapter)
+        if trial is not self.trials[trial.spec.number]:
+            self.records.write(trial, checkpoint)
+        return False
 
     def _finish(self, trial: TrialRecord, state: TrialState) -> None:
         finished = self.records.finish(trial, state)
         self._search_client.tell(finished)
+        self._search_client.publish()
         self._check_early_abort()
 
     def _check_early_abort(self) -> None:
-        before, self._aborted = self._aborted, abort_reason(self.trials.values(), self._executor.abort_after_failures)
+        before, counts = self._aborted, self.tally.counts
+        has_result = counts[TrialState.COMPLETE] > 0 or counts[TrialState.PRUNED] > 0
+        limit = self._executor.abort_after_failures
+        self._aborted = "" if has_result else abort_reason(self.trials.values(), limit)
         if self._aborted and not before:
             log.error("%s is aborted: %s", self.record.name, self._aborted)

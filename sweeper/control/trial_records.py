@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Collection, Mapping
 
 from sweeper.clock import Clock, timestamp, utc_now
-from sweeper.store.retention import adapters_to_keep
+from sweeper.figures.tally import TrialTally
+from sweeper.store.retention import adapters_to_keep, rung_adapter_to_keep
 from sweeper.store.trials import TrialStore
 from sweeper.track.base import Tracker
-from sweeper.types import ChunkReport, Cost, Failure, Phase, StudyRecord, TrialRecord, TrialSpec, TrialState
+from sweeper.types import ChunkReport, Cost, Failure, StudyRecord, TrialRecord, TrialSpec, TrialState
 
 __all__ = ["TrialRecords"]
 
@@ -38,21 +39,25 @@ class TrialRecords:
         self.clock = clock
         self.trials: dict[int, TrialRecord] = {}
         """By number."""
+        self.tally = TrialTally(study)
         self._tracker, self._num_adapters = tracker, keep_adapters
         self._adapters = store.adapters(study.name)
         for trial in store.trials(study.name):
             store.tidy(trial)
-            self.trials[trial.spec.number] = trial
-        self._drop_adapters(adapters_to_keep(study, self.trials.values(), keep_adapters))
+            self._set(trial)
+        self._kept = adapters_to_keep(study, self.trials.values(), keep_adapters)
+        self._drop_adapters()
+        for trial in self.trials.values():
+            self._drop_rung_adapters(trial)
 
-    @property
-    def num_asked(self) -> int:
-        """Trials of the search that were started, in any state."""
-        return sum(trial.spec.phase is Phase.SEARCH for trial in self.trials.values())
+    def start(self, spec: TrialSpec, notes: Mapping[str, object] | None = None) -> None:
+        """Record a trial that is about to train for the first time.
 
-    def start(self, spec: TrialSpec) -> None:
-        """Record a trial that is about to train for the first time."""
-        self.write(TrialRecord(spec=spec, started_at=timestamp(self.clock)))
+        Args:
+            spec: The trial.
+            notes: What the search must know about its proposal to make later ones.
+        """
+        self.write(TrialRecord(spec=spec, started_at=timestamp(self.clock), notes=notes or {}))
 
     def write(self, trial: TrialRecord, checkpoint: bytes | None = None) -> None:
         """Write a trial to the store and show it.
@@ -61,8 +66,9 @@ class TrialRecords:
             trial: The trial.
             checkpoint: The checkpoint of its last chunk; None if there is no new one.
         """
-        self.trials[trial.spec.number] = trial
+        self._set(trial)
         self.store.write_trial(trial, checkpoint)
+        self._drop_rung_adapters(trial)
         self._show(trial)
 
     def finish(self, trial: TrialRecord, state: TrialState) -> TrialRecord:
@@ -87,7 +93,7 @@ class TrialRecords:
         trial = self.trials[number]
         details = report.details.get(number, {})
         cost = trial.cost + report.costs[number] if number in report.costs else trial.cost
-        self.trials[number] = dataclasses.replace(trial, cost=cost, **details)
+        self._set(dataclasses.replace(trial, cost=cost, **details))
         return self.trials[number]
 
     def charge_lost(self, numbers: Collection[int], elapsed_s: float, failure: Failure | None = None) -> None:
@@ -106,17 +112,43 @@ class TrialRecords:
     def keep_adapter(self, trial: TrialRecord, files: Mapping[str, bytes]) -> None:
         """Write the adapter of a trial that is about to be complete if it is kept; delete those that it displaces."""
         number = trial.spec.number
-        complete = {**self.trials, number: dataclasses.replace(trial, state=TrialState.COMPLETE)}
-        keep = adapters_to_keep(self.study, complete.values(), self._num_adapters)
-        if number in keep:
+        if self._num_adapters:
+            # A trial's rank never rises, so only this one and those that are kept so far can be among the best.
+            complete = dataclasses.replace(trial, state=TrialState.COMPLETE)
+            candidates = [*(self.trials[kept] for kept in self._kept), complete]
+            self._kept = adapters_to_keep(self.study, candidates, self._num_adapters)
+        else:
+            self._kept.add(number)
+        if number in self._kept:
             self.store.write_adapter(self.study.name, number, files)
             self._adapters.add(number)
-        self._drop_adapters(keep)
+        if self._num_adapters:
+            self._drop_adapters()
 
-    def _drop_adapters(self, keep: Set[int]) -> None:
-        for number in self._adapters - keep:
+    def keep_rung_adapter(self, trial: TrialRecord, files: Mapping[str, bytes]) -> None:
+        """Write the adapter of the rung that a running trial has just reached, if it is its best rung so far.
+
+        The caller writes the record afterwards, so a record's best rung always has an adapter.
+        """
+        chunk = trial.chunks_done
+        if rung_adapter_to_keep(self.study, trial, keeps_adapter=True) == chunk:
+            self.store.write_rung_adapter(self.study.name, trial.spec.number, chunk, files)
+
+    def _set(self, trial: TrialRecord) -> None:
+        self.trials[trial.spec.number] = trial
+        self.tally.put(trial)
+
+    def _drop_adapters(self) -> None:
+        dropped, self._adapters = self._adapters - self._kept, self._adapters & self._kept
+        for number in dropped:
             self.store.drop_adapter(self.study.name, number)
-        self._adapters &= keep
+        for number in dropped & self.trials.keys():
+            self._drop_rung_adapters(self.trials[number])
+
+    def _drop_rung_adapters(self, trial: TrialRecord) -> None:
+        number = trial.spec.number
+        kept = rung_adapter_to_keep(self.study, trial, keeps_adapter=number in self._adapters)
+        self.store.drop_rung_adapters(self.study.name, number, but=kept)
 
     def _show(self, trial: TrialRecord) -> None:
         paths = self.store.paths.trial(self.study.name, trial.spec.number)

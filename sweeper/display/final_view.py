@@ -8,16 +8,18 @@ from pathlib import Path
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from sweeper.analysis.compare import NOISE_ERRORS
 from sweeper.display.progress import StudyProgress
 from sweeper.display.tables import final_table
+from sweeper.figures.baselines import baseline_descriptions
+from sweeper.figures.comparison import NOISE_ERRORS
+from sweeper.figures.rungs import better_rung
 from sweeper.store.trials import TrialStore
 
 __all__ = ["caution", "final_view"]
 
 
 def final_view(progress: Sequence[StudyProgress], *, sweep_dir: Path, ui_command: str = "", ui_uri: str = "") -> Group:
-    """Return the final table, notes on how reliable it is, and the paths of the files.
+    """Return warnings of baselines, the final table, notes on how reliable it is, and the paths of the files.
 
     Args:
         progress: The studies.
@@ -25,19 +27,32 @@ def final_view(progress: Sequence[StudyProgress], *, sweep_dir: Path, ui_command
         ui_command: The command that opens the tracker's user interface; empty without a tracker.
         ui_uri: Where the tracker stores its data; not shown if empty.
     """
-    parts: list[RenderableType] = [final_table(progress), *(Text(line, style="dim") for line in _legend(progress))]
+    parts: list[RenderableType] = [
+        Text(f"! {study.baseline_warning}", style="bold yellow") for study in progress if study.baseline_warning
+    ]
+    parts += [final_table(progress), *(Text(line, style="dim") for line in _legend(progress))]
     parts += [Text(f"! {line}", style="yellow") for study in progress if (line := caution(study))]
     store = TrialStore(sweep_dir)
     names = ", ".join(path.name for path in (store.paths.report, store.paths.best, store.paths.trials_csv))
     parts += [Text(f"\nIn {sweep_dir}:"), Text(f"  {names}")]
     for study in progress:
-        if study.best and (adapter := store.adapter_dir(study.study.name, study.best.spec.number)).is_dir():
-            parts.append(Text(f"  {adapter.relative_to(store.root)}  (best of {study.study.dataset})"))
+        parts += [Text(f"  {line}") for line in _adapter_lines(store, study)]
     if ui_command:
         parts.append(
             Text.assemble("To see curves and adapters, run:  ", (ui_command, "bold"), f"\n  {ui_uri}" if ui_uri else "")
         )
     return Group(*parts)
+
+
+def _adapter_lines(store: TrialStore, progress: StudyProgress) -> list[str]:
+    """Return the folders of the best trial's adapter, and of its best rung's if that scored higher."""
+    study, best = progress.study, progress.best
+    if best is None:
+        return []
+    found = [(store.adapter_dir(study.name, best.spec.number), f"best of {study.dataset}")]
+    if rung := better_rung(study, best):
+        found.append((store.rung_adapter_dir(study.name, best.spec.number, rung.chunk), progress.best_rung))
+    return [f"{folder.relative_to(store.root)}  ({what})" for folder, what in found if folder.is_dir()]
 
 
 def caution(progress: StudyProgress) -> str:
@@ -67,9 +82,5 @@ def _legend(progress: Sequence[StudyProgress]) -> list[str]:
             0,
             "± is one binomial standard error of the accuracy, without the variation between seeds.",
         )
-    names = {study.baseline[0] for study in progress if study.baseline}
-    if "probe" in names:
-        lines.insert(0, "Probe: logistic regression on the features of the frozen model.")
-    if "untuned" in names:
-        lines.insert(0, "Untuned: the base model without any adapter.")
-    return lines
+    names = {study.baseline.kind.name for study in progress if study.baseline}
+    return [*baseline_descriptions(names), *lines]

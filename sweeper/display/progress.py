@@ -9,16 +9,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sweeper.analysis.compare import Comparison, baseline, compare_with_default, standard_error
 from sweeper.config.settings import SweepSettings
 from sweeper.control.forecast import chunks_left
 from sweeper.control.study_run import StudyRun
-from sweeper.figures.ranking import best_running_trial, best_trial, finite_value
-from sweeper.figures.recipes import default_recipe, default_trial, recorded_default_recipe
-from sweeper.figures.study_time import study_wall_s
+from sweeper.figures.baselines import Baseline, baseline_warning, beats_baselines, best_baseline
+from sweeper.figures.comparison import Comparison, compare_with_default, standard_error
+from sweeper.figures.ranking import best_running_trial, finite_value
+from sweeper.figures.recipes import default_recipe, recorded_default_recipe
+from sweeper.figures.rungs import best_rung_text
+from sweeper.figures.tally import TrialTally
 from sweeper.store.sessions import SessionLog, SessionRecord
 from sweeper.store.trials import TrialStore
-from sweeper.types import Cost, Phase, StudyRecord, TrialRecord, TrialState
+from sweeper.types import Cost, StudyRecord, TrialRecord, TrialState
 
 __all__ = ["StudyProgress", "progress_from_disk", "progress_of_runs", "study_progress"]
 
@@ -69,9 +71,24 @@ class StudyProgress:
         return finite_value(self.study, self.default) if self.default else None
 
     @property
-    def baseline(self) -> tuple[str, float] | None:
-        """Name (``probe`` or ``untuned``) and score of the baseline without fine-tuning; None if not measured."""
-        return baseline(self.study)
+    def baseline(self) -> Baseline | None:
+        """The best score without an adapter; None if none was measured."""
+        return best_baseline(self.study)
+
+    @property
+    def beats_baselines(self) -> bool | None:
+        """Whether the best trial is clearly better than the best baseline; None without a baseline."""
+        return beats_baselines(self.study, self.best)
+
+    @property
+    def baseline_warning(self) -> str:
+        """A sentence which says that no adapter is clearly better than the best baseline; empty if one is."""
+        return baseline_warning(self.study, self.best)
+
+    @property
+    def best_rung(self) -> str:
+        """``best after epoch 2 of 3`` if an earlier rung of the best trial scored higher than its last; else empty."""
+        return best_rung_text(self.study, self.best) if self.best else ""
 
     @property
     def best_error(self) -> float | None:
@@ -95,46 +112,37 @@ class StudyProgress:
 
 
 def study_progress(
-    study: StudyRecord,
-    trials: Iterable[TrialRecord],
-    *,
-    budget: int,
-    wall_s: float,
-    default: str,
-    num_references: int = 0,
+    study: StudyRecord, tally: TrialTally, *, budget: int, wall_s: float, default: str, num_references: int = 0
 ) -> StudyProgress:
     """Return the progress of a study.
 
     Args:
         study: The study.
-        trials: All its trials, references included.
+        tally: Counts and sums over its trials.
         budget: ``budget.trials``.
-        wall_s: Seconds for which the study ran: `study_wall_s`.
+        wall_s: Seconds for which the study ran: `TrialTally.wall_s`.
         default: Name of the default recipe, e.g. ``peft_default``.
         num_references: References of the study, started or not.
     """
-    known = list(trials)
-    search = [trial for trial in known if trial.spec.phase is Phase.SEARCH]
-    counts = {state: sum(trial.state is state for trial in search) for state in TrialState}
-    num_running = sum(trial.state is TrialState.RUNNING for trial in known)
-    num_new_references = max(num_references - (len(known) - len(search)), 0)
+    num_started = len(tally.running) + tally.num_finished - tally.num_searched
+    num_new_references = max(num_references - num_started, 0)
     return StudyProgress(
         study=study,
-        counts=counts,
+        counts=dict(tally.counts),
         budget=budget,
-        best=best_trial(study, known),
-        default=default_trial(known, default),
-        cost=sum((trial.cost for trial in known), Cost()),
+        best=tally.best,
+        default=tally.default(default),
+        cost=tally.cost,
         wall_s=wall_s,
         left_s=_left_s(
             study,
-            known,
-            num_to_start=max(budget - len(search), 0),
+            tally,
+            num_to_start=max(budget - tally.num_searched, 0),
             num_references=num_new_references,
             wall_s=wall_s,
         ),
-        num_open_references=num_running - counts[TrialState.RUNNING] + num_new_references,
-        best_running=best_running_trial(study, known),
+        num_open_references=len(tally.running) - tally.counts[TrialState.RUNNING] + num_new_references,
+        best_running=best_running_trial(study, tally.running.values()),
     )
 
 
@@ -151,34 +159,29 @@ def progress_of_runs(
     """
     recipe = default_recipe(settings.search)
     default = recipe.name if recipe else ""
-    found = []
-    for run in runs:
-        trials = list(run.trials.values())
-        wall_s = study_wall_s(trials, sessions, now)
-        found.append(
-            study_progress(
-                run.record,
-                trials,
-                budget=settings.budget.trials,
-                wall_s=wall_s,
-                default=default,
-                num_references=run.num_references,
-            )
+    return [
+        study_progress(
+            run.record,
+            run.tally,
+            budget=settings.budget.trials,
+            wall_s=run.tally.wall_s(sessions, now),
+            default=default,
+            num_references=run.num_references,
         )
-    return found
+        for run in runs
+    ]
 
 
 def _left_s(
-    study: StudyRecord, trials: Sequence[TrialRecord], *, num_to_start: int, num_references: int, wall_s: float
+    study: StudyRecord, tally: TrialTally, *, num_to_start: int, num_references: int, wall_s: float
 ) -> float | None:
     """Estimate the time left from the remaining chunks and the pace of those done so far."""
-    if not num_to_start + num_references and all(trial.state.is_finished for trial in trials):
+    if not num_to_start + num_references and not tally.running:
         return 0.0
-    chunks_done = sum(trial.chunks_done for trial in trials)
-    if chunks_done == 0 or wall_s <= 0:
+    if tally.chunks_done == 0 or wall_s <= 0:
         return None
-    num_chunks = chunks_left(study, trials, num_to_start=num_to_start, num_references=num_references)
-    return wall_s * num_chunks / chunks_done
+    num_chunks = chunks_left(study, tally, num_to_start=num_to_start, num_references=num_references)
+    return wall_s * num_chunks / tally.chunks_done
 
 
 def progress_from_disk(store: TrialStore, *, budget: int) -> list[StudyProgress]:
@@ -193,9 +196,9 @@ def progress_from_disk(store: TrialStore, *, budget: int) -> list[StudyProgress]
     sessions = SessionLog(store.root).read()
     progress = []
     for study in store.studies():
-        trials = store.trials(study.name)
-        wall_s = study_wall_s(trials, sessions)
+        tally = TrialTally(study, store.trials(study.name))
+        wall_s = tally.wall_s(sessions)
         progress.append(
-            study_progress(study, trials, budget=budget, wall_s=wall_s, default=default, num_references=num_references)
+            study_progress(study, tally, budget=budget, wall_s=wall_s, default=default, num_references=num_references)
         )
     return progress

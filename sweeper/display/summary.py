@@ -65,7 +65,9 @@ def summary_text(
         earlier: The sessions before it, in order.
     """
     past, killed = since_last_summary(earlier)
-    lines = [_span_line(session, budget), f"Reason for the end: {session.reason}.", *_killed_lines(killed), ""]
+    warnings = [f"- {study.baseline_warning}" for study in progress if study.baseline_warning]
+    lines = [*warnings, ""] if warnings else []
+    lines += [_span_line(session, budget), f"Reason for the end: {session.reason}.", *_killed_lines(killed), ""]
     lines += [f"- {_study_line(study, past.get(study.study.name))}" for study in progress]
     failed = [f"- {_failure_line(dataset, count)}" for dataset, counts in failures.items() for count in counts]
     lines += ["", *(["Failures:", *failed] if failed else ["Failures: none."])]

@@ -52,18 +52,14 @@ def progress_line(progress: StudyProgress) -> str:
 
 
 def final_table(progress: Sequence[StudyProgress]) -> Table:
-    """Return a table of each study's best configuration, default recipe and baseline without fine-tuning."""
-    names = {study.baseline[0].capitalize() for study in progress if study.baseline}
+    """Return a table of each study's best configuration, default recipe and best baseline."""
+    names = {study.baseline.kind.column for study in progress if study.baseline}
     baseline = " or ".join(sorted(names)) or "Probe"
     table = _table(progress, "Best configuration", "Default recipe", baseline, "Trials", "Time")
     for study in progress:
         default = Text.assemble(f"{_decimal_text(study.default_value)}\n", (_default_text(study), "dim"))
-        effort = (
-            _decimal_text(study.baseline[1] if study.baseline else None),
-            str(study.num_done),
-            clock_text(study.wall_s),
-        )
-        table.add_row(_dataset_cell(study.study), _best_cell(study), default, *effort)
+        effort = (str(study.num_done), clock_text(study.wall_s))
+        table.add_row(_dataset_cell(study.study), _best_cell(study), default, _baseline_cell(study), *effort)
     return table
 
 
@@ -98,8 +94,10 @@ def _state_texts(progress: StudyProgress) -> list[str]:
 def _best_cell(progress: StudyProgress) -> Text:
     if progress.best is None:
         return _running_cell(progress)
+    style = "bold yellow" if progress.beats_baselines is False else "bold green"
     text = configuration_text(progress.study, progress.best)
-    return Text.assemble((score_text(progress), "bold green"), f" (trial {progress.best.spec.number})\n", text)
+    rung = f"\n{progress.best_rung}" if progress.best_rung else ""
+    return Text.assemble((score_text(progress), style), f" (trial {progress.best.spec.number})\n{text}", (rung, "dim"))
 
 
 def _running_cell(progress: StudyProgress) -> Text:
@@ -115,9 +113,17 @@ def _default_cell(progress: StudyProgress) -> Text:
     if progress.default is not None and progress.default.state is not TrialState.COMPLETE:
         lines.append(progress.default.state.value)
     if progress.baseline is not None:
-        name, value = progress.baseline
-        lines.append(f"{name} {_decimal_text(value)}")
+        kind, value = progress.baseline.kind, progress.baseline.value
+        lines.append(f"{kind.column.lower()} {_decimal_text(value)}")
+        lines += [kind.variant] if kind.variant else []
     return Text("\n".join(lines))
+
+
+def _baseline_cell(progress: StudyProgress) -> Text:
+    if progress.baseline is None:
+        return Text(_NOTHING)
+    variant = progress.baseline.kind.variant
+    return Text.assemble(_decimal_text(progress.baseline.value), (f"\n{variant}" if variant else "", "dim"))
 
 
 def _time_cell(progress: StudyProgress) -> Text:

@@ -8,7 +8,7 @@ from sweeper.config.settings import LoraSettings
 from sweeper.config.values import ParamValue
 from sweeper.types import TrialSpec
 
-__all__ = ["ALPHA", "alpha", "number_text", "params_text", "short_name", "shown_params"]
+__all__ = ["ALPHA", "alpha", "differing_params", "number_text", "params_text", "short_name", "shown_params"]
 
 ALPHA = "lora.alpha"
 """Key under which `alpha` appears in tables and MLflow; not a key of the configuration."""
@@ -51,6 +51,12 @@ def shown_params(spec: TrialSpec, searched: Iterable[str]) -> dict[str, ParamVal
     """
     values = {**spec.by_key(), ALPHA: alpha(spec.lora)}
     return {key: values[key] for key in dict.fromkeys((*_ALWAYS_SHOWN, *searched))}
+
+
+def differing_params(one: TrialSpec, other: TrialSpec) -> dict[str, tuple[ParamValue, ParamValue]]:
+    """Return the hyperparameters in which two configurations differ: both values by dotted key."""
+    values, others = one.by_key(), other.by_key()
+    return {key: (value, others[key]) for key, value in values.items() if value != others[key]}
 
 
 def params_text(params: Mapping[str, ParamValue], separator: str = " ") -> str:

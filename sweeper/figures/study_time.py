@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from itertools import pairwise
@@ -11,7 +11,7 @@ from typing import Protocol
 
 from sweeper.types import TrialRecord
 
-__all__ = ["SessionTimes", "study_wall_s"]
+__all__ = ["SessionTimes", "StudySpans", "study_wall_s"]
 
 _Span = tuple[float, float]
 """Start and end in seconds since 1970."""
@@ -36,6 +36,35 @@ class SessionTimes(Protocol):
         ...
 
 
+class StudySpans:
+    """When the trials of a study ran; adding one costs the same however many there are."""
+
+    def __init__(self) -> None:
+        self._ends: list[float] = []
+        """When trials ended, in order."""
+        self._spans: list[_Span] = []
+        """The union of the spans of finished trials, in order."""
+
+    def add(self, trial: TrialRecord) -> None:
+        """Add a finished trial."""
+        if trial.started_at and trial.finished_at:
+            end = _seconds(trial.finished_at)
+            insort(self._ends, end)
+            _merge(self._spans, (_seconds(trial.started_at), end))
+
+    def wall_s(
+        self, running: Iterable[TrialRecord], sessions: Sequence[SessionTimes] = (), now: datetime | None = None
+    ) -> float:
+        """Return what `study_wall_s` does, for the trials that were added and the running ones."""
+        session_spans = _session_spans(sessions, self._ends, now)
+        last = now.timestamp() if now else max((end for _, end in session_spans), default=0.0)
+        spans = self._spans.copy()
+        for trial in running:
+            if trial.started_at:
+                _merge(spans, (_seconds(trial.started_at), last))
+        return sum(end - start for start, end in (_intersection(spans, _union(session_spans)) if sessions else spans))
+
+
 def study_wall_s(
     trials: Iterable[TrialRecord], sessions: Sequence[SessionTimes] = (), now: datetime | None = None
 ) -> float:
@@ -50,14 +79,13 @@ def study_wall_s(
         now: The present time if the last session is running: it and its running trials last until now. Otherwise they
             last until the session's record was last written.
     """
-    records = [trial for trial in trials if trial.started_at]
-    finished = sorted(_seconds(trial.finished_at) for trial in records if trial.finished_at)
-    session_spans = _session_spans(sessions, finished, now)
-    last = now.timestamp() if now else max((end for _, end in session_spans), default=0.0)
-    spans = _union(
-        (_seconds(trial.started_at), _seconds(trial.finished_at) if trial.finished_at else last) for trial in records
-    )
-    return sum(end - start for start, end in (_intersection(spans, _union(session_spans)) if sessions else spans))
+    spans, running = StudySpans(), []
+    for trial in trials:
+        if trial.finished_at:
+            spans.add(trial)
+        else:
+            running.append(trial)
+    return spans.wall_s(running, sessions, now)
 
 
 def _session_spans(sessions: Sequence[SessionTimes], finished: Sequence[float], now: datetime | None) -> list[_Span]:
@@ -86,12 +114,24 @@ def _session_spans(sessions: Sequence[SessionTimes], finished: Sequence[float], 
 def _union(spans: Iterable[_Span]) -> list[_Span]:
     """Merge overlapping spans, in order."""
     merged: list[_Span] = []
-    for start, end in sorted(span for span in spans if span[1] > span[0]):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
-        else:
-            merged.append((start, end))
+    for span in spans:
+        _merge(merged, span)
     return merged
+
+
+def _merge(spans: list[_Span], span: _Span) -> None:
+    """Insert a span into ordered spans that do not overlap; an empty one is left out."""
+    start, end = span
+    if end <= start:
+        return
+    first = bisect_right(spans, (start, math.inf))
+    if first and spans[first - 1][1] >= start:
+        first -= 1
+    after = first
+    while after < len(spans) and spans[after][0] <= end:
+        start, end = min(start, spans[after][0]), max(end, spans[after][1])
+        after += 1
+    spans[first:after] = [(start, end)]
 
 
 def _intersection(one: Sequence[_Span], other: Sequence[_Span]) -> list[_Span]:

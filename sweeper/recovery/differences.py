@@ -28,8 +28,6 @@ class Remedy(enum.StrEnum):
     """The view is behind the store."""
     REPLACE = "deleted, then rebuilt from the store"
     """The view contradicts the store."""
-    START = "started in the store"
-    """The search proposed the trial, but the controller was killed before it was in the store."""
     RECOVER = "rebuilt in the store"
     """A record in the store is missing or damaged."""
 
@@ -87,9 +85,7 @@ def _compare_trial(
 
 def _missing_in_store(place: Place, view: ViewedTrial) -> Iterator[tuple[str, Remedy]]:
     """Yield the difference of a trial that is missing in the store."""
-    if place is Place.SEARCH and view.state == TrialState.RUNNING:
-        yield "running, but missing in the store", Remedy.START
-    elif place is Place.SEARCH and not view.params:
+    if place is Place.SEARCH and not view.params:
         return  # a placeholder for a trial whose configuration was lost, see `Search.sync`
     else:
         yield f"{view.state}, but missing in the store", Remedy.RECOVER

@@ -1,12 +1,13 @@
 """The interface of a search: what the controller needs from whatever proposes configurations and prunes trials.
 
-`sweeper.search.study.Search` implements it. A call that still fails to reach the database after several attempts raises
-`StorageDown`.
+`sweeper.search.study.Search` implements it. Once the database has failed several attempts, the next call raises
+`StorageDown`, or `DiskFull` if its disk is full.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Protocol
 
 from sweeper.config.values import ParamValue
@@ -33,6 +34,11 @@ class ProposalProtocol(Protocol):
         """What proposed it: ``recipe:<name>``, ``sobol``, ``grid`` or the sampler's name."""
         ...
 
+    @property
+    def notes(self) -> Mapping[str, object]:
+        """What later proposals must know about this one; kept in the trial's record."""
+        ...
+
 
 class SearchProtocol(Protocol):
     """Proposes configurations and prunes trials (see `sweeper.search.study.Search`)."""
@@ -55,14 +61,16 @@ class SearchProtocol(Protocol):
         """Report a trial's objective at a rung; return whether the trial continues."""
         ...
 
-    def tell(self, number: int, *, state: TrialState, value: float | None = None) -> None:
-        """Report how a trial ended."""
+    def tell(
+        self, number: int, *, state: TrialState, value: float | None = None, finished_at: datetime | None = None
+    ) -> None:
+        """Report how a trial ended, and when."""
         ...
 
     def sync(self, records: Sequence[TrialRecord], value_of: Callable[[TrialRecord], float | None]) -> None:
-        """Bring the search in line with the store."""
+        """Build the search from the store, before the first proposal."""
         ...
 
-    def pending(self) -> Sequence[ProposalProtocol]:
-        """Return proposals that never reached the store."""
+    def publish(self) -> None:
+        """Show all changes in the database. To call once the store has them."""
         ...

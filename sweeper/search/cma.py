@@ -8,6 +8,7 @@ Called by `samplers`.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import cmaes
@@ -18,12 +19,13 @@ import optuna
 from sweeper.config.space import Scale, SearchSpace
 from sweeper.config.values import ParamValue
 from sweeper.errors import ConfigError
+from sweeper.search.mirror import is_infeasible
 from sweeper.search.proposals import trial_seed
 
 __all__ = ["ATTRIBUTE", "check_space", "draw"]
 
 ATTRIBUTE = "cma"
-"""User attribute of a trial: its generation and its point in the unit cube."""
+"""User attribute of a trial, and a note in its record: its generation and its point in the unit cube."""
 
 _SIGMA = 0.3
 """Initial step size, about a third of the cube's width, as Hansen 2016 recommends (section B.5)."""
@@ -62,20 +64,28 @@ def draw(
     size = len(space)
     bounds = np.tile([0.0, 1.0], (size, 1))
     optimizer = cmaes.CMA(np.full(size, 0.5), _SIGMA, bounds=bounds, seed=trial_seed(seed, number))
-    while solutions := _generation(trials, optimizer.generation, optimizer.population_size, maximize=maximize):
+    generations = _scored_by_generation(trials)
+    while solutions := _solutions(generations[optimizer.generation], optimizer.population_size, maximize=maximize):
         optimizer.tell(solutions)
     units: Unit = optimizer.ask()
     note = {"generation": optimizer.generation, "units": [float(unit) for unit in units]}
     return space.point(tuple(float(unit) for unit in units)), note
 
 
-def _generation(
-    trials: Sequence[optuna.trial.FrozenTrial], generation: int, size: int, *, maximize: bool
-) -> list[tuple[Unit, float]]:
+def _scored_by_generation(
+    trials: Sequence[optuna.trial.FrozenTrial],
+) -> defaultdict[int, list[optuna.trial.FrozenTrial]]:
+    """Return the trials of each generation that are complete, pruned or infeasible."""
+    generations: defaultdict[int, list[optuna.trial.FrozenTrial]] = defaultdict(list)
+    for trial in trials:
+        note = trial.user_attrs.get(ATTRIBUTE)
+        if note and trial.state in (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED):
+            generations[note["generation"]].append(trial)
+    return generations
+
+
+def _solutions(members: list[optuna.trial.FrozenTrial], size: int, *, maximize: bool) -> list[tuple[Unit, float]]:
     """Return points and ranks of the first ``size`` trials of a generation to finish; empty while there are fewer."""
-    scored = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
-    mine = [trial for trial in trials if trial.user_attrs.get(ATTRIBUTE, {}).get("generation") == generation]
-    members = [trial for trial in mine if trial.state in scored]
     if len(members) < size:
         return []
     members.sort(key=lambda t: (t.datetime_complete, t.number))
@@ -85,7 +95,8 @@ def _generation(
 
 def _badness(trial: optuna.trial.FrozenTrial, *, maximize: bool) -> tuple[bool, bool, int, float]:
     """Return a sort key: complete trials by value, then pruned ones by how far they got, then infeasible ones."""
-    value = trial.value if trial.value is not None else 0.0
-    infeasible = any(violation > 0 for violation in trial.constraints.values())
+    infeasible = is_infeasible(trial)
+    # The value of an infeasible trial is invented, and depends on the order in which trials were told.
+    value = 0.0 if infeasible or trial.value is None else trial.value
     pruned = trial.state is optuna.trial.TrialState.PRUNED
     return infeasible, pruned, -(trial.last_step or 0) if pruned else 0, -value if maximize else value

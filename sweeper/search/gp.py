@@ -16,10 +16,13 @@ import optuna
 from sweeper.config.space import SearchSpace
 from sweeper.config.values import ParamValue
 from sweeper.search.distributions import distributions, from_stored
-from sweeper.search.frozen_trials import is_infeasible
+from sweeper.search.mirror import is_infeasible
 from sweeper.search.proposals import trial_seed
 
-__all__ = ["draw", "expected_value"]
+__all__ = ["MAX_TRIALS", "draw", "expected_value"]
+
+MAX_TRIALS = 250
+"""With more trials a Gaussian process costs more time than it saves (the limit of OptunaHub's AutoSampler)."""
 
 _COMPLETE = optuna.trial.TrialState.COMPLETE
 _PRUNED = optuna.trial.TrialState.PRUNED
@@ -33,18 +36,17 @@ def draw(
 
     Args:
         space: The search space.
-        trials: All trials of the study so far; at least one is feasible and scored.
+        trials: The trials to fit, by number; at least one is feasible and scored.
         seed: The study's seed.
         number: Number of the trial.
         maximize: Whether higher values are better.
     """
     sampler = optuna.samplers.GPSampler(seed=trial_seed(seed, number), n_startup_trials=1)
     study = optuna.create_study(direction="maximize" if maximize else "minimize", sampler=sampler)
-    usable = [trial for trial in trials if set(trial.params) == set(space.keys)]
-    for trial in usable:
+    for trial in trials:
         if trial.state is _RUNNING:
             study.add_trial(_copy(trial, None))
-    study.add_trials(_scored(usable, maximize=maximize))
+    study.add_trials(_scored(trials, maximize=maximize))
     return from_stored(space, study.ask(distributions(space)).params)
 
 

@@ -10,15 +10,15 @@ import hashlib
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.stats import qmc
 
 from sweeper.config.settings import Recipe
 from sweeper.config.space import Dimension, Scale, SearchSpace
 from sweeper.config.values import ParamValue
 from sweeper.errors import ConfigError
+from sweeper.search.sobol import unit_point
 
 __all__ = ["Grid", "Proposal", "fit_recipes", "random_point", "sobol_point", "trial_seed"]
 
@@ -37,6 +37,8 @@ class Proposal:
     """Searched values by dotted key."""
     origin: str
     """``recipe:<name>``, ``sobol``, ``grid``, ``random`` or the sampler's name."""
+    notes: Mapping[str, object] = field(default_factory=dict)
+    """What later proposals must know about this one; kept in the trial's record."""
 
 
 def trial_seed(seed: int, number: int) -> int:
@@ -92,11 +94,8 @@ def _as_kind(dimension: Dimension, value: ParamValue) -> ParamValue:
 
 
 def sobol_point(space: SearchSpace, seed: int, index: int) -> dict[str, ParamValue]:
-    """Return point ``index`` of a scrambled Sobol sequence (Owen 1998) over the space."""
-    engine = qmc.Sobol(d=len(space), scramble=True, rng=np.random.default_rng(seed))
-    if index:
-        engine.fast_forward(index)
-    return space.point(tuple(float(unit) for unit in engine.random(1)[0]))
+    """Return point ``index`` of a scrambled Sobol sequence over the space."""
+    return space.point(unit_point(len(space), seed, index))
 
 
 def random_point(space: SearchSpace, seed: int, number: int) -> dict[str, ParamValue]:

@@ -1,19 +1,22 @@
 """Which trials are pruned, and after which chunks that is decided.
 
-Asynchronous: a decision uses the values reported so far; no trial waits for another. Called by `study`; `rung_chunks`
-also by the code that plans a study. Importing this module does not load Optuna.
+Asynchronous: a decision uses the values reported so far; no trial waits for another. The decisions are those of
+Optuna's pruners of the same names, which a test compares. But Optuna reads all trials for each decision; here, the
+values of each rung are kept in order. Called by `study`; `rung_chunks` also by the code that plans a study. Does not
+use Optuna.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import bisect
+import math
+import zlib
+from collections import defaultdict
+from collections.abc import Mapping
 
 from sweeper.config.settings import SearchSettings
 
-if TYPE_CHECKING:
-    import optuna
-
-__all__ = ["make_pruner", "min_peers", "rung_chunks"]
+__all__ = ["Pruner", "make_pruner", "rung_chunks"]
 
 _MEDIAN_STARTUP = 4
 """Complete trials before the median prunes anything; Optuna's 5 would be a fifth of the default budget of 24."""
@@ -39,33 +42,126 @@ def rung_chunks(num_chunks: int, *, min_chunks: int, reduction_factor: int) -> t
     return (*rungs, num_chunks)
 
 
-def min_peers(settings: SearchSettings) -> int:
-    """Return how many other trials must have been scored at a rung before it prunes.
+class Pruner:
+    """Prunes nothing; the base class of the others."""
 
-    Optuna's successive halving keeps only the best of the first three, so an average early trial survives with
-    probability 1/n rather than 1/factor. Its `bootstrap_count` makes it worse: it *prunes* the first ones. Twice the
-    reduction factor is the first count at which two trials pass.
+    def record(self, number: int, chunk: int, value: float) -> None:
+        """Record the value of a trial at a rung, once.
+
+        Args:
+            number: The trial.
+            chunk: The rung.
+            value: Its objective, finite.
+        """
+
+    def complete(self, scores: Mapping[int, float]) -> None:
+        """Record that a trial ran to its end; an infeasible one counts, as in Optuna.
+
+        Args:
+            scores: Its values by rung.
+        """
+
+    def should_prune(self, number: int, chunk: int, scores: Mapping[int, float]) -> bool:  # noqa: ARG002
+        """Return whether a trial is pruned at a rung at which its value was recorded.
+
+        Args:
+            number: The trial.
+            chunk: The rung; not the last one.
+            scores: Its values by rung, this one included.
+        """
+        return False
+
+
+class _SuccessiveHalving(Pruner):
+    """A trial continues if it is among the best 1/factor of those scored at the rung (ASHA, arXiv:1810.05934).
+
+    Hyperband (arXiv:1603.06560) divides the trials into brackets, which compete apart and start to prune at different
+    rungs.
+
+    Args:
+        study: Name of the study. A trial's bracket is a hash of it and of the trial's number, so it is the same after a
+            resume.
+        rungs: What `rung_chunks` returned.
+        factor: The reduction factor.
+        num_brackets: 1 for successive halving.
+        maximize: Whether higher values are better.
     """
-    return 2 * settings.reduction_factor if settings.pruner in ("successive_halving", "hyperband") else 0
+
+    def __init__(self, study: str, rungs: tuple[int, ...], *, factor: int, num_brackets: int, maximize: bool) -> None:
+        self._study, self._rungs, self._factor, self._maximize = study, rungs, factor, maximize
+        # Each bracket's share of the trials, as in Optuna: ceil(n * factor^s / (s + 1)) for s = n - 1, ..., 0.
+        self._shares = [math.ceil(num_brackets * factor**s / (s + 1)) for s in reversed(range(num_brackets))]
+        self._num_scored: dict[int, int] = defaultdict(int)
+        self._values: dict[tuple[int, int], list[float]] = defaultdict(list)
+        """Values of the competing trials by bracket and rung, ascending."""
+
+    def record(self, number: int, chunk: int, value: float) -> None:
+        self._num_scored[chunk] += 1
+        bisect.insort(self._values[self._bracket(number), chunk], value)
+
+    def should_prune(self, number: int, chunk: int, scores: Mapping[int, float]) -> bool:
+        bracket = self._bracket(number)
+        # Optuna's rule keeps only the best of the first three, so an average early trial survives with probability 1/n
+        # rather than 1/factor. Its `bootstrap_count` makes it worse: it *prunes* the first ones. Twice the reduction
+        # factor is the first number of other trials at which two pass.
+        has_peers = self._num_scored[chunk] - 1 >= 2 * self._factor
+        if not has_peers or self._rungs.index(chunk) < bracket:
+            return False
+        values = self._values[bracket, chunk]
+        num_promoted = max(1, len(values) // self._factor)
+        worst_promoted = values[-num_promoted] if self._maximize else values[num_promoted - 1]
+        return scores[chunk] < worst_promoted if self._maximize else scores[chunk] > worst_promoted
+
+    def _bracket(self, number: int) -> int:
+        position = zlib.crc32(f"{self._study}_{number}".encode()) % sum(self._shares)
+        for bracket, share in enumerate(self._shares):
+            position -= share
+            if position < 0:
+                return bracket
+        raise AssertionError("the shares add up to the modulus")
 
 
-def make_pruner(settings: SearchSettings, *, rungs: tuple[int, ...], num_chunks: int) -> optuna.pruners.BasePruner:
+class _Median(Pruner):
+    """A trial continues if its best value so far reaches the median of the complete trials at the rung.
+
+    Args:
+        maximize: Whether higher values are better.
+    """
+
+    def __init__(self, *, maximize: bool) -> None:
+        self._maximize = maximize
+        self._num_complete = 0
+        self._values: dict[int, list[float]] = defaultdict(list)
+        """Values of the complete trials by rung, ascending."""
+
+    def complete(self, scores: Mapping[int, float]) -> None:
+        self._num_complete += 1
+        for chunk, value in scores.items():
+            bisect.insort(self._values[chunk], value)
+
+    def should_prune(self, number: int, chunk: int, scores: Mapping[int, float]) -> bool:  # noqa: ARG002
+        values = self._values[chunk]
+        if self._num_complete < _MEDIAN_STARTUP or not values:
+            return False
+        low, high = values[(len(values) - 1) // 2], values[len(values) // 2]
+        median = high - (high - low) * 0.5  # rounded like numpy.percentile, which Optuna uses
+        return max(scores.values()) < median if self._maximize else min(scores.values()) > median
+
+
+def make_pruner(settings: SearchSettings, *, study: str, rungs: tuple[int, ...], maximize: bool) -> Pruner:
     """Return the configured pruner.
 
     Args:
         settings: Name of the pruner and its reduction factor.
-        rungs: What `rung_chunks` returned. The pruner decides at exactly these chunks.
-        num_chunks: Chunks of a full trial.
+        study: Name of the study.
+        rungs: What `rung_chunks` returned. The pruner decides at all of them but the last.
+        maximize: Whether higher values are better.
     """
-    import optuna
-
     if settings.pruner == "none" or len(rungs) == 1:
-        return optuna.pruners.NopPruner()
+        return Pruner()
     if settings.pruner == "median":
-        return optuna.pruners.MedianPruner(n_startup_trials=_MEDIAN_STARTUP)
-    if settings.pruner == "hyperband":
-        # A trial's bracket is a hash of the study's name and the trial's number, so it is the same after a resume.
-        return optuna.pruners.HyperbandPruner(
-            min_resource=rungs[0], max_resource=num_chunks, reduction_factor=settings.reduction_factor
-        )
-    return optuna.pruners.SuccessiveHalvingPruner(min_resource=rungs[0], reduction_factor=settings.reduction_factor)
+        return _Median(maximize=maximize)
+    factor = settings.reduction_factor
+    is_hyperband = settings.pruner == "hyperband"
+    num_brackets = math.floor(math.log(rungs[-1] / rungs[0], factor)) + 1 if is_hyperband else 1
+    return _SuccessiveHalving(study, rungs, factor=factor, num_brackets=num_brackets, maximize=maximize)

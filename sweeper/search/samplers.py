@@ -1,40 +1,22 @@
 """Chooses what proposes trial ``number``: a recipe, the Sobol sequence, or a model fitted to the trials so far.
 
-Called by `study`. Each trial gets a new model, seeded with the study's seed and the trial's number: Optuna does not
-store a sampler's state, so a long-lived sampler would repeat its draws after a resume.
+Called by `study`. Each trial gets a new model, seeded with the study's seed and the trial's number, so a resumed search
+proposes what an uninterrupted one would have.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-
-import optuna
+from collections.abc import Mapping
 
 from sweeper.config.settings import SearchSettings
 from sweeper.config.space import Scale, SearchSpace
 from sweeper.config.values import ParamValue
 from sweeper.figures.recipes import default_recipe, recipe_origin
-from sweeper.search import cma, gp
-from sweeper.search.frozen_trials import is_infeasible
-from sweeper.search.proposals import Grid, fit_recipes, random_point, sobol_point, trial_seed
+from sweeper.search import cma, gp, tpe
+from sweeper.search.mirror import StudyMirror
+from sweeper.search.proposals import Grid, Proposal, fit_recipes, random_point, sobol_point
 
-__all__ = ["Draft", "Proposer"]
-
-_AUTO_GP_TRIALS = 250
-"""With more trials a Gaussian process costs more time than it saves (the limit of OptunaHub's AutoSampler)."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Draft:
-    """What proposes a trial, and the configuration unless an Optuna sampler draws it."""
-
-    origin: str
-    """As in `Proposal`."""
-    params: Mapping[str, ParamValue] | None
-    """None if an Optuna sampler draws the configuration."""
-    notes: Mapping[str, object] = field(default_factory=dict)
-    """User attributes to store with the trial, which a later draw needs."""
+__all__ = ["Proposer"]
 
 
 class Proposer:
@@ -83,48 +65,42 @@ class Proposer:
         recipe = default_recipe(self._settings)
         return recipe_origin(recipe.name) if recipe else ""
 
-    def draft(self, number: int, trials: Sequence[optuna.trial.FrozenTrial]) -> Draft:
-        """Return the proposal for trial ``number``, given the trials so far."""
+    def propose(self, mirror: StudyMirror) -> Proposal:
+        """Return the proposal for the next trial, given the trials so far."""
+        number = len(mirror)
         if self._grid:
-            return Draft(origin="grid", params=self._grid.point(number))
+            return Proposal(number=number, params=self._grid.point(number), origin="grid")
         if number < len(self._recipes):
             name, params = self._recipes[number]
-            return Draft(origin=recipe_origin(name), params=params)
+            return Proposal(number=number, params=params, origin=recipe_origin(name))
         index = number - len(self._recipes)
         model = self._model(number)
-        if index < self._settings.num_startup_trials or model == "qmc" or not self._is_ready(model, trials):
-            return Draft(origin="sobol", params=sobol_point(self.space, self.seed, index))
-        return self._draw_from_model(model, number, trials)
+        if index < self._settings.num_startup_trials or model == "qmc" or not self._is_ready(model, mirror):
+            return Proposal(number=number, params=sobol_point(self.space, self.seed, index), origin="sobol")
+        return self._draw_from_model(model, mirror)
 
-    def sampler(self, origin: str, number: int) -> optuna.samplers.BaseSampler:
-        """Return the Optuna sampler for trial ``number``; only trials of origin ``tpe`` are drawn by it."""
-        seed = trial_seed(self.seed, number)
-        if origin == "tpe":
-            # Joint draws; running trials count as bad ones (constant liar), so that parallel trials spread out.
-            return optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=1)
-        return optuna.samplers.RandomSampler(seed=seed)
-
-    def _draw_from_model(self, model: str, number: int, trials: Sequence[optuna.trial.FrozenTrial]) -> Draft:
+    def _draw_from_model(self, model: str, mirror: StudyMirror) -> Proposal:
+        space, seed, number, maximize = self.space, self.seed, len(mirror), self._maximize
+        notes: Mapping[str, object] = {}
         if model == "random":
-            return Draft(origin=model, params=random_point(self.space, self.seed, number))
-        if model == "gp":
-            drawn = gp.draw(self.space, trials, seed=self.seed, number=number, maximize=self._maximize)
-            return Draft(origin=model, params=drawn)
-        if model == "cmaes":
-            drawn, note = cma.draw(self.space, trials, seed=self.seed, number=number, maximize=self._maximize)
-            return Draft(origin=model, params=drawn, notes={cma.ATTRIBUTE: note})
-        return Draft(origin=model, params=None)
+            params = random_point(space, seed, number)
+        elif model == "cmaes":
+            params, note = cma.draw(space, mirror.trials, seed=seed, number=number, maximize=maximize)
+            notes = {cma.ATTRIBUTE: note}
+        elif model == "gp":
+            trials = mirror.for_model(gp.MAX_TRIALS)
+            params = gp.draw(space, trials, seed=seed, number=number, maximize=maximize)
+        else:
+            trials = mirror.for_model(tpe.MAX_TRIALS)
+            params = tpe.draw(space, trials, seed=seed, number=number, maximize=maximize)
+        return Proposal(number=number, params=params, origin=model, notes=notes)
 
     def _model(self, number: int) -> str:
         if self._settings.sampler != "auto":
             return self._settings.sampler
         is_numeric = all(dimension.scale is not Scale.CATEGORICAL for dimension in self.space.dimensions)
-        return "gp" if is_numeric and number < _AUTO_GP_TRIALS else "tpe"
+        return "gp" if is_numeric and number < gp.MAX_TRIALS else "tpe"
 
-    def _is_ready(self, model: str, trials: Sequence[optuna.trial.FrozenTrial]) -> bool:
+    def _is_ready(self, model: str, mirror: StudyMirror) -> bool:
         """Whether enough trials are scored to fit a model: many lanes start all startup trials before one is scored."""
-        if model not in ("tpe", "gp"):
-            return True
-        scored = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
-        num_scored = sum(trial.state in scored and not is_infeasible(trial) for trial in trials)
-        return num_scored >= max(2, self._settings.num_startup_trials // 2)
+        return model not in ("tpe", "gp") or mirror.num_scored >= max(2, self._settings.num_startup_trials // 2)

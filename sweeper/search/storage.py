@@ -1,20 +1,19 @@
 """The study database: opens it, creates it once, retries failed calls, and translates its errors into ours.
 
 SQLite (with a write-ahead log, so that a reader never blocks the controller) or any server that SQLAlchemy supports.
-Called by `study` and `stored_study`. Passwords never appear in messages or logs.
+Called by `study_database` and `stored_study`. Passwords never appear in messages or logs.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import logging
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import optuna
 import sqlalchemy
@@ -27,7 +26,7 @@ from sweeper.failures import POLICIES, is_full
 from sweeper.store.disk_space import free_mb
 from sweeper.types import FailureKind
 
-__all__ = ["RETRIES", "open_storage", "retried", "translate_errors"]
+__all__ = ["RETRIES", "open_storage", "translate_errors"]
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +36,6 @@ _DATABASE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInt
 _FULL_MB = 1.0
 """Free space below which an I/O error of SQLite means that the disk is full."""
 _ATTEMPTS = 5
-P = ParamSpec("P")
-T = TypeVar("T")
 
 RETRIES = tenacity.Retrying(
     retry=tenacity.retry_if_exception(lambda error: isinstance(error, _DATABASE_ERRORS) and not is_full(error)),
@@ -67,7 +64,7 @@ class _Connection(sqlite3.Connection):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # With a write-ahead log, NORMAL loses nothing when the process dies. A power failure may lose the last trials;
-        # `Search.sync` restores them from the store.
+        # the next start restores them from the store.
         self.execute("PRAGMA journal_mode=WAL").close()
         self.execute("PRAGMA synchronous=NORMAL").close()
 
@@ -123,18 +120,6 @@ def translate_errors(url: str) -> Iterator[None]:
             "the process that locks the database, or move the database away (it is rebuilt from the sweep's folder); "
             "then run the same command again"
         ) from error
-
-
-def retried(method: Callable[P, T]) -> Callable[P, T]:
-    """Retry a method of `Search` with growing pauses while its database fails; the method must be idempotent."""
-
-    @functools.wraps(method)
-    def attempt(*args: P.args, **kwargs: P.kwargs) -> T:
-        search: Any = args[0]
-        with translate_errors(search._storage.url):
-            return RETRIES(method, *args, **kwargs)
-
-    return attempt
 
 
 def _is_disk_full(url: str, cause: str) -> bool:

@@ -1,8 +1,9 @@
 """The search of one study: proposes configurations, receives their scores, and decides which trials to prune.
 
-`Search` wraps an Optuna study through ask and tell. The trial store is the truth: after an interruption `Search.sync`
-brings Optuna in line with it, and rebuilds the study if its database is gone. Only one process, the controller, writes
-a study at a time. This module does not train, and it does not enforce a budget.
+`Search` decides from trials in memory (`mirror`), which `Search.sync` builds from the trial store, the truth. Optuna's
+samplers draw from them; Optuna's database is a view that a thread writes behind the store. So a decision waits for no
+database, and a kill loses none. Only one process, the controller, writes a study at a time. This module does not train,
+and it does not enforce a budget.
 """
 
 from __future__ import annotations
@@ -11,19 +12,20 @@ import dataclasses
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 
 import optuna
 
 from sweeper.config.settings import SearchSettings
 from sweeper.config.space import SearchSpace
 from sweeper.config.values import ParamValue
-from sweeper.errors import SweeperError
-from sweeper.search.distributions import distributions, suggest, to_stored
-from sweeper.search.frozen_trials import check_same, check_trial, worst_value
+from sweeper.errors import DiskFull, StorageDown, SweeperError
+from sweeper.search.mirror import StudyMirror
 from sweeper.search.proposals import Proposal, trial_seed
-from sweeper.search.pruning import make_pruner, min_peers
+from sweeper.search.pruning import make_pruner
 from sweeper.search.samplers import Proposer
-from sweeper.search.storage import RETRIES, open_storage, retried, translate_errors
+from sweeper.search.study_database import StudyDatabase
+from sweeper.search.write_behind import WriteBehind
 from sweeper.types import Decision, Phase, TrialRecord, TrialState
 
 __all__ = ["Search"]
@@ -31,42 +33,36 @@ __all__ = ["Search"]
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 logger = logging.getLogger(__name__)
 
-_CONSTRAINT = "infeasible"
-_STATES = {
-    TrialState.COMPLETE: optuna.trial.TrialState.COMPLETE,
-    TrialState.PRUNED: optuna.trial.TrialState.PRUNED,
-    TrialState.INFEASIBLE: optuna.trial.TrialState.COMPLETE,
-    TrialState.FAILED: optuna.trial.TrialState.FAIL,
-}
-
 
 class Search:
     """A study that is open for writing; a context manager. Use `Search.open` to create one.
 
     Args:
-        study: The study, with its pruner.
-        storage: The database that the study is in.
+        name: Name of the study in the database.
+        database: Where people look at it.
         proposer: Chooses what proposes each trial.
-        last_rung: Chunks of a full trial.
-        min_peers: Other trials that must have been scored at a rung before it prunes.
+        settings: Pruner and its reduction factor.
+        rungs: Chunks after which trials are scored.
+        maximize: Whether higher values are better.
     """
 
     def __init__(
         self,
-        study: optuna.Study,
-        storage: optuna.storages.RDBStorage,
+        name: str,
+        database: StudyDatabase,
         proposer: Proposer,
         *,
-        last_rung: int,
-        min_peers: int,
+        settings: SearchSettings,
+        rungs: tuple[int, ...],
+        maximize: bool,
     ) -> None:
-        self._study, self._storage, self._proposer = study, storage, proposer
-        self._last_rung, self._min_peers = last_rung, min_peers
-        self._study_id = storage.get_study_id_from_name(study.study_name)
-        self._known: set[int] = set()
-        """Numbers of the trials that the controller knows."""
-        self._drawing: int | None = None
-        """Number of the trial that `ask` has started but not returned yet."""
+        self._name, self._database, self._proposer = name, database, proposer
+        self._last_rung = rungs[-1]
+        self._mirror = StudyMirror(proposer.space, maximize=maximize)
+        self._pruner = make_pruner(settings, study=name, rungs=rungs, maximize=maximize)
+        self._decisions: dict[tuple[int, int], Decision] = {}
+        """Decisions of running trials by number and chunk, so that a repeated report gets the same answer."""
+        self._writer = WriteBehind(database.update)
 
     @classmethod
     def open(
@@ -81,7 +77,7 @@ class Search:
         rungs: tuple[int, ...],
         fixed: Mapping[str, ParamValue] | None = None,
     ) -> Search:
-        """Open a study; create it if it does not exist.
+        """Open a study; create it if it does not exist. It has no trials before `sync`.
 
         Args:
             name: ``<sweep>/<study>``. It also determines a trial's Hyperband bracket, so it must not change.
@@ -97,36 +93,34 @@ class Search:
             ConfigError: A setting is wrong, or the database cannot be opened.
             SweepMismatch: The study was started with another space or direction.
         """
-        proposer = Proposer(space, settings, seed=seed, fixed=fixed or {}, maximize=direction == "maximize")
-        pruner = make_pruner(settings, rungs=rungs, num_chunks=rungs[-1])
-        storage = open_storage(storage_url)
-        try:
-            with translate_errors(storage_url):
-                study = RETRIES(
-                    optuna.create_study,
-                    study_name=name,
-                    storage=storage,
-                    sampler=proposer.sampler("", 0),
-                    pruner=pruner,
-                    direction=optuna.study.StudyDirection[direction.upper()],
-                    load_if_exists=True,
-                )
-                check_same(study, space, direction)
-                return cls(study, storage, proposer, last_rung=rungs[-1], min_peers=min_peers(settings))
-        except BaseException:
-            storage.engine.dispose()
-            raise
+        maximize = direction == "maximize"
+        proposer = Proposer(space, settings, seed=seed, fixed=fixed or {}, maximize=maximize)
+        database = StudyDatabase.open(name, space, direction=direction, url=storage_url)
+        return cls(name, database, proposer, settings=settings, rungs=rungs, maximize=maximize)
 
     def __enter__(self) -> Search:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.publish()
+            self.close()
+            return
+        try:
+            self.close()
+        except (StorageDown, DiskFull) as error:
+            logger.warning("%s: %s", self._name, error)  # must not replace the error that ends the block
 
     def close(self) -> None:
-        """Close the connections to the database."""
-        self._storage.remove_session()
-        self._storage.engine.dispose()
+        """Write what was published to the database, and close it.
+
+        Raises:
+            StorageDown: The database failed.
+            DiskFull: Its disk has no space left.
+        """
+        self._writer.close()
+        self._database.close()
+        self._writer.check()
 
     @property
     def num_recipes(self) -> int:
@@ -134,40 +128,28 @@ class Search:
         return self._proposer.num_recipes
 
     @property
-    @retried
     def is_exhausted(self) -> bool:
         """Whether every configuration of a grid was proposed; always false for other samplers."""
         size = self._proposer.size
-        return size is not None and self._next_number(self._trials()) >= size
+        return size is not None and len(self._mirror) >= size
 
-    @retried
     def ask(self) -> Proposal:
         """Propose the next configuration; its trial counts as running until `tell`.
 
         Raises:
             SweeperError: Every configuration of the grid was proposed.
-            StorageDown: The database failed.
+            StorageDown: The database failed. The same from `report` and `tell`.
         """
-        trials = self._trials()
-        if self._drawing is not None and trials[self._drawing].state is optuna.trial.TrialState.RUNNING:
-            # The database failed in an earlier attempt, after the trial was started.
-            return self._drawn(self._redraw(trials[self._drawing]))
-        number, size = self._next_number(trials), self._proposer.size
-        if size is not None and number >= size:
-            raise SweeperError(f"{self._study.study_name}: all {size} configurations of the grid were proposed")
-        if number == len(trials):
-            self._enqueue(number, trials)
-        # The origin is stored before the trial is drawn. If the process is killed in between, `pending` finds the trial
-        # and draws it again with the same sampler and seed.
-        origin = str(self._trials()[number].user_attrs["origin"])
-        self._study.sampler = self._proposer.sampler(origin, number)
-        self._drawing = number
-        params = suggest(self._study.ask(), self._proposer.space)
-        return self._drawn(Proposal(number=number, params=params, origin=origin))
+        self._writer.check()
+        if self.is_exhausted:
+            size = self._proposer.size
+            raise SweeperError(f"{self._name}: all {size} configurations of the grid were proposed")
+        proposal = self._proposer.propose(self._mirror)
+        self._mirror.start(proposal.params, self._attributes(proposal.number, proposal.origin, proposal.notes))
+        return proposal
 
-    @retried
     def report(self, number: int, *, chunk: int, value: float) -> Decision:
-        """Report the objective of a trial at a rung.
+        """Report the objective of a trial at a rung. The same rung reported again gets the same answer.
 
         Args:
             number: The trial.
@@ -178,154 +160,106 @@ class Search:
             Whether the trial continues. The default recipe is never pruned, since all trials are compared with it; nor
             is a trial at its last rung, which is complete.
         """
-        trials = self._trials()
-        frozen = trials[number]
-        if frozen.state.is_finished() or chunk >= self._last_rung:
-            self._report(frozen, chunk, value)
+        self._writer.check()
+        trial = self._mirror.trials[number]
+        if (number, chunk) in self._decisions:
+            return self._decisions[number, chunk]
+        self._score(number, chunk, value)
+        if trial.state.is_finished() or chunk >= self._last_rung:
             return Decision.CONTINUE
-        if not math.isfinite(value):
-            return Decision.STOP
-        should_prune = self._report(frozen, chunk, value)
-        is_default = frozen.user_attrs.get("origin") == self._proposer.default_origin
-        num_peers = sum(chunk in trial.intermediate_values for trial in trials if trial is not frozen)
-        may_prune = not is_default and num_peers >= self._min_peers
-        return Decision.STOP if should_prune and may_prune else Decision.CONTINUE
+        is_default = trial.user_attrs.get("origin") == self._proposer.default_origin
+        scores = trial.intermediate_values
+        prunes = not math.isfinite(value) or (not is_default and self._pruner.should_prune(number, chunk, scores))
+        self._decisions[number, chunk] = Decision.STOP if prunes else Decision.CONTINUE
+        return self._decisions[number, chunk]
 
-    @retried
-    def tell(self, number: int, *, state: TrialState, value: float | None = None) -> None:
+    def tell(
+        self, number: int, *, state: TrialState, value: float | None = None, finished_at: datetime | None = None
+    ) -> None:
         """Record how a trial ended. A trial that has already finished is not changed.
-
-        An infeasible trial is stored as complete with a violated constraint, so that the sampler learns from it. Its
-        value is the worst one seen so far, so that an invented value does not distort a model of the values.
 
         Args:
             number: The trial.
             state: How it ended.
             value: The objective of a complete trial.
+            finished_at: When it ended, UTC-aware; now if None. CMA-ES depends on the order in which trials ended.
 
         Raises:
             ValueError: The state is not final, or a complete trial has no finite value.
         """
+        self._writer.check()
         if not state.is_finished:
             raise ValueError(f"trial {number}: state={state} is not a final state")
         if state is TrialState.COMPLETE and (value is None or not math.isfinite(value)):
             raise ValueError(f"trial {number}: a complete trial needs a finite value, not {value}")
-        if self._trials()[number].state.is_finished():
-            return
-        trial = self._trial(number)
-        trial.set_user_attr("state", str(state))
-        if state is TrialState.INFEASIBLE:
-            maximize = self._study.direction is optuna.study.StudyDirection.MAXIMIZE
-            value = worst_value(self._trials(), value, maximize=maximize)
-        final = _STATES[state]
-        if state is TrialState.INFEASIBLE and _CONSTRAINT not in trial.constraints:
-            trial.set_constraint(_CONSTRAINT, 1.0)
-        self._study.tell(number, value if final is optuna.trial.TrialState.COMPLETE else None, state=final)
+        self._finish(number, state, value, finished_at)
 
-    @retried
     def sync(self, records: Sequence[TrialRecord], value_of: Callable[[TrialRecord], float | None]) -> None:
-        """Bring Optuna in line with the store when a sweep is resumed.
+        """Build the trials in memory from the store, once before the first proposal, and update the database.
 
-        Adds the trials that Optuna lacks, reports the rung values that it missed, and finishes the trials that are
-        finished in the store. Trials running in both stay as they are. Those running in Optuna only are `pending`.
+        The database gets the trials, rungs and endings that it lacks. A number that the store does not know, because
+        a record was lost or an earlier version wrote the database first, is used up: its trial counts as failed.
 
         Args:
             records: All trials of the study in the store.
             value_of: The objective of a record at its latest rung, e.g. `StudyRecord.value`.
 
         Raises:
-            StoreError: A trial has other values in Optuna than in the store.
+            StoreError: A trial has another configuration in the database than in the store.
+            StorageDown: The database failed.
         """
-        searched = sorted((r for r in records if r.spec.phase is Phase.SEARCH), key=lambda record: record.spec.number)
-        self._known.update(record.spec.number for record in searched)
-        for record in searched:
-            self._restore(record)
-            self._report_missed(record, value_of)
-        for record in searched:
+        searched = {record.spec.number: record for record in records if record.spec.phase is Phase.SEARCH}
+        for number in range(max(max(searched, default=-1) + 1, self._database.num_trials)):
+            if number in searched:
+                self._restore(searched[number])
+            else:
+                logger.warning("%s: trial %d has no record and counts as failed", self._name, number)
+                self._mirror.add_lost()
+        for _, record in sorted(searched.items()):
+            self._restore_scores(record, value_of)
+        for number, record in sorted(searched.items()):
             if record.state.is_finished:
-                self.tell(record.spec.number, state=record.state, value=value_of(record))
+                self._finish(number, record.state, value_of(record), _moment(record.finished_at))
+        trials = self._mirror.take_changes()
+        self._database.check([trial for trial in trials if trial.number in searched])
+        self._database.update(trials)
 
-    @retried
-    def pending(self) -> list[Proposal]:
-        """Return the trials that were proposed but never reached the store, because the controller died in between."""
-        running = [
-            trial
-            for trial in self._trials()
-            if trial.state is optuna.trial.TrialState.RUNNING and trial.number not in self._known
-        ]
-        return [self._redraw(trial) for trial in running]
+    def publish(self) -> None:
+        """Let the thread write all changes to the database. To call once the store has them."""
+        self._writer.put(self._mirror.take_changes())
 
-    def _trials(self) -> list[optuna.trial.FrozenTrial]:
-        return self._study.get_trials(deepcopy=False)
+    def _attributes(self, number: int, origin: str, notes: Mapping[str, object]) -> dict[str, object]:
+        return {"origin": origin, "seed": trial_seed(self._proposer.seed, number), **notes}
 
-    def _trial_id(self, number: int) -> int:
-        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+    def _score(self, number: int, chunk: int, value: float) -> None:
+        trial = self._mirror.trials[number]
+        if math.isfinite(value) and chunk not in trial.intermediate_values and not trial.state.is_finished():
+            self._mirror.score(number, chunk, value)
+            self._pruner.record(number, chunk, value)
 
-    def _trial(self, number: int) -> optuna.Trial:
-        return optuna.Trial(self._study, self._trial_id(number))
-
-    @staticmethod
-    def _next_number(trials: Sequence[optuna.trial.FrozenTrial]) -> int:
-        """Return the number of a trial that was enqueued but not started when the process was killed, or a new one."""
-        waiting = (trial.number for trial in trials if trial.state is optuna.trial.TrialState.WAITING)
-        return next(waiting, len(trials))
-
-    def _enqueue(self, number: int, trials: Sequence[optuna.trial.FrozenTrial]) -> None:
-        draft = self._proposer.draft(number, trials)
-        stored = {} if draft.params is None else to_stored(self._proposer.space, draft.params)
-        attributes = {"origin": draft.origin, "seed": trial_seed(self._proposer.seed, number), **draft.notes}
-        self._study.enqueue_trial(stored, user_attrs=attributes)
-
-    def _drawn(self, proposal: Proposal) -> Proposal:
-        """Record that a proposal is about to reach the controller."""
-        self._drawing = None
-        self._known.add(proposal.number)
-        return proposal
-
-    def _redraw(self, frozen: optuna.trial.FrozenTrial) -> Proposal:
-        """Draw a running trial again; values that are in the database already are read."""
-        origin = str(frozen.user_attrs["origin"])
-        self._study.sampler = self._proposer.sampler(origin, frozen.number)
-        params = suggest(self._trial(frozen.number), self._proposer.space)
-        return Proposal(number=frozen.number, params=params, origin=origin)
-
-    def _report(self, frozen: optuna.trial.FrozenTrial, chunk: int, value: float) -> bool:
-        """Store the value at a rung unless it is stored already; return whether the pruner would prune the trial.
-
-        Writes to the storage directly, as `optuna.Trial` does: creating one reads all trials to prepare its sampler.
-        """
-        if frozen.state.is_finished() or not math.isfinite(value):
-            return False
-        trial_id = self._trial_id(frozen.number)
-        if chunk not in frozen.intermediate_values:
-            self._storage.set_trial_intermediate_value(trial_id, chunk, value)
-        if chunk >= self._last_rung:
-            return False
-        return self._study.pruner.prune(self._study, self._storage.get_trial(trial_id))
+    def _finish(self, number: int, state: TrialState, value: float | None, finished_at: datetime | None) -> None:
+        trial = self._mirror.trials[number]
+        if trial.state.is_finished():
+            return
+        self._mirror.finish(number, state, value, finished_at)
+        if state in (TrialState.COMPLETE, TrialState.INFEASIBLE):
+            self._pruner.complete(trial.intermediate_values)
+        for chunk in trial.intermediate_values:
+            self._decisions.pop((number, chunk), None)
 
     def _restore(self, record: TrialRecord) -> None:
-        """Add a trial that Optuna lacks; check one that it has."""
-        spec, trials = record.spec, self._trials()
-        for missing in range(len(trials), spec.number):
-            logger.warning("%s: trial %d has no record and counts as failed", self._study.study_name, missing)
-            self._study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL))
-        if spec.number >= len(trials):
-            self._study.add_trial(
-                optuna.trial.create_trial(
-                    state=optuna.trial.TrialState.RUNNING,
-                    params=to_stored(self._proposer.space, spec.params),
-                    distributions=distributions(self._proposer.space),
-                    user_attrs={"origin": spec.origin, "seed": trial_seed(self._proposer.seed, spec.number)},
-                )
-            )
-            return
-        check_trial(self._study.study_name, self._proposer.space, trials[spec.number], spec.params)
+        spec = record.spec
+        attributes = self._attributes(spec.number, spec.origin, record.notes)
+        self._mirror.start(spec.params, attributes, _moment(record.started_at))
 
-    def _report_missed(self, record: TrialRecord, value_of: Callable[[TrialRecord], float | None]) -> None:
-        frozen = self._trials()[record.spec.number]
+    def _restore_scores(self, record: TrialRecord, value_of: Callable[[TrialRecord], float | None]) -> None:
         for index, measurement in enumerate(record.measurements):
-            if not measurement.is_rung or measurement.chunk in frozen.intermediate_values:
-                continue
-            value = value_of(dataclasses.replace(record, measurements=record.measurements[: index + 1]))
-            if value is not None:
-                self._report(frozen, measurement.chunk, value)
+            if measurement.is_rung:
+                value = value_of(dataclasses.replace(record, measurements=record.measurements[: index + 1]))
+                if value is not None:
+                    self._score(record.spec.number, measurement.chunk, value)
+
+
+def _moment(text: str) -> datetime | None:
+    """Return a time of a record, UTC-aware; None if it has none."""
+    return datetime.fromisoformat(text) if text else None

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from sweeper.errors import StoreError
 from sweeper.store.atomic import checksum
 from sweeper.store.paths import TrialPaths
-from sweeper.store.retention import adapters_to_keep
+from sweeper.store.retention import adapters_to_keep, rung_adapter_to_keep
 from sweeper.store.serialization import from_bytes
 from sweeper.store.trials import TrialStore
 from sweeper.types import StudyRecord, TrialRecord, TrialState
@@ -44,8 +44,10 @@ class DamageKind(enum.StrEnum):
     RECORD = "record"
     CHECKPOINT = "checkpoint"
     ADAPTER = "adapter"
+    RUNG_ADAPTER = "rung_adapter"
+    """The adapter of a trial's best rung, beside that of its last; nothing depends on it."""
     LEFTOVER = "leftover"
-    """An unfinished file, or a checkpoint that is no longer needed; removing it loses nothing."""
+    """An unfinished file, or one that is no longer needed; removing it loses nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +91,7 @@ def find_damage(store: TrialStore, study: StudyRecord, *, keep_adapters: int) ->
     keep = adapters_to_keep(study, readable_trials(store, study.name), keep_adapters)
     found = []
     for paths in store.paths.trials(study.name):
-        for kind, path, what in _trial_damage(store, study.name, paths, needs_adapter=paths.number in keep):
+        for kind, path, what in _trial_damage(store, study, paths, needs_adapter=paths.number in keep):
             found.append(Damage(kind=kind, study=study.name, number=paths.number, path=path, what=what))
     return found
 
@@ -110,12 +112,12 @@ def is_adapter_intact(folder: Path) -> bool:
 
 
 def _trial_damage(
-    store: TrialStore, study: str, paths: TrialPaths, *, needs_adapter: bool
+    store: TrialStore, study: StudyRecord, paths: TrialPaths, *, needs_adapter: bool
 ) -> Iterator[tuple[DamageKind, Path, str]]:
     for path in paths.unfinished():
         yield DamageKind.LEFTOVER, path, f"{path.name} is an unfinished file"
     record, fault = _read(paths.record, TrialRecord)
-    if record is not None and (record.spec.study, record.spec.number) != (study, paths.number):
+    if record is not None and (record.spec.study, record.spec.number) != (study.name, paths.number):
         fault = f"{paths.record.name} belongs to trial {record.spec.number} of {record.spec.study}"
     if record is None or fault:
         yield DamageKind.RECORD, paths.record, fault
@@ -132,6 +134,13 @@ def _trial_damage(
     has_adapter = record.state is TrialState.COMPLETE and (needs_adapter or paths.adapter.exists())
     if has_adapter and (fault := _adapter_fault(paths.adapter)):
         yield DamageKind.ADAPTER, paths.adapter, fault
+    # A missing one is no damage: earlier versions kept none.
+    kept = rung_adapter_to_keep(study, record, keeps_adapter=has_adapter)
+    for folder in paths.rung_adapters():
+        if kept is None or folder != paths.rung_adapter(kept):
+            yield DamageKind.LEFTOVER, folder, f"{folder.name} is no longer needed"
+        elif fault := _adapter_fault(folder):
+            yield DamageKind.RUNG_ADAPTER, folder, f"{folder.name}: {fault}"
 
 
 def _read(path: Path, kind: type[T]) -> tuple[T | None, str]:

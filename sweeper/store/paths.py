@@ -19,7 +19,8 @@
             studies/<study>/trials/0007/
                 trial.json              TrialRecord, with the checksums of its checkpoints
                 checkpoint-4.safetensors  checkpoint-5.safetensors
-                adapter/                in PEFT's format
+                adapter/                of the last chunk, in PEFT's format
+                adapter-chunk-4/        of the best rung, while no later one scores as high
             damaged/<stamp>/            files that `reconcile` moved aside, under their former paths
 
 A name that ends in ``.tmp`` marks an unfinished file: everything is written under such a name first, then renamed.
@@ -29,11 +30,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["TRIAL_FILE", "OutputsPaths", "SweepPaths", "TrialPaths"]
+__all__ = ["TRIAL_FILE", "OutputsPaths", "SweepPaths", "TrialPaths", "unfinished_folder"]
 
 TRIAL_FILE = "trial.json"
 """Name of a trial's record; the tracker's copy has the same name."""
 _SWEEP_FILE = "sweep.json"
+_UNFINISHED = ".tmp"
+
+
+def unfinished_folder(folder: Path) -> Path:
+    """Return the name under which a folder is written before it is complete, and from which it is removed."""
+    return folder.with_name(folder.name + _UNFINISHED)
 
 
 class TrialPaths:
@@ -47,8 +54,6 @@ class TrialPaths:
         self.folder = folder
         self.record = folder / TRIAL_FILE
         self.adapter = folder / "adapter"
-        self.new_adapter = folder / "adapter.tmp"
-        """Temporary name of an adapter that is being written or removed."""
 
     @property
     def number(self) -> int:
@@ -63,9 +68,17 @@ class TrialPaths:
         """Return the checkpoints that exist."""
         return sorted(self.folder.glob("checkpoint-*.safetensors"))
 
+    def rung_adapter(self, chunk: int) -> Path:
+        """Return the folder of the adapter of the rung after ``chunk`` chunks."""
+        return self.folder / f"adapter-chunk-{chunk}"
+
+    def rung_adapters(self) -> list[Path]:
+        """Return the folders of rungs' adapters that exist."""
+        return sorted(path for path in self.folder.glob("adapter-chunk-*") if path.suffix != _UNFINISHED)
+
     def unfinished(self) -> list[Path]:
         """Return the unfinished files and folders that a killed process left."""
-        return [*self.folder.glob(".*.tmp"), *self.folder.glob(self.new_adapter.name)]
+        return [*self.folder.glob(f".*{_UNFINISHED}"), *self.folder.glob(f"adapter*{_UNFINISHED}")]
 
 
 class SweepPaths:

@@ -1,9 +1,11 @@
 """Decides which adapters a sweep keeps: those of the best trials and those of the recipes. Pure; deletes nothing.
 
+Beside the adapter of the last chunk, a trial keeps that of its best rung if this scored higher.
+
 A complete trial's rank never rises: `rank_trials` is a total order of values that are fixed when a trial completes, so
 later trials can only push it down. So a deleted adapter is never needed again, and the best trial of a report always
 has its adapter. `TrialRecords` calls this after every complete trial, and `find_damage` to know which adapters must
-exist.
+exist and which must not.
 """
 
 from __future__ import annotations
@@ -11,9 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from sweeper.figures.ranking import rank_trials
+from sweeper.figures.rungs import best_rung, better_rung
 from sweeper.types import StudyRecord, TrialRecord, TrialState
 
-__all__ = ["adapters_to_keep"]
+__all__ = ["adapters_to_keep", "rung_adapter_to_keep"]
 
 
 def adapters_to_keep(study: StudyRecord, records: Iterable[TrialRecord], num_best: int) -> set[int]:
@@ -29,3 +32,20 @@ def adapters_to_keep(study: StudyRecord, records: Iterable[TrialRecord], num_bes
         return {record.spec.number for record in complete}
     recipes = {record.spec.number for record in complete if record.spec.is_recipe}
     return recipes | {record.spec.number for record in rank_trials(study, complete, num_best)}
+
+
+def rung_adapter_to_keep(study: StudyRecord, trial: TrialRecord, *, keeps_adapter: bool) -> int | None:
+    """Return the chunk of the rung whose adapter stays on disk; None if none does.
+
+    Args:
+        study: The study; defines which score is better.
+        trial: The trial. While it runs, this is its best rung so far. When it is complete, the same if it scored higher
+            than the last. A trial that ended otherwise keeps none.
+        keeps_adapter: Whether a complete trial is one of `adapters_to_keep`.
+    """
+    rung = None
+    if trial.state is TrialState.RUNNING:
+        rung = best_rung(study, trial)
+    elif trial.state is TrialState.COMPLETE and keeps_adapter:
+        rung = better_rung(study, trial)
+    return None if rung is None else rung.chunk

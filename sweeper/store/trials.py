@@ -1,8 +1,9 @@
 """Records, checkpoints and adapters of a sweep's trials: JSON and safetensors, every write atomic.
 
 ``trial.json`` is the commit point. A checkpoint is written before it, under the number of its chunk, so record and
-checkpoint always agree after a kill. An adapter is written before the record with the state ``complete``. This order is
-why one class writes all three. Only the controller writes. `paths` shows the layout.
+checkpoint always agree after a kill. The same is true for the adapter of a rung. The adapter of the last chunk is
+written before the record with the state ``complete``. This order is why one class writes all of them. Only the
+controller writes. `paths` shows the layout.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 from sweeper.errors import StoreError
 from sweeper.store.atomic import checksum, write_atomic
 from sweeper.store.disk_space import translate_disk_full
-from sweeper.store.paths import SweepPaths
+from sweeper.store.paths import SweepPaths, unfinished_folder
 from sweeper.store.serialization import from_bytes, to_bytes
 from sweeper.types import StudyRecord, TrialRecord
 
@@ -39,6 +40,10 @@ class TrialStore:
     def adapter_dir(self, study: str, number: int) -> Path:
         """Return the folder of a complete trial's adapter, in PEFT's format."""
         return self.paths.trial(study, number).adapter
+
+    def rung_adapter_dir(self, study: str, number: int, chunk: int) -> Path:
+        """Return the folder of the adapter of a rung, in PEFT's format."""
+        return self.paths.trial(study, number).rung_adapter(chunk)
 
     @property
     def exists(self) -> bool:
@@ -125,14 +130,15 @@ class TrialStore:
         return content if not sha256 or checksum(content) == sha256 else None
 
     def write_adapter(self, study: str, number: int, files: Mapping[str, bytes]) -> None:
-        """Write an adapter's files to a temporary folder, then move it into place."""
-        paths = self.paths.trial(study, number)
-        shutil.rmtree(paths.new_adapter, ignore_errors=True)
-        for name, content in files.items():
-            write_atomic(paths.new_adapter / name, content)
-        shutil.rmtree(paths.adapter, ignore_errors=True)
-        with translate_disk_full(paths.adapter):
-            os.replace(paths.new_adapter, paths.adapter)
+        """Write the adapter of a trial's last chunk."""
+        _write_folder(self.paths.trial(study, number).adapter, files)
+
+    def write_rung_adapter(self, study: str, number: int, chunk: int, files: Mapping[str, bytes]) -> None:
+        """Write the adapter of a rung, before the record that has the score of this rung.
+
+        The adapter of an earlier rung stays, because until then it is the one that the record calls best.
+        """
+        _write_folder(self.paths.trial(study, number).rung_adapter(chunk), files)
 
     def adapters(self, study: str) -> set[int]:
         """Return the numbers of the trials that have an adapter."""
@@ -140,10 +146,14 @@ class TrialStore:
 
     def drop_adapter(self, study: str, number: int) -> None:
         """Remove a trial's adapter; readers never see a part of it."""
+        _drop_folder(self.paths.trial(study, number).adapter)
+
+    def drop_rung_adapters(self, study: str, number: int, *, but: int | None) -> None:
+        """Remove the adapters of a trial's rungs, except that of one chunk; readers never see a part of them."""
         paths = self.paths.trial(study, number)
-        shutil.rmtree(paths.new_adapter, ignore_errors=True)
-        os.replace(paths.adapter, paths.new_adapter)
-        shutil.rmtree(paths.new_adapter)
+        for folder in paths.rung_adapters():
+            if but is None or folder != paths.rung_adapter(but):
+                _drop_folder(folder)
 
     def tidy(self, record: TrialRecord) -> None:
         """Remove a trial's unfinished files, left by a kill during a write, and checkpoints that it no longer needs."""
@@ -176,3 +186,21 @@ class TrialStore:
         for path in self.paths.trial(record.spec.study, record.spec.number).checkpoints():
             if path not in useful:
                 path.unlink(missing_ok=True)
+
+
+def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files to a temporary folder, then move it into place."""
+    new = unfinished_folder(folder)
+    shutil.rmtree(new, ignore_errors=True)
+    for name, content in files.items():
+        write_atomic(new / name, content)
+    shutil.rmtree(folder, ignore_errors=True)
+    with translate_disk_full(folder):
+        os.replace(new, folder)
+
+
+def _drop_folder(folder: Path) -> None:
+    unfinished = unfinished_folder(folder)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    os.replace(folder, unfinished)
+    shutil.rmtree(unfinished)

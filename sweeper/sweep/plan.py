@@ -148,7 +148,7 @@ def _plan(config: SweepConfig, dataset: DatasetSettings, splits: Splits, *, lane
     settings, search = config.settings, config.settings.search
     metric, direction = _objective(settings, len(splits.labels))
     num_rows = splits.num_rows["train"]
-    epochs = settings.train.epochs or choose_epochs(num_rows)
+    epochs = settings.train.epochs or choose_epochs(num_rows, len(splits.labels))
     chunks = ChunkPlan.of(
         num_rows,
         micro_batch=micro_batch(settings, config.space),

@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sweeper.analysis.compare import standard_error
 from sweeper.config.compose import SweepConfig
 from sweeper.config.dimensions import parse_space
 from sweeper.config.settings import SweepSettings
@@ -18,6 +17,7 @@ from sweeper.display.downloads import fetch_progress
 from sweeper.errors import StoreError, SweeperError
 from sweeper.execute import choose_devices
 from sweeper.execute.base import StudyOpened, WorkerSetup
+from sweeper.figures.comparison import standard_error
 from sweeper.store.discovery import find_sweep
 from sweeper.store.serialization import from_jsonable
 from sweeper.store.trials import TrialStore

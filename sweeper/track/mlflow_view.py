@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from sweeper.figures.baselines import reference_label
 from sweeper.figures.hyperparameters import ALPHA, alpha, params_text, shown_params
 from sweeper.figures.recipes import recipe_name
+from sweeper.figures.rungs import best_rung, best_rung_text
 from sweeper.figures.training_rows import capped_rows
-from sweeper.types import Measurement, StudyRecord, TrialRecord, TrialState
+from sweeper.types import StudyRecord, TrialRecord, TrialState
 
 __all__ = [
     "CHUNKS",
@@ -96,6 +98,7 @@ def run_tags(study: StudyRecord, trial: TrialRecord, sweep: str) -> dict[str, st
         "dataset_fingerprint": study.fingerprint,
         "initial_hash": trial.initial_hash,
         "num_retries": str(trial.num_retries) if trial.num_retries else "",
+        "best_rung": best_rung_text(study, trial) if trial.state is TrialState.COMPLETE else "",
     }
     if trial.failure is not None:
         kind, message = trial.failure.kind.value, trial.failure.message[:_MAX_TAG]
@@ -134,8 +137,7 @@ def summary(study: StudyRecord, trial: TrialRecord) -> list[Point]:
         "cost/rows": float(trial.cost.rows),
         "cost/tokens": float(trial.cost.tokens),
     }
-    best = _best_rung(study, trial)
-    for prefix, rung in (("best", best), ("final", trial.last_rung)):
+    for prefix, rung in (("best", best_rung(study, trial)), ("final", trial.last_rung)):
         if rung is not None:
             scores = {k.removeprefix("validation/"): v for k, v in rung.metrics.items() if k.startswith("validation/")}
             values |= {f"{prefix}/{name}": value for name, value in scores.items()}
@@ -151,10 +153,7 @@ def experiment_note(study: StudyRecord, sweep: str, link: str) -> str:
     space = "\n".join(f"| `{key}` | `{text}` |" for key, text in study.space.items())
     metric = study.metric.removeprefix("validation/")
     better = "higher" if study.direction == "maximize" else "lower"
-    references = "".join(
-        f"\n- **{name}**, without any adapter: " + ", ".join(f"{key} {value:.4f}" for key, value in values.items())
-        for name, values in study.references.items()
-    )
+    references = "".join(f"\n- {_reference_text(name, values)}" for name, values in study.references.items())
     return f"""\
 ## {study.dataset}: LoRA hyperparameters of {study.model}
 
@@ -170,6 +169,7 @@ Objective: **{study.metric}**, {better} is better. A full trial has {study.num_c
 
 ### How to read the runs
 - One run is one trial. **`final/{metric}`** is the score that the search uses, `best/{metric}` that of the best rung.
+  `tags.best_rung` names the best rung of a complete trial if an earlier one scored higher than the last.
 - Filter: `tags.state = 'complete'`; other states are `running`, `pruned` (stopped early for a low score),
   `infeasible` (the configuration cannot work: out of memory, or a loss that is not finite), `failed` (another cause).
 - `tags.origin` is the source of the configuration: `recipe:<name>`, `sobol` or the sampler.
@@ -179,18 +179,14 @@ Objective: **{study.metric}**, {better} is better. A full trial has {study.num_c
 """
 
 
+def _reference_text(name: str, values: Mapping[str, float]) -> str:
+    scores = ", ".join(f"{key} {value:.4f}" for key, value in values.items())
+    return f"**{reference_label(name)}**, without any adapter: {scores}"
+
+
 def millis(iso: str) -> int:
     """Return milliseconds since 1970 of an ISO 8601 time; 0 for none."""
     return round(datetime.fromisoformat(iso).timestamp() * 1000) if iso else 0
-
-
-def _best_rung(study: StudyRecord, trial: TrialRecord) -> Measurement | None:
-    rungs = [m for m in trial.measurements if math.isfinite(m.metrics.get(study.metric, math.nan))]
-    best: Measurement | None = None
-    for rung in rungs:
-        if best is None or study.is_better(rung.metrics[study.metric], best.metrics[study.metric]):
-            best = rung
-    return best
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:

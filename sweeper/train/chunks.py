@@ -9,16 +9,23 @@ from dataclasses import dataclass
 
 __all__ = ["ChunkPlan", "choose_chunks_per_epoch", "choose_epochs"]
 
-_ROWS_SEEN = 3000
-"""Rows that a trial sees in all, repeats included, where the dataset is small (see docs/benchmarks.md)."""
+_ROWS_SEEN = 2000
+_ROWS_SEEN_PER_LABEL = 25
+"""Rows that a trial sees in all, repeats included, where the dataset is small: with more, scores hardly rise
+(benchmarks/results/recipes.md)."""
 _FEWEST_EPOCHS = 2
 _CHUNKS = 12
-"""About how many chunks a trial has: enough for rungs at a quarter and a half, and a kill costs a twelfth."""
+"""About how many chunks a trial has: enough for early rungs, and a kill costs a twelfth."""
 
 
-def choose_epochs(num_rows: int) -> int:
-    """Return the epochs of a trial for ``train.epochs=0``: small datasets need more of them."""
-    return max(_FEWEST_EPOCHS, round(_ROWS_SEEN / num_rows))
+def choose_epochs(num_rows: int, num_labels: int) -> int:
+    """Return the epochs of a trial for ``train.epochs=0``: fewer rows need more of them, and so do more labels.
+
+    Args:
+        num_rows: Training rows.
+        num_labels: Labels, or choices of a completion; 0 if completions are open.
+    """
+    return max(_FEWEST_EPOCHS, round((_ROWS_SEEN + _ROWS_SEEN_PER_LABEL * num_labels) / num_rows))
 
 
 def choose_chunks_per_epoch(epochs: int) -> int:

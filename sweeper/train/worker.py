@@ -289,7 +289,8 @@ class TrainingWorker:
         share = elapsed_s / max(1, len({*outcomes, *failures}))
         costs = {n: Cost(device_s=share) for n in failures}
         costs |= {n: Cost(rows=o.num_rows, tokens=o.num_tokens, device_s=share) for n, o in outcomes.items()}
-        measurements, checkpoints, adapters = {}, {}, {}
+        measurements, checkpoints, adapters, rung_adapters = {}, {}, {}, {}
+        base = self._setup.model.id or str(self._setup.model_dir)
         for number, lane in list(self._lanes.items()):
             measurements[number] = Measurement(
                 chunk=lane.chunks_done,
@@ -297,16 +298,18 @@ class TrainingWorker:
                 metrics={"train/loss": outcomes[number].loss, **scores.get(number, {})},
             )
             if lane.chunks_done == study.train.plan.num_chunks:
-                base = self._setup.model.id or str(self._setup.model_dir)
                 adapters[number] = lane.adapter_files(base, study.adapter_config)
                 del self._lanes[number]
             else:
                 checkpoints[number] = lane.checkpoint()
+                if number in scores:
+                    rung_adapters[number] = lane.adapter_files(base, study.adapter_config)
         return ChunkReport(
             measurements=measurements,
             costs=costs,
             checkpoints=checkpoints,
             adapters=adapters,
+            rung_adapters=rung_adapters,
             failures=failures,
             details=details,
             elapsed_s=elapsed_s,

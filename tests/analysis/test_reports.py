@@ -11,7 +11,16 @@ from sweeper.analysis.report import write_reports
 from sweeper.config.space import Dimension, Scale, SearchSpace
 from sweeper.store.trials import TrialStore
 from sweeper.types import Failure, FailureKind, Phase, TrialState
-from tests.builders import SPACE, make_default, make_infeasible, make_study, make_sweep, make_trial
+from tests.builders import (
+    DEFAULT_PARAMS,
+    SPACE,
+    make_default,
+    make_infeasible,
+    make_measurement,
+    make_study,
+    make_sweep,
+    make_trial,
+)
 
 TREC = "trec-minilm-lora"
 
@@ -62,7 +71,7 @@ def test_best_json_contains_the_best_configuration_with_alpha(tmp_path, trials):
 
 def test_best_json_contains_the_comparisons_of_the_best(tmp_path, trials):
     _, study = report_of(tmp_path, trials)
-    assert (study["default"]["value"], study["frozen_probe"]) == (0.80, 0.82)
+    assert study["default"]["value"] == 0.80
     assert study["gain_over_default"]["gain"] == pytest.approx(0.11)
     assert study["gain_over_default"]["is_noise"] is False
 
@@ -112,7 +121,7 @@ def test_the_numbers_of_the_report_are_those_of_best_json(tmp_path, trials):
         best["standard_error"],
         default["value"],
         default["standard_error"],
-        study["frozen_probe"],
+        study["baselines"]["frozen_probe"]["value"],
     ]
     assert found == [pytest.approx(value, abs=5e-5) for value in expected]
 
@@ -121,19 +130,120 @@ def test_a_clear_lead_is_not_called_noise(tmp_path, trials):
     report, study = report_of(tmp_path, trials)
     line = report[report.index("- Compared with the default recipe") :]
     assert f"{study['gain_over_default']['gain']:+.4f}" in line
-    assert "within the noise" not in line[: line.index("- Compared with the frozen probe")]
+    assert "within the noise" not in line[: line.index("- Compared with the probe")]
 
 
 def test_a_lead_within_noise_is_called_noise(tmp_path):
     report, study = report_of(tmp_path, [make_default(0.90), make_trial(1, 0.91)])
     line = report[report.index("- Compared with the default recipe") :]
     assert study["gain_over_default"]["is_noise"]
-    assert "within the noise" in line[: line.index("- Compared with the frozen probe")]
+    assert "within the noise" in line[: line.index("- Compared with the probe")]
 
 
 def test_a_best_below_the_probe_is_called_worse(tmp_path):
     report, _ = report_of(tmp_path, [make_trial(0, 0.5)])
-    assert "is **worse** by more than 2 standard errors" in report[report.index("- Compared with the frozen probe") :]
+    assert "is **worse** by more than 2 standard errors" in report[report.index("- Compared with the probe") :]
+
+
+def test_best_json_has_every_baseline_and_whether_the_best_of_them_is_beaten(tmp_path, trials):
+    references = {"frozen_probe": {"validation/accuracy": 0.82}, "frozen_probe_head": {"validation/accuracy": 0.84}}
+    report, study = report_of(tmp_path, trials, study=make_study(references=references))
+    assert (study["best_baseline"], study["beats_baselines"]) == ("frozen_probe_head", True)
+    assert study["baseline_warning"] is None
+    assert study["gain_over_best_baseline"] == study["baselines"]["frozen_probe_head"]["gain"]
+    assert study["gain_over_best_baseline"]["gain"] == pytest.approx(0.07)
+    assert {name: found["value"] for name, found in study["baselines"].items()} == {
+        "frozen_probe_head": 0.84, "frozen_probe": 0.82
+    }  # fmt: skip
+    assert "no adapter is" not in report
+    assert "0.8400 (probe on the head's input)" in next(x for x in report.splitlines() if x.startswith("| trec |"))
+    assert "- Compared with the probe (0.8200)" in report
+    assert "- Compared with the probe on the head's input (0.8400)" in report
+
+
+def test_a_study_without_a_baseline_has_no_answer(tmp_path, trials):
+    report, study = report_of(tmp_path, trials, study=make_study(references={}))
+    assert (study["best_baseline"], study["beats_baselines"], study["baselines"]) == (None, None, {})
+    assert study["gain_over_best_baseline"] is None
+    assert "No comparison with a baseline: none was measured" in report
+    assert "no adapter is" not in report
+    assert "A baseline is" not in report
+
+
+def test_without_a_complete_trial_no_baseline_is_beaten(tmp_path):
+    _, study = report_of(tmp_path, [make_infeasible(0)])
+    assert (study["best_baseline"], study["beats_baselines"]) == ("frozen_probe", False)
+    assert (study["gain_over_best_baseline"], study["baseline_warning"]) == (None, None)
+
+
+def make_reference(number, value, **changes):
+    origin = changes.pop("origin", "recipe:plain_peft")
+    return make_trial(number, value, phase=Phase.REFERENCE, origin=origin, **changes)
+
+
+def test_every_reference_has_its_score_and_what_the_default_gains_over_it(tmp_path):
+    plain = make_reference(9000, 0.5, params=DEFAULT_PARAMS, fixed={"train.weight_decay": 0.1})
+    other = make_reference(
+        9001, 0.81, origin="recipe:other", params={**DEFAULT_PARAMS, "lora.r": 4, "lora.dropout": 0.2}
+    )
+    report, study = report_of(tmp_path, [make_default(0.8), make_trial(1, 0.9), plain, other])
+    assert [found["recipe"] for found in study["references"]] == ["plain_peft", "other"]
+    assert [found["value"] for found in study["references"]] == [0.5, 0.81]
+    assert study["references"][0]["differs_from_default"] == {"train.weight_decay": [0.1, 0.0]}
+    assert study["references"][0]["gain_of_default"]["gain"] == pytest.approx(0.3)
+    lines = [line for line in report.splitlines() if line.startswith("- Reference")]
+    assert lines == [
+        "- Reference `plain_peft` (trial 9000, outside the search: `train.weight_decay` = 0.1 instead of 0): "
+        "0.5000 ± 0.0250. The default recipe scores **+0.3000** ± 0.0320 against it: this is what "
+        "`train.weight_decay` alone is worth.",
+        "- Reference `other` (trial 9001, outside the search: `lora.r` = 4 instead of 8, `lora.dropout` = 0.2 instead "
+        "of 0): 0.8100 ± 0.0196. The default recipe scores **-0.0100** ± 0.0280 against it, which is within the noise.",
+    ]
+
+
+def test_a_reference_that_is_not_complete_is_not_compared(tmp_path):
+    running = make_reference(9000, None, chunks=0, state=TrialState.RUNNING, params=DEFAULT_PARAMS)
+    report, study = report_of(tmp_path, [make_default(0.8), running])
+    assert study["references"][0]["gain_of_default"] is None
+    assert "- Reference `plain_peft` (trial 9000, outside the search): - (running).\n" in report
+
+
+def test_the_default_recipe_outside_the_space_is_no_reference_to_itself(tmp_path):
+    report, study = report_of(tmp_path, [make_trial(0, 0.9), make_default(0.8, 9000, phase=Phase.REFERENCE)])
+    assert study["references"] == []
+    assert "- Reference" not in report
+
+
+def rungs_of(*values):
+    return tuple(make_measurement(4 * position, value) for position, value in enumerate(values, start=1))
+
+
+def test_the_best_rung_is_reported_if_it_scored_higher_than_the_last(tmp_path):
+    study = make_study(epochs=3)
+    trials = [make_default(0.8), make_trial(1, measurements=rungs_of(0.85, 0.92, 0.9))]
+    store = make_sweep(tmp_path / "mine", [(study, trials)], adapters=[(TREC, 1)])
+    store.write_rung_adapter(TREC, 1, 8, {"adapter_config.json": b"{}"})
+    report = write_reports(store)["report.md"].read_text()
+    found = json.loads(store.paths.best.read_text())["studies"][0]
+    adapter = str(store.rung_adapter_dir(TREC, 1, 8))
+    assert found["best"]["value"] == 0.9
+    assert found["best"]["best_rung"] == {"chunk": 8, "epoch": 2.0, "value": 0.92, "adapter": adapter}
+    assert found["rung_optimism"] == pytest.approx(0.01)
+    assert f"It was **best after epoch 2 of 3**, with 0.9200. That adapter is in `{adapter}`.\n" in report
+    assert "complete trials would score 0.0100 better on average" in report
+
+
+def test_a_best_rung_whose_adapter_is_gone_is_reported_without_it(tmp_path):
+    report, study = report_of(tmp_path, [make_trial(1, measurements=rungs_of(0.85, 0.92, 0.9))])
+    assert study["best"]["best_rung"] == {"chunk": 8, "epoch": 2.0, "value": 0.92, "adapter": None}
+    assert "It was **best after epoch 2 of 3**, with 0.9200.\n" in report
+
+
+def test_a_last_rung_that_is_the_best_has_the_adapter_of_the_trial(tmp_path):
+    report, study = report_of(tmp_path, [make_trial(1, measurements=rungs_of(0.5, 0.9, 0.9))], adapters=[(TREC, 1)])
+    assert study["best"]["best_rung"]["chunk"] == 12
+    assert study["best"]["best_rung"]["adapter"] == study["best"]["adapter"] is not None
+    assert "best after" not in report
 
 
 def test_a_pruned_default_is_not_compared(tmp_path):

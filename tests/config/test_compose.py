@@ -64,7 +64,7 @@ def test_the_space_is_given_in_hydras_sweep_grammar():
         "lora.dropout": "interval(0,0.2)",
     }
     space = compose([f"{key}={text}" for key, text in texts.items()]).space
-    assert space.texts == {**texts, "train.head_lr_ratio": "tag(log,interval(1,100))"}
+    assert space.texts == {**texts, "train.head_lr_ratio": "tag(log,interval(3,100))"}
     kinds = {d.key: (d.scale, d.choices or (d.low, d.high)) for d in space.dimensions}
     assert kinds == {
         "lora.r": (Scale.ORDERED, (4, 8, 16)),

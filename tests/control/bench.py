@@ -1,4 +1,4 @@
-"""A controller with fake workers; everything else is real: search on SQLite, store, ledger."""
+"""A controller with fake workers; everything else is real: search, its database on SQLite, store, ledger."""
 
 from __future__ import annotations
 
@@ -102,6 +102,8 @@ class Bench:
     clock: Clock = utc_now
     events: list[tuple[int, str, tuple[int, ...]]] = field(default_factory=list)
     controller: Controller | None = None
+    runs: list[StudyRun] = field(default_factory=list)
+    """The studies of the last session."""
     timer: Timer = field(default_factory=Timer)
     executor: ExecutorSettings = field(default_factory=ExecutorSettings)
 
@@ -117,6 +119,7 @@ class Bench:
             self._make_worker, self.num_workers, timer=self.timer, replies=replies, speeds=self.speeds
         )
         with self._runs() as runs:
+            self.runs = [run for run, _ in runs.values()]
             self.controller = Controller(
                 runs,
                 executor,

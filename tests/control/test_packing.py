@@ -90,6 +90,8 @@ def test_a_worker_that_joins_a_study_gets_its_share_of_the_trials_in_flight(tmp_
     around = {index: numbers for index, _, numbers in joined[: first + 3]}
     assert (len(around[0]), len(around[1])) == (4, 4)
     assert not set(around[0]) & set(around[1])
+    before = {number for index, _, numbers in joined[:first] if index == 0 for number in numbers}
+    assert set(joined[first][2]) <= before  # taken over from their checkpoints, not started anew
     for study, num_trials in (("long", 24), ("short", 1)):
         assert len(bench.trials(study)) == num_trials
         check_intact(bench, study)

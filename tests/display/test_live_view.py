@@ -10,8 +10,17 @@ from sweeper.display.final_view import caution, final_view
 from sweeper.display.live_view import LiveView
 from sweeper.display.progress import study_progress
 from sweeper.display.tables import final_table, progress_line, progress_table
+from sweeper.figures.tally import TrialTally
 from sweeper.types import TrialState
-from tests.builders import SPACE, make_default, make_infeasible, make_study, make_sweep, make_trial
+from tests.builders import (
+    SPACE,
+    make_default,
+    make_infeasible,
+    make_measurement,
+    make_study,
+    make_sweep,
+    make_trial,
+)
 
 RUNNING = TrialState.RUNNING
 LONG_SPACE = SPACE | {
@@ -22,7 +31,14 @@ LONG_SPACE = SPACE | {
 
 
 def progress_of(trials, *, study=None, budget=4, wall_s=90.0):
-    return study_progress(study or make_study(), trials, budget=budget, wall_s=wall_s, default="peft_default")
+    study = study or make_study()
+    return study_progress(
+        study,
+        TrialTally(study, trials),
+        budget=budget,
+        wall_s=wall_s,
+        default="peft_default",
+    )
 
 
 def drawn(shown, width=80):
@@ -111,6 +127,56 @@ def test_the_final_table_shows_default_and_probe():
     text = words(drawn(final_table([progress_of([make_default(0.8), make_trial(1, 0.9)])]), 120))
     for shown in ("0.900 ± 0.015", "r=16 alpha=32", "0.800", "r=8 alpha=8", "0.820"):
         assert shown in text
+
+
+TWO_PROBES = {"frozen_probe": {"validation/accuracy": 0.82}, "frozen_probe_head": {"validation/accuracy": 0.847}}
+
+
+@pytest.mark.parametrize("table", [progress_table, final_table])
+@pytest.mark.parametrize(
+    ("references", "shown", "hidden"),
+    [
+        (TWO_PROBES, ("0.847", "head's input"), "0.820"),
+        ({"frozen_probe": {"validation/accuracy": 0.82}}, ("0.820",), "head's input"),
+    ],
+)
+def test_tables_show_the_best_baseline_and_which_one_it_is(table, references, shown, hidden):
+    progress = progress_of([make_default(0.8), make_trial(1, 0.9)], study=make_study(references=references))
+    text = words(drawn(table([progress]))).lower()
+    assert "probe" in text
+    assert all(word in text for word in shown)
+    assert hidden not in text
+
+
+def test_the_column_of_a_language_model_is_the_untuned_one():
+    study = make_study(references={"untuned": {"validation/accuracy": 0.315}})
+    progress = [progress_of([make_default(0.8)], study=study)]
+    assert "Untuned" in drawn(final_table(progress))
+    assert "untuned 0.315" in words(drawn(progress_table(progress)))
+    assert "Untuned: the base model" in words(drawn(final_view(progress, sweep_dir=Path("nowhere"))))
+
+
+def test_a_study_without_a_baseline_has_an_empty_cell():
+    text = drawn(final_table([progress_of([make_default(0.8)], study=make_study(references={}))]))
+    assert re.search(r" - +1 ", text)
+
+
+@pytest.mark.parametrize("table", [progress_table, final_table])
+def test_tables_say_where_an_earlier_rung_was_the_best(table):
+    rungs = tuple(make_measurement(chunk, value) for chunk, value in ((4, 0.8), (8, 0.92), (12, 0.9)))
+    study = make_study(epochs=3)
+    text = words(drawn(table([progress_of([make_trial(1, measurements=rungs)], study=study)]), 120))
+    assert "best after epoch 2 of 3" in text
+    assert "best after" not in words(drawn(table([progress_of([make_trial(1, 0.9)], study=study)]), 120))
+
+
+def test_the_final_view_shows_the_adapter_of_the_best_rung(tmp_path):
+    rungs = tuple(make_measurement(chunk, value) for chunk, value in ((4, 0.8), (8, 0.92), (12, 0.9)))
+    study, trials = make_study(epochs=3), [make_trial(1, measurements=rungs)]
+    store = make_sweep(tmp_path / "mine", [(study, trials)], adapters=[(study.name, 1)])
+    store.write_rung_adapter(study.name, 1, 8, {"adapter_config.json": b"{}"})
+    text = drawn(final_view([progress_of(trials, study=study)], sweep_dir=store.root), 200)
+    assert f"studies/{study.name}/trials/0001/adapter-chunk-8  (best after epoch 2 of 3)" in text
 
 
 def test_the_final_view_shows_the_paths_of_all_files(tmp_path):

@@ -1,6 +1,7 @@
 import pytest
 
 from sweeper.display.progress import study_progress
+from sweeper.figures.tally import TrialTally
 from sweeper.types import Phase, TrialState
 from tests.builders import make_default, make_infeasible, make_study, make_trial
 
@@ -8,9 +9,10 @@ RUNNING, PRUNED = TrialState.RUNNING, TrialState.PRUNED
 
 
 def progress_of(trials, *, study=None, budget=10, wall_s=100.0, num_references=0):
+    study = study or make_study()
     return study_progress(
-        study or make_study(),
-        trials,
+        study,
+        TrialTally(study, trials),
         budget=budget,
         wall_s=wall_s,
         default="peft_default",
@@ -55,7 +57,8 @@ def test_the_best_running_trial_is_known_before_one_is_complete():
 
 def test_progress_has_best_default_and_probe():
     found = progress_of([make_default(0.8), make_trial(1, 0.9)])
-    assert (found.best_value, found.default_value, found.baseline) == (0.9, 0.8, ("probe", 0.82))
+    assert (found.best_value, found.default_value) == (0.9, 0.8)
+    assert (found.baseline.kind.name, found.baseline.value) == ("frozen_probe", 0.82)
     assert found.gain.gain == pytest.approx(0.1)
 
 

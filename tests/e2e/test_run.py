@@ -42,7 +42,11 @@ def test_the_result_is_the_content_of_best_json(tiny, folder):
     assert study["num_trials"] == 5
     assert 0 <= study["best"]["value"] <= 1
     assert study["default"]["origin"] == "recipe:peft_default"
-    assert 0 <= study["frozen_probe"] <= 1
+    probe = study["baselines"]["frozen_probe"]
+    assert 0 <= probe["value"] <= 1
+    assert probe["gain"]["gain"] == pytest.approx(study["best"]["value"] - probe["value"])
+    assert study["beats_baselines"] is (study["baseline_warning"] is None)
+    assert study["best"]["best_rung"]["epoch"] in (0.5, 1.0, 2.0)
     assert (study["num_rows"]["train"], study["num_available"]) == (64, 90)
     assert 0 < study["wall_s"] < 600
 

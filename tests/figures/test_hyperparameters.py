@@ -6,7 +6,7 @@ import pytest
 
 from sweeper.config.keys import searchable_keys
 from sweeper.config.settings import LoraSettings
-from sweeper.figures.hyperparameters import alpha, number_text, params_text, short_name, shown_params
+from sweeper.figures.hyperparameters import alpha, differing_params, number_text, params_text, short_name, shown_params
 from tests.builders import SPACE, make_spec
 
 
@@ -59,3 +59,11 @@ def test_every_searchable_hyperparameter_has_a_unique_short_name():
 )
 def test_numbers_are_short(value, text):
     assert number_text(value) == text
+
+
+def test_only_hyperparameters_that_differ_are_listed():
+    one, other = make_spec(fixed={"train.weight_decay": 0.1}), make_spec(params={"lora.r": 4})
+    assert differing_params(one, one) == {}
+    assert differing_params(one, other)["train.weight_decay"] == (0.1, 0.0)
+    assert differing_params(one, other)["lora.r"] == (16, 4)
+    assert "train.batch_size" not in differing_params(one, other)

@@ -10,6 +10,7 @@ from rich.console import Console
 from sweeper.analysis.report import write_reports
 from sweeper.display.progress import study_progress
 from sweeper.display.tables import final_table, progress_table
+from sweeper.figures.tally import TrialTally
 from sweeper.figures.training_rows import capped_rows
 from sweeper.track.mlflow_view import experiment_note
 from tests.builders import make_study, make_sweep, make_trial
@@ -26,9 +27,9 @@ def test_only_a_cap_is_mentioned(num_available, text):
 
 @pytest.mark.parametrize("table", [progress_table, final_table])
 def test_tables_mention_the_cap(table):
-    progress = study_progress(
-        make_study(num_available=50_000), [make_trial(0, 0.9)], budget=4, wall_s=9.0, default="peft_default"
-    )
+    study = make_study(num_available=50_000)
+    tally = TrialTally(study, [make_trial(0, 0.9)])
+    progress = study_progress(study, tally, budget=4, wall_s=9.0, default="peft_default")
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(table([progress]))
     assert CAPPED in console.export_text()

@@ -65,9 +65,9 @@ def test_references_are_not_expected_in_optuna():
     ]
 
 
-def test_a_trial_missing_in_the_store_is_recovered_or_started():
+def test_a_trial_missing_in_the_store_is_recovered():
     lost = make_trial(0, 0.9)
     assert compared(Place.SEARCH, [], [view(lost)]) == [(0, Remedy.RECOVER)]
     assert compared(Place.TRACKER, [], [view(lost)]) == [(0, Remedy.RECOVER)]
-    assert compared(Place.SEARCH, [], [view(lost, state="running")]) == [(0, Remedy.START)]
+    assert compared(Place.SEARCH, [], [view(lost, state="running")]) == [(0, Remedy.RECOVER)]
     assert compared(Place.SEARCH, [], [ViewedTrial(number=0, state="failed")]) == []

@@ -17,8 +17,7 @@ def preset_run(request, tmp_path_factory):
     driver = Driver()
     with open_toy(folder, preset(request.param)) as search:
         driver.run(search, NUM_TRIALS)
-        pending = search.pending()
-    return {"name": request.param, "driver": driver, "stored": outcomes(folder), "pending": pending}
+    return {"name": request.param, "driver": driver, "stored": outcomes(folder)}
 
 
 def outcomes(folder):
@@ -33,7 +32,6 @@ def test_every_trial_ends_and_is_counted_once(preset_run):
     states = [record.state for record in preset_run["driver"].records.values()]
     assert len(states) == len(preset_run["stored"]) == NUM_TRIALS
     assert all(state.is_finished for state in states)
-    assert preset_run["pending"] == []
 
 
 def test_every_proposal_lies_in_the_space(preset_run):
@@ -53,7 +51,6 @@ def test_an_interrupted_search_proposes_the_same(preset_run, cut, tmp_path):
         driver.run(search, NUM_TRIALS, until=cut)
     with open_toy(tmp_path, settings) as search:
         search.sync(list(driver.records.values()), value_of)
-        assert search.pending() == []
         driver.run(search, NUM_TRIALS)
     assert driver.proposals == preset_run["driver"].proposals
 
@@ -62,5 +59,4 @@ def test_a_lost_database_is_rebuilt_from_the_store(preset_run, tmp_path):
     records = list(preset_run["driver"].records.values())
     with open_toy(tmp_path, preset(preset_run["name"])) as search:
         search.sync(records, value_of)
-        assert search.pending() == []
     assert outcomes(tmp_path) == preset_run["stored"]

@@ -5,16 +5,18 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import sqlalchemy
 
 from sweeper.errors import ConfigError, DiskFull, StorageDown, StoreError
+from sweeper.search.distributions import from_stored
 from sweeper.search.storage import RETRIES, open_storage
+from sweeper.search.study_database import StudyDatabase
 from sweeper.types import TrialState
-from tests.search.toy import Driver, open_toy, preset, stored_trials, value_of
+from tests.search.toy import SPACE, Driver, open_toy, preset, stored_trials, value_of
 
 
 def test_sqlite_uses_a_write_ahead_log(tmp_path):
@@ -65,7 +67,7 @@ def quick(monkeypatch):
 
 @contextmanager
 def locked(folder):
-    connection = sqlite3.connect(folder / "optuna.db", isolation_level=None)
+    connection = sqlite3.connect(folder / "optuna.db", isolation_level=None, check_same_thread=False)
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield connection
@@ -74,28 +76,30 @@ def locked(folder):
 
 
 def test_a_locked_database_is_retried_with_growing_pauses_then_reported(tmp_path, quick):
-    with open_toy(tmp_path, preset("random")) as search:
-        number = search.ask().number
-        with locked(tmp_path), pytest.raises(StorageDown, match=r"database is locked.*Trials are safe"):
+    search = open_toy(tmp_path, preset("random"))
+    number = search.ask().number
+    with locked(tmp_path):
+        search.publish()
+        search._writer._thread.join(60)
+        with pytest.raises(StorageDown, match=r"database is locked.*Trials are safe"):
             search.tell(number, state=TrialState.FAILED)
-        assert len(quick) == 4
-        assert quick == sorted(quick)
-        search.tell(number, state=TrialState.FAILED)
+        with pytest.raises(StorageDown):
+            search.close()
+    assert len(quick) == 4
+    assert quick == sorted(quick)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("nth", [1, 2, 3])
-def test_a_proposal_interrupted_by_a_lock_is_made_once_and_is_the_same(tmp_path, quick, monkeypatch, nth):
-    with open_toy(tmp_path / "free", preset("tpe")) as search:
-        expected = [search.ask() for _ in range(3)]
-    with open_toy(tmp_path / "locked", preset("tpe")) as search:
-        first, lock = search.ask(), locked(tmp_path / "locked")
+def test_a_lock_that_ends_in_time_loses_nothing_and_delays_nothing(tmp_path, quick, monkeypatch):
+    driver, lock = Driver(), locked(tmp_path)
+    with open_toy(tmp_path, preset("random")) as search:
+        monkeypatch.setattr(RETRIES, "sleep", lambda pause: (quick.append(pause), unlock_at(lock, quick, 2)))
         lock.__enter__()
-        monkeypatch.setattr(RETRIES, "sleep", lambda pause: (quick.append(pause), unlock_at(lock, quick, nth)))
-        found = [first, search.ask(), search.ask()]
-    assert len(stored_trials(tmp_path / "locked")) == 3
-    assert len(quick) == nth
-    assert found == expected
+        search.ask()
+        search.publish()
+        search.tell(0, state=TrialState.FAILED)
+        driver.admit(search.ask())
+    assert [trial.state.name for trial in stored_trials(tmp_path)] == ["FAIL", "RUNNING"]
+    assert len(quick) == 2
 
 
 def unlock_at(lock, pauses, nth):
@@ -103,30 +107,48 @@ def unlock_at(lock, pauses, nth):
         lock.__exit__(None, None, None)
 
 
-def test_a_failure_after_a_trial_was_started_does_not_lose_the_proposal(tmp_path, quick, monkeypatch):
-    from sweeper.search import study as study_module
+def test_a_write_that_failed_halfway_is_repeated_as_a_whole(tmp_path, quick, monkeypatch):
+    real, calls = StudyDatabase._insert_missing, []
 
-    real, calls = study_module.suggest, []
+    def insert(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise sqlalchemy.exc.OperationalError("INSERT", {}, Exception("database is locked"))
+        real(*args)
 
-    def suggest(trial, space):
-        calls.append(trial)
-        if len(calls) == 1:
-            raise sqlalchemy.exc.OperationalError("SELECT", {}, Exception("database is locked"))
-        return real(trial, space)
-
+    monkeypatch.setattr(StudyDatabase, "_insert_missing", staticmethod(insert))
+    driver = Driver()
     with open_toy(tmp_path, preset("random")) as search:
-        monkeypatch.setattr(study_module, "suggest", suggest)
-        assert [search.ask().number, search.ask().number] == [0, 1]
-    assert (len(stored_trials(tmp_path)), len(quick)) == (2, 1)
+        driver.run(search, 4)
+    assert len(quick) == 1
+    assert [dict(from_stored(SPACE, t.params)) for t in stored_trials(tmp_path)] == [p for _, _, p in driver.proposals]
 
 
 def test_a_full_disk_is_reported_without_retries(tmp_path, quick, monkeypatch):
-    with open_toy(tmp_path, preset("random")) as search:
-        full = sqlalchemy.exc.OperationalError("INSERT", {}, Exception("database or disk is full"))
-        monkeypatch.setattr(search._study, "ask", lambda: (_ for _ in ()).throw(full))
-        with pytest.raises(DiskFull, match="is full"):
-            search.ask()
+    def write(*_):
+        raise sqlalchemy.exc.OperationalError("INSERT", {}, Exception("database or disk is full"))
+
+    monkeypatch.setattr(StudyDatabase, "_write", write)
+    search = open_toy(tmp_path, preset("random"))
+    search.ask()
+    search.publish()
+    with pytest.raises(DiskFull, match="is full"):
+        search.close()
     assert quick == []
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_error_that_ends_the_session_is_not_replaced_by_one_of_the_database(tmp_path, caplog):
+    def fail():
+        with open_toy(tmp_path, preset("random")) as search:
+            stack.enter_context(locked(tmp_path))
+            search.ask()
+            search.publish()
+            raise KeyError("the first")
+
+    with ExitStack() as stack, pytest.raises(KeyError, match="the first"):
+        fail()
+    assert "database is locked" in caplog.text
 
 
 @pytest.mark.usefixtures("quick")
@@ -136,8 +158,10 @@ def test_a_database_that_was_deleted_is_rebuilt_from_the_records(tmp_path):
         driver.run(search, 6, until=4)
         for path in tmp_path.glob("optuna.db*"):
             path.unlink()
+        driver.run(search, 6, until=5)
         with suppress(StorageDown):  # SQLite may continue in the deleted file, or refuse to
-            driver.run(search, 6, until=5)
+            search.publish()
+            search.close()
     with open_toy(tmp_path, preset("random")) as search:
         search.sync(list(driver.records.values()), value_of)
         driver.run(search, 6)
@@ -147,10 +171,11 @@ def test_a_database_that_was_deleted_is_rebuilt_from_the_records(tmp_path):
 
 @pytest.mark.usefixtures("quick")
 def test_the_error_of_a_failing_database_says_that_trials_are_safe(tmp_path):
-    with open_toy(tmp_path, preset("random")) as search:
-        number = search.ask().number
-        with sqlite3.connect(tmp_path / "optuna.db") as connection:
-            connection.execute("DROP TABLE trial_values")
-        connection.close()
-        with pytest.raises(StoreError, match="Trials are safe"):
-            search.tell(number, state=TrialState.COMPLETE, value=0.5)
+    search = open_toy(tmp_path, preset("random"))
+    with sqlite3.connect(tmp_path / "optuna.db") as connection:
+        connection.execute("DROP TABLE trial_values")
+    connection.close()
+    search.tell(search.ask().number, state=TrialState.COMPLETE, value=0.5)
+    search.publish()
+    with pytest.raises(StoreError, match="Trials are safe"):
+        search.close()

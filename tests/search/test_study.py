@@ -9,7 +9,6 @@ import pytest
 
 from sweeper.config.space import Dimension, Scale, SearchSpace
 from sweeper.errors import ConfigError, StoreError, SweeperError, SweepMismatch
-from sweeper.search import study as study_module
 from sweeper.types import Decision, TrialState
 from tests.search.toy import METRIC, SPACE, Driver, open_toy, preset, stored_trials, value_of
 
@@ -112,49 +111,75 @@ def test_running_is_not_a_final_state(tmp_path):
         search.tell(search.ask().number, state=TrialState.RUNNING)
 
 
-def test_a_trial_that_never_reached_the_store_is_pending(tmp_path):
-    settings = preset("tpe")
-    driver = Driver()
+def test_the_same_rung_reported_twice_gets_the_same_answer(tmp_path):
+    with open_toy(tmp_path, preset("random", recipes=[])) as search:
+        numbers = [search.ask().number for _ in range(12)]
+        for number, value in zip(numbers[:6], (0.1, 0.2, 0.3, 0.4, 0.5, 0.6), strict=True):
+            search.report(number, chunk=3, value=value)
+        assert search.report(numbers[6], chunk=3, value=0.55) is Decision.CONTINUE
+        for number in numbers[7:]:
+            search.report(number, chunk=3, value=0.9)
+        assert search.report(numbers[6], chunk=3, value=0.55) is Decision.CONTINUE
+    assert _frozen(tmp_path, numbers[6]).intermediate_values == {3: 0.55}
+
+
+def test_a_proposal_that_never_reached_the_store_is_made_again(tmp_path):
+    settings, driver = preset("tpe"), Driver()
     with open_toy(tmp_path, settings) as search:
         driver.run(search, 20, until=12)
+        search.publish()
         lost = search.ask()
+        search.close()  # as if killed: not published
     with open_toy(tmp_path, settings) as search:
         search.sync(list(driver.records.values()), value_of)
-        assert search.pending() == [lost]
-        assert search.ask().number == lost.number + 1
+        assert search.ask() == lost
 
 
-@pytest.mark.parametrize("num_before", [1, 12])
-def test_a_trial_that_was_being_drawn_when_the_process_was_killed_is_drawn_again(tmp_path, num_before, monkeypatch):
-    settings = preset("tpe")
-    whole, cut = Driver(), Driver()
+def test_nothing_reaches_the_database_before_it_is_published(tmp_path):
+    search = open_toy(tmp_path, preset("random"))
+    search.ask()
+    search.publish()
+    search.report(search.ask().number, chunk=3, value=0.5)
+    search.close()
+    assert [trial.intermediate_values for trial in stored_trials(tmp_path)] == [{}]
+
+
+def test_a_database_that_is_behind_the_store_is_brought_up_to_date(tmp_path):
+    settings, driver = preset("tpe"), Driver()
+    search = open_toy(tmp_path / "behind", settings)
+    driver.run(search, 20, until=9)
+    search.publish()
+    search.close()
     with open_toy(tmp_path / "whole", settings) as search:
-        whole.run(search, 20, until=num_before)
-        expected = search.ask()
+        whole = Driver()
+        whole.run(search, 20)
+    with open_toy(tmp_path / "behind", settings) as search:
+        search.sync(list(whole.records.values()), value_of)
 
-    def die(*_):
-        raise KeyboardInterrupt
+    def content(folder):
+        return [
+            (t.number, t.state, t.params, t.intermediate_values, t.user_attrs, None if t.constraints else t.value)
+            for t in stored_trials(folder)
+        ]
 
-    with open_toy(tmp_path / "cut", settings) as search:
-        cut.run(search, 20, until=num_before)
-        with monkeypatch.context() as patch:
-            patch.setattr(study_module, "suggest", die)
-            with pytest.raises(KeyboardInterrupt):
-                search.ask()
-    with open_toy(tmp_path / "cut", settings) as search:
-        search.sync(list(cut.records.values()), value_of)
-        assert search.pending() == [expected]
+    assert content(tmp_path / "behind") == content(tmp_path / "whole")
 
 
-def test_a_trial_that_was_enqueued_when_the_process_was_killed_is_proposed_again(tmp_path, monkeypatch):
-    with open_toy(tmp_path, preset("tpe")) as search, monkeypatch.context() as patch:
-        patch.setattr(optuna.Study, "ask", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            search.ask()
-    with open_toy(tmp_path, preset("tpe")) as search:
-        assert search.pending() == []
-        assert search.ask().origin == "recipe:peft_default"
-    assert len(stored_trials(tmp_path)) == 1
+@pytest.mark.parametrize("state", ["RUNNING", "WAITING", "COMPLETE"])
+def test_a_trial_that_only_the_database_knows_uses_up_its_number(tmp_path, state, caplog):
+    driver = Driver()
+    with open_toy(tmp_path, preset("random", recipes=[])) as search:
+        driver.run(search, 3)
+    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/optuna.db")
+    value = 0.5 if state == "COMPLETE" else None
+    extra = optuna.trial.create_trial(state=optuna.trial.TrialState[state], value=value)
+    optuna.load_study(study_name="sweep/toy", storage=storage).add_trial(extra)
+    storage.engine.dispose()
+    with open_toy(tmp_path, preset("random", recipes=[])) as search:
+        search.sync(list(driver.records.values()), value_of)
+        assert search.ask().number == 4
+    assert "trial 3 has no record" in caplog.text
+    assert stored_trials(tmp_path)[3].state.name == ("COMPLETE" if state == "COMPLETE" else "FAIL")
 
 
 def test_sync_reports_the_rungs_that_optuna_missed(tmp_path):
@@ -177,8 +202,10 @@ def test_a_database_of_another_sweep_is_an_error(tmp_path):
         driver.run(search, 3)
     with open_toy(tmp_path / "two", preset("random", recipes=[]), seed=2) as search:
         search.ask()
-        with pytest.raises(StoreError, match="Move the database away"):
-            search.sync(list(driver.records.values()), value_of)
+    search = open_toy(tmp_path / "two", preset("random", recipes=[]), seed=2)
+    with pytest.raises(StoreError, match="Move the database away"):
+        search.sync(list(driver.records.values()), value_of)
+    search.close()
 
 
 def test_another_space_is_an_error_that_names_the_dimension_and_the_remedy(tmp_path):

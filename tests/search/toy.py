@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import optuna
@@ -19,6 +20,7 @@ from tests.builders import make_measurement, make_spec, make_trial
 CONF = Path(__file__).parents[2] / "conf" / "search"
 RUNGS = (3, 6, 12)
 METRIC = "validation/accuracy"
+START = datetime(2026, 1, 1, tzinfo=UTC)
 SPACE = SearchSpace(
     (
         Dimension(key="lora.r", scale=Scale.LOG2, low=1, high=64, text="tag(log2,interval(1,64))"),
@@ -83,7 +85,8 @@ class Driver:
 
     def admit(self, proposal: Proposal) -> None:
         spec = make_spec(proposal.number, params=proposal.params, study="toy", origin=proposal.origin)
-        self.records[proposal.number] = make_trial(spec=spec, state=TrialState.RUNNING, chunks=0)
+        trial = make_trial(spec=spec, state=TrialState.RUNNING, chunks=0, notes=proposal.notes)
+        self.records[proposal.number] = trial
 
     def advance(self, search: Search, number: int) -> None:
         record = self.records[number]
@@ -99,9 +102,10 @@ class Driver:
             self.finish(search, number, TrialState.COMPLETE)
 
     def finish(self, search: Search, number: int, state: TrialState) -> None:
-        record = self.records[number]
-        self.records[number] = replace(record, state=state)
-        search.tell(number, state=state, value=value_of(record))
+        finished_at = START + timedelta(seconds=sum(record.state.is_finished for record in self.records.values()))
+        record = replace(self.records[number], state=state, finished_at=finished_at.isoformat())
+        self.records[number] = record
+        search.tell(number, state=state, value=value_of(record), finished_at=finished_at)
 
     @property
     def proposals(self) -> list[tuple[int, str, dict[str, object]]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.store import paths
-from sweeper.store.paths import OutputsPaths, SweepPaths, TrialPaths
+from sweeper.store.paths import OutputsPaths, SweepPaths, TrialPaths, unfinished_folder
 
 ROOT = Path(__file__).parents[2]
 LITERALS = re.compile(
@@ -31,12 +31,14 @@ def test_the_layout_names_every_file_of_a_sweep(sweep):
 
 def test_files_of_studies_trials_and_sessions(sweep):
     trial = sweep.trial("toy", 7)
-    found = [sweep.study_record("toy"), trial.record, trial.checkpoint(5), trial.adapter, sweep.session(3)]
+    found = [sweep.study_record("toy"), trial.record, trial.checkpoint(5), trial.adapter, trial.rung_adapter(4)]
+    found.append(sweep.session(3))
     assert [str(path.relative_to(sweep.root)) for path in found] == [
         "studies/toy/study.json",
         "studies/toy/trials/0007/trial.json",
         "studies/toy/trials/0007/checkpoint-5.safetensors",
         "studies/toy/trials/0007/adapter",
+        "studies/toy/trials/0007/adapter-chunk-4",
         "sessions/0003.json",
     ]
     assert sweep.session(3, ".md").name == "0003.md"
@@ -54,10 +56,13 @@ def test_trials_are_found_by_number_and_other_files_are_left_out(sweep):
 
 def test_unfinished_files_of_a_trial_are_found(tmp_path):
     trial = TrialPaths(tmp_path)
-    trial.new_adapter.mkdir()
+    unfinished = [unfinished_folder(folder) for folder in (trial.adapter, trial.rung_adapter(4))]
+    for folder in (*unfinished, trial.adapter, trial.rung_adapter(2)):
+        folder.mkdir()
     trial.record.with_name(".trial.json.tmp").touch()
     trial.record.touch()
-    assert trial.unfinished() == [tmp_path / ".trial.json.tmp", trial.new_adapter]
+    assert sorted(trial.unfinished()) == sorted([tmp_path / ".trial.json.tmp", *unfinished])
+    assert trial.rung_adapters() == [trial.rung_adapter(2)]
 
 
 def test_sweeps_are_the_folders_with_a_sweep_json(tmp_path):

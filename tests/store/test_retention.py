@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from sweeper.store.retention import adapters_to_keep
+from sweeper.store.retention import adapters_to_keep, rung_adapter_to_keep
 from sweeper.types import Phase, TrialState
-from tests.builders import make_default, make_study, make_trial
+from tests.builders import make_default, make_measurement, make_study, make_trial
 
 
 def kept(records, num_best, **changes):
@@ -46,3 +46,31 @@ def test_trials_that_did_not_complete_have_none():
         make_trial(n, 0.99, state=state) for n, state in enumerate(TrialState) if state is not TrialState.COMPLETE
     ]
     assert kept(others, 3) == set()
+
+
+def kept_rung(*values, state=TrialState.RUNNING, keeps_adapter=True):
+    measurements = tuple(make_measurement(4 * position, value) for position, value in enumerate(values, start=1))
+    trial = make_trial(0, state=state, measurements=measurements)
+    return rung_adapter_to_keep(make_study(), trial, keeps_adapter=keeps_adapter)
+
+
+def test_a_running_trial_keeps_the_adapter_of_its_best_rung_so_far():
+    assert kept_rung() is None
+    assert kept_rung(0.5) == 4
+    assert kept_rung(0.5, 0.4) == 4
+    assert kept_rung(0.5, 0.5) == 8
+    assert kept_rung(0.5, keeps_adapter=False) == 4
+
+
+def test_a_complete_trial_keeps_that_of_an_earlier_rung_only_if_it_scored_higher_than_the_last():
+    assert kept_rung(0.5, 0.9, 0.8, state=TrialState.COMPLETE) == 8
+    assert kept_rung(0.5, 0.8, 0.8, state=TrialState.COMPLETE) is None
+
+
+def test_a_complete_trial_that_keeps_no_adapter_keeps_none_of_a_rung():
+    assert kept_rung(0.5, 0.9, 0.8, state=TrialState.COMPLETE, keeps_adapter=False) is None
+
+
+@pytest.mark.parametrize("state", [TrialState.PRUNED, TrialState.FAILED, TrialState.INFEASIBLE])
+def test_a_trial_that_did_not_complete_keeps_none_of_a_rung(state):
+    assert kept_rung(0.5, 0.4, state=state) is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 
 import pytest
 from hypothesis import given, settings
@@ -172,6 +173,25 @@ def test_an_adapter_that_was_half_written_by_a_killed_process_does_no_harm(store
     assert files(store.adapter_dir(STUDY, 0)) == ["adapter_config.json"]
 
 
+def test_adapters_of_rungs_are_named_by_their_chunks_and_dropped_but_one(store):
+    store.write_trial(trial(chunks=4))
+    store.write_rung_adapter(STUDY, 0, 2, {"adapter_config.json": b"two"})
+    store.write_rung_adapter(STUDY, 0, 4, {"adapter_config.json": b"four"})
+    assert files(store.paths.trial(STUDY, 0).folder) == ["adapter-chunk-2", "adapter-chunk-4", "trial.json"]
+    store.drop_rung_adapters(STUDY, 0, but=4)
+    assert files(store.paths.trial(STUDY, 0).folder) == ["adapter-chunk-4", "trial.json"]
+    assert (store.rung_adapter_dir(STUDY, 0, 4) / "adapter_config.json").read_bytes() == b"four"
+    store.drop_rung_adapters(STUDY, 0, but=None)
+    assert files(store.paths.trial(STUDY, 0).folder) == ["trial.json"]
+
+
+def test_the_adapter_of_the_last_chunk_and_those_of_rungs_are_dropped_separately(store):
+    store.write_adapter(STUDY, 0, {"adapter_config.json": b"{}"})
+    store.write_rung_adapter(STUDY, 0, 4, {"adapter_config.json": b"{}"})
+    store.drop_adapter(STUDY, 0)
+    assert files(store.paths.trial(STUDY, 0).folder) == ["adapter-chunk-4"]
+
+
 # A kill at any moment.
 
 
@@ -228,6 +248,36 @@ def test_a_kill_while_an_adapter_is_written_leaves_the_trial_running(store, kill
         store.write_adapter(STUDY, 0, {"adapter_config.json": b"{}"})
     assert store.read_trial(STUDY, 0).state is TrialState.RUNNING
     assert not store.adapter_dir(STUDY, 0).exists()
+
+
+def test_a_kill_while_a_rung_is_written_leaves_the_adapter_of_the_rung_before(store, kill_at, monkeypatch):
+    store.write_rung_adapter(STUDY, 0, 2, {"adapter_config.json": b"two"})
+    store.write_trial(trial(chunks=2), b"two")
+    kill_at(1)
+    with pytest.raises(Killed):
+        store.write_rung_adapter(STUDY, 0, 4, {"adapter_config.json": b"four"})
+    monkeypatch.undo()
+    assert (store.rung_adapter_dir(STUDY, 0, 2) / "adapter_config.json").read_bytes() == b"two"
+    assert not store.rung_adapter_dir(STUDY, 0, 4).exists()
+    store.tidy(store.read_trial(STUDY, 0))
+    assert files(store.paths.trial(STUDY, 0).folder) == ["adapter-chunk-2", "checkpoint-2.safetensors", "trial.json"]
+
+
+def test_a_kill_while_an_adapter_of_a_rung_is_dropped_leaves_no_part_of_it(store, monkeypatch):
+    store.write_trial(trial(chunks=2))
+    store.write_rung_adapter(STUDY, 0, 2, {"adapter_config.json": b"two"})
+
+    def killed(_folder, **_options):
+        raise Killed
+
+    real = shutil.rmtree
+    monkeypatch.setattr("sweeper.store.trials.shutil.rmtree", lambda f, **o: real(f, **o) if o else killed(f))
+    with pytest.raises(Killed):
+        store.drop_rung_adapters(STUDY, 0, but=None)
+    monkeypatch.undo()
+    assert not store.rung_adapter_dir(STUDY, 0, 2).exists()
+    store.tidy(store.read_trial(STUDY, 0))
+    assert files(store.paths.trial(STUDY, 0).folder) == ["trial.json"]
 
 
 def test_a_file_is_replaced_only_when_it_is_complete(tmp_path, monkeypatch):

@@ -33,7 +33,7 @@ def test_the_default_recipe_is_a_reference_only_outside_the_space_and_changes_no
 
 @pytest.mark.parametrize(
     "params",
-    [{"lora.r": 8}, {"lora.r": 8.0, "lora.alpha_ratio": 1}, {"lora.r": 16}, {"lora.r": 8, "train.head_lr_ratio": 10}],
+    [{"lora.r": 8}, {"lora.r": 8.0, "lora.alpha_ratio": 1}, {"lora.r": 16}, {"lora.r": 8, "train.head_lr_ratio": 30}],
 )
 def test_a_reference_that_equals_a_recipe_of_the_search_is_not_trained_again(params):
     assert names_of([Recipe(name="same", params=params), PLAIN]) == {FIRST + 2: "plain"}

@@ -10,6 +10,7 @@ import pytest
 from sweeper.config.settings import BudgetSettings, NotifySettings, SweepSettings
 from sweeper.display.progress import study_progress
 from sweeper.display.summary import failures_since, session_line, summary_text, summary_title
+from sweeper.figures.tally import TrialTally
 from sweeper.store.ledger import Ledger
 from sweeper.store.serialization import to_bytes
 from sweeper.store.sessions import Prediction, SessionLog, SessionRecord, StudyTally
@@ -36,7 +37,8 @@ LATER = "2026-01-02T01:00:00+00:00"
 
 
 def progress_of(trials, *, budget=10):
-    return study_progress(make_study(), trials, budget=budget, wall_s=90.0, default="peft_default")
+    study = make_study()
+    return study_progress(study, TrialTally(study, trials), budget=budget, wall_s=90.0, default="peft_default")
 
 
 def text_of(session=SESSION, *, trials=None, earlier=(), failures=None, budget=OVERNIGHT):

@@ -20,7 +20,7 @@ from sweeper.track.mlflow_view import (
     summary,
 )
 from sweeper.types import Failure, FailureKind, TrialState
-from tests.builders import make_measurement, make_spec
+from tests.builders import make_history, make_measurement, make_spec
 from tests.track.builders import complete, study, trial
 
 
@@ -65,6 +65,14 @@ def test_tags_show_state_origin_and_data():
     tags = run_tags(study(), complete(), "s1")
     expected = {"state": "complete", "origin": "tpe", "seed": "5", "sweep": "s1", "dataset_fingerprint": "c0ffee" * 10}
     assert expected.items() <= tags.items()
+
+
+def test_a_tag_names_the_best_rung_if_an_earlier_one_scored_higher():
+    assert run_tags(study(), complete(), "s1")["best_rung"] == "best after chunk 4 of 6"
+    assert run_tags(study(epochs=3), complete(), "s1")["best_rung"] == "best after epoch 2 of 3"
+    rising = complete(measurements=make_history(6, (0.6, 0.7, 0.8)))
+    assert "best_rung" not in run_tags(study(), rising, "s1")
+    assert "best_rung" not in run_tags(study(), replace(complete(), state=TrialState.PRUNED), "s1")
 
 
 def test_a_failure_is_shown_in_tags_and_in_the_description():
@@ -115,6 +123,12 @@ def test_the_summary_has_best_and_final_scores():
     assert (values["best/accuracy"], values["final/accuracy"]) == (0.8, 0.7)
 
 
+def test_the_best_scores_of_tied_rungs_are_those_of_the_later():
+    metrics = [{"validation/accuracy": value, "validation/loss": loss} for value, loss in ((0.8, 0.5), (0.8, 0.25))]
+    tied = complete(measurements=tuple(make_measurement(n, metrics=each) for n, each in enumerate(metrics, start=1)))
+    assert {point.key: point.value for point in summary(study(), tied)}["best/loss"] == 0.25
+
+
 def test_the_best_score_of_a_loss_is_the_lowest():
     values = {p.key: p.value for p in summary(study(direction="minimize"), complete())}
     assert values["best/accuracy"] == 0.6
@@ -127,5 +141,5 @@ def test_the_summary_has_the_cost_even_without_a_score():
 
 def test_the_note_describes_objective_space_references_and_where_the_view_is():
     note = experiment_note(study(references={"frozen_probe": {"accuracy": 0.65}}), "s1", "#/here")
-    for part in ("validation/accuracy", "tag(log2,interval(1,64))", "frozen_probe", "0.6500", "(#/here)", "1000 train"):
+    for part in ("validation/accuracy", "tag(log2,interval(1,64))", "**probe**", "0.6500", "(#/here)", "1000 train"):
         assert part in note

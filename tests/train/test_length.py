@@ -8,10 +8,14 @@ from sweeper.train.chunks import ChunkPlan, choose_chunks_per_epoch, choose_epoc
 
 
 def test_small_datasets_get_more_epochs_and_large_ones_no_fewer_than_two():
-    epochs = [choose_epochs(rows) for rows in (50, 250, 500, 1000, 4000, 100_000)]
+    epochs = [choose_epochs(rows, 6) for rows in (50, 250, 500, 1000, 4000, 100_000)]
     assert epochs == sorted(epochs, reverse=True)
     assert epochs[-1] == 2
-    assert epochs[0] > epochs[3] >= 3
+    assert epochs[0] > epochs[1] > epochs[3]
+
+
+def test_many_labels_get_more_epochs():
+    assert choose_epochs(1000, 47) > choose_epochs(1000, 2)
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 5, 8, 12, 20])

@@ -140,7 +140,20 @@ def test_trials_are_trained_scored_at_rungs_and_finish_with_adapters(worker):
         is_last = chunk == CHUNKS
         assert report.adapters.keys() == ({1, 2} if is_last else set())
         assert report.checkpoints.keys() == (set() if is_last else {1, 2})
+        assert report.rung_adapters.keys() == ({1, 2} if chunk in RUNGS and not is_last else set())
     assert worker.answer(ChunkRequest()).measurements == {}
+
+
+def test_the_adapter_of_a_rung_has_the_format_of_the_last_and_the_weights_of_its_chunk(worker):
+    reports = [worker.answer(admit(trial(1)))] + [worker.answer(ChunkRequest()) for _ in range(CHUNKS - 1)]
+    last = reports[-1].adapters[1]
+    at_rungs = [report.rung_adapters[1] for report in reports if report.rung_adapters]
+    assert len(at_rungs) == len(RUNGS) - 1
+    for found in at_rungs:
+        assert found["adapter_config.json"] == last["adapter_config.json"]
+        weights, final = load(found["adapter_model.safetensors"]), load(last["adapter_model.safetensors"])
+        assert weights.keys() == final.keys()
+        assert any(not torch.equal(weights[name], final[name]) for name in final)
 
 
 def test_a_trial_learns(disk):

@@ -1,7 +1,7 @@
 """Whether one score is better than another by more than the noise of the validation rows.
 
-Pure functions of records, standard library only. Live view, best.json and report use these for all comparisons.
-`sweeper.figures.ranking` decides which trial is best.
+Terminal, best.json and report use these for all comparisons. `ranking` decides which trial is best, `baselines` what a
+best trial must beat.
 """
 
 from __future__ import annotations
@@ -17,41 +17,14 @@ from sweeper.types import StudyRecord, TrialRecord, TrialState
 __all__ = [
     "NOISE_ERRORS",
     "Comparison",
-    "baseline",
     "compare",
     "compare_with_default",
-    "probe_value",
     "selection_optimism",
     "standard_error",
-    "untuned_value",
 ]
 
 NOISE_ERRORS = 2.0
 """A difference of at most this many standard errors is called noise (about 95 % confidence)."""
-
-
-def probe_value(study: StudyRecord) -> float | None:
-    """Return the objective of a logistic regression on the frozen model's features; None if it was not measured."""
-    return _reference_value(study, "frozen_probe")
-
-
-def untuned_value(study: StudyRecord) -> float | None:
-    """Return the objective of the base model without an adapter; None if it was not measured."""
-    return _reference_value(study, "untuned")
-
-
-def baseline(study: StudyRecord) -> tuple[str, float] | None:
-    """Return name (``probe`` or ``untuned``) and objective of the score without fine-tuning; None if not measured."""
-    for name, value in (("probe", probe_value(study)), ("untuned", untuned_value(study))):
-        if value is not None:
-            return name, value
-    return None
-
-
-def _reference_value(study: StudyRecord, name: str) -> float | None:
-    metrics = study.references.get(name, {})
-    value = metrics.get(study.metric, metrics.get(study.metric.removeprefix("validation/")))
-    return value if value is not None and math.isfinite(value) else None
 
 
 def standard_error(study: StudyRecord, value: float | None) -> float | None:

@@ -1,8 +1,12 @@
+"""Whether one score is better than another by more than noise."""
+
+from __future__ import annotations
+
 import math
 
 import pytest
 
-from sweeper.analysis import compare as c
+from sweeper.figures import comparison as c
 from tests.builders import make_study, make_trial
 
 
@@ -55,9 +59,3 @@ def test_selection_optimism_grows_with_the_number_of_trials():
 
 def test_one_trial_has_no_selection_optimism():
     assert c.selection_optimism(make_study(), [make_trial(0, 0.9)]) == 0.0
-
-
-def test_the_probe_is_read_with_the_metric_of_the_study():
-    assert c.probe_value(make_study()) == 0.82
-    assert c.probe_value(make_study(metric="validation/macro_f1")) == 0.8
-    assert c.probe_value(make_study(references={})) is None

@@ -1,0 +1,64 @@
+"""Which rung of a trial scored best, and by how much choosing it instead of the last one raises the scores.
+
+The objective of a trial is its score at the last rung. The best of several noisy scores is too high on average, so the
+best rung is reported, and its adapter kept (`sweeper.store.retention`), but trials are not ranked by it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from sweeper.types import Measurement, StudyRecord, TrialRecord, TrialState
+
+__all__ = ["best_rung", "best_rung_text", "better_rung", "rung_epoch", "rung_optimism"]
+
+
+def best_rung(study: StudyRecord, trial: TrialRecord) -> Measurement | None:
+    """Return the rung of a trial with the best finite objective; None before the first.
+
+    Ties go to the later rung: an earlier adapter is worth keeping only if it scored higher than the last.
+    """
+    best: Measurement | None = None
+    for rung in trial.measurements:
+        if not math.isfinite(rung.metrics.get(study.metric, math.nan)):
+            continue
+        if best is None or not study.is_better(best.metrics[study.metric], rung.metrics[study.metric]):
+            best = rung
+    return best
+
+
+def better_rung(study: StudyRecord, trial: TrialRecord) -> Measurement | None:
+    """Return the `best_rung` of a trial if it scored higher than the last; otherwise None."""
+    best, last = best_rung(study, trial), trial.last_rung
+    return None if best is None or last is None or best.chunk == last.chunk else best
+
+
+def rung_epoch(study: StudyRecord, rung: Measurement) -> float:
+    """Return the number of epochs trained up to a rung."""
+    return rung.chunk * study.epochs / study.num_chunks
+
+
+def best_rung_text(study: StudyRecord, trial: TrialRecord) -> str:
+    """Return e.g. ``best after epoch 2 of 3``; empty if no earlier rung scored higher than the last."""
+    rung = better_rung(study, trial)
+    if rung is None:
+        return ""
+    return f"best after epoch {rung_epoch(study, rung):.3g} of {study.epochs}"
+
+
+def rung_optimism(study: StudyRecord, trials: Iterable[TrialRecord]) -> float | None:
+    """Return by how much the scores of complete trials would rise on average if each counted at its best rung.
+
+    Returns:
+        The mean gain of the best rung over the last, never negative; None without a complete trial.
+    """
+    gains = [
+        abs(best.metrics[study.metric] - trial.last_rung.metrics[study.metric])
+        for trial in trials
+        if trial.state is TrialState.COMPLETE
+        and trial.last_rung is not None
+        and math.isfinite(trial.last_rung.metrics.get(study.metric, math.nan))
+        and (best := best_rung(study, trial)) is not None
+    ]
+    return sum(gains) / len(gains) if gains else None

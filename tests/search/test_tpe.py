@@ -1,0 +1,45 @@
+"""TPE draws what Optuna would draw from the same trials."""
+
+from __future__ import annotations
+
+import optuna
+
+from sweeper.search.distributions import distributions, from_stored
+from sweeper.search.proposals import trial_seed
+from sweeper.search.tpe import draw
+from tests.search.test_mirror import LIMIT, make_mirror
+from tests.search.toy import SPACE
+
+
+def drawn_by_optuna(trials, *, number, seed):
+    """Return what a study with these trials proposes; each trial is copied into it."""
+    sampler = optuna.samplers.TPESampler(
+        seed=trial_seed(seed, number), multivariate=True, constant_liar=True, n_startup_trials=1
+    )
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study.add_trials(trials)
+    return from_stored(SPACE, study.ask(distributions(SPACE)).params)
+
+
+def test_below_the_limit_the_draw_is_that_of_all_trials():
+    mirror = make_mirror(120)
+    found = draw(SPACE, mirror.for_model(LIMIT), seed=5, number=len(mirror), maximize=True)
+    assert found == drawn_by_optuna(mirror.trials, number=len(mirror), seed=5)
+
+
+def test_the_draw_reads_no_other_trials():
+    mirror = make_mirror(2_000)
+    trials = mirror.for_model(LIMIT)
+    found = draw(SPACE, trials, seed=5, number=len(mirror), maximize=True)
+    assert found == drawn_by_optuna(trials, number=len(mirror), seed=5)
+
+
+def test_the_first_trial_is_read_too():
+    """The trial that Optuna draws has number 0 in an empty study, and TPE ignores that number."""
+    mirror = make_mirror(30)
+    without = [trial for trial in mirror.trials if trial.number]
+
+    def draws(trials):
+        return [draw(SPACE, trials, seed=seed, number=33, maximize=True) for seed in range(20)]
+
+    assert draws(mirror.trials) != draws(without)
