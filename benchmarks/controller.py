@@ -15,11 +15,10 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import psutil
 from rich.console import Console
@@ -30,7 +29,7 @@ sys.path.insert(0, str(ROOT))  # run as a script, from any folder
 from benchmarks.record import Results  # noqa: E402  after the path is set
 from sweeper.display.live_view import LiveView  # noqa: E402
 from sweeper.display.progress import study_progress  # noqa: E402
-from sweeper.execute.base import Reply, Request, Worker, WorkerHandle  # noqa: E402
+from sweeper.execute.base import Reply, Request, WorkerHandle  # noqa: E402
 from sweeper.store.provenance import collect  # noqa: E402
 from tests.control.bench import Bench, KilledExecutor  # noqa: E402
 
@@ -71,11 +70,12 @@ def main() -> None:
 
 def measure(folder: Path, *, trials: int, workers: int = 8, lanes: int = 8) -> list[Part]:
     """Run a sweep of fake trials in ``folder``; return ten parts of it."""
-    bench = _Bench(folder, num_trials=trials, num_workers=workers, lanes=lanes, keep_adapters=20)
+    bench = Bench(folder, num_trials=trials, num_workers=workers, lanes=lanes, keep_adapters=20)
     bench.search = replace(bench.search, num_startup_trials=10)
     bench.events = deque(maxlen=1)
     recorder = _Recorder(bench, size=max(1, trials // 10))
-    bench.recorder = recorder
+    _Executor.recorder = recorder
+    bench._executor = _Executor
     recorder.begin()
     bench.run(on_change=recorder)
     return recorder.parts
@@ -158,15 +158,6 @@ class _Handle:
             waits = self._recorder.rung_waits_s if self._is_rung else self._recorder.waits_s
             waits.append(time.perf_counter() - self._reported_s)
         self._handle.send(request)
-
-
-class _Bench(Bench):
-    recorder: _Recorder
-
-    def _executor(self, make_worker: Callable[[int], Worker], num_workers: int, **options: Any) -> _Executor:
-        executor = _Executor(make_worker, num_workers, **options)
-        executor.recorder = self.recorder
-        return executor
 
 
 def _ms(seconds: Sequence[float], quantile: float) -> float:

@@ -8,7 +8,7 @@ import os
 import random
 import select
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableSequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -60,7 +60,7 @@ class FakeWorker:
         *,
         num_chunks: int = 4,
         rungs: tuple[int, ...] = (2, 4),
-        events: list[tuple[int, str, tuple[int, ...]]] | None = None,
+        events: MutableSequence[tuple[int, str, tuple[int, ...]]] | None = None,
         index: int = 0,
         before: Callable[[tuple[int, ...]], None] = lambda _numbers: None,
         fails: Callable[[TrialSpec, int], Failure | None] = lambda _spec, _chunk: None,

@@ -11,6 +11,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeVar
 
 import optuna
@@ -137,7 +138,7 @@ class StudyDatabase:
         """
         for start in range(0, len(trials), _BATCH):
             batch = trials[start : start + _BATCH]
-            self._retry(lambda connection, batch=batch: self._write(connection, batch))
+            self._retry(partial(self._write, trials=batch))
 
     def _retry(self, call: Callable[[sa.Connection], T]) -> T:
         """Make a call in a transaction of its own, and retry it while the database fails."""

@@ -37,7 +37,7 @@ def draw(
     sampler = optuna.samplers.TPESampler(
         seed=trial_seed(seed, number), multivariate=True, constant_liar=True, n_startup_trials=1
     )
-    direction = "maximize" if maximize else "minimize"
+    direction = optuna.study.StudyDirection.MAXIMIZE if maximize else optuna.study.StudyDirection.MINIMIZE
     study = optuna.create_study(storage=_Snapshot(trials, number), sampler=sampler, direction=direction)
     return from_stored(space, study.ask(distributions(space)).params)
 

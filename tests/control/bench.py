@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableSequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -100,7 +100,7 @@ class Bench:
     speeds: tuple[int, ...] = ()
     shutdown: ShutdownRequest = field(default_factory=ShutdownRequest)
     clock: Clock = utc_now
-    events: list[tuple[int, str, tuple[int, ...]]] = field(default_factory=list)
+    events: MutableSequence[tuple[int, str, tuple[int, ...]]] = field(default_factory=list)
     controller: Controller | None = None
     runs: list[StudyRun] = field(default_factory=list)
     """The studies of the last session."""

@@ -66,9 +66,9 @@ def test_every_chunk_is_written_once_with_the_decision_about_it(tmp_path, monkey
 def test_no_decision_waits_for_the_database(tmp_path, monkeypatch):
     is_over, real, waited = threading.Event(), StudyDatabase._write, []
 
-    def write(*arguments):
+    def write(*arguments, **options):
         waited.append(is_over.wait(60.0))
-        real(*arguments)
+        real(*arguments, **options)
 
     monkeypatch.setattr(StudyDatabase, "_write", write)
     bench = Bench(tmp_path, num_trials=8, search=no_pruning())

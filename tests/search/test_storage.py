@@ -125,7 +125,7 @@ def test_a_write_that_failed_halfway_is_repeated_as_a_whole(tmp_path, quick, mon
 
 
 def test_a_full_disk_is_reported_without_retries(tmp_path, quick, monkeypatch):
-    def write(*_):
+    def write(*_, **__):
         raise sqlalchemy.exc.OperationalError("INSERT", {}, Exception("database or disk is full"))
 
     monkeypatch.setattr(StudyDatabase, "_write", write)
