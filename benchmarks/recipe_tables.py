@@ -44,10 +44,8 @@ def render(rows: Sequence[Row]) -> str:
     return "# Recipes\n\n" + _INTRODUCTION + "\n\n" + "\n\n".join([*parts, _early(rows), _best_rung(rows)]) + "\n"
 
 
-_INTRODUCTION = """Written by `python benchmarks/recipes.py`.
-
-MiniLM, r=8, alpha=8, dropout 0, learning rate 0.001, unless
-a table says otherwise. Validation accuracy on 400 rows (300 for trec_entity): the standard error is 0.015 to 0.025.
+_INTRODUCTION = """Made by `python benchmarks/recipes.py`. MiniLM, r=8, alpha=8, dropout 0, learning rate 0.001, unless a
+table says otherwise. Validation accuracy on 400 rows (300 for trec_entity): the standard error is 0.015 to 0.025.
 Means over seeds."""
 
 
@@ -95,7 +93,8 @@ def _default_rows(by_plan: Mapping[str, Sequence[Row]]) -> list[Row]:
 
     ratio = TrainSettings().head_lr_ratio
     nearest = min((1.0, 10.0, 30.0, 100.0), key=lambda known: abs(known - ratio))
-    return [r for r in by_plan["head"] if r["params"][_RATIO] == nearest and r["params"][_INIT] == "random"]
+    wanted = (nearest, TrainSettings().head_init)
+    return [r for r in (*by_plan["head"], *by_plan["probe"]) if _head_of(r) == wanted]
 
 
 def _length(rows: Sequence[Row], by_plan: Mapping[str, Sequence[Row]]) -> str:

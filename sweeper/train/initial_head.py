@@ -24,7 +24,7 @@ __all__ = ["STRENGTH", "head_values", "initial_head", "model_identity"]
 
 STRENGTH = 0.1
 """Strength of the probe. A stronger one predicts better at first, but leaves little loss on the training rows, and so
-little for the adapter to learn from: on 47 labels, trials then end 0.16 lower (benchmarks/results/recipes.md)."""
+little for the adapter to learn from: on 47 labels, trials then end 0.12 lower (benchmarks/results/recipes.md)."""
 _VERSION = 2
 
 
