@@ -44,8 +44,8 @@ def render(rows: Sequence[Row]) -> str:
     return "# Recipes\n\n" + _INTRODUCTION + "\n\n" + "\n\n".join([*parts, _early(rows), _best_rung(rows)]) + "\n"
 
 
-_INTRODUCTION = """Made by `python benchmarks/recipes.py`. MiniLM, r=8, alpha=8, dropout 0, learning rate 0.001, unless a
-table says otherwise. Validation accuracy on 400 rows (300 for trec_entity): the standard error is 0.015 to 0.025.
+_INTRODUCTION = """Made by `python benchmarks/recipes.py`. MiniLM, r=8, alpha=8, dropout 0, learning rate 0.001, unless
+a table says otherwise. Validation accuracy on 400 rows (300 for trec_entity): the standard error is 0.015 to 0.025.
 Means over seeds."""
 
 
