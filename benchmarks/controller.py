@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def measure(folder: Path, *, trials: int, workers: int = 8, lanes: int = 8) -> list[Part]:
-    """Run a sweep of fake trials in ``folder``; return ten parts of it."""
+    """Run a sweep of fake trials in ``folder``; return about ten parts of it."""
     bench = Bench(folder, num_trials=trials, num_workers=workers, lanes=lanes, keep_adapters=20)
     bench.search = replace(bench.search, num_startup_trials=10)
     bench.events = deque(maxlen=1)
@@ -107,8 +107,10 @@ class _Recorder:
         progress = study_progress(run.record, run.tally, budget=budget, wall_s=run.tally.wall_s(), default=recipe)
         controller.forecast.ends_at(self._bench.num_workers)
         self._view.update([progress])
-        if run.tally.num_finished >= self._size * (len(self.parts) + 1):
-            self._end(run.tally.num_finished)
+        finished = run.tally.num_finished
+        new = finished - (self.parts[-1].trials if self.parts else 0)
+        if new >= self._size or (new and finished == budget):
+            self._end(finished)
 
     def _end(self, num_finished: int) -> None:
         cpu_s = time.process_time() - self._begun_s - self.workers_s

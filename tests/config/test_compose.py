@@ -71,7 +71,7 @@ def test_the_space_is_given_in_hydras_sweep_grammar():
         "lora.alpha_ratio": (Scale.LOG, (0.25, 8)),
         "train.learning_rate": (Scale.LOG, (1e-4, 1e-2)),
         "lora.dropout": (Scale.LINEAR, (0, 0.2)),
-        "train.head_lr_ratio": (Scale.LOG, (1, 100)),
+        "train.head_lr_ratio": (Scale.LOG, (3, 100)),
     }
 
 

@@ -45,7 +45,7 @@ def test_a_rung_prunes_only_when_enough_trials_were_scored_there(tmp_path):
         falling = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
         decisions = [search.report(n, chunk=3, value=v) for n, v in zip(numbers, falling, strict=False)]
         good = search.report(numbers[6], chunk=3, value=0.85)
-    assert decisions == [Decision.CONTINUE] * 4 + [Decision.STOP] * 2
+    assert decisions == [Decision.CONTINUE] * 3 + [Decision.STOP] * 3
     assert good is Decision.CONTINUE
 
 

@@ -68,7 +68,6 @@ def test_tags_show_state_origin_and_data():
 
 
 def test_a_tag_names_the_best_rung_if_an_earlier_one_scored_higher():
-    assert run_tags(study(), complete(), "s1")["best_rung"] == "best after chunk 4 of 6"
     assert run_tags(study(epochs=3), complete(), "s1")["best_rung"] == "best after epoch 2 of 3"
     rising = complete(measurements=make_history(6, (0.6, 0.7, 0.8)))
     assert "best_rung" not in run_tags(study(), rising, "s1")

@@ -322,7 +322,8 @@ def test_probes_are_given_as_references(disk):
 
 def test_a_head_from_a_probe_is_the_same_in_every_worker_and_fitted_once(worker, disk, monkeypatch):
     probed, other_seed = trial(1, **{"train.head_init": "probe"}), trial(2, seed=7, **{"train.head_init": "probe"})
-    details = worker.answer(admit(trial(0, seed=1), probed, other_seed)).details
+    random = trial(0, seed=1, **{"train.head_init": "random"})
+    details = worker.answer(admit(random, probed, other_seed)).details
     assert details[0]["initial_hash"] != details[1]["initial_hash"]
     heads = [worker._initial_head(worker._study, each) for each in (probed, other_seed)]
     assert torch.equal(*heads)
@@ -336,7 +337,9 @@ def test_a_head_from_a_probe_knows_something_at_the_start(disk):
     worker = started(disk)
     worker.answer(study(disk, rungs=(1, 2, 3, 4)))
     still = {"train.learning_rate": 1e-8}
-    report = worker.answer(admit(trial(0, **still), trial(1, **{"train.head_init": "probe", **still})))
+    report = worker.answer(
+        admit(trial(0, **{"train.head_init": "random", **still}), trial(1, **{"train.head_init": "probe", **still}))
+    )
     scores = [report.measurements[number].metrics["validation/accuracy"] for number in (0, 1)]
     assert scores[1] >= scores[0] + 0.1
 
