@@ -132,6 +132,7 @@ def _study(
         "num_rows": dict(study.num_rows),
         "num_available": study.num_available or None,
         "validation_rows": study.num_rows.get("validation", 0),
+        "epochs": study.epochs,
         "space": dict(study.space),
     }
 

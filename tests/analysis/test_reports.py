@@ -236,6 +236,7 @@ def test_the_best_rung_is_reported_if_it_scored_higher_than_the_last(tmp_path):
 def test_a_best_rung_whose_adapter_is_gone_is_reported_without_it(tmp_path):
     report, study = report_of(tmp_path, [make_trial(1, measurements=rungs_of(0.85, 0.92, 0.9))])
     assert study["best"]["best_rung"] == {"chunk": 8, "epoch": 2.0, "value": 0.92, "adapter": None}
+    assert "; 3 epochs a trial; " in report
     assert "It was **best after epoch 2 of 3**, with 0.9200.\n" in report
 
 
