@@ -98,18 +98,14 @@ def _default_rows(by_plan: Mapping[str, Sequence[Row]]) -> list[Row]:
 
 
 def _length(rows: Sequence[Row], by_plan: Mapping[str, Sequence[Row]]) -> str:
-    heads = [(10.0, "random"), (30.0, "random"), (10.0, "probe")]
+    heads = [(10.0, "random"), (30.0, "random"), (10.0, "probe"), (30.0, "probe")]
     same = [r for r in [*by_plan["head"], *by_plan["probe"]] if r["seed"] == 0 and _head_of(r) in heads]
     found: dict[tuple[str, int], dict[tuple[float, str], float]] = defaultdict(dict)
     about: dict[str, Row] = {}
     for row in [*same, *rows]:
         found[row["dataset"], row["epochs"]][_head_of(row)] = row["accuracy"][-1]
         about[row["dataset"]] = row
-    lengths = [
-        key
-        for key in sorted(found, key=lambda key: (list(about).index(key[0]), key[1]))
-        if len(found[key]) == len(heads)
-    ]
+    lengths = [key for key in sorted(found, key=lambda key: (list(about).index(key[0]), key[1])) if len(found[key]) > 1]
     lines = [
         [
             name,
@@ -117,7 +113,7 @@ def _length(rows: Sequence[Row], by_plan: Mapping[str, Sequence[Row]]) -> str:
             about[name]["rows"],
             epochs,
             epochs * about[name]["rows"],
-            *(_score(found[name, epochs][h]) for h in heads),
+            *(_score(found[name, epochs].get(h)) for h in heads),
         ]
         for name, epochs in lengths
     ]

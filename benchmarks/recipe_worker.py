@@ -30,6 +30,7 @@ from sweeper.types import Admission, ChunkReport, ChunkRequest, TrialSpec, Trial
 
 __all__ = ["RecipeWorker"]
 
+_INIT = "train.head_init"
 _CHUNKS = 12
 """About how many chunks a trial has."""
 _SCORES = 4
@@ -107,7 +108,9 @@ class RecipeWorker(TrainingWorker):
         self._apply(shared)
         template = TrialTemplate("recipes", Hyperparameters.of(settings), first["seed"])
         specs = [
-            template.spec(number, {k: v for k, v in job["params"].items() if k not in _EXTRAS}, "bench")
+            template.spec(
+                number, {_INIT: "random", **{k: v for k, v in job["params"].items() if k not in _EXTRAS}}, "bench"
+            )
             for number, job in enumerate(jobs)
         ]
         self._held_out_strength = {n for n, job in enumerate(jobs) if job["params"].get("held_out_strength")}

@@ -83,10 +83,17 @@ def plan_lr() -> Iterator[Job]:
 
 def plan_length() -> Iterator[Job]:
     """Number of rows seen, with two learning rates of the head, and with a head from a probe."""
-    heads: tuple[Job, ...] = ({_RATIO: 10.0}, {_RATIO: 30.0}, {_RATIO: 10.0, _INIT: "probe"})
-    for dataset in _LENGTH_DATASETS:
-        seen: tuple[int, ...] = (1500, 6000, 12000) if dataset in _LONGEST else (1500, 6000)
-        for rows, head in itertools.product(seen, heads):
+    heads: tuple[Job, ...] = (
+        {_RATIO: 10.0},
+        {_RATIO: 30.0},
+        {_RATIO: 10.0, _INIT: "probe"},
+        {_RATIO: 30.0, _INIT: "probe"},
+    )
+    seen: dict[str, tuple[int, ...]] = {dataset: (1500, 6000) for dataset in _LENGTH_DATASETS}
+    seen |= {dataset: (1500, 6000, 12000) for dataset in _LONGEST}
+    seen |= {"rotten_tomatoes": (2000,), "tweets": (2000,)}
+    for dataset, lengths in seen.items():
+        for rows, head in itertools.product(lengths, heads):
             yield {"dataset": dataset, "seed": 0, "params": {**_epochs(dataset, rows), **head}}
 
 
@@ -116,7 +123,8 @@ _SCREENED_DATASETS = ("trec_fine", "trec_250", "trec")
 def plan_screen() -> Iterator[Job]:
     """Other hyperparameters, at the default head."""
     for seed, dataset, (name, params) in itertools.product((0, 1), _SCREENED_DATASETS, _SCREENED.items()):
-        yield {"dataset": dataset, "seed": seed, "name": name, "params": {**_epochs(dataset, 3000), **params}}
+        shared = {**_epochs(dataset, 3000), _INIT: "probe"}
+        yield {"dataset": dataset, "seed": seed, "name": name, "params": {**shared, **params}}
 
 
 _LANGUAGE: Mapping[str, Mapping[str, Any]] = {

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 __all__ = ["ChunkPlan", "choose_chunks_per_epoch", "choose_epochs"]
 
-_ROWS_SEEN = 2000
+_ROWS_SEEN = 3000
 _ROWS_SEEN_PER_LABEL = 25
 """Rows that a trial sees in all, repeats included, where the dataset is small: with more, scores hardly rise
 (benchmarks/results/recipes.md)."""
