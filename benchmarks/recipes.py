@@ -89,8 +89,8 @@ def plan_length() -> Iterator[Job]:
         {_RATIO: 10.0, _INIT: "probe"},
         {_RATIO: 30.0, _INIT: "probe"},
     )
-    seen: dict[str, tuple[int, ...]] = {dataset: (1500, 6000) for dataset in _LENGTH_DATASETS}
-    seen |= {dataset: (1500, 6000, 12000) for dataset in _LONGEST}
+    seen: dict[str, tuple[int, ...]] = dict.fromkeys(_LENGTH_DATASETS, (1500, 6000))
+    seen |= dict.fromkeys(_LONGEST, (1500, 6000, 12000))
     seen |= {"rotten_tomatoes": (2000,), "tweets": (2000,)}
     for dataset, lengths in seen.items():
         for rows, head in itertools.product(lengths, heads):
