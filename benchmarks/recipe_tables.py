@@ -11,11 +11,11 @@ from scipy.stats import spearmanr
 
 from benchmarks.arithmetic import table
 
-__all__ = ["render"]
+__all__ = ["EPOCHS", "EPOCHS_BEFORE", "INIT", "RATE", "RATIO", "render"]
 
 Row = Mapping[str, Any]
-_RATIO, _INIT, _RATE, _EPOCHS = "train.head_lr_ratio", "train.head_init", "train.learning_rate", "train.epochs"
-_EPOCHS_BEFORE = 3
+RATIO, INIT, RATE, EPOCHS = "train.head_lr_ratio", "train.head_init", "train.learning_rate", "train.epochs"
+EPOCHS_BEFORE = 3
 _HEADS = [
     (1.0, "random"),
     (10.0, "random"),
@@ -68,7 +68,7 @@ def _head(rows: Sequence[Row], by_plan: Mapping[str, Sequence[Row]]) -> str:
 def _before(rows: Sequence[Row], by_plan: Mapping[str, Sequence[Row]]) -> str:
     now = dict(_means_by_dataset(_default_rows(by_plan)))
     lines = []
-    same = [row for row in by_plan["head"] if _head_of(row) == (1.0, "random") and row["epochs"] == _EPOCHS_BEFORE]
+    same = [row for row in by_plan["head"] if _head_of(row) == (1.0, "random") and row["epochs"] == EPOCHS_BEFORE]
     for of, found in _means([*same, *rows], lambda _: "before"):
         new = now.get(of["dataset"])
         if new is not None:
@@ -123,12 +123,12 @@ def _length(rows: Sequence[Row], by_plan: Mapping[str, Sequence[Row]]) -> str:
 
 def _rate(rows: Sequence[Row], by_plan: Mapping[str, Sequence[Row]]) -> str:
     middle = [
-        {**r, "params": {**r["params"], _RATE: 1e-3}}
+        {**r, "params": {**r["params"], RATE: 1e-3}}
         for r in by_plan["head"]
-        if r["seed"] == 0 and r["params"][_INIT] == "random"
+        if r["seed"] == 0 and r["params"][INIT] == "random"
     ]
     pairs = [(rate, ratio) for rate in (3e-4, 1e-3, 3e-3) for ratio in (1.0, 10.0, 30.0)]
-    scores = _means([*rows, *middle], lambda row: (row["params"].get(_RATE), row["params"].get(_RATIO)))
+    scores = _means([*rows, *middle], lambda row: (row["params"].get(RATE), row["params"].get(RATIO)))
     lines = [
         [*_about(of), *(_score(found.get(pair)) for pair in pairs)]
         for of, found in scores
@@ -177,7 +177,7 @@ def _early(rows: Sequence[Row]) -> str:
     """Return how well the score after a part of the training predicts the order at the end."""
     groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
-        if row["plan"] in ("head", "lr") and row["params"].get(_INIT, "random") == "random":
+        if row["plan"] in ("head", "lr") and row["params"].get(INIT, "random") == "random":
             groups[row["dataset"], row["seed"], row["epochs"]].append(row)
     lines: dict[str, list[list[float]]] = defaultdict(list)
     for (dataset, _, _), found in groups.items():
@@ -216,7 +216,7 @@ def _best_rung(rows: Sequence[Row]) -> str:
 
 def _head_of(row: Row) -> tuple[float, str]:
     strength = ", held-out strength" if row["params"].get("held_out_strength") else ""
-    return row["params"].get(_RATIO, 1.0), row["params"].get(_INIT, "random") + strength
+    return row["params"].get(RATIO, 1.0), row["params"].get(INIT, "random") + strength
 
 
 def _means(rows: Iterable[Row], key: Callable[[Row], Any], *, rung: int = -1) -> list[tuple[Row, dict[Any, float]]]:

@@ -1,6 +1,6 @@
 """Trains the packs of `benchmarks.recipes` with sweeper's engine, and what it varies beyond sweeper's own settings.
 
-Those are rejected ideas, so they live here and not in sweeper: a rate of its own for B (LoRA+, arXiv:2402.12354), one
+Those are ideas that sweeper does not have: a rate of its own for B (LoRA+, arXiv:2402.12354), one
 gradient norm for adapter and head, label smoothing, an initial head whose strength was chosen on held-out rows.
 """
 

@@ -23,16 +23,15 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run as a script, from any folder
 
-from benchmarks.variants import VARIANTS, variants  # noqa: E402  after the path is set
+from benchmarks.recipe_tables import EPOCHS, EPOCHS_BEFORE, INIT, RATE, RATIO, render  # noqa: E402  after the path
+from benchmarks.variants import VARIANTS, variants  # noqa: E402
 from sweeper.execute.process import worker_environment  # noqa: E402
 
 _LANES = 8
 _RATIOS = (1.0, 10.0, 30.0, 100.0)
-_RATIO, _INIT, _RATE, _EPOCHS = "train.head_lr_ratio", "train.head_init", "train.learning_rate", "train.epochs"
 _LARGE = ("trec_fine_4000",)
 """Datasets that get one seed of the first plan and few epochs."""
 
-_EPOCHS_BEFORE = 3
 _LENGTH_DATASETS = ("trec_fine", "trec_250", "trec_entity", "trec", "rotten_tomatoes_250", "sms_spam_500")
 _LONGEST = ("trec_fine", "trec_250")
 _RATE_DATASETS = ("trec_fine", "trec_250", "trec", "rotten_tomatoes_250")
@@ -42,7 +41,7 @@ Job = dict[str, Any]
 
 def _epochs(dataset: str, rows_seen: int) -> dict[str, int]:
     """Return the whole number of epochs that comes nearest to a number of rows seen."""
-    return {_EPOCHS: max(1, round(rows_seen / VARIANTS[dataset]["train_rows"]))}
+    return {EPOCHS: max(1, round(rows_seen / VARIANTS[dataset]["train_rows"]))}
 
 
 def plan_head() -> Iterator[Job]:
@@ -64,30 +63,30 @@ def plan_probe() -> Iterator[Job]:
 
 def _head_job(dataset: str, seed: int, ratio: float, init: str, **extras: bool) -> Job:
     length = _epochs(dataset, 8000 if dataset in _LARGE else 3000)
-    return {"dataset": dataset, "seed": seed, "params": {**length, _RATIO: ratio, _INIT: init, **extras}}
+    return {"dataset": dataset, "seed": seed, "params": {**length, RATIO: ratio, INIT: init, **extras}}
 
 
 def plan_before() -> Iterator[Job]:
     """The default recipe before it had a learning rate for the head: three epochs of any dataset, two seeds."""
     for seed, dataset in itertools.product((0, 1), VARIANTS):
-        if not (seed and dataset in _LARGE) and _epochs(dataset, 3000)[_EPOCHS] != _EPOCHS_BEFORE:
-            yield {"dataset": dataset, "seed": seed, "params": {_EPOCHS: _EPOCHS_BEFORE, _RATIO: 1.0}}
+        if not (seed and dataset in _LARGE) and _epochs(dataset, 3000)[EPOCHS] != EPOCHS_BEFORE:
+            yield {"dataset": dataset, "seed": seed, "params": {EPOCHS: EPOCHS_BEFORE, RATIO: 1.0}}
 
 
 def plan_lr() -> Iterator[Job]:
     """Head's learning rate at a lower and a higher learning rate."""
     for dataset in _RATE_DATASETS:
         for rate, ratio in itertools.product((3e-4, 3e-3), (1.0, 10.0, 30.0)):
-            yield {"dataset": dataset, "seed": 0, "params": {**_epochs(dataset, 3000), _RATE: rate, _RATIO: ratio}}
+            yield {"dataset": dataset, "seed": 0, "params": {**_epochs(dataset, 3000), RATE: rate, RATIO: ratio}}
 
 
 def plan_length() -> Iterator[Job]:
     """Number of rows seen, with two learning rates of the head, and with a head from a probe."""
     heads: tuple[Job, ...] = (
-        {_RATIO: 10.0},
-        {_RATIO: 30.0},
-        {_RATIO: 10.0, _INIT: "probe"},
-        {_RATIO: 30.0, _INIT: "probe"},
+        {RATIO: 10.0},
+        {RATIO: 30.0},
+        {RATIO: 10.0, INIT: "probe"},
+        {RATIO: 30.0, INIT: "probe"},
     )
     seen: dict[str, tuple[int, ...]] = dict.fromkeys(_LENGTH_DATASETS, (1500, 6000))
     seen |= dict.fromkeys(_LONGEST, (1500, 6000, 12000))
@@ -123,7 +122,7 @@ _SCREENED_DATASETS = ("trec_fine", "trec_250", "trec")
 def plan_screen() -> Iterator[Job]:
     """Other hyperparameters, at the default head."""
     for seed, dataset, (name, params) in itertools.product((0, 1), _SCREENED_DATASETS, _SCREENED.items()):
-        shared = {**_epochs(dataset, 3000), _INIT: "probe"}
+        shared = {**_epochs(dataset, 3000), INIT: "probe"}
         yield {"dataset": dataset, "seed": seed, "name": name, "params": {**shared, **params}}
 
 
@@ -137,8 +136,8 @@ _LANGUAGE: Mapping[str, Mapping[str, Any]] = {
     "weight decay 0.1": {"train.weight_decay": 0.1},
     "batch of 8": {"train.batch_size": 8},
     "alpha = 4 r": {"lora.alpha_ratio": 4.0},
-    "learning rate 3e-4": {_RATE: 3e-4},
-    "learning rate 3e-3": {_RATE: 3e-3},
+    "learning rate 3e-4": {RATE: 3e-4},
+    "learning rate 3e-3": {RATE: 3e-3},
 }
 
 
@@ -151,7 +150,7 @@ def plan_language() -> Iterator[Job]:
             "experiment": experiment,
             "seed": 0,
             "name": name,
-            "params": {_EPOCHS: 3, **params},
+            "params": {EPOCHS: 3, **params},
         }
 
 
@@ -183,8 +182,6 @@ def main() -> None:
     path = asked.results / "recipes.jsonl"
     if not asked.render:
         _measure(asked, path)
-    from benchmarks.recipe_tables import render
-
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     (asked.results / "recipes.md").write_text(render(rows), encoding="utf-8")
 
@@ -223,7 +220,7 @@ def _packs(plan: str, jobs: Iterator[Job], done: set[str]) -> Iterator[list[Job]
         yield from (group[first : first + lanes] for first in range(0, len(group), lanes))
 
 
-_SHARED = (_EPOCHS, "train.batch_size", "label_smoothing", "joint_clip", "b_lr_ratio")
+_SHARED = (EPOCHS, "train.batch_size", "label_smoothing", "joint_clip", "b_lr_ratio")
 
 
 def _identity(job: Job) -> str:

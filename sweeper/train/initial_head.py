@@ -25,7 +25,6 @@ __all__ = ["STRENGTH", "head_values", "initial_head", "model_identity"]
 STRENGTH = 0.1
 """Strength of the probe. A stronger one predicts better at first, but leaves little loss on the training rows, and so
 little for the adapter to learn from: on 47 labels, trials then end 0.12 lower (benchmarks/results/recipes.md)."""
-_VERSION = 2
 
 
 def initial_head(cache: Path, identity: object, fit: Callable[[], torch.Tensor]) -> torch.Tensor:
@@ -36,7 +35,7 @@ def initial_head(cache: Path, identity: object, fit: Callable[[], torch.Tensor])
         identity: Everything that the values depend on, as JSON.
         fit: Computes them.
     """
-    digest = hashlib.sha256(json.dumps([_VERSION, identity]).encode()).hexdigest()[:20]
+    digest = hashlib.sha256(json.dumps([STRENGTH, identity]).encode()).hexdigest()[:20]
     path = cache.expanduser() / "heads" / f"{digest}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):

@@ -152,8 +152,8 @@ def adamw_step(
     if decay is not None:
         value.mul_(1 - rate * decay)
     # Each group of each lane is clipped by its own norm. A common norm of the lanes would let one scale the others, and
-    # one of adapter and head would let the head shrink the adapter's steps: its gradient is several times as large. The
-    # kernel divides by grad_scale; 1e-6 is that of torch's clip_grad_norm_.
+    # one of adapter and head would let the head's gradient scale the adapter's steps. The kernel divides by grad_scale;
+    # 1e-6 is that of torch's clip_grad_norm_.
     norm = torch.linalg.vector_norm(grad)
     limit = settings.max_grad_norm if settings.max_grad_norm > 0 else math.inf
     torch._fused_adamw_(
