@@ -55,6 +55,8 @@ class Phase(enum.StrEnum):
     SEARCH = "search"
     REFERENCE = "reference"
     """A recipe that is trained once for comparison; unknown to the sampler, not counted in the budget."""
+    CONFIRMATION = "confirmation"
+    """A candidate that is trained again with a fresh seed; unknown to the sampler, not counted in the budget."""
 
 
 class Decision(enum.StrEnum):
@@ -310,6 +312,8 @@ class ChunkReport:
     """Adapter files in PEFT's format, by name, of the trials that completed with this chunk."""
     rung_adapters: Mapping[int, Mapping[str, bytes]] = field(default_factory=dict)
     """The same of the trials that were scored after this chunk and are not complete yet."""
+    outcomes: Mapping[int, bytes] = field(default_factory=dict)
+    """Outcome of each validation row, as safetensors (`sweeper.store.outcomes`), of the trials that were scored."""
     failures: Mapping[int, Failure] = field(default_factory=dict)
     """Failures of trials, which have left the pack."""
     details: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)

@@ -18,6 +18,7 @@ LAYERS = {
     "types": 2,
     "failures": 2,
     "figures": 3,
+    "statistics": 3,
     "fetch": 3,
     "store": 4,
     "search": 5,
@@ -40,7 +41,7 @@ LAYERS = {
 SAME_LAYER = {("failures", "types")}
 """The only import within a layer, as (importer, imported): the table of causes is keyed by the kinds of failures."""
 
-SEEN_BY_ANALYSIS = {"analysis", "clock", "config", "errors", "failures", "figures", "store", "types"}
+SEEN_BY_ANALYSIS = {"analysis", "clock", "config", "errors", "failures", "figures", "statistics", "store", "types"}
 """All that `analysis` may import of sweeper: it reads sweeps, and needs neither search nor training for that."""
 
 MAX_TOP_MODULES = 6
@@ -61,6 +62,8 @@ LIBRARIES = {
     "typer": {"sweeper.cli", "sweeper.jobs.cli"},
     "rich": {"sweeper.display", "sweeper.sweep", "sweeper.recovery", "sweeper.jobs", "sweeper.cli"},
     "pandas": {"sweeper.analysis"},
+    "plotly": {"sweeper.analysis"},
+    "scipy": {"sweeper.search", "sweeper.statistics"},
     "jinja2": {"sweeper.analysis", "sweeper.jobs.render"},
     "yaml": {"sweeper.jobs"},
 }

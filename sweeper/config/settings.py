@@ -13,6 +13,7 @@ from typing import Any
 __all__ = [
     "DEFAULT_OUTPUTS",
     "BudgetSettings",
+    "ConfirmSettings",
     "DatasetSettings",
     "ExecutorSettings",
     "LoraSettings",
@@ -382,6 +383,34 @@ class BudgetSettings:
 
 
 @dataclass(kw_only=True, slots=True)
+class ConfirmSettings:
+    """How the best configuration is confirmed after the search, by trials with fresh seeds."""
+
+    max_share: float = key(
+        0.5,
+        "Device time of the confirmation as a share of the search's, per study; 0 skips it.",
+        at_least=0,
+        at_most=100,
+    )
+    seeds: int = key(3, "Fresh seeds that every candidate is trained with at first.", at_least=2, at_most=100)
+    max_seeds: int = key(12, "Most fresh seeds of a candidate that is still undecided.", at_least=2, at_most=1000)
+    max_candidates: int = key(
+        6, "Most candidates, the default recipe and the other known configurations included.", at_least=2, at_most=100
+    )
+    margin: float = key(
+        0.005,
+        "Two configurations are equivalent if their difference in the metric is shown to be smaller than this.",
+        at_least=0,
+    )
+    confidence: float = key(0.95, "Confidence of all intervals and verdicts.", at_least=0.5, below=1)
+    max_parameters: int = key(
+        0,
+        "The report names the best configuration with at most this many trainable parameters; 0: those of the default.",
+        at_least=0,
+    )
+
+
+@dataclass(kw_only=True, slots=True)
 class StoreSettings:
     """What stays on disk."""
 
@@ -434,6 +463,7 @@ class SweepSettings:
     search: SearchSettings = key(SearchSettings, "Which configurations are tried, and which are pruned.")
     executor: ExecutorSettings = key(ExecutorSettings, "Where trials train.")
     budget: BudgetSettings = key(BudgetSettings, "When a sweep is done.")
+    confirm: ConfirmSettings = key(ConfirmSettings, "How the best configuration is confirmed after the search.")
     store: StoreSettings = key(StoreSettings, "What stays on disk.")
     tracker: TrackerSettings = key(TrackerSettings, "Where trials are shown.")
     notify: NotifySettings = key(NotifySettings, "Who gets the summary of a session.")

@@ -19,7 +19,7 @@ from sweeper.store.trials import TrialStore
 
 __all__ = ["check_identity", "settings_to_keep", "sweep_name"]
 
-_NOT_IDENTITY = ("name", "outputs", "cache", "executor", "budget", "store", "tracker", "notify")
+_NOT_IDENTITY = ("name", "outputs", "cache", "executor", "budget", "confirm", "store", "tracker", "notify")
 """Sections that no trial's result depends on: they may change between the sessions of a sweep."""
 _MAX_SHOWN = 4
 
