@@ -1,68 +1,157 @@
-"""The content of trials.csv: a table with one row per trial."""
+"""A sweep on disk as an object for programs and notebooks: `sweeper.load` returns it, and so does `sweeper.run`.
+
+It only reads, so it may be used while the sweep runs. docs/api.md explains every column.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from sweeper.figures.hyperparameters import ALPHA, alpha
-from sweeper.figures.ranking import finite_value
+from sweeper.analysis.best import best_configurations
+from sweeper.analysis.frames import measurement_frame, trial_frame, verdict_frame
+from sweeper.errors import SweeperError, did_you_mean
+from sweeper.store.paths import OutputsPaths
 from sweeper.store.trials import TrialStore
-from sweeper.types import StudyRecord, TrialRecord
 
-__all__ = ["load_trials"]
-
-_FIRST_COLUMNS = ("study", "dataset", "model", "method", "trial", "state", "phase", "origin", "seed", "value")
+__all__ = ["Sweep", "load_sweep", "recommended_trial"]
 
 
-def load_trials(store: TrialStore) -> pd.DataFrame:
-    """Return every trial of a sweep, by study and number.
+class Sweep(Mapping[str, Any]):
+    """A sweep: a mapping with the content of best.json, and its tables as pandas frames.
 
-    The columns identify the trial, and have its objective (``value``), every hyperparameter by its dotted key
-    (including ``lora.alpha``), its latest metrics, its cost and its times.
+    Everything is read when it is first used, and then kept. Load the sweep again to see what happened since.
+
+    Args:
+        store: The sweep.
     """
-    rows = [_row(study, trial) for study in store.studies() for trial in store.trials(study.name)]
-    return pd.DataFrame(rows, columns=_column_order(rows))
+
+    def __init__(self, store: TrialStore) -> None:
+        self._store = store
+
+    def __repr__(self) -> str:
+        return f"Sweep({str(self.path)!r})"
+
+    def __getitem__(self, key: str) -> Any:
+        return self._best[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._best)
+
+    def __len__(self) -> int:
+        return len(self._best)
+
+    @property
+    def path(self) -> Path:
+        """The sweep's folder."""
+        return self._store.root
+
+    @cached_property
+    def trials(self) -> pd.DataFrame:
+        """One row per trial of every study: hyperparameters, latest metrics, cost."""
+        return trial_frame(self._store)
+
+    @cached_property
+    def measurements(self) -> pd.DataFrame:
+        """One row per trial and chunk: the metrics after it."""
+        return measurement_frame(self._store)
+
+    @cached_property
+    def verdicts(self) -> pd.DataFrame:
+        """One row per study and candidate: its score on fresh seeds, and its comparison with the default recipe."""
+        return verdict_frame(self)
+
+    def study(self, name: str = "") -> Mapping[str, Any]:
+        """Return what best.json has of a study.
+
+        Args:
+            name: Its name, or that of its dataset; may be empty if the sweep has one study.
+
+        Raises:
+            SweeperError: There is no such study, or several if the name is empty.
+        """
+        studies: list[Mapping[str, Any]] = self["studies"]
+        found = [study for study in studies if not name or name in (study["name"], study["dataset"])]
+        if len(found) == 1:
+            return found[0]
+        known = ", ".join(study["name"] for study in studies) or "none yet"
+        names = [text for study in studies for text in (study["name"], study["dataset"])]
+        problem = f"has no study '{name}'" if name else f"has {len(studies)} studies, so one must be named"
+        raise SweeperError(
+            _sentences(f"sweep {self.path.name} {problem}.", did_you_mean(name, names), f"Its studies: {known}.")
+        )
+
+    def adapter(self, study: str = "") -> Path:
+        """Return the folder of the recommended adapter of a study, in PEFT's format.
+
+        Args:
+            study: Its name, or that of its dataset; may be empty if the sweep has one study.
+
+        Raises:
+            SweeperError: There is no such study, or its adapter is not on disk.
+        """
+        content = self.study(study)
+        number = recommended_trial(content)
+        folder = None if number is None else self._store.adapter_dir(content["name"], number)
+        if folder is None or not folder.is_dir():
+            problem = "no trial is complete yet" if number is None else f"the adapter of trial {number} is not on disk"
+            remedy = "Run the sweep to its end; store.keep_adapters is the number of adapters that it keeps."
+            raise SweeperError(f"study {content['name']} has no recommended adapter: {problem}. {remedy}")
+        return folder
+
+    @cached_property
+    def _best(self) -> Mapping[str, Any]:
+        """Content of best.json, which each session writes at its end; computed before the first has ended."""
+        try:
+            best: Mapping[str, Any] = json.loads(self._store.paths.best.read_text())
+        except FileNotFoundError:
+            return best_configurations(self._store)
+        return best
 
 
-def _row(study: StudyRecord, record: TrialRecord) -> dict[str, Any]:
-    spec, failure = record.spec, record.failure
-    latest = record.measurements[-1].metrics if record.measurements else {}
-    return {
-        "study": study.name,
-        "dataset": study.dataset,
-        "model": study.model,
-        "method": study.method,
-        "trial": spec.number,
-        "state": record.state.value,
-        "phase": spec.phase.value,
-        "origin": spec.origin,
-        "seed": spec.seed,
-        "value": finite_value(study, record),
-        **spec.by_key(),
-        ALPHA: alpha(spec.lora),
-        **latest,
-        **(record.last_rung.metrics if record.last_rung else {}),
-        "chunks": record.chunks_done,
-        "rows": record.cost.rows,
-        "tokens": record.cost.tokens,
-        "device_s": record.cost.device_s,
-        "num_parameters": record.num_parameters,
-        "num_retries": record.num_retries,
-        "failure": failure.kind.value if failure else "",
-        "failure_message": failure.message if failure else "",
-        "started_at": record.started_at,
-        "finished_at": record.finished_at,
-        "initial_hash": record.initial_hash,
-    }
+def load_sweep(path: str | Path) -> Sweep:
+    """Return the sweep in a folder.
+
+    Args:
+        path: Its folder, e.g. ``outputs/<sweep>``.
+
+    Raises:
+        SweeperError: The folder contains no sweep.
+    """
+    folder = Path(path).expanduser()
+    store = TrialStore(folder)
+    if store.exists:
+        return Sweep(store)
+    outputs = OutputsPaths(folder if OutputsPaths(folder).sweeps() else folder.parent)
+    names = [sweep.root.name for sweep in outputs.sweeps()]
+    known = f"Sweeps in {outputs.root}: {', '.join(names)}." if names else f"{outputs.root} contains no sweep."
+    problem = "has no sweep.json" if folder.is_dir() else "does not exist"
+    remedy = "Give the folder of a sweep, e.g. outputs/<sweep>."
+    raise SweeperError(_sentences(f"{folder} {problem}.", did_you_mean(folder.name, names), known, remedy))
 
 
-def _column_order(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the union of all columns, in order; studies may differ in their metrics."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    metrics = sorted(name for name in names if "/" in name)
-    hyperparameters = sorted(name for name in names if "." in name and "/" not in name)
-    rest = [name for name in names if "." not in name and "/" not in name and name not in _FIRST_COLUMNS]
-    return [*_FIRST_COLUMNS, *hyperparameters, *metrics, *rest]
+def recommended_trial(study: Mapping[str, Any]) -> int | None:
+    """Return the number of the trial whose adapter is recommended; None if no trial is complete.
+
+    It is the best seed of the recommended candidate, or the best trial of the search if nothing was confirmed.
+
+    Args:
+        study: A study of best.json.
+    """
+    confirmation = study.get("confirmation") or {}
+    for candidate in confirmation.get("candidates", ()):
+        seeds = [seed for seed in candidate["seeds"] if seed["adapter"] is not None and seed["value"] is not None]
+        if candidate["name"] == confirmation["recommended"] and seeds:
+            choose = max if study["direction"] == "maximize" else min
+            return int(choose(seeds, key=lambda seed: seed["value"])["trial"])
+    return int(study["best"]["trial"]) if study["best"] else None
+
+
+def _sentences(*texts: str) -> str:
+    """Join the sentences that are not empty."""
+    return " ".join(filter(None, texts))

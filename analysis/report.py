@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from sweeper.analysis.best import best_configurations, trial_summary
-from sweeper.analysis.load import load_trials
+from sweeper.analysis.frames import trial_frame
 from sweeper.analysis.sessions import session_rows
 from sweeper.config.keys import find_key
 from sweeper.config.space import SearchSpace
@@ -52,7 +52,7 @@ def write_reports(store: TrialStore, *, space: SearchSpace | None = None) -> dic
     texts = {
         store.paths.report: render_report(store, best),
         store.paths.best: json.dumps(best, indent=1, allow_nan=False, ensure_ascii=False) + "\n",
-        store.paths.trials_csv: load_trials(store).to_csv(index=False, lineterminator="\n"),
+        store.paths.trials_csv: trial_frame(store).to_csv(index=False, lineterminator="\n"),
     }
     for path, text in texts.items():
         write_atomic(path, text.encode())

@@ -178,7 +178,7 @@ def test_a_library_is_imported_by_its_owners_only(library):
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [
-        ("sweeper", ["torch", "mlflow", "transformers", "optuna", "datasets", "peft", "hydra", "pandas"]),
+        ("sweeper", ["torch", "mlflow", "transformers", "optuna", "datasets", "peft", "hydra", "pandas", "plotly"]),
         ("sweeper.store.trials", ["torch", "mlflow", "transformers", "optuna", "datasets", "hydra"]),
         ("sweeper.search.study", ["torch", "mlflow", "transformers", "datasets", "hydra"]),
         ("sweeper.control.controller", ["torch", "mlflow", "transformers", "optuna", "datasets", "hydra", "rich"]),

@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -50,6 +50,9 @@ from sweeper.sweep.session_recorder import SessionRecorder
 from sweeper.sweep.window_wait import wait_for_window
 from sweeper.track import Tracker
 
+if TYPE_CHECKING:
+    from sweeper.analysis.load import Sweep
+
 __all__ = ["SweepOutcome", "run_sweep"]
 
 _EXIT_NOTHING_FOUND = 3
@@ -74,6 +77,12 @@ class SweepOutcome:
     """Whether only its window or a daily deadline ended it, so that a later session continues."""
     aborted: Mapping[str, str] = field(default_factory=dict)
     """Why studies were aborted, by name."""
+
+    def load(self) -> Sweep:
+        """Return the sweep as `sweeper.load` does; without trials if the session could not start it."""
+        from sweeper.analysis.load import Sweep
+
+        return Sweep(TrialStore(self.sweep_dir))
 
     @property
     def found_nothing(self) -> bool:

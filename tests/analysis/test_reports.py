@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from sweeper.analysis.best import best_configurations
-from sweeper.analysis.load import load_trials
+from sweeper.analysis.frames import trial_frame
 from sweeper.analysis.report import write_reports
 from sweeper.config.space import Dimension, Scale, SearchSpace
 from sweeper.store.trials import TrialStore
@@ -339,7 +339,7 @@ def test_trials_csv_contains_every_trial(tmp_path, trials):
 def test_trials_of_studies_with_other_metrics_share_one_table(tmp_path):
     other = make_study("sms", metric="validation/macro_f1")
     studies = [(make_study(), [make_trial(0, 0.9)]), (other, [make_trial(0, 0.8, study=other)])]
-    table = load_trials(make_sweep(tmp_path / "mine", studies))
+    table = trial_frame(make_sweep(tmp_path / "mine", studies))
     assert list(table["study"]) == [TREC, "sms-minilm-lora"]
     assert list(table.columns[-1:]) == ["initial_hash"]
     assert list(table["validation/macro_f1"].dropna()) == [0.8]

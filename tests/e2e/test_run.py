@@ -35,7 +35,7 @@ def trial_files(folder):
 
 def test_the_result_is_the_content_of_best_json(tiny, folder):
     result = sweeper.run(tiny)
-    assert result == json.loads((folder / "best.json").read_text())
+    assert result == sweeper.load(folder) == json.loads((folder / "best.json").read_text())
     (study,) = result["studies"]
     assert (study["dataset"], study["model"], study["method"]) == ("tiny", "tinybert", "lora")
     assert set(study["best"]["params"]) >= {"lora.r", "lora.alpha", "lora.dropout", "train.learning_rate"}
@@ -55,7 +55,7 @@ def test_a_sweep_leaves_report_table_adapters_and_log(tiny, folder):
     sweeper.run(tiny)
     trials = TrialStore(folder).trials(STUDY)
     with (folder / "trials.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == len(trials) == 5
+        assert len(list(csv.DictReader(file))) == len(trials) == len(sweeper.load(folder).trials) == 5
     assert "tinybert" in (folder / "report.md").read_text()
     for trial in trials:
         adapter = folder / "studies" / STUDY / "trials" / f"{trial.spec.number:04d}" / "adapter"
