@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from sweeper.analysis.confirmation import confirmation
 from sweeper.config.space import SearchSpace
 from sweeper.figures.baselines import (
     baseline_warning,
@@ -119,6 +120,7 @@ def _study(
         "direction": study.direction,
         "best": trial_summary(store, study, best) if best else None,
         "default": trial_summary(store, study, own_default) if own_default else None,
+        "confirmation": confirmation(store, study, trials, default=default),
         "gain_over_default": _jsonable(compare_with_default(study, best, own_default)),
         "references": _references(store, study, trials, own_default),
         "selection_optimism": selection_optimism(study, trials),
