@@ -135,6 +135,7 @@ class Controller:
         self._watchdog.tick()
         self._handle_hung()
         if not self._is_ending:
+            self._end_searches()
             self._assign_idle()
         self._on_change()
 
@@ -244,6 +245,13 @@ class Controller:
         """Return the slot of a worker that was just started, and start to watch it."""
         self._watchdog.started(handle.index, "its start")
         return WorkerSlot(handle)
+
+    def _end_searches(self) -> None:
+        """End the searches whose confirmation needs the device hours that are left."""
+        for run, _ in self._studies.values():
+            if self.forecast.leaves_confirmation(run):
+                log.info("%s: the device hours that are left are for the confirmation", run.record.name)
+                run.end_search()
 
     def _assign_idle(self) -> None:
         for slot in self._slots.values():
