@@ -10,10 +10,12 @@ from collections.abc import Mapping
 
 from sweeper.config.settings import Recipe
 from sweeper.control.confirmation import Confirmation
+from sweeper.control.final_scores import FinalScores
 from sweeper.control.trial_records import TrialRecords
 from sweeper.figures.confirmation import ConfirmationRecord, ConfirmationState
-from sweeper.figures.recipes import FIRST_CONFIRMATION_NUMBER, confirmation_origin, recipe_origin
-from sweeper.types import Phase, TrialSpec, TrialTemplate
+from sweeper.execute.base import ScoreAdapters
+from sweeper.figures.recipes import FIRST_CONFIRMATION_NUMBER, candidate_name, confirmation_origin, recipe_origin
+from sweeper.types import Phase, TrialRecord, TrialSpec, TrialState, TrialTemplate
 
 __all__ = ["FollowUp"]
 
@@ -38,6 +40,7 @@ class FollowUp:
     ) -> None:
         self._records, self._template = records, template
         self.references, self._confirmation = references, confirmation
+        self._scores = FinalScores(records)
         self.record: ConfirmationRecord | None = None
         """How far the confirmation is; None before the search has ended, and without a confirmation."""
 
@@ -76,7 +79,7 @@ class FollowUp:
         if self._confirmation is None or not all(trial and trial.state.is_finished for trial in trials):
             return
         record = self._confirmation.update(records.study, records.trials)
-        if record.state.is_over and self.numbers_to_score():
+        if self._scores.missing(self._to_score):
             record = dataclasses.replace(record, state=ConfirmationState.RUNNING)
         if record != self.record:
             self.record = record
@@ -99,10 +102,44 @@ class FollowUp:
             phase=Phase.CONFIRMATION,
         )
 
-    def numbers_to_score(self) -> list[int]:
-        """Return the trials whose adapters are still to be scored on the test split."""
-        return []
+    @property
+    def has_scores_due(self) -> bool:
+        """Whether a worker could score adapters of the confirmation on the test split now."""
+        return self._scores.is_due(self._to_score)
+
+    def score_request(self, *, limit: int) -> ScoreAdapters | None:
+        """Return a request to score adapters on the test split; None if there are none.
+
+        Args:
+            limit: The most adapters of a request.
+        """
+        request = self._scores.request(self._to_score, limit=limit)
+        if request is None:
+            self.update()
+        return request
+
+    def record_scores(self, outcomes: Mapping[int, bytes]) -> None:
+        """Write the outcomes of test rows that a worker sent, by trial."""
+        self._scores.record(outcomes)
+        self.update()
+
+    def scores_failed(self, reason: str) -> None:
+        """Note that a worker could not score adapters."""
+        self._scores.failed(reason)
+        self.update()
 
     @property
     def _num_confirmations_due(self) -> int:
         return len(self._confirmation.due) if self._confirmation is not None else 0
+
+    @property
+    def _to_score(self) -> list[TrialRecord]:
+        """The complete trials of the confirmed winner and of the default recipe; empty before there is a winner."""
+        confirmation = self._confirmation
+        if confirmation is None or not confirmation.winner:
+            return []
+        return [
+            trial
+            for trial in self._records.trials.values()
+            if trial.state is TrialState.COMPLETE and confirmation.is_scored_on_test(candidate_name(trial.spec))
+        ]

@@ -132,7 +132,8 @@ def choose_candidates(
         study: The study; defines which score is better.
         trials: Its finished trials.
         default: Name of the default recipe.
-        probabilities: Probability of being the best, by number of a trial of the search.
+        probabilities: Probability of being the best, by number of a trial of the search. Trials with the same
+            configuration share it.
 
     Returns:
         The default recipe first, then the most probable; empty if the default recipe has no score.
@@ -141,16 +142,15 @@ def choose_candidates(
     own_default = default_trial(scored, default)
     if own_default is None:
         return []
-    known = {t.spec.number for t in _known(study, scored, own_default)}
-    chosen = [t for t in scored if t.spec.number in known or probabilities.get(t.spec.number, 0.0) > MIN_PROBABILITY]
-    found: dict[str, Candidate] = {}
-    for trial in chosen:
-        same = [other for other in scored if other.spec.by_key() == trial.spec.by_key()]
-        probability = max(probabilities.get(other.spec.number, 0.0) for other in same)
-        first = min(same, key=lambda other: (not recipe_name(other.spec), other.spec.number))
-        name = recipe_name(first.spec) or f"trial {first.spec.number}"
-        found[name] = Candidate(name=name, trial=first.spec.number, probability=probability)
-    return sorted(found.values(), key=lambda candidate: (candidate.name != default, -candidate.probability))
+    known = [trial.spec.by_key() for trial in _known(study, scored, own_default)]
+    found = []
+    for same in _by_configuration(scored):
+        probability = sum(probabilities.get(trial.spec.number, 0.0) for trial in same)
+        if probability > MIN_PROBABILITY or same[0].spec.by_key() in known:
+            first = min(same, key=lambda trial: (not recipe_name(trial.spec), trial.spec.number))
+            name = recipe_name(first.spec) or f"trial {first.spec.number}"
+            found.append(Candidate(name=name, trial=first.spec.number, probability=probability))
+    return sorted(found, key=lambda candidate: (candidate.name != default, -candidate.probability))
 
 
 def plan_confirmation(
@@ -213,6 +213,14 @@ def progress_text(record: ConfirmationRecord | None) -> str:
 def _is_scored(study: StudyRecord, trial: TrialRecord) -> bool:
     has_result = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
     return has_result and finite_value(study, trial) is not None
+
+
+def _by_configuration(trials: Sequence[TrialRecord]) -> list[list[TrialRecord]]:
+    """Return trials grouped by their hyperparameters."""
+    groups: dict[tuple[object, ...], list[TrialRecord]] = {}
+    for trial in trials:
+        groups.setdefault(tuple(trial.spec.by_key().items()), []).append(trial)
+    return list(groups.values())
 
 
 def _known(study: StudyRecord, scored: Sequence[TrialRecord], default: TrialRecord) -> list[TrialRecord]:

@@ -148,6 +148,13 @@ class TrialStore:
         """Write the adapter of a trial's last chunk."""
         _write_folder(self.paths.trial(study, number).adapter, files)
 
+    def read_adapter(self, study: str, number: int) -> dict[str, bytes]:
+        """Return what `write_adapter` wrote; empty if the adapter is missing or cannot be read."""
+        try:
+            return {path.name: path.read_bytes() for path in sorted(self.adapter_dir(study, number).iterdir())}
+        except OSError:
+            return {}
+
     def write_rung_adapter(self, study: str, number: int, chunk: int, files: Mapping[str, bytes]) -> None:
         """Write the adapter of a rung, before the record that has the score of this rung.
 
