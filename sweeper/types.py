@@ -161,6 +161,8 @@ class Measurement:
     """``train/loss`` at every chunk; ``validation/*`` at rungs only."""
     elapsed_s: float = 0.0
     """Device seconds the trial has used so far."""
+    outcomes: str = ""
+    """SHA-256 of the file of its row outcomes; empty if there is none."""
 
     @property
     def is_rung(self) -> bool:

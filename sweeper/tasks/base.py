@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sweeper.data.base import TokenisedSplits
+    from sweeper.store.outcomes import RowOutcomes
 
 __all__ = ["Batch", "Examples", "TaskProtocol"]
 
@@ -106,6 +107,10 @@ class TaskProtocol(Protocol):
 
     def score(self, outputs_NF: torch.Tensor, targets_N: torch.Tensor) -> Mapping[str, float]:
         """Return every validation metric of one lane."""
+        ...
+
+    def row_outcomes(self, outputs_NF: torch.Tensor, targets_N: torch.Tensor) -> RowOutcomes:
+        """Return prediction and loss of each row of one lane, from which `score` could be computed."""
         ...
 
     def score_labels(self, predicted_N: torch.Tensor, labels_N: torch.Tensor, num_labels: int) -> Mapping[str, float]:

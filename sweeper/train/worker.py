@@ -10,7 +10,7 @@ import gc
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -45,6 +45,14 @@ from sweeper.types import Admission, ChunkReport, ChunkRequest, Cost, Failure, F
 __all__ = ["TrainingWorker"]
 
 _EVALUATION_ROWS = 32
+
+
+class _Scored(NamedTuple):
+    """A lane's scores on a split."""
+
+    metrics: Mapping[str, float]
+    outcomes: bytes
+    """`RowOutcomes` as safetensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,10 +252,6 @@ class TrainingWorker:
         def train(group: Sequence[Lane], parts: int) -> Sequence[ChunkOutcome]:
             return study.pack.train_chunk(group, study.train, study.task.row_loss, parts=parts)
 
-        def score(group: Sequence[Lane], parts: int) -> Sequence[Mapping[str, float]]:
-            outputs_KNF = study.pack.predict(group, study.validation, study.task.outputs, parts=parts)
-            return [_validation(study.task.score(outputs_NF, study.validation.targets)) for outputs_NF in outputs_KNF]
-
         for number in request.evict:
             self._lanes.pop(number, None)
         details, failures = self._admit(study, request.admit)
@@ -257,11 +261,26 @@ class TrainingWorker:
         failures |= find_diverged({n: o.loss for n, o in outcomes.items()}, "training loss", study.loss_limit)
         self._drop(failures)
         scored = [lane for lane in lanes if lane.spec.number in self._lanes and lane.chunks_done in study.request.rungs]
-        scores, failed = study.fallback.run(scored, score, stage="score")
+        scores, failed = self._score(study, scored, study.validation)
         failures |= failed
-        failures |= find_diverged({n: s["validation/loss"] for n, s in scores.items()}, "validation loss")
+        failures |= find_diverged({n: s.metrics["loss"] for n, s in scores.items()}, "validation loss")
         self._drop(failures)
         return self._report(study, outcomes, scores, failures, details=details, elapsed_s=time.perf_counter() - started)
+
+    def _score(
+        self, study: _Study, lanes: Sequence[Lane], split: EvaluationBatches
+    ) -> tuple[dict[int, _Scored], dict[int, Failure]]:
+        def score(group: Sequence[Lane], parts: int) -> Sequence[_Scored]:
+            outputs_KNF = study.pack.predict(group, split, study.task.outputs, parts=parts)
+            return [
+                _Scored(
+                    study.task.score(outputs_NF, split.targets),
+                    study.task.row_outcomes(outputs_NF, split.targets).to_bytes(),
+                )
+                for outputs_NF in outputs_KNF
+            ]
+
+        return study.fallback.run(lanes, score, stage="score")
 
     def _admit(
         self, study: _Study, admissions: Sequence[Admission]
@@ -289,7 +308,7 @@ class TrainingWorker:
         self,
         study: _Study,
         outcomes: Mapping[int, ChunkOutcome],
-        scores: Mapping[int, Mapping[str, float]],
+        scores: Mapping[int, _Scored],
         failures: Mapping[int, Failure],
         *,
         details: Mapping[int, Mapping[str, Any]],
@@ -301,10 +320,11 @@ class TrainingWorker:
         measurements, checkpoints, adapters, rung_adapters = {}, {}, {}, {}
         base = self._setup.model.id or str(self._setup.model_dir)
         for number, lane in list(self._lanes.items()):
+            scored = _validation(scores[number].metrics) if number in scores else {}
             measurements[number] = Measurement(
                 chunk=lane.chunks_done,
                 rows=lane.chunks_done * outcomes[number].num_rows,
-                metrics={"train/loss": outcomes[number].loss, **scores.get(number, {})},
+                metrics={"train/loss": outcomes[number].loss, **scored},
             )
             if lane.chunks_done == study.train.plan.num_chunks:
                 adapters[number] = lane.adapter_files(base, study.adapter_config)
@@ -319,6 +339,7 @@ class TrainingWorker:
             checkpoints=checkpoints,
             adapters=adapters,
             rung_adapters=rung_adapters,
+            outcomes={number: scores[number].outcomes for number in measurements if number in scores},
             failures=failures,
             details=details,
             elapsed_s=elapsed_s,

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 from sweeper.config.settings import DatasetSettings, ModelSettings, TaskSettings
 from sweeper.errors import WorkerError
 from sweeper.execute.base import OpenStudy, StudyOpened, WorkerSetup
+from sweeper.store.outcomes import RowOutcomes
 from sweeper.train import make_worker
 from sweeper.types import Admission, ChunkRequest, FailureKind
 from tests.train.tiny import SIZES, no_peft_deprecation, spec
@@ -24,7 +25,7 @@ WORDS = {
     "sky": ["star", "moon", "comet", "orbit", "planet"],
 }
 CHUNKS, RUNGS = 4, (2, 4)
-METRICS = {"train/loss", "validation/accuracy", "validation/macro_f1", "validation/loss"}
+METRICS = {"train/loss", "validation/accuracy", "validation/macro_f1", "validation/mcc", "validation/loss"}
 
 
 def texts():
@@ -141,7 +142,18 @@ def test_trials_are_trained_scored_at_rungs_and_finish_with_adapters(worker):
         assert report.adapters.keys() == ({1, 2} if is_last else set())
         assert report.checkpoints.keys() == (set() if is_last else {1, 2})
         assert report.rung_adapters.keys() == ({1, 2} if chunk in RUNGS and not is_last else set())
+        assert report.outcomes.keys() == ({1, 2} if chunk in RUNGS else set())
     assert worker.answer(ChunkRequest()).measurements == {}
+
+
+def test_row_outcomes_are_those_of_the_scores(worker):
+    reports = [worker.answer(admit(trial(1), trial(2)))] + [worker.answer(ChunkRequest()) for _ in range(CHUNKS - 1)]
+    for report in (report for report in reports if report.outcomes):
+        for number, content in report.outcomes.items():
+            rows, metrics = RowOutcomes.from_bytes(content), report.measurements[number].metrics
+            assert rows.num_rows == 30
+            assert (rows.predicted_N == rows.target_N).mean() == metrics["validation/accuracy"]
+            assert rows.loss_N.astype(float).mean() == pytest.approx(metrics["validation/loss"], rel=1e-3)
 
 
 def test_the_adapter_of_a_rung_has_the_format_of_the_last_and_the_weights_of_its_chunk(worker):
@@ -316,7 +328,7 @@ def test_probes_are_given_as_references(disk):
     opened = started(disk).answer(study(disk, probe=True))
     assert opened.references.keys() == {"frozen_probe", "frozen_probe_head"}
     for scores in opened.references.values():
-        assert scores.keys() == {"validation/accuracy", "validation/macro_f1"}
+        assert scores.keys() == {"validation/accuracy", "validation/macro_f1", "validation/mcc"}
         assert 0.6 < scores["validation/accuracy"] <= 1
 
 
