@@ -190,7 +190,7 @@ def _effort(trials: Sequence[TrialRecord], sessions: Sequence[SessionRecord]) ->
     return {
         "trials": {state.value: sum(trial.state is state for trial in search) for state in TrialState},
         "num_trials": len(search),
-        "num_references": len(trials) - len(search),
+        "num_references": sum(trial.spec.phase is Phase.REFERENCE for trial in trials),
         "rows_trained": cost.rows,
         "tokens": cost.tokens,
         "device_s": round(cost.device_s, 3),

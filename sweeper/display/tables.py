@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from rich import box
@@ -12,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.display.progress import StudyProgress
+from sweeper.figures.confirmation import progress_text
 from sweeper.figures.hyperparameters import params_text, shown_params
 from sweeper.figures.ranking import finite_value
 from sweeper.figures.training_rows import capped_rows
@@ -82,7 +84,8 @@ def _trials_cell(progress: StudyProgress) -> Text:
     share = min(progress.num_done / progress.budget, 1.0) if progress.budget else 1.0
     filled = int(share * _BAR_WIDTH)
     bar = (("━" * filled, "green"), ("─" * (_BAR_WIDTH - filled), "dim"))
-    words = "".join(f"\n{word}" for word in _state_texts(progress))
+    confirming = textwrap.wrap(progress_text(progress.confirmation), _BAR_WIDTH)
+    words = "".join(f"\n{word}" for word in (*_state_texts(progress), *confirming))
     return Text.assemble(*bar, f"\n{progress.num_done} of {progress.budget}", (words, "dim"))
 
 
@@ -135,8 +138,10 @@ def _time_cell(progress: StudyProgress) -> Text:
 
 
 def counts_text(progress: StudyProgress) -> str:
-    """Return the number of trials done, and of those in each state except complete."""
-    return ", ".join([f"{progress.num_done}/{progress.budget} trials", *_state_texts(progress)])
+    """Return the number of trials done, of those in each state except complete, and how far the confirmation is."""
+    confirming = progress_text(progress.confirmation)
+    words = [f"{progress.num_done}/{progress.budget} trials", *_state_texts(progress), confirming]
+    return ", ".join(word for word in words if word)
 
 
 def best_text(progress: StudyProgress) -> str:

@@ -29,7 +29,7 @@ from sweeper.display.console import print_line
 from sweeper.display.downloads import fetch_progress
 from sweeper.display.final_view import final_view
 from sweeper.display.live_view import LiveView
-from sweeper.display.progress import progress_from_disk
+from sweeper.display.progress import StudyProgress, progress_from_disk
 from sweeper.errors import DiskFull, SweepMismatch
 from sweeper.execute import choose_devices
 from sweeper.fetch.progress import Progress
@@ -124,7 +124,7 @@ def run_sweep(
     if warning:
         print_line(console, f"! {warning}")
     check_identity(store, settings)
-    progress = progress_from_disk(store, budget=settings.budget.trials) if store.exists else []
+    progress = _progress(store, settings) if store.exists else []
     if len(progress) == len(settings.dataset) and all(study.is_done for study in progress):
         budget = settings.budget.trials
         print_line(console, f"Sweep {store.root.name} is done: all {budget} trials of each study have finished.")
@@ -154,9 +154,13 @@ def _run_sessions(config: SweepConfig, store: TrialStore, console: Console, cloc
             return outcome
 
 
+def _progress(store: TrialStore, settings: SweepSettings) -> list[StudyProgress]:
+    return progress_from_disk(store, budget=settings.budget.trials, confirm=settings.confirm)
+
+
 def _print_final_view(store: TrialStore, settings: SweepSettings, console: Console) -> None:
     """Print the final table of a sweep, read from its folder."""
-    progress = progress_from_disk(store, budget=settings.budget.trials)
+    progress = _progress(store, settings)
     has_ui = settings.tracker.name == "mlflow"
     is_checkout = Path(sys.prefix) == Path.cwd() / ".venv"
     command = "make ui" if is_checkout else "sweeper ui"
