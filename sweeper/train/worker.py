@@ -22,7 +22,16 @@ from sweeper.data.base import Splits, TokenisedSplits
 from sweeper.data.prompt_tokens import chat_use
 from sweeper.data.tokens import tokenise
 from sweeper.errors import StoreError, WorkerError
-from sweeper.execute.base import OpenStudy, Reply, Request, StudyOpened, WorkerReady, WorkerSetup
+from sweeper.execute.base import (
+    AdaptersScored,
+    OpenStudy,
+    Reply,
+    Request,
+    ScoreAdapters,
+    StudyOpened,
+    WorkerReady,
+    WorkerSetup,
+)
 from sweeper.models import model_type_of
 from sweeper.models.device_choice import choose_attention, choose_dtype
 from sweeper.models.first_token import read_first_token
@@ -45,6 +54,8 @@ from sweeper.types import Admission, ChunkReport, ChunkRequest, Cost, Failure, F
 __all__ = ["TrainingWorker"]
 
 _EVALUATION_ROWS = 32
+_ADAPTERS_AT_ONCE = 8
+"""Most adapters that are scored together on request: on a CPU, lack of memory would end the worker."""
 
 
 class _Scored(NamedTuple):
@@ -93,8 +104,19 @@ class TrainingWorker:
         return WorkerReady(notes=(f"base weights: {why_dtype}", f"attention: {why_attention}"))
 
     def answer(self, request: Request) -> Reply:
-        """Open a study or train a chunk."""
-        return self._open(request) if isinstance(request, OpenStudy) else self._run(request)
+        """Open a study, train a chunk or score adapters."""
+        match request:
+            case OpenStudy():
+                return self._open(request)
+            case ScoreAdapters():
+                return self._score_adapters(self._open_study("scores adapters"), request)
+            case ChunkRequest():
+                return self._run(self._open_study("trains a chunk"), request)
+
+    def _open_study(self, what: str) -> _Study:
+        if self._study is None:
+            raise WorkerError(f"the request that {what} came before the one that opens a study")
+        return self._study
 
     def _open(self, request: OpenStudy) -> StudyOpened:
         self._study = None
@@ -244,10 +266,36 @@ class TrainingWorker:
     def _train_once(self, study: _Study) -> EvaluationBatches:
         return self._evaluation_batches(study.task.examples(study.tokens, "train"), study.tokens.pad_token_id)
 
-    def _run(self, request: ChunkRequest) -> ChunkReport:
-        if self._study is None:
-            raise WorkerError("the request for a chunk came before the one that opens a study")
-        study, started = self._study, time.perf_counter()
+    def _score_adapters(self, study: _Study, request: ScoreAdapters) -> AdaptersScored:
+        started = time.perf_counter()
+        split, examples = study.validation, study.task.examples(study.tokens, request.split)
+        if not examples.ids:
+            name = study.request.dataset.name
+            raise WorkerError(f"dataset {name} has no {request.split} rows: set dataset.{name}.{request.split}_rows")
+        if request.split != "validation":
+            split = self._evaluation_batches(examples, study.tokens.pad_token_id)
+        lanes: list[Lane] = []
+        scores: dict[int, _Scored] = {}
+        failures: dict[int, Failure] = {}
+        for number, (spec, files) in request.adapters.items():
+            try:
+                lanes.append(Lane.from_adapter(spec, files, study.pack.shape, self._device))
+            except StoreError as error:
+                failures[number] = Failure(kind=FailureKind.CHECKPOINT, message=str(error))
+        lanes = sort_lanes(lanes)
+        for first in range(0, len(lanes), _ADAPTERS_AT_ONCE):
+            found, failed = self._score(study, lanes[first : first + _ADAPTERS_AT_ONCE], split)
+            scores |= found
+            failures |= failed
+        return AdaptersScored(
+            metrics={number: _named(request.split, scored.metrics) for number, scored in scores.items()},
+            outcomes={number: scored.outcomes for number, scored in scores.items()},
+            failures=failures,
+            elapsed_s=time.perf_counter() - started,
+        )
+
+    def _run(self, study: _Study, request: ChunkRequest) -> ChunkReport:
+        started = time.perf_counter()
 
         def train(group: Sequence[Lane], parts: int) -> Sequence[ChunkOutcome]:
             return study.pack.train_chunk(group, study.train, study.task.row_loss, parts=parts)
@@ -347,4 +395,8 @@ class TrainingWorker:
 
 
 def _validation(scores: Mapping[str, float]) -> dict[str, float]:
-    return {f"validation/{name}": value for name, value in scores.items()}
+    return _named("validation", scores)
+
+
+def _named(split: str, scores: Mapping[str, float]) -> dict[str, float]:
+    return {f"{split}/{name}": value for name, value in scores.items()}
