@@ -312,7 +312,8 @@ class _Confirmation:
         )
         fitting = [name for name in self.results if not cap or self._num_parameters(name) <= cap]
         sign = 1 if self.study.direction == "maximize" else -1
-        return max(fitting, key=lambda name: sign * self.results[name].metrics[self.study.metric].estimate, default=None)
+        own = {name: sign * self.results[name].metrics[self.study.metric].estimate for name in fitting}
+        return max(own, key=lambda name: own[name], default=None)
 
     def _cost(self, name: str) -> tuple[int, float]:
         complete = self.complete[name]
@@ -342,7 +343,8 @@ class _Confirmation:
         name = max(scored, key=lambda each: sign * scored[each])
         fresh = self.results[name].metrics[self.study.metric]
         ends = sorted(self._gain(scored[name], end) for end in (fresh.low, fresh.high))
-        return {"candidate": name, "estimate": self._gain(scored[name], fresh.estimate), "low": ends[0], "high": ends[1]}
+        estimate = self._gain(scored[name], fresh.estimate)
+        return {"candidate": name, "estimate": estimate, "low": ends[0], "high": ends[1]}
 
     def _verdict(self, recommended: str | None, baseline: Mapping[str, Any] | None) -> str:
         """Return what was found, in a sentence or two; a baseline that is not beaten comes first."""
@@ -350,30 +352,33 @@ class _Confirmation:
         return " ".join([*parts, self._default_sentence(recommended)])
 
     def _default_sentence(self, recommended: str | None) -> str:
-        if self.record.state is ConfirmationState.SKIPPED:
-            return f"Nothing was confirmed: {self.record.reason}."
         if not self.results or recommended is None:
-            running = "has not finished two seeds of any candidate yet" if not self.record.state.is_over else "failed"
-            return f"The confirmation {running}{': ' + self.record.reason if self.record.reason else ''}."
+            return self._nothing_sentence()
         if self.default not in self.results:
-            return f"{self._named(self.best)} scores best on fresh seeds; there is no default recipe to compare it with."
+            return f"{self._named(self.best)} scores best on fresh seeds; no default recipe was trained beside it."
         best = self.results[self.best]
         if best.against_default is None:
             return f"No candidate scores higher than the default recipe, {self.default}, on fresh seeds: use it."
-        gain, basis = best.against_default.gain, self._basis(best)
-        match best.against_default.verdict:
-            case Verdict.BETTER:
-                return f"{self._named(self.best)} is better than the default recipe by {_gain_text(gain)} ({basis})."
-            case Verdict.EQUIVALENT:
-                return (
-                    f"The default recipe is as good as any candidate: even the best, {self.best}, was shown to differ "
-                    f"from it by less than {self.settings.margin:g} ({basis}). Use the default."
-                )
-            case _:
-                return (
-                    f"No candidate was shown to be better than the default recipe: the lead of {self.best}, "
-                    f"{_gain_text(gain)}, may be chance ({basis}). Use the default."
-                )
+        gain, basis = _gain_text(best.against_default.gain), self._basis(best)
+        sentences = {
+            Verdict.BETTER: f"{self._named(self.best)} is better than the default recipe by {gain} ({basis}).",
+            Verdict.EQUIVALENT: (
+                f"The default recipe is as good as any candidate: even the best, {self.best}, was shown to differ from "
+                f"it by less than {self.settings.margin:g} ({basis}). Use the default."
+            ),
+        }
+        undecided = (
+            f"No candidate was shown to be better than the default recipe: the lead of {self.best}, {gain}, may be "
+            f"chance ({basis}). Use the default."
+        )
+        return sentences.get(best.against_default.verdict, undecided)
+
+    def _nothing_sentence(self) -> str:
+        if self.record.state is ConfirmationState.SKIPPED:
+            return f"Nothing was confirmed: {self.record.reason}."
+        if not self.record.state.is_over:
+            return "The confirmation has not finished two seeds of any candidate yet."
+        return f"Nothing was confirmed: {self.record.reason or 'no candidate has two complete seeds'}."
 
     def _basis(self, result: CandidateResult) -> str:
         rows = plural(self.study.num_rows.get("validation", 0), "validation row")
@@ -391,8 +396,8 @@ class _Confirmation:
         if found.verdict is Verdict.WORSE:
             return f"No adapter is better than the {kind.label} ({baseline.value:.3f}): use {kind.alternative}."
         return (
-            f"No adapter is clearly better than the {kind.label} ({baseline.value:.3f}): the lead of the best candidate "
-            f"is {gain}."
+            f"No adapter is clearly better than the {kind.label} ({baseline.value:.3f}): the best candidate leads by "
+            f"{gain}."
         )
 
     def _advice(self, recommended: str | None) -> list[str]:
@@ -408,8 +413,8 @@ class _Confirmation:
         if self.study.num_available and capped > 0:
             used = self.study.num_rows.get("train", 0)
             found.append(
-                f"Train on more rows: trials used {used:,} of {self.study.num_available:,}. The best settings may differ "
-                f"there, so repeat the search or the confirmation with dataset.{self.study.dataset}.train_rows=0."
+                f"Train on more rows: trials used {used:,} of {self.study.num_available:,}. The best configuration may "
+                f"differ there: repeat the sweep under another name with dataset.{self.study.dataset}.train_rows=0."
             )
         if not found:
             found.append(
@@ -429,8 +434,8 @@ class _Confirmation:
             options.append(f"about {found.rows_needed:,} validation rows")
         if not options:
             return (
-                f"Whether {self.best} is better than the default cannot be settled with a reasonable number of seeds or "
-                "rows: the difference is too small to matter, or the rows too noisy."
+                f"No reasonable number of seeds or rows would settle whether {self.best} is better than the default: "
+                "the difference is too small."
             )
         return f"To settle whether {self.best} is better than the default, use {' or '.join(options)}."
 

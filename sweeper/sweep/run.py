@@ -137,7 +137,7 @@ def run_sweep(
         limit = find_time_limit(settings.budget, clock())
         is_paused = limit is not None and not limit.is_final
         return SweepOutcome(best, store.root, reason=limit.reason if limit else "", is_paused=is_paused)
-    _print_final_view(store, settings, console)
+    _print_final_view(store, settings, outcome.best, console)
     return outcome
 
 
@@ -158,8 +158,9 @@ def _progress(store: TrialStore, settings: SweepSettings) -> list[StudyProgress]
     return progress_from_disk(store, budget=settings.budget.trials, confirm=settings.confirm)
 
 
-def _print_final_view(store: TrialStore, settings: SweepSettings, console: Console) -> None:
-    """Print the final table of a sweep, read from its folder."""
+def _print_final_view(store: TrialStore, settings: SweepSettings, best: Mapping[str, Any], console: Console) -> None:
+    """Print the final table of a sweep, read from its folder and from the content of best.json."""
+    confirmations = {study["name"]: study["confirmation"] for study in best["studies"] if study["confirmation"]}
     progress = _progress(store, settings)
     has_ui = settings.tracker.name == "mlflow"
     is_checkout = Path(sys.prefix) == Path.cwd() / ".venv"
@@ -168,7 +169,8 @@ def _print_final_view(store: TrialStore, settings: SweepSettings, console: Conso
         command = (
             f"make ui ARGS='outputs={settings.outputs}'" if is_checkout else f"sweeper ui outputs={settings.outputs}"
         )
-    console.print(final_view(progress, sweep_dir=store.root, ui_command=command if has_ui else ""))
+    view = final_view(progress, sweep_dir=store.root, confirmations=confirmations, ui_command=command if has_ui else "")
+    console.print(view)
 
 
 def _run(
