@@ -89,9 +89,9 @@ class TrainingWorker:
         return self._open(request) if isinstance(request, OpenStudy) else self._run(request)
 
     def _open(self, request: OpenStudy) -> StudyOpened:
-        self._study = None
-        self._lanes = {}
-        gc.collect()
+        if self._study is not None:
+            self._study, self._lanes = None, {}
+            gc.collect()
         task = make_task(request.task.name)
         splits = prepare_splits(request.dataset, cache=self._setup.cache, completions=task.takes_completions)
         tokens = tokenise(
