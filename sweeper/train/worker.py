@@ -123,9 +123,9 @@ class TrainingWorker:
         return self._study
 
     def _open(self, request: OpenStudy) -> StudyOpened:
-        self._study = None
-        self._lanes = {}
-        gc.collect()
+        if self._study is not None:
+            self._study, self._lanes = None, {}
+            gc.collect()
         task = make_task(request.task.name)
         splits = prepare_splits(request.dataset, cache=self._setup.cache, completions=task.takes_completions)
         tokens = tokenise(
