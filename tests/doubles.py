@@ -15,7 +15,16 @@ from pathlib import Path
 import numpy as np
 
 from sweeper.config.values import ParamValue
-from sweeper.execute.base import OpenStudy, Reply, Request, StudyOpened, WorkerFailed, WorkerReady
+from sweeper.execute.base import (
+    AdaptersScored,
+    OpenStudy,
+    Reply,
+    Request,
+    ScoreAdapters,
+    StudyOpened,
+    WorkerFailed,
+    WorkerReady,
+)
 from sweeper.store.outcomes import RowOutcomes
 from sweeper.types import Admission, ChunkReport, ChunkRequest, Cost, Failure, Measurement, TrialSpec
 
@@ -92,7 +101,18 @@ class FakeWorker:
             self._note("open")
             references = {"frozen_probe": {"validation/accuracy": 0.5}} if request.probe else {}
             return StudyOpened(references=references)
+        if isinstance(request, ScoreAdapters):
+            return self._score(request)
         return self._train(request)
+
+    def _score(self, request: ScoreAdapters) -> AdaptersScored:
+        self._note("score")
+        values = {number: accuracy(spec.params, self._num_chunks) for number, (spec, _) in request.adapters.items()}
+        return AdaptersScored(
+            metrics={number: {f"{request.split}/accuracy": value} for number, value in values.items()},
+            outcomes={number: outcomes_of(value).to_bytes() for number, value in values.items()},
+            elapsed_s=self._device_s,
+        )
 
     def _train(self, request: ChunkRequest) -> Reply:
         for number in request.evict:
