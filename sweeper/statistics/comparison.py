@@ -1,8 +1,8 @@
 """Compares candidates, each trained with the same fresh seeds and scored on the same rows.
 
-All differences are of pairs: the same seed (initial adapter, data order) and the same row. `crossed` has the error model;
-intervals are simultaneous over candidates (max-T), and hold although further seeds are added only where a comparison
-is undecided (`error_level`). docs/statistics.md explains it to users, `benchmarks/calibration.py` checks it.
+All differences are of pairs: the same seed (initial adapter, data order) and the same row. `crossed` has the error
+model. Intervals are simultaneous over candidates (max-T), and hold although further seeds are added only where a
+comparison is undecided (`error_level`). docs/statistics.md explains all of it, `benchmarks/calibration.py` measures it.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from sweeper.config.settings import ConfirmSettings
-from sweeper.statistics.crossed import Crossed, Floats, MaxStatistic, SeedVariance
-from sweeper.statistics.outcomes import LABEL_METRICS, CandidateOutcomes, is_minimised, row_contributions
+from sweeper.statistics.crossed import Crossed, Floats, MaxStatistic, SeedVariance, StandardError
+from sweeper.statistics.outcomes import LABEL_METRICS, CandidateOutcomes, is_minimised, metric_values, row_contributions
 from sweeper.statistics.results import CandidateResult, Difference, Interval, Verdict
 
-__all__ = ["compare_candidates", "compare_with_baseline", "error_level"]
+__all__ = ["compare_candidates", "compare_with_baseline", "error_level", "optimism"]
 
 _MOST_SEEDS = 1_000
 _MOST_ROWS = 1_000_000
@@ -45,8 +45,8 @@ def compare_candidates(
         default: Name of the default; None if it is not among them.
         metric: The study's metric, e.g. ``accuracy``.
         maximize: Whether higher values of it are better.
-        settings: ``margin``, ``confidence`` and ``max_seeds``. If no more seeds will be trained than the candidates have,
-            ``max_seeds`` must be that number: fewer seeds than ``max_seeds`` are an interim look, with wider intervals.
+        settings: ``margin``, ``confidence`` and ``max_seeds``. A comparison of fewer seeds than ``max_seeds`` is an
+            interim look, with a wider interval. So if no more will be trained, it must be the most that one has.
         other_metrics: Metrics that get intervals, too.
         seed: Of the random draws for simultaneous intervals.
 
@@ -97,10 +97,10 @@ def compare_with_baseline(
     """Compare a candidate with a fixed predictor, such as a frozen probe: is it clearly better?
 
     Args:
-        candidates: As for `compare_candidates`. The one to compare may be the best of them: intervals hold for all at once.
+        candidates: As for `compare_candidates`. Intervals hold for all at once, so the one may be the best of them.
         name: The candidate.
-        baseline: Outcomes of the predictor on the same rows, as one seed; its score if nothing else is known, which makes
-            intervals wider, as if it had been scored on other rows.
+        baseline: Outcomes of the predictor on the same rows, as one seed. If nothing but its score is known, that:
+            intervals are then as wide as if it had been scored on other rows.
         metric: The study's metric.
         maximize: Whether higher values of it are better.
         settings: ``confidence`` and ``max_seeds``, as for `compare_candidates`.
@@ -111,6 +111,40 @@ def compare_with_baseline(
     """
     _check(candidates)
     return _Scores(candidates, metric, maximize=maximize, settings=settings, seed=seed).against_fixed(name, baseline)
+
+
+def optimism(
+    search_values: Mapping[str, float],
+    candidates: Sequence[CandidateOutcomes],
+    *,
+    metric: str,
+    maximize: bool,
+    confidence: float,
+) -> Interval | None:
+    """Return how much better the search scored its own candidates than fresh seeds do, on average.
+
+    The search trained all of them with one seed, so its mean score is compared with that of each fresh seed: if the
+    search's scores were not the best of many, they would be like those of one more seed (t interval of a prediction).
+
+    Args:
+        search_values: The search's score of each of its candidates, by name, on the same rows.
+        candidates: Those candidates and others, as for `compare_candidates`.
+        metric: The study's metric.
+        maximize: Whether higher values of it are better.
+        confidence: Of the interval.
+
+    Returns:
+        Positive if the search was too optimistic, also for a loss; None without candidates of the search.
+    """
+    found = [candidate for candidate in candidates if candidate.name in search_values]
+    if not found:
+        return None
+    num_seeds = min(len(candidate.seeds) for candidate in found)
+    fresh_S = np.mean([metric_values(candidate, metric)[:num_seeds] for candidate in found], axis=0)
+    search = float(np.mean([search_values[candidate.name] for candidate in found]))
+    error = float(fresh_S.std(ddof=1)) * math.sqrt(1 + 1 / num_seeds)
+    half = StandardError(error=error, degrees=num_seeds - 1).half_width(1 - confidence)
+    return _interval((1 if maximize else -1) * (search - float(fresh_S.mean())), half)
 
 
 def error_level(settings: ConfirmSettings, num_seeds: int) -> float:
@@ -194,10 +228,8 @@ class _Scores:
     def mean(self, name: str) -> Interval:
         """Return the metric of a candidate, its sign as it was; its interval is not simultaneous."""
         found = self._own[name]
-        error, degrees = found.error(self._own_seeds)
-        half = float(stats.t.isf((1 - self._settings.confidence) / 2, degrees)) * error
-        ends = sorted((self._sign * (found.mean - half), self._sign * (found.mean + half)))
-        return Interval(estimate=self._sign * found.mean, low=ends[0], high=ends[1])
+        half = found.error(self._own_seeds).half_width(1 - self._settings.confidence)
+        return _interval(self._sign * found.mean, half)
 
     def differences_from(self, reference: str | None, *, selected: bool) -> dict[str, Difference]:
         """Return each other candidate minus a reference.
@@ -220,10 +252,8 @@ class _Scores:
         pairs = {other: self._minus_fixed(other, baseline) for other in self._values}
         largest = MaxStatistic(np.stack([pair.values_N for pair in pairs.values()]), self._random_seed)
         found = pairs[name].crossed
-        error, degrees = found.error(self._own_seeds)
         level = largest.level(2 * error_level(self._settings, found.num_seeds))
-        half = float(stats.t.isf(level / 2, degrees)) * error
-        gain = Interval(estimate=found.mean, low=found.mean - half, high=found.mean + half)
+        gain = _interval(found.mean, found.error(self._own_seeds).half_width(level))
         return Difference(gain=gain, verdict=_sign_of(gain))
 
     def _pair(self, name: str, other: str) -> _Pair:
@@ -264,14 +294,16 @@ class _Scores:
         num_seeds: int | None = None,
         num_rows: int | None = None,
     ) -> tuple[Verdict, Interval]:
-        error, degrees = found.error(self._seeds, num_seeds=num_seeds, num_rows=num_rows)
-        half = float(stats.t.isf(largest.level(level) / 2, degrees)) * error
+        error = found.error(self._seeds, num_seeds=num_seeds, num_rows=num_rows)
         # Two one-sided tests (Schuirmann 1987): each may err with `level`, so the interval leaves out twice that.
-        half_margin = float(stats.t.isf(largest.level(2 * level) / 2, degrees)) * error
-        gain = Interval(estimate=found.mean, low=found.mean - half, high=found.mean + half)
-        if abs(found.mean) + half_margin < self._settings.margin:
+        gain = _interval(found.mean, error.half_width(largest.level(level)))
+        if abs(found.mean) + error.half_width(largest.level(2 * level)) < self._settings.margin:
             return Verdict.EQUIVALENT, gain
         return _sign_of(gain), gain
+
+
+def _interval(estimate: float, half: float) -> Interval:
+    return Interval(estimate=estimate, low=estimate - half, high=estimate + half)
 
 
 def _sign_of(gain: Interval) -> Verdict:
@@ -282,5 +314,5 @@ def _sign_of(gain: Interval) -> Verdict:
 
 def _first(numbers: range, holds: Callable[[int], bool]) -> int | None:
     """Return the first number for which something holds that holds for all larger ones, too; None if there is none."""
-    index = bisect.bisect_left(numbers, True, key=holds)  # noqa: FBT003  the value searched for
+    index = bisect.bisect_left(numbers, True, key=holds)
     return numbers[index] if index < len(numbers) else None

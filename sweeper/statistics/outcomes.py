@@ -1,7 +1,7 @@
 """What a candidate's trials did with each validation row, and each row's contribution to a metric.
 
-Every metric becomes a mean over rows: accuracy is one already; for macro-F1, MCC and perplexity, the contribution of a
-row is the metric plus the row's influence on it (infinitesimal jackknife, Efron 1982). So one error model serves them all.
+Every metric becomes a mean over rows, so that one error model serves them all. Accuracy is one already. For macro-F1,
+MCC and perplexity, a row contributes the metric plus its influence on it (infinitesimal jackknife, Efron 1982).
 
 Shapes: S seeds, N rows, L labels.
 """
@@ -37,7 +37,7 @@ class CandidateOutcomes:
     @property
     def num_rows(self) -> int:
         """Return N."""
-        return self.loss_SN.shape[1]
+        return int(self.loss_SN.shape[1])
 
 
 def is_minimised(metric: str) -> bool:
@@ -110,11 +110,15 @@ def _mcc(outcomes: CandidateOutcomes) -> Floats:
         np.take_along_axis(np.broadcast_to(r_L, q_SL.shape), predicted_SN, axis=1) + q_SL[:, target_N] - 2 * chance_S1
     )
     # Influences on the variances of predicted and true labels, as shares of them.
-    predicted_SN_ = 2 * ((1 - predicted_S1) - q_of_predicted_SN)
-    target_N_ = 2 * ((1 - target) - r_L[target_N])
+    influence_predicted_SN = 2 * ((1 - predicted_S1) - q_of_predicted_SN)
+    influence_target_N = 2 * ((1 - target) - r_L[target_N])
     with np.errstate(divide="ignore", invalid="ignore"):
         mcc_S1 = covariance_S1 / scale_S1
-        result_SN = mcc_S1 + covariance_SN / scale_S1 - mcc_S1 / 2 * (predicted_SN_ / predicted_S1 + target_N_ / target)
+        result_SN = (
+            mcc_S1
+            + covariance_SN / scale_S1
+            - mcc_S1 / 2 * (influence_predicted_SN / predicted_S1 + influence_target_N / target)
+        )
     result: Floats = np.where(scale_S1 > 0, result_SN, 0.0)
     return result
 
