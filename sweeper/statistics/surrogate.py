@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, cholesky, solve_triangular
 from scipy.optimize import minimize
 from scipy.stats import spearmanr
+from threadpoolctl import threadpool_limits
 
 from sweeper.config.space import SearchSpace
 from sweeper.config.values import ParamValue
@@ -42,6 +43,8 @@ _MEMBERS = 12
 _MEMBERS_OF_MANY = 4
 """Members of the ensemble with up to, and with more than, `_MANY` scores: many scores pin the parameters down."""
 _MANY = 300
+_one_thread = threadpool_limits.wrap(limits=1, user_api="blas")
+"""The matrices are small: beside busy workers, threads that wait for each other took forty times as long."""
 _UNKNOWN_ROW_VARIANCE = 0.02
 """Variance of a standardized score due to the rows if the metric has no known error."""
 
@@ -121,10 +124,12 @@ class Surrogate:
         """The points of the distinct configurations that the posterior is conditioned on."""
         return self._members[0].data.x_UC
 
+    @_one_thread
     def mean_scores(self, x_MC: Array) -> Array:
         """Return posterior means of true scores at the full length; higher is better, in standard deviations."""
         return np.asarray(np.mean([member.mean(x_MC) for member in self._members], axis=0))
 
+    @_one_thread
     def draw_scores(self, x_MC: Array, *, num_draws: int, seed: int, own: Indices | None = None) -> Array:
         """Return joint posterior draws (S x M) of true scores at the full length; higher is better.
 
@@ -188,6 +193,7 @@ def fit_study(study: StudyRecord, trials: Sequence[TrialRecord], space: SearchSp
     )
 
 
+@_one_thread
 def fit_surrogate(
     space: SearchSpace,
     trials: Sequence[ScoredTrial],
