@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from sweeper.errors import StoreError
 from sweeper.figures.baselines import Baseline, best_baseline
 from sweeper.figures.confirmation import Candidate, ConfirmationRecord, ConfirmationState, confirmation_trials
 from sweeper.figures.hyperparameters import params_text, shown_params
@@ -22,56 +23,36 @@ from sweeper.figures.text import plural
 from sweeper.statistics.comparison import compare_candidates, compare_with_baseline
 from sweeper.statistics.outcomes import CandidateOutcomes
 from sweeper.statistics.results import CandidateResult, Difference, Interval, Verdict
-from sweeper.store.outcomes import RowOutcomes
+from sweeper.store.candidate_outcomes import read_candidate_outcomes
 from sweeper.store.trials import TrialStore
 from sweeper.types import Phase, StudyRecord, TrialRecord, TrialState
 
-__all__ = ["candidate_outcomes", "confirmation", "other_metrics"]
+__all__ = ["confirmation"]
 
 _MIN_SEEDS = 2
 _PREFIX = "validation/"
 
 
-def candidate_outcomes(
-    store: TrialStore, study: StudyRecord, name: str, trials: Sequence[TrialRecord], *, test: bool = False
+def _outcomes_of(
+    store: TrialStore, name: str, trials: Sequence[TrialRecord], *, split: str = "validation"
 ) -> CandidateOutcomes | None:
-    """Return the row outcomes of a candidate's complete trials.
+    """Return the row outcomes of a candidate's complete trials; None if there are too few, or a file is missing.
 
     Args:
         store: The sweep.
-        study: The study.
         name: The candidate.
         trials: Its complete trials, in the order of the fresh seeds.
-        test: Whether to read those of the test rows instead of the validation rows.
-
-    Returns:
-        The outcomes up to the first trial without any; None if the first one has none.
+        split: ``validation`` or ``test``.
     """
-    found: list[RowOutcomes] = []
-    for trial in trials:
-        number = trial.spec.number
-        rows = (
-            store.read_test_outcomes(study.name, number)
-            if test
-            else store.read_outcomes(study.name, number, trial.chunks_done)
-        )
-        if rows is None:
-            break
-        found.append(rows)
-    if not found:
+    if len(trials) < _MIN_SEEDS:
         return None
-    labels = [rows.predicted_N for rows in found if rows.predicted_N is not None]
-    return CandidateOutcomes(
-        name=name,
-        seeds=tuple(trial.spec.seed for trial in trials[: len(found)]),
-        loss_SN=np.stack([rows.loss_N for rows in found]).astype(np.float64),
-        predicted_SN=np.stack(labels) if labels else None,
-        target_N=found[0].target_N,
-        tokens_N=found[0].tokens_N,
-    )
+    try:
+        return read_candidate_outcomes(store, name, trials, split=split)
+    except StoreError:
+        return None  # not scored, or damaged, which `sweeper reconcile` repairs
 
 
-def other_metrics(study: StudyRecord, outcomes: CandidateOutcomes) -> list[str]:
+def _other_metrics(study: StudyRecord, outcomes: CandidateOutcomes) -> list[str]:
     """Return the metrics, beside the study's own, that get intervals: those that its task reports."""
     named = ["loss"] if outcomes.predicted_SN is None else ["accuracy", "loss"]
     if outcomes.tokens_N is None:
@@ -164,10 +145,8 @@ class _Confirmation:
 
     def _outcomes(self) -> dict[str, CandidateOutcomes]:
         """Return outcomes by candidate, of those with enough seeds; the seeds are prefixes of the same list."""
-        found = {
-            name: candidate_outcomes(self.store, self.study, name, trials) for name, trials in self.complete.items()
-        }
-        return {name: rows for name, rows in found.items() if rows is not None and len(rows.seeds) >= _MIN_SEEDS}
+        found = {name: _outcomes_of(self.store, name, trials) for name, trials in self.complete.items()}
+        return {name: rows for name, rows in found.items() if rows is not None}
 
     def _results(self) -> dict[str, CandidateResult]:
         if not self.outcomes:
@@ -179,7 +158,7 @@ class _Confirmation:
             metric=self.study.metric.removeprefix(_PREFIX),
             maximize=self.study.direction == "maximize",
             settings=self.settings,
-            other_metrics=other_metrics(self.study, first),
+            other_metrics=_other_metrics(self.study, first),
         )
         return {result.name: result for result in results}
 
@@ -230,8 +209,8 @@ class _Confirmation:
 
     def _test(self, name: str) -> dict[str, Any] | None:
         """Return the mean over seeds on the test rows; None if the candidate was not scored there."""
-        rows = candidate_outcomes(self.store, self.study, name, self.complete[name], test=True)
-        if rows is None or len(rows.seeds) < _MIN_SEEDS:
+        rows = _outcomes_of(self.store, name, self.complete[name], split="test")
+        if rows is None:
             return None
         metric = self.study.metric.removeprefix(_PREFIX)
         (result,) = compare_candidates(
@@ -240,7 +219,7 @@ class _Confirmation:
             metric=metric,
             maximize=self.study.direction == "maximize",
             settings=self.settings,
-            other_metrics=other_metrics(self.study, rows),
+            other_metrics=_other_metrics(self.study, rows),
         )
         return {
             "num_rows": rows.num_rows,

@@ -197,11 +197,11 @@ class Confirmation:
         return unfinished[0] if unfinished else None
 
     def _complete(self, trials: Mapping[int, TrialRecord], num_seeds: int) -> list[TrialRecord]:
-        """Return the trials of a candidate up to the first that is not complete."""
+        """Return the trials of a candidate up to the first that is not complete, or whose row outcomes were lost."""
         found = []
         for index in range(num_seeds):
             trial = trials[self.fresh_seed(index)]
-            if trial.state is not TrialState.COMPLETE:
+            if trial.state is not TrialState.COMPLETE or not trial.measurements[-1].outcomes:
                 break
             found.append(trial)
         return found

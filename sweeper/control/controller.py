@@ -174,11 +174,11 @@ class Controller:
         if isinstance(reply, WorkerFailed):
             self._handle_loss(slot, Failure(kind=reply.kind, message=reply.message, traceback=reply.traceback))
             return
-        elapsed_s = self._watchdog.finished(slot.handle.index, is_good=True)
+        self._watchdog.finished(slot.handle.index, is_good=True)
         slot.state = WorkerState.IDLE
-        self._handle_reply(slot, reply, elapsed_s)
+        self._handle_reply(slot, reply)
 
-    def _handle_reply(self, slot: WorkerSlot, reply: Reply, elapsed_s: float) -> None:
+    def _handle_reply(self, slot: WorkerSlot, reply: Reply) -> None:
         match reply:
             case WorkerReady(notes=notes):
                 log.info("worker %d is ready: %s", slot.handle.index, "; ".join(notes))
@@ -191,9 +191,9 @@ class Controller:
                 self._send_chunk(slot, slot.study)
             case ChunkReport() if slot.study is not None:
                 self._handle_report(slot, slot.study, reply)
-            case AdaptersScored(outcomes=outcomes) if slot.study is not None:
+            case AdaptersScored(elapsed_s=elapsed_s) if slot.study is not None:
                 self._ledger.charge(Cost(device_s=elapsed_s))
-                slot.study.follow_up.record_scores(outcomes)
+                slot.study.follow_up.record_scores(reply)
                 self._send_chunk(slot, slot.study)
             case _:
                 raise AssertionError(f"worker {slot.handle.index} sent {reply!r} unasked")
@@ -237,11 +237,12 @@ class Controller:
         else:
             slot.evict = (*slot.evict, *self._packing.release(slot, study))
             admissions = self._packing.fill(slot, study)
-        if slot.lanes and not self._is_ending:
+        if not slot.lanes:
+            if scores := study.follow_up.score_request(limit=slot.num_lanes):
+                self._send(slot, scores, WorkerState.SCORE, f"the scores of {study.record.name} on test rows")
+        elif not self._is_ending:
             request, slot.evict = ChunkRequest(admit=tuple(admissions), evict=slot.evict), ()
             self._send(slot, request, WorkerState.CHUNK, f"a chunk of {study.record.name}")
-        elif not slot.lanes and not self._is_ending and (scores := study.follow_up.score_request(limit=slot.num_lanes)):
-            self._send(slot, scores, WorkerState.SCORE, f"the scores of {study.record.name} on test rows")
 
     def _send(self, slot: WorkerSlot, request: Request, state: WorkerState, what: str) -> None:
         slot.handle.send(request)

@@ -9,8 +9,8 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from sweeper.control.trial_records import TrialRecords
-from sweeper.execute.base import ScoreAdapters
-from sweeper.types import TrialRecord
+from sweeper.execute.base import AdaptersScored, ScoreAdapters
+from sweeper.types import TrialRecord, TrialSpec
 
 __all__ = ["FinalScores"]
 
@@ -30,6 +30,7 @@ class FinalScores:
     def __init__(self, records: TrialRecords) -> None:
         self._records = records
         self._scored: set[int] = set()
+        """Trials that are scored, or cannot be in this session."""
         self._requested: set[int] = set()
         self._num_failures = 0
 
@@ -57,7 +58,8 @@ class FinalScores:
         Returns:
             None if every adapter is scored or in a request, or cannot be read.
         """
-        study, adapters = self._records.study.name, {}
+        study = self._records.study.name
+        adapters: dict[int, tuple[TrialSpec, Mapping[str, bytes]]] = {}
         for trial in self.missing(trials):
             number = trial.spec.number
             if len(adapters) < limit and number not in self._requested:
@@ -70,12 +72,15 @@ class FinalScores:
         self._requested |= adapters.keys()
         return ScoreAdapters(split=_SPLIT, adapters=adapters) if adapters else None
 
-    def record(self, outcomes: Mapping[int, bytes]) -> None:
+    def record(self, reply: AdaptersScored) -> None:
         """Write the outcomes that a worker sent."""
-        for number, content in outcomes.items():
-            self._records.store.write_test_outcomes(self._records.study.name, number, content)
-            self._scored.add(number)
-        self._requested -= outcomes.keys()
+        study = self._records.study.name
+        for number, content in reply.outcomes.items():
+            self._records.store.write_test_outcomes(study, number, content)
+        for number, failure in reply.failures.items():
+            log.warning("%s, trial %d: it is not scored on test rows: %s", study, number, failure.message)
+        self._scored |= reply.outcomes.keys() | reply.failures.keys()
+        self._requested -= self._scored
 
     def failed(self, reason: str) -> None:
         """Note that a worker failed to answer a request, so that it is repeated once.

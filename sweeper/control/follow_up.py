@@ -12,8 +12,8 @@ from sweeper.config.settings import Recipe
 from sweeper.control.confirmation import Confirmation
 from sweeper.control.final_scores import FinalScores
 from sweeper.control.trial_records import TrialRecords
+from sweeper.execute.base import AdaptersScored, ScoreAdapters
 from sweeper.figures.confirmation import ConfirmationRecord, ConfirmationState
-from sweeper.execute.base import ScoreAdapters
 from sweeper.figures.recipes import FIRST_CONFIRMATION_NUMBER, candidate_name, confirmation_origin, recipe_origin
 from sweeper.types import Phase, TrialRecord, TrialSpec, TrialState, TrialTemplate
 
@@ -114,13 +114,13 @@ class FollowUp:
             limit: The most adapters of a request.
         """
         request = self._scores.request(self._to_score, limit=limit)
-        if request is None:
+        if request is None and self.record is not None:  # adapters may have turned out to be unreadable
             self.update()
         return request
 
-    def record_scores(self, outcomes: Mapping[int, bytes]) -> None:
-        """Write the outcomes of test rows that a worker sent, by trial."""
-        self._scores.record(outcomes)
+    def record_scores(self, reply: AdaptersScored) -> None:
+        """Write the outcomes of test rows that a worker sent."""
+        self._scores.record(reply)
         self.update()
 
     def scores_failed(self, reason: str) -> None:

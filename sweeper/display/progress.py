@@ -113,10 +113,14 @@ class StudyProgress:
         return sum(number for state, number in self.counts.items() if state.is_finished)
 
     @property
+    def is_running(self) -> bool:
+        """Whether a trial is running, or a reference has not started yet."""
+        return bool(self.counts[TrialState.RUNNING] or self.num_open_references)
+
+    @property
     def is_done(self) -> bool:
         """Whether the budget is spent, every reference was trained, the best is confirmed, and nothing is running."""
-        is_open = self.counts[TrialState.RUNNING] or self.num_open_references
-        return self.num_done >= self.budget and self.is_confirmed and not is_open
+        return self.num_done >= self.budget and self.is_confirmed and not self.is_running
 
     @property
     def best_value(self) -> float | None:

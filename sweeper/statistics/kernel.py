@@ -27,12 +27,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, lapack
 
-__all__ = ["Data", "Kernel", "Parameters", "log_posterior"]
+__all__ = ["MEAN_VARIANCE", "Data", "Kernel", "Parameters", "log_posterior"]
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
-_MEAN_VARIANCE = 4.0
+MEAN_VARIANCE = 4.0
 """Prior variance of the mean and of the mean gap, where scores have a variance of 1."""
 _JITTER = 1e-3
 """Variance of every score beyond the other terms, which also keeps the matrix positive definite."""
@@ -128,16 +128,27 @@ class Kernel:
 
     def scores(self, data: Data, matern_UU: Array) -> Array:
         """Return the covariance of scores (N x N)."""
+        c = data.configuration_N
+        found = self.beyond_smooth(data, matern_UU)
+        found += MEAN_VARIANCE + self.smooth * matern_UU[np.ix_(c, c)]
+        return found
+
+    def beyond_smooth(self, data: Data, matern_UU: Array) -> Array:
+        """Return the covariance of scores (N x N) without that of the mean and f."""
         c, p = data.configuration_N, data.missing_N
         same_trial = data.trial_N[:, None] == data.trial_N[None, :]
         same_configuration = c[:, None] == c[None, :]
         missing = np.minimum.outer(p, p)
         deviation = np.sqrt(data.row_variance_N / 2)
-        found = _MEAN_VARIANCE * (1 + missing) + (self.smooth + self.gap * missing) * matern_UU[np.ix_(c, c)]
+        found = missing * (MEAN_VARIANCE + self.gap * matern_UU[np.ix_(c, c)])
         found += self.deviation * same_configuration
         found += (self.seed + self.own_gap * missing + np.outer(deviation, deviation)) * same_trial
         found[np.diag_indices_from(found)] += data.row_variance_N / 2 + _JITTER
         return np.asarray(found)
+
+    def smooth_cross(self, x_MC: Array, other_LC: Array) -> Array:
+        """Return the covariance of mean and f between points (M x L)."""
+        return np.asarray(MEAN_VARIANCE + self.smooth * self.matern(x_MC, other_LC)[0])
 
     def cross(self, data: Data, x_MC: Array, *, own: Indices | None = None) -> Array:
         """Return the covariance of scores with true values at the full length (N x M).
@@ -148,15 +159,14 @@ class Kernel:
             own: Index of the configuration of ``data`` that each point is; its own deviation then counts as part of
                 its true value. None for points that stand for their neighbourhood.
         """
-        matern_UM, _ = self.matern(data.x_UC, x_MC)
-        found = _MEAN_VARIANCE + self.smooth * matern_UM[data.configuration_N]
+        found = self.smooth_cross(data.x_UC, x_MC)[data.configuration_N]
         if own is not None:
             found += self.deviation * (data.configuration_N[:, None] == own[None, :])
         return np.asarray(found)
 
     def values(self, x_MC: Array, *, with_deviation: bool) -> Array:
         """Return the prior covariance of true values at the full length (M x M)."""
-        found = _MEAN_VARIANCE + self.smooth * self.matern(x_MC, x_MC)[0]
+        found = self.smooth_cross(x_MC, x_MC)
         if with_deviation:
             found[np.diag_indices_from(found)] += self.deviation
         return np.asarray(found)

@@ -23,6 +23,7 @@ Array = NDArray[np.float64]
 
 _CEILING = 1.02
 """Above every accuracy, so that the logarithm of the distance to it is finite."""
+_MAX_LEVELS = 100
 _SAME_ROWS = 0.35
 """Variance of a score beside others on the same validation rows, as a share of the binomial variance: the error of
 differences was measured to be 1.7 times smaller than for independent rows, and 1 / 1.7^2 = 0.35."""
@@ -114,21 +115,35 @@ class Encoder:
         return np.array(rows, dtype=np.float64).reshape(len(rows), len(self.dimension_of_column))
 
     def encode_units(self, units_MD: Array) -> Array:
-        """Return the points at positions of the unit cube in which discrete dimensions are between their values, too.
+        """Return the points at positions of the unit cube, as `SearchSpace.point` maps them to values.
 
         Args:
-            units_MD: Positions, one column for each dimension; a category is chosen by equal shares of [0, 1).
+            units_MD: Positions in [0, 1), one column for each dimension; discrete values have equal shares.
         """
-        columns: list[Array] = []
-        for index, dimension in enumerate(self.space.dimensions):
-            unit_M = units_MD[:, index]
-            if dimension.scale is Scale.CATEGORICAL:
-                num = len(dimension.choices)
-                chosen_M = np.minimum((unit_M * num).astype(int), num - 1)
-                columns.extend((chosen_M == choice) / math.sqrt(2) for choice in range(num))
-            else:
-                columns.append(unit_M)
-        return np.stack(columns, axis=1)
+        columns = [self._column(index, units_MD[:, index]) for index in range(units_MD.shape[1])]
+        return np.concatenate(columns, axis=1)
+
+    def levels(self, index: int) -> list[ParamValue] | None:
+        """Return the values of a discrete dimension; None if it is continuous or has more than a hundred."""
+        dimension = self.space.dimensions[index]
+        if dimension.num_values is None or dimension.num_values > _MAX_LEVELS:
+            return None
+        return [dimension.at((level + 0.5) / dimension.num_values) for level in range(dimension.num_values)]
+
+    def columns_of(self, index: int) -> NDArray[np.int64]:
+        """Return the columns that belong to a dimension."""
+        return np.flatnonzero(self.dimension_of_column == index)
+
+    def column_values(self, index: int, value: ParamValue) -> list[float]:
+        """Return the entries of a dimension's columns for a value."""
+        return _columns(self.space.dimensions[index], value)
+
+    def _column(self, index: int, unit_M: Array) -> Array:
+        levels = self.levels(index)
+        if levels is None:
+            return unit_M[:, None]
+        table = np.array([self.column_values(index, level) for level in levels])
+        return np.asarray(table[np.minimum((unit_M * len(levels)).astype(int), len(levels) - 1)])
 
 
 def _columns(dimension: Dimension, value: ParamValue) -> list[float]:

@@ -20,11 +20,12 @@ from scipy.stats import spearmanr
 
 from sweeper.config.space import SearchSpace
 from sweeper.config.values import ParamValue
-from sweeper.statistics.kernel import Data, Kernel, Parameters, log_posterior
+from sweeper.statistics.kernel import MEAN_VARIANCE, Data, Kernel, Parameters, log_posterior
 from sweeper.statistics.observations import Encoder, Score, ScoredTrial, scored_trials
+from sweeper.statistics.threads import on_one_thread
 from sweeper.types import StudyRecord, TrialRecord
 
-__all__ = ["MIN_TRIALS", "Quality", "Surrogate", "fit_study", "fit_surrogate", "probability_best"]
+__all__ = ["MIN_TRIALS", "FunctionDraws", "Quality", "Surrogate", "fit_study", "fit_surrogate", "probability_best"]
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -42,6 +43,7 @@ _MEMBERS = 12
 _MEMBERS_OF_MANY = 4
 """Members of the ensemble with up to, and with more than, `_MANY` scores: many scores pin the parameters down."""
 _MANY = 300
+_NUM_FREQUENCIES = 192
 _UNKNOWN_ROW_VARIANCE = 0.02
 """Variance of a standardized score due to the rows if the metric has no known error."""
 
@@ -93,6 +95,53 @@ class _Member:
         return np.asarray(mean_M + normal_SM @ factor.T)
 
 
+class FunctionDraws:
+    """Posterior draws of the true score that can be evaluated anywhere, all at the same functions.
+
+    A draw is a draw from the prior plus the update that makes it agree with the data (Matheron's rule; Wilson et al.
+    2020, arXiv:2002.09309). The prior is drawn with random Fourier features: the frequencies of a Matern 5/2 kernel
+    follow a t distribution with 5 degrees of freedom. In contrast to `Surrogate.draw_scores`, thousands of points are
+    cheap, and everything that is read from the same draws agrees.
+    """
+
+    def __init__(self, members: Sequence[_Member], num_each: int, rng: np.random.Generator) -> None:
+        self._paths = [_Paths(member, num_each, rng) for member in members]
+
+    @on_one_thread
+    def __call__(self, x_MC: Array) -> Array:
+        """Return the draws (S x M) at points."""
+        return np.concatenate([paths(x_MC) for paths in self._paths])
+
+
+class _Paths:
+    """Function draws of one member."""
+
+    def __init__(self, member: _Member, num_draws: int, rng: np.random.Generator) -> None:
+        data, self._kernel = member.data, member.kernel
+        num_coordinates = data.x_UC.shape[1] + 1
+        normal = rng.standard_normal((num_coordinates, _NUM_FREQUENCIES))
+        self._frequencies = normal / np.sqrt(rng.chisquare(5, _NUM_FREQUENCIES) / 5)
+        self._prior = rng.standard_normal((2 * _NUM_FREQUENCIES + 1, num_draws))
+        matern_UU, _ = self._kernel.matern(data.x_UC, data.x_UC)
+        beyond = cholesky(self._kernel.beyond_smooth(data, matern_UU), lower=True, overwrite_a=True)
+        drawn_NS = (self._features(data.x_UC) @ self._prior)[data.configuration_N]
+        drawn_NS += beyond @ rng.standard_normal((len(data.y_N), num_draws))
+        update_NS = cho_solve((member.factor, True), data.y_N[:, None] - drawn_NS, check_finite=False)
+        self._x_UC = data.x_UC
+        self._update_US = np.zeros((len(data.x_UC), num_draws))
+        np.add.at(self._update_US, data.configuration_N, update_NS)
+
+    def __call__(self, x_MC: Array) -> Array:
+        update_MS = self._kernel.smooth_cross(x_MC, self._x_UC) @ self._update_US
+        return np.asarray((self._features(x_MC) @ self._prior + update_MS).T)
+
+    def _features(self, x_MC: Array) -> Array:
+        phases = self._kernel.embed(x_MC) @ self._frequencies
+        scale = math.sqrt(self._kernel.smooth / _NUM_FREQUENCIES)
+        constant = np.full((len(x_MC), 1), math.sqrt(MEAN_VARIANCE))
+        return np.hstack([scale * np.cos(phases), scale * np.sin(phases), constant])
+
+
 class Surrogate:
     """The posterior of the true score over a space; made by `fit_surrogate`."""
 
@@ -121,10 +170,12 @@ class Surrogate:
         """The points of the distinct configurations that the posterior is conditioned on."""
         return self._members[0].data.x_UC
 
+    @on_one_thread
     def mean_scores(self, x_MC: Array) -> Array:
         """Return posterior means of true scores at the full length; higher is better, in standard deviations."""
         return np.asarray(np.mean([member.mean(x_MC) for member in self._members], axis=0))
 
+    @on_one_thread
     def draw_scores(self, x_MC: Array, *, num_draws: int, seed: int, own: Indices | None = None) -> Array:
         """Return joint posterior draws (S x M) of true scores at the full length; higher is better.
 
@@ -138,6 +189,16 @@ class Surrogate:
         rng = np.random.default_rng(seed)
         normal = rng.standard_normal((len(self._members), each, len(x_MC)))
         return np.concatenate([m.draws(x_MC, z, own) for m, z in zip(self._members, normal, strict=True)])
+
+    @on_one_thread
+    def functions(self, *, num_draws: int, seed: int) -> FunctionDraws:
+        """Return posterior draws of the true score as functions of the point.
+
+        Args:
+            num_draws: Draws; rounded up to a multiple of the members.
+            seed: Seed of the draws.
+        """
+        return FunctionDraws(self._members, math.ceil(num_draws / len(self._members)), np.random.default_rng(seed))
 
     def values(self, scores: Array) -> Array:
         """Return the values of the metric that have these scores."""
@@ -188,6 +249,7 @@ def fit_study(study: StudyRecord, trials: Sequence[TrialRecord], space: SearchSp
     )
 
 
+@on_one_thread
 def fit_surrogate(
     space: SearchSpace,
     trials: Sequence[ScoredTrial],

@@ -8,14 +8,15 @@ import pytest
 
 from sweeper.config.settings import BudgetSettings, ConfirmSettings, Recipe
 from sweeper.control.confirmation import Confirmation
+from sweeper.execute.base import ScoreAdapters, WorkerFailed
 from sweeper.figures.confirmation import ConfirmationState, confirmation_trials
 from sweeper.figures.ranking import finite_value, rank_trials
 from sweeper.figures.recipes import FIRST_CONFIRMATION_NUMBER, FIRST_REFERENCE_NUMBER
 from sweeper.search.proposals import trial_seed
 from sweeper.statistics.results import CandidateResult, Difference, Interval, Verdict
 from sweeper.types import Failure, FailureKind, Phase, TrialState
-from tests.control.bench import Bench, Killed, check_intact, lose, no_pruning, once
-from tests.doubles import FakeClock
+from tests.control.bench import Bench, Killed, check_intact, lose, no_pruning, once, record
+from tests.doubles import FakeClock, FakeWorker, outcomes_of
 from tests.search.toy import preset
 
 NUM_TRIALS = 6
@@ -189,7 +190,7 @@ def test_a_share_for_less_than_two_candidates_skips_the_confirmation_with_a_reas
     assert bench.controller.stop_reason is None
 
 
-@pytest.mark.parametrize("replies", [1, 3])
+@pytest.mark.parametrize("replies", [1, 4])
 def test_a_controller_killed_at_every_chunk_trains_the_same(tmp_path, replies):
     def make(folder):
         return confirming(folder, ConfirmSettings(max_share=10.0), Comparison(alpha_2r=5))
@@ -331,3 +332,97 @@ def test_the_adapters_of_the_confirmation_are_kept(tmp_path):
 def test_without_recipes_there_is_nothing_to_compare_with(tmp_path):
     bench = confirming(tmp_path, search=no_pruning(recipes=[Recipe(name="other", params={"lora.r": 8})])).run()
     assert record_of(bench).reason == "the default recipe peft_default has no score to compare with"
+
+
+# The test split.
+
+
+def with_test_rows(bench):
+    """Record the study with test rows, as a planned one has."""
+    bench.store.write_study(replace(record("toy"), num_rows={"train": 40, "test": 100}))
+    return bench
+
+
+def scored_on_test(bench):
+    """Return the seeds of each candidate whose adapters were scored on the test rows."""
+    found = {}
+    for number, trial in bench.trials().items():
+        if bench.store.read_test_outcomes("toy", number) is not None:
+            found.setdefault(trial.spec.origin, []).append(SEEDS.index(trial.spec.seed))
+    return found
+
+
+def test_winner_and_default_are_scored_on_the_test_rows_once(tmp_path):
+    bench = with_test_rows(confirming(tmp_path)).run()
+    check_intact(bench)
+    winner = record_of(bench).winner
+    assert winner != "peft_default"
+    assert scored_on_test(bench) == {"confirm:peft_default": [0, 1, 2], f"confirm:{winner}": [0, 1, 2]}
+    # Three lanes, so two requests, after everything else.
+    assert [what for _, what, _ in bench.events][-2:] == ["score", "score"]
+    assert [what for _, what, _ in bench.events].count("score") == 2
+    assert record_of(bench).state is ConfirmationState.COMPLETE
+    bench.events.clear()
+    bench.run()
+    assert bench.events == []
+
+
+def test_the_test_rows_are_scored_after_a_kill(tmp_path):
+    whole = with_test_rows(confirming(tmp_path / "whole")).run()
+    bench = with_test_rows(confirming(tmp_path / "killed"))
+    with pytest.raises(Killed):
+        bench.run(replies=len(whole.events) - 1)
+    bench.runs[0]._search_client._search.close()
+    assert sum(map(len, scored_on_test(bench).values())) == 3  # the first of two requests
+    assert record_of(bench).state is ConfirmationState.RUNNING
+    bench.run()
+    assert scored_on_test(bench) == scored_on_test(whole)
+    assert record_of(bench) == record_of(whole)
+
+
+def test_a_worker_that_is_lost_while_it_scores_is_asked_once_more(tmp_path, monkeypatch):
+    answer, failures = FakeWorker.answer, []
+
+    def fail(worker, request):
+        if isinstance(request, ScoreAdapters):
+            failures.append(request)
+            return WorkerFailed(message="no memory", traceback="")
+        return answer(worker, request)
+
+    monkeypatch.setattr(FakeWorker, "answer", fail)
+    bench = with_test_rows(confirming(tmp_path)).run()
+    assert len(failures) == 2
+    assert scored_on_test(bench) == {}
+    assert record_of(bench).state is ConfirmationState.COMPLETE
+    assert bench.controller.stop_reason is None
+
+
+def test_an_adapter_that_cannot_be_scored_does_not_stop_the_others(tmp_path, monkeypatch):
+    score = FakeWorker._score
+
+    def fail_one(worker, request):
+        reply = score(worker, request)
+        number = min(reply.outcomes)
+        failure = Failure(kind=FailureKind.ERROR, message="damaged")
+        outcomes = {other: content for other, content in reply.outcomes.items() if other != number}
+        return replace(reply, outcomes=outcomes, failures={number: failure})
+
+    monkeypatch.setattr(FakeWorker, "_score", fail_one)
+    bench = with_test_rows(confirming(tmp_path)).run()
+    assert sum(map(len, scored_on_test(bench).values())) == 4
+    assert record_of(bench).state is ConfirmationState.COMPLETE
+
+
+def test_the_test_rows_choose_nothing(tmp_path, monkeypatch):
+    honest = with_test_rows(confirming(tmp_path / "honest")).run()
+    zero = outcomes_of(0.0).to_bytes()
+    score = FakeWorker._score
+
+    def opposite(worker, request):
+        reply = score(worker, request)
+        return replace(reply, outcomes=dict.fromkeys(reply.outcomes, zero))
+
+    monkeypatch.setattr(FakeWorker, "_score", opposite)
+    other = with_test_rows(confirming(tmp_path / "other")).run().run()
+    assert results_of(other) == results_of(honest)
+    assert record_of(other) == record_of(honest)

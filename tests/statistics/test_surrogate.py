@@ -71,6 +71,15 @@ def test_predictions_are_near_the_truth_and_the_bands_contain_it(additive):
     assert np.mean((low <= true) & (true <= high)) >= 0.85
 
 
+def test_function_draws_have_the_posterior_of_joint_draws(additive):
+    points = additive.encoder.encode_units(np.random.default_rng(1).random((30, 5)))
+    draws = additive.functions(num_draws=2400, seed=1)(points)
+    exact = additive.draw_scores(points, num_draws=2400, seed=0)
+    assert np.abs(draws.mean(0) - exact.mean(0)).max() < 0.1 * exact.std(0).max() + 0.05
+    assert draws.std(0) == pytest.approx(exact.std(0), rel=0.2)
+    assert np.corrcoef(draws.T) == pytest.approx(np.corrcoef(exact.T), abs=0.25)
+
+
 def test_the_probability_of_being_best_is_high_where_the_truth_is(additive):
     configurations = [trial.params for trial in additive.trials]
     found = probability_best(additive, configurations)
@@ -167,7 +176,8 @@ def test_points_of_numbers_lists_and_categories():
     assert one[0] == pytest.approx(0.75)
     assert one[-1] == pytest.approx(1.5)
     assert math.dist(one, two) == pytest.approx(1)
-    assert encoder.encode_units(np.array([[0.5, 0.9, 0.25]]))[0, 1:3] == pytest.approx([0, 1 / math.sqrt(2)])
+    units = (0.5, 0.9, 0.25)
+    assert encoder.encode_units(np.array([units])) == pytest.approx(encoder.encode([encoder.space.point(units)]))
 
 
 def test_trials_that_have_no_place_in_the_space_or_no_score_are_left_out():
