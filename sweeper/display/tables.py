@@ -90,19 +90,21 @@ def _confirmed_cells(study: StudyProgress, block: Mapping[str, Any]) -> tuple[Te
     candidates = {candidate["name"]: candidate for candidate in block["candidates"]}
     beats = block["baseline"] is None or block["baseline"]["beaten"]
     chosen = candidates[block["recommended"]]
+    score = chosen["metrics"][study.study.metric]
     recommended = Text.assemble(
-        (_interval_text(chosen["metrics"][study.study.metric]), "bold green" if beats else "bold yellow"),
-        f" ({chosen['name']})\n{params_text(chosen['params'])}",
+        (_decimal_text(score["estimate"]), "bold green" if beats else "bold yellow"),
+        f" ({chosen['name']})\n{_interval_text(score)}\n{params_text(chosen['params'])}",
     )
     if block["default"] is None:
         return recommended, Text(_NOTHING)
     default = candidates[block["default"]]
-    score = _interval_text(default["metrics"][study.study.metric])
-    return recommended, Text.assemble(f"{score}\n", (params_text(default["params"]), "dim"))
+    score = default["metrics"][study.study.metric]
+    rest = f"{_interval_text(score)}\n{params_text(default['params'])}"
+    return recommended, Text.assemble(f"{_decimal_text(score['estimate'])}\n", (rest, "dim"))
 
 
 def _interval_text(found: Mapping[str, float]) -> str:
-    return f"{found['estimate']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+    return f"[{found['low']:.3f}, {found['high']:.3f}]"
 
 
 def _table(progress: Sequence[StudyProgress], *headers: str) -> Table:
