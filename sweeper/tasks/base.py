@@ -45,6 +45,10 @@ class Examples:
     weights: Sequence[float]
     """Weight of each row in a mean loss: 1, or the number of tokens that it is trained on."""
 
+    def first(self, num_rows: int) -> Examples:
+        """Return the first rows."""
+        return Examples(self.ids[:num_rows], self.targets[:num_rows], self.weights[:num_rows])
+
 
 class TaskProtocol(Protocol):
     """One kind of supervised learning."""

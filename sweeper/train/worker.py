@@ -32,6 +32,7 @@ from sweeper.execute.base import (
     WorkerReady,
     WorkerSetup,
 )
+from sweeper.figures.rungs import rows_to_score
 from sweeper.models import model_type_of
 from sweeper.models.device_choice import choose_attention, choose_dtype
 from sweeper.models.first_token import read_first_token
@@ -59,8 +60,9 @@ _ADAPTERS_AT_ONCE = 8
 
 
 class _Scored(NamedTuple):
-    """A lane's scores on a split."""
+    """A lane's scores on rows of a split."""
 
+    num_rows: int
     metrics: Mapping[str, float]
     outcomes: bytes
     """`RowOutcomes` as safetensors."""
@@ -78,6 +80,8 @@ class _Study:
     pack: Pack
     train: TrainingRows
     validation: EvaluationBatches
+    rung_rows: Mapping[int, EvaluationBatches]
+    """The validation rows that rungs score, the first ones or all, by their number."""
     fallback: OutOfMemoryFallback
     loss_limit: float
     adapter_config: Mapping[str, Any]
@@ -165,6 +169,9 @@ class TrainingWorker:
             chunks_per_epoch=request.chunks_per_epoch,
             epochs=request.epochs,
         )
+        num_rows = len(validation.ids)
+        scored = {rows_to_score(rung, num_chunks=plan.num_chunks, num_rows=num_rows) for rung in request.rungs}
+        batches = {n: self._evaluation_batches(validation.first(n), tokens.pad_token_id) for n in {*scored, num_rows}}
         return _Study(
             request=request,
             task=task,
@@ -173,7 +180,8 @@ class TrainingWorker:
             num_labels=num_labels,
             pack=pack,
             train=TrainingRows(train, plan, seed=request.seed, pad_token_id=tokens.pad_token_id, device=self._device),
-            validation=self._evaluation_batches(validation, tokens.pad_token_id),
+            validation=batches[num_rows],
+            rung_rows=batches,
             # A micro-batch divides into equal parts as often as it divides by two.
             fallback=OutOfMemoryFallback(max_parts=plan.micro_batch & -plan.micro_batch, device=self._device.type),
             loss_limit=loss_limit(num_labels if task.has_probe else model.config.vocab_size),
@@ -308,12 +316,27 @@ class TrainingWorker:
         failures |= failed
         failures |= find_diverged({n: o.loss for n, o in outcomes.items()}, "training loss", study.loss_limit)
         self._drop(failures)
-        scored = [lane for lane in lanes if lane.spec.number in self._lanes and lane.chunks_done in study.request.rungs]
-        scores, failed = self._score(study, scored, study.validation)
+        scores, failed = self._score_rungs(study, [lane for lane in lanes if lane.spec.number in self._lanes])
         failures |= failed
         failures |= find_diverged({n: s.metrics["loss"] for n, s in scores.items()}, "validation loss")
         self._drop(failures)
         return self._report(study, outcomes, scores, failures, details=details, elapsed_s=time.perf_counter() - started)
+
+    def _score_rungs(self, study: _Study, lanes: Sequence[Lane]) -> tuple[dict[int, _Scored], dict[int, Failure]]:
+        """Score the lanes that have reached a rung, on the rows that this rung scores."""
+        due: dict[int, list[Lane]] = {}
+        plan, whole = study.train.plan, study.validation.num_rows
+        for lane in lanes:
+            if lane.chunks_done in study.request.rungs:
+                num_rows = rows_to_score(lane.chunks_done, num_chunks=plan.num_chunks, num_rows=whole)
+                due.setdefault(num_rows, []).append(lane)
+        scores: dict[int, _Scored] = {}
+        failures: dict[int, Failure] = {}
+        for num_rows, group in due.items():
+            found, failed = self._score(study, group, study.rung_rows[num_rows])
+            scores |= found
+            failures |= failed
+        return scores, failures
 
     def _score(
         self, study: _Study, lanes: Sequence[Lane], split: EvaluationBatches
@@ -322,6 +345,7 @@ class TrainingWorker:
             outputs_KNF = study.pack.predict(group, split, study.task.outputs, parts=parts)
             return [
                 _Scored(
+                    split.num_rows,
                     study.task.score(outputs_NF, split.targets),
                     study.task.row_outcomes(outputs_NF, split.targets).to_bytes(),
                 )
@@ -373,13 +397,15 @@ class TrainingWorker:
                 chunk=lane.chunks_done,
                 rows=lane.chunks_done * outcomes[number].num_rows,
                 metrics={"train/loss": outcomes[number].loss, **scored},
+                scored_rows=scores[number].num_rows if number in scores else 0,
             )
             if lane.chunks_done == study.train.plan.num_chunks:
                 adapters[number] = lane.adapter_files(base, study.adapter_config)
                 del self._lanes[number]
             else:
                 checkpoints[number] = lane.checkpoint()
-                if number in scores:
+                # Only a rung that scored all rows can be the best one.
+                if number in scores and scores[number].num_rows == study.validation.num_rows:
                     rung_adapters[number] = lane.adapter_files(base, study.adapter_config)
         return ChunkReport(
             measurements=measurements,

@@ -187,6 +187,28 @@ def test_adapters_score_on_the_validation_rows_exactly_as_at_their_last_rung(wor
     assert reply.elapsed_s > 0
 
 
+def test_early_rungs_score_the_first_half_of_the_rows_whoever_else_is_scored(disk, monkeypatch):
+    def reports(worker):
+        worker.answer(study(disk))
+        first = [worker.answer(admit(trial(1))), worker.answer(ChunkRequest())]
+        return [*first, worker.answer(admit(trial(2))), worker.answer(ChunkRequest())]
+
+    whole = reports(started(disk))
+    monkeypatch.setattr("sweeper.figures.rungs._LEAST_ROWS", 15)
+    half = reports(started(disk))
+    for report, number, num_rows in ((1, 1, 15), (3, 1, 30), (3, 2, 15)):
+        assert half[report].measurements[number].scored_rows == num_rows
+        assert whole[report].measurements[number].scored_rows == 30
+        found, expected = (RowOutcomes.from_bytes(each[report].outcomes[number]) for each in (half, whole))
+        assert found.num_rows == num_rows
+        assert found.predicted_N.tolist() == expected.predicted_N[:num_rows].tolist()
+        accuracy = (expected.predicted_N == expected.target_N)[:num_rows].mean()
+        assert half[report].measurements[number].metrics["validation/accuracy"] == pytest.approx(accuracy)
+    assert half[0].measurements[1].scored_rows == 0
+    assert whole[1].rung_adapters.keys() == {1}
+    assert half[1].rung_adapters == {}
+
+
 def test_scoring_adapters_leaves_the_pack_as_it_is(worker):
     first = worker.answer(admit(trial(1, **{"lora.dropout": 0.1})))
     second = worker.answer(ChunkRequest())
