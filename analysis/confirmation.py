@@ -1,7 +1,7 @@
 """The block ``confirmation`` of best.json: what trials with fresh seeds say about each candidate, and what follows.
 
-Built from the store alone. The best candidate is chosen by validation scores of fresh seeds; scores on test rows are
-only reported. `best` calls this, every display shows its sentences.
+Built from the store alone. The best candidate is chosen by scores of fresh seeds, on rows that no trial of the search was
+scored on, if the data has some to spare; scores on test rows are only reported. `best` calls this, every display shows its sentences.
 """
 
 from __future__ import annotations
@@ -99,6 +99,8 @@ class _Confirmation:
         self.settings = record.settings
         if record.state.is_over and most:
             self.settings = dataclasses.replace(record.settings, max_seeds=most)
+        self.num_rows = next((found.num_rows for found in self.outcomes.values()), 0)
+        self.has_fresh_rows = self.study.num_rows.get("confirmation", 0) > 0
         self.results = self._results()
         self.best = next((name for name, result in self.results.items() if result.against_best is None), "")
 
@@ -115,7 +117,8 @@ class _Confirmation:
             "confidence": self.settings.confidence,
             "margin": self.settings.margin,
             "num_seeds": max((len(found.seeds) for found in self.outcomes.values()), default=0),
-            "num_rows": self.study.num_rows.get("validation", 0),
+            "num_rows": self.num_rows,
+            "has_fresh_rows": self.has_fresh_rows,
             "device_s": round(spent, 3),
             "share": round(spent / search_s, 4) if search_s else None,
             "max_share": self.record.settings.max_share,
@@ -360,8 +363,11 @@ class _Confirmation:
         return f"Nothing was confirmed: {self.record.reason or 'no candidate has two complete seeds'}."
 
     def _basis(self, result: CandidateResult) -> str:
-        rows = plural(self.study.num_rows.get("validation", 0), "validation row")
-        return f"{plural(result.num_seeds, 'fresh seed')}, {rows}"
+        return f"{plural(result.num_seeds, 'fresh seed')}, {plural(self.num_rows, self._kind_of_row)}"
+
+    @property
+    def _kind_of_row(self) -> str:
+        return "fresh row" if self.has_fresh_rows else "validation row"
 
     def _named(self, name: str) -> str:
         origin = next(c.trial for c in self.record.candidates if c.name == name)
@@ -410,7 +416,7 @@ class _Confirmation:
                 f"confirm.max_seeds={found.seeds_needed} confirm.max_share={_share_for(self, found.seeds_needed):g})"
             )
         if found.rows_needed is not None:
-            options.append(f"about {found.rows_needed:,} validation rows")
+            options.append(f"about {plural(found.rows_needed, self._kind_of_row)}")
         if not options:
             return (
                 f"No reasonable number of seeds or rows would settle whether {self.best} is better than the default: "

@@ -106,9 +106,8 @@ def prepare_splits(
     def make() -> Stored:
         build, split = (build_prompts, split_prompts) if completions else (build_table, make_splits)
         made = split(source.load(settings, cache.expanduser(), progress or no_progress, build), settings)
-        parts = {"train": made.train, "validation": made.validation, "test": made.test}
         meta = {name: getattr(made, name) for name in ("labels", "fingerprint", "kind", "num_available")}
-        return Stored(parts=parts, meta=meta)
+        return Stored(parts=made.parts, meta=meta)
 
     stored = load_or_make(folder, make)
     return Splits(

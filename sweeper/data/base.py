@@ -1,4 +1,4 @@
-"""The types of a dataset: three splits of labelled texts, or of prompts with completions; and their token ids.
+"""The types of a dataset: splits of labelled texts, or of prompts with completions; and their token ids.
 
 A source (`wheel`, `hub`, `files`) only reads a table; `splits` checks, deduplicates and splits it, and `tokens` makes
 token ids of it. All rows are kept in a `datasets.Dataset`; nothing here imports torch.
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
     from sweeper.data.tables import Builder
 
-__all__ = ["Source", "Splits", "SplitsRecord", "TokenisedSplits"]
+__all__ = ["SPLITS", "Source", "Splits", "SplitsRecord", "TokenisedSplits"]
+
+SPLITS = ("train", "validation", "test", "confirmation")
+"""Names of the splits."""
 
 
 class Source(Protocol):
@@ -54,6 +57,8 @@ class Splits:
     train: Dataset
     validation: Dataset
     test: Dataset
+    confirmation: Dataset
+    """Rows on which candidates are compared after the search; may be empty."""
     labels: tuple[str, ...]
     """Labels, or the completions if they are a closed set; empty if they are open."""
     fingerprint: str
@@ -65,9 +70,14 @@ class Splits:
     """Unique rows that could be training rows: more than ``train`` has if ``train_rows`` caps them; 0 if unknown."""
 
     @property
+    def parts(self) -> Mapping[str, Dataset]:
+        """The splits by name."""
+        return {name: getattr(self, name) for name in SPLITS}
+
+    @property
     def num_rows(self) -> Mapping[str, int]:
         """Rows of each split."""
-        return {"train": len(self.train), "validation": len(self.validation), "test": len(self.test)}
+        return {name: len(part) for name, part in self.parts.items()}
 
     @property
     def record(self) -> SplitsRecord:
@@ -91,6 +101,7 @@ class TokenisedSplits:
     train: Dataset
     validation: Dataset
     test: Dataset
+    confirmation: Dataset
     pad_token_id: int
     choices: tuple[tuple[int, ...], ...] = ()
     """Token ids of each choice with its end token, in the order of the labels; empty if completions are open."""

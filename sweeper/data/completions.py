@@ -47,13 +47,12 @@ def split_prompts(table: Dataset, settings: DatasetSettings) -> Splits:
     parts, num_available = divide(rows, settings, given=given)
     check_parts(parts, settings)
     if choices:
+        parts["confirmation"] = [row for row in parts["confirmation"] if row.label in choices]
         check_labels(parts, choices, settings)
     made = {name: _dataset(part, kind, choices) for name, part in parts.items()}
     return Splits(
         name=settings.name,
-        train=made["train"],
-        validation=made["validation"],
-        test=made["test"],
+        **made,
         labels=choices,
         fingerprint=fingerprint(parts, choices),
         num_available=num_available,

@@ -83,13 +83,13 @@ def make_splits(table: Dataset, settings: DatasetSettings) -> Splits:
     parts, num_available = divide(_rows(table, settings), settings, given="split" in table.column_names)
     labels = tuple(settings.labels) or _labels_of(parts["train"])
     check_parts(parts, settings)
+    # No trial learns a label that only these rows have.
+    parts["confirmation"] = [row for row in parts["confirmation"] if row.label in labels]
     check_labels(parts, labels, settings)
     made = {name: _dataset(part, labels) for name, part in parts.items()}
     return Splits(
         name=settings.name,
-        train=made["train"],
-        validation=made["validation"],
-        test=made["test"],
+        **made,
         labels=labels,
         fingerprint=fingerprint(parts, labels),
         num_available=num_available,
@@ -97,7 +97,7 @@ def make_splits(table: Dataset, settings: DatasetSettings) -> Splits:
 
 
 def divide(rows: Iterable[Row], settings: DatasetSettings, *, given: bool) -> tuple[dict[str, list[Row]], int]:
-    """Deduplicate rows and deal them to train, validation and test, shuffled.
+    """Deduplicate rows and deal them to train, validation, test and confirmation, shuffled.
 
     Args:
         rows: The rows.
@@ -113,7 +113,10 @@ def divide(rows: Iterable[Row], settings: DatasetSettings, *, given: bool) -> tu
     known = list(rows)
     names = {name: _split_name(name, settings) for name in {row.split for row in known}}
     unique = _unique([dataclasses.replace(row, split=names[row.split]) for row in known], settings)
-    parts = _take_given(unique, settings) if given else _take(unique, plan_sizes(len(unique), settings))
+    if given:
+        parts = _take_given(unique, settings)
+    else:
+        parts = _take(unique, plan_sizes(len(unique), settings), confirm_rows=settings.confirm_rows)
     trainable = "train" if given else ""
     num_held_out = sum(row.split == trainable for name in ("validation", "test") for row in parts[name])
     num_available = sum(row.split == trainable for row in unique) - num_held_out
@@ -171,16 +174,21 @@ def _unique(rows: Iterable[Row], settings: DatasetSettings) -> list[Row]:
     return list(kept.values())
 
 
-def _take(rows: Sequence[Row], sizes: Sizes) -> dict[str, list[Row]]:
-    """Take test rows, then validation, then training rows, so that ``train_rows`` changes no other split."""
+def _take(rows: Sequence[Row], sizes: Sizes, *, confirm_rows: int) -> dict[str, list[Row]]:
+    """Take test rows, then validation, then training rows, so that ``train_rows`` changes neither of the first two.
+
+    Rows for the confirmation come from what is left.
+    """
     reserved, others = _stratified(rows)
     held_out = sizes.test + sizes.validation
     missing = max(0, held_out - len(others))  # only if nearly every class has a single row
     pool = [*others[:held_out], *reserved[:missing]]
+    trainable = [*reserved[missing:], *others[held_out:]]
     return {
-        "train": [*reserved[missing:], *others[held_out:]][: sizes.train],
+        "train": trainable[: sizes.train],
         "validation": pool[sizes.test : held_out],
         "test": pool[: sizes.test],
+        "confirmation": trainable[sizes.train :][:confirm_rows],
     }
 
 
@@ -214,7 +222,7 @@ def _take_given(rows: Sequence[Row], settings: DatasetSettings) -> dict[str, lis
         )
     needed = {name: not given[name] for name in ("validation", "test")}
     sizes = plan_sizes(len(given["train"]), settings, validation=needed["validation"], test=needed["test"])
-    parts = _take(given["train"], sizes)
+    parts = _take(given["train"], sizes, confirm_rows=settings.confirm_rows)
     for name in ("validation", "test"):
         if needed[name] and parts[name]:
             log.info(
@@ -223,15 +231,23 @@ def _take_given(rows: Sequence[Row], settings: DatasetSettings) -> dict[str, lis
                 name,
                 len(parts[name]),
             )
-    caps = {"validation": settings.validation_rows or len(given["validation"]), "test": settings.test_rows}
-    return {"train": parts["train"]} | {
-        name: parts[name] if needed[name] else _sample(given[name], cap) for name, cap in caps.items()
-    }
+    if not needed["validation"]:
+        # Named validation rows may differ from training rows, so only those that are left of them will do.
+        cap = settings.validation_rows or len(given["validation"])
+        parts["validation"], left = _sample(given["validation"], cap)
+        parts["confirmation"] = left[: settings.confirm_rows]
+    if not needed["test"]:
+        parts["test"], _ = _sample(given["test"], settings.test_rows)
+    return parts
 
 
-def _sample(rows: Sequence[Row], cap: int) -> list[Row]:
+def _sample(rows: Sequence[Row], cap: int) -> tuple[list[Row], list[Row]]:
+    """Return so many rows, with the same shares of labels, and the others."""
+    if cap >= len(rows):
+        return list(rows), []
     reserved, others = _stratified(rows)
-    return [*others, *reserved][:cap] if cap < len(rows) else list(rows)
+    mixed = [*others, *reserved]
+    return mixed[:cap], mixed[cap:]
 
 
 def _labels_of(rows: Iterable[Row]) -> tuple[str, ...]:
@@ -248,7 +264,8 @@ def check_parts(parts: dict[str, list[Row]], settings: DatasetSettings) -> None:
     """
     name = settings.name
     for split, rows in parts.items():
-        if not rows and not (split == "test" and settings.test_rows == 0):
+        is_optional = split == "confirmation" or (split == "test" and settings.test_rows == 0)
+        if not rows and not is_optional:
             counts = {key: len(part) for key, part in parts.items()}
             raise DataError(
                 f"dataset {name}: the {split} split is empty; after deduplication the splits have {counts} rows. "

@@ -59,7 +59,7 @@ def tokenise(
         ModelError: The tokenizer cannot be loaded, or has no chat template and needs one.
         DataError: A completion is too long.
     """
-    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    parts = splits.parts
     folder = _folder(splits.record, model_dir=model_dir, max_length=max_length, cache=cache, chat=chat)
 
     def make() -> Stored:

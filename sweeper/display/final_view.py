@@ -113,8 +113,8 @@ def _legend(
     if blocks:
         levels = sorted({f"{100 * block['confidence']:g} %" for block in blocks})
         lines.append(
-            f"[low, high] are {' or '.join(levels)} intervals over fresh seeds and validation rows; those of "
-            "differences hold for all candidates at once."
+            f"[low, high] are {' or '.join(levels)} intervals over seeds and rows; those of differences hold for all "
+            "candidates at once."
         )
     if any(study.best_error is not None for study in searched):
         lines.append("± is one binomial standard error of the accuracy, without the variation between seeds.")

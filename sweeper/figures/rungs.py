@@ -44,7 +44,7 @@ def has_all_rows(study: StudyRecord, rung: Measurement) -> bool:
 
     If the number of its rows is unknown, it did.
     """
-    return rung.scored_rows in (0, study.num_rows.get("validation", 0))
+    return rung.scored_rows == 0 or rung.scored_rows >= study.num_rows.get("validation", 0)
 
 
 def best_rung(study: StudyRecord, trial: TrialRecord) -> Measurement | None:

@@ -92,9 +92,22 @@ class _Study:
     validation: EvaluationBatches
     rung_rows: Mapping[int, EvaluationBatches]
     """The validation rows that rungs score, the first ones or all, by their number."""
+    confirmation: EvaluationBatches
+    """The rows that score the trials of a confirmation: rows that are new to all trials, if there are any."""
     fallback: OutOfMemoryFallback
     loss_limit: float
     adapter_config: Mapping[str, Any]
+
+    def rows_due(self, lane: Lane) -> EvaluationBatches | None:
+        """Return the rows that score a lane after the chunk that it has just completed; None if it is not scored."""
+        num_chunks = self.train.plan.num_chunks
+        if lane.spec.phase is Phase.CONFIRMATION:
+            # None of these trials is pruned, so earlier scores would only cost time.
+            return self.confirmation if lane.chunks_done == num_chunks else None
+        if lane.chunks_done not in self.request.rungs:
+            return None
+        num_rows = rows_to_score(lane.chunks_done, num_chunks=num_chunks, num_rows=self.validation.num_rows)
+        return self.rung_rows[num_rows]
 
 
 class TrainingWorker:
@@ -179,7 +192,7 @@ class TrainingWorker:
             chunks_per_epoch=request.chunks_per_epoch,
             epochs=request.epochs,
         )
-        num_rows = len(validation.ids)
+        num_rows, confirmation = len(validation.ids), task.examples(tokens, "confirmation")
         scored = {rows_to_score(rung, num_chunks=plan.num_chunks, num_rows=num_rows) for rung in request.rungs}
         batches = {n: self._evaluation_batches(validation.first(n), tokens.pad_token_id) for n in {*scored, num_rows}}
         return _Study(
@@ -192,6 +205,9 @@ class TrainingWorker:
             train=TrainingRows(train, plan, seed=request.seed, pad_token_id=tokens.pad_token_id, device=self._device),
             validation=batches[num_rows],
             rung_rows=batches,
+            confirmation=(
+                self._evaluation_batches(confirmation, tokens.pad_token_id) if confirmation.ids else batches[num_rows]
+            ),
             # A micro-batch divides into equal parts as often as it divides by two.
             fallback=OutOfMemoryFallback(max_parts=plan.micro_batch & -plan.micro_batch, device=self._device.type),
             loss_limit=loss_limit(num_labels if task.has_probe else model.config.vocab_size),
@@ -334,18 +350,15 @@ class TrainingWorker:
 
     def _score_rungs(self, study: _Study, lanes: Sequence[Lane]) -> tuple[dict[int, _Scored], dict[int, Failure]]:
         """Score the lanes that have reached a rung, on the rows that this rung scores."""
-        due: dict[int, list[Lane]] = {}
-        plan, whole = study.train.plan, study.validation.num_rows
+        due: dict[EvaluationBatches, list[Lane]] = {}
         for lane in lanes:
-            # No trial of a confirmation is pruned, so earlier scores would only cost time.
-            rungs = study.request.rungs if lane.spec.phase is not Phase.CONFIRMATION else (plan.num_chunks,)
-            if lane.chunks_done in rungs:
-                num_rows = rows_to_score(lane.chunks_done, num_chunks=plan.num_chunks, num_rows=whole)
-                due.setdefault(num_rows, []).append(lane)
+            rows = study.rows_due(lane)
+            if rows is not None:
+                due.setdefault(rows, []).append(lane)
         scores: dict[int, _Scored] = {}
         failures: dict[int, Failure] = {}
-        for num_rows, group in due.items():
-            found, failed = self._score(study, group, study.rung_rows[num_rows])
+        for rows, group in due.items():
+            found, failed = self._score(study, group, rows)
             scores |= found
             failures |= failed
         return scores, failures

@@ -42,7 +42,7 @@ def folders(model_dir, kind):
 def test_the_record_is_that_of_the_splits(dataset, model_dir):
     first = prepared(dataset, model_dir)
     assert first == prepare_splits(dataset, cache=model_dir.parent / "cache").record
-    assert first.num_rows == {"train": 30, "validation": 10, "test": 0}
+    assert first.num_rows == {"train": 30, "validation": 10, "test": 0, "confirmation": 0}
     assert prepared(dataset, model_dir) == first
 
 

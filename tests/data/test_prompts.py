@@ -175,7 +175,7 @@ def test_rows_keep_the_splits_that_they_name(tmp_path):
     names = ["train"] * 6 + ["validation"] * 2 + ["test"] * 2
     rows = [{"prompt": f"row {n}", "completion": f"{n}", "split": name} for n, name in enumerate(names)]
     splits = splits_of(tmp_path, rows)
-    assert splits.num_rows == {"train": 6, "validation": 2, "test": 2}
+    assert splits.num_rows == {"train": 6, "validation": 2, "test": 2, "confirmation": 0}
     assert set(splits.validation["completion"]) == {"6", "7"}
 
 

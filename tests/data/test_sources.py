@@ -35,7 +35,7 @@ def no_hub(tmp_path, monkeypatch):
 
 def test_a_small_file_works_with_the_default_sizes(tmp_path, jsonl):
     splits = prepare_splits(mine(path=str(jsonl)), cache=tmp_path / "cache")
-    assert splits.num_rows == {"train": 36, "validation": 12, "test": 12}
+    assert splits.num_rows == {"train": 36, "validation": 12, "test": 12, "confirmation": 0}
     assert splits.labels == ("0", "1")
     assert splits.name == "mine"
 
@@ -138,7 +138,7 @@ def test_a_broken_row_leaves_no_cache_behind(tmp_path):
 def test_no_test_rows_come_back_from_the_cache_as_an_empty_split(tmp_path, jsonl):
     for _ in range(2):
         splits = prepare_splits(mine(path=str(jsonl), test_rows=0), cache=tmp_path / "cache")
-        assert splits.num_rows == {"train": 45, "validation": 15, "test": 0}
+        assert splits.num_rows == {"train": 45, "validation": 15, "test": 0, "confirmation": 0}
         assert splits.test.column_names == ["text", "label"]
 
 
@@ -173,7 +173,7 @@ def test_splits_of_the_hub_are_used(tmp_path, no_hub):
         test=split_rows("test", 8),
     )
     splits = prepare_splits(mine(source="hub", id=found), cache=no_hub)
-    assert splits.num_rows == {"train": 20, "validation": 10, "test": 8}
+    assert splits.num_rows == {"train": 20, "validation": 10, "test": 8, "confirmation": 0}
     assert all(text.startswith("test") for text in splits.test["text"])
 
 

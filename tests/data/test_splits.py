@@ -29,7 +29,8 @@ def texts(splits):
 
 
 def test_sizes_are_as_asked():
-    assert make_splits(table_of({"a": 200, "b": 200}), mine()).num_rows == {"train": 100, "validation": 40, "test": 60}
+    expected = {"train": 100, "validation": 40, "test": 60, "confirmation": 200}
+    assert make_splits(table_of({"a": 200, "b": 200}), mine()).num_rows == expected
 
 
 def test_the_rows_that_could_be_training_rows_are_counted():
@@ -42,7 +43,7 @@ def test_of_named_splits_only_those_for_training_are_available():
     rows = [*table_of({"a": 200, "b": 100}, "train").to_list(), {"text": "A 1", "label": "a", "split": "train"}]
     rows += [{"text": f"test {n}", "label": "ab"[n % 2], "split": "test"} for n in range(80)]
     splits = make_splits(Dataset.from_list(rows), mine())
-    assert splits.num_rows == {"train": 100, "validation": 40, "test": 60}
+    assert splits.num_rows == {"train": 100, "validation": 40, "test": 60, "confirmation": 160}
     assert splits.num_available == 300 - 40
 
 
@@ -159,7 +160,7 @@ def test_an_empty_split_is_an_error_with_the_keys_to_change():
 
 def test_no_test_rows_are_allowed_if_asked_for():
     splits = make_splits(table_of({"a": 50, "b": 50}), mine(train_rows=0, validation_rows=0, test_rows=0))
-    assert splits.num_rows == {"train": 80, "validation": 20, "test": 0}
+    assert splits.num_rows == {"train": 80, "validation": 20, "test": 0, "confirmation": 0}
 
 
 def named(part, label, count):
@@ -185,22 +186,52 @@ def test_a_split_column_is_used(name):
 def test_a_split_column_is_cut_to_the_sizes_asked_for():
     table = Dataset.from_list([*whole("train", 200), *whole("dev", 200), *whole("test", 200)])
     splits = make_splits(table, mine())
-    assert splits.num_rows == {"train": 100, "validation": 40, "test": 60}
+    assert splits.num_rows == {"train": 100, "validation": 40, "test": 60, "confirmation": 160}
     assert Counter(splits.test["label"]) == {0: 30, 1: 30}
 
 
 def test_without_validation_rows_some_training_rows_are_taken_and_no_test_row():
     splits = make_splits(Dataset.from_list([*whole("train", 200), *whole("test", 60)]), mine())
     found = texts(splits)
-    assert splits.num_rows == {"train": 100, "validation": 40, "test": 60}
+    assert splits.num_rows == {"train": 100, "validation": 40, "test": 60, "confirmation": 60}
     assert all(text.startswith("train") for text in found["validation"] + found["train"])
     assert all(text.startswith("test") for text in found["test"])
 
 
 def test_without_test_rows_some_training_rows_are_taken():
     splits = make_splits(Dataset.from_list([*whole("train", 200), *whole("dev", 40)]), mine())
-    assert splits.num_rows == {"train": 100, "validation": 40, "test": 60}
+    assert splits.num_rows == {"train": 100, "validation": 40, "test": 60, "confirmation": 0}
     assert all(text.startswith("train") for text in splits.test["text"])
+
+
+def test_rows_for_the_confirmation_are_in_no_other_split_and_have_the_same_shares_of_labels():
+    splits = make_splits(table_of({"a": 600, "b": 200}), mine(confirm_rows=100))
+    assert splits.num_rows["confirmation"] == 100
+    assert Counter(splits.confirmation["label"])[0] == pytest.approx(75, abs=1)
+    others = {text for name in ("train", "validation", "test") for text in getattr(splits, name)["text"]}
+    assert not others & set(splits.confirmation["text"])
+
+
+@pytest.mark.parametrize("sizes", [{"train_rows": 0}, {"confirm_rows": 0}])
+def test_no_rows_are_left_for_the_confirmation_if_all_are_trained_on_or_none_are_wanted(sizes):
+    with_rows = make_splits(table_of({"a": 200, "b": 200}), mine())
+    splits = make_splits(table_of({"a": 200, "b": 200}), mine(**sizes))
+    assert (with_rows.num_rows["confirmation"], splits.num_rows["confirmation"]) == (200, 0)
+    assert splits.validation["text"] == with_rows.validation["text"]
+
+
+def test_rows_for_the_confirmation_are_named_validation_rows_if_there_are_any():
+    splits = make_splits(Dataset.from_list([*whole("train", 400), *whole("dev", 100), *whole("test", 60)]), mine())
+    assert splits.num_rows["confirmation"] == 60
+    assert all(text.startswith("dev") for text in splits.confirmation["text"])
+
+
+def test_a_row_with_a_label_that_no_trial_can_learn_is_left_out_of_the_confirmation():
+    rare = {"text": "dev c", "label": "c", "split": "dev"}
+    rows = [*whole("train", 400), *whole("dev", 100), rare, *whole("test", 60)]
+    splits = make_splits(Dataset.from_list(rows), mine())
+    assert splits.labels == ("a", "b")
+    assert splits.num_rows["confirmation"] == 60
 
 
 def test_a_text_in_training_and_test_stays_in_the_test_only():

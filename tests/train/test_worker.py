@@ -155,6 +155,19 @@ def test_a_trial_of_a_confirmation_is_scored_at_its_end_only(worker):
     assert rungs == {1: list(RUNGS), 2: [CHUNKS]}
 
 
+def test_a_confirmation_is_scored_on_rows_that_are_new_to_all_trials(disk):
+    dataset = replace(study(disk).dataset, train_rows=80, validation_rows=30, confirm_rows=25)
+    found = started(disk)
+    assert found.answer(study(disk, dataset=dataset)) == StudyOpened()
+    confirming = replace(trial(2), phase=Phase.CONFIRMATION)
+    reports = [found.answer(admit(trial(1), confirming))] + [found.answer(ChunkRequest()) for _ in range(CHUNKS - 1)]
+    last = reports[-1]
+    assert [last.measurements[number].scored_rows for number in (1, 2)] == [30, 25]
+    files = {2: (confirming, last.adapters[2])}
+    again = found.answer(ScoreAdapters(split="confirmation", adapters=files))
+    assert again.outcomes[2] == last.outcomes[2]
+
+
 def test_row_outcomes_are_those_of_the_scores(worker):
     reports = [worker.answer(admit(trial(1), trial(2)))] + [worker.answer(ChunkRequest()) for _ in range(CHUNKS - 1)]
     for report in (report for report in reports if report.outcomes):
