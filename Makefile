@@ -23,7 +23,7 @@ TORCH_INDEX ?= $(shell [ "$$(uname -sm)" = "Linux x86_64" ] && ! command -v nvid
                  && echo https://download.pytorch.org/whl/cpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep overnight schedule unschedule status ui fresh-clone bench bench-short bench-long bench-growth bench-controller chaos chaos-short test test-slow test-all wheel-check lint format types ci constraints dist clean distclean
+.PHONY: help setup sweep confirm overnight schedule unschedule status ui fresh-clone bench bench-short bench-long bench-growth bench-controller chaos chaos-short test test-slow test-all wheel-check lint format types ci constraints dist clean distclean
 .DELETE_ON_ERROR:
 
 help:  ## List all targets
@@ -35,6 +35,9 @@ setup: $(VENV)/.installed  ## Create the virtual environment, once; takes a minu
 
 sweep: $(VENV)/.installed  ## Search LoRA hyperparameters for three datasets, or ARGS='dataset=trec budget.trials=8'
 	@$(BIN)/sweeper run $(ARGS)
+
+confirm: $(VENV)/.installed  ## Train the best settings of a sweep again with fresh seeds; ARGS='<sweep> confirm.max_share=2'
+	@$(BIN)/sweeper confirm $(ARGS)
 
 overnight: $(VENV)/.installed  ## Search from 22:00 to 07:00 every night, as long as this terminal stays open
 	@$(BIN)/sweeper jobs run $(JOB) --wait $(ARGS)

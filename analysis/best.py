@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from sweeper.analysis.confirmation import confirmation
 from sweeper.config.space import SearchSpace
 from sweeper.figures.baselines import (
     baseline_warning,
@@ -124,6 +125,7 @@ def _study(
         "direction": study.direction,
         "best": trial_summary(store, study, best) if best else None,
         "default": trial_summary(store, study, own_default) if own_default else None,
+        "confirmation": confirmation(store, study, trials, default=default),
         "gain_over_default": _jsonable(compare_with_default(study, best, own_default)),
         "references": _references(store, study, trials, own_default),
         "selection_optimism": selection_optimism(study, trials),
@@ -195,7 +197,7 @@ def _effort(trials: Sequence[TrialRecord], sessions: Sequence[SessionRecord]) ->
     return {
         "trials": {state.value: sum(trial.state is state for trial in search) for state in TrialState},
         "num_trials": len(search),
-        "num_references": len(trials) - len(search),
+        "num_references": sum(trial.spec.phase is Phase.REFERENCE for trial in trials),
         "rows_trained": cost.rows,
         "tokens": cost.tokens,
         "device_s": round(cost.device_s, 3),

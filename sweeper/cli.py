@@ -1,4 +1,7 @@
-"""The command line: run, status, config, reproduce, reconcile, ui, jobs. Prints a SweeperError without a traceback."""
+"""The command line: run, confirm, status, config, reproduce, reconcile, ui, jobs.
+
+Prints a SweeperError without a traceback.
+"""
 
 from __future__ import annotations
 
@@ -62,6 +65,35 @@ def run(
     from sweeper.sweep.run import run_sweep
 
     outcome = run_sweep([*(overrides or []), *(["budget.wait=true"] if wait else [])], config_dir=config_dir)
+    if outcome.exit_code:
+        raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
+def confirm(
+    sweep: Annotated[str, typer.Argument(help="Name of the sweep. The default is the latest one.")] = "",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Hydra overrides, for example: confirm.max_share=2.", show_default=False),
+    ] = None,
+    outputs: Outputs = Path(DEFAULT_OUTPUTS),
+    config_dir: ConfigDir = None,
+) -> None:
+    """Train the best configurations of a sweep again with fresh seeds. The search is not continued.
+
+    `sweeper run` does this at its end, unless confirm=none is given. The exit codes are the same.
+    """
+    from sweeper.sweep.confirm import confirm_sweep
+
+    words = [word for word in (sweep, *(overrides or [])) if word]
+    names = [word for word in words if "=" not in word]
+    outcome = confirm_sweep(
+        names[0] if names else "",
+        [word for word in words if "=" in word],
+        outputs=outputs,
+        console=Console(),
+        config_dir=config_dir,
+    )
     if outcome.exit_code:
         raise typer.Exit(outcome.exit_code)
 

@@ -8,8 +8,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from sweeper.config.hyperparameters import Hyperparameters
-from sweeper.config.settings import LoraSettings, TrainSettings
+from sweeper.config.settings import ConfirmSettings, LoraSettings, TrainSettings
+from sweeper.figures.confirmation import Candidate, ConfirmationRecord, ConfirmationState
+from sweeper.figures.recipes import FIRST_CONFIRMATION_NUMBER, confirmation_origin
+from sweeper.store.outcomes import RowOutcomes
 from sweeper.store.trials import TrialStore
 from sweeper.types import (
     Cost,
@@ -158,4 +163,55 @@ def make_sweep(root, studies, *, adapters=()) -> TrialStore:
     for name, number in adapters:
         config = b'{"base_model_name_or_path": "/models/minilm", "peft_type": "LORA"}'
         store.write_adapter(name, number, {"adapter_config.json": config, "adapter_model.safetensors": b"x"})
+    return store
+
+
+def make_outcomes(accuracy, *, shift=0, rows=400) -> RowOutcomes:
+    """Make row outcomes of so many right rows out of ``rows``; another ``shift`` gets other rows wrong."""
+    wrong = np.zeros(rows, dtype=bool)
+    count = round((1 - accuracy) * rows)
+    wrong[(np.arange(count) * 2 + shift) % rows] = True
+    target = np.arange(rows) % 3
+    return RowOutcomes.of(
+        np.where(wrong, 2.0, 0.1), predicted_N=np.where(wrong, (target + 1) % 3, target), target_N=target, num_labels=3
+    )
+
+
+def make_confirmed_sweep(
+    root, accuracies, *, seeds=3, state=ConfirmationState.COMPLETE, study=None, test=(), **settings
+) -> TrialStore:
+    """Write a sweep with a confirmation to disk. Its search has trial 0, the default recipe, and trial 9.
+
+    Args:
+        root: Folder of the sweep's folder.
+        accuracies: Validation accuracy with every fresh seed by candidate, ``peft_default`` or ``trial 9``.
+        seeds: Fresh seeds of each.
+        state: How far the confirmation is.
+        study: The study.
+        test: Candidates that were scored on the test rows.
+        settings: Fields of ConfirmSettings.
+    """
+    study = study or make_study()
+    default, best = make_default(0.85), make_trial(9, 0.97)
+    numbers = {"peft_default": 0, "trial 9": 9}
+    trials, rows = [default, best], {}
+    number = FIRST_CONFIRMATION_NUMBER
+    for seed in range(seeds):
+        for name, accuracy in accuracies.items():
+            params = DEFAULT_PARAMS if name == "peft_default" else {}
+            origin = confirmation_origin(name)
+            phase = Phase.CONFIRMATION
+            trials.append(make_trial(number, accuracy, params=params, origin=origin, seed=50 + seed, phase=phase))
+            rows[number] = (name, make_outcomes(accuracy, shift=seed))
+            number += 1
+    store = make_sweep(root / "sweep", [(study, trials)], adapters=[(study.name, n) for n in rows])
+    for number, (name, found) in rows.items():
+        store.write_outcomes(study.name, number, 12, found.to_bytes())
+        if name in test:
+            store.write_test_outcomes(study.name, number, make_outcomes(0.9, rows=1000).to_bytes())
+    candidates = tuple(Candidate(name=name, trial=numbers[name], probability=0.5) for name in accuracies)
+    record = ConfirmationRecord(
+        state=state, num_searched=2, settings=ConfirmSettings(**settings), candidates=candidates, num_seeds=seeds
+    )
+    store.write_confirmation(study.name, record)
     return store

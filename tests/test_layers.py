@@ -180,7 +180,8 @@ def test_a_library_is_imported_by_its_owners_only(library):
     [
         ("sweeper", ["torch", "mlflow", "transformers", "optuna", "datasets", "peft", "hydra", "pandas", "plotly"]),
         ("sweeper.store.trials", ["torch", "mlflow", "transformers", "optuna", "datasets", "hydra"]),
-        ("sweeper.search.study", ["torch", "mlflow", "transformers", "datasets", "hydra"]),
+        ("sweeper.search.study", ["torch", "mlflow", "transformers", "datasets", "hydra", "scipy.stats"]),
+        ("sweeper.sweep.run", ["torch", "mlflow", "transformers", "datasets", "pandas", "scipy.stats"]),
         ("sweeper.control.controller", ["torch", "mlflow", "transformers", "optuna", "datasets", "hydra", "rich"]),
     ],
 )

@@ -393,7 +393,7 @@ class ConfirmSettings:
 
     max_share: float = key(
         0.5,
-        "Device time of the confirmation as a share of the search's, per study; 0 skips it.",
+        "Training of the confirmation as a share of the search's, per study, in chunks; 0 skips it.",
         at_least=0,
         at_most=100,
     )
@@ -421,7 +421,7 @@ class StoreSettings:
 
     keep_adapters: int = key(
         20,
-        "Adapters kept per study: those of this many best trials and of all recipes; 0 keeps all.",
+        "Adapters kept per study: those of this many best trials, of all recipes and of the confirmation; 0 keeps all.",
         at_least=0,
     )
 

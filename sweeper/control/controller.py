@@ -24,6 +24,7 @@ from sweeper.control.worker_recovery import WorkerRecovery
 from sweeper.control.worker_slots import WorkerSlot, WorkerState
 from sweeper.errors import DiskFull, SweeperError, WorkerError, WorkerLost
 from sweeper.execute.base import (
+    AdaptersScored,
     Executor,
     OpenStudy,
     Reply,
@@ -135,6 +136,7 @@ class Controller:
         self._watchdog.tick()
         self._handle_hung()
         if not self._is_ending:
+            self._end_searches()
             self._assign_idle()
         self._on_change()
 
@@ -189,6 +191,10 @@ class Controller:
                 self._send_chunk(slot, slot.study)
             case ChunkReport() if slot.study is not None:
                 self._handle_report(slot, slot.study, reply)
+            case AdaptersScored(elapsed_s=elapsed_s) if slot.study is not None:
+                self._ledger.charge(Cost(device_s=elapsed_s))
+                slot.study.follow_up.record_scores(reply)
+                self._send_chunk(slot, slot.study)
             case _:
                 raise AssertionError(f"worker {slot.handle.index} sent {reply!r} unasked")
 
@@ -231,7 +237,10 @@ class Controller:
         else:
             slot.evict = (*slot.evict, *self._packing.release(slot, study))
             admissions = self._packing.fill(slot, study)
-        if slot.lanes and not self._is_ending:
+        if not slot.lanes:
+            if scores := study.follow_up.score_request(limit=slot.num_lanes):
+                self._send(slot, scores, WorkerState.SCORE, f"the scores of {study.record.name} on test rows")
+        elif not self._is_ending:
             request, slot.evict = ChunkRequest(admit=tuple(admissions), evict=slot.evict), ()
             self._send(slot, request, WorkerState.CHUNK, f"a chunk of {study.record.name}")
 
@@ -244,6 +253,13 @@ class Controller:
         """Return the slot of a worker that was just started, and start to watch it."""
         self._watchdog.started(handle.index, "its start")
         return WorkerSlot(handle)
+
+    def _end_searches(self) -> None:
+        """End the searches whose confirmation needs the device hours that are left."""
+        for run, _ in self._studies.values():
+            if self.forecast.leaves_confirmation(run):
+                log.info("%s: the device hours that are left are for the confirmation", run.record.name)
+                run.end_search()
 
     def _assign_idle(self) -> None:
         for slot in self._slots.values():
@@ -258,7 +274,7 @@ class Controller:
     def _choose_study(self, slot: WorkerSlot) -> StudyRun | None:
         """Return a study with work for an idle worker, preferably the one that it has open; None if there is none."""
         unfinished = self._open_studies()
-        ready = [run for run in unfinished if self._packing.has_work(slot, run)]
+        ready = [run for run in unfinished if self._packing.has_work(slot, run) or run.follow_up.has_scores_due]
         if not ready and slot.study not in unfinished:
             # All trials that may be in flight are in other packs, which share them as soon as the worker has joined.
             ready = [run for run in unfinished if self._may_start(run)]
@@ -275,7 +291,7 @@ class Controller:
 
     def _open_studies(self) -> list[StudyRun]:
         runs = [run for run, _ in self._studies.values() if self.forecast.may_train(run)]
-        return [run for run in runs if run.has_waiting or self._may_start(run)]
+        return [run for run in runs if run.has_waiting or run.follow_up.has_scores_due or self._may_start(run)]
 
     def _may_start(self, study: StudyRun) -> bool:
         return study.has_new and self.forecast.may_start(study)
@@ -295,6 +311,9 @@ class Controller:
             self._recovery.charge_lost_chunk(slot, elapsed_s)
             self._retire(slot)
             return
+        if slot.state is WorkerState.SCORE and slot.study is not None:
+            self._ledger.charge(Cost(device_s=elapsed_s))
+            slot.study.follow_up.scores_failed(failure.message)
         reason = self._recovery.worker_lost(slot, failure, elapsed_s, has_other_workers=len(self._slots) > 1)
         if reason:
             log.error("worker %d is disabled: %s", index, reason)

@@ -54,6 +54,16 @@ class ForecastStudy(Protocol):
         ...
 
     @property
+    def num_confirmations_to_start(self) -> int:
+        """Trials of the confirmation that have not started yet; before the end of the search, as many as expected."""
+        ...
+
+    @property
+    def num_confirmations_reserved(self) -> int:
+        """Trials that the confirmation would need if the search started no more."""
+        ...
+
+    @property
     def cannot_open(self) -> bool:
         """Whether no worker can open the study, so that none of its trials can continue."""
         ...
@@ -105,6 +115,10 @@ class Forecast:
         """Whether a new trial of a study may start, given that a chunk of it fits."""
         return self._why_no_trial(run) is None
 
+    def leaves_confirmation(self, run: ForecastStudy) -> bool:
+        """Whether the device hours that are left are needed to confirm what the search of a study has found."""
+        return run.num_to_start > 0 and run.num_confirmations_reserved > 0 and self._trial_s(run) > self._free_s(run)
+
     def reason(self) -> str | None:
         """Return why nothing more may start although work is left; None if something may, or nothing is left."""
         unfinished = [run for run in self._runs if _is_unfinished(run)]
@@ -139,15 +153,27 @@ class Forecast:
         spent = self._ledger.spent_reason(self._budget)
         if spent is not None:
             return spent
-        num_chunks, hours = run.record.num_chunks, self._budget.device_hours
         if self._stop is not None and self._stop.is_final:
-            trial_s = num_chunks * statistics.median(self._chunk_s[run.record.name] or [0.0])
+            trial_s = run.record.num_chunks * statistics.median(self._chunk_s[run.record.name] or [0.0])
             if trial_s > self._ledger.left_s(self._stop):
                 return f"{self._stop.reason}, and a trial takes {trial_s:.0f} s"
-        free_s = hours * 3600 - self._ledger.cost.device_s - self._reserved_s() if hours else math.inf
-        if (self._typical_lane_s(run.record.name) or 0.0) * num_chunks > free_s:
+        if self._trial_s(run) > self._free_s(run):
+            hours = self._budget.device_hours
             return f"budget.device_hours={hours:g} leaves too little for another trial beside the running ones"
         return None
+
+    def _trial_s(self, run: ForecastStudy) -> float:
+        """Return the device seconds of a trial that is not pruned; 0 before the first chunk."""
+        return (self._typical_lane_s(run.record.name) or 0.0) * run.record.num_chunks
+
+    def _free_s(self, run: ForecastStudy) -> float:
+        """Return the device seconds for a new trial of a study; a trial of the search leaves some to confirm it."""
+        hours = self._budget.device_hours
+        if not hours:
+            return math.inf
+        confirmed = self._runs if run.num_to_start else ()
+        kept_s = sum(each.num_confirmations_reserved * self._trial_s(each) for each in confirmed)
+        return hours * 3600 - self._ledger.cost.device_s - self._reserved_s() - kept_s
 
     def _reserved_s(self) -> float:
         """Return the device seconds that running trials need to complete."""
@@ -184,7 +210,7 @@ class Forecast:
             run.record,
             run.tally,
             num_to_start=run.num_to_start,
-            num_references=run.num_references_to_start,
+            num_unpruned=run.num_references_to_start + run.num_confirmations_to_start,
         )
         lane_s = self._typical_lane_s(run.record.name)
         if lane_s is not None or not chunks:
@@ -197,23 +223,23 @@ class Forecast:
         return chunks * run.record.rows_per_chunk * statistics.fmean(by_row) if by_row else None
 
 
-def chunks_left(study: StudyRecord, tally: TrialTally, *, num_to_start: int, num_references: int = 0) -> float:
+def chunks_left(study: StudyRecord, tally: TrialTally, *, num_to_start: int, num_unpruned: int = 0) -> float:
     """Return the expected number of chunks that a study still needs, allowing for pruning.
 
     Args:
         study: The study.
         tally: Counts and sums over its trials.
         num_to_start: Trials of the search that have not started yet.
-        num_references: References that have not started yet; they are never pruned.
+        num_unpruned: Trials that have not started yet and are never pruned: references, and those of the confirmation.
     """
     mean = tally.finished_chunks / tally.num_finished if tally.num_finished else float(study.num_chunks)
     running = [trial.chunks_done for trial in tally.running.values()]
     # A trial beyond the mean has passed the early rungs, so it is expected to complete.
     ends = [mean if done < mean else study.num_chunks for done in running]
-    to_start = num_to_start * mean + num_references * study.num_chunks
+    to_start = num_to_start * mean + num_unpruned * study.num_chunks
     return sum(end - done for end, done in zip(ends, running, strict=True)) + to_start
 
 
 def _is_unfinished(run: ForecastStudy) -> bool:
-    has_new = run.num_to_start > 0 or run.num_references_to_start > 0
+    has_new = run.num_to_start + run.num_references_to_start + run.num_confirmations_to_start > 0
     return not run.cannot_open and (has_new or bool(run.tally.running))

@@ -12,14 +12,15 @@ import time
 from collections.abc import Callable, Collection, Mapping
 
 from sweeper.config.settings import ExecutorSettings, Recipe
+from sweeper.control.confirmation import Confirmation
 from sweeper.control.early_abort import abort_reason
+from sweeper.control.follow_up import FollowUp
 from sweeper.control.resume import after_failure, latest_intact, with_checkpoint
 from sweeper.control.search_client import SearchClient
 from sweeper.control.trial_queue import TrialQueue
 from sweeper.control.trial_records import TrialRecords
 from sweeper.errors import DiskFull, SweeperError
 from sweeper.failures import POLICIES, Action, retry_wait_s
-from sweeper.figures.recipes import recipe_origin
 from sweeper.figures.tally import TrialTally
 from sweeper.search.base import SearchProtocol
 from sweeper.types import (
@@ -27,7 +28,6 @@ from sweeper.types import (
     ChunkReport,
     Decision,
     Failure,
-    Phase,
     StudyRecord,
     TrialRecord,
     TrialState,
@@ -37,6 +37,8 @@ from sweeper.types import (
 __all__ = ["StudyRun"]
 
 log = logging.getLogger(__name__)
+_NUM_FIRST_RECIPES = 3
+"""Recipes that may train before all other trials, in narrow packs; more would delay the first complete adapter."""
 
 
 class StudyRun:
@@ -49,6 +51,7 @@ class StudyRun:
         num_trials: ``budget.trials``.
         executor: Retries and their waiting times, and when a study is aborted.
         references: Recipes that are trained for comparison, by trial number. They start when the search starts no more.
+        confirmation: Trains the best candidates again when search and references are finished; None for no such trials.
         timer: A monotonic clock, in seconds.
     """
 
@@ -61,17 +64,21 @@ class StudyRun:
         num_trials: int,
         executor: ExecutorSettings,
         references: Mapping[int, Recipe] | None = None,
+        confirmation: Confirmation | None = None,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
         self.records = records
         self._search_client = SearchClient(search, records.study)
         self._template, self._executor, self._num_trials = template, executor, num_trials
-        self._references = references or {}
+        self.follow_up = FollowUp(records, template, references=references or {}, confirmation=confirmation)
+        """The trials that follow the search."""
         self._cannot_open = self._aborted = ""
+        self._is_search_ended = False
         self._fatal: SweeperError | None = None
         self._queue = TrialQueue(timer)
         self._resume()
         self._check_early_abort()
+        self._update_follow_up()
 
     @property
     def record(self) -> StudyRecord:
@@ -106,7 +113,7 @@ class StudyRun:
     @property
     def num_to_start(self) -> int:
         """Trials that the budget still allows to start."""
-        if self.stop_reason or self._search_client.is_exhausted:
+        if self._is_search_ended or self.stop_reason or self._search_client.is_exhausted:
             return 0
         return max(self._num_trials - self.tally.num_searched, 0)
 
@@ -115,42 +122,58 @@ class StudyRun:
         """Whether the budget allows another trial."""
         return self.num_to_start > 0
 
-    @property
-    def num_references(self) -> int:
-        """References of the study, started or not."""
-        return len(self._references)
+    def end_search(self) -> None:
+        """Start no further trial of the search, although the budget allows some, so that the trials after it start."""
+        self._is_search_ended = True
+        self._update_follow_up()
 
     @property
     def num_references_to_start(self) -> int:
         """References that have not started yet and may do so in this session."""
+        return 0 if self.stop_reason or self.fatal else self.follow_up.num_references_to_start
+
+    @property
+    def num_confirmations_to_start(self) -> int:
+        """Trials of the confirmation that have not started yet: before the end of the search, as many as expected."""
         if self.stop_reason or self.fatal:
             return 0
-        return sum(number not in self.trials for number in self._references)
+        return self.follow_up.num_confirmations_expected(self.num_to_start)
+
+    @property
+    def num_confirmations_reserved(self) -> int:
+        """Trials that the confirmation would need if the search started no more."""
+        return self.follow_up.num_confirmations_expected(0)
 
     @property
     def has_new(self) -> bool:
-        """Whether a trial may start: one of the search, or a reference if the search starts no more."""
-        return self.may_ask or self.num_references_to_start > 0
+        """Whether a trial may start: one of the search, or one that follows it if the search starts no more."""
+        if self.stop_reason or self.fatal:
+            return False
+        return self.may_ask or self.follow_up.num_due > 0
 
     @property
     def num_recipes_left(self) -> int:
-        """Recipes of the search that are not finished, started or not."""
-        found = (self.trials.get(number) for number in range(min(self._search_client.num_recipes, self._num_trials)))
+        """First recipes of the search that are not finished, started or not."""
+        found = (self.trials.get(number) for number in range(min(self._num_first_recipes, self._num_trials)))
         return sum(trial is None or not trial.state.is_finished for trial in found)
 
     @property
     def has_new_recipe(self) -> bool:
-        """Whether the next trial of the search is a recipe."""
-        return self.may_ask and self.tally.num_searched < self._search_client.num_recipes
+        """Whether the next trial of the search is one of the first recipes."""
+        return self.may_ask and self.tally.num_searched < self._num_first_recipes
 
     @property
     def has_due_recipe(self) -> bool:
-        """Whether a recipe of the search, started earlier, could continue now in a pack."""
+        """Whether one of the first recipes, started earlier, could continue now in a pack."""
         return self._queue.find(self.is_recipe) is not None and not self._cannot_open
 
     def is_recipe(self, number: int) -> bool:
-        """Whether a trial is a recipe of the search."""
-        return number < self._search_client.num_recipes
+        """Whether a trial is one of the first recipes of the search."""
+        return number < self._num_first_recipes
+
+    @property
+    def _num_first_recipes(self) -> int:
+        return min(self._search_client.num_recipes, _NUM_FIRST_RECIPES)
 
     @property
     def has_waiting(self) -> bool:
@@ -177,7 +200,7 @@ class StudyRun:
 
         Args:
             may_start: Whether a new trial may be started.
-            only_recipes: Whether only recipes of the search are wanted.
+            only_recipes: Whether only the first recipes of the search are wanted.
         """
         number = self._queue.take(self.is_recipe) if only_recipes else self._queue.take()
         if number is None and may_start and (self.has_new_recipe or not only_recipes):
@@ -261,14 +284,13 @@ class StudyRun:
                 self._queue.add(number)
 
     def _start(self) -> int | None:
-        """Start the next trial of the search, or the next reference; return its number, or None if there is none."""
+        """Start the next trial of the search, or one that follows it; return its number, or None if there is none."""
         if not self.may_ask:
-            number = next((number for number in self._references if number not in self.trials), None)
-            if number is not None:
-                recipe = self._references[number]
-                spec = self._template.spec(number, recipe.params, recipe_origin(recipe.name))
-                self.records.start(dataclasses.replace(spec, phase=Phase.REFERENCE))
-            return number
+            following = self.follow_up.next_spec()
+            if following is None:
+                return None
+            self.records.start(following)
+            return following.number
         proposal = self._search_client.propose()
         if proposal is None:
             return None
@@ -333,6 +355,12 @@ class StudyRun:
         self._search_client.tell(finished)
         self._search_client.publish()
         self._check_early_abort()
+        self._update_follow_up()
+
+    def _update_follow_up(self) -> None:
+        """Decide what is confirmed, once the search is over."""
+        if not (self.may_ask or self.tally.counts[TrialState.RUNNING] or self.stop_reason or self.fatal):
+            self.follow_up.update()
 
     def _check_early_abort(self) -> None:
         before, counts = self._aborted, self.tally.counts

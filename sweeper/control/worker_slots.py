@@ -19,6 +19,8 @@ class WorkerState(enum.Enum):
     """Opening a study."""
     CHUNK = "chunk"
     """Training a chunk."""
+    SCORE = "score"
+    """Scoring finished adapters on the test split."""
     IDLE = "idle"
 
 

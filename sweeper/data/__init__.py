@@ -1,4 +1,6 @@
-"""Datasets: read by a source, split once, tokenised once and cached. `prepare_splits` is the entry point.
+"""Datasets: read by a source, split once, tokenised once and cached.
+
+The controller fills the cache with `prepare`; workers then read rows with `prepare_splits` and `tokens.tokenise`.
 
 A new source is a module here with ``load(settings, cache, progress, build) -> Dataset`` (see `base.Source`) and
 ``identity(settings) -> str``; ``dataset.<name>.source`` is its name. A new dataset is a YAML file in conf/dataset.
@@ -13,18 +15,66 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeper.config.modules import find_module
-from sweeper.config.settings import DatasetSettings
+from sweeper.config.settings import DatasetSettings, ModelSettings
 from sweeper.fetch.progress import Progress, no_progress
 
 if TYPE_CHECKING:
-    from sweeper.data.base import Splits
+    from types import ModuleType
 
-__all__ = ["prepare_splits"]
+    from sweeper.data.base import Splits, SplitsRecord
+
+__all__ = ["prepare", "prepare_splits"]
 
 SPLITS_VERSION = 2
 """Increased when the same settings and data would be split differently, or more is stored with the splits."""
 
 _DESCRIPTIVE = ("name", "path", "sha256")  # `identity` covers the last two
+
+
+def prepare(
+    settings: DatasetSettings,
+    model: ModelSettings,
+    *,
+    model_dir: Path,
+    cache: Path,
+    completions: bool = False,
+    progress: Progress | None = None,
+) -> SplitsRecord:
+    """Make sure that the cache has the splits of a dataset and their token ids; return what is known of the splits.
+
+    If it has them, no row is read.
+
+    Args:
+        settings: The dataset; ``name`` must be set.
+        model: The model whose tokenizer is used, and its longest row.
+        model_dir: Folder of the model.
+        cache: Folder of splits and token ids.
+        completions: As for `prepare_splits`.
+        progress: Called during downloads.
+
+    Raises:
+        ConfigError: A setting is wrong.
+        FetchError: The data cannot be fetched, or its checksum is wrong.
+        DataError: A row, column, label or split is wrong.
+        ModelError: The tokenizer cannot be used.
+    """
+    from sweeper.data.prompt_tokens import chat_use
+    from sweeper.data.tokens import is_tokenised, tokenise
+
+    chat, length = chat_use(model), model.max_length
+    known = _known_splits(settings, cache=cache, completions=completions)
+    if known and is_tokenised(known, model_dir=model_dir, max_length=length, cache=cache, chat=chat):
+        return known
+    splits = prepare_splits(settings, cache=cache, completions=completions, progress=progress)
+    tokenise(
+        splits,
+        model_dir=model_dir,
+        max_length=length,
+        cache=cache,
+        trust_remote_code=model.trust_remote_code,
+        chat=chat,
+    )
+    return splits.record
 
 
 def prepare_splits(
@@ -50,10 +100,8 @@ def prepare_splits(
     from sweeper.data.splits import make_splits
     from sweeper.data.tables import build_table
 
-    source = find_module(
-        __name__, settings.source, attributes=["load", "identity"], key=f"dataset.{settings.name}.source"
-    )
-    folder = cache.expanduser() / "splits" / _key(settings, source.identity(settings), completions=completions)
+    source = _source(settings)
+    folder = _folder(settings, cache=cache, completions=completions)
 
     def make() -> Stored:
         build, split = (build_prompts, split_prompts) if completions else (build_table, make_splits)
@@ -71,6 +119,32 @@ def prepare_splits(
         num_available=stored.meta["num_available"],
         **stored.parts,
     )
+
+
+def _known_splits(settings: DatasetSettings, *, cache: Path, completions: bool) -> SplitsRecord | None:
+    from sweeper.data.base import SplitsRecord
+    from sweeper.data.disk import read_meta
+
+    meta = read_meta(_folder(settings, cache=cache, completions=completions))
+    if meta is None:
+        return None
+    return SplitsRecord(
+        labels=tuple(meta["labels"]),
+        fingerprint=meta["fingerprint"],
+        kind=meta["kind"],
+        num_available=meta["num_available"],
+        num_rows=meta["parts"],
+    )
+
+
+def _source(settings: DatasetSettings) -> ModuleType:
+    key = f"dataset.{settings.name}.source"
+    return find_module(__name__, settings.source, attributes=["load", "identity"], key=key)
+
+
+def _folder(settings: DatasetSettings, *, cache: Path, completions: bool) -> Path:
+    identity = _source(settings).identity(settings)
+    return cache.expanduser() / "splits" / _key(settings, identity, completions=completions)
 
 
 def _key(settings: DatasetSettings, identity: str, *, completions: bool) -> str:

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from datasets import Dataset
-
 from sweeper.config.settings import DatasetSettings
 from sweeper.fetch.progress import Progress
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from sweeper.data.tables import Builder
 
-__all__ = ["Source", "Splits", "TokenisedSplits"]
+__all__ = ["Source", "Splits", "SplitsRecord", "TokenisedSplits"]
 
 
 class Source(Protocol):
@@ -33,6 +33,17 @@ class Source(Protocol):
             DataError: A column is missing or a row is broken; the message gives its number.
         """
         ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SplitsRecord:
+    """What is known of splits without reading their rows. For the fields see `Splits`."""
+
+    labels: tuple[str, ...]
+    fingerprint: str
+    kind: str
+    num_available: int
+    num_rows: Mapping[str, int]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +68,17 @@ class Splits:
     def num_rows(self) -> Mapping[str, int]:
         """Rows of each split."""
         return {"train": len(self.train), "validation": len(self.validation), "test": len(self.test)}
+
+    @property
+    def record(self) -> SplitsRecord:
+        """Everything but the rows."""
+        return SplitsRecord(
+            labels=self.labels,
+            fingerprint=self.fingerprint,
+            kind=self.kind,
+            num_available=self.num_available,
+            num_rows=self.num_rows,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,13 +9,16 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-
-from datasets import Dataset, Features, Value
+from typing import TYPE_CHECKING
 
 from sweeper.config.settings import DatasetSettings
 from sweeper.data.base import Splits
+from sweeper.data.disk import to_dataset
 from sweeper.data.prompts import label_completion
 from sweeper.data.splits import Row, check_labels, check_parts, divide, fingerprint, row_order, same_text
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 __all__ = ["split_prompts"]
 
@@ -95,5 +98,4 @@ def _dataset(rows: Sequence[Row], kind: str, choices: Sequence[str]) -> Dataset:
         "completion": [row.completion for row in rows],
         "label": [index.get(row.completion, -1) for row in rows],
     }
-    text = Value("string")
-    return Dataset.from_dict(content, features=Features({kind: text, "completion": text, "label": Value("int64")}))
+    return to_dataset(content, {kind: "string", "completion": "string", "label": "int64"})

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import glob
 from pathlib import Path
-
-from datasets import Dataset
+from typing import TYPE_CHECKING
 
 from sweeper.config.settings import DatasetSettings
 from sweeper.data.formats import ENDINGS
@@ -13,6 +12,9 @@ from sweeper.data.tables import Builder, read_table
 from sweeper.errors import ConfigError, did_you_mean
 from sweeper.fetch.files import sha256_of
 from sweeper.fetch.progress import Progress
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 __all__ = ["identity", "load"]
 

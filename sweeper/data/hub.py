@@ -9,9 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
+from typing import TYPE_CHECKING, Any
 
 from sweeper.config.settings import DatasetSettings
 from sweeper.data.disk import quiet
@@ -20,6 +18,9 @@ from sweeper.data.splits import SPLIT_NAMES
 from sweeper.data.tables import Builder
 from sweeper.errors import ConfigError, DataError, FetchError, first_line
 from sweeper.fetch.progress import Progress
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
 
 __all__ = ["identity", "load"]
 
@@ -48,6 +49,8 @@ def identity(settings: DatasetSettings) -> str:
 
 
 def _fetch(settings: DatasetSettings, cache: Path, progress: Progress) -> DatasetDict:
+    from datasets import DatasetDict, load_dataset
+
     identity(settings)
     progress(settings.id, 0, 0)
     try:
@@ -82,6 +85,8 @@ def _is_unlabelled(name: str, part: Dataset, settings: DatasetSettings) -> bool:
 
 
 def _rows(settings: DatasetSettings, part: Dataset, *, split: str) -> Iterator[Row]:
+    from datasets import ClassLabel
+
     feature = part.features.get(settings.label)
     for number, row in enumerate(part, start=1):
         content: dict[str, Any] = dict(row)

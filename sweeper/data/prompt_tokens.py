@@ -10,27 +10,22 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from typing import Any
-
-from datasets import Dataset, Features, List, Value
+from typing import TYPE_CHECKING, Any
 
 from sweeper.config.settings import ModelSettings
 from sweeper.data.base import Splits
+from sweeper.data.disk import to_dataset
 from sweeper.data.formats import shorten
 from sweeper.errors import ConfigError, DataError, ModelError, first_line
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 __all__ = ["PromptEncoder", "chat_use"]
 
 log = logging.getLogger(__name__)
 
-FEATURES = Features(
-    {
-        "input_ids": List(Value("int32")),
-        "length": Value("int32"),
-        "label": Value("int64"),
-        "prompt": Value("int32"),
-    }
-)
+TYPES: dict[str, str | list[str]] = {"input_ids": ["int32"], "length": "int32", "label": "int64", "prompt": "int32"}
 CHAT_NAMES = ("instruct", "chat", "-it", "-sft", "-dpo")
 """Parts of the names of models that were trained on chats."""
 _ANCHOR = "\n"
@@ -95,7 +90,7 @@ class PromptEncoder:
         if num_cut:
             message = "dataset %s: %d of %d %s prompts were cut at the beginning to fit model.max_length=%d"
             log.warning(message, self._splits.name, num_cut, len(prompts), name, self._max_length)
-        return Dataset.from_dict(content, features=FEATURES)
+        return to_dataset(content, TYPES)
 
     def _cut(self, prompt: list[int], room: int) -> list[int]:
         if len(prompt) <= room:

@@ -11,14 +11,16 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
-
-from datasets import Dataset
+from typing import TYPE_CHECKING, Any
 
 from sweeper.config.settings import DatasetSettings
+from sweeper.data.disk import to_dataset
 from sweeper.data.formats import Row, shorten
 from sweeper.data.tables import check_text, is_kept, label_text, label_value, no_rows, split_value
 from sweeper.errors import ConfigError, DataError, did_you_mean
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 __all__ = ["build_prompts", "label_completion"]
 
@@ -58,7 +60,7 @@ def build_prompts(rows: Iterable[Row], settings: DatasetSettings) -> Dataset:
             table.setdefault("split", []).append(split_value(where, row, settings))
     if not prompts:
         raise no_rows(settings, is_filtered=has_split is not None)
-    return Dataset.from_dict({kind: prompts, **table})
+    return to_dataset({kind: prompts, **table})
 
 
 def label_completion(label: str, settings: DatasetSettings) -> str:

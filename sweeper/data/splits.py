@@ -14,13 +14,16 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-
-from datasets import Dataset, Features, Value
+from typing import TYPE_CHECKING
 
 from sweeper.config.settings import DatasetSettings
 from sweeper.data.base import Splits
+from sweeper.data.disk import to_dataset
 from sweeper.data.sizes import Sizes, plan_sizes
 from sweeper.errors import DataError, did_you_mean
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 __all__ = [
     "SPLIT_NAMES",
@@ -285,7 +288,7 @@ def _dataset(rows: Iterable[Row], labels: Sequence[str]) -> Dataset:
     index = {label: number for number, label in enumerate(labels)}
     rows = list(rows)
     content = {"text": [row.text for row in rows], "label": [index[row.label] for row in rows]}
-    return Dataset.from_dict(content, features=Features({"text": Value("string"), "label": Value("int64")}))
+    return to_dataset(content, {"text": "string", "label": "int64"})
 
 
 def fingerprint(parts: dict[str, list[Row]], labels: Sequence[str]) -> str:

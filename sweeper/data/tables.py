@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from datasets import Dataset
+from typing import TYPE_CHECKING, Any
 
 from sweeper.config.settings import DatasetSettings
+from sweeper.data.disk import to_dataset
 from sweeper.data.formats import Row, read_rows, shorten
 from sweeper.errors import DataError, did_you_mean
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 __all__ = [
     "Builder",
@@ -28,7 +30,7 @@ __all__ = [
     "split_value",
 ]
 
-Builder = Callable[[Iterable[Row], DatasetSettings], Dataset]
+Builder = Callable[[Iterable[Row], DatasetSettings], "Dataset"]
 """Makes a table of rows: `build_table`, or `prompts.build_prompts`."""
 
 
@@ -67,7 +69,7 @@ def build_table(rows: Iterable[Row], settings: DatasetSettings) -> Dataset:
             table.setdefault("split", []).append(split_value(where, row, settings))
     if not table["text"]:
         raise no_rows(settings, is_filtered=has_split is not None)
-    return Dataset.from_dict(table)
+    return to_dataset(table)
 
 
 def no_rows(settings: DatasetSettings, *, is_filtered: bool) -> DataError:

@@ -13,22 +13,23 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from datasets import Dataset, Features, List, Value
-
-from sweeper.data.base import Splits, TokenisedSplits
-from sweeper.data.disk import Stored, load_or_make
+from sweeper.data.base import Splits, SplitsRecord, TokenisedSplits
+from sweeper.data.disk import Stored, load_or_make, read_meta, to_dataset
 from sweeper.data.prompt_tokens import PromptEncoder
 from sweeper.errors import ModelError, first_line
 from sweeper.fetch.files import sha256_of
 
-__all__ = ["tokenise"]
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["is_tokenised", "tokenise"]
 
 log = logging.getLogger(__name__)
 
 TOKENS_VERSION = 1
-FEATURES = Features({"input_ids": List(Value("int32")), "length": Value("int32"), "label": Value("int64")})
+TYPES: dict[str, str | list[str]] = {"input_ids": ["int32"], "length": "int32", "label": "int64"}
 OFFSET_POSITIONS = 2
 OFFSET_TYPES = ("roberta", "xlm-roberta", "camembert", "mpnet")
 """Architectures that reserve the first two positions for padding."""
@@ -59,7 +60,7 @@ def tokenise(
         DataError: A completion is too long.
     """
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
-    folder = cache.expanduser() / "tokens" / _key(splits, model_dir, max_length, "" if splits.kind == "text" else chat)
+    folder = _folder(splits.record, model_dir=model_dir, max_length=max_length, cache=cache, chat=chat)
 
     def make() -> Stored:
         tokenizer = _tokenizer(model_dir, trust_remote_code)
@@ -77,7 +78,17 @@ def tokenise(
     return TokenisedSplits(pad_token_id=int(stored.meta["pad_token_id"]), choices=choices, **stored.parts)
 
 
-def _key(splits: Splits, model_dir: Path, max_length: int, chat: str) -> str:
+def is_tokenised(splits: SplitsRecord, *, model_dir: Path, max_length: int, cache: Path, chat: str = "never") -> bool:
+    """Whether `tokenise` would find the token ids in the cache."""
+    return read_meta(_folder(splits, model_dir=model_dir, max_length=max_length, cache=cache, chat=chat)) is not None
+
+
+def _folder(splits: SplitsRecord, *, model_dir: Path, max_length: int, cache: Path, chat: str) -> Path:
+    key = _key(splits, model_dir, max_length, "" if splits.kind == "text" else chat)
+    return cache.expanduser() / "tokens" / key
+
+
+def _key(splits: SplitsRecord, model_dir: Path, max_length: int, chat: str) -> str:
     files = {path for pattern in TOKENIZER_FILES for path in model_dir.glob(pattern)}
     hashes = [f"{path.name}:{sha256_of(path)}" for path in sorted(files)]
     content = json.dumps([TOKENS_VERSION, splits.fingerprint, splits.kind, chat, max_length, hashes])
@@ -145,4 +156,4 @@ def _encode(part: Dataset, tokenizer: Any, max_length: int) -> Dataset:
     )
     ids = [row or [fallback] for row in ids]
     content = {"input_ids": ids, "length": [len(row) for row in ids], "label": list(part["label"])}
-    return Dataset.from_dict(content, features=FEATURES)
+    return to_dataset(content, TYPES)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-from datasets import Dataset
+from typing import TYPE_CHECKING
 
 from sweeper.config.settings import DatasetSettings
 from sweeper.data.tables import Builder, read_table
 from sweeper.fetch.members import extract_file
 from sweeper.fetch.progress import Progress
 from sweeper.fetch.wheel import WheelPin
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 __all__ = ["identity", "load"]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -18,25 +19,39 @@ from sweeper.store.trials import TrialStore
 __all__ = ["caution", "final_view"]
 
 
-def final_view(progress: Sequence[StudyProgress], *, sweep_dir: Path, ui_command: str = "", ui_uri: str = "") -> Group:
-    """Return warnings of baselines, the final table, notes on how reliable it is, and the paths of the files.
+def final_view(
+    progress: Sequence[StudyProgress],
+    *,
+    sweep_dir: Path,
+    confirmations: Mapping[str, Mapping[str, Any]] | None = None,
+    ui_command: str = "",
+    ui_uri: str = "",
+) -> Group:
+    """Return the final table, the verdict on each study, notes on how reliable they are, and the paths of the files.
+
+    A study without a confirmation gets warnings instead of a verdict.
 
     Args:
         progress: The studies.
         sweep_dir: The sweep's folder.
+        confirmations: The blocks ``confirmation`` of best.json by study; those that are None are left out.
         ui_command: The command that opens the tracker's user interface; empty without a tracker.
         ui_uri: Where the tracker stores its data; not shown if empty.
     """
+    blocks = {name: block for name, block in (confirmations or {}).items() if block["recommended"]}
+    searched = [study for study in progress if study.study.name not in blocks]
     parts: list[RenderableType] = [
-        Text(f"! {study.baseline_warning}", style="bold yellow") for study in progress if study.baseline_warning
+        Text(f"! {study.baseline_warning}", style="bold yellow") for study in searched if study.baseline_warning
     ]
-    parts += [final_table(progress), *(Text(line, style="dim") for line in _legend(progress))]
-    parts += [Text(f"! {line}", style="yellow") for study in progress if (line := caution(study))]
+    parts += [final_table(progress, blocks)]
+    parts += [_verdict(study.study.dataset, blocks[study.study.name]) for study in progress if study not in searched]
+    parts += [Text(f"! {line}", style="yellow") for study in searched if (line := caution(study))]
+    parts += [Text(line, style="dim") for line in _legend(progress, searched, list(blocks.values()))]
     store = TrialStore(sweep_dir)
     names = ", ".join(path.name for path in (store.paths.report, store.paths.best, store.paths.trials_csv))
     parts += [Text(f"\nIn {sweep_dir}:"), Text(f"  {names}")]
     for study in progress:
-        parts += [Text(f"  {line}") for line in _adapter_lines(store, study)]
+        parts += [Text(f"  {line}") for line in _adapter_lines(store, study, blocks.get(study.study.name))]
     if ui_command:
         parts.append(
             Text.assemble("To see curves and adapters, run:  ", (ui_command, "bold"), f"\n  {ui_uri}" if ui_uri else "")
@@ -44,9 +59,25 @@ def final_view(progress: Sequence[StudyProgress], *, sweep_dir: Path, ui_command
     return Group(*parts)
 
 
-def _adapter_lines(store: TrialStore, progress: StudyProgress) -> list[str]:
-    """Return the folders of the best trial's adapter, and of its best rung's if that scored higher."""
+def _verdict(dataset: str, block: Mapping[str, Any]) -> Text:
+    """Return the verdict on a study; yellow where no adapter is clearly better than a baseline."""
+    is_beaten = block["baseline"] is None or block["baseline"]["beaten"]
+    return Text.assemble((f"{dataset}: ", "bold"), (block["verdict"], "" if is_beaten else "yellow"))
+
+
+def _adapter_lines(store: TrialStore, progress: StudyProgress, block: Mapping[str, Any] | None) -> list[str]:
+    """Return the folder of the recommended adapter.
+
+    Without a confirmation, that of the best trial of the search, and that of its best rung if this scored higher.
+    """
     study, best = progress.study, progress.best
+    if block is not None:
+        chosen = next(c for c in block["candidates"] if c["name"] == block["recommended"])
+        seeds = [seed for seed in chosen["seeds"] if seed["adapter"]]
+        if not seeds:
+            return []
+        folder = Path(seeds[0]["adapter"]).relative_to(store.root)
+        return [f"{folder}  (recommended for {study.dataset}: {chosen['name']}, seed {seeds[0]['seed']})"]
     if best is None:
         return []
     found = [(store.adapter_dir(study.name, best.spec.number), f"best of {study.dataset}")]
@@ -75,12 +106,21 @@ def caution(progress: StudyProgress) -> str:
     )
 
 
-def _legend(progress: Sequence[StudyProgress]) -> list[str]:
-    lines = ["Scores are on the validation rows that also selected the best: expect slightly lower scores on new rows."]
-    if any(study.best_error is not None for study in progress):
-        lines.insert(
-            0,
-            "± is one binomial standard error of the accuracy, without the variation between seeds.",
+def _legend(
+    progress: Sequence[StudyProgress], searched: Sequence[StudyProgress], blocks: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    lines = baseline_descriptions({study.baseline.kind.name for study in progress if study.baseline})
+    if blocks:
+        levels = sorted({f"{100 * block['confidence']:g} %" for block in blocks})
+        lines.append(
+            f"[low, high] are {' or '.join(levels)} intervals over fresh seeds and validation rows; those of "
+            "differences hold for all candidates at once."
         )
-    names = {study.baseline.kind.name for study in progress if study.baseline}
-    return [*baseline_descriptions(names), *lines]
+    if any(study.best_error is not None for study in searched):
+        lines.append("± is one binomial standard error of the accuracy, without the variation between seeds.")
+    if searched:
+        lines.append(
+            "Scores of a search are on the validation rows that also selected the best: expect slightly lower scores "
+            "on new rows."
+        )
+    return lines

@@ -9,20 +9,74 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sweeper.config.settings import SweepSettings
+from sweeper.config.settings import ConfirmSettings, SweepSettings
 from sweeper.control.forecast import chunks_left
 from sweeper.control.study_run import StudyRun
 from sweeper.figures.baselines import Baseline, baseline_warning, beats_baselines, best_baseline
 from sweeper.figures.comparison import Comparison, compare_with_default, standard_error
+from sweeper.figures.confirmation import ConfirmationRecord
 from sweeper.figures.ranking import best_running_trial, finite_value
 from sweeper.figures.recipes import default_recipe, recorded_default_recipe
 from sweeper.figures.rungs import best_rung_text
 from sweeper.figures.tally import TrialTally
+from sweeper.store.serialization import from_jsonable
 from sweeper.store.sessions import SessionLog, SessionRecord
 from sweeper.store.trials import TrialStore
-from sweeper.types import Cost, StudyRecord, TrialRecord, TrialState
+from sweeper.types import Cost, Phase, StudyRecord, TrialRecord, TrialState
 
-__all__ = ["StudyProgress", "progress_from_disk", "progress_of_runs", "study_progress"]
+__all__ = ["FollowUpProgress", "StudyProgress", "progress_from_disk", "progress_of_runs", "study_progress"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FollowUpProgress:
+    """How far the trials are that follow the search: references, then the confirmation."""
+
+    num_references_to_start: int = 0
+    """References that have not started yet."""
+    num_confirmations_to_start: int = 0
+    """Trials of the confirmation that have not started yet; before the end of the search, as many as expected."""
+    confirmation: ConfirmationRecord | None = None
+    """How far the confirmation is."""
+    is_confirmed: bool = True
+    """Whether nothing is left to confirm."""
+
+    @classmethod
+    def of_run(cls, run: StudyRun) -> FollowUpProgress:
+        """Return the progress of a running study."""
+        return cls(
+            num_references_to_start=run.num_references_to_start,
+            num_confirmations_to_start=run.num_confirmations_to_start,
+            confirmation=run.follow_up.record,
+            is_confirmed=run.follow_up.is_confirmed,
+        )
+
+    @classmethod
+    def from_disk(
+        cls,
+        store: TrialStore,
+        study: str,
+        trials: Sequence[TrialRecord],
+        *,
+        num_references: int,
+        settings: ConfirmSettings,
+    ) -> FollowUpProgress:
+        """Return the progress of a study from its folder.
+
+        Args:
+            store: The sweep.
+            study: Name of the study.
+            trials: Its trials.
+            num_references: Its references, started or not.
+            settings: How it is to be confirmed.
+        """
+        phases = [trial.spec.phase for trial in trials]
+        record, num_searched = store.read_confirmation(study), phases.count(Phase.SEARCH)
+        is_current = record is not None and record.is_current(num_searched=num_searched, settings=settings)
+        return cls(
+            num_references_to_start=max(num_references - phases.count(Phase.REFERENCE), 0),
+            confirmation=record if is_current else None,
+            is_confirmed=not settings.max_share or (record is not None and is_current and record.state.is_over),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +99,11 @@ class StudyProgress:
     left_s: float | None
     """Estimated seconds to the end of the budget; None before the first chunk."""
     num_open_references: int = 0
-    """References that are running, or have not started yet."""
+    """References and trials of the confirmation that are running, and references that have not started yet."""
+    confirmation: ConfirmationRecord | None = None
+    """How far the confirmation is; None before the end of the search, and without one."""
+    is_confirmed: bool = True
+    """Whether nothing is left to confirm after this search; also true without a confirmation."""
     best_running: TrialRecord | None = None
     """Unfinished trial with the best score at its latest rung."""
 
@@ -55,10 +113,14 @@ class StudyProgress:
         return sum(number for state, number in self.counts.items() if state.is_finished)
 
     @property
+    def is_running(self) -> bool:
+        """Whether a trial is running, or a reference has not started yet."""
+        return bool(self.counts[TrialState.RUNNING] or self.num_open_references)
+
+    @property
     def is_done(self) -> bool:
-        """Whether the budget is spent, every reference was trained, and nothing is running."""
-        is_open = self.counts[TrialState.RUNNING] or self.num_open_references
-        return self.num_done >= self.budget and not is_open
+        """Whether the budget is spent, every reference was trained, the best is confirmed, and nothing is running."""
+        return self.num_done >= self.budget and self.is_confirmed and not self.is_running
 
     @property
     def best_value(self) -> float | None:
@@ -112,7 +174,13 @@ class StudyProgress:
 
 
 def study_progress(
-    study: StudyRecord, tally: TrialTally, *, budget: int, wall_s: float, default: str, num_references: int = 0
+    study: StudyRecord,
+    tally: TrialTally,
+    *,
+    budget: int,
+    wall_s: float,
+    default: str,
+    follow_up: FollowUpProgress | None = None,
 ) -> StudyProgress:
     """Return the progress of a study.
 
@@ -122,10 +190,9 @@ def study_progress(
         budget: ``budget.trials``.
         wall_s: Seconds for which the study ran: `TrialTally.wall_s`.
         default: Name of the default recipe, e.g. ``peft_default``.
-        num_references: References of the study, started or not.
+        follow_up: What follows the search; nothing if None.
     """
-    num_started = len(tally.running) + tally.num_finished - tally.num_searched
-    num_new_references = max(num_references - num_started, 0)
+    follow_up = follow_up or FollowUpProgress()
     return StudyProgress(
         study=study,
         counts=dict(tally.counts),
@@ -138,10 +205,12 @@ def study_progress(
             study,
             tally,
             num_to_start=max(budget - tally.num_searched, 0),
-            num_references=num_new_references,
+            num_unpruned=follow_up.num_references_to_start + follow_up.num_confirmations_to_start,
             wall_s=wall_s,
         ),
-        num_open_references=len(tally.running) - tally.counts[TrialState.RUNNING] + num_new_references,
+        num_open_references=len(tally.running) - tally.counts[TrialState.RUNNING] + follow_up.num_references_to_start,
+        confirmation=follow_up.confirmation,
+        is_confirmed=follow_up.is_confirmed,
         best_running=best_running_trial(study, tally.running.values()),
     )
 
@@ -166,39 +235,48 @@ def progress_of_runs(
             budget=settings.budget.trials,
             wall_s=run.tally.wall_s(sessions, now),
             default=default,
-            num_references=run.num_references,
+            follow_up=FollowUpProgress.of_run(run),
         )
         for run in runs
     ]
 
 
 def _left_s(
-    study: StudyRecord, tally: TrialTally, *, num_to_start: int, num_references: int, wall_s: float
+    study: StudyRecord, tally: TrialTally, *, num_to_start: int, num_unpruned: int, wall_s: float
 ) -> float | None:
     """Estimate the time left from the remaining chunks and the pace of those done so far."""
-    if not num_to_start + num_references and not tally.running:
+    if not num_to_start + num_unpruned and not tally.running:
         return 0.0
     if tally.chunks_done == 0 or wall_s <= 0:
         return None
-    num_chunks = chunks_left(study, tally, num_to_start=num_to_start, num_references=num_references)
+    num_chunks = chunks_left(study, tally, num_to_start=num_to_start, num_unpruned=num_unpruned)
     return wall_s * num_chunks / tally.chunks_done
 
 
-def progress_from_disk(store: TrialStore, *, budget: int) -> list[StudyProgress]:
+def progress_from_disk(
+    store: TrialStore, *, budget: int, confirm: ConfirmSettings | None = None
+) -> list[StudyProgress]:
     """Return the progress of a sweep's studies, read from its folder.
 
     Args:
         store: The sweep.
         budget: ``budget.trials``.
+        confirm: How the best configurations are to be confirmed; as the sweep recorded it if None.
     """
     sweep = store.read_sweep()
     default, num_references = recorded_default_recipe(sweep), int(sweep.get("num_references", 0))
+    recorded = (sweep.get("settings") or {}).get("confirm")
+    settings = confirm or (from_jsonable(ConfirmSettings, recorded) if recorded else ConfirmSettings(max_share=0))
     sessions = SessionLog(store.root).read()
     progress = []
     for study in store.studies():
-        tally = TrialTally(study, store.trials(study.name))
+        trials = store.trials(study.name)
+        tally = TrialTally(study, trials)
+        follow_up = FollowUpProgress.from_disk(
+            store, study.name, trials, num_references=num_references, settings=settings
+        )
         wall_s = tally.wall_s(sessions)
         progress.append(
-            study_progress(study, tally, budget=budget, wall_s=wall_s, default=default, num_references=num_references)
+            study_progress(study, tally, budget=budget, wall_s=wall_s, default=default, follow_up=follow_up)
         )
     return progress

@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from sweeper.display.progress import StudyProgress
+from sweeper.figures.confirmation import progress_text
 from sweeper.figures.hyperparameters import params_text, shown_params
 from sweeper.figures.ranking import finite_value
 from sweeper.figures.training_rows import capped_rows
@@ -32,6 +35,9 @@ __all__ = [
 _BAR_WIDTH = 12
 _NAME_WIDTH = 15
 _NOTHING = "-"
+_BEST = "Best configuration"
+_CONFIRMED = "Recommended"
+_DEFAULT = "Default recipe"
 
 
 def progress_table(progress: Sequence[StudyProgress]) -> Table:
@@ -51,16 +57,52 @@ def progress_line(progress: StudyProgress) -> str:
     return f"{progress.study.dataset}: {counts_text(progress)}; {best_text(progress)}{speed}{left}"
 
 
-def final_table(progress: Sequence[StudyProgress]) -> Table:
-    """Return a table of each study's best configuration, default recipe and best baseline."""
+def final_table(
+    progress: Sequence[StudyProgress], confirmations: Mapping[str, Mapping[str, Any]] | None = None
+) -> Table:
+    """Return a table of each study's recommended configuration, default recipe and best baseline.
+
+    Args:
+        progress: The studies.
+        confirmations: The blocks ``confirmation`` of best.json by study. A study without one shows its search's best.
+    """
+    blocks = {name: block for name, block in (confirmations or {}).items() if block["recommended"]}
     names = {study.baseline.kind.column for study in progress if study.baseline}
     baseline = " or ".join(sorted(names)) or "Probe"
-    table = _table(progress, "Best configuration", "Default recipe", baseline, "Trials", "Time")
+    header = _CONFIRMED if len(blocks) == len(progress) else _BEST
+    table = _table(progress, header, _DEFAULT, baseline, "Trials", "Time")
     for study in progress:
-        default = Text.assemble(f"{_decimal_text(study.default_value)}\n", (_default_text(study), "dim"))
+        block = blocks.get(study.study.name)
+        cells = _confirmed_cells(study, block) if block else _searched_cells(study)
         effort = (str(study.num_done), clock_text(study.wall_s))
-        table.add_row(_dataset_cell(study.study), _best_cell(study), default, _baseline_cell(study), *effort)
+        table.add_row(_dataset_cell(study.study), *cells, _baseline_cell(study), *effort)
     return table
+
+
+def _searched_cells(study: StudyProgress) -> tuple[Text, Text]:
+    """Return the best of the search, and the default recipe with the search's seed."""
+    default = Text.assemble(f"{_decimal_text(study.default_value)}\n", (_default_text(study), "dim"))
+    return _best_cell(study), default
+
+
+def _confirmed_cells(study: StudyProgress, block: Mapping[str, Any]) -> tuple[Text, Text]:
+    """Return the recommended configuration and the default recipe, with the mean scores of fresh seeds."""
+    candidates = {candidate["name"]: candidate for candidate in block["candidates"]}
+    beats = block["baseline"] is None or block["baseline"]["beaten"]
+    chosen = candidates[block["recommended"]]
+    recommended = Text.assemble(
+        (_interval_text(chosen["metrics"][study.study.metric]), "bold green" if beats else "bold yellow"),
+        f" ({chosen['name']})\n{params_text(chosen['params'])}",
+    )
+    if block["default"] is None:
+        return recommended, Text(_NOTHING)
+    default = candidates[block["default"]]
+    score = _interval_text(default["metrics"][study.study.metric])
+    return recommended, Text.assemble(f"{score}\n", (params_text(default["params"]), "dim"))
+
+
+def _interval_text(found: Mapping[str, float]) -> str:
+    return f"{found['estimate']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
 
 
 def _table(progress: Sequence[StudyProgress], *headers: str) -> Table:
@@ -68,7 +110,7 @@ def _table(progress: Sequence[StudyProgress], *headers: str) -> Table:
     longest = max((len(study.study.dataset) for study in progress), default=0)
     table.add_column("Dataset", overflow="fold", style="bold", min_width=min(longest, _NAME_WIDTH))
     for header in headers:
-        is_text = header in ("Best so far", "Best configuration", "Default recipe")
+        is_text = header in ("Best so far", _BEST, _CONFIRMED, _DEFAULT)
         table.add_column(header, overflow="fold", no_wrap=not is_text)
     return table
 
@@ -82,7 +124,8 @@ def _trials_cell(progress: StudyProgress) -> Text:
     share = min(progress.num_done / progress.budget, 1.0) if progress.budget else 1.0
     filled = int(share * _BAR_WIDTH)
     bar = (("━" * filled, "green"), ("─" * (_BAR_WIDTH - filled), "dim"))
-    words = "".join(f"\n{word}" for word in _state_texts(progress))
+    confirming = textwrap.wrap(progress_text(progress.confirmation), _BAR_WIDTH)
+    words = "".join(f"\n{word}" for word in (*_state_texts(progress), *confirming))
     return Text.assemble(*bar, f"\n{progress.num_done} of {progress.budget}", (words, "dim"))
 
 
@@ -135,8 +178,10 @@ def _time_cell(progress: StudyProgress) -> Text:
 
 
 def counts_text(progress: StudyProgress) -> str:
-    """Return the number of trials done, and of those in each state except complete."""
-    return ", ".join([f"{progress.num_done}/{progress.budget} trials", *_state_texts(progress)])
+    """Return the number of trials done, of those in each state except complete, and how far the confirmation is."""
+    confirming = progress_text(progress.confirmation)
+    words = [f"{progress.num_done}/{progress.budget} trials", *_state_texts(progress), confirming]
+    return ", ".join(word for word in words if word)
 
 
 def best_text(progress: StudyProgress) -> str:

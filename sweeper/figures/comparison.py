@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 from sweeper.figures.ranking import best_trial, finite_value
-from sweeper.types import StudyRecord, TrialRecord, TrialState
+from sweeper.types import Phase, StudyRecord, TrialRecord, TrialState
 
 __all__ = [
     "NOISE_ERRORS",
@@ -96,7 +96,8 @@ def selection_optimism(study: StudyRecord, trials: Sequence[TrialRecord]) -> flo
     """
     best = best_trial(study, trials)
     error = standard_error(study, finite_value(study, best)) if best else None
-    num_scored = sum(finite_value(study, trial) is not None for trial in trials)
+    chosen_from = [trial for trial in trials if trial.spec.phase is not Phase.CONFIRMATION]
+    num_scored = sum(finite_value(study, trial) is not None for trial in chosen_from)
     if error is None:
         return None
     return 0.0 if num_scored == 1 else error * NormalDist().inv_cdf((num_scored - 0.375) / (num_scored + 0.25))

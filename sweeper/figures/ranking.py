@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from sweeper.types import StudyRecord, TrialRecord, TrialState
+from sweeper.types import Phase, StudyRecord, TrialRecord, TrialState
 
 __all__ = ["best_running_trial", "best_trial", "finite_value", "rank_trials"]
 
@@ -20,7 +20,8 @@ def rank_trials(study: StudyRecord, trials: Iterable[TrialRecord], limit: int | 
     """Return the complete trials that have a finite objective, best first.
 
     Ties go to the trial with fewer trainable parameters, then to the lower number. All three are fixed when a trial
-    completes, and numbers are unique, so this is a total order in which two complete trials never change places.
+    completes, and numbers are unique, so this is a total order in which two complete trials never change places. Trials
+    of a confirmation are left out: each is one of several seeds of a candidate, which are only meaningful together.
 
     Args:
         study: The study; defines which objective is better.
@@ -31,7 +32,9 @@ def rank_trials(study: StudyRecord, trials: Iterable[TrialRecord], limit: int | 
     keyed = [
         ((sign * value, trial.num_parameters, trial.spec.number), trial)
         for trial in trials
-        if trial.state is TrialState.COMPLETE and (value := finite_value(study, trial)) is not None
+        if trial.state is TrialState.COMPLETE
+        and trial.spec.phase is not Phase.CONFIRMATION
+        and (value := finite_value(study, trial)) is not None
     ]
     return [trial for _, trial in sorted(keyed, key=lambda entry: entry[0])[:limit]]
 
@@ -47,6 +50,8 @@ def best_running_trial(study: StudyRecord, trials: Iterable[TrialRecord]) -> Tri
     scored = [
         (sign * value, trial.spec.number, trial)
         for trial in trials
-        if not trial.state.is_finished and (value := finite_value(study, trial)) is not None
+        if not trial.state.is_finished
+        and trial.spec.phase is not Phase.CONFIRMATION
+        and (value := finite_value(study, trial)) is not None
     ]
     return min(scored, key=lambda entry: entry[:2])[-1] if scored else None

@@ -1,4 +1,4 @@
-"""Which recipe is the default, the baseline of every study, and which trial trained it."""
+"""Which recipe is the default, the baseline of every study, which trial trained it, and how trials are numbered."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from sweeper.config.settings import Recipe, SearchSettings
 from sweeper.types import TrialRecord, TrialSpec, TrialState
 
 __all__ = [
+    "FIRST_CONFIRMATION_NUMBER",
     "FIRST_REFERENCE_NUMBER",
+    "candidate_name",
+    "confirmation_origin",
     "default_recipe",
     "default_trial",
     "recipe_name",
@@ -19,7 +22,10 @@ __all__ = [
 
 FIRST_REFERENCE_NUMBER = 1_000_000
 """Number of the first reference trial; trials of the search count from 0."""
+FIRST_CONFIRMATION_NUMBER = 2_000_000
+"""Number of the first trial of a confirmation."""
 _PREFIX = "recipe:"
+_CONFIRMATION_PREFIX = "confirm:"
 
 
 def default_recipe(search: SearchSettings) -> Recipe | None:
@@ -45,6 +51,17 @@ def recipe_origin(name: str) -> str:
 def recipe_name(spec: TrialSpec) -> str:
     """Return the name of a trial's recipe; empty if its configuration is not from a recipe."""
     return spec.origin.removeprefix(_PREFIX) if spec.is_recipe else ""
+
+
+def confirmation_origin(candidate: str) -> str:
+    """Return `TrialSpec.origin` of the trials that confirm a candidate."""
+    return f"{_CONFIRMATION_PREFIX}{candidate}"
+
+
+def candidate_name(spec: TrialSpec) -> str:
+    """Return the name of the candidate that a trial confirms, e.g. ``trial 9``; empty if it confirms none."""
+    is_confirmation = spec.origin.startswith(_CONFIRMATION_PREFIX)
+    return spec.origin.removeprefix(_CONFIRMATION_PREFIX) if is_confirmation else ""
 
 
 def default_trial(trials: Iterable[TrialRecord], recipe: str) -> TrialRecord | None:

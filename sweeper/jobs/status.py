@@ -127,7 +127,8 @@ def _progress(plan: Plan) -> str:
     if not plan.store.exists:
         return ""
     try:
-        progress = progress_from_disk(plan.store, budget=plan.config.settings.budget.trials)
+        settings = plan.config.settings
+        progress = progress_from_disk(plan.store, budget=settings.budget.trials, confirm=settings.confirm)
     except SweeperError as error:
         return str(error)
     return "\n".join(

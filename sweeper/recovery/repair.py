@@ -19,7 +19,7 @@ from sweeper.store.paths import TRIAL_FILE
 from sweeper.store.serialization import from_bytes
 from sweeper.store.trials import TrialStore
 from sweeper.track.base import TrackerAudit
-from sweeper.types import TrialRecord, TrialState, TrialTemplate, ViewedTrial
+from sweeper.types import Phase, TrialRecord, TrialState, TrialTemplate, ViewedTrial
 
 __all__ = ["TrialRepair"]
 
@@ -63,9 +63,7 @@ class TrialRepair:
                 return self._rewind(number)
             case DamageKind.OUTCOMES if number is not None:
                 self._set_aside(damage.path)
-                record = self.store.read_trial(self.study, number)
-                self.store.write_trial(self._without_lost_outcomes(record))
-                return "the trial keeps its scores, but not the outcomes of these rows"
+                return self._continue_without_outcomes(self.store.read_trial(self.study, number))
             case _:
                 self._set_aside(damage.path)
                 return f"moved to damaged/{self.stamp}"
@@ -109,6 +107,12 @@ class TrialRepair:
         if files:
             self.store.write_adapter(self.study, record.spec.number, files)
         return is_adapter_intact(folder)
+
+    def _continue_without_outcomes(self, record: TrialRecord) -> str:
+        if record.spec.phase is Phase.CONFIRMATION:  # trained for its outcomes
+            return self._restart(record)
+        self.store.write_trial(self._without_lost_outcomes(record))
+        return "the trial keeps its scores, but not the outcomes of these rows"
 
     def _without_lost_outcomes(self, record: TrialRecord) -> TrialRecord:
         """Return a record that lists only intact row outcomes; move the others aside."""

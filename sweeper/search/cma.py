@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-import cmaes
 import numpy as np
 import numpy.typing as npt
 import optuna
@@ -61,6 +60,8 @@ def draw(
     Returns:
         The configuration, and the value of the trial's user attribute `ATTRIBUTE`.
     """
+    import cmaes  # imports scipy.stats, which takes a second and 70 MB, in every search
+
     size = len(space)
     bounds = np.tile([0.0, 1.0], (size, 1))
     optimizer = cmaes.CMA(np.full(size, 0.5), _SIGMA, bounds=bounds, seed=trial_seed(seed, number))

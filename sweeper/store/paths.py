@@ -16,6 +16,7 @@
             summary.md                  summary of the latest session
             report.md best.json trials.csv
             studies/<study>/study.json  StudyRecord
+            studies/<study>/confirmation.json  ConfirmationRecord, once the search is over
             studies/<study>/trials/0007/
                 trial.json              TrialRecord, with the checksums of its checkpoints
                 checkpoint-4.safetensors  checkpoint-5.safetensors
@@ -122,6 +123,10 @@ class SweepPaths:
     def study_record(self, name: str) -> Path:
         """Return the record of a study."""
         return self.study(name) / "study.json"
+
+    def confirmation(self, name: str) -> Path:
+        """Return the record of a study's confirmation."""
+        return self.study(name) / "confirmation.json"
 
     def studies(self) -> list[Path]:
         """Return the existing study folders, readable or not, by name."""

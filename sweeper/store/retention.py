@@ -1,4 +1,4 @@
-"""Decides which adapters a sweep keeps: those of the best trials and those of the recipes. Pure; deletes nothing.
+"""Decides which adapters a sweep keeps: those of the best trials, the recipes and the confirmation. Deletes nothing.
 
 Beside the adapter of the last chunk, a trial keeps that of its best rung if this scored higher.
 
@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 from sweeper.figures.ranking import rank_trials
 from sweeper.figures.rungs import best_rung, better_rung
-from sweeper.types import StudyRecord, TrialRecord, TrialState
+from sweeper.types import Phase, StudyRecord, TrialRecord, TrialState
 
 __all__ = ["adapters_to_keep", "rung_adapter_to_keep"]
 
@@ -30,8 +30,9 @@ def adapters_to_keep(study: StudyRecord, records: Iterable[TrialRecord], num_bes
     complete = [record for record in records if record.state is TrialState.COMPLETE]
     if not num_best:
         return {record.spec.number for record in complete}
-    recipes = {record.spec.number for record in complete if record.spec.is_recipe}
-    return recipes | {record.spec.number for record in rank_trials(study, complete, num_best)}
+    # Which candidate wins is known only at the end, and then the adapters of all its seeds are scored on the test rows.
+    always = {r.spec.number for r in complete if r.spec.is_recipe or r.spec.phase is Phase.CONFIRMATION}
+    return always | {record.spec.number for record in rank_trials(study, complete, num_best)}
 
 
 def rung_adapter_to_keep(study: StudyRecord, trial: TrialRecord, *, keeps_adapter: bool) -> int | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sweeper.errors import StoreError
+from sweeper.figures.confirmation import ConfirmationRecord
 from sweeper.store.atomic import checksum, write_atomic
 from sweeper.store.disk_space import translate_disk_full
 from sweeper.store.outcomes import RowOutcomes
@@ -82,6 +83,20 @@ class TrialStore:
         index = {name: number for number, name in enumerate(order)}
         found.sort(key=lambda path: (index.get(path.name, len(order)), path.stat().st_ctime_ns, path))
         return [self.read_study(path.name) for path in found]
+
+    def write_confirmation(self, study: str, record: ConfirmationRecord) -> None:
+        """Write how far the confirmation of a study is."""
+        write_atomic(self.paths.confirmation(study), to_bytes(record))
+
+    def read_confirmation(self, study: str) -> ConfirmationRecord | None:
+        """Return how far the confirmation of a study is; None before the end of its search.
+
+        A damaged record counts as none: the next session writes it again.
+        """
+        try:
+            return self._read(self.paths.confirmation(study), ConfirmationRecord)
+        except StoreError:
+            return None
 
     def write_trial(self, record: TrialRecord, checkpoint: bytes | None = None) -> None:
         """Write a trial's record and the checkpoint of its last chunk; delete checkpoints and outcomes that it lacks.
@@ -151,6 +166,13 @@ class TrialStore:
     def write_adapter(self, study: str, number: int, files: Mapping[str, bytes]) -> None:
         """Write the adapter of a trial's last chunk."""
         _write_folder(self.paths.trial(study, number).adapter, files)
+
+    def read_adapter(self, study: str, number: int) -> dict[str, bytes]:
+        """Return what `write_adapter` wrote; empty if the adapter is missing or cannot be read."""
+        try:
+            return {path.name: path.read_bytes() for path in sorted(self.adapter_dir(study, number).iterdir())}
+        except OSError:
+            return {}
 
     def write_rung_adapter(self, study: str, number: int, chunk: int, files: Mapping[str, bytes]) -> None:
         """Write the adapter of a rung, before the record that has the score of this rung.

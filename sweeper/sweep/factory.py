@@ -11,10 +11,12 @@ from sweeper.clock import Clock, utc_now
 from sweeper.config.compose import SweepConfig
 from sweeper.config.hyperparameters import Hyperparameters
 from sweeper.config.settings import Recipe, SweepSettings
+from sweeper.control.confirmation import Confirmation
 from sweeper.control.study_run import StudyRun
 from sweeper.control.trial_records import TrialRecords
 from sweeper.execute import make_executor
 from sweeper.execute.base import Executor, WorkerSetup
+from sweeper.figures.recipes import default_recipe
 from sweeper.store.trials import TrialStore
 from sweeper.sweep.plan import trial_template
 from sweeper.track import Tracker, make_tracker
@@ -24,7 +26,7 @@ from sweeper.types import StudyRecord
 if TYPE_CHECKING:
     from sweeper.search.study import Search
 
-__all__ = ["open_executor", "open_search", "open_study_run", "open_tracker", "storage_url"]
+__all__ = ["make_confirmation", "open_executor", "open_search", "open_study_run", "open_tracker", "storage_url"]
 
 
 def open_search(record: StudyRecord, config: SweepConfig, store: TrialStore) -> Search:
@@ -57,6 +59,7 @@ def open_study_run(
     store: TrialStore,
     tracker: Tracker,
     references: Mapping[int, Recipe] | None = None,
+    confirmation: Confirmation | None = None,
     clock: Clock = utc_now,
 ) -> StudyRun:
     """Resume a study from the store, and bring search and tracker up to date with it.
@@ -68,6 +71,7 @@ def open_study_run(
         store: The sweep.
         tracker: Where trials are shown.
         references: Recipes that are trained for comparison, by trial number.
+        confirmation: Trains the best candidates again after the search; None for no such trials.
         clock: The present time.
     """
     records = TrialRecords(
@@ -80,9 +84,26 @@ def open_study_run(
         num_trials=settings.budget.trials,
         executor=settings.executor,
         references=references,
+        confirmation=confirmation,
     )
     records.show_all()
     return run
+
+
+def make_confirmation(settings: SweepSettings, store: TrialStore) -> Confirmation | None:
+    """Return the confirmation of a study; None if the settings ask for none."""
+    if not settings.confirm.max_share:
+        return None
+    from sweeper.control.candidate_statistics import OutcomeComparison, probabilities_of_being_best
+
+    recipe = default_recipe(settings.search)
+    return Confirmation(
+        settings.confirm,
+        seed=settings.seed,
+        default=recipe.name if recipe else "",
+        probability_best=probabilities_of_being_best,
+        compare=OutcomeComparison(store, settings.confirm),
+    )
 
 
 def open_executor(settings: SweepSettings, store: TrialStore, *, model_dir: Path, device: str) -> Executor:

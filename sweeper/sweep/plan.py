@@ -28,7 +28,7 @@ from sweeper.train.chunks import ChunkPlan, choose_chunks_per_epoch, choose_epoc
 from sweeper.types import StudyRecord, TrialSpec, TrialTemplate
 
 if TYPE_CHECKING:
-    from sweeper.data.base import Splits
+    from sweeper.data.base import SplitsRecord
 
 __all__ = ["StudyPlan", "plan_model", "plan_study", "reference_recipes", "study_name", "trial_template"]
 
@@ -96,26 +96,23 @@ def plan_study(
         FetchError: The data cannot be fetched.
         ConfigError: A setting does not fit the data or the task.
     """
-    from sweeper.data import prepare_splits
-    from sweeper.data.prompt_tokens import chat_use
-    from sweeper.data.tokens import tokenise
+    from sweeper.data import prepare
 
     settings = config.settings
     task = make_task(settings.task.name)
     if task.has_head != settings.task.has_head:
         rule = f"{settings.task.name} adds {'a' if task.has_head else 'no'} head to the model"
         raise ConfigError("task.has_head", settings.task.has_head, rule, f"Choose task={settings.task.name}.")
-    splits = prepare_splits(dataset, cache=_cache(settings), completions=task.takes_completions, progress=progress)
-    tokenise(
-        splits,
+    splits = prepare(
+        dataset,
+        settings.model,
         model_dir=model_dir,
-        max_length=settings.model.max_length,
         cache=_cache(settings),
-        trust_remote_code=settings.model.trust_remote_code,
-        chat=chat_use(settings.model),
+        completions=task.takes_completions,
+        progress=progress,
     )
-    if len(splits.train) < 2:  # noqa: PLR2004  nothing can be learnt from one row
-        rows = plural(len(splits.train), "training row")
+    if splits.num_rows["train"] < 2:  # noqa: PLR2004  nothing can be learnt from one row
+        rows = plural(splits.num_rows["train"], "training row")
         raise DataError(f"dataset {dataset.name} has {rows} after the split; at least 2 are needed")
     return _plan(config, dataset, splits, lane_limit=lane_limit)
 
@@ -144,7 +141,7 @@ def reference_recipes(settings: SweepSettings, space: SearchSpace) -> dict[int, 
     return found
 
 
-def _plan(config: SweepConfig, dataset: DatasetSettings, splits: Splits, *, lane_limit: int) -> StudyPlan:
+def _plan(config: SweepConfig, dataset: DatasetSettings, splits: SplitsRecord, *, lane_limit: int) -> StudyPlan:
     settings, search = config.settings, config.settings.search
     metric, direction = _objective(settings, len(splits.labels))
     num_rows = splits.num_rows["train"]

@@ -29,7 +29,7 @@ from sweeper.display.console import print_line
 from sweeper.display.downloads import fetch_progress
 from sweeper.display.final_view import final_view
 from sweeper.display.live_view import LiveView
-from sweeper.display.progress import progress_from_disk
+from sweeper.display.progress import StudyProgress, progress_from_disk
 from sweeper.errors import DiskFull, SweepMismatch
 from sweeper.execute import choose_devices
 from sweeper.fetch.progress import Progress
@@ -40,7 +40,7 @@ from sweeper.store.lock import hold
 from sweeper.store.paths import OutputsPaths
 from sweeper.store.provenance import collect
 from sweeper.store.trials import TrialStore
-from sweeper.sweep.factory import open_executor, open_search, open_study_run, open_tracker
+from sweeper.sweep.factory import make_confirmation, open_executor, open_search, open_study_run, open_tracker
 from sweeper.sweep.identity import check_identity, settings_to_keep, sweep_name
 from sweeper.sweep.log_file import log_to
 from sweeper.sweep.monitor import SweepMonitor
@@ -53,7 +53,7 @@ from sweeper.track import Tracker
 if TYPE_CHECKING:
     from sweeper.analysis.load import Sweep
 
-__all__ = ["SweepOutcome", "run_sweep"]
+__all__ = ["SweepOutcome", "run_config", "run_sweep"]
 
 _EXIT_NOTHING_FOUND = 3
 _CLOSE_S = 60.0
@@ -115,8 +115,21 @@ def run_sweep(
     Raises:
         SweeperError: A setting, the data or the model is wrong, or no worker is left.
     """
-    config = compose(overrides, config_dir=config_dir)
-    console = console or Console()
+    return run_config(compose(overrides, config_dir=config_dir), console=console or Console(), clock=clock)
+
+
+def run_config(config: SweepConfig, *, console: Console, clock: Clock = utc_now, searches: bool = True) -> SweepOutcome:
+    """Run or resume a sweep.
+
+    Args:
+        config: Its configuration.
+        console: Where progress is printed.
+        clock: The present time.
+        searches: Whether new trials of the search may start; if not, what was found so far is confirmed.
+
+    Raises:
+        SweeperError: A setting, the data or the model is wrong, or no worker is left.
+    """
     settings = config.settings
     check_urls(settings.notify)
     store = TrialStore(OutputsPaths(Path(settings.outputs)).sweep(sweep_name(settings)))
@@ -124,39 +137,48 @@ def run_sweep(
     if warning:
         print_line(console, f"! {warning}")
     check_identity(store, settings)
-    progress = progress_from_disk(store, budget=settings.budget.trials) if store.exists else []
-    if len(progress) == len(settings.dataset) and all(study.is_done for study in progress):
+    progress = _progress(store, settings) if store.exists else []
+    is_done = [study.is_done if searches else study.is_confirmed and not study.is_running for study in progress]
+    if len(progress) == len(settings.dataset) and all(is_done):
         budget = settings.budget.trials
-        print_line(console, f"Sweep {store.root.name} is done: all {budget} trials of each study have finished.")
+        done = f"all {budget} trials of each study have finished" if searches else "its candidates are confirmed"
+        print_line(console, f"Sweep {store.root.name} is done: {done}.")
         print_line(console, f"To continue the search, raise the budget, e.g. budget.trials={2 * budget}.")
         outcome = SweepOutcome(_report(store, config), store.root)
     elif wait_for_window(settings.budget, clock, print_line=partial(print_line, console)):
-        outcome = _run_sessions(config, store, console, clock)
+        outcome = _run_sessions(config, store, console, clock, searches=searches)
     else:
         best = _report(store, config) if store.exists else {"studies": []}
         limit = find_time_limit(settings.budget, clock())
         is_paused = limit is not None and not limit.is_final
         return SweepOutcome(best, store.root, reason=limit.reason if limit else "", is_paused=is_paused)
-    _print_final_view(store, settings, console)
+    _print_final_view(store, settings, outcome.best, console)
     return outcome
 
 
-def _run_sessions(config: SweepConfig, store: TrialStore, console: Console, clock: Clock) -> SweepOutcome:
+def _run_sessions(
+    config: SweepConfig, store: TrialStore, console: Console, clock: Clock, *, searches: bool
+) -> SweepOutcome:
     """Run a session; with ``budget.wait``, also those of the following windows."""
     store.root.mkdir(parents=True, exist_ok=True)
     while True:
         recorder = SessionRecorder(store, config.settings, clock)
         with log_to(store.paths.log), recorder.notifying(), hold(store), recorder.recording_errors():
-            outcome = _run(config, store, console, recorder=recorder, clock=clock)
+            outcome = _run(config, store, console, recorder=recorder, clock=clock, searches=searches)
         budget = config.settings.budget
         is_over = not (outcome.is_paused and budget.wait)
         if is_over or not wait_for_window(budget, clock, print_line=partial(print_line, console), after=True):
             return outcome
 
 
-def _print_final_view(store: TrialStore, settings: SweepSettings, console: Console) -> None:
-    """Print the final table of a sweep, read from its folder."""
-    progress = progress_from_disk(store, budget=settings.budget.trials)
+def _progress(store: TrialStore, settings: SweepSettings) -> list[StudyProgress]:
+    return progress_from_disk(store, budget=settings.budget.trials, confirm=settings.confirm)
+
+
+def _print_final_view(store: TrialStore, settings: SweepSettings, best: Mapping[str, Any], console: Console) -> None:
+    """Print the final table of a sweep, read from its folder and from the content of best.json."""
+    confirmations = {study["name"]: study["confirmation"] for study in best["studies"] if study["confirmation"]}
+    progress = _progress(store, settings)
     has_ui = settings.tracker.name == "mlflow"
     is_checkout = Path(sys.prefix) == Path.cwd() / ".venv"
     command = "make ui" if is_checkout else "sweeper ui"
@@ -164,11 +186,18 @@ def _print_final_view(store: TrialStore, settings: SweepSettings, console: Conso
         command = (
             f"make ui ARGS='outputs={settings.outputs}'" if is_checkout else f"sweeper ui outputs={settings.outputs}"
         )
-    console.print(final_view(progress, sweep_dir=store.root, ui_command=command if has_ui else ""))
+    view = final_view(progress, sweep_dir=store.root, confirmations=confirmations, ui_command=command if has_ui else "")
+    console.print(view)
 
 
 def _run(
-    config: SweepConfig, store: TrialStore, console: Console, *, recorder: SessionRecorder, clock: Clock
+    config: SweepConfig,
+    store: TrialStore,
+    console: Console,
+    *,
+    recorder: SessionRecorder,
+    clock: Clock,
+    searches: bool,
 ) -> SweepOutcome:
     settings = config.settings
     devices = choose_devices(settings.executor)
@@ -182,15 +211,24 @@ def _run(
             executor.start()  # workers need seconds to import; meanwhile this process plans and opens databases
             plans = _plan(config, store, model_dir=model_dir, limits=limits, progress=progress)
         shutdown = stack.enter_context(shutdown_on_signals(settings.executor.shutdown_grace_s))
-        searches = [stack.enter_context(open_search(plan.record, config, store)) for plan in plans]
+        opened = [stack.enter_context(open_search(plan.record, config, store)) for plan in plans]
         _write_records(store, settings, plans, num_references=len(references))
         tracker = open_tracker(settings, store)
         runs = [
             open_study_run(
-                plan.record, search, settings, store=store, tracker=tracker, references=references, clock=clock
+                plan.record,
+                search,
+                settings,
+                store=store,
+                tracker=tracker,
+                references=references,
+                confirmation=make_confirmation(settings, store),
+                clock=clock,
             )
-            for plan, search in zip(plans, searches, strict=True)
+            for plan, search in zip(plans, opened, strict=True)
         ]
+        for run in runs if not searches else ():
+            run.end_search()
         view = stack.enter_context(LiveView(console))
         view.log(f"Training with {devices.note}. Lanes per worker: {limits}.")
         monitor = SweepMonitor(

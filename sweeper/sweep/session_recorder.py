@@ -155,7 +155,8 @@ class SessionRecorder:
             self._queue_message(f"Sweep {self._store.root.name} could not start", reason, is_bad=True)
         elif not self._record.ended_at:
             try:
-                progress = progress_from_disk(self._store, budget=self._settings.budget.trials)
+                settings = self._settings
+                progress = progress_from_disk(self._store, budget=settings.budget.trials, confirm=settings.confirm)
                 self.end(reason, progress, has_failed=True)
             except SweeperError as unreadable:
                 log.warning("no summary was written, since the sweep cannot be read: %s", unreadable)

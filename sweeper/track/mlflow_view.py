@@ -14,7 +14,7 @@ from typing import Any
 
 from sweeper.figures.baselines import reference_label
 from sweeper.figures.hyperparameters import ALPHA, alpha, params_text, shown_params
-from sweeper.figures.recipes import recipe_name
+from sweeper.figures.recipes import candidate_name, recipe_name
 from sweeper.figures.rungs import best_rung, best_rung_text
 from sweeper.figures.training_rows import capped_rows
 from sweeper.types import StudyRecord, TrialRecord, TrialState
@@ -52,9 +52,10 @@ class Point:
 
 
 def run_name(trial: TrialRecord) -> str:
-    """Return e.g. ``0007 r=8 alpha=16 dropout=0 lr=0.001``; a recipe also has its name: charts show little else."""
+    """Return e.g. ``0007 r=8 alpha=16 dropout=0 lr=0.001``; a recipe or candidate has its name: charts show no more."""
     spec = trial.spec
-    parts = (f"{spec.number:04d}", recipe_name(spec), params_text(shown_params(spec, spec.params)))
+    name = recipe_name(spec) or candidate_name(spec)
+    parts = (f"{spec.number:04d}", name, params_text(shown_params(spec, spec.params)))
     return " ".join(part for part in parts if part)
 
 
@@ -173,7 +174,8 @@ Objective: **{study.metric}**, {better} is better. A full trial has {study.num_c
   `tags.best_rung` names the best rung of a complete trial if an earlier one scored higher than the last.
 - Filter: `tags.state = 'complete'`; other states are `running`, `pruned` (stopped early for a low score),
   `infeasible` (the configuration cannot work: out of memory, or a loss that is not finite), `failed` (another cause).
-- `tags.origin` is the source of the configuration: `recipe:<name>`, `sobol` or the sampler.
+- `tags.origin` is the source of the configuration: `recipe:<name>`, `sobol`, the sampler, or `confirm:<name>` for a
+  candidate that was trained again with a fresh seed.
 - Steps are chunks. Relative time is device time, so curves compare the cost of trials.
 - To compare runs, select them and press *Compare*. Its axes are linear: use the `log10.*` and `log2.*` params.
 - The *Models* tab has the adapters in PEFT's format. Params have four digits; `trial.json` of a run has all.

@@ -50,7 +50,17 @@ from sweeper.train.lane_choice import choose_lanes, typical_rows
 from sweeper.train.out_of_memory import OutOfMemoryFallback
 from sweeper.train.pack import ChunkOutcome, Pack, sort_lanes
 from sweeper.train.probe import fit_probe
-from sweeper.types import Admission, ChunkReport, ChunkRequest, Cost, Failure, FailureKind, Measurement, TrialSpec
+from sweeper.types import (
+    Admission,
+    ChunkReport,
+    ChunkRequest,
+    Cost,
+    Failure,
+    FailureKind,
+    Measurement,
+    Phase,
+    TrialSpec,
+)
 
 __all__ = ["TrainingWorker"]
 
@@ -123,9 +133,9 @@ class TrainingWorker:
         return self._study
 
     def _open(self, request: OpenStudy) -> StudyOpened:
-        self._study = None
-        self._lanes = {}
-        gc.collect()
+        if self._study is not None:
+            self._study, self._lanes = None, {}
+            gc.collect()
         task = make_task(request.task.name)
         splits = prepare_splits(request.dataset, cache=self._setup.cache, completions=task.takes_completions)
         tokens = tokenise(
@@ -327,7 +337,9 @@ class TrainingWorker:
         due: dict[int, list[Lane]] = {}
         plan, whole = study.train.plan, study.validation.num_rows
         for lane in lanes:
-            if lane.chunks_done in study.request.rungs:
+            # No trial of a confirmation is pruned, so earlier scores would only cost time.
+            rungs = study.request.rungs if lane.spec.phase is not Phase.CONFIRMATION else (plan.num_chunks,)
+            if lane.chunks_done in rungs:
                 num_rows = rows_to_score(lane.chunks_done, num_chunks=plan.num_chunks, num_rows=whole)
                 due.setdefault(num_rows, []).append(lane)
         scores: dict[int, _Scored] = {}

@@ -1,6 +1,6 @@
 import pytest
 
-from sweeper.display.progress import study_progress
+from sweeper.display.progress import FollowUpProgress, study_progress
 from sweeper.figures.tally import TrialTally
 from sweeper.types import Phase, TrialState
 from tests.builders import make_default, make_infeasible, make_study, make_trial
@@ -16,7 +16,7 @@ def progress_of(trials, *, study=None, budget=10, wall_s=100.0, num_references=0
         budget=budget,
         wall_s=wall_s,
         default="peft_default",
-        num_references=num_references,
+        follow_up=FollowUpProgress(num_references_to_start=num_references),
     )
 
 

@@ -43,6 +43,7 @@ def overrides_of(tmp_path, rows, tiny_bert, tiny_cache):
         "search.min_chunks=1",
         "search.num_startup_trials=2",
         "search.references=[]",
+        "confirm=none",
         "executor=inline",
         "executor.lanes=3",
         "tracker=none",

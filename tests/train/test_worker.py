@@ -18,7 +18,7 @@ from sweeper.execute.base import OpenStudy, ScoreAdapters, StudyOpened, WorkerSe
 from sweeper.store.outcomes import RowOutcomes
 from sweeper.train import make_worker
 from sweeper.train.lane import Lane
-from sweeper.types import Admission, ChunkRequest, FailureKind
+from sweeper.types import Admission, ChunkRequest, FailureKind, Phase
 from tests.train.tiny import SIZES, no_peft_deprecation, spec
 
 WORDS = {
@@ -146,6 +146,13 @@ def test_trials_are_trained_scored_at_rungs_and_finish_with_adapters(worker):
         assert report.rung_adapters.keys() == ({1, 2} if chunk in RUNGS and not is_last else set())
         assert report.outcomes.keys() == ({1, 2} if chunk in RUNGS else set())
     assert worker.answer(ChunkRequest()).measurements == {}
+
+
+def test_a_trial_of_a_confirmation_is_scored_at_its_end_only(worker):
+    confirming = replace(trial(2), phase=Phase.CONFIRMATION)
+    reports = [worker.answer(admit(trial(1), confirming))] + [worker.answer(ChunkRequest()) for _ in range(CHUNKS - 1)]
+    rungs = {number: [r.measurements[number].chunk for r in reports if number in r.outcomes] for number in (1, 2)}
+    assert rungs == {1: list(RUNGS), 2: [CHUNKS]}
 
 
 def test_row_outcomes_are_those_of_the_scores(worker):
