@@ -27,6 +27,7 @@ from sweeper.figures.comparison import (
     standard_error,
 )
 from sweeper.figures.hyperparameters import differing_params, shown_params
+from sweeper.figures.pareto import pareto_trials, recorded_cost
 from sweeper.figures.ranking import best_trial, finite_value, rank_trials
 from sweeper.figures.recipes import default_trial, recipe_name, recorded_default_recipe
 from sweeper.figures.rungs import best_rung, rung_epoch, rung_optimism
@@ -46,9 +47,12 @@ def best_configurations(store: TrialStore, *, space: SearchSpace | None = None) 
         store: The sweep, finished or not.
         space: The search space, for ``at_bounds``, the best values that lie at its bounds; null without it.
     """
-    name = recorded_default_recipe(store.read_sweep() if store.exists else {})
+    sweep = store.read_sweep() if store.exists else {}
+    name, cost = recorded_default_recipe(sweep), recorded_cost(sweep)
     sessions = SessionLog(store.root).read()
-    studies = [_study(store, study, space=space, default=name, sessions=sessions) for study in store.studies()]
+    studies = [
+        _study(store, study, space=space, default=name, cost=cost, sessions=sessions) for study in store.studies()
+    ]
     return {"schema_version": SCHEMA_VERSION, "sweep": store.root.name, "default_recipe": name, "studies": studies}
 
 
@@ -102,6 +106,7 @@ def _study(
     *,
     space: SearchSpace | None,
     default: str,
+    cost: str,
     sessions: Sequence[SessionRecord],
 ) -> dict[str, Any]:
     trials = store.trials(study.name)
@@ -128,6 +133,8 @@ def _study(
         "num_complete": len(rank_trials(study, trials)),
         "num_within_noise_of_best": _num_within_noise(study, trials),
         "at_bounds": at_bounds,
+        "cost": cost,
+        "pareto": [trial.spec.number for trial in pareto_trials(study, trials, cost)],
         **_effort(trials, sessions),
         "fingerprint": study.fingerprint,
         "labels": list(study.labels),

@@ -1,4 +1,4 @@
-"""The tables of a sweep as pandas frames: its trials, their measurements, and its verdicts.
+"""The tables of a sweep as pandas frames: its trials, their measurements, the rows they scored, and its verdicts.
 
 One row per observation; units are in the names of the columns, which docs/api.md explains. `trial_frame` is also the
 content of trials.csv. Called by `report` and `load`.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from sweeper.figures.hyperparameters import ALPHA, alpha
@@ -17,16 +18,19 @@ from sweeper.figures.rungs import rung_epoch
 from sweeper.store.trials import TrialStore
 from sweeper.types import StudyRecord, TrialRecord
 
-__all__ = ["measurement_frame", "trial_frame", "verdict_frame"]
+__all__ = ["measurement_frame", "outcome_frame", "trial_frame", "verdict_frame"]
 
 _TRIAL_COLUMNS = ("study", "dataset", "model", "method", "trial", "state", "phase", "origin", "seed", "value")
 _MEASUREMENT_COLUMNS = ("study", "dataset", "trial", "chunk", "epoch", "rows", "device_s", "is_rung", "value")
+_OUTCOME_COLUMNS = ("study", "dataset", "trial", "chunk", "row", "loss", "predicted", "target", "is_right", "tokens")
 _VERDICT_COLUMNS = (
     "study",
     "dataset",
     "candidate",
     "source",
     "is_recommended",
+    "is_best",
+    "is_equivalent",
     "is_simplest",
     "is_best_under_cap",
     "is_default",
@@ -44,6 +48,7 @@ _VERDICT_COLUMNS = (
     "gain_over_best",
     "gain_over_best_low",
     "gain_over_best_high",
+    "probability_best",
     "search_value",
     "optimism",
     "test_value",
@@ -82,6 +87,30 @@ def measurement_frame(store: TrialStore) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=_column_order(rows, _MEASUREMENT_COLUMNS))
 
 
+def outcome_frame(store: TrialStore, *, chunk: int | None = None, split: str = "validation") -> pd.DataFrame:
+    """Return every row that was scored, of every trial whose outcomes are on disk.
+
+    Args:
+        store: The sweep.
+        chunk: The rung; the latest one of each trial if None.
+        split: ``validation`` or ``test``; on test rows, only adapters of the last chunk are scored.
+
+    Raises:
+        ValueError: The split is another one, or a rung is asked for on the test rows.
+    """
+    if split not in ("validation", "test") or (split == "test" and chunk is not None):
+        raise ValueError(f"split={split!r}, chunk={chunk}: split must be validation or test, and test has no rungs")
+    studies = store.studies()
+    labels = list(dict.fromkeys(label for study in studies for label in study.labels))
+    frames = [
+        frame
+        for study in studies
+        for trial in store.trials(study.name)
+        if (frame := _outcomes(store, study, trial, chunk=chunk, split=split, labels=labels)) is not None
+    ]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(_OUTCOME_COLUMNS))
+
+
 def verdict_frame(best: Mapping[str, Any]) -> pd.DataFrame:
     """Return every candidate of every study after its trials with fresh seeds.
 
@@ -91,7 +120,7 @@ def verdict_frame(best: Mapping[str, Any]) -> pd.DataFrame:
     rows = [
         _verdict_row(study, candidate)
         for study in best["studies"]
-        for candidate in (study.get("confirmation") or {}).get("candidates", ())
+        for candidate in (study["confirmation"] or {}).get("candidates", ())
     ]
     frame = pd.DataFrame(rows, columns=_column_order(rows, _VERDICT_COLUMNS))
     return frame.astype(dict.fromkeys(_COUNTS, "Int64"))
@@ -145,8 +174,43 @@ def _measurement_rows(study: StudyRecord, record: TrialRecord) -> Iterator[dict[
         }
 
 
+def _outcomes(
+    store: TrialStore, study: StudyRecord, record: TrialRecord, *, chunk: int | None, split: str, labels: Sequence[str]
+) -> pd.DataFrame | None:
+    """Return the outcomes of one trial, with labels as a category; None if there are none."""
+    number, rung = record.spec.number, record.last_rung
+    at = chunk if chunk is not None else rung.chunk if rung else 0
+    found = store.read_test_outcomes(study.name, number) if split == "test" else None
+    if split == "validation":
+        found = store.read_outcomes(study.name, number, at)
+    if found is None:
+        return None
+    codes = np.array([labels.index(label) for label in study.labels], dtype=np.int64)
+
+    def named(labels_N: np.ndarray[Any, Any] | None) -> Any:
+        return pd.Categorical.from_codes(
+            np.full(found.num_rows, -1) if labels_N is None else codes[labels_N], categories=pd.Index(labels, dtype=str)
+        )
+
+    predicted_N, target_N = found.predicted_N, found.target_N
+    is_right = None if predicted_N is None or target_N is None else predicted_N == target_N
+    columns = {
+        "study": study.name,
+        "dataset": study.dataset,
+        "trial": number,
+        "chunk": at,
+        "row": np.arange(found.num_rows),
+        "loss": found.loss_N.astype(np.float64),
+        "predicted": named(predicted_N),
+        "target": named(target_N),
+        "is_right": pd.NA if is_right is None else is_right,
+        "tokens": 1 if found.tokens_N is None else found.tokens_N,
+    }
+    return pd.DataFrame(columns).astype({"is_right": "boolean"})
+
+
 def _verdict_row(study: Mapping[str, Any], candidate: Mapping[str, Any]) -> dict[str, Any]:
-    confirmation, name, test = study["confirmation"], candidate["name"], candidate["test"] or {}
+    block, name, test = study["confirmation"], candidate["name"], candidate["test"] or {}
     against_default, against_best = candidate["against_default"] or {}, candidate["against_best"] or {}
     other_metrics = {key: value for key, value in candidate["metrics"].items() if key != study["metric"]}
     return {
@@ -154,10 +218,12 @@ def _verdict_row(study: Mapping[str, Any], candidate: Mapping[str, Any]) -> dict
         "dataset": study["dataset"],
         "candidate": name,
         "source": candidate["source"],
-        "is_recommended": name == confirmation["recommended"],
-        "is_simplest": name == confirmation["simplest"],
-        "is_best_under_cap": name == confirmation["best_under_cap"],
-        "is_default": name == confirmation["default"],
+        "is_recommended": name == block["recommended"],
+        "is_best": name == block["best"],
+        "is_equivalent": name in block["equivalent"],
+        "is_simplest": name == block["simplest"],
+        "is_best_under_cap": name == block["best_under_cap"],
+        "is_default": name == block["default"],
         "num_seeds": len(candidate["seeds"]),
         **_interval("value", candidate["metrics"].get(study["metric"])),
         "verdict": against_default.get("verdict"),
@@ -166,6 +232,7 @@ def _verdict_row(study: Mapping[str, Any], candidate: Mapping[str, Any]) -> dict
         "rows_needed": against_default.get("rows_needed"),
         "verdict_against_best": against_best.get("verdict"),
         **_interval("gain_over_best", against_best.get("gain")),
+        "probability_best": candidate["probability_best"],
         "search_value": candidate["search_value"],
         "optimism": candidate["optimism"],
         "test_value": test.get("value"),

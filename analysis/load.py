@@ -14,12 +14,13 @@ from typing import Any
 import pandas as pd
 
 from sweeper.analysis.best import best_configurations
-from sweeper.analysis.frames import measurement_frame, trial_frame, verdict_frame
+from sweeper.analysis.frames import measurement_frame, outcome_frame, trial_frame, verdict_frame
 from sweeper.errors import SweeperError, did_you_mean
+from sweeper.figures.confirmation import recommended_seed
 from sweeper.store.paths import OutputsPaths
 from sweeper.store.trials import TrialStore
 
-__all__ = ["Sweep", "load_sweep", "recommended_trial"]
+__all__ = ["Sweep", "load_sweep"]
 
 
 class Sweep(Mapping[str, Any]):
@@ -66,6 +67,18 @@ class Sweep(Mapping[str, Any]):
         """One row per study and candidate: its score on fresh seeds, and its comparison with the default recipe."""
         return verdict_frame(self)
 
+    def outcomes(self, *, chunk: int | None = None, split: str = "validation") -> pd.DataFrame:
+        """Return one row per trial and scored row: its loss, and what was predicted.
+
+        Args:
+            chunk: The rung; the latest one of each trial if None.
+            split: ``validation``, or ``test`` for the candidates that were scored on the test rows.
+
+        Raises:
+            ValueError: The split is another one, or a rung is asked for on the test rows.
+        """
+        return outcome_frame(self._store, chunk=chunk, split=split)
+
     def study(self, name: str = "") -> Mapping[str, Any]:
         """Return what best.json has of a study.
 
@@ -96,7 +109,7 @@ class Sweep(Mapping[str, Any]):
             SweeperError: There is no such study, or its adapter is not on disk.
         """
         content = self.study(study)
-        number = recommended_trial(content)
+        number = _recommended_trial(content)
         folder = None if number is None else self._store.adapter_dir(content["name"], number)
         if folder is None or not folder.is_dir():
             problem = "no trial is complete yet" if number is None else f"the adapter of trial {number} is not on disk"
@@ -135,20 +148,12 @@ def load_sweep(path: str | Path) -> Sweep:
     raise SweeperError(_sentences(f"{folder} {problem}.", did_you_mean(folder.name, names), known, remedy))
 
 
-def recommended_trial(study: Mapping[str, Any]) -> int | None:
-    """Return the number of the trial whose adapter is recommended; None if no trial is complete.
-
-    It is the best seed of the recommended candidate, or the best trial of the search if nothing was confirmed.
-
-    Args:
-        study: A study of best.json.
-    """
-    confirmation = study.get("confirmation") or {}
-    for candidate in confirmation.get("candidates", ()):
-        seeds = [seed for seed in candidate["seeds"] if seed["adapter"] is not None and seed["value"] is not None]
-        if candidate["name"] == confirmation["recommended"] and seeds:
-            choose = max if study["direction"] == "maximize" else min
-            return int(choose(seeds, key=lambda seed: seed["value"])["trial"])
+def _recommended_trial(study: Mapping[str, Any]) -> int | None:
+    """Return the trial whose adapter is recommended; without a confirmation, the best trial of the search."""
+    confirmation = study["confirmation"]
+    seed = recommended_seed(confirmation) if confirmation else None
+    if seed is not None:
+        return int(seed["trial"])
     return int(study["best"]["trial"]) if study["best"] else None
 
 

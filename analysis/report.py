@@ -24,6 +24,7 @@ from sweeper.figures.baselines import baseline_descriptions
 from sweeper.figures.comparison import NOISE_ERRORS
 from sweeper.figures.failure_counts import count_failures, has_recovered
 from sweeper.figures.hyperparameters import number_text, params_text
+from sweeper.figures.pareto import COST_LABELS, rung_costs
 from sweeper.figures.ranking import best_trial, rank_trials
 from sweeper.figures.rungs import best_rung_text
 from sweeper.figures.text import plural
@@ -66,7 +67,7 @@ def render_report(store: TrialStore, best: Mapping[str, Any]) -> str:
         store: The sweep.
         best: The result of `best_configurations`.
     """
-    extras = {study["name"]: _extras(store, study["name"], study["best"]) for study in best["studies"]}
+    extras = {study["name"]: _extras(store, study) for study in best["studies"]}
     sweep = store.read_sweep() if store.exists else {}
     template = _environment().get_template("report.md.j2")
     names = {name for study in best["studies"] for name in study["baselines"]}
@@ -109,18 +110,26 @@ def _environment() -> Environment:
     return environment
 
 
-def _extras(store: TrialStore, study_name: str, best: Mapping[str, Any] | None) -> dict[str, Any]:
-    study, trials = store.read_study(study_name), store.trials(study_name)
+def _extras(store: TrialStore, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the report has of a study beside its content of best.json."""
+    study, trials = store.read_study(content["name"]), store.trials(content["name"])
+    by_number = {trial.spec.number: trial for trial in trials}
+    pareto = [by_number[number] for number in content["pareto"]]
     top = [trial_summary(store, study, trial) for trial in rank_trials(study, trials, _TOP)]
     best_record = best_trial(study, trials)
     return {
         "top": top,
+        "pareto": [
+            {"summary": trial_summary(store, study, trial), "cost": rung_costs(trial)[content["cost"]]}
+            for trial in pareto
+        ],
+        "cost_label": COST_LABELS[content["cost"]],
         "best_rung": best_rung_text(study, best_record) if best_record else "",
         "capped_rows": capped_rows(study),
         "infeasible": count_failures((t for t in trials if t.state is TrialState.INFEASIBLE), by_message=True),
         "failed": count_failures((t for t in trials if t.state is TrialState.FAILED), by_message=True),
         "recovered": count_failures(t for t in trials if has_recovered(t)),
-        "base": _base_model(best),
+        "base": _base_model(content["best"]),
     }
 
 

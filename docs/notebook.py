@@ -54,6 +54,10 @@ complete.sort_values("value", ascending=study["direction"] == "minimize").head()
 # %%
 sweep.verdicts[["candidate", "is_recommended", "value", "verdict", "gain", "gain_low", "gain_high", "num_seeds"]]
 
+# %%
+verdict = study["confirmation"]["verdict"] if study["confirmation"] else "Nothing was confirmed."
+verdict
+
 # %% [markdown]
 # ## Curves
 # The objective at every rung. A line that ends early was pruned.
@@ -70,6 +74,16 @@ curves.update_layout(yaxis_title=study["metric"])
 points = pd.concat(complete[["trial", "value"]].assign(hyperparameter=key, setting=complete[key]) for key in searched)
 scatter = px.scatter(points, x="setting", y="value", facet_col="hyperparameter", hover_data=["trial"])
 scatter.update_xaxes(matches=None)
+
+# %% [markdown]
+# ## Rows
+# What the best trial of the search predicted for the validation rows of each label.
+
+# %%
+outcomes = sweep.outcomes()
+own = outcomes[(outcomes["study"] == study["name"]) & (outcomes["trial"] == study["best"]["trial"])]
+confusion = pd.crosstab(own["target"], own["predicted"])
+confusion
 
 # %% [markdown]
 # ## The adapter in use

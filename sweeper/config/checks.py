@@ -17,6 +17,8 @@ from sweeper.errors import ConfigError, did_you_mean
 
 __all__ = ["check_settings", "micro_batch"]
 
+_SAMPLERS_WITH_COST = ("tpe", "random", "qmc", "grid", "auto")
+_PRUNERS_WITH_COST = ("successive_halving", "none")
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,99}")
 
 
@@ -37,6 +39,7 @@ def check_settings(settings: SweepSettings, space: SearchSpace) -> None:
         raise ConfigError("executor.lanes", lanes, "must be a whole number of at least 1, or auto", "Write 8 or auto.")
     _check_batches(settings, space)
     _check_recipes(settings.search)
+    _check_cost(settings.search)
     find_time_limit(settings.budget, utc_now())
 
 
@@ -104,6 +107,19 @@ def _check_recipes(search: SearchSettings) -> None:
             names.add(recipe.name)
             for key, value in recipe.params.items():
                 _check_recipe_value(name, recipe.name, key, value)
+
+
+def _check_cost(search: SearchSettings) -> None:
+    """Check that sampler and pruner know two objectives if there are two."""
+    if search.cost == "none":
+        return
+    for name, value, known in (
+        ("search.sampler", search.sampler, _SAMPLERS_WITH_COST),
+        ("search.pruner", search.pruner, _PRUNERS_WITH_COST),
+    ):
+        if value not in known:
+            rule = f"it knows one objective only, and search.cost={search.cost} adds a second"
+            raise ConfigError(name, value, rule, f"Choose one of {', '.join(known)}, or set search.cost=none.")
 
 
 def _check_recipe_value(name: str, recipe: str, key: str, value: object) -> None:

@@ -323,6 +323,11 @@ class SearchSettings:
         2, "Ratio of successive rungs; about one in this many trials passes a rung.", at_least=2
     )
     min_chunks: int = key(2, "Chunks before the first rung.", at_least=1)
+    cost: str = key(
+        "none",
+        "A second objective, which is minimised beside the metric: trainable parameters, or device seconds of a trial. The best trial is still that with the best metric; the report lists those that no other one beats in both.",
+        choices=("none", "parameters", "device_s"),
+    )
     storage: str = key("", "Optuna storage URL; a SQLite file in the sweep's folder if empty.")
 
 

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from sweeper.errors import DiskFull, StorageDown
+from sweeper.figures.pareto import rung_costs
 from sweeper.search.base import ProposalProtocol, SearchProtocol
 from sweeper.types import Decision, Phase, StudyRecord, TrialRecord, TrialState
 
@@ -65,8 +66,8 @@ class SearchClient:
         is_open = rung is not None and rung.is_rung and rung.chunk > trial.decided_chunk
         if rung is None or not is_open or trial.spec.phase is not Phase.SEARCH:
             return None
-        value = rung.metrics[self._study.metric]
-        return self._ask(lambda: self._search.report(trial.spec.number, chunk=rung.chunk, value=value))
+        number, value, costs = trial.spec.number, rung.metrics[self._study.metric], rung_costs(trial)
+        return self._ask(lambda: self._search.report(number, chunk=rung.chunk, value=value, costs=costs))
 
     def tell(self, trial: TrialRecord) -> None:
         """Report the final state of a trial to the search."""
@@ -76,7 +77,7 @@ class SearchClient:
     def _tell(self, trial: TrialRecord) -> None:
         number, value = trial.spec.number, self._study.value(trial)
         if trial.state is TrialState.COMPLETE and value is not None:
-            self._search.report(number, chunk=trial.chunks_done, value=value)
+            self._search.report(number, chunk=trial.chunks_done, value=value, costs=rung_costs(trial))
         finished_at = datetime.fromisoformat(trial.finished_at)
         self._search.tell(number, state=trial.state, value=value, finished_at=finished_at)
 

@@ -13,6 +13,7 @@ from sweeper.display.progress import StudyProgress
 from sweeper.display.tables import final_table
 from sweeper.figures.baselines import baseline_descriptions
 from sweeper.figures.comparison import NOISE_ERRORS
+from sweeper.figures.confirmation import recommended_seed
 from sweeper.figures.rungs import better_rung
 from sweeper.store.trials import TrialStore
 
@@ -72,12 +73,11 @@ def _adapter_lines(store: TrialStore, progress: StudyProgress, block: Mapping[st
     """
     study, best = progress.study, progress.best
     if block is not None:
-        chosen = next(c for c in block["candidates"] if c["name"] == block["recommended"])
-        seeds = [seed for seed in chosen["seeds"] if seed["adapter"]]
-        if not seeds:
+        seed = recommended_seed(block)
+        if seed is None:
             return []
-        folder = Path(seeds[0]["adapter"]).relative_to(store.root)
-        return [f"{folder}  (recommended for {study.dataset}: {chosen['name']}, seed {seeds[0]['seed']})"]
+        folder = Path(seed["adapter"]).relative_to(store.root)
+        return [f"{folder}  (recommended for {study.dataset}: {block['recommended']}, seed {seed['seed']})"]
     if best is None:
         return []
     found = [(store.adapter_dir(study.name, best.spec.number), f"best of {study.dataset}")]

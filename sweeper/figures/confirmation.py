@@ -10,6 +10,7 @@ import enum
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sweeper.config.settings import ConfirmSettings
 from sweeper.figures.ranking import finite_value
@@ -26,6 +27,7 @@ __all__ = [
     "confirmation_trials",
     "plan_confirmation",
     "progress_text",
+    "recommended_seed",
 ]
 
 MIN_PROBABILITY = 0.05
@@ -239,3 +241,18 @@ def _known(study: StudyRecord, scored: Sequence[TrialRecord], default: TrialReco
         key=lambda trial: (trial.chunks_done, sign * (finite_value(study, trial) or 0.0), -trial.spec.number),
     )
     return [default, *double_alpha, best]
+
+
+def recommended_seed(block: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the seed whose adapter is offered: of the recommended candidate, the first that has one on disk.
+
+    Not the best seed: its score would be optimistic, and the candidate's interval would not hold for it.
+
+    Args:
+        block: ``confirmation`` of a study in best.json.
+
+    Returns:
+        The seed as best.json has it; None if nothing is recommended, or no adapter is on disk.
+    """
+    chosen = (candidate for candidate in block["candidates"] if candidate["name"] == block["recommended"])
+    return next((seed for candidate in chosen for seed in candidate["seeds"] if seed["adapter"]), None)

@@ -16,7 +16,7 @@ import optuna
 from sweeper.config.space import SearchSpace
 from sweeper.config.values import ParamValue
 from sweeper.search.distributions import distributions, from_stored
-from sweeper.search.mirror import is_infeasible
+from sweeper.search.mirror import is_infeasible, score_of
 from sweeper.search.proposals import trial_seed
 
 __all__ = ["MAX_TRIALS", "draw", "expected_value"]
@@ -57,15 +57,15 @@ def expected_value(trial: optuna.trial.FrozenTrial, complete: Sequence[optuna.tr
         trial: A complete or pruned trial.
         complete: Complete, feasible trials.
     """
-    if trial.state is not _PRUNED or trial.value is None:
-        return trial.value
-    step = trial.last_step
+    value, step = score_of(trial), trial.last_step
+    if trial.state is not _PRUNED or value is None:
+        return value
     gains = [
-        t.value - t.intermediate_values[step]
+        score - t.intermediate_values[step]
         for t in complete
-        if t.value is not None and step is not None and step in t.intermediate_values
+        if (score := score_of(t)) is not None and step is not None and step in t.intermediate_values
     ]
-    return trial.value + (statistics.median(gains) if gains else 0.0)
+    return value + (statistics.median(gains) if gains else 0.0)
 
 
 def _scored(trials: Sequence[optuna.trial.FrozenTrial], *, maximize: bool) -> list[optuna.trial.FrozenTrial]:

@@ -16,10 +16,11 @@ import optuna
 
 from sweeper.config.space import SearchSpace
 from sweeper.config.values import ParamValue
+from sweeper.figures.pareto import Point, dominates
 from sweeper.search.distributions import distributions, to_stored
 from sweeper.types import TrialState
 
-__all__ = ["CONSTRAINT", "StudyMirror", "is_infeasible"]
+__all__ = ["CONSTRAINT", "StudyMirror", "is_infeasible", "rung_attribute", "score_of"]
 
 CONSTRAINT = "infeasible"
 """Name of the constraint that an infeasible trial violates."""
@@ -43,18 +44,31 @@ def is_infeasible(trial: optuna.trial.FrozenTrial) -> bool:
     return any(violation > 0 for violation in trial.constraints.values())
 
 
+def score_of(trial: optuna.trial.FrozenTrial) -> float | None:
+    """Return a trial's objective, the first of its values; None if it has none."""
+    return trial.values[0] if trial.values else None
+
+
+def rung_attribute(chunk: int) -> str:
+    """Return the user attribute with a trial's score and cost at a rung; only studies with a cost have it."""
+    return f"rung {chunk}"
+
+
 class StudyMirror:
     """The trials of one study.
+
+    With a cost, a trial has two values: its objective and its cost, which is minimised.
 
     Args:
         space: The search space.
         maximize: Whether higher values are better.
+        has_cost: Whether trials have a cost.
     """
 
-    def __init__(self, space: SearchSpace, *, maximize: bool) -> None:
+    def __init__(self, space: SearchSpace, *, maximize: bool, has_cost: bool = False) -> None:
         self.space = space
         self._distributions = distributions(space)
-        self._maximize = maximize
+        self._maximize, self._has_cost = maximize, has_cost
         self.trials: list[optuna.trial.FrozenTrial] = []
         """By number. What is assigned to a trial is never changed in place, so a shallow copy is a snapshot."""
         self._running: set[int] = set()
@@ -62,8 +76,11 @@ class StudyMirror:
         """Numbers of complete, pruned and infeasible trials, ascending."""
         self._best: list[tuple[tuple[float, ...], int]] = []
         """Rank and number of the `_NUM_BEST` trials that TPE considers best, in order."""
+        self._front: list[tuple[Point, int]] = []
+        """Points and numbers of the complete trials that no other one dominates; only with a cost."""
         self._changed: set[int] = set()
         self._worst: float | None = None
+        self._worst_cost = 0.0
         self.num_scored = 0
         """Complete and pruned trials that are feasible."""
 
@@ -94,10 +111,13 @@ class StudyMirror:
         """Add a failed trial without a configuration in place of one that the store has lost; return its number."""
         return self._append(optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL))
 
-    def score(self, number: int, chunk: int, value: float) -> None:
-        """Add the value of a running trial at a rung."""
+    def score(self, number: int, chunk: int, value: float, cost: float = 0.0) -> None:
+        """Add the value of a running trial at a rung, and its cost so far."""
         trial = self.trials[number]
         trial.intermediate_values = {**trial.intermediate_values, chunk: value}
+        if self._has_cost:
+            trial.user_attrs = {**trial.user_attrs, rung_attribute(chunk): [value, cost]}
+            self._worst_cost = max(self._worst_cost, cost)
         self._note_value(value)
         self._changed.add(number)
 
@@ -116,14 +136,14 @@ class StudyMirror:
         """
         trial = self.trials[number]
         if state is TrialState.INFEASIBLE:
-            trial.value = self._worst_value(value)
+            self._set_value(trial, self._worst_value(value), self._worst_cost)
             trial.system_attrs = dict(trial.system_attrs)
             trial.set_constraint(CONSTRAINT, 1.0)
         elif state is TrialState.COMPLETE:
-            trial.value = value
+            self._set_value(trial, value, self._latest_cost(trial))
             self._note_value(value)
         elif state is TrialState.PRUNED and trial.last_step is not None:
-            trial.value = trial.intermediate_values[trial.last_step]
+            self._set_value(trial, trial.intermediate_values[trial.last_step], self._latest_cost(trial))
         trial.user_attrs = {**trial.user_attrs, "state": str(state)}
         trial.state = _STATES[state]
         trial.datetime_complete = _naive(finished_at)
@@ -136,7 +156,7 @@ class StudyMirror:
         """Return the trials that a model is fitted to, by number: all that run, and at most ``limit`` that ended.
 
         Up to the limit, these are all complete, pruned and infeasible trials. Beyond it, they are the best ones (all
-        that TPE would consider good), the latest ones, and every n-th of the others.
+        that TPE would consider good; with a cost, those of the front), the latest ones, and every n-th of the others.
 
         Args:
             limit: Largest number of trials that ended. For TPE at least 275: from 250 on, its set of good trials has
@@ -148,7 +168,7 @@ class StudyMirror:
             chosen = set(self._finished)
         else:
             early = len(self._finished) - num_latest
-            chosen = {number for _, number in self._best}
+            chosen = {number for _, number in (self._front[:_NUM_BEST] or self._best)}
             chosen.update(self._finished[early:], (self._finished[i * early // num_spread] for i in range(num_spread)))
         return [self.trials[number] for number in sorted(chosen | self._running)]
 
@@ -156,6 +176,18 @@ class StudyMirror:
         """Return snapshots of the trials that changed since the last call, by number."""
         changed, self._changed = sorted(self._changed), set()
         return [copy.copy(self.trials[number]) for number in changed]
+
+    def _set_value(self, trial: optuna.trial.FrozenTrial, value: float | None, cost: float) -> None:
+        if self._has_cost:
+            trial.values = None if value is None else [value, cost]
+        else:
+            trial.value = value
+
+    def _latest_cost(self, trial: optuna.trial.FrozenTrial) -> float:
+        """Return a trial's cost at its latest rung; 0 without one, and in a study without a cost."""
+        step = trial.last_step
+        found = None if step is None else trial.user_attrs.get(rung_attribute(step))
+        return float(found[1]) if found else 0.0
 
     def _append(self, trial: optuna.trial.FrozenTrial) -> int:
         trial.number = len(self.trials)
@@ -170,14 +202,22 @@ class StudyMirror:
         if is_infeasible(trial):
             rank: tuple[float, ...] = (2.0,)
         elif trial.state is _COMPLETE:
-            rank = (0.0, sign * (trial.value or 0.0))
+            rank = (0.0, sign * (score_of(trial) or 0.0))
+            if self._has_cost:
+                self._extend_front((rank[1], self._latest_cost(trial)), trial.number)
         else:
             # Optuna ranks a pruned trial by how far it got, then by its value there; one without a value comes last.
             step = trial.last_step
-            rank = (1.0, 1.0, 0.0) if step is None else (1.0, -step, sign * (trial.value or 0.0))
+            rank = (1.0, 1.0, 0.0) if step is None else (1.0, -step, sign * (score_of(trial) or 0.0))
         self.num_scored += rank[0] < 2.0  # noqa: PLR2004
         bisect.insort(self._best, (rank, trial.number))
         del self._best[_NUM_BEST:]
+
+    def _extend_front(self, point: Point, number: int) -> None:
+        """Add a complete trial to the front, best score first, if none in it is as good; remove those it dominates."""
+        if not any(other == point or dominates(other, point) for other, _ in self._front):
+            kept = [entry for entry in self._front if not dominates(point, entry[0])]
+            self._front = sorted([*kept, (point, number)])
 
     def _note_value(self, value: float | None) -> None:
         if value is not None and math.isfinite(value):

@@ -1,9 +1,9 @@
 """Which trials are pruned, and after which chunks that is decided.
 
 Asynchronous: a decision uses the values reported so far; no trial waits for another. The decisions are those of
-Optuna's pruners of the same names, which a test compares. But Optuna reads all trials for each decision; here, the
-values of each rung are kept in order. Called by `study`; `rung_chunks` also by the code that plans a study. Does not
-use Optuna.
+Optuna's pruners of the same names, which a test compares; studies with a cost have a rule of their own. But Optuna
+reads all trials for each decision; here, the values of each rung are kept in order. Called by `study`; `rung_chunks`
+also by the code that plans a study. Does not use Optuna.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 from sweeper.config.settings import SearchSettings
+from sweeper.figures.pareto import Point, pareto_keys
 
 __all__ = ["Pruner", "make_pruner", "rung_chunks"]
 
@@ -45,13 +46,14 @@ def rung_chunks(num_chunks: int, *, min_chunks: int, reduction_factor: int) -> t
 class Pruner:
     """Prunes nothing; the base class of the others."""
 
-    def record(self, number: int, chunk: int, value: float) -> None:
+    def record(self, number: int, chunk: int, value: float, cost: float = 0.0) -> None:
         """Record the value of a trial at a rung, once.
 
         Args:
             number: The trial.
             chunk: The rung.
             value: Its objective, finite.
+            cost: Its cost so far; only read if the study has one.
         """
 
     def complete(self, scores: Mapping[int, float]) -> None:
@@ -95,7 +97,7 @@ class _SuccessiveHalving(Pruner):
         self._values: dict[tuple[int, int], list[float]] = defaultdict(list)
         """Values of the competing trials by bracket and rung, ascending."""
 
-    def record(self, number: int, chunk: int, value: float) -> None:
+    def record(self, number: int, chunk: int, value: float, cost: float = 0.0) -> None:  # noqa: ARG002
         self._num_scored[chunk] += 1
         bisect.insort(self._values[self._bracket(number), chunk], value)
 
@@ -119,6 +121,35 @@ class _SuccessiveHalving(Pruner):
             if position < 0:
                 return bracket
         raise AssertionError("the shares add up to the modulus")
+
+
+class _ParetoHalving(Pruner):
+    """A trial continues if it is among the first 1/factor of those scored at the rung, in the order of `pareto_keys`.
+
+    So it is pruned if too many others are better in score and cost, or as good but in more crowded places. Optuna
+    prunes nothing if there are two objectives. A decision depends on the values at the rung alone, and takes
+    O(n log n): 30 ms with 10,000 of them.
+
+    Args:
+        factor: The reduction factor.
+        maximize: Whether higher values are better.
+    """
+
+    def __init__(self, *, factor: int, maximize: bool) -> None:
+        self._factor, self._sign = factor, -1.0 if maximize else 1.0
+        self._points: dict[int, dict[int, Point]] = defaultdict(dict)
+        """By rung and trial."""
+
+    def record(self, number: int, chunk: int, value: float, cost: float = 0.0) -> None:
+        self._points[chunk][number] = (self._sign * value, cost)
+
+    def should_prune(self, number: int, chunk: int, scores: Mapping[int, float]) -> bool:  # noqa: ARG002
+        points = self._points[chunk]
+        if len(points) < 2 * self._factor:  # as in successive halving
+            return False
+        keys = dict(zip(points, pareto_keys(list(points.values())), strict=True))
+        num_promoted = len(points) // self._factor
+        return sum(key < keys[number] for key in keys.values()) >= num_promoted
 
 
 class _Median(Pruner):
@@ -162,6 +193,8 @@ def make_pruner(settings: SearchSettings, *, study: str, rungs: tuple[int, ...],
     if settings.pruner == "median":
         return _Median(maximize=maximize)
     factor = settings.reduction_factor
+    if settings.cost != "none":
+        return _ParetoHalving(factor=factor, maximize=maximize)
     is_hyperband = settings.pruner == "hyperband"
     num_brackets = math.floor(math.log(rungs[-1] / rungs[0], factor)) + 1 if is_hyperband else 1
     return _SuccessiveHalving(study, rungs, factor=factor, num_brackets=num_brackets, maximize=maximize)

@@ -46,6 +46,8 @@ class Proposer:
             cma.check_space(space)
         self.space, self.seed = space, seed
         self._settings, self._maximize = settings, maximize
+        self.has_cost = settings.cost != "none"
+        """Whether trials have a cost, which is minimised beside the objective."""
         self._grid = Grid(space, settings.grid_points, seed=seed) if settings.sampler == "grid" else None
         self._recipes = [] if self._grid else fit_recipes(settings.recipes, space, fixed)
 
@@ -92,14 +94,14 @@ class Proposer:
             params = gp.draw(space, trials, seed=seed, number=number, maximize=maximize)
         else:
             trials = mirror.for_model(tpe.MAX_TRIALS)
-            params = tpe.draw(space, trials, seed=seed, number=number, maximize=maximize)
+            params = tpe.draw(space, trials, seed=seed, number=number, maximize=maximize, has_cost=self.has_cost)
         return Proposal(number=number, params=params, origin=model, notes=notes)
 
     def _model(self, number: int) -> str:
         if self._settings.sampler != "auto":
             return self._settings.sampler
         is_numeric = all(dimension.scale is not Scale.CATEGORICAL for dimension in self.space.dimensions)
-        return "gp" if is_numeric and number < gp.MAX_TRIALS else "tpe"
+        return "gp" if is_numeric and not self.has_cost and number < gp.MAX_TRIALS else "tpe"
 
     def _is_ready(self, model: str, mirror: StudyMirror) -> bool:
         """Whether enough trials are scored to fit a model: many lanes start all startup trials before one is scored."""

@@ -13,7 +13,7 @@ import sqlalchemy
 from sweeper.config.space import SearchSpace
 from sweeper.errors import StoreError, SweeperError
 from sweeper.search.distributions import from_stored
-from sweeper.search.mirror import is_infeasible
+from sweeper.search.mirror import is_infeasible, score_of
 from sweeper.search.storage import open_storage, translate_errors
 from sweeper.store.sqlite import sqlite_fault, sqlite_files
 from sweeper.types import TrialState, ViewedTrial
@@ -97,7 +97,7 @@ def _viewed(trial: optuna.trial.FrozenTrial, space: SearchSpace) -> ViewedTrial:
         number=trial.number,
         # Infeasible trials are stored as complete with a violated constraint (see `StudyMirror.finish`).
         state=TrialState.INFEASIBLE if infeasible and is_complete else _STATES[trial.state],
-        value=trial.value if is_complete and not infeasible else None,
+        value=score_of(trial) if is_complete and not infeasible else None,
         params=from_stored(space, trial.params) if set(trial.params) == set(space.keys) else {},
         origin=str(trial.user_attrs.get("origin", "")),
     )

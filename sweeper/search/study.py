@@ -20,6 +20,7 @@ from sweeper.config.settings import SearchSettings
 from sweeper.config.space import SearchSpace
 from sweeper.config.values import ParamValue
 from sweeper.errors import DiskFull, StorageDown, SweeperError
+from sweeper.figures.pareto import rung_costs
 from sweeper.search.mirror import StudyMirror
 from sweeper.search.proposals import Proposal, trial_seed
 from sweeper.search.pruning import make_pruner
@@ -41,7 +42,7 @@ class Search:
         name: Name of the study in the database.
         database: Where people look at it.
         proposer: Chooses what proposes each trial.
-        settings: Pruner and its reduction factor.
+        settings: Pruner, its reduction factor, and the cost.
         rungs: Chunks after which trials are scored.
         maximize: Whether higher values are better.
     """
@@ -58,7 +59,8 @@ class Search:
     ) -> None:
         self._name, self._database, self._proposer = name, database, proposer
         self._last_rung = rungs[-1]
-        self._mirror = StudyMirror(proposer.space, maximize=maximize)
+        self._cost = settings.cost
+        self._mirror = StudyMirror(proposer.space, maximize=maximize, has_cost=proposer.has_cost)
         self._pruner = make_pruner(settings, study=name, rungs=rungs, maximize=maximize)
         self._decisions: dict[tuple[int, int], Decision] = {}
         """Decisions of running trials by number and chunk, so that a repeated report gets the same answer."""
@@ -82,7 +84,7 @@ class Search:
         Args:
             name: ``<sweep>/<study>``. It also determines a trial's Hyperband bracket, so it must not change.
             space: The search space; must be the one the study was started with.
-            settings: Sampler, pruner and recipes.
+            settings: Sampler, pruner, cost and recipes.
             direction: ``maximize`` or ``minimize``.
             storage_url: SQLAlchemy URL of the database.
             seed: Seed of all proposals.
@@ -95,7 +97,8 @@ class Search:
         """
         maximize = direction == "maximize"
         proposer = Proposer(space, settings, seed=seed, fixed=fixed or {}, maximize=maximize)
-        database = StudyDatabase.open(name, space, direction=direction, url=storage_url)
+        directions = [direction, *(["minimize"] if proposer.has_cost else [])]
+        database = StudyDatabase.open(name, space, directions=directions, url=storage_url)
         return cls(name, database, proposer, settings=settings, rungs=rungs, maximize=maximize)
 
     def __enter__(self) -> Search:
@@ -148,13 +151,14 @@ class Search:
         self._mirror.start(proposal.params, self._attributes(proposal.number, proposal.origin, proposal.notes))
         return proposal
 
-    def report(self, number: int, *, chunk: int, value: float) -> Decision:
+    def report(self, number: int, *, chunk: int, value: float, costs: Mapping[str, float] | None = None) -> Decision:
         """Report the objective of a trial at a rung. The same rung reported again gets the same answer.
 
         Args:
             number: The trial.
             chunk: Chunks completed.
             value: The objective. A trial whose value is not finite is pruned.
+            costs: Its costs so far by name (`sweeper.figures.pareto.rung_costs`); only ``search.cost`` is read.
 
         Returns:
             Whether the trial continues. The default recipe is never pruned, since all trials are compared with it; nor
@@ -164,7 +168,7 @@ class Search:
         trial = self._mirror.trials[number]
         if (number, chunk) in self._decisions:
             return self._decisions[number, chunk]
-        self._score(number, chunk, value)
+        self._score(number, chunk, value, costs)
         if trial.state.is_finished() or chunk >= self._last_rung:
             return Decision.CONTINUE
         is_default = trial.user_attrs.get("origin") == self._proposer.default_origin
@@ -231,11 +235,12 @@ class Search:
     def _attributes(self, number: int, origin: str, notes: Mapping[str, object]) -> dict[str, object]:
         return {"origin": origin, "seed": trial_seed(self._proposer.seed, number), **notes}
 
-    def _score(self, number: int, chunk: int, value: float) -> None:
+    def _score(self, number: int, chunk: int, value: float, costs: Mapping[str, float] | None) -> None:
         trial = self._mirror.trials[number]
         if math.isfinite(value) and chunk not in trial.intermediate_values and not trial.state.is_finished():
-            self._mirror.score(number, chunk, value)
-            self._pruner.record(number, chunk, value)
+            cost = 0.0 if self._cost == "none" else (costs or {})[self._cost]
+            self._mirror.score(number, chunk, value, cost)
+            self._pruner.record(number, chunk, value, cost)
 
     def _finish(self, number: int, state: TrialState, value: float | None, finished_at: datetime | None) -> None:
         trial = self._mirror.trials[number]
@@ -255,9 +260,10 @@ class Search:
     def _restore_scores(self, record: TrialRecord, value_of: Callable[[TrialRecord], float | None]) -> None:
         for index, measurement in enumerate(record.measurements):
             if measurement.is_rung:
-                value = value_of(dataclasses.replace(record, measurements=record.measurements[: index + 1]))
+                earlier = dataclasses.replace(record, measurements=record.measurements[: index + 1])
+                value = value_of(earlier)
                 if value is not None:
-                    self._score(record.spec.number, measurement.chunk, value)
+                    self._score(record.spec.number, measurement.chunk, value, rung_costs(earlier))
 
 
 def _moment(text: str) -> datetime | None:

@@ -56,33 +56,34 @@ class StudyDatabase:
         self._storage, self._space = storage, space
         self._name = study.study_name
         self._study_id = storage.get_study_id_from_name(study.study_name)
+        self._has_cost = len(study.directions) > 1
         self._distributions = distributions(space)
         self._distributions_json = {
             key: optuna.distributions.distribution_to_json(each) for key, each in self._distributions.items()
         }
 
     @classmethod
-    def open(cls, name: str, space: SearchSpace, *, direction: str, url: str) -> StudyDatabase:
+    def open(cls, name: str, space: SearchSpace, *, directions: Sequence[str], url: str) -> StudyDatabase:
         """Open a study; create it if it does not exist.
 
         Args:
             name: ``<sweep>/<study>``.
             space: The search space; must be the one the study was started with.
-            direction: ``maximize`` or ``minimize``.
+            directions: ``maximize`` or ``minimize`` for each objective: the metric, and the cost if there is one.
             url: SQLAlchemy URL of the database.
 
         Raises:
             ConfigError: The database cannot be opened.
-            SweepMismatch: The study was started with another space or direction.
+            SweepMismatch: The study was started with another space or other directions.
             StorageDown: The database failed.
         """
         storage = open_storage(url)
         try:
             with translate_errors(url):
                 study = RETRIES(
-                    optuna.create_study, study_name=name, storage=storage, direction=direction, load_if_exists=True
+                    optuna.create_study, study_name=name, storage=storage, directions=directions, load_if_exists=True
                 )
-                _check_same(study, space, direction)
+                _check_same(study, space, directions)
                 return cls(storage, study, space)
         except BaseException:
             storage.engine.dispose()
@@ -207,10 +208,11 @@ class StudyDatabase:
         for name, value in self._internal(trial.params).items():
             distribution = self._distributions_json[name]
             yield _PARAMS, {"param_name": name, "param_value": value, "distribution_json": distribution}
-        if trial.value is not None:
+        for objective, value in enumerate(trial.values or ()):
             finite = models.TrialValueModel.TrialValueType.FINITE
-            yield _VALUES, {"objective": 0, "value": trial.value, "value_type": finite}
-        for step, value in trial.intermediate_values.items():
+            yield _VALUES, {"objective": objective, "value": value, "value_type": finite}
+        # Optuna knows no values at rungs of studies with two objectives; the mirror has them as user attributes.
+        for step, value in () if self._has_cost else trial.intermediate_values.items():
             finite_rung = models.TrialIntermediateValueModel.TrialIntermediateValueType.FINITE
             yield _RUNGS, {"step": step, "intermediate_value": value, "intermediate_value_type": finite_rung}
         for table, attributes in ((_USER_ATTRS, trial.user_attrs), (_SYSTEM_ATTRS, trial.system_attrs)):
@@ -221,24 +223,25 @@ class StudyDatabase:
         return {name: self._distributions[name].to_internal_repr(value) for name, value in params.items()}
 
 
-def _check_same(study: optuna.Study, space: SearchSpace, direction: str) -> None:
-    """Check that a study has the space and direction it was started with; record the space if the study is new.
+def _check_same(study: optuna.Study, space: SearchSpace, directions: Sequence[str]) -> None:
+    """Check that a study has the space and the directions it was started with; record the space if the study is new.
 
     Raises:
-        SweepMismatch: The direction or a dimension of the space differs.
+        SweepMismatch: A direction or a dimension of the space differs.
     """
     known = study.user_attrs.get("space")
     if known is None:
         study.set_user_attr("space", json.dumps(space.texts))
         return
-    if study.direction.name.lower() != direction:
+    stored = [direction.name.lower() for direction in study.directions]
+    if stored != list(directions):
+        now, before = ",".join(directions), ",".join(stored)
         raise SweepMismatch(
-            f"direction={direction}: {study.study_name} was started with direction={study.direction.name.lower()}. "
-            "Use a new sweep name"
+            f"direction={now}: {study.study_name} was started with direction={before}. Use a new sweep name"
         )
-    before = json.loads(known)
-    for key in dict.fromkeys([*before, *space.texts]):
-        old, new = before.get(key, "fixed"), space.texts.get(key, "fixed")
+    space_before = json.loads(known)
+    for key in dict.fromkeys([*space_before, *space.texts]):
+        old, new = space_before.get(key, "fixed"), space.texts.get(key, "fixed")
         if old != new:
             raise SweepMismatch(
                 f"{key}={new}: {study.study_name} was started with {key}={old}, and trials of different spaces cannot "

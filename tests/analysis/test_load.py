@@ -4,48 +4,26 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 
 import sweeper
-from sweeper.analysis.best import best_configurations
-from sweeper.analysis.frames import verdict_frame
 from sweeper.analysis.report import write_reports
 from sweeper.errors import SweeperError
+from sweeper.store.outcomes import RowOutcomes
 from sweeper.types import TrialState
-from tests.builders import make_default, make_history, make_study, make_sweep, make_trial
+from tests.builders import (
+    make_confirmed_sweep,
+    make_default,
+    make_history,
+    make_outcomes,
+    make_study,
+    make_sweep,
+    make_trial,
+)
 
 TREC, SMS = "trec-minilm-lora", "sms-minilm-lora"
-
-
-def interval(estimate):
-    return {"estimate": estimate, "low": estimate - 0.01, "high": estimate + 0.01}
-
-
-def candidate(name, value, **changes):
-    """What best.json has of a candidate."""
-    seeds = [{"trial": 2_000_000 + n, "seed": n, "value": value, "metrics": {}, "adapter": None} for n in range(3)]
-    return {
-        "name": name,
-        "source": "search",
-        "params": {"lora.r": 4},
-        "hyperparameters": {"lora.r": 4, "train.learning_rate": 1e-3},
-        "num_parameters": 9000,
-        "device_s": 12.0,
-        "seeds": seeds,
-        "metrics": {"validation/accuracy": interval(value), "validation/loss": interval(0.4)},
-        "against_default": None,
-        "against_best": None,
-        "search_value": value + 0.02,
-        "optimism": 0.02,
-        "test": None,
-        **changes,
-    }
-
-
-def confirmation(*candidates, recommended="trial 1"):
-    names = {"simplest": "peft_default", "best_under_cap": None, "default": "peft_default"}
-    return {"candidates": list(candidates), "recommended": recommended, **names}
 
 
 @pytest.fixture
@@ -62,18 +40,12 @@ def store(tmp_path):
     )
 
 
-def with_verdicts(store, **changes):
-    """Write a best.json in which TREC is confirmed."""
-    best = best_configurations(store)
-    difference = {"gain": interval(0.05), "verdict": "better", "seeds_needed": None, "rows_needed": None, "metrics": {}}
-    test = {"value": 0.88, "metrics": {}, "num_rows": 1000, "interval": interval(0.88)}
-    winner = candidate("trial 1", 0.9, against_default=difference, test=test, **changes)
-    default = candidate(
-        "peft_default", 0.85, source="recipe", against_best={**difference, "verdict": "undecided", "seeds_needed": 9}
-    )
-    best["studies"][0]["confirmation"] = confirmation(winner, default)
-    store.paths.best.write_text(json.dumps(best))
-    return sweeper.load(store.root)
+@pytest.fixture
+def confirmed(tmp_path):
+    """A sweep in which trial 9 was shown to be better than the default recipe; both have three seeds."""
+    store = make_confirmed_sweep(tmp_path, {"peft_default": 0.80, "trial 9": 0.95}, test=["trial 9"])
+    write_reports(store)
+    return store
 
 
 def test_a_sweep_is_a_mapping_with_the_content_of_best_json(store):
@@ -120,48 +92,86 @@ def test_measurements_have_a_row_for_each_chunk_and_a_value_at_rungs_only(store)
     assert own["rows"].to_list() == [250, 500, 750, 1000]
 
 
-def test_verdicts_have_a_row_for_each_candidate(store):
-    verdicts = with_verdicts(store).verdicts.set_index("candidate")
-    assert list(verdicts.index) == ["trial 1", "peft_default"]
-    winner, default = verdicts.loc["trial 1"], verdicts.loc["peft_default"]
-    assert (winner["verdict"], winner["gain"], winner["gain_low"]) == ("better", 0.05, pytest.approx(0.04))
-    assert (winner["value"], winner["value_high"], winner["num_seeds"]) == (0.9, pytest.approx(0.91), 3)
-    assert (winner["test_value"], winner["num_test_rows"]) == (0.88, 1000)
-    assert (winner["lora.r"], winner["validation/loss"]) == (4, 0.4)
-    assert (winner["is_recommended"], winner["is_default"], winner["is_best_under_cap"]) == (True, False, False)
-    assert (default["is_simplest"], default["is_default"], default["is_recommended"]) == (True, True, False)
+def test_verdicts_have_a_row_for_each_candidate(confirmed):
+    sweep = sweeper.load(confirmed.root)
+    verdicts = sweep.verdicts.set_index("candidate")
+    assert list(verdicts.index) == ["peft_default", "trial 9"]
+    winner, default = verdicts.loc["trial 9"], verdicts.loc["peft_default"]
+    block = sweep.study()["confirmation"]["candidates"][1]
+    assert (winner["verdict"], winner["gain"]) == ("better", block["against_default"]["gain"]["estimate"])
+    assert 0 < winner["gain_low"] < 0.15 < winner["gain_high"]
+    assert (winner["value"], winner["num_seeds"]) == (pytest.approx(0.95), 3)
+    assert winner["value_low"] < 0.95 < winner["value_high"]
+    assert (winner["test_value"], winner["num_test_rows"]) == (pytest.approx(0.9), 1000)
+    assert (winner["search_value"], winner["optimism"]) == (0.97, pytest.approx(0.02))
+    assert (winner["lora.r"], winner["source"]) == (16, "search")
+    assert winner["validation/loss_low"] <= winner["validation/loss"] <= winner["validation/loss_high"]
+    flags = ["is_recommended", "is_best", "is_equivalent", "is_simplest", "is_best_under_cap", "is_default"]
+    assert winner[flags].to_list() == [True, True, True, True, False, False]
+    assert default[flags].to_list() == [False, False, False, False, True, True]
     assert pd.isna(default["verdict"])
     assert pd.isna(default["seeds_needed"])
-    assert default["verdict_against_best"] == "undecided"
+    assert pd.isna(default["test_value"])
+    assert default["verdict_against_best"] == "worse"
 
 
-def test_a_sweep_without_a_confirmation_has_an_empty_frame_of_verdicts_with_the_same_columns(store):
-    verdicts = sweeper.load(store.root).verdicts
+def test_a_sweep_without_a_confirmation_has_an_empty_frame_of_verdicts_with_the_same_columns(store, confirmed):
+    verdicts, full = sweeper.load(store.root).verdicts, sweeper.load(confirmed.root).verdicts
     assert verdicts.empty
-    full = with_verdicts(store).verdicts
     assert list(verdicts.columns) == [name for name in full.columns if "." not in name and "/" not in name]
 
 
-def test_a_study_that_was_not_confirmed_has_no_verdict():
-    study = {"name": SMS, "dataset": "sms", "metric": "validation/accuracy", "confirmation": None}
-    assert verdict_frame({"studies": [study]}).empty
+def test_outcomes_have_a_row_for_each_trial_and_validation_row(confirmed):
+    outcomes = sweeper.load(confirmed.root).outcomes()
+    assert outcomes.groupby("trial")["row"].agg(list).map(lambda rows: rows == list(range(400))).to_list() == [True] * 6
+    shares = outcomes.groupby("trial")["is_right"].mean()
+    assert shares.to_list() == pytest.approx([0.80, 0.95] * 3)
+    assert outcomes["target"].head(4).to_list() == ["ABBR", "DESC", "ENTY", "ABBR"]
+    assert ((outcomes["predicted"] == outcomes["target"]) == outcomes["is_right"]).all()
+    assert set(outcomes["loss"].round(2)) == {0.1, 2.0}
+    assert set(outcomes["chunk"]) == {12}
+
+
+def test_outcomes_of_the_test_rows_are_those_of_the_candidates_scored_there(confirmed):
+    outcomes = sweeper.load(confirmed.root).outcomes(split="test")
+    assert outcomes.groupby("trial").size().to_list() == [1000] * 3
+    assert outcomes["is_right"].mean() == pytest.approx(0.9)
+
+
+def test_outcomes_of_an_earlier_rung(store):
+    store.write_outcomes(TREC, 1, 2, make_outcomes(0.6, rows=10).to_bytes())
+    store.write_outcomes(TREC, 1, 4, make_outcomes(0.9, rows=10).to_bytes())
+    sweep = sweeper.load(store.root)
+    assert sweep.outcomes(chunk=2)["is_right"].mean() == pytest.approx(0.6)
+    assert sweep.outcomes()["is_right"].mean() == pytest.approx(0.9)
+    assert sweep.outcomes(chunk=3).empty
+    assert list(sweep.outcomes(chunk=3).columns) == list(sweep.outcomes().columns)
+
+
+def test_outcomes_of_open_completions_have_losses_and_tokens_only(store):
+    open_rows = RowOutcomes.of(np.array([1.0, 2.0]), tokens_N=np.array([3, 4]))
+    store.write_outcomes(SMS, 0, 12, open_rows.to_bytes())
+    outcomes = sweeper.load(store.root).outcomes()
+    assert outcomes["tokens"].to_list() == [3, 4]
+    assert outcomes[["predicted", "target", "is_right"]].isna().all(axis=None)
+
+
+@pytest.mark.parametrize("choice", [{"split": "train"}, {"split": "test", "chunk": 3}])
+def test_outcomes_that_do_not_exist_are_an_error(store, choice):
+    with pytest.raises(ValueError, match="split must be validation or test, and test has no rungs"):
+        sweeper.load(store.root).outcomes(**choice)
 
 
 def test_the_adapter_is_that_of_the_best_trial_if_nothing_is_confirmed(store):
     assert sweeper.load(store.root).adapter("trec") == store.adapter_dir(TREC, 1)
 
 
-@pytest.mark.parametrize(("direction", "number"), [("maximize", 2_000_001), ("minimize", 2_000_000)])
-def test_the_adapter_of_a_confirmed_study_is_that_of_the_best_seed(store, direction, number):
-    seeds = [
-        {"trial": 2_000_000, "seed": 5, "value": 0.89, "adapter": "x"},
-        {"trial": 2_000_001, "seed": 6, "value": 0.91, "adapter": "x"},
-        {"trial": 2_000_002, "seed": 7, "value": 0.99, "adapter": None},
-    ]
-    sweep = with_verdicts(store, seeds=seeds)
-    sweep.study("trec")["direction"] = direction
-    store.write_adapter(TREC, number, {"adapter_config.json": b"{}"})
-    assert sweep.adapter("trec") == store.adapter_dir(TREC, number)
+def test_the_adapter_of_a_confirmed_study_is_that_of_the_first_seed_on_disk(confirmed):
+    first = sweeper.load(confirmed.root).adapter()
+    assert first == confirmed.adapter_dir(TREC, 2_000_001)
+    confirmed.drop_adapter(TREC, 2_000_001)
+    write_reports(confirmed)
+    assert sweeper.load(confirmed.root).adapter() == confirmed.adapter_dir(TREC, 2_000_003)
 
 
 def test_the_adapter_is_found_after_the_folder_was_moved(store, tmp_path):

@@ -323,6 +323,34 @@ def test_reports_depend_on_the_store_alone(tmp_path, trials):
     assert first == {name: path.read_bytes() for name, path in write_reports(TrialStore(store.root)).items()}
 
 
+def test_the_report_lists_the_trials_that_no_other_one_beats_in_score_and_parameters(tmp_path, trials):
+    trials.append(make_trial(6, 0.95, params={"lora.r": 32}))
+    report, study = report_of(tmp_path, trials)
+    assert (study["cost"], study["pareto"]) == ("parameters", [6, 1])
+    assert "### Score against trainable parameters" in report
+    rows = r"\| 6 \| 0\.9500 ± 0\.\d+ \| 37,000 \| r=32, .*\n\| 1 \| 0\.9100 ± 0\.\d+ \| 9,000 \| r=4, "
+    assert re.search(rows, report)
+
+
+def test_the_report_compares_scores_with_the_cost_of_the_search(tmp_path, trials):
+    store = make_sweep(tmp_path / "mine", [(make_study(), trials)])
+    sweep = store.read_sweep()
+    sweep["settings"]["search"]["cost"] = "device_s"
+    store.write_sweep(sweep)
+    trials[2] = make_trial(2, 0.905, measurements=(make_measurement(12, 0.905, elapsed_s=1.5),))
+    store.write_trial(trials[2])
+    report = write_reports(store)["report.md"].read_text()
+    assert best_configurations(store)["studies"][0]["pareto"] == [1, 2]
+    assert "### Score against device seconds" in report
+    assert re.search(r"\| 2 \| 0\.9050 ± 0\.\d+ \| 1\.5 \|", report)
+
+
+def test_one_trial_that_is_best_in_both_needs_no_table(tmp_path, trials):
+    report, study = report_of(tmp_path, trials)
+    assert study["pareto"] == [1]
+    assert "Score against" not in report
+
+
 def test_trials_csv_contains_every_trial(tmp_path, trials):
     store = make_sweep(tmp_path / "mine", [(make_study(), trials)])
     text = write_reports(store)["trials.csv"].read_text()

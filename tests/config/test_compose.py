@@ -254,6 +254,7 @@ MISTAKES = [
     ("train.micro_batch=5", "train.micro_batch", 5, "train.batch_size=16", "divisor"),
     ("train.batch_size=choice(8,12)", "train.micro_batch", 8, "train.batch_size=12", "divisor"),
     ("train.batch_size=interval(8,16)", "train.batch_size", "interval(8,16)", "multiples", "choice(16,32,64)"),
+    ("search.cost=size", "search.cost", "size", "must be one of none, parameters, device_s", "second objective"),
     # recipes
     ("search.recipes=[{name: odd, params: {lora.rnk: 4}}]", "search.recipes", "lora.rnk", "recipe 'odd'", "lora.r"),
     (
@@ -284,6 +285,29 @@ def test_a_mistake_is_reported_with_key_value_rule_and_remedy(override, key, val
     assert rule in error.rule
     assert remedy in error.remedy
     assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("override", "remedy"),
+    [
+        ("search=gp", "Choose one of tpe, random, qmc, grid, auto, or set search.cost=none."),
+        ("search=cmaes", "Choose one of tpe"),
+        ("search.pruner=median", "Choose one of successive_halving, none, or set search.cost=none."),
+        ("search.pruner=hyperband", "Choose one of successive_halving"),
+    ],
+)
+def test_what_knows_one_objective_only_is_rejected_with_a_cost(override, remedy):
+    error = error_of("space=cost_constrained", override)
+    assert error.key == ("search.sampler" if override.startswith("search=") else "search.pruner")
+    assert "search.cost=parameters adds a second" in error.rule
+    assert remedy in error.remedy
+    assert compose(["space=cost_constrained", override, "search.cost=none"])
+
+
+def test_only_the_space_with_a_cost_has_a_second_objective():
+    assert compose(["space=cost_constrained"]).settings.search.cost == "parameters"
+    assert compose(["space=cost_constrained", "search=random"]).settings.search.cost == "parameters"
+    assert compose([]).settings.search.cost == "none"
 
 
 def test_two_datasets_with_one_name_are_rejected():

@@ -333,7 +333,7 @@ def test_a_restart_aborts_the_same_study_at_once(bench):
 def test_a_decision_that_a_kill_interrupted_is_requested_again(bench, monkeypatch):
     asked = []
 
-    def report(self, number, *, chunk, value):  # noqa: ARG001  the protocol's names
+    def report(self, number, *, chunk, value, costs):  # noqa: ARG001  the protocol's names
         asked.append((number, chunk))
         if asked == [(0, 2)]:
             raise Killed
@@ -355,9 +355,9 @@ def test_a_recorded_decision_is_not_requested_again(bench, monkeypatch):
     asked = []
     real = Search.report
 
-    def report(self, number, *, chunk, value):
+    def report(self, number, *, chunk, value, costs):
         asked.append((number, chunk))
-        return real(self, number, chunk=chunk, value=value)
+        return real(self, number, chunk=chunk, value=value, costs=costs)
 
     monkeypatch.setattr(Search, "report", report)
     with pytest.raises(Killed):

@@ -12,16 +12,20 @@ import pytest
 import sweeper
 from sweeper.config.compose import compose
 
+CONFIRM = ["confirm.max_share=3", "confirm.seeds=2", "confirm.max_seeds=2", "budget.trials=4"]
 NOTEBOOK = Path(__file__).parents[2] / "docs" / "notebook.py"
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft reads it
 def test_the_notebook_shows_a_sweep_and_uses_its_adapter(tiny, monkeypatch):
     run = sweeper.run
-    monkeypatch.setattr(sweeper, "run", lambda _overrides: run(tiny))
+    monkeypatch.setattr(sweeper, "run", lambda _overrides: run([*tiny, *CONFIRM]))
     shown = runpy.run_path(str(NOTEBOOK))
     assert shown["study"]["dataset"] == "tiny"
-    assert len(shown["curves"].data) == shown["rungs"]["trial"].nunique() == 5
+    assert len(shown["curves"].data) == shown["rungs"]["trial"].nunique() > 4
+    assert shown["verdict"] == shown["study"]["confirmation"]["verdict"]
+    assert not shown["sweep"].verdicts.empty
+    assert shown["confusion"].to_numpy().sum() == 30
     assert set(shown["points"]["hyperparameter"]) == set(shown["study"]["space"])
     assert shown["adapter"] == shown["sweep"].adapter("tiny")
     assert sorted(shown["prediction"].index) == ["colour", "food", "place"]

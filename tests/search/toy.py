@@ -12,6 +12,7 @@ import yaml
 
 from sweeper.config.settings import Recipe, SearchSettings
 from sweeper.config.space import Dimension, Scale, SearchSpace
+from sweeper.figures.pareto import rung_costs
 from sweeper.search.proposals import Proposal
 from sweeper.search.study import Search
 from sweeper.types import Decision, TrialRecord, TrialState
@@ -95,8 +96,10 @@ class Driver:
             return
         chunk = RUNGS[len(record.measurements)]
         value = value_at(record.spec.params, chunk)
-        self.records[number] = replace(record, measurements=(*record.measurements, make_measurement(chunk, value)))
-        if search.report(number, chunk=chunk, value=value) is Decision.STOP:
+        elapsed_s = chunk * (1 + record.spec.params["lora.r"] / 64)
+        measurement = make_measurement(chunk, value, elapsed_s=elapsed_s)
+        record = self.records[number] = replace(record, measurements=(*record.measurements, measurement))
+        if search.report(number, chunk=chunk, value=value, costs=rung_costs(record)) is Decision.STOP:
             self.finish(search, number, TrialState.PRUNED)
         elif chunk == RUNGS[-1]:
             self.finish(search, number, TrialState.COMPLETE)
