@@ -7,14 +7,9 @@ Importing mlflow takes seconds, so it is imported only in functions that run in 
 from __future__ import annotations
 
 import contextlib
-import glob
 import logging
 import os
-import shutil
 import sqlite3
-import subprocess
-import sys
-import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +18,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from sweeper.config.urls import redact_urls
-from sweeper.errors import ConfigError, TrackerError
+from sweeper.errors import ConfigError
 from sweeper.store.paths import OutputsPaths
 from sweeper.store.sqlite import sqlite_fault, sqlite_files
 from sweeper.track.background import Writer
@@ -45,13 +40,6 @@ __all__ = [
 _SQLITE = "sqlite:///"
 _SCHEMES = ("http://", "https://", "sqlite://", "postgresql", "mysql", "mssql", "databricks")
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
-_ASIDE = ".{}.{}.tmp"
-"""Name of the folder in which a database is created, given its name and something unique."""
-_CREATION = (
-    "import sys; from sweeper.track.mlflow import set_environment; set_environment()\n"
-    "from mlflow.tracking import MlflowClient\n"
-    "MlflowClient(tracking_uri=sys.argv[1], registry_uri=sys.argv[1]).search_experiments(max_results=1)"
-)
 _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # with the default, one call to a dead server takes 4 minutes
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -101,11 +89,8 @@ def prepare_database(uri: str) -> None:
     """Create the schema of a SQLite database before several processes open it.
 
     Two processes that open an empty database at the same time corrupt it, and so does a kill while its 65 tables are
-    created. So one process creates them under a lock, in a temporary folder, and moves the finished file into place.
+    created. So one process creates them under a lock, in a temporary file, and moves the finished file into place.
     An empty file counts as absent: SQLite creates one when a connection reopens a database that was moved away.
-
-    Raises:
-        TrackerError: MLflow cannot create it.
     """
     path = _sqlite_path(uri)
     if path is None or _has_content(path):
@@ -114,15 +99,12 @@ def prepare_database(uri: str) -> None:
     with FileLock(path.with_name(f".{path.name}.lock")):
         if _has_content(path):
             return
+        aside = path.with_name(f".{path.name}.tmp")
         # A journal that was left behind would be played back into the new database.
-        for leftover in sqlite_files(path):
+        for leftover in [*sqlite_files(aside), *sqlite_files(path)]:
             leftover.unlink()
-        for folder in path.parent.glob(_ASIDE.format(glob.escape(path.name), "*")):  # of a process that was killed
-            shutil.rmtree(folder, ignore_errors=True)
-        prefix, suffix = _ASIDE.format(path.name, "*").split("*")
-        with tempfile.TemporaryDirectory(prefix=prefix, suffix=suffix, dir=path.parent) as aside:
-            _make_schema(f"{_SQLITE}{aside}/{path.name}")
-            os.replace(f"{aside}/{path.name}", path)
+        _make_schema(f"{_SQLITE}{aside}")
+        os.replace(aside, path)
 
 
 def connect(uri: str, *, artifacts: str, sweep: str, tags: Mapping[str, str]) -> Writer:
@@ -171,13 +153,6 @@ def _has_content(path: Path) -> bool:
 
 
 def _make_schema(uri: str) -> None:
-    """Let MLflow create its tables, in a process of its own.
+    from mlflow.tracking import MlflowClient  # imports mlflow
 
-    It takes 2 s of pure Python, which would slow down the controller's other threads, and 45 MB that are not returned.
-    """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
-    command = [sys.executable, "-c", _CREATION, uri]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603  our own code
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise TrackerError(f"MLflow cannot create its database {redact_urls(uri)}: {last}")
+    MlflowClient(tracking_uri=uri, registry_uri=uri).search_experiments(max_results=1)

@@ -76,9 +76,7 @@ def test_an_empty_file_and_its_journal_are_replaced_and_never_filled_in_place(tm
     # leaves some of its tables, and it refuses such a database from then on.
     database = tmp_path / "mlflow.db"
     database.touch()
-    aside = tmp_path / ".mlflow.db.killed.tmp"
-    aside.mkdir()
-    stale = [tmp_path / "mlflow.db-journal", aside / "mlflow.db-journal"]
+    stale = [tmp_path / "mlflow.db-journal", tmp_path / ".mlflow.db.tmp-journal"]
     for journal in stale:
         journal.write_bytes(b"stale")
 
@@ -90,25 +88,6 @@ def test_an_empty_file_and_its_journal_are_replaced_and_never_filled_in_place(tm
     monkeypatch.setattr(ours, "_make_schema", made)
     prepare_database(f"sqlite:///{database}")
     assert database.read_bytes() == b"whole"
-
-
-def test_the_schema_is_created_in_a_process_of_its_own(tmp_path):
-    code = (
-        "import sys; from sweeper.track.mlflow import prepare_database, database_fault\n"
-        f"uri = 'sqlite:///{tmp_path}/mlflow.db'; prepare_database(uri)\n"
-        "print(database_fault(uri) or 'intact', {'mlflow', 'alembic'} & {*sys.modules})"
-    )
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
-    assert done.stdout == "intact set()\n"
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".mlflow.db.lock", "mlflow.db"]
-
-
-def test_a_database_that_mlflow_cannot_create_is_an_error_with_its_cause(tmp_path, monkeypatch):
-    monkeypatch.setattr(ours, "_CREATION", "raise OSError('no space left')")
-    with pytest.raises(TrackerError, match=r"cannot create its database .*: OSError: no space left"):
-        prepare_database(f"sqlite:///{tmp_path}/mlflow.db")
-    assert [path.name for path in tmp_path.iterdir()] == [".mlflow.db.lock"]
 
 
 def test_reading_a_database_of_another_schema_is_an_error_of_ours(schema, tmp_path):
