@@ -1,13 +1,14 @@
 """Decides which trials enter a worker's pack, and how many, given what the study's other workers train.
 
-The recipes come first, in narrow packs if the limits say so: soon there is a complete adapter, and scores to prune by.
-The workers of a study share its recipes, and the trials that may be in flight, equally. A worker without recipes never
-waits for those that have some. Called by `controller`, which sends the chunks.
+The recipes come first, in narrow packs if the limits say so: soon there are scores to prune by, and the first recipe
+trains alone, so that there is a complete adapter even sooner. The workers of a study share its recipes, and the trials
+that may be in flight, equally. A worker without recipes never waits for those that have some. Called by `controller`,
+which sends the chunks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sweeper.control.forecast import Forecast
 from sweeper.control.lane_limits import LaneLimits
@@ -16,6 +17,9 @@ from sweeper.control.worker_slots import WorkerSlot
 from sweeper.types import Admission
 
 __all__ = ["Packing"]
+
+_FIRST_RECIPE = 0
+"""Number of the trial that is the first recipe, if the search has recipes."""
 
 
 class Packing:
@@ -77,11 +81,18 @@ class Packing:
     def _most_lanes(self, slot: WorkerSlot, study: StudyRun) -> int:
         lanes = slot.num_lanes
         if self._limits.in_flight:
-            lanes = min(lanes, self._share(self._limits.in_flight, slot, study))
+            lanes = min(lanes, _share(self._limits.in_flight, slot, self._peers(slot, study)))
         if self._trains_recipes(slot, study):
-            share = self._share(study.num_recipes_left, slot, study)
-            lanes = min(lanes, self._limits.recipe_lanes, share)
+            lanes = min(lanes, self._most_recipes(slot, study))
         return lanes
+
+    def _most_recipes(self, slot: WorkerSlot, study: StudyRun) -> int:
+        if _FIRST_RECIPE in slot.lanes:
+            return 1
+        others = [peer for peer in self._peers(slot, study) if _FIRST_RECIPE not in peer.lanes]
+        is_elsewhere = len(others) < len(self._peers(slot, study))
+        share = _share(study.num_recipes_left - is_elsewhere, slot, others)
+        return min(self._limits.recipe_lanes, share)
 
     def _trains_recipes(self, slot: WorkerSlot, study: StudyRun) -> bool:
         """Whether a worker trains nothing but recipes: it has some already, or is about to start with one."""
@@ -91,11 +102,12 @@ class Packing:
             return all(study.is_recipe(number) for number in slot.lanes)
         return study.has_due_recipe or (study.has_new_recipe and self._may_start(slot, study))
 
-    def _share(self, total: int, slot: WorkerSlot, study: StudyRun) -> int:
-        """Return a worker's part, at least 1, of what the workers of a study share; the last ones get the remainder."""
-        indices = sorted(each.handle.index for each in (slot, *self._peers(slot, study)))
-        part, rest = divmod(total, len(indices))
-        return max(1, part + (indices.index(slot.handle.index) >= len(indices) - rest))
-
     def _peers(self, slot: WorkerSlot, study: StudyRun) -> list[WorkerSlot]:
         return [other for other in self._slots.values() if other.study is study and other is not slot]
+
+
+def _share(total: int, slot: WorkerSlot, others: Sequence[WorkerSlot]) -> int:
+    """Return a worker's part, at least 1, of what it shares with others; the last ones get the remainder."""
+    indices = sorted(each.handle.index for each in (slot, *others))
+    part, rest = divmod(total, len(indices))
+    return max(1, part + (indices.index(slot.handle.index) >= len(indices) - rest))

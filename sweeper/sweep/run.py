@@ -43,6 +43,7 @@ from sweeper.store.trials import TrialStore
 from sweeper.sweep.factory import make_confirmation, open_executor, open_search, open_study_run, open_tracker
 from sweeper.sweep.identity import check_identity, settings_to_keep, sweep_name
 from sweeper.sweep.log_file import log_to
+from sweeper.sweep.memory import return_large_blocks
 from sweeper.sweep.monitor import SweepMonitor
 from sweeper.sweep.notify import check_urls
 from sweeper.sweep.plan import StudyPlan, plan_model, plan_study, reference_recipes
@@ -199,6 +200,7 @@ def _run(
     clock: Clock,
     searches: bool,
 ) -> SweepOutcome:
+    return_large_blocks()
     settings = config.settings
     devices = choose_devices(settings.executor)
     limits = choose_limits(settings, devices.kind)

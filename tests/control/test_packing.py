@@ -125,15 +125,29 @@ def test_trials_that_wait_for_a_retry_leave_their_lanes_to_others(tmp_path):
 def test_a_worker_trains_the_recipes_alone_before_anything_else(tmp_path):
     bench = bench_of(tmp_path).run()
     packs = bench.chunks()
-    assert packs[: RUNGS[-1]] == [(0, 1)] * RUNGS[-1]
-    assert packs[RUNGS[-1]] == (2, 3, 4, 5)
+    assert packs[: 2 * RUNGS[-1]] == [(0,)] * RUNGS[-1] + [(1,)] * RUNGS[-1]
+    assert packs[2 * RUNGS[-1]] == (2, 3, 4, 5)
     check_intact(bench)
+
+
+FOUR = [Recipe(name=f"lr{number}", params={"train.learning_rate": number * 1e-3}) for number in (1, 2, 3, 4)]
+
+
+def test_the_first_recipe_trains_alone_and_the_others_in_narrow_packs(tmp_path):
+    bench = bench_of(tmp_path, search=no_pruning(recipes=FOUR)).run()
+    assert list(dict.fromkeys(bench.chunks()))[:3] == [(0,), (1, 2), (3,)]
+
+
+def test_the_other_workers_share_the_other_recipes(tmp_path):
+    bench = bench_of(tmp_path, num_workers=2, search=no_pruning(recipes=FOUR)).run()
+    assert packs_of(bench, 0)[: RUNGS[-1] + 1] == [(0,)] * RUNGS[-1] + [(3,)]
+    assert packs_of(bench, 1)[: RUNGS[-1]] == [(1, 2)] * RUNGS[-1]
 
 
 def test_nothing_is_proposed_before_the_recipes_of_a_single_worker_are_finished(tmp_path):
     bench = bench_of(tmp_path)
     with pytest.raises(Killed):
-        bench.run(replies=2 + RUNGS[-1] - 1)
+        bench.run(replies=2 + 2 * RUNGS[-1] - 1)
     assert sorted(bench.trials()) == [0, 1]
 
 
