@@ -21,7 +21,6 @@ from chaos.events import count_hung
 from chaos.faults import is_expected
 from chaos.undisturbed import Undisturbed, recorded_losses
 from chaos.workload import KEEP_ADAPTERS, STUDY, SWEEP
-from sweeper.figures.recipes import FIRST_REFERENCE_NUMBER
 from sweeper.store.damage import has_checksum
 from sweeper.store.paths import OutputsPaths
 from sweeper.store.retention import adapters_to_keep, rung_adapter_to_keep
@@ -82,23 +81,25 @@ def check_all(
     """
     store = TrialStore(OutputsPaths(outputs).sweep(SWEEP))
     found = Findings()
-    study, records = (
-        store.read_study(STUDY),
-        {r.spec.number: r for r in store.trials(STUDY) if r.spec.phase is Phase.SEARCH},
-    )
+    study = store.read_study(STUDY)
+    everyone = {r.spec.number: r for r in store.trials(STUDY)}
+    records = {number: r for number, r in everyone.items() if r.spec.phase is Phase.SEARCH}
+    confirmation = store.read_confirmation(STUDY)
+    if confirmation is None or not confirmation.state.is_over:
+        found.lost.append("store: the confirmation is not finished")
     found.lost += [f"store: trial {n} is missing" for n in range(trials) if n not in records]
-    found.lost += [f"store: trial {n} is still running" for n, r in records.items() if not r.state.is_finished]
+    found.lost += [f"store: trial {n} is still running" for n, r in everyone.items() if not r.state.is_finished]
     found.repeated += [
-        f"store: trial {n} changed after it had finished" for n, r in seen.items() if records.get(n) != r
+        f"store: trial {n} changed after it had finished" for n, r in seen.items() if everyone.get(n) != r
     ]
     found.broken += [f"trial {n} exceeds the budget" for n in records if n >= trials]
-    found.broken += [*_files(store, study, records), *_account(store, records, spent_s)]
+    found.broken += [*_files(store, study, everyone), *_account(store, everyone, spent_s)]
     compare_rows(found, "Optuna", _optuna(store), study=study, records=records)
-    compare_rows(found, "MLflow", _mlflow(outputs), study=study, records=records)
-    found.differing += [f"trial {n} ended as {r.state}" for n, r in records.items() if not _is_allowed(r)]
-    found.num_infeasible = sum(record.state is TrialState.INFEASIBLE for record in records.values())
+    compare_rows(found, "MLflow", _mlflow(outputs), study=study, records=everyone)
+    found.differing += [f"trial {n} ended as {r.state}" for n, r in everyone.items() if not _is_allowed(r)]
+    found.num_infeasible = sum(record.state is TrialState.INFEASIBLE for record in everyone.values())
     found.num_hung = count_hung(store.paths.log)
-    _retrain(found, records, undisturbed)
+    _retrain(found, everyone, undisturbed)
     return found
 
 
@@ -117,7 +118,7 @@ def _files(store: TrialStore, study: StudyRecord, records: Mapping[int, TrialRec
         yield from (
             f"{path.name} of trial {number} is lost" for path, sha in outcomes.items() if not has_checksum(path, sha)
         )
-        if extra := set(paths.folder.iterdir()) - {paths.record, *adapters, *outcomes}:
+        if extra := set(paths.folder.iterdir()) - {paths.record, *adapters, *store.useful_outcomes(record)}:
             yield f"trial {number} left behind {sorted(path.name for path in extra)}"
         for folder in sorted(path for path in adapters if path.exists()):
             yield from (f"{folder.name} of trial {number} {fault}" for fault in _adapter_faults(folder))
@@ -175,8 +176,7 @@ def _mlflow(outputs: Path) -> list[tuple[int, str, float | None]]:
     rows = []
     for run in runs:
         number, state = int(run.data.tags["trial"]), run.data.tags.get("state", "")
-        if number < FIRST_REFERENCE_NUMBER:
-            rows.append((number, f"{run.info.status} {state}", run.data.metrics.get("final/accuracy")))
+        rows.append((number, f"{run.info.status} {state}", run.data.metrics.get("final/accuracy")))
     return rows
 
 
@@ -215,7 +215,7 @@ def _expected(where: str, record: TrialRecord) -> str:
 
 def _retrain(found: Findings, records: Mapping[int, TrialRecord], undisturbed: Undisturbed) -> None:
     trained = [r for r in records.values() if r.measurements and r.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    again = undisturbed.losses(trained)
+    again = undisturbed.losses(trained, seed=records[0].spec.seed)
     for record in trained:
         recorded = recorded_losses(record)
         pairs = list(zip(recorded, again[record.spec.number], strict=True))

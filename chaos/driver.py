@@ -178,8 +178,10 @@ class Driver:
             yield self._draw.choices(self.plan.kinds, [_WEIGHTS[kind] for kind in self.plan.kinds])[0]
 
     def _has_trials_left(self) -> bool:
-        """Whether the budget is not spent yet."""
-        return len(self.seen) < self.workload.trials
+        """Whether the budget is not spent yet, or the best configuration not confirmed."""
+        num_searched = sum(record.spec.phase is Phase.SEARCH for record in self.seen.values())
+        confirmation = self._store.read_confirmation(STUDY)
+        return num_searched < self.workload.trials or confirmation is None or not confirmation.state.is_over
 
     def _open_next_window(self) -> None:
         """Move the clock to the next window. Sometimes start a session before that, which must exit at once."""
@@ -208,5 +210,5 @@ class Driver:
         except StoreError as error:
             raise ChaosError(str(error)) from error
         for record in records:
-            if record.state.is_finished and record.spec.phase is Phase.SEARCH:
+            if record.state.is_finished:
                 self.seen.setdefault(record.spec.number, record)

@@ -34,17 +34,21 @@ class Undisturbed:
         self._opening = plan.opening
         self._one_at_a_time = threading.Lock()
 
-    def losses(self, trials: Sequence[TrialRecord]) -> dict[int, list[float]]:
-        """Return the training and validation losses by trial number, for as many chunks as each trial has."""
+    def losses(self, trials: Sequence[TrialRecord], *, seed: int) -> dict[int, list[float]]:
+        """Return the training and validation losses by trial number, for as many chunks as each trial has.
+
+        Args:
+            trials: The trials.
+            seed: Seed of their study; those of a confirmation have others.
+        """
         found: dict[int, list[float]] = {}
         with self._one_at_a_time:
             for first in range(0, len(trials), _LANES):
-                found |= self._pack(trials[first : first + _LANES])
+                found |= self._pack(trials[first : first + _LANES], seed)
         return found
 
-    def _pack(self, trials: Sequence[TrialRecord]) -> dict[int, list[float]]:
-        opening = dataclasses.replace(self._opening, seed=trials[0].spec.seed)  # the seed sets the order of the rows
-        assert isinstance(self._worker.answer(opening), StudyOpened)
+    def _pack(self, trials: Sequence[TrialRecord], seed: int) -> dict[int, list[float]]:
+        assert isinstance(self._worker.answer(dataclasses.replace(self._opening, seed=seed)), StudyOpened)
         found: dict[int, list[float]] = {trial.spec.number: [] for trial in trials}
         admit = tuple(Admission(spec=trial.spec) for trial in trials)
         evict: tuple[int, ...] = ()

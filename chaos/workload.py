@@ -81,6 +81,8 @@ class Workload:
             "executor.startup_timeout_s": STARTUP_TIMEOUT_S,
             "budget.window": self.window,
             "budget.time_zone": "UTC",
+            "confirm.seeds": 2,
+            "confirm.max_seeds": 2,
             "store.keep_adapters": KEEP_ADAPTERS,
             "budget.trials": self.trials,
             "seed": self.seed,

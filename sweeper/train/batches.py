@@ -4,8 +4,8 @@ Rows are sorted by length into as many classes as a chunk has micro-batches, and
 one class. A class of long rows is divided into narrower ones, and its micro-batches are trained in passes, one for each
 narrower class, which saves memory and padding. So all chunks have the same sequence of lengths, lanes at different
 chunks train side by side with little padding, and the padded length of a pass is a constant that does not depend on
-the other lanes of the pack. The order depends on the seed only and is the same for all trials of a study, so that
-their differences carry less noise (common random numbers).
+the other lanes of the pack. The order depends on the trial's seed only. All trials of a search have the same seed, so
+that their differences carry less noise (common random numbers); trials of a confirmation have fresh ones.
 
 Shapes: N rows of the split, T tokens of the longest row.
 """
@@ -45,7 +45,7 @@ class TrainingRows:
     Args:
         examples: Token ids, targets and weights of the rows.
         plan: How the rows divide.
-        seed: Seed of the order.
+        seed: Seed of the study: of the classes, which all lanes share, and of the order, unless a lane has its own.
         pad_token_id: Token that rows are padded with.
         device: Device of the batches.
     """
@@ -65,17 +65,19 @@ class TrainingRows:
         self._classes = [classes[i] for i in generator.permutation(len(classes))]
         self._passes = [self._passes_of(narrow) for narrow in self._classes]
 
-    def chunk(self, chunk: int) -> np.ndarray:
+    def chunk(self, chunk: int, seed: int | None = None) -> np.ndarray:
         """Return the rows of a chunk as ``[micro-batches, micro_batch]`` indices.
 
         Args:
             chunk: Counted from 0.
+            seed: Seed of the order within each class; that of the study if None.
         """
+        seed = self._seed if seed is None else seed
         # Each epoch shuffles the members of every class and takes them part by part, so no row comes twice in an epoch.
         epoch, part = divmod(chunk, self.plan.chunks_per_epoch)
         dealt = []
         for index, narrow in enumerate(self._classes):
-            generator, size = np.random.default_rng([self._seed, epoch, index]), self.plan.micro_batch // len(narrow)
+            generator, size = np.random.default_rng([seed, epoch, index]), self.plan.micro_batch // len(narrow)
             orders = [generator.permutation(members) for members in narrow]
             dealt.append(np.concatenate([order[part * size : (part + 1) * size] for order in orders]))
         return np.stack(dealt)

@@ -123,7 +123,7 @@ class Pack:
         plan = rows.plan
         buckets = [Bucket(group, self.shape, self.dtype, plan) for group in _groups(lanes)]
         # Lanes may be at different chunks; their micro-batches have the same lengths all the same (see `batches`).
-        order_KMB = np.stack([rows.chunk(lane.chunks_done) for lane in lanes])
+        order_KMB = np.stack([rows.chunk(lane.chunks_done, lane.spec.seed) for lane in lanes])
         # Gradients accumulate over the micro-batches of an optimizer step. Each lane has its own number of these, so
         # the factor that turns its sum of losses into a mean is set per lane and micro-batch, before the first one.
         weights_KM = rows.weights(order_KMB).sum(2)

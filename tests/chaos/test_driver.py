@@ -8,6 +8,8 @@ from chaos import driver as driver_module
 from chaos.driver import Driver, Plan
 from chaos.session import ChaosError
 from chaos.workload import STUDY, SWEEP, Workload
+from sweeper.config.settings import ConfirmSettings
+from sweeper.figures.confirmation import ConfirmationRecord, ConfirmationState
 from sweeper.store.trials import TrialStore
 from sweeper.types import TrialState
 from tests.builders import make_study, make_trial
@@ -18,6 +20,7 @@ class FakeSession:
 
     script: list[int]
     pid = -1
+    confirmation = ConfirmationState.COMPLETE
 
     def __init__(self, _overrides, *, outputs, log, **_more):
         self._store, self.clock = TrialStore(outputs / SWEEP), driver_module.Clock(log.parent)
@@ -33,6 +36,8 @@ class FakeSession:
         if code == 0 and self.clock.is_open:
             number = len(self._store.trials(STUDY))
             self._store.write_trial(make_trial(number, 0.5, study=make_study(name=STUDY)))
+            record = ConfirmationRecord(state=self.confirmation, num_searched=1, settings=ConfirmSettings())
+            self._store.write_confirmation(STUDY, record)
         return code
 
 
@@ -59,6 +64,12 @@ def test_a_sweep_that_is_done_ends_it(play):
 def test_an_exit_with_trials_left_is_an_error(play):
     with pytest.raises(ChaosError, match="trials are left"):
         play([0], trials=2)
+
+
+def test_an_exit_before_the_best_is_confirmed_is_an_error(play, monkeypatch):
+    monkeypatch.setattr(FakeSession, "confirmation", ConfirmationState.RUNNING)
+    with pytest.raises(ChaosError, match="trials are left"):
+        play([0], trials=1)
 
 
 @pytest.mark.parametrize("code", [1, 2, 3, 4, 5, 75, 143])

@@ -60,7 +60,8 @@ def test_every_space_explains_when_to_use_it_and_has_a_unique_name(path):
 @pytest.mark.parametrize("path", [path for path in YAMLS if path.parent.name == "search"], ids=str)
 def test_every_search_tries_the_known_recipes_first(path):
     recipes = compose(_chosen(path)).settings.search.recipes
-    assert [recipe.name for recipe in recipes] == ["peft_default", "alpha_2r", "r16"]
+    names = [recipe.name for recipe in recipes]
+    assert names == ["peft_default", "alpha_2r", "r16", "lr_3e-4", "lr_3e-3", "lr_1e-2"]
     assert recipes[0].params["lora.r"] == 8
     assert recipes[0].params["lora.alpha_ratio"] == 1.0
     assert recipes[2].params["lora.r"] * recipes[2].params["lora.alpha_ratio"] == 32

@@ -1,14 +1,17 @@
 import pytest
 
-from sweeper.display.progress import FollowUpProgress, study_progress
+from sweeper.config.settings import ConfirmSettings
+from sweeper.display.progress import FollowUpProgress, progress_from_disk, study_progress
+from sweeper.display.tables import counts_text
+from sweeper.figures.confirmation import Candidate, ConfirmationRecord, ConfirmationState
 from sweeper.figures.tally import TrialTally
 from sweeper.types import Phase, TrialState
-from tests.builders import make_default, make_infeasible, make_study, make_trial
+from tests.builders import make_default, make_infeasible, make_study, make_sweep, make_trial
 
 RUNNING, PRUNED = TrialState.RUNNING, TrialState.PRUNED
 
 
-def progress_of(trials, *, study=None, budget=10, wall_s=100.0, num_references=0):
+def progress_of(trials, *, study=None, budget=10, wall_s=100.0, num_references_to_start=0):
     study = study or make_study()
     return study_progress(
         study,
@@ -16,7 +19,7 @@ def progress_of(trials, *, study=None, budget=10, wall_s=100.0, num_references=0
         budget=budget,
         wall_s=wall_s,
         default="peft_default",
-        follow_up=FollowUpProgress(num_references_to_start=num_references),
+        follow_up=FollowUpProgress(num_references_to_start=num_references_to_start),
     )
 
 
@@ -40,10 +43,10 @@ def test_a_study_is_not_done_while_a_reference_runs():
 
 def test_a_study_is_not_done_before_its_references_have_started():
     trials = [make_trial(0, 0.9), make_default(0.95, 1, phase=Phase.REFERENCE)]
-    found = progress_of(trials, budget=1, num_references=2)
+    found = progress_of(trials, budget=1, num_references_to_start=1)
     assert not found.is_done
     assert found.left_s == pytest.approx(100 * 12 / 24)
-    assert progress_of(trials, budget=1, num_references=1).is_done
+    assert progress_of(trials, budget=1).is_done
 
 
 def test_the_best_running_trial_is_known_before_one_is_complete():
@@ -109,3 +112,55 @@ def test_no_time_is_left_of_a_spent_budget():
 
 def test_time_left_is_unknown_before_the_first_chunk():
     assert progress_of([make_trial(0, state=RUNNING, chunks=0)]).left_s is None
+
+
+@pytest.fixture
+def confirmed_sweep(tmp_path):
+    """A sweep of one trial whose best configuration is confirmed."""
+    store = make_sweep(tmp_path / "sweep", [(make_study(), [make_trial(0, 0.9)])])
+    record = ConfirmationRecord(state=ConfirmationState.COMPLETE, num_searched=1, settings=ConfirmSettings())
+    store.write_confirmation(make_study().name, record)
+    return store
+
+
+def is_done(store, *, budget=1, **confirm):
+    (progress,) = progress_from_disk(store, budget=budget, confirm=ConfirmSettings(**confirm))
+    return progress.is_done
+
+
+def test_a_study_is_done_when_its_best_is_confirmed(confirmed_sweep):
+    assert is_done(confirmed_sweep)
+    confirmed_sweep.paths.confirmation(make_study().name).unlink()
+    assert not is_done(confirmed_sweep)
+    assert is_done(confirmed_sweep, max_share=0.0)
+
+
+def test_other_settings_and_further_trials_are_to_be_confirmed_again(confirmed_sweep):
+    assert not is_done(confirmed_sweep, margin=0.01)
+    confirmed_sweep.write_trial(make_trial(1, 0.95))
+    assert not is_done(confirmed_sweep, budget=2)
+
+
+def test_a_damaged_record_of_the_confirmation_counts_as_none(confirmed_sweep):
+    confirmed_sweep.paths.confirmation(make_study().name).write_text("{")
+    assert not is_done(confirmed_sweep)
+
+
+def test_the_progress_shows_what_is_being_confirmed():
+    candidates = tuple(Candidate(name=f"trial {n}", trial=n, probability=0.1) for n in range(5))
+    record = ConfirmationRecord(
+        state=ConfirmationState.RUNNING,
+        num_searched=1,
+        settings=ConfirmSettings(),
+        candidates=candidates,
+        seed=2,
+        num_seeds=3,
+    )
+    study, trials = make_study(), [make_trial(0, 0.9)]
+    follow_up = FollowUpProgress(confirmation=record, is_confirmed=False, num_confirmations_to_start=2)
+    found = study_progress(
+        study, TrialTally(study, trials), budget=1, wall_s=12.0, default="peft_default", follow_up=follow_up
+    )
+    assert not found.is_done
+    assert found.left_s == pytest.approx(24.0)
+    assert counts_text(found) == "1/1 trials, confirming 5 candidates, seed 2 of 3"

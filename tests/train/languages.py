@@ -75,7 +75,7 @@ def train_language_with_peft(kind, trial, data, chunks):
     optimizer, scheduler = optimizer_of(model, settings, plan.num_chunks * -(-plan.micro_batches // window))
     losses = []
     for chunk in range(chunks):
-        picked = list(data.rows.chunk(chunk))
+        picked = list(data.rows.chunk(chunk, trial.seed))
         for first in range(0, len(picked), window):
             group = [batch_with_labels([data.pairs[n] for n in rows]) for rows in picked[first : first + window]]
             tokens = sum(int((labels != -100).sum()) for _, _, labels in group)

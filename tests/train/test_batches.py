@@ -63,6 +63,16 @@ def test_rows_are_left_out_in_turn():
     assert len(set.union(*left_out)) > 3
 
 
+def test_a_lane_with_its_own_seed_has_its_own_order_within_the_same_classes():
+    rows, chunks = training(seed=3), range(5)
+    own = [rows.chunk(chunk, 4) for chunk in chunks]
+    assert all(np.array_equal(rows.chunk(chunk, 3), rows.chunk(chunk)) for chunk in chunks)
+    assert not any(np.array_equal(rows.chunk(chunk), own[chunk]) for chunk in chunks)
+    for index in range(rows.plan.micro_batches):
+        shared = set(np.concatenate([rows.chunk(chunk)[index] for chunk in range(20)]).tolist())
+        assert {int(row) for picked in own for row in picked[index]} <= shared
+
+
 def test_the_order_depends_on_the_seed_alone():
     one, same, other = training(seed=3), training(seed=3), training(seed=4)
     backwards = [one.chunk(chunk) for chunk in reversed(range(10))][::-1]

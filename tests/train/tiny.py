@@ -170,7 +170,7 @@ def train_with_peft(kind, trial, data, chunks):
     optimizer, scheduler = optimizer_of(model, settings, plan.num_chunks * -(-plan.micro_batches // window))
     losses = []
     for chunk in range(chunks):
-        batches = list(enumerate(data.rows.chunk(chunk)))
+        batches = list(enumerate(data.rows.chunk(chunk, trial.seed)))
         for group in [batches[i : i + window] for i in range(0, len(batches), window)]:
             for index, picked in group:
                 (only,) = data.rows.passes(index)
