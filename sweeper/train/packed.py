@@ -10,7 +10,7 @@ S = R times the layers of a group. ``A_kSI`` holds s·A with the lane's scale s 
 under dropout) folded in; the optimizer multiplies the gradient of A by the same s (`pack`). ``B_kRO`` is B transposed.
 """
 # Tensors are named after their shapes; autograd functions take an anchor only for its gradient.
-# ruff: noqa: ARG004, N815
+# ruff: noqa: ARG004
 
 from __future__ import annotations
 
