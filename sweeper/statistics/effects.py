@@ -246,7 +246,7 @@ def _contour(land: Landscape, keys: tuple[str, str]) -> dict[str, Any] | None:
         return None
     x, y = (land.grid(index, _NUM_CONTOUR) for index in (indices[0], indices[1]))
     values = [{keys[0]: a, keys[1]: b} for b in y for a in x]
-    mean = land.best_mean(land.at(values)).reshape(len(y), len(x))
+    mean = land.best_mean(land.at(values)[:, ::3]).reshape(len(y), len(x))
     positions = [land.surrogate.points[:, land.encoder.columns_of(index)[0]] for index in (indices[0], indices[1])]
     grids = [
         [land.encoder.column_values(index, value)[0] for value in axis]

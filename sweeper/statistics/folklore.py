@@ -387,7 +387,7 @@ def _is_informative(claim: Claim) -> bool:
     """Whether a study's estimate counts over studies."""
     if claim.estimate is None or "exponent" not in claim.unit:
         return claim.estimate is not None
-    return claim.estimate.low > _EXPONENTS[0] and claim.estimate.high < _EXPONENTS[-1]
+    return claim.estimate.low > float(_EXPONENTS[0]) and claim.estimate.high < float(_EXPONENTS[-1])
 
 
 def _random_effects(known: Sequence[Interval], confidence: float = 0.95) -> Interval | None:

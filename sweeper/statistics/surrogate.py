@@ -44,6 +44,7 @@ _MEMBERS_OF_MANY = 4
 """Members of the ensemble with up to, and with more than, `_MANY` scores: many scores pin the parameters down."""
 _MANY = 300
 _NUM_FREQUENCIES = 192
+_BLOCK = 256
 _UNKNOWN_ROW_VARIANCE = 0.02
 """Variance of a standardized score due to the rows if the metric has no known error."""
 
@@ -80,7 +81,7 @@ class _Member:
 
     def mean(self, x_MC: Array) -> Array:
         weights_U = np.bincount(self.data.configuration_N, weights=self.weights_N, minlength=len(self.data.x_UC))
-        return np.asarray(self.kernel.smooth_cross(x_MC, self.data.x_UC) @ weights_U)
+        return np.concatenate([self.kernel.smooth_cross(block, self.data.x_UC) @ weights_U for block in _blocks(x_MC)])
 
     def posterior(self, x_MC: Array, own: Indices | None) -> tuple[Array, Array]:
         cross_NM = self.kernel.cross(self.data, x_MC, own=own)
@@ -133,6 +134,9 @@ class _Paths:
         np.add.at(self._update_US, data.configuration_N, update_NS)
 
     def __call__(self, x_MC: Array) -> Array:
+        return np.concatenate([self._block(block) for block in _blocks(x_MC)], axis=1)
+
+    def _block(self, x_MC: Array) -> Array:
         update_MS = self._kernel.smooth_cross(x_MC, self._x_UC) @ self._update_US
         return np.asarray((self._features(x_MC) @ self._prior + update_MS).T)
 
@@ -343,6 +347,11 @@ def _ensemble(data: Data, rng: np.random.Generator, num_members: int) -> list[Ar
     positions = (rng.random() + np.arange(num_members - 1)) / (num_members - 1)
     chosen = np.minimum(np.searchsorted(np.cumsum(weights) / weights.sum(), positions), len(weights) - 1)
     return [best.x, *proposed[chosen]]
+
+
+def _blocks(x_MC: Array) -> list[Array]:
+    """Return points in blocks for which a covariance with the data fits into the processor's cache."""
+    return np.array_split(x_MC, max(1, math.ceil(len(x_MC) / _BLOCK)))
 
 
 def _negative(units_P: Array, data: Data) -> tuple[float, Array]:
