@@ -23,7 +23,7 @@ TORCH_INDEX ?= $(shell [ "$$(uname -sm)" = "Linux x86_64" ] && ! command -v nvid
                  && echo https://download.pytorch.org/whl/cpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep overnight schedule unschedule status ui fresh-clone bench bench-short bench-long bench-growth bench-controller chaos chaos-short test test-slow test-all wheel-check lint format types ci constraints dist clean distclean
+.PHONY: help setup sweep overnight schedule unschedule status report ui fresh-clone bench bench-short bench-long bench-growth bench-controller chaos chaos-short test test-slow test-all wheel-check lint format types ci constraints dist clean distclean
 .DELETE_ON_ERROR:
 
 help:  ## List all targets
@@ -47,6 +47,9 @@ unschedule: $(VENV)/.installed  ## Undo make schedule
 
 status: $(VENV)/.installed  ## Show the progress of a sweep, also while it runs
 	@$(BIN)/sweeper status $(ARGS)
+
+report: $(VENV)/.installed  ## Write the reports of a sweep, also while it runs, and print the path of report.html
+	@$(BIN)/sweeper report $(ARGS)
 
 ui: $(VENV)/.installed  ## Open curves, comparisons and adapters in the browser (MLflow)
 	@$(BIN)/sweeper ui $(ARGS)

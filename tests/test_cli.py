@@ -37,6 +37,7 @@ def run(monkeypatch, capsys, tmp_path):
         (["config", "budget.trails=4"], "Did you mean 'budget.trials'?"),
         (["status"], "no sweep has been run yet"),
         (["status", "mine"], "there is no sweep 'mine'"),
+        (["report", "mine"], "there is no sweep 'mine'"),
         (["reproduce", "mine"], "is not <sweep>/<study>/<trial>"),
     ],
 )
@@ -56,7 +57,7 @@ def test_brackets_in_a_mistake_are_shown_as_they_are(run):
 
 def test_without_arguments_the_commands_are_listed(run):
     _, out, err = run()
-    for command in ("run", "status", "config", "reproduce", "ui"):
+    for command in ("run", "status", "report", "config", "reproduce", "ui"):
         assert command in out + err
 
 

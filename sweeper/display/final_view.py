@@ -34,7 +34,8 @@ def final_view(progress: Sequence[StudyProgress], *, sweep_dir: Path, ui_command
     parts += [Text(f"! {line}", style="yellow") for study in progress if (line := caution(study))]
     store = TrialStore(sweep_dir)
     names = ", ".join(path.name for path in (store.paths.report, store.paths.best, store.paths.trials_csv))
-    parts += [Text(f"\nIn {sweep_dir}:"), Text(f"  {names}")]
+    parts += [Text(f"\nTo read the results, open:  {store.paths.report_html}")]
+    parts += [Text(f"In {sweep_dir}:"), Text(f"  {names}")]
     for study in progress:
         parts += [Text(f"  {line}") for line in _adapter_lines(store, study)]
     if ui_command:
