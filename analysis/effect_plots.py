@@ -124,7 +124,10 @@ def contour_plot(contour: Mapping[str, Any], *, metric: str, marked: Mapping[str
             "y": rounded(contour["y"]),
             "z": [rounded(row) for row in cells],
             "colorscale": "Cividis",
-            "colorbar": {"title": {"text": metric_title(metric).partition(" (")[0], "side": "right"}, "thickness": 12},
+            "colorbar": {
+                "title": {"text": metric_title(metric).partition(" (")[0], "side": "right", "font": {"size": 12}},
+                "thickness": 12,
+            },
             "line": {"width": 0.5},
             "hovertemplate": "%{x}, %{y}: %{z}<extra></extra>",
             "name": "predicted score",
@@ -199,7 +202,7 @@ def rung_correlation_plot(entries: Sequence[Mapping[str, Any]], *, num_chunks: i
         ],
         layout={
             **layout(
-                {"title": "share of the training (%)", "range": [0, 100]},
+                {"title": "share of the training (%)", "range": [0, 104]},
                 {"title": "rank correlation (-1 to 1)", "range": [min(-0.05, *(i["low"] for i in found)), 1.05]},
             ),
             "showlegend": False,

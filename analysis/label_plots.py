@@ -49,7 +49,10 @@ def confusion_plot(counts_CC: Sequence[Sequence[int]], labels: Sequence[str], *,
         "xgap": 1,
         "ygap": 1,
         "name": "share of the label's rows",
-        "colorbar": {"title": {"text": "share of the label's rows", "side": "right"}, "thickness": 12},
+        "colorbar": {
+            "title": {"text": "share of the label's rows", "side": "right", "font": {"size": 12}},
+            "thickness": 12,
+        },
         "hovertemplate": "%{y} taken for %{x}<br>%{text} rows, share %{z}<extra></extra>",
     }
     if len(labels) ** 2 <= _MAX_TEXT_CELLS:

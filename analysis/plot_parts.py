@@ -2,8 +2,8 @@
 
 A figure is a plain dict: plotly's own classes would check thousands of values again and cost more than they find.
 Colours of text, grid and background are not set here but in the style sheet, which knows light, dark and paper. The
-colours of the data are those of Okabe and Ito (2008), which people with colour blindness can tell apart and which have
-enough contrast on white and on black.
+colours of the data follow Okabe and Ito (2008), which people with colour blindness can tell apart; each has a contrast
+of at least 3 with white and with the dark page.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ __all__ = [
     "slug",
 ]
 
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#8a8f94"
-BAND = "rgba(0,114,178,0.22)"
+BLUE, ORANGE, GREEN, GREY = "#1f83bf", "#D55E00", "#009E73", "#8a8f94"
+BAND = "rgba(31,131,191,0.24)"
 GREY_BAND = "rgba(138,143,148,0.18)"
 HEAT = [[0, "#f4f7f9"], [0.5, "#a9cfe6"], [1, "#4f9fcf"]]
 """Light enough for black text on every cell."""
@@ -89,8 +89,8 @@ class Plot:
 
 
 def plot_text(text: object) -> str:
-    """Escape text from data for plotly.js, which reads some HTML in titles, ticks and hover texts."""
-    return str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    """Escape text from data for plotly.js, which reads some HTML in titles, ticks and hover texts; lines are kept."""
+    return str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\n", "<br>")
 
 
 def metric_title(metric: str) -> str:
@@ -271,8 +271,8 @@ def interval_text(interval: Mapping[str, float], *, signed: bool = False) -> str
 
 
 def sentence(parts: Sequence[str]) -> str:
-    """Return the parts as one sentence; empty without a part."""
-    return "; ".join(parts) + "." if parts else ""
+    """Return the parts as one line that ends in a full stop; empty without a part."""
+    return "; ".join(part.replace("\n", " ") for part in parts) + "." if parts else ""
 
 
 def key_label(key: str) -> str:

@@ -35,7 +35,7 @@ def finalists_plot(candidates: Sequence[Mapping[str, Any]], *, metric: str, role
     Args:
         candidates: Those of best.json's confirmation, best first.
         metric: The study's metric.
-        roles: What a candidate is called besides its name, e.g. ``recommended``.
+        roles: What a candidate is called besides its name, e.g. ``recommended, simplest equivalent``.
     """
     names = [_with_role(candidate["name"], roles) for candidate in candidates]
     seeds = [
@@ -83,7 +83,7 @@ def finalists_plot(candidates: Sequence[Mapping[str, Any]], *, metric: str, role
             {"title": metric_title(metric)},
             category_axis(names),
         ),
-        height=130 + 44 * len(names),
+        height=130 + 60 * len(names),
         is_wide=True,
     )
 
@@ -121,7 +121,7 @@ def gains_plot(
             "shapes": [band, zero],
             "showlegend": False,
         },
-        height=110 + 44 * len(names),
+        height=110 + 60 * len(names),
         is_wide=True,
     )
 
@@ -176,4 +176,5 @@ def settings_plot(
 
 
 def _with_role(name: str, roles: Mapping[str, str]) -> str:
-    return f"{name} ({roles[name]})" if name in roles else name
+    """Return a candidate's name and its roles, a line each, so that the label fits on a phone."""
+    return "\n".join((name, *roles[name].split(", "))) if name in roles else name

@@ -1,4 +1,4 @@
-"""The command line: run, status, report, config, reproduce, reconcile, ui, jobs. Prints a SweeperError without a traceback."""
+"""The command line: run, status, report and the other commands. Prints a SweeperError without a traceback."""
 
 from __future__ import annotations
 

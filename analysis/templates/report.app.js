@@ -108,7 +108,7 @@ const ENTITIES = { "&lt;": "<", "&gt;": ">", "&amp;": "&" };
 
 function plain(value) {
   if (value === null || value === undefined) return "–";
-  return String(value).replace(/&(lt|gt|amp);/g, (entity) => ENTITIES[entity]);
+  return String(value).replaceAll("<br>", " ").replace(/&(lt|gt|amp);/g, (entity) => ENTITIES[entity]);
 }
 
 function rowsOf(figure) {
@@ -136,7 +136,7 @@ function rowsOf(figure) {
     });
   }
   const isGrid = figure.data.some((trace) => trace.z);
-  return { head: ["series", title("xaxis", "x"), title("yaxis", "y"), isGrid ? "value" : "detail"], rows };
+  return { head: ["series", title("xaxis", "entry"), title("yaxis", "entry"), isGrid ? "value" : "detail"], rows };
 }
 
 function tableOf(figure) {
