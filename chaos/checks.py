@@ -22,6 +22,7 @@ from chaos.faults import is_expected
 from chaos.undisturbed import Undisturbed, recorded_losses
 from chaos.workload import KEEP_ADAPTERS, STUDY, SWEEP
 from sweeper.figures.recipes import FIRST_REFERENCE_NUMBER
+from sweeper.store.damage import has_checksum
 from sweeper.store.paths import OutputsPaths
 from sweeper.store.retention import adapters_to_keep, rung_adapter_to_keep
 from sweeper.store.trials import TrialStore
@@ -112,7 +113,11 @@ def _files(store: TrialStore, study: StudyRecord, records: Mapping[int, TrialRec
         adapter = paths.adapter
         rung = rung_adapter_to_keep(study, record, keeps_adapter=number in keep)
         adapters = {adapter} if rung is None else {adapter, paths.rung_adapter(rung)}
-        if extra := set(paths.folder.iterdir()) - {paths.record, *adapters}:
+        outcomes = store.rung_outcomes(record)
+        yield from (
+            f"{path.name} of trial {number} is lost" for path, sha in outcomes.items() if not has_checksum(path, sha)
+        )
+        if extra := set(paths.folder.iterdir()) - {paths.record, *adapters, *outcomes}:
             yield f"trial {number} left behind {sorted(path.name for path in extra)}"
         for folder in sorted(path for path in adapters if path.exists()):
             yield from (f"{folder.name} of trial {number} {fault}" for fault in _adapter_faults(folder))

@@ -161,6 +161,10 @@ class Measurement:
     """``train/loss`` at every chunk; ``validation/*`` at rungs only."""
     elapsed_s: float = 0.0
     """Device seconds the trial has used so far."""
+    scored_rows: int = 0
+    """Validation rows that were scored, the first ones of the split; 0 if none were, or if their number is unknown."""
+    outcomes: str = ""
+    """SHA-256 of the file of its row outcomes; empty if there is none."""
 
     @property
     def is_rung(self) -> bool:
@@ -311,7 +315,7 @@ class ChunkReport:
     adapters: Mapping[int, Mapping[str, bytes]] = field(default_factory=dict)
     """Adapter files in PEFT's format, by name, of the trials that completed with this chunk."""
     rung_adapters: Mapping[int, Mapping[str, bytes]] = field(default_factory=dict)
-    """The same of the trials that were scored after this chunk and are not complete yet."""
+    """The same of the trials that were scored on all rows after this chunk and are not complete yet."""
     outcomes: Mapping[int, bytes] = field(default_factory=dict)
     """Outcome of each validation row, as safetensors (`sweeper.store.outcomes`), of the trials that were scored."""
     failures: Mapping[int, Failure] = field(default_factory=dict)

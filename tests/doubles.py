@@ -12,8 +12,20 @@ from collections.abc import Callable, Mapping, MutableSequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import numpy as np
+
 from sweeper.config.values import ParamValue
-from sweeper.execute.base import OpenStudy, Reply, Request, StudyOpened, WorkerFailed, WorkerReady
+from sweeper.execute.base import (
+    AdaptersScored,
+    OpenStudy,
+    Reply,
+    Request,
+    ScoreAdapters,
+    StudyOpened,
+    WorkerFailed,
+    WorkerReady,
+)
+from sweeper.store.outcomes import RowOutcomes
 from sweeper.types import Admission, ChunkReport, ChunkRequest, Cost, Failure, Measurement, TrialSpec
 
 WORDS = {"food": ("bread", "cheese", "soup"), "place": ("river", "town", "hill"), "colour": ("red", "green", "blue")}
@@ -24,6 +36,14 @@ def accuracy(params: Mapping[str, ParamValue], chunk: int) -> float:
     """A known objective: grows with each chunk, and is best at a learning rate of 2e-3."""
     distance = abs(math.log(float(params["train.learning_rate"]) / 2e-3))
     return max(0.0, (1 - distance / 5) * (0.5 + chunk / 16))
+
+
+def outcomes_of(value: float, num_rows: int = 100) -> RowOutcomes:
+    """Make outcomes of rows with two labels, of which a share of ``value`` is right."""
+    target = np.arange(num_rows) % 2
+    is_right = np.arange(num_rows) < round(value * num_rows)
+    predicted = np.where(is_right, target, 1 - target)
+    return RowOutcomes.of(np.where(is_right, 0.1, 2.0), predicted_N=predicted, target_N=target, num_labels=2)
 
 
 class FakeClock:
@@ -81,7 +101,18 @@ class FakeWorker:
             self._note("open")
             references = {"frozen_probe": {"validation/accuracy": 0.5}} if request.probe else {}
             return StudyOpened(references=references)
+        if isinstance(request, ScoreAdapters):
+            return self._score(request)
         return self._train(request)
+
+    def _score(self, request: ScoreAdapters) -> AdaptersScored:
+        self._note("score")
+        values = {number: accuracy(spec.params, self._num_chunks) for number, (spec, _) in request.adapters.items()}
+        return AdaptersScored(
+            metrics={number: {f"{request.split}/accuracy": value} for number, value in values.items()},
+            outcomes={number: outcomes_of(value).to_bytes() for number, value in values.items()},
+            elapsed_s=self._device_s,
+        )
 
     def _train(self, request: ChunkRequest) -> Reply:
         for number in request.evict:
@@ -111,6 +142,9 @@ class FakeWorker:
                 continue
             self._lanes[number] = (spec, chunks + 1)
             report.measurements[number] = self._measured(spec, chunks + 1)
+            if report.measurements[number].is_rung:
+                value = report.measurements[number].metrics["validation/accuracy"]
+                report.outcomes[number] = outcomes_of(value).to_bytes()
             if chunks + 1 == self._num_chunks:
                 report.adapters[number] = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights"}
                 del self._lanes[number]

@@ -288,7 +288,9 @@ class StudyRun:
     def _measure(self, number: int, report: ChunkReport) -> bool:
         """Record a trial's measurement; return whether it must leave the pack."""
         trial = self.records.charge(number, report)
-        measurement = dataclasses.replace(report.measurements[number], elapsed_s=trial.cost.device_s)
+        measured = report.measurements[number]
+        digest = self.records.keep_outcomes(number, measured.chunk, report.outcomes.get(number))
+        measurement = dataclasses.replace(measured, elapsed_s=trial.cost.device_s, outcomes=digest)
         trial = dataclasses.replace(trial, measurements=(*trial.measurements, measurement))
         if measurement.chunk >= self.record.num_chunks:
             self.records.keep_adapter(trial, report.adapters[number])

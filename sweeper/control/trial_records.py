@@ -134,6 +134,18 @@ class TrialRecords:
         if rung_adapter_to_keep(self.study, trial, keeps_adapter=True) == chunk:
             self.store.write_rung_adapter(self.study.name, trial.spec.number, chunk, files)
 
+    def keep_outcomes(self, number: int, chunk: int, content: bytes | None) -> str:
+        """Write the row outcomes of the rung that a trial has just reached; return their checksum, for the record.
+
+        The caller writes the record afterwards, so a record's rung always has its outcomes.
+
+        Args:
+            number: The trial.
+            chunk: Chunks completed.
+            content: The outcomes as safetensors; None if the trial was not scored.
+        """
+        return "" if content is None else self.store.write_outcomes(self.study.name, number, chunk, content)
+
     def _set(self, trial: TrialRecord) -> None:
         self.trials[trial.spec.number] = trial
         self.tally.put(trial)

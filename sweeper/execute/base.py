@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Protocol
 
 from sweeper.config.settings import DatasetSettings, ModelSettings, TaskSettings
-from sweeper.types import ChunkReport, ChunkRequest, FailureKind, TrialSpec
+from sweeper.types import ChunkReport, ChunkRequest, Failure, FailureKind, TrialSpec
 
 __all__ = [
+    "AdaptersScored",
     "Executor",
     "OpenStudy",
     "Reply",
     "Request",
+    "ScoreAdapters",
     "StudyOpened",
     "Worker",
     "WorkerFailed",
@@ -61,7 +63,17 @@ class OpenStudy:
     """A trial from the middle of the search space, with which the worker measures how many lanes are best."""
 
 
-Request = OpenStudy | ChunkRequest
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreAdapters:
+    """Request: score adapters of the open study on one of its splits; the trials in training are not affected."""
+
+    split: str
+    """``validation`` or ``test``."""
+    adapters: Mapping[int, tuple[TrialSpec, Mapping[str, bytes]]]
+    """Spec and adapter files in PEFT's format, by trial number."""
+
+
+Request = OpenStudy | ChunkRequest | ScoreAdapters
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +96,19 @@ class StudyOpened:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class AdaptersScored:
+    """Reply to `ScoreAdapters`: scores, outcomes or a failure of each adapter, by trial number."""
+
+    metrics: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    """Named after the split, e.g. ``test/accuracy``."""
+    outcomes: Mapping[int, bytes] = field(default_factory=dict)
+    """Outcome of each row, as safetensors (`sweeper.store.outcomes`)."""
+    failures: Mapping[int, Failure] = field(default_factory=dict)
+    """Why an adapter could not be scored: it is damaged, or does not fit into memory."""
+    elapsed_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerFailed:
     """Reply to a request that failed for a reason unrelated to any trial."""
 
@@ -92,7 +117,7 @@ class WorkerFailed:
     kind: FailureKind = FailureKind.ERROR
 
 
-Reply = WorkerReady | StudyOpened | ChunkReport | WorkerFailed
+Reply = WorkerReady | StudyOpened | ChunkReport | AdaptersScored | WorkerFailed
 
 
 class Worker(Protocol):

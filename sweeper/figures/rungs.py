@@ -1,4 +1,4 @@
-"""Which rung of a trial scored best, and by how much choosing it instead of the last one raises the scores.
+"""How many rows a rung scores, which rung of a trial scored best, and by how much choosing it would raise the scores.
 
 The objective of a trial is its score at the last rung. The best of several noisy scores is too high on average, so the
 best rung is reported, and its adapter kept (`sweeper.store.retention`), but trials are not ranked by it.
@@ -11,17 +11,50 @@ from collections.abc import Iterable
 
 from sweeper.types import Measurement, StudyRecord, TrialRecord, TrialState
 
-__all__ = ["best_rung", "best_rung_text", "better_rung", "rung_epoch", "rung_optimism"]
+__all__ = [
+    "best_rung",
+    "best_rung_text",
+    "better_rung",
+    "has_all_rows",
+    "rows_to_score",
+    "rung_epoch",
+    "rung_optimism",
+]
+
+_LEAST_ROWS = 200
+"""Fewest rows that an early rung scores, unless the split has fewer."""
+
+
+def rows_to_score(chunk: int, *, num_chunks: int, num_rows: int) -> int:
+    """Return how many validation rows a rung scores: half of them in the first half of a trial, later all.
+
+    These are the first rows of the split, so that all trials are compared on the same ones; splits are shuffled.
+
+    Args:
+        chunk: Chunks completed.
+        num_chunks: Chunks of a full trial.
+        num_rows: Rows of the split.
+    """
+    is_early = 2 * chunk <= num_chunks
+    return num_rows // 2 if is_early and num_rows // 2 >= _LEAST_ROWS else num_rows
+
+
+def has_all_rows(study: StudyRecord, rung: Measurement) -> bool:
+    """Whether a rung scored every validation row, so that its score has the same error as the last one.
+
+    If the number of its rows is unknown, it did.
+    """
+    return rung.scored_rows in (0, study.num_rows.get("validation", 0))
 
 
 def best_rung(study: StudyRecord, trial: TrialRecord) -> Measurement | None:
-    """Return the rung of a trial with the best finite objective; None before the first.
+    """Return the rung of a trial with the best finite objective over all validation rows; None before the first.
 
     Ties go to the later rung: an earlier adapter is worth keeping only if it scored higher than the last.
     """
     best: Measurement | None = None
     for rung in trial.measurements:
-        if not math.isfinite(rung.metrics.get(study.metric, math.nan)):
+        if not math.isfinite(rung.metrics.get(study.metric, math.nan)) or not has_all_rows(study, rung):
             continue
         if best is None or not study.is_better(best.metrics[study.metric], rung.metrics[study.metric]):
             best = rung

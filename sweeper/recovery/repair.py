@@ -14,7 +14,7 @@ from pathlib import Path
 from sweeper.clock import timestamp
 from sweeper.control.resume import latest_intact
 from sweeper.errors import StoreError
-from sweeper.store.damage import Damage, DamageKind, is_adapter_intact, set_aside
+from sweeper.store.damage import Damage, DamageKind, has_checksum, is_adapter_intact, set_aside
 from sweeper.store.paths import TRIAL_FILE
 from sweeper.store.serialization import from_bytes
 from sweeper.store.trials import TrialStore
@@ -60,11 +60,12 @@ class TrialRepair:
                 return self._restart(record)
             case DamageKind.CHECKPOINT if number is not None:
                 self._set_aside(damage.path)
-                record, checkpoint = latest_intact(self.store, self.store.read_trial(self.study, number))
-                if checkpoint is None:
-                    return self._restart(record)
-                self.store.write_trial(record)
-                return f"continues after chunk {record.chunks_done}"
+                return self._rewind(number)
+            case DamageKind.OUTCOMES if number is not None:
+                self._set_aside(damage.path)
+                record = self.store.read_trial(self.study, number)
+                self.store.write_trial(self._without_lost_outcomes(record))
+                return "the trial keeps its scores, but not the outcomes of these rows"
             case _:
                 self._set_aside(damage.path)
                 return f"moved to damaged/{self.stamp}"
@@ -75,7 +76,7 @@ class TrialRepair:
         self._set_aside(paths.record)
         copy = self._copy_of(number)
         if copy is not None and self._restore_adapter(copy):
-            self.store.write_trial(copy)
+            self.store.write_trial(self._without_lost_outcomes(copy))
             return "restored from MLflow's copy"
         self._set_aside(paths.folder)
         known = self.searched.get(number)
@@ -108,6 +109,26 @@ class TrialRepair:
         if files:
             self.store.write_adapter(self.study, record.spec.number, files)
         return is_adapter_intact(folder)
+
+    def _without_lost_outcomes(self, record: TrialRecord) -> TrialRecord:
+        """Return a record that lists only intact row outcomes; move the others aside."""
+        listed = self.store.rung_outcomes(record)
+        lost = {path for path, digest in listed.items() if not has_checksum(path, digest)}
+        for path in lost:
+            self._set_aside(path)
+        paths = self.store.paths.trial(self.study, record.spec.number)
+        measurements = tuple(
+            dataclasses.replace(each, outcomes="") if paths.outcomes(each.chunk) in lost else each
+            for each in record.measurements
+        )
+        return dataclasses.replace(record, measurements=measurements)
+
+    def _rewind(self, number: int) -> str:
+        record, checkpoint = latest_intact(self.store, self.store.read_trial(self.study, number))
+        if checkpoint is None:
+            return self._restart(record)
+        self.store.write_trial(record)
+        return f"continues after chunk {record.chunks_done}"
 
     def _restart(self, record: TrialRecord) -> str:
         restarted = dataclasses.replace(

@@ -29,6 +29,7 @@ __all__ = [
     "DamageKind",
     "find_damage",
     "find_study_damage",
+    "has_checksum",
     "is_adapter_intact",
     "readable_trials",
     "set_aside",
@@ -46,6 +47,8 @@ class DamageKind(enum.StrEnum):
     ADAPTER = "adapter"
     RUNG_ADAPTER = "rung_adapter"
     """The adapter of a trial's best rung, beside that of its last; nothing depends on it."""
+    OUTCOMES = "outcomes"
+    """Row outcomes of a rung or of the test rows; the trial keeps its scores without them."""
     LEFTOVER = "leftover"
     """An unfinished file, or one that is no longer needed; removing it loses nothing."""
 
@@ -111,6 +114,11 @@ def is_adapter_intact(folder: Path) -> bool:
     return not _adapter_fault(folder)
 
 
+def has_checksum(path: Path, digest: str) -> bool:
+    """Whether a safetensors file can be read and is the one with this checksum."""
+    return not _file_fault(path, digest)
+
+
 def _trial_damage(
     store: TrialStore, study: StudyRecord, paths: TrialPaths, *, needs_adapter: bool
 ) -> Iterator[tuple[DamageKind, Path, str]]:
@@ -129,8 +137,9 @@ def _trial_damage(
     for path in sorted({*paths.checkpoints(), *needed}):
         if path not in useful:
             yield DamageKind.LEFTOVER, path, f"{path.name} is no longer needed"
-        elif fault := _checkpoint_fault(path, digests.get(path, "")):
+        elif fault := _file_fault(path, digests.get(path, "")):
             yield DamageKind.CHECKPOINT, path, fault
+    yield from _outcomes_damage(store, record, paths)
     has_adapter = record.state is TrialState.COMPLETE and (needs_adapter or paths.adapter.exists())
     if has_adapter and (fault := _adapter_fault(paths.adapter)):
         yield DamageKind.ADAPTER, paths.adapter, fault
@@ -141,6 +150,17 @@ def _trial_damage(
             yield DamageKind.LEFTOVER, folder, f"{folder.name} is no longer needed"
         elif fault := _adapter_fault(folder):
             yield DamageKind.RUNG_ADAPTER, folder, f"{folder.name}: {fault}"
+
+
+def _outcomes_damage(
+    store: TrialStore, record: TrialRecord, paths: TrialPaths
+) -> Iterator[tuple[DamageKind, Path, str]]:
+    listed, useful = store.rung_outcomes(record), store.useful_outcomes(record)
+    for path in sorted({*paths.all_outcomes(), *listed}):
+        if path not in useful:
+            yield DamageKind.LEFTOVER, path, f"{path.name} is no longer needed"
+        elif fault := _file_fault(path, listed.get(path, "")):
+            yield DamageKind.OUTCOMES, path, fault
 
 
 def _read(path: Path, kind: type[T]) -> tuple[T | None, str]:
@@ -163,7 +183,7 @@ def _adapter_fault(folder: Path) -> str:
     return _tensors_fault(folder / "adapter_model.safetensors")
 
 
-def _checkpoint_fault(path: Path, digest: str) -> str:
+def _file_fault(path: Path, digest: str) -> str:
     fault = _tensors_fault(path)
     if not fault and digest and checksum(path.read_bytes()) != digest:
         return f"{path.name} has the wrong checksum"

@@ -21,6 +21,8 @@
                 checkpoint-4.safetensors  checkpoint-5.safetensors
                 adapter/                of the last chunk, in PEFT's format
                 adapter-chunk-4/        of the best rung, while no later one scores as high
+                outcomes-4.safetensors  prediction and loss of each validation row after chunk 4, a rung
+                outcomes-test.safetensors  the same of the test rows, of confirmed trials
             damaged/<stamp>/            files that `reconcile` moved aside, under their former paths
 
 A name that ends in ``.tmp`` marks an unfinished file: everything is written under such a name first, then renamed.
@@ -54,6 +56,7 @@ class TrialPaths:
         self.folder = folder
         self.record = folder / TRIAL_FILE
         self.adapter = folder / "adapter"
+        self.test_outcomes = folder / "outcomes-test.safetensors"
 
     @property
     def number(self) -> int:
@@ -75,6 +78,14 @@ class TrialPaths:
     def rung_adapters(self) -> list[Path]:
         """Return the folders of rungs' adapters that exist."""
         return sorted(path for path in self.folder.glob("adapter-chunk-*") if path.suffix != _UNFINISHED)
+
+    def outcomes(self, chunk: int) -> Path:
+        """Return the row outcomes of the rung after ``chunk`` chunks."""
+        return self.folder / f"outcomes-{chunk}.safetensors"
+
+    def all_outcomes(self) -> list[Path]:
+        """Return the files of row outcomes that exist, those of the test rows included."""
+        return sorted(self.folder.glob("outcomes-*.safetensors"))
 
     def unfinished(self) -> list[Path]:
         """Return the unfinished files and folders that a killed process left."""

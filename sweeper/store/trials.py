@@ -1,9 +1,9 @@
-"""Records, checkpoints and adapters of a sweep's trials: JSON and safetensors, every write atomic.
+"""Records, checkpoints, row outcomes and adapters of a sweep's trials: JSON and safetensors, every write atomic.
 
 ``trial.json`` is the commit point. A checkpoint is written before it, under the number of its chunk, so record and
-checkpoint always agree after a kill. The same is true for the adapter of a rung. The adapter of the last chunk is
-written before the record with the state ``complete``. This order is why one class writes all of them. Only the
-controller writes. `paths` shows the layout.
+checkpoint always agree after a kill. The same is true for the adapter and the row outcomes of a rung. The adapter of
+the last chunk is written before the record with the state ``complete``. This order is why one class writes all of them.
+Only the controller writes. `paths` shows the layout.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from typing import Any, TypeVar
 from sweeper.errors import StoreError
 from sweeper.store.atomic import checksum, write_atomic
 from sweeper.store.disk_space import translate_disk_full
+from sweeper.store.outcomes import RowOutcomes
 from sweeper.store.paths import SweepPaths, unfinished_folder
 from sweeper.store.serialization import from_bytes, to_bytes
-from sweeper.types import StudyRecord, TrialRecord
+from sweeper.types import StudyRecord, TrialRecord, TrialState
 
 __all__ = ["TrialStore"]
 
@@ -83,7 +84,7 @@ class TrialStore:
         return [self.read_study(path.name) for path in found]
 
     def write_trial(self, record: TrialRecord, checkpoint: bytes | None = None) -> None:
-        """Write a trial's record and the checkpoint of its last chunk; delete the checkpoints it no longer lists.
+        """Write a trial's record and the checkpoint of its last chunk; delete checkpoints and outcomes that it lacks.
 
         Args:
             record: The trial.
@@ -96,6 +97,7 @@ class TrialStore:
         write_atomic(paths.record, to_bytes(record))
         if checkpoint is not None or record.state.is_finished:
             self._drop_checkpoints(record)
+        self._drop_outcomes(record)
 
     def read_trial(self, study: str, number: int) -> TrialRecord:
         """Return the record of a trial.
@@ -129,6 +131,23 @@ class TrialStore:
             return None
         return content if not sha256 or checksum(content) == sha256 else None
 
+    def write_outcomes(self, study: str, number: int, chunk: int, content: bytes) -> str:
+        """Write the row outcomes of a rung, before the record that has its score; return their checksum."""
+        write_atomic(self.paths.trial(study, number).outcomes(chunk), content)
+        return checksum(content)
+
+    def read_outcomes(self, study: str, number: int, chunk: int) -> RowOutcomes | None:
+        """Return the row outcomes of the rung after ``chunk`` chunks, or None if they are missing or damaged."""
+        return _read_outcomes(self.paths.trial(study, number).outcomes(chunk))
+
+    def write_test_outcomes(self, study: str, number: int, content: bytes) -> None:
+        """Write the outcomes of a complete trial's adapter on the test rows."""
+        write_atomic(self.paths.trial(study, number).test_outcomes, content)
+
+    def read_test_outcomes(self, study: str, number: int) -> RowOutcomes | None:
+        """Return the outcomes on the test rows, or None if they are missing or damaged."""
+        return _read_outcomes(self.paths.trial(study, number).test_outcomes)
+
     def write_adapter(self, study: str, number: int, files: Mapping[str, bytes]) -> None:
         """Write the adapter of a trial's last chunk."""
         _write_folder(self.paths.trial(study, number).adapter, files)
@@ -156,7 +175,7 @@ class TrialStore:
                 _drop_folder(folder)
 
     def tidy(self, record: TrialRecord) -> None:
-        """Remove a trial's unfinished files, left by a kill during a write, and checkpoints that it no longer needs."""
+        """Remove a trial's unfinished files, left by a kill during a write, and files that its record does not list."""
         paths = self.paths.trial(record.spec.study, record.spec.number)
         for path in paths.unfinished():
             if path.is_dir():
@@ -164,12 +183,25 @@ class TrialStore:
             else:
                 path.unlink()
         self._drop_checkpoints(record)
+        self._drop_outcomes(record)
 
     def useful_checkpoints(self, record: TrialRecord) -> set[Path]:
         """Return the paths of the checkpoints that a trial may continue from, whether they exist or not."""
         chunks = () if record.state.is_finished else {*record.checkpoints, record.chunks_done}
         paths = self.paths.trial(record.spec.study, record.spec.number)
         return {paths.checkpoint(chunk) for chunk in chunks}
+
+    def rung_outcomes(self, record: TrialRecord) -> dict[Path, str]:
+        """Return the checksums of the row outcomes that a trial's record lists, by path."""
+        paths = self.paths.trial(record.spec.study, record.spec.number)
+        return {paths.outcomes(rung.chunk): rung.outcomes for rung in record.measurements if rung.outcomes}
+
+    def useful_outcomes(self, record: TrialRecord) -> set[Path]:
+        """Return the paths of the row outcomes that belong to a trial, whether they exist or not."""
+        paths = self.paths.trial(record.spec.study, record.spec.number)
+        # Only an adapter of the last chunk is scored on the test rows.
+        test = {paths.test_outcomes} if record.state is TrialState.COMPLETE else set()
+        return test | self.rung_outcomes(record).keys()
 
     def _read(self, path: Path, kind: type[T]) -> T:
         remedy = f"To repair it, run: sweeper reconcile {self.root.name}"
@@ -186,6 +218,19 @@ class TrialStore:
         for path in self.paths.trial(record.spec.study, record.spec.number).checkpoints():
             if path not in useful:
                 path.unlink(missing_ok=True)
+
+    def _drop_outcomes(self, record: TrialRecord) -> None:
+        useful = self.useful_outcomes(record)
+        for path in self.paths.trial(record.spec.study, record.spec.number).all_outcomes():
+            if path not in useful:
+                path.unlink(missing_ok=True)
+
+
+def _read_outcomes(path: Path) -> RowOutcomes | None:
+    try:
+        return RowOutcomes.from_bytes(path.read_bytes())
+    except (OSError, StoreError):
+        return None
 
 
 def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sweeper.data.base import TokenisedSplits
+    from sweeper.store.outcomes import RowOutcomes
 
 __all__ = ["Batch", "Examples", "TaskProtocol"]
 
@@ -43,6 +44,10 @@ class Examples:
     """`Batch.targets` of each row: a label, or the number of tokens before the completion and its choice."""
     weights: Sequence[float]
     """Weight of each row in a mean loss: 1, or the number of tokens that it is trained on."""
+
+    def first(self, num_rows: int) -> Examples:
+        """Return the first rows."""
+        return Examples(self.ids[:num_rows], self.targets[:num_rows], self.weights[:num_rows])
 
 
 class TaskProtocol(Protocol):
@@ -106,6 +111,10 @@ class TaskProtocol(Protocol):
 
     def score(self, outputs_NF: torch.Tensor, targets_N: torch.Tensor) -> Mapping[str, float]:
         """Return every validation metric of one lane."""
+        ...
+
+    def row_outcomes(self, outputs_NF: torch.Tensor, targets_N: torch.Tensor) -> RowOutcomes:
+        """Return prediction and loss of each row of one lane, from which `score` could be computed."""
         ...
 
     def score_labels(self, predicted_N: torch.Tensor, labels_N: torch.Tensor, num_labels: int) -> Mapping[str, float]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sweeper.data.base import TokenisedSplits
+    from sweeper.store.outcomes import RowOutcomes
 
 __all__ = ["Task"]
 
@@ -114,6 +115,22 @@ class Task:
             return scores
         predicted = outputs_NF[:, _FIXED:].argmax(1)
         return {**self.score_labels(predicted, targets_N[:, 1], outputs_NF.shape[1] - _FIXED), **scores}
+
+    def row_outcomes(self, outputs_NF: torch.Tensor, targets_N: torch.Tensor) -> RowOutcomes:
+        """Return loss and tokens of each completion, and the likeliest choice if there are choices."""
+        from sweeper.store.outcomes import RowOutcomes
+
+        loss_N, tokens_N = outputs_NF[:, 0].numpy(), outputs_NF[:, 1].numpy()
+        num_labels = outputs_NF.shape[1] - _FIXED
+        if not num_labels:
+            return RowOutcomes.of(loss_N, tokens_N=tokens_N)
+        return RowOutcomes.of(
+            loss_N,
+            predicted_N=outputs_NF[:, _FIXED:].argmax(1).numpy(),
+            target_N=targets_N[:, 1].numpy(),
+            tokens_N=tokens_N,
+            num_labels=num_labels,
+        )
 
     def score_labels(self, predicted_N: torch.Tensor, labels_N: torch.Tensor, num_labels: int) -> Mapping[str, float]:  # noqa: ARG002  part of the contract
         """Return the accuracy."""

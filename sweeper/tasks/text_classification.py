@@ -1,4 +1,4 @@
-"""One label per text: cross-entropy, accuracy and macro-F1.
+"""One label per text: cross-entropy, accuracy, macro-F1 and Matthews correlation.
 
 Shapes: N rows, C labels, F = C outputs of a row.
 """
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sweeper.data.base import TokenisedSplits
+    from sweeper.store.outcomes import RowOutcomes
 
 __all__ = ["Task"]
 
@@ -26,7 +27,7 @@ class Task:
     """Text classification with a new head on a pretrained encoder or decoder."""
 
     peft_task_type = "SEQ_CLS"
-    metrics = ("accuracy", "macro_f1", "loss")
+    metrics = ("accuracy", "macro_f1", "mcc", "loss")
     has_probe = True
     has_head = True
     model_kind = "sequence_classification"
@@ -77,18 +78,42 @@ class Task:
         return logits.float()
 
     def score(self, outputs_NF: torch.Tensor, targets_N: torch.Tensor) -> Mapping[str, float]:
-        """Return accuracy, macro-F1 and mean cross-entropy."""
+        """Return the metrics of `score_labels` and the mean cross-entropy."""
         from torch.nn import functional as F
 
         loss = F.cross_entropy(outputs_NF, targets_N).item()
         return {**self.score_labels(outputs_NF.argmax(-1), targets_N, outputs_NF.shape[-1]), "loss": loss}
 
+    def row_outcomes(self, outputs_NF: torch.Tensor, targets_N: torch.Tensor) -> RowOutcomes:
+        """Return the likeliest label of each row, and its cross-entropy."""
+        from torch.nn import functional as F
+
+        from sweeper.store.outcomes import RowOutcomes
+
+        return RowOutcomes.of(
+            F.cross_entropy(outputs_NF, targets_N, reduction="none").numpy(),
+            predicted_N=outputs_NF.argmax(-1).numpy(),
+            target_N=targets_N.numpy(),
+            num_labels=outputs_NF.shape[-1],
+        )
+
     def score_labels(self, predicted_N: torch.Tensor, labels_N: torch.Tensor, num_labels: int) -> Mapping[str, float]:
-        """Return accuracy and macro-F1 (the mean over the labels that occur in ``labels_N`` or ``predicted_N``)."""
+        """Return accuracy, macro-F1 (the mean over the labels that occur in ``labels_N`` or ``predicted_N``) and MCC.
+
+        MCC is the Matthews correlation for any number of labels (Gorodkin 2004, equation 8): 0 if all rows have one
+        label or one prediction.
+        """
         # Confusion matrix: true labels in rows, predicted ones in columns.
         pairs = labels_N * num_labels + predicted_N
         table = pairs.bincount(minlength=num_labels**2).view(num_labels, num_labels).double()
         hits, true, predicted = table.diagonal(), table.sum(1), table.sum(0)
         occurs = (true + predicted) > 0
         f1 = 2 * hits[occurs] / (true + predicted)[occurs]
-        return {"accuracy": (hits.sum() / len(labels_N)).item(), "macro_f1": f1.mean().item()}
+        num_rows = len(labels_N)
+        covariance = hits.sum() * num_rows - (true * predicted).sum()
+        variances = (num_rows**2 - predicted.square().sum()) * (num_rows**2 - true.square().sum())
+        return {
+            "accuracy": (hits.sum() / num_rows).item(),
+            "macro_f1": f1.mean().item(),
+            "mcc": (covariance / variances.sqrt()).item() if variances > 0 else 0.0,
+        }

@@ -169,6 +169,7 @@ Objective: **{study.metric}**, {better} is better. A full trial has {study.num_c
 
 ### How to read the runs
 - One run is one trial. **`final/{metric}`** is the score that the search uses, `best/{metric}` that of the best rung.
+  Early rungs score half of the validation rows if there are many; the best rung is one that scored all.
   `tags.best_rung` names the best rung of a complete trial if an earlier one scored higher than the last.
 - Filter: `tags.state = 'complete'`; other states are `running`, `pruned` (stopped early for a low score),
   `infeasible` (the configuration cannot work: out of memory, or a loss that is not finite), `failed` (another cause).

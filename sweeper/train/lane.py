@@ -23,6 +23,9 @@ from sweeper.types import Admission, TrialSpec
 
 __all__ = ["Lane", "derived_seed", "lora_scale"]
 
+_WEIGHTS = "adapter_model.safetensors"
+"""PEFT's name of an adapter's tensors."""
+
 
 @dataclass(slots=True)
 class Lane:
@@ -93,6 +96,33 @@ class Lane:
             raise StoreError(f"checkpoint of trial {admission.spec.number} is of another model or rank")
         return cls(admission.spec, layout, parameters, moment1, moment2, step, admission.chunks_done)
 
+    @classmethod
+    def from_adapter(cls, spec: TrialSpec, files: Mapping[str, bytes], shape: Layout, device: torch.device) -> Lane:
+        """Return a lane with the parameters of an adapter, the inverse of `adapter_files`; it can only be evaluated.
+
+        Args:
+            spec: The trial that the adapter is of.
+            files: The adapter's files, by name.
+            shape: Layout of the layers, at any rank.
+            device: Device of the vectors.
+
+        Raises:
+            StoreError: The adapter is damaged, or of another model or rank.
+        """
+        layout = shape.with_rank(spec.lora.r)
+        flat = torch.empty(1, layout.size)
+        views = _named_views(layout, flat)
+        try:
+            tensors = load(files[_WEIGHTS])
+        except (SafetensorError, KeyError) as error:
+            raise StoreError(f"adapter of trial {spec.number} cannot be read: {error}") from error
+        if {name: tensor.shape for name, tensor in tensors.items()} != {name: v.shape for name, v in views.items()}:
+            raise StoreError(f"adapter of trial {spec.number} is of another model or rank")
+        for name, view in views.items():
+            view.copy_(tensors[name])
+        parameters = flat[0].to(device)
+        return cls(spec, layout, parameters, torch.zeros_like(parameters), torch.zeros_like(parameters))
+
     def checkpoint(self) -> bytes:
         """Return the safetensors that `admit` continues from; generators are seeded anew for each chunk."""
         tensors = {"parameters": self.parameters, "moment1": self.moment1, "moment2": self.moment2}
@@ -109,17 +139,8 @@ class Lane:
             base: PEFT's ``base_model_name_or_path``.
             config: Further fields of ``adapter_config.json`` (targets, task type, revision of the base).
         """
-        # B is transposed in the vector, and PEFT's is not.
-        tensors = {}
-        flat = self.parameters[None].cpu()
-        layout = self.layout
-        for shape, a, b in zip(layout.lora, layout.views_a(flat), layout.views_b(flat), strict=True):
-            tensors[f"base_model.model.{shape.name}.lora_A.weight"] = a[0].contiguous()
-            tensors[f"base_model.model.{shape.name}.lora_B.weight"] = b[0].T.contiguous()
-        for head, (weight, bias) in zip(layout.head, layout.views_head(flat), strict=True):
-            tensors[f"base_model.model.{head.name}.weight"] = weight[0].contiguous()
-            if bias is not None:
-                tensors[f"base_model.model.{head.name}.bias"] = bias[0].contiguous()
+        views = _named_views(self.layout, self.parameters[None].cpu())
+        tensors = {name: view.contiguous() for name, view in views.items()}
         # PEFT scales by lora_alpha / r, or lora_alpha / sqrt(r) with use_rslora; both give `lora_scale`.
         lora = self.spec.lora
         written = {
@@ -127,7 +148,7 @@ class Lane:
             "base_model_name_or_path": base,
             "revision": None,
             "inference_mode": True,
-            "r": layout.rank,
+            "r": self.layout.rank,
             "lora_alpha": alpha(lora),
             "lora_dropout": lora.dropout,
             "use_rslora": lora.use_rslora,
@@ -137,8 +158,22 @@ class Lane:
         }
         return {
             "adapter_config.json": json.dumps(written, indent=2).encode(),
-            "adapter_model.safetensors": save(tensors, metadata={"format": "pt"}),
+            _WEIGHTS: save(tensors, metadata={"format": "pt"}),
         }
+
+
+def _named_views(layout: Layout, flat_1P: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the matrices of a lane's vector by PEFT's names and in PEFT's shapes, sharing memory with ``flat_1P``."""
+    named = {}
+    for shape, a, b in zip(layout.lora, layout.views_a(flat_1P), layout.views_b(flat_1P), strict=True):
+        named[f"base_model.model.{shape.name}.lora_A.weight"] = a[0]
+        # B is transposed in the vector, and PEFT's is not.
+        named[f"base_model.model.{shape.name}.lora_B.weight"] = b[0].T
+    for head, (weight, bias) in zip(layout.head, layout.views_head(flat_1P), strict=True):
+        named[f"base_model.model.{head.name}.weight"] = weight[0]
+        if bias is not None:
+            named[f"base_model.model.{head.name}.bias"] = bias[0]
+    return named
 
 
 def lora_scale(lora: LoraSettings) -> float:

@@ -10,7 +10,7 @@ import gc
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -22,7 +22,17 @@ from sweeper.data.base import Splits, TokenisedSplits
 from sweeper.data.prompt_tokens import chat_use
 from sweeper.data.tokens import tokenise
 from sweeper.errors import StoreError, WorkerError
-from sweeper.execute.base import OpenStudy, Reply, Request, StudyOpened, WorkerReady, WorkerSetup
+from sweeper.execute.base import (
+    AdaptersScored,
+    OpenStudy,
+    Reply,
+    Request,
+    ScoreAdapters,
+    StudyOpened,
+    WorkerReady,
+    WorkerSetup,
+)
+from sweeper.figures.rungs import rows_to_score
 from sweeper.models import model_type_of
 from sweeper.models.device_choice import choose_attention, choose_dtype
 from sweeper.models.first_token import read_first_token
@@ -45,6 +55,17 @@ from sweeper.types import Admission, ChunkReport, ChunkRequest, Cost, Failure, F
 __all__ = ["TrainingWorker"]
 
 _EVALUATION_ROWS = 32
+_ADAPTERS_AT_ONCE = 8
+"""Most adapters that are scored together on request: on a CPU, lack of memory would end the worker."""
+
+
+class _Scored(NamedTuple):
+    """A lane's scores on rows of a split."""
+
+    num_rows: int
+    metrics: Mapping[str, float]
+    outcomes: bytes
+    """`RowOutcomes` as safetensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +80,8 @@ class _Study:
     pack: Pack
     train: TrainingRows
     validation: EvaluationBatches
+    rung_rows: Mapping[int, EvaluationBatches]
+    """The validation rows that rungs score, the first ones or all, by their number."""
     fallback: OutOfMemoryFallback
     loss_limit: float
     adapter_config: Mapping[str, Any]
@@ -85,8 +108,19 @@ class TrainingWorker:
         return WorkerReady(notes=(f"base weights: {why_dtype}", f"attention: {why_attention}"))
 
     def answer(self, request: Request) -> Reply:
-        """Open a study or train a chunk."""
-        return self._open(request) if isinstance(request, OpenStudy) else self._run(request)
+        """Open a study, train a chunk or score adapters."""
+        match request:
+            case OpenStudy():
+                return self._open(request)
+            case ScoreAdapters():
+                return self._score_adapters(self._open_study("scores adapters"), request)
+            case ChunkRequest():
+                return self._run(self._open_study("trains a chunk"), request)
+
+    def _open_study(self, what: str) -> _Study:
+        if self._study is None:
+            raise WorkerError(f"the request that {what} came before the one that opens a study")
+        return self._study
 
     def _open(self, request: OpenStudy) -> StudyOpened:
         self._study = None
@@ -135,6 +169,9 @@ class TrainingWorker:
             chunks_per_epoch=request.chunks_per_epoch,
             epochs=request.epochs,
         )
+        num_rows = len(validation.ids)
+        scored = {rows_to_score(rung, num_chunks=plan.num_chunks, num_rows=num_rows) for rung in request.rungs}
+        batches = {n: self._evaluation_batches(validation.first(n), tokens.pad_token_id) for n in {*scored, num_rows}}
         return _Study(
             request=request,
             task=task,
@@ -143,7 +180,8 @@ class TrainingWorker:
             num_labels=num_labels,
             pack=pack,
             train=TrainingRows(train, plan, seed=request.seed, pad_token_id=tokens.pad_token_id, device=self._device),
-            validation=self._evaluation_batches(validation, tokens.pad_token_id),
+            validation=batches[num_rows],
+            rung_rows=batches,
             # A micro-batch divides into equal parts as often as it divides by two.
             fallback=OutOfMemoryFallback(max_parts=plan.micro_batch & -plan.micro_batch, device=self._device.type),
             loss_limit=loss_limit(num_labels if task.has_probe else model.config.vocab_size),
@@ -236,17 +274,39 @@ class TrainingWorker:
     def _train_once(self, study: _Study) -> EvaluationBatches:
         return self._evaluation_batches(study.task.examples(study.tokens, "train"), study.tokens.pad_token_id)
 
-    def _run(self, request: ChunkRequest) -> ChunkReport:
-        if self._study is None:
-            raise WorkerError("the request for a chunk came before the one that opens a study")
-        study, started = self._study, time.perf_counter()
+    def _score_adapters(self, study: _Study, request: ScoreAdapters) -> AdaptersScored:
+        started = time.perf_counter()
+        split, examples = study.validation, study.task.examples(study.tokens, request.split)
+        if not examples.ids:
+            name = study.request.dataset.name
+            raise WorkerError(f"dataset {name} has no {request.split} rows: set dataset.{name}.{request.split}_rows")
+        if request.split != "validation":
+            split = self._evaluation_batches(examples, study.tokens.pad_token_id)
+        lanes: list[Lane] = []
+        scores: dict[int, _Scored] = {}
+        failures: dict[int, Failure] = {}
+        for number, (spec, files) in request.adapters.items():
+            try:
+                lanes.append(Lane.from_adapter(spec, files, study.pack.shape, self._device))
+            except StoreError as error:
+                failures[number] = Failure(kind=FailureKind.CHECKPOINT, message=str(error))
+        lanes = sort_lanes(lanes)
+        for first in range(0, len(lanes), _ADAPTERS_AT_ONCE):
+            found, failed = self._score(study, lanes[first : first + _ADAPTERS_AT_ONCE], split)
+            scores |= found
+            failures |= failed
+        return AdaptersScored(
+            metrics={number: _named(request.split, scored.metrics) for number, scored in scores.items()},
+            outcomes={number: scored.outcomes for number, scored in scores.items()},
+            failures=failures,
+            elapsed_s=time.perf_counter() - started,
+        )
+
+    def _run(self, study: _Study, request: ChunkRequest) -> ChunkReport:
+        started = time.perf_counter()
 
         def train(group: Sequence[Lane], parts: int) -> Sequence[ChunkOutcome]:
             return study.pack.train_chunk(group, study.train, study.task.row_loss, parts=parts)
-
-        def score(group: Sequence[Lane], parts: int) -> Sequence[Mapping[str, float]]:
-            outputs_KNF = study.pack.predict(group, study.validation, study.task.outputs, parts=parts)
-            return [_validation(study.task.score(outputs_NF, study.validation.targets)) for outputs_NF in outputs_KNF]
 
         for number in request.evict:
             self._lanes.pop(number, None)
@@ -256,12 +316,43 @@ class TrainingWorker:
         failures |= failed
         failures |= find_diverged({n: o.loss for n, o in outcomes.items()}, "training loss", study.loss_limit)
         self._drop(failures)
-        scored = [lane for lane in lanes if lane.spec.number in self._lanes and lane.chunks_done in study.request.rungs]
-        scores, failed = study.fallback.run(scored, score, stage="score")
+        scores, failed = self._score_rungs(study, [lane for lane in lanes if lane.spec.number in self._lanes])
         failures |= failed
-        failures |= find_diverged({n: s["validation/loss"] for n, s in scores.items()}, "validation loss")
+        failures |= find_diverged({n: s.metrics["loss"] for n, s in scores.items()}, "validation loss")
         self._drop(failures)
         return self._report(study, outcomes, scores, failures, details=details, elapsed_s=time.perf_counter() - started)
+
+    def _score_rungs(self, study: _Study, lanes: Sequence[Lane]) -> tuple[dict[int, _Scored], dict[int, Failure]]:
+        """Score the lanes that have reached a rung, on the rows that this rung scores."""
+        due: dict[int, list[Lane]] = {}
+        plan, whole = study.train.plan, study.validation.num_rows
+        for lane in lanes:
+            if lane.chunks_done in study.request.rungs:
+                num_rows = rows_to_score(lane.chunks_done, num_chunks=plan.num_chunks, num_rows=whole)
+                due.setdefault(num_rows, []).append(lane)
+        scores: dict[int, _Scored] = {}
+        failures: dict[int, Failure] = {}
+        for num_rows, group in due.items():
+            found, failed = self._score(study, group, study.rung_rows[num_rows])
+            scores |= found
+            failures |= failed
+        return scores, failures
+
+    def _score(
+        self, study: _Study, lanes: Sequence[Lane], split: EvaluationBatches
+    ) -> tuple[dict[int, _Scored], dict[int, Failure]]:
+        def score(group: Sequence[Lane], parts: int) -> Sequence[_Scored]:
+            outputs_KNF = study.pack.predict(group, split, study.task.outputs, parts=parts)
+            return [
+                _Scored(
+                    split.num_rows,
+                    study.task.score(outputs_NF, split.targets),
+                    study.task.row_outcomes(outputs_NF, split.targets).to_bytes(),
+                )
+                for outputs_NF in outputs_KNF
+            ]
+
+        return study.fallback.run(lanes, score, stage="score")
 
     def _admit(
         self, study: _Study, admissions: Sequence[Admission]
@@ -289,7 +380,7 @@ class TrainingWorker:
         self,
         study: _Study,
         outcomes: Mapping[int, ChunkOutcome],
-        scores: Mapping[int, Mapping[str, float]],
+        scores: Mapping[int, _Scored],
         failures: Mapping[int, Failure],
         *,
         details: Mapping[int, Mapping[str, Any]],
@@ -301,17 +392,20 @@ class TrainingWorker:
         measurements, checkpoints, adapters, rung_adapters = {}, {}, {}, {}
         base = self._setup.model.id or str(self._setup.model_dir)
         for number, lane in list(self._lanes.items()):
+            scored = _validation(scores[number].metrics) if number in scores else {}
             measurements[number] = Measurement(
                 chunk=lane.chunks_done,
                 rows=lane.chunks_done * outcomes[number].num_rows,
-                metrics={"train/loss": outcomes[number].loss, **scores.get(number, {})},
+                metrics={"train/loss": outcomes[number].loss, **scored},
+                scored_rows=scores[number].num_rows if number in scores else 0,
             )
             if lane.chunks_done == study.train.plan.num_chunks:
                 adapters[number] = lane.adapter_files(base, study.adapter_config)
                 del self._lanes[number]
             else:
                 checkpoints[number] = lane.checkpoint()
-                if number in scores:
+                # Only a rung that scored all rows can be the best one.
+                if number in scores and scores[number].num_rows == study.validation.num_rows:
                     rung_adapters[number] = lane.adapter_files(base, study.adapter_config)
         return ChunkReport(
             measurements=measurements,
@@ -319,6 +413,7 @@ class TrainingWorker:
             checkpoints=checkpoints,
             adapters=adapters,
             rung_adapters=rung_adapters,
+            outcomes={number: scores[number].outcomes for number in measurements if number in scores},
             failures=failures,
             details=details,
             elapsed_s=elapsed_s,
@@ -326,4 +421,8 @@ class TrainingWorker:
 
 
 def _validation(scores: Mapping[str, float]) -> dict[str, float]:
-    return {f"validation/{name}": value for name, value in scores.items()}
+    return _named("validation", scores)
+
+
+def _named(split: str, scores: Mapping[str, float]) -> dict[str, float]:
+    return {f"{split}/{name}": value for name, value in scores.items()}

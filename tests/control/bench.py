@@ -247,6 +247,11 @@ def check_intact(bench: Bench, study: str = "toy") -> None:
     for trial in trials.values():
         chunks = [measurement.chunk for measurement in trial.measurements]
         assert chunks == list(range(1, len(chunks) + 1))
+        for measurement in trial.measurements:
+            found = bench.store.read_outcomes(study, trial.spec.number, measurement.chunk)
+            assert (found is not None) == bool(measurement.outcomes) == measurement.is_rung
+        listed = bench.store.rung_outcomes(trial)
+        assert bench.store.paths.trial(study, trial.spec.number).all_outcomes() == sorted(listed)
         if trial.state is TrialState.COMPLETE:
             assert chunks[-1] == RUNGS[-1]
             assert (bench.store.adapter_dir(study, trial.spec.number) / "adapter_config.json").exists()

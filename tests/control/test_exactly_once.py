@@ -66,7 +66,8 @@ def test_a_restart_deletes_partial_writes(bench):
     (folder / "adapter.tmp" / "adapter_config.json").write_text("{")
     (folder / "checkpoint-2.safetensors").write_bytes(b"old")
     bench.run()
-    assert sorted(path.name for path in folder.iterdir()) == ["adapter", "trial.json"]
+    outcomes = ["outcomes-2.safetensors", "outcomes-4.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == ["adapter", *outcomes, "trial.json"]
 
 
 def test_only_the_adapters_of_the_best_trials_and_of_recipes_are_kept(bench):

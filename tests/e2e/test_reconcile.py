@@ -229,6 +229,10 @@ def test_a_damaged_database_is_kept(sweep):
     assert kept.read_bytes() == content
 
 
+def without_outcomes(measurements):
+    return tuple(dataclasses.replace(each, outcomes="") for each in measurements)
+
+
 @pytest.mark.parametrize("what", ["truncated", "folder is empty", "folder is gone"])
 def test_a_damaged_record_is_restored_from_the_tracker(sweep, what):
     before = sweep.complete()
@@ -241,7 +245,10 @@ def test_a_damaged_record_is_restored_from_the_tracker(sweep, what):
         folder.mkdir()
     assert sweep.reconcile(), sweep.output
     assert "restored from MLflow's copy" in sweep.output
-    assert sweep.records()[before.spec.number] == before
+    after = sweep.records()[before.spec.number]
+    # Row outcomes have no copy: they are there as long as their folder is.
+    expected = before.measurements if what == "truncated" else without_outcomes(before.measurements)
+    assert after == dataclasses.replace(before, measurements=expected)
     assert (folder / "adapter" / "adapter_model.safetensors").exists()
     if what == "truncated":
         assert list(sweep.store.root.glob(f"damaged/*/studies/{STUDY}/trials/*/trial.json"))
@@ -289,6 +296,25 @@ def flip_a_bit(path):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, Path.unlink])
+def test_damaged_row_outcomes_are_moved_aside_and_their_trial_stays_as_it_is(sweep, damage):
+    before = sweep.complete()
+    number, last = before.spec.number, before.last_rung.chunk
+    path = sweep.store.paths.trial(STUDY, number).outcomes(last)
+    damage(path)
+    assert sweep.reconcile(), sweep.output
+    assert "the trial keeps its scores" in sweep.output
+    after = sweep.records()[number]
+    assert dataclasses.replace(after, measurements=()) == dataclasses.replace(before, measurements=())
+    *first, final = after.measurements
+    assert (*first, dataclasses.replace(final, outcomes=before.last_rung.outcomes)) == before.measurements
+    assert final.outcomes == ""
+    assert sweep.store.read_outcomes(STUDY, number, last) is None
+    kept = list(sweep.store.root.glob(f"damaged/*/studies/{STUDY}/trials/*/{path.name}"))
+    assert len(kept) == (damage is flip_a_bit)
+    assert sweep.reconcile(dry_run=True), sweep.output
 
 
 def with_two_checkpoints(sweep):

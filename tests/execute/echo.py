@@ -10,7 +10,7 @@ import sys
 import threading
 from functools import partial
 
-from sweeper.execute.base import OpenStudy, Reply, Request, StudyOpened, WorkerReady
+from sweeper.execute.base import AdaptersScored, OpenStudy, Reply, Request, ScoreAdapters, StudyOpened, WorkerReady
 from sweeper.types import ChunkReport
 
 AT_IMPORT = {
@@ -37,6 +37,8 @@ class EchoWorker:
         self._answered += 1
         if isinstance(request, OpenStudy):
             return StudyOpened(references={request.name: {"answered": float(self._answered)}})
+        if isinstance(request, ScoreAdapters):
+            return AdaptersScored(outcomes={number: files["x"] for number, (_, files) in request.adapters.items()})
         for command in request.evict:
             self._execute(command)
         return ChunkReport(elapsed_s=float(self._answered))

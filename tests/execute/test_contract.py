@@ -6,10 +6,11 @@ import pytest
 
 from sweeper.config.settings import DatasetSettings, ExecutorSettings, TaskSettings
 from sweeper.execute import make_executor
-from sweeper.execute.base import OpenStudy, StudyOpened, WorkerReady
+from sweeper.execute.base import AdaptersScored, OpenStudy, ScoreAdapters, StudyOpened, WorkerReady
 from sweeper.execute.inline import InlineExecutor
 from sweeper.execute.process import ProcessExecutor
 from sweeper.types import ChunkReport, ChunkRequest
+from tests.builders import make_spec
 from tests.execute.echo import factory
 
 WAIT_S = 60
@@ -72,6 +73,8 @@ def test_requests_are_answered_by_the_worker_that_was_asked(executor):
     assert replies(executor, 1) == [(1, StudyOpened(references={"trec": {"answered": 1.0}}))]
     second.send(ChunkRequest())
     assert replies(executor, 1) == [(1, ChunkReport(elapsed_s=2.0))]
+    second.send(ScoreAdapters(split="test", adapters={7: (make_spec(7), {"x": b"rows"})}))
+    assert replies(executor, 1) == [(1, AdaptersScored(outcomes={7: b"rows"}))]
 
 
 def test_waiting_returns_nothing_when_no_request_was_sent(executor):

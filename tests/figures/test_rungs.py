@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
-from sweeper.figures.rungs import best_rung, best_rung_text, better_rung, rung_epoch, rung_optimism
+from sweeper.figures.rungs import (
+    best_rung,
+    best_rung_text,
+    better_rung,
+    rows_to_score,
+    rung_epoch,
+    rung_optimism,
+)
 from sweeper.types import TrialState
 from tests.builders import make_measurement, make_study, make_trial
 
@@ -33,6 +41,34 @@ def test_the_best_rung_has_the_lowest_score_where_less_is_better():
 def test_a_tie_goes_to_the_later_rung():
     assert best_rung(STUDY, scored(0.9, 0.9, 0.7)).chunk == 8
     assert better_rung(STUDY, scored(0.5, 0.9, 0.9)) is None
+
+
+@pytest.mark.parametrize(
+    ("chunk", "num_chunks", "num_rows", "expected"),
+    [
+        (2, 12, 400, 200),
+        (6, 12, 400, 200),
+        (7, 12, 400, 400),
+        (12, 12, 400, 400),
+        (2, 12, 1001, 500),
+        (2, 12, 399, 399),
+        (1, 1, 400, 400),
+    ],
+)
+def test_a_rung_in_the_first_half_of_a_trial_scores_half_of_the_rows_if_these_are_enough(
+    chunk, num_chunks, num_rows, expected
+):
+    assert rows_to_score(chunk, num_chunks=num_chunks, num_rows=num_rows) == expected
+
+
+def test_a_rung_that_scored_half_of_the_rows_is_never_the_best():
+    rows = {4: 200, 8: 400, 12: 400}
+    trial = scored(0.9, 0.8, 0.7)
+    measurements = tuple(replace(each, scored_rows=rows.get(each.chunk, 0)) for each in trial.measurements)
+    assert best_rung(STUDY, replace(trial, measurements=measurements)).chunk == 8
+    assert best_rung(STUDY, replace(trial, measurements=measurements[:2])) is None
+    assert best_rung_text(STUDY, replace(trial, measurements=measurements)) == "best after epoch 2 of 3"
+    assert rung_optimism(STUDY, [replace(trial, measurements=measurements)]) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

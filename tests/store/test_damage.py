@@ -1,6 +1,9 @@
-"""Damage to the adapters of rungs. `tests/e2e/test_reconcile.py` covers the other files of a sweep."""
+"""Damage to adapters and row outcomes of rungs. `tests/e2e/test_reconcile.py` covers the other files of a sweep."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from safetensors.numpy import save
@@ -8,6 +11,7 @@ from safetensors.numpy import save
 from sweeper.store.damage import DamageKind, find_damage
 from sweeper.types import TrialState
 from tests.builders import make_measurement, make_study, make_sweep, make_trial
+from tests.doubles import outcomes_of
 
 FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": save({})}
 
@@ -60,3 +64,45 @@ def test_a_running_trial_may_have_that_of_its_best_rung(store, study):
     store.write_trial(make_trial(1, 0.9, chunks=4, state=TrialState.RUNNING), save({}))
     store.write_rung_adapter(study.name, 1, 4, FILES)
     assert found(store, study) == []
+
+
+@pytest.fixture
+def with_outcomes(store, study):
+    """The same trial with the outcomes of two rungs and of the test rows."""
+    content = outcomes_of(0.8).to_bytes()
+    measurements = tuple(
+        replace(each, outcomes=store.write_outcomes(study.name, 0, each.chunk, content) if each.chunk > 4 else "")
+        for each in store.read_trial(study.name, 0).measurements
+    )
+    store.write_trial(replace(store.read_trial(study.name, 0), measurements=measurements))
+    store.write_test_outcomes(study.name, 0, content)
+    return store
+
+
+def test_row_outcomes_may_be_there_or_not(with_outcomes, study):
+    assert found(with_outcomes, study) == []
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, flip_a_bit, lambda path: path.write_bytes(b"x")])
+def test_lost_or_changed_row_outcomes_are_damage(with_outcomes, study, damage):
+    damage(with_outcomes.paths.trial(study.name, 0).outcomes(8))
+    assert found(with_outcomes, study) == [(DamageKind.OUTCOMES, "outcomes-8.safetensors")]
+
+
+def test_unreadable_outcomes_of_the_test_rows_are_damage_and_missing_ones_are_not(with_outcomes, study):
+    path = with_outcomes.paths.trial(study.name, 0).test_outcomes
+    path.write_bytes(b"x")
+    assert found(with_outcomes, study) == [(DamageKind.OUTCOMES, "outcomes-test.safetensors")]
+    path.unlink()
+    assert found(with_outcomes, study) == []
+
+
+def test_row_outcomes_that_the_record_does_not_list_are_leftovers(with_outcomes, study):
+    with_outcomes.write_outcomes(study.name, 0, 4, b"x")
+    assert found(with_outcomes, study) == [(DamageKind.LEFTOVER, "outcomes-4.safetensors")]

@@ -32,13 +32,15 @@ def test_the_layout_names_every_file_of_a_sweep(sweep):
 def test_files_of_studies_trials_and_sessions(sweep):
     trial = sweep.trial("toy", 7)
     found = [sweep.study_record("toy"), trial.record, trial.checkpoint(5), trial.adapter, trial.rung_adapter(4)]
-    found.append(sweep.session(3))
+    found += [trial.outcomes(4), trial.test_outcomes, sweep.session(3)]
     assert [str(path.relative_to(sweep.root)) for path in found] == [
         "studies/toy/study.json",
         "studies/toy/trials/0007/trial.json",
         "studies/toy/trials/0007/checkpoint-5.safetensors",
         "studies/toy/trials/0007/adapter",
         "studies/toy/trials/0007/adapter-chunk-4",
+        "studies/toy/trials/0007/outcomes-4.safetensors",
+        "studies/toy/trials/0007/outcomes-test.safetensors",
         "sessions/0003.json",
     ]
     assert sweep.session(3, ".md").name == "0003.md"

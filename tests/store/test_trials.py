@@ -27,7 +27,8 @@ from sweeper.types import (
     TrialSpec,
     TrialState,
 )
-from tests.builders import STUDY, make_history, make_spec, make_study, make_trial
+from tests.builders import STUDY, make_history, make_measurement, make_spec, make_study, make_trial
+from tests.doubles import outcomes_of
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 VALUES = {
@@ -190,6 +191,54 @@ def test_the_adapter_of_the_last_chunk_and_those_of_rungs_are_dropped_separately
     store.write_rung_adapter(STUDY, 0, 4, {"adapter_config.json": b"{}"})
     store.drop_adapter(STUDY, 0)
     assert files(store.paths.trial(STUDY, 0).folder) == ["adapter-chunk-4"]
+
+
+def scored(*digests, **more):
+    """A trial with these checksums of its outcomes after each chunk."""
+    rungs = tuple(make_measurement(chunk, 0.5, outcomes=digest) for chunk, digest in enumerate(digests, start=1))
+    return make_trial(0, measurements=rungs, **more)
+
+
+def write_scored(store, chunks, **more):
+    digests = [
+        store.write_outcomes(STUDY, 0, chunk, outcomes_of(chunk / 10).to_bytes()) for chunk in range(1, chunks + 1)
+    ]
+    store.write_trial(scored(*digests, **more))
+
+
+def test_outcomes_of_every_rung_are_read_as_they_were_written(store):
+    write_scored(store, 3)
+    for chunk in (1, 2, 3):
+        assert store.read_outcomes(STUDY, 0, chunk).to_bytes() == outcomes_of(chunk / 10).to_bytes()
+    assert store.read_outcomes(STUDY, 0, 4) is None
+
+
+def test_damaged_outcomes_are_none(store):
+    write_scored(store, 1)
+    store.paths.trial(STUDY, 0).outcomes(1).write_bytes(b"x")
+    assert store.read_outcomes(STUDY, 0, 1) is None
+
+
+def test_outcomes_that_the_record_does_not_list_are_removed(store):
+    write_scored(store, 2)
+    store.write_trial(dataclasses.replace(store.read_trial(STUDY, 0), measurements=(make_measurement(1, 0.5),)))
+    assert files(store.paths.trial(STUDY, 0).folder) == ["trial.json"]
+
+
+def test_outcomes_of_a_chunk_that_a_kill_interrupted_are_removed_at_the_next_start(store):
+    write_scored(store, 1)
+    store.write_outcomes(STUDY, 0, 2, outcomes_of(0.5).to_bytes())
+    store.tidy(store.read_trial(STUDY, 0))
+    assert files(store.paths.trial(STUDY, 0).folder) == ["outcomes-1.safetensors", "trial.json"]
+
+
+def test_outcomes_of_test_rows_stay_with_a_complete_trial_only(store):
+    write_scored(store, 1)
+    store.write_test_outcomes(STUDY, 0, outcomes_of(0.7).to_bytes())
+    store.tidy(store.read_trial(STUDY, 0))
+    assert store.read_test_outcomes(STUDY, 0).to_bytes() == outcomes_of(0.7).to_bytes()
+    write_scored(store, 1, state=TrialState.RUNNING)
+    assert store.read_test_outcomes(STUDY, 0) is None
 
 
 # A kill at any moment.

@@ -118,6 +118,21 @@ def test_the_likeliest_choice_counts_as_the_answer():
     assert scores["loss"] == pytest.approx(5 / 6)
 
 
+@pytest.mark.parametrize("choices", [(), CHOICES])
+def test_scores_follow_from_row_outcomes(choices):
+    batch, task = batch_of(pairs(30, choices=choices)), Task(choices)
+    with torch.no_grad():
+        outputs = task.outputs(language_model(), batch)
+    scores, rows = task.score(outputs, batch.targets), task.row_outcomes(outputs, batch.targets)
+    assert rows.loss_N.astype(float).sum() / rows.tokens_N.sum() == pytest.approx(scores["loss"], rel=1e-3)
+    if choices:
+        assert (rows.predicted_N == rows.target_N).mean() == scores["accuracy"]
+        assert 0 < scores["accuracy"] < 1
+        assert rows.target_N.tolist() == batch.targets[:, 1].tolist()
+    else:
+        assert rows.predicted_N is rows.target_N is None
+
+
 @pytest.mark.parametrize("loss", [math.inf, math.nan, 1e6])
 def test_a_loss_that_overflows_still_has_a_perplexity(loss):
     scores = Task().score(torch.tensor([[loss, 1.0]]), torch.tensor([[3, -1]]))

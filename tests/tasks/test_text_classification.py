@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from torch import nn
 
 from sweeper.config.modules import choices_of
@@ -41,6 +41,24 @@ def test_scores_agree_with_scikit_learn(task):
     scores = task.score_labels(PREDICTED, LABELS, 3)
     assert scores["accuracy"] == pytest.approx(accuracy_score(LABELS, PREDICTED))
     assert scores["macro_f1"] == pytest.approx(f1_score(LABELS, PREDICTED, average="macro"))
+    assert scores["mcc"] == pytest.approx(matthews_corrcoef(LABELS, PREDICTED))
+
+
+@pytest.mark.parametrize(("labels", "predicted"), [([0, 0, 1], [1, 1, 1]), ([1, 1, 1], [1, 1, 1]), ([0, 0], [1, 1])])
+def test_the_matthews_correlation_of_a_constant_is_zero(task, labels, predicted):
+    assert task.score_labels(torch.tensor(predicted), torch.tensor(labels), 2)["mcc"] == 0
+
+
+def test_scores_follow_from_row_outcomes(task):
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = 3 * torch.randn(200, 5, generator=generator), torch.randint(5, (200,), generator=generator)
+    scores, rows = task.score(logits, labels), task.row_outcomes(logits, labels)
+    assert (rows.predicted_N == rows.target_N).mean() == scores["accuracy"]
+    assert f1_score(rows.target_N, rows.predicted_N, average="macro") == pytest.approx(scores["macro_f1"])
+    assert matthews_corrcoef(rows.target_N, rows.predicted_N) == pytest.approx(scores["mcc"])
+    assert rows.loss_N.astype(float).mean() == pytest.approx(scores["loss"], rel=1e-3)
+    assert rows.target_N.tolist() == labels.tolist()
+    assert rows.tokens_N is None
 
 
 def test_a_label_that_is_neither_true_nor_predicted_is_left_out_of_macro_f1(task):

@@ -8,7 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load
 
+from sweeper.errors import StoreError
 from sweeper.tasks import make_task
+from sweeper.train.lane import Lane
 from tests.train.test_batches import evaluation
 from tests.train.tiny import (
     HEADS,
@@ -90,6 +92,23 @@ def test_every_number_of_a_lane_is_saved_and_nothing_else(data, tmp_path):
     loaded = {name.replace(".default", "").replace(".modules_to_save", ""): p for name, p in model.named_parameters()}
     for name, tensor in tensors.items():
         assert torch.equal(loaded[name], tensor)
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama", "roberta"])
+def test_a_lane_is_read_back_from_its_adapter_bit_for_bit(kind, data):
+    pack = build_pack(kind)
+    trial = spec(**{"lora.r": 3})
+    (lane,) = start(pack, [trial])
+    train(pack, [lane], data, 1)
+    back = Lane.from_adapter(trial, lane.adapter_files("base", {}), pack.shape, pack.device)
+    assert torch.equal(back.parameters, lane.parameters)
+
+
+def test_an_adapter_of_another_rank_is_an_error():
+    pack = build_pack()
+    (lane,) = start(pack, [spec(**{"lora.r": 1})])
+    with pytest.raises(StoreError, match="another model or rank"):
+        Lane.from_adapter(spec(**{"lora.r": 3}), lane.adapter_files("base", {}), pack.shape, pack.device)
 
 
 def test_the_config_describes_what_was_trained():

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from sweeper.config.settings import DatasetSettings, ModelSettings, TaskSettings
 from sweeper.data import prepare_splits
 from sweeper.errors import ModelError
-from sweeper.execute.base import OpenStudy, WorkerSetup
+from sweeper.execute.base import OpenStudy, ScoreAdapters, WorkerSetup
 from sweeper.train import make_worker
 from sweeper.types import Admission, ChunkRequest
 from tests.data.builders import write_jsonl
@@ -141,6 +141,18 @@ def test_the_finished_adapter_gives_in_peft_the_loss_that_was_reported(disk, tmp
         total += nll_alone(model, prompt, [*completion, tokenizer.eos_token_id]).item()
         num_tokens += len(completion) + 1
     assert report.measurements[1].metrics["validation/loss"] == pytest.approx(total / num_tokens, rel=1e-3)
+
+
+@pytest.mark.parametrize("file", ["closed", "open"])
+def test_adapters_score_on_the_validation_rows_exactly_as_at_their_last_rung(disk, file):
+    worker, _ = opened(disk, file)
+    last = run(worker, trial(1))[-1]
+    fresh, _ = opened(disk, file)
+    reply = fresh.answer(ScoreAdapters(split="validation", adapters={1: (trial(1), last.adapters[1])}))
+    assert {**reply.metrics[1], "train/loss": last.measurements[1].metrics["train/loss"]} == last.measurements[
+        1
+    ].metrics
+    assert reply.outcomes == last.outcomes
 
 
 def test_bfloat16_trains_too(disk):

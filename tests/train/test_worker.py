@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,8 +14,10 @@ from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 from sweeper.config.settings import DatasetSettings, ModelSettings, TaskSettings
 from sweeper.errors import WorkerError
-from sweeper.execute.base import OpenStudy, StudyOpened, WorkerSetup
+from sweeper.execute.base import OpenStudy, ScoreAdapters, StudyOpened, WorkerSetup
+from sweeper.store.outcomes import RowOutcomes
 from sweeper.train import make_worker
+from sweeper.train.lane import Lane
 from sweeper.types import Admission, ChunkRequest, FailureKind
 from tests.train.tiny import SIZES, no_peft_deprecation, spec
 
@@ -24,7 +27,7 @@ WORDS = {
     "sky": ["star", "moon", "comet", "orbit", "planet"],
 }
 CHUNKS, RUNGS = 4, (2, 4)
-METRICS = {"train/loss", "validation/accuracy", "validation/macro_f1", "validation/loss"}
+METRICS = {"train/loss", "validation/accuracy", "validation/macro_f1", "validation/mcc", "validation/loss"}
 
 
 def texts():
@@ -141,7 +144,18 @@ def test_trials_are_trained_scored_at_rungs_and_finish_with_adapters(worker):
         assert report.adapters.keys() == ({1, 2} if is_last else set())
         assert report.checkpoints.keys() == (set() if is_last else {1, 2})
         assert report.rung_adapters.keys() == ({1, 2} if chunk in RUNGS and not is_last else set())
+        assert report.outcomes.keys() == ({1, 2} if chunk in RUNGS else set())
     assert worker.answer(ChunkRequest()).measurements == {}
+
+
+def test_row_outcomes_are_those_of_the_scores(worker):
+    reports = [worker.answer(admit(trial(1), trial(2)))] + [worker.answer(ChunkRequest()) for _ in range(CHUNKS - 1)]
+    for report in (report for report in reports if report.outcomes):
+        for number, content in report.outcomes.items():
+            rows, metrics = RowOutcomes.from_bytes(content), report.measurements[number].metrics
+            assert rows.num_rows == 30
+            assert (rows.predicted_N == rows.target_N).mean() == metrics["validation/accuracy"]
+            assert rows.loss_N.astype(float).mean() == pytest.approx(metrics["validation/loss"], rel=1e-3)
 
 
 def test_the_adapter_of_a_rung_has_the_format_of_the_last_and_the_weights_of_its_chunk(worker):
@@ -154,6 +168,100 @@ def test_the_adapter_of_a_rung_has_the_format_of_the_last_and_the_weights_of_its
         weights, final = load(found["adapter_model.safetensors"]), load(last["adapter_model.safetensors"])
         assert weights.keys() == final.keys()
         assert any(not torch.equal(weights[name], final[name]) for name in final)
+
+
+def validation_of(measurement):
+    return {name: value for name, value in measurement.metrics.items() if name.startswith("validation/")}
+
+
+def test_adapters_score_on_the_validation_rows_exactly_as_at_their_last_rung(worker, disk):
+    trials = [trial(1), trial(2, **{"lora.r": 12, "lora.use_rslora": True}), trial(3, **{"lora.dropout": 0.1})]
+    last = [worker.answer(admit(*trials))] + [worker.answer(ChunkRequest()) for _ in range(CHUNKS - 1)]
+    fresh = started(disk)
+    fresh.answer(study(disk))
+    adapters = {each.number: (each, last[-1].adapters[each.number]) for each in trials}
+    reply = fresh.answer(ScoreAdapters(split="validation", adapters=adapters))
+    assert reply.metrics == {number: validation_of(found) for number, found in last[-1].measurements.items()}
+    assert reply.outcomes == last[-1].outcomes
+    assert reply.failures == {}
+    assert reply.elapsed_s > 0
+
+
+def test_early_rungs_score_the_first_half_of_the_rows_whoever_else_is_scored(disk, monkeypatch):
+    def reports(worker):
+        worker.answer(study(disk))
+        first = [worker.answer(admit(trial(1))), worker.answer(ChunkRequest())]
+        return [*first, worker.answer(admit(trial(2))), worker.answer(ChunkRequest())]
+
+    whole = reports(started(disk))
+    monkeypatch.setattr("sweeper.figures.rungs._LEAST_ROWS", 15)
+    half = reports(started(disk))
+    for report, number, num_rows in ((1, 1, 15), (3, 1, 30), (3, 2, 15)):
+        assert half[report].measurements[number].scored_rows == num_rows
+        assert whole[report].measurements[number].scored_rows == 30
+        found, expected = (RowOutcomes.from_bytes(each[report].outcomes[number]) for each in (half, whole))
+        assert found.num_rows == num_rows
+        assert found.predicted_N.tolist() == expected.predicted_N[:num_rows].tolist()
+        accuracy = (expected.predicted_N == expected.target_N)[:num_rows].mean()
+        assert half[report].measurements[number].metrics["validation/accuracy"] == pytest.approx(accuracy)
+    assert half[0].measurements[1].scored_rows == 0
+    assert whole[1].rung_adapters.keys() == {1}
+    assert half[1].rung_adapters == {}
+
+
+def test_scoring_adapters_leaves_the_pack_as_it_is(worker):
+    first = worker.answer(admit(trial(1, **{"lora.dropout": 0.1})))
+    second = worker.answer(ChunkRequest())
+    back = Admission(spec=trial(1, **{"lora.dropout": 0.1}), chunks_done=1, checkpoint=first.checkpoints[1])
+    worker.answer(ChunkRequest(evict=(1,)))
+    worker._lanes[1] = Lane.admit(back, worker._study.pack.shape, worker._device)
+    other = trial(2)
+    worker.answer(ScoreAdapters(split="validation", adapters={2: (other, second.rung_adapters[1])}))
+    assert worker.answer(ChunkRequest()).measurements == second.measurements
+
+
+def test_test_rows_are_scored_in_groups_and_other_adapters_fail_alone(disk, monkeypatch):
+    monkeypatch.setattr("sweeper.train.worker._ADAPTERS_AT_ONCE", 2)
+    dataset = replace(study(disk).dataset, train_rows=80, validation_rows=30, test_rows=20)
+    worker = started(disk)
+    worker.answer(study(disk, dataset=dataset, epochs=1, chunks_per_epoch=1, rungs=(1,)))
+    trials = [trial(number) for number in (1, 2, 3)]
+    adapters = worker.answer(admit(*trials)).adapters
+    asked = {each.number: (each, adapters[each.number]) for each in trials}
+    asked[4] = (trial(4, **{"lora.r": 8}), adapters[1])
+    asked[5] = (trial(5), {**adapters[1], "adapter_model.safetensors": b"x"})
+    reply = worker.answer(ScoreAdapters(split="test", adapters=asked))
+    assert reply.metrics.keys() == reply.outcomes.keys() == {1, 2, 3}
+    for number, content in reply.outcomes.items():
+        rows, metrics = RowOutcomes.from_bytes(content), reply.metrics[number]
+        assert metrics.keys() == {name.replace("validation", "test") for name in METRICS - {"train/loss"}}
+        assert (rows.num_rows, (rows.predicted_N == rows.target_N).mean()) == (20, metrics["test/accuracy"])
+    assert "another model or rank" in reply.failures[4].message
+    assert "cannot be read" in reply.failures[5].message
+
+
+def test_a_split_without_rows_is_an_error_that_names_the_setting(worker):
+    with pytest.raises(WorkerError, match=r"topics has no test rows: set dataset\.topics\.test_rows"):
+        worker.answer(ScoreAdapters(split="test", adapters={}))
+
+
+def test_adapters_are_scored_one_by_one_where_memory_lacks(worker, monkeypatch):
+    trials = [trial(1), trial(2)]
+    last = [worker.answer(admit(*trials))] + [worker.answer(ChunkRequest()) for _ in range(CHUNKS - 1)]
+    real, sizes = worker._study.pack.predict, []
+
+    def predict(lanes, *arguments, **options):
+        sizes.append(len(lanes))
+        if len(lanes) > 1:
+            raise torch.OutOfMemoryError("no memory")
+        return real(lanes, *arguments, **options)
+
+    monkeypatch.setattr(worker._study.pack, "predict", predict)
+    adapters = {each.number: (each, last[-1].adapters[each.number]) for each in trials}
+    reply = worker.answer(ScoreAdapters(split="validation", adapters=adapters))
+    assert sizes == [2, 1, 1]
+    for number, found in last[-1].measurements.items():
+        assert reply.metrics[number] == pytest.approx(validation_of(found), rel=1e-4)
 
 
 def test_a_trial_learns(disk):
@@ -316,7 +424,7 @@ def test_probes_are_given_as_references(disk):
     opened = started(disk).answer(study(disk, probe=True))
     assert opened.references.keys() == {"frozen_probe", "frozen_probe_head"}
     for scores in opened.references.values():
-        assert scores.keys() == {"validation/accuracy", "validation/macro_f1"}
+        assert scores.keys() == {"validation/accuracy", "validation/macro_f1", "validation/mcc"}
         assert 0.6 < scores["validation/accuracy"] <= 1
 
 
