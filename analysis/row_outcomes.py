@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +30,8 @@ def confusion_counts(
     counts_CC = np.zeros((num_labels, num_labels), dtype=np.int64)
     num_counted = 0
     for trial in trials:
-        found = _outcomes(store, trial)
+        rung = trial.last_rung
+        found = None if rung is None else store.read_outcomes(trial.spec.study, trial.spec.number, rung.chunk)
         if found is None or found.predicted_N is None or found.target_N is None:
             continue
         np.add.at(counts_CC, (found.target_N.astype(np.int64), found.predicted_N.astype(np.int64)), 1)
@@ -45,12 +45,3 @@ def recalls(counts_CC: npt.NDArray[np.int64]) -> list[float | None]:
     return [
         float(right) / int(rows) if rows else None for right, rows in zip(np.diagonal(counts_CC), rows_C, strict=True)
     ]
-
-
-def _outcomes(store: TrialStore, trial: TrialRecord) -> Any | None:
-    """Return the outcomes of the validation rows at a trial's last rung; None if they were not recorded."""
-    read = getattr(store, "read_outcomes", None)
-    rung = trial.last_rung
-    if read is None or rung is None:
-        return None
-    return read(trial.spec.study, trial.spec.number, rung.chunk)

@@ -14,7 +14,7 @@ from sweeper.analysis.search_plots import Curve, Marked, ScoredTrial
 from sweeper.analysis.texts import duration
 from sweeper.figures.ranking import finite_value
 from sweeper.figures.recipes import recipe_origin
-from sweeper.figures.rungs import rung_epoch
+from sweeper.figures.rungs import has_all_rows, rung_epoch
 from sweeper.figures.text import plural
 from sweeper.store.trials import TrialStore
 from sweeper.types import Phase, StudyRecord, TrialRecord, TrialState
@@ -112,9 +112,18 @@ class StudyPlots:
             ),
         ]
         drawn = [plot for plot in found if plot]
-        return PlotGroup(
-            title="Course of the search", plots=drawn, notes=[] if drawn else ["No trial has been scored yet."]
-        )
+        notes = self._early_rungs() if drawn else ["No trial has been scored yet."]
+        return PlotGroup(title="Course of the search", plots=drawn, notes=notes)
+
+    def _early_rungs(self) -> list[str]:
+        """Return a note on the rungs that score fewer rows, whose scores have larger errors."""
+        rungs = [rung for trial in self._search for rung in trial.measurements if rung.is_rung]
+        fewer = {rung.scored_rows for rung in rungs if not has_all_rows(self._record, rung)}
+        num_rows = self._record.num_rows.get("validation", 0)
+        return [
+            f"Early rungs score only the first {scored:,} of {plural(num_rows, 'validation row')}."
+            for scored in sorted(fewer)
+        ]
 
     def _effect_plots(self) -> PlotGroup:
         title, effects = "Effects of the hyperparameters", self._effects

@@ -9,6 +9,8 @@ import math
 
 import numpy as np
 
+from sweeper.store.outcomes import RowOutcomes
+
 KEYS = ("lora.r", "lora.alpha_ratio", "lora.dropout", "train.learning_rate")
 
 
@@ -154,11 +156,11 @@ def make_folklore(verdict="undecided"):
     ]  # fmt: skip
 
 
-class Outcomes:
-    """Outcomes of rows: nine in ten are right, the rest are taken for the next label."""
-
-    def __init__(self, num_rows, num_labels, seed=0):
-        generator = np.random.default_rng(seed)
-        self.target_N = generator.integers(num_labels, size=num_rows).astype(np.uint8)
-        wrong_N = generator.random(num_rows) > 0.9
-        self.predicted_N = np.where(wrong_N, (self.target_N + 1) % num_labels, self.target_N).astype(np.uint8)
+def make_outcomes(num_rows, num_labels, seed=0):
+    """Make the outcomes of rows: nine in ten are right, the rest are taken for the next label."""
+    generator = np.random.default_rng(seed)
+    target_N = generator.integers(num_labels, size=num_rows)
+    wrong_N = generator.random(num_rows) > 0.9
+    predicted_N = np.where(wrong_N, (target_N + 1) % num_labels, target_N)
+    loss_N = np.where(wrong_N, 2.0, 0.1)
+    return RowOutcomes.of(loss_N, predicted_N=predicted_N, target_N=target_N, num_labels=num_labels)

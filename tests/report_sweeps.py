@@ -6,29 +6,21 @@ import math
 
 from sweeper.analysis.best import best_configurations
 from sweeper.analysis.html_report import render_html
-from sweeper.store.trials import TrialStore
 from sweeper.types import Phase, TrialState
 from tests.builders import make_default, make_infeasible, make_measurement, make_study, make_sweep, make_trial
 from tests.report_blocks import (
     KEYS,
-    Outcomes,
     interval,
     make_candidate,
     make_confirmation,
     make_difference,
     make_effects,
     make_folklore,
+    make_outcomes,
 )
 
 EVIL = "</script><img src=x onerror=alert(1)>"
 """A name that would run if it were not escaped."""
-
-
-class OutcomeStore(TrialStore):
-    """A store that has the outcomes of the rows of every trial."""
-
-    def read_outcomes(self, study, number, chunk):  # noqa: ARG002  the store's signature
-        return Outcomes(400, len(self.read_study(study).labels), seed=number)
 
 
 def make_trials(count, *, study, best=7):
@@ -63,13 +55,22 @@ def full_page(root, *, names=("trec", "news"), count=16):
             for k in range(6)
         ]
         studies.append((study, trials))
-    make_sweep(root, studies, adapters=[(study.name, 7) for study, _ in studies])
-    store = OutcomeStore(root)
-    best = best_configurations(store)
+    store = make_sweep(root, studies, adapters=[(study.name, 7) for study, _ in studies])
+    for study, trials in studies:
+        for trial in trials:
+            if trial.spec.phase is Phase.CONFIRMATION:
+                number = trial.spec.number
+                content = make_outcomes(400, len(study.labels), seed=number).to_bytes()
+                store.write_outcomes(study.name, number, trial.chunks_done, content)
+    return store, render_html(store, with_blocks(best_configurations(store)))
+
+
+def with_blocks(best):
+    """Add the blocks of confirmation, effects and folklore to the content of best.json."""
     for study in best["studies"]:
         study |= {"confirmation": confirmation_of(study), "effects": make_effects(), "folklore": make_folklore()}
     best["folklore"] = make_folklore("refuted")
-    return store, render_html(store, best)
+    return best
 
 
 def confirmation_of(study):
