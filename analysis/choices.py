@@ -112,7 +112,10 @@ class Choices:
         gain = self._study["gain_over_default"]
         is_best = self._study["best"] is not None and trial["trial"] == self._study["best"]["trial"]
         is_default = self._study["default"] is not None and trial["trial"] == self._study["default"]["trial"]
-        facts = [f"State: {trial['state']}", *_cost_facts(trial["num_parameters"], trial["device_s"], "its one trial")]
+        facts = [
+            f"From {trial['origin']}, {trial['state']}",
+            *_cost_facts(trial["num_parameters"], trial["device_s"], "its one trial"),
+        ]
         return self._choice(
             trial,
             title=title,

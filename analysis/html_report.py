@@ -1,7 +1,7 @@
 """Renders report.html: one file that works without a network, for every sweep, finished or not.
 
 `report` calls it with the content of best.json. `study_section` and `sweep_section` choose what is shown, other modules
-draw it, and the templates lay it out. Everything from data is escaped: by jinja2 in the page, by `_script_json` within
+draw it, and the templates lay it out. Everything from data is escaped: by jinja2 in the page, by `script_json` within
 scripts, and by `plot_parts.plot_text` for plotly. The page's own rules (Content-Security-Policy) forbid requests,
 and any script but the three that are in the template.
 """
@@ -29,7 +29,7 @@ from sweeper.figures.text import plural
 from sweeper.store.health import read_health
 from sweeper.store.trials import TrialStore
 
-__all__ = ["render_html"]
+__all__ = ["render_html", "script_json"]
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _VERDICTS = {
@@ -88,7 +88,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"script_json": _script_json, "duration": duration, "plural": plural}
+    environment.filters |= {"script_json": script_json, "duration": duration, "plural": plural}
     return environment
 
 
@@ -96,7 +96,7 @@ def _template_text(name: str) -> Markup:
     return Markup((_TEMPLATES / name).read_text(encoding="utf-8"))  # noqa: S704  our own file
 
 
-def _script_json(value: object) -> Markup:
+def script_json(value: object) -> Markup:
     """Return JSON that can stand in a script element: no text in it can end the element or a line of a script."""
     text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":

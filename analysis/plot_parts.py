@@ -51,7 +51,7 @@ GREY_BAND = "rgba(138,143,148,0.18)"
 HEAT = [[0, "#f4f7f9"], [0.5, "#a9cfe6"], [1, "#4f9fcf"]]
 """Light enough for black text on every cell."""
 _DIGITS = 5
-_LOG_RATIO = 20.0
+_LOG_RATIO = 10.0
 """A hyperparameter whose values span more than this factor is drawn on a logarithmic axis."""
 _TITLES = {
     "accuracy": "accuracy (share of rows)",
@@ -60,6 +60,10 @@ _TITLES = {
     "loss": "loss (nats)",
     "perplexity": "perplexity (per token)",
 }
+
+_STEPS = (tuple(range(1, 10)), (1, 2, 5), (1, 3), (1,))
+"""Ticks of a decade, from many to few."""
+_MAX_TICKS = 8
 
 Figure = dict[str, Any]
 
@@ -202,18 +206,22 @@ def category_axis(names: Sequence[str]) -> Figure:
 
 
 def log_axis(values: Iterable[float]) -> Figure:
-    """Return a logarithmic axis with ticks at 1, 2 and 5 of every decade, at powers of two for few small integers."""
+    """Return a logarithmic axis with the most round ticks that fit; at powers of two if all values are."""
     numbers = [value for value in values if value > 0]
     if not numbers:
         return {}
     low, high = min(numbers), max(numbers)
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    steps = (1, 2, 5) if math.log10(high / low) < 2.2 else (1, 3) if math.log10(high / low) < 3.2 else (1,)  # noqa: PLR2004
-    ticks = [step * 10.0**decade for decade in decades for step in steps]
-    if low >= 1 and high <= 1024 and all(math.log2(value).is_integer() for value in numbers):  # noqa: PLR2004
+    if low >= 1 and all(math.log2(value).is_integer() for value in numbers):
         ticks = [2.0**power for power in range(round(math.log2(low)), round(math.log2(high)) + 1)]
-    ticks = [tick for tick in ticks if low / 1.3 <= tick <= high * 1.3]
+    else:
+        ticks = next(found for steps in _STEPS if len(found := _ticks(low, high, steps)) <= _MAX_TICKS or steps == (1,))
     return {"type": "log", "tickvals": rounded(ticks), "ticktext": [_tick(tick) for tick in ticks]}
+
+
+def _ticks(low: float, high: float, steps: Iterable[int]) -> list[float]:
+    """Return the ticks at these steps of every decade, within and just beyond the values."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    return [tick for decade in decades for step in steps if low / 1.1 <= (tick := step * 10.0**decade) <= high * 1.1]
 
 
 def _tick(value: float) -> str:

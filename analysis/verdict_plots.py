@@ -102,6 +102,7 @@ def gains_plot(
         f"{name}: {interval_text(gain, signed=True)}, {verdict}"
         for name, gain, verdict in zip(names, gains, verdicts, strict=True)
     ]
+    unit = metric_title(metric).partition(" (")[2].rstrip(")")
     band = {
         "type": "rect", "xref": "x", "yref": "paper", "x0": -margin, "x1": margin, "y0": 0, "y1": 1,
         "fillcolor": GREY_BAND, "line": {"width": 0}, "layer": "below",
@@ -117,7 +118,7 @@ def gains_plot(
         details=sentence(parts),
         data=[interval_trace("gain", names, gains, color=BLUE, text=verdicts)],
         layout={
-            **layout({"title": f"gain in {metric_title(metric)}"}, category_axis(names)),
+            **layout({"title": f"gain ({unit})" if unit else "gain"}, category_axis(names)),
             "shapes": [band, zero],
             "showlegend": False,
         },

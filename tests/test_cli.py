@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -94,6 +95,16 @@ def test_a_mistake_shows_no_traceback():
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "Did you mean 'trec'?" in done.stderr
+
+
+def test_report_writes_the_reports_and_prints_where(run, tmp_path):
+    trials = [make_default(0.8), make_trial(1, 0.9, params={"lora.r": 64})]
+    store = make_sweep(tmp_path / "outputs" / "mine", [(make_study(), trials)])
+    code, out, _ = run("report", "mine")
+    assert code == 0
+    assert str(store.paths.report_html) in out.replace("\n", "")
+    assert "trec" in store.paths.report_html.read_text()
+    assert json.loads(store.paths.best.read_text())["studies"][0]["at_bounds"] == {"lora.r": "high"}
 
 
 def test_status_describes_the_last_session(run, tmp_path):

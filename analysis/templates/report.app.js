@@ -86,9 +86,18 @@ function layoutOf(figure) {
   return layout;
 }
 
+// plotly.js is 5 MB, which takes a second to compile: the text can be read and clicked before that.
+function loadPlotly() {
+  if (window.Plotly) return;
+  const script = document.createElement("script");
+  script.textContent = document.getElementById("plotly").textContent;
+  document.head.append(script);
+}
+
 function draw(plot) {
   if (plot.dataset.drawn) return;
   plot.dataset.drawn = "true";
+  loadPlotly();
   const figure = figureOf(plot);
   Plotly.newPlot(plot, figure.data, layoutOf(figure), CONFIG);
 }
@@ -101,6 +110,7 @@ const observer = new IntersectionObserver((entries) => {
   }
 }, { rootMargin: "300px" });
 plots.forEach((plot) => observer.observe(plot));
+if (plots.length) (window.requestIdleCallback ?? setTimeout)(loadPlotly);
 
 // The data of a plot as a table, made when it is opened
 

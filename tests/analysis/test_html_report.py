@@ -8,12 +8,16 @@ from itertools import pairwise
 import pytest
 
 from sweeper.analysis.best import best_configurations
-from sweeper.analysis.html_report import render_html
+from sweeper.analysis.html_report import render_html, script_json
+from sweeper.analysis.plot_parts import plot_text
 from sweeper.analysis.report import write_reports
 from sweeper.types import TrialState
 from tests.builders import make_default, make_infeasible, make_measurement, make_study, make_sweep, make_trial
 from tests.report_blocks import KEYS, make_candidate, make_confirmation, make_difference, make_effects
 from tests.report_sweeps import EVIL, full_page, make_trials, search_page
+
+NUM_SCRIPTS = 3
+"""Theme, plotly.js and the page's own."""
 
 
 class Page(HTMLParser):
@@ -232,7 +236,17 @@ def test_names_from_data_cannot_become_elements(tmp_path):
     assert "<img" not in text
     page = Page(text)
     assert EVIL in page.text
-    assert text.count("</script>") == 3 + len(page.figures)
+    assert text.count("</script>") == NUM_SCRIPTS + len(page.figures)
+
+
+def test_json_cannot_end_its_script_element():
+    text = script_json({"label": f"{EVIL}&\u2028"})
+    assert not set("<>&\u2028") & set(text)
+    assert json.loads(text) == {"label": f"{EVIL}&\u2028"}
+
+
+def test_text_for_plotly_is_not_read_as_markup():
+    assert plot_text("<b>a</b> & b") == "&lt;b&gt;a&lt;/b&gt; &amp; b"
 
 
 def test_messages_of_failures_and_paths_are_escaped(tmp_path):
