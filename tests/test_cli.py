@@ -11,6 +11,7 @@ import pytest
 
 from sweeper.cli import main
 from sweeper.config.keys import all_keys
+from tests.builders import make_default, make_study, make_sweep, make_trial
 
 ROOT = Path(__file__).parents[1]
 
@@ -110,7 +111,6 @@ def test_report_writes_the_reports_and_prints_where(run, tmp_path):
 def test_status_describes_the_last_session(run, tmp_path):
     from sweeper.store.serialization import to_bytes
     from sweeper.store.sessions import SessionLog, SessionRecord
-    from tests.builders import make_study, make_sweep, make_trial
 
     store = make_sweep(tmp_path / "outputs" / "mine", [(make_study(), [make_trial(0, 0.8)])])
     kept = store.read_sweep()
