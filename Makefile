@@ -23,7 +23,7 @@ TORCH_INDEX ?= $(shell [ "$$(uname -sm)" = "Linux x86_64" ] && ! command -v nvid
                  && echo https://download.pytorch.org/whl/cpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep confirm overnight schedule unschedule status ui fresh-clone bench bench-short bench-long bench-growth bench-controller calibration chaos chaos-short test test-slow test-all wheel-check lint format types ci constraints dist clean distclean
+.PHONY: help setup sweep confirm overnight schedule unschedule status report ui fresh-clone bench bench-short bench-long bench-growth bench-controller calibration chaos chaos-short test test-slow test-browser test-all wheel-check lint format types ci constraints dist clean distclean
 .DELETE_ON_ERROR:
 
 help:  ## List all targets
@@ -50,6 +50,9 @@ unschedule: $(VENV)/.installed  ## Undo make schedule
 
 status: $(VENV)/.installed  ## Show the progress of a sweep, also while it runs
 	@$(BIN)/sweeper status $(ARGS)
+
+report: $(VENV)/.installed  ## Write the reports of a sweep, also while it runs, and print the path of report.html
+	@$(BIN)/sweeper report $(ARGS)
 
 ui: $(VENV)/.installed  ## Open curves, comparisons and adapters in the browser (MLflow)
 	@$(BIN)/sweeper ui $(ARGS)
@@ -79,10 +82,13 @@ chaos-short: $(VENV)/.installed  ## Do the same with one small sweep and one eve
 	@$(BIN)/python chaos/run.py --short $(ARGS)
 
 test: $(VENV)/.installed-dev  ## Run the quick tests: offline, on the CPU, two to three minutes on two cores; ARGS='-k search' picks some
-	@$(PYTEST) -m "not slow and not network" $(ARGS)
+	@$(PYTEST) -m "not slow and not network and not browser" $(ARGS)
 
 test-slow: $(VENV)/.installed-dev  ## Run the slow tests: whole sweeps, killed processes, servers; two to four minutes
 	@$(PYTEST) -m "slow and not network" --timeout 300 $(ARGS)
+
+test-browser: $(VENV)/.installed-browser  ## Open reports in Debian's Chromium (apt install chromium), one minute
+	@$(BIN)/python -m pytest -m browser --timeout 300 $(ARGS)
 
 test-all: $(VENV)/.installed-dev  ## Run every test, also those that fetch models and datasets; about six minutes
 	@$(PYTEST) -m "" --timeout 300 $(ARGS)
@@ -141,6 +147,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "Installing the tools for tests, lint and types."
 	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.installed-browser: $(VENV)/.installed-dev
+	@echo "Installing what the tests of report.html need: Playwright and axe."
+	@$(PIP) --editable '.[browser]'
 	@touch $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed

@@ -1,7 +1,8 @@
-"""Writes report.md, best.json and trials.csv of a sweep.
+"""Writes report.html, report.md, best.json and trials.csv of a sweep.
 
-The report is rendered from the content of best.json, so their numbers cannot differ. It does not contain the time of
-writing: the same store gives the same files. `sweeper.sweep.run` calls this after every session.
+Both reports are rendered from the content of best.json, so their numbers cannot differ. They do not contain the time of
+writing: the same store gives the same files. `sweeper.sweep.run` calls this after every session, and `sweeper report`
+at any time.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 
 from sweeper.analysis.best import best_configurations, trial_summary
 from sweeper.analysis.frames import trial_frame
+from sweeper.analysis.html_report import render_html
 from sweeper.analysis.sessions import session_rows
-from sweeper.config.keys import find_key
+from sweeper.analysis.texts import bound_advice, duration, flatten
 from sweeper.config.space import SearchSpace
 from sweeper.config.values import ParamValue
 from sweeper.figures.baselines import baseline_descriptions
@@ -40,7 +42,7 @@ _TOP = 5
 
 
 def write_reports(store: TrialStore, *, space: SearchSpace | None = None) -> dict[str, Path]:
-    """Write the three files of a sweep, each atomically.
+    """Write the four files of a sweep, each atomically.
 
     Args:
         store: The sweep, finished or not.
@@ -52,6 +54,7 @@ def write_reports(store: TrialStore, *, space: SearchSpace | None = None) -> dic
     best = best_configurations(store, space=space)
     texts = {
         store.paths.report: render_report(store, best),
+        store.paths.report_html: render_html(store, best),
         store.paths.best: json.dumps(best, indent=1, allow_nan=False, ensure_ascii=False) + "\n",
         store.paths.trials_csv: trial_frame(store).to_csv(index=False, lineterminator="\n"),
     }
@@ -71,7 +74,7 @@ def render_report(store: TrialStore, best: Mapping[str, Any]) -> str:
     sweep = store.read_sweep() if store.exists else {}
     template = _environment().get_template("report.md.j2")
     names = {name for study in best["studies"] for name in study["baselines"]}
-    provenance = _flatten(sweep.get("provenance") or {})
+    provenance = flatten(sweep.get("provenance") or {})
     sessions = session_rows(store, sweep.get("settings") or {})
     health = read_health(store.root).lines()
     return template.render(
@@ -99,9 +102,9 @@ def _environment() -> Environment:
         "signed": "{:+.4f}".format,
         "cell": _cell,
         "configuration": partial(params_text, separator=", "),
-        "duration": _duration,
+        "duration": duration,
         "number": number_text,
-        "bounds": _bound_advice,
+        "bounds": bound_advice,
         "plural": plural,
         "differences": _differences,
         "literal": partial(json.dumps, ensure_ascii=False),  # Python source of a string or a list of strings
@@ -143,14 +146,6 @@ def _base_model(best: Mapping[str, Any] | None) -> str | None:
     return str(json.loads(path.read_text()).get("base_model_name_or_path") or "") or None
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        found |= _flatten(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
-    return found
-
-
 def _score(value: float | None, error: float | None = None) -> str:
     if value is None:
         return "-"
@@ -166,25 +161,3 @@ def _differences(values: Mapping[str, Sequence[ParamValue]]) -> str:
     """Return what a reference changes, e.g. ```lora.r` = 16 instead of 8``."""
     pairs = ((key, *map(number_text, both)) for key, both in values.items())
     return ", ".join(f"`{key}` = {own} instead of {default}" for key, own, default in pairs)
-
-
-def _duration(seconds: float) -> str:
-    """Return a duration such as ``1 h 02 min`` or ``3 min 20 s``."""
-    whole = round(seconds)
-    hours, minutes = divmod(whole // 60, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {whole % 60:02d} s" if minutes else f"{seconds:.1f} s"
-
-
-def _bound_advice(bounds: Mapping[str, str], params: Mapping[str, ParamValue]) -> list[str]:
-    """Return advice for each bound: widen the space, unless the bound is the limit of the hyperparameter."""
-    lines = []
-    for key, side in bounds.items():
-        limit = find_key(key).at_least if side == "low" else find_key(key).at_most
-        value = params[key]
-        at = f"`{key}` = {number_text(value)} is at the {side} end of the space"
-        is_natural = not isinstance(value, str) and value == limit
-        advice = ", which is the limit of the hyperparameter." if is_natural else ": widen it and search again."
-        lines.append(f"{at}{advice}")
-    return lines

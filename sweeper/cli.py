@@ -1,4 +1,4 @@
-"""The command line: run, confirm, status, config, reproduce, reconcile, ui, jobs.
+"""The command line: run, confirm, status, report, config, reproduce, reconcile, ui, jobs.
 
 Prints a SweeperError without a traceback.
 """
@@ -123,6 +123,22 @@ def status(
     failures = failure_view(store)
     if failures is not None:
         console.print(failures)
+
+
+@app.command()
+def report(
+    sweep: Annotated[str, typer.Argument(help="Name of the sweep. The default is the latest one.")] = "",
+    outputs: Outputs = Path(DEFAULT_OUTPUTS),
+) -> None:
+    """Write report.html, report.md, best.json and trials.csv of a sweep, also while it runs."""
+    from sweeper.analysis.report import write_reports
+    from sweeper.config.dimensions import parse_space
+    from sweeper.store.discovery import find_sweep
+
+    store = find_sweep(sweep, outputs)
+    studies = store.studies()
+    write_reports(store, space=parse_space(studies[0].space) if studies else None)
+    print_line(Console(), f"Report: {store.paths.report_html}")
 
 
 @app.command()

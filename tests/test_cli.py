@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from sweeper.cli import main
 from sweeper.config.keys import all_keys
+from tests.builders import make_default, make_study, make_sweep, make_trial
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,6 +39,7 @@ def run(monkeypatch, capsys, tmp_path):
         (["config", "budget.trails=4"], "Did you mean 'budget.trials'?"),
         (["status"], "no sweep has been run yet"),
         (["status", "mine"], "there is no sweep 'mine'"),
+        (["report", "mine"], "there is no sweep 'mine'"),
         (["reproduce", "mine"], "is not <sweep>/<study>/<trial>"),
     ],
 )
@@ -56,7 +59,7 @@ def test_brackets_in_a_mistake_are_shown_as_they_are(run):
 
 def test_without_arguments_the_commands_are_listed(run):
     _, out, err = run()
-    for command in ("run", "status", "config", "reproduce", "ui"):
+    for command in ("run", "status", "report", "config", "reproduce", "ui"):
         assert command in out + err
 
 
@@ -95,10 +98,19 @@ def test_a_mistake_shows_no_traceback():
     assert "Did you mean 'trec'?" in done.stderr
 
 
+def test_report_writes_the_reports_and_prints_where(run, tmp_path):
+    trials = [make_default(0.8), make_trial(1, 0.9, params={"lora.r": 64})]
+    store = make_sweep(tmp_path / "outputs" / "mine", [(make_study(), trials)])
+    code, out, _ = run("report", "mine")
+    assert code == 0
+    assert str(store.paths.report_html) in out.replace("\n", "")
+    assert "trec" in store.paths.report_html.read_text()
+    assert json.loads(store.paths.best.read_text())["studies"][0]["at_bounds"] == {"lora.r": "high"}
+
+
 def test_status_describes_the_last_session(run, tmp_path):
     from sweeper.store.serialization import to_bytes
     from sweeper.store.sessions import SessionLog, SessionRecord
-    from tests.builders import make_study, make_sweep, make_trial
 
     store = make_sweep(tmp_path / "outputs" / "mine", [(make_study(), [make_trial(0, 0.8)])])
     kept = store.read_sweep()

@@ -50,7 +50,8 @@ def final_view(
     parts += [Text(line, style="dim") for line in _legend(progress, searched, list(blocks.values()))]
     store = TrialStore(sweep_dir)
     names = ", ".join(path.name for path in (store.paths.report, store.paths.best, store.paths.trials_csv))
-    parts += [Text(f"\nIn {sweep_dir}:"), Text(f"  {names}")]
+    parts += [Text(f"\nTo read the results, open:  {store.paths.report_html}")]
+    parts += [Text(f"In {sweep_dir}:"), Text(f"  {names}")]
     for study in progress:
         parts += [Text(f"  {line}") for line in _adapter_lines(store, study, blocks.get(study.study.name))]
     if ui_command:

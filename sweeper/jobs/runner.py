@@ -99,4 +99,4 @@ def _report(job: Job, plan: Plan, console: Console) -> None:
     except SweeperError as error:
         print_line(console, f"The report could not be written: {error}")
     else:
-        print_line(console, f"Report: {plan.store.paths.report}")
+        print_line(console, f"Report: {plan.store.paths.report_html}")

@@ -14,7 +14,7 @@
             sweep.log  logs/            log of the controller; logs of the workers
             sessions/0003.json .md      record and summary of each session
             summary.md                  summary of the latest session
-            report.md best.json trials.csv
+            report.html report.md best.json trials.csv
             studies/<study>/study.json  StudyRecord
             studies/<study>/confirmation.json  ConfirmationRecord, once the search is over
             studies/<study>/trials/0007/
@@ -113,6 +113,7 @@ class SweepPaths:
         self.sessions = self.root / "sessions"
         self.summary = self.root / "summary.md"
         self.report = self.root / "report.md"
+        self.report_html = self.root / "report.html"
         self.best = self.root / "best.json"
         self.trials_csv = self.root / "trials.csv"
 

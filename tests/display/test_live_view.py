@@ -189,6 +189,7 @@ def test_the_final_view_shows_the_paths_of_all_files(tmp_path):
     text = drawn(view, 200)
     for shown in (
         str(tmp_path / "mine"),
+        "report.html",
         "report.md",
         f"studies/{name}/trials/0001/adapter",
         "sweeper ui mine",

@@ -38,7 +38,7 @@ def _run(job):
 def test_a_session_searches_in_the_jobs_folder_and_reports(job):
     code, output = _run(job)
     assert code == 0
-    report = job.folder / "outputs" / "tiny" / "report.md"
+    report = job.folder / "outputs" / "tiny" / "report.html"
     assert f"Report: {report}" in output
     assert "tiny" in report.read_text()
     assert len(SessionLog(job.folder / "outputs" / "tiny").read()) == 1
