@@ -1,7 +1,8 @@
 """The block ``confirmation`` of best.json: what trials with fresh seeds say about each candidate, and what follows.
 
-Built from the store alone. The best candidate is chosen by scores of fresh seeds, on rows that no trial of the search was
-scored on, if the data has some to spare; scores on test rows are only reported. `best` calls this, every display shows its sentences.
+Built from the store alone. The best candidate is chosen by scores of fresh seeds, on rows that no trial of the search
+was scored on if the data has some to spare. Scores on test rows are only reported. `best` calls this, and every display
+shows its sentences.
 """
 
 from __future__ import annotations
