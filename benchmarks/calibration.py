@@ -326,6 +326,13 @@ def measure(noise: Noise, studies: int) -> Iterator[dict[str, Any]]:
         for looks in ((3,), (4,), (6,), (12,), _LOOKS):
             scenario = Scenario(noise=noise, gains=_ONE_BETTER, num_rows=num_rows, looks=looks)
             yield row("power", scenario, run(scenario, studies))
+    for others in (1, 2, 3):
+        for num_rows in _ROWS:
+            scenario = Scenario(noise=noise, gains=_ONE_BETTER[:others], num_rows=num_rows, looks=(3,))
+            yield row("few", scenario, run(scenario, studies))
+    # What pooling the variance between seeds cannot take.
+    scenario = Scenario(noise=dataclasses.replace(noise, uneven=3.0), gains=_NULL, num_rows=2000, looks=(3,))
+    yield row("null", scenario, run(scenario, studies))
 
 
 def render(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -367,6 +374,7 @@ def _tables(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         (
             "true gains",
             "rows",
+            "looks after seeds",
             "seeds of the last vary",
             "wrong",
             "wrong, against best",
@@ -378,6 +386,7 @@ def _tables(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             (
                 ", ".join(f"{gain:g}" for gain in r["gains"]),
                 r["num_rows"],
+                ", ".join(map(str, r["looks"])),
                 f"x {r['noise']['uneven']:g}",
                 *(_percent(r[key]) for key in ("wrong", "wrong_best", "covered", "covered_score")),
                 round(r["trials"]),
@@ -407,6 +416,18 @@ def _tables(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
                 ),
             )
             for number in dict.fromkeys(r["num_rows"] for r in power)
+        ],
+    )
+    yield "The same with three seeds and fewer candidates, the default included."
+    few = [r for r in rows if r["table"] == "few"]
+    yield table(
+        ("candidates", *(f"{number} rows" for number in dict.fromkeys(r["num_rows"] for r in few))),
+        [
+            (
+                1 + others,
+                *(f"{_percent(r['better'])} (±{r['half_width']:.4f})" for r in few if len(r["gains"]) == others),
+            )
+            for others in dict.fromkeys(len(r["gains"]) for r in few)
         ],
     )
 

@@ -15,7 +15,7 @@ class Verdict(enum.StrEnum):
     BETTER = "better"
     WORSE = "worse"
     EQUIVALENT = "equivalent"
-    """The difference was shown to lie within the margin."""
+    """The difference was shown to lie within the margin; it may still be certain that it is not 0."""
     UNDECIDED = "undecided"
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import calibration as c
+from benchmarks import noise
 from sweeper.statistics import comparison, crossed
 from sweeper.statistics.crossed import Crossed, MaxStatistic
 
@@ -106,11 +107,20 @@ def test_simulated_candidates_have_their_true_accuracy():
     assert accuracies == pytest.approx([0.8, 0.85, 0.7], abs=0.01)
 
 
+def test_the_recorded_noise_is_that_of_which_outcomes_are_simulated():
+    shares = dataclasses.replace(NOISE, row=0.7, candidate_row=0.1, seed_row=0.05, seed_error=0.0)
+    scenario = c.Scenario(noise=shares, gains=(0.0,) * 3, num_rows=20_000, looks=(3,))
+    outcomes = c.simulate(scenario, np.random.default_rng(0))
+    right_CSN = np.stack([one.predicted_SN == one.target_N for one in outcomes]).astype(float)
+    found = noise.summary(right_CSN, right_CSN)["latent_correlation"]
+    assert found == pytest.approx({"setting": 0.8, "seed": 0.75, "neither": 0.7}, abs=0.02)
+
+
 def test_the_script_writes_rows_and_tables(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["calibration", "--studies", "4", "--results", str(tmp_path)])
     c.main()
     rows = [json.loads(line) for line in (tmp_path / "calibration.jsonl").read_text().splitlines()]
-    assert {row["table"] for row in rows} == {"model", "null", "mixed", "power"}
+    assert {row["table"] for row in rows} == {"model", "null", "mixed", "power", "few"}
     text = (tmp_path / "calibration.md").read_text()
     assert "| 400 | " in text
     assert text.count("## Power") == 2
