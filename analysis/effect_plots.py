@@ -37,29 +37,31 @@ from sweeper.figures.text import plural
 
 __all__ = ["contour_plot", "importance_plot", "path_plot", "profile_plot", "rung_correlation_plot"]
 
+_MAX_PAIRS = 5
+
 
 def importance_plot(effects: Mapping[str, Any]) -> Plot | None:
     """Return the share of the scores' variance that each hyperparameter and pair explains; None without one."""
     single = [(key_label(entry["key"]), entry["share"]) for entry in effects.get("importance") or ()]
-    pairs = [
-        (" with ".join(map(key_label, entry["keys"])), entry["share"]) for entry in effects.get("interactions") or ()
-    ]
+    strongest = (effects.get("interactions") or ())[:_MAX_PAIRS]
+    pairs = [(" with ".join(map(key_label, entry["keys"])), entry["share"]) for entry in strongest]
     if not single and not pairs:
         return None
     names = [name for name, _ in (*single, *pairs)]
     parts = [f"{name} {interval_text(share)}" for name, share in (*single, *pairs)]
     data = [
         interval_trace(title, [name for name, _ in found], [share for _, share in found], color=color)
-        for title, color, found in (("alone", BLUE, single), ("interaction", ORANGE, pairs))
+        for title, color, found in (("one, with its interactions", BLUE, single), ("a pair beyond each", ORANGE, pairs))
         if found
     ]
     return Plot(
         name="importance",
         title="Which hyperparameters matter",
-        summary="Share of the variance of the predicted score over the search space, with its interval.",
+        summary="Share of the variance of the predicted score over the search space that a hyperparameter explains "
+        "with its interactions, and that a pair explains beyond each of the two.",
         details=sentence(parts),
         data=data,
-        layout=layout({"title": "share of the variance (0 to 1)", "rangemode": "tozero"}, category_axis(names)),
+        layout=layout({"title": "share of the variance"}, category_axis(names)),
         height=130 + 30 * len(names),
     )
 
@@ -98,7 +100,7 @@ def profile_plot(profile: Mapping[str, Any], *, metric: str) -> Plot:
         title=f"Profile: {label}",
         summary=_profile_summary(profile, known),
         data=data,
-        layout=layout(axis, {"title": metric_title(metric)}),
+        layout=layout(axis, {"title": metric_title(metric), "range": _score_range(profile, known)}),
         height=310,
     )
 
@@ -219,6 +221,14 @@ def _spans(flags: Sequence[bool], *, wanted: bool) -> Iterator[tuple[int, int]]:
             yield (begin, end) if wanted else (max(0, begin - 1), min(len(flags), end + 1))
 
 
+def _score_range(profile: Mapping[str, Any], known: Sequence[int]) -> list[float]:
+    """Return the range of the band where there are data: bad trials would flatten the profile."""
+    shown = known or range(len(profile["x"]))
+    low, high = min(profile["low"][index] for index in shown), max(profile["high"][index] for index in shown)
+    margin = 0.1 * (high - low) or 0.01
+    return rounded([low - margin, high + margin])
+
+
 def _profile_summary(profile: Mapping[str, Any], known: Sequence[int]) -> str:
     if not known:
         return "No trial is near any of these values, so nothing is claimed."
@@ -229,5 +239,5 @@ def _profile_summary(profile: Mapping[str, Any], known: Sequence[int]) -> str:
     span = f"it {level} from {low} to {high}"
     return (
         f"Best predicted score at each value, all other hyperparameters chosen freely: {span}. The band is its "
-        "interval; grey has no data nearby."
+        "interval; grey has no data nearby. Trials outside this range of scores are not shown."
     )

@@ -84,6 +84,13 @@ def test_a_profile_is_grey_where_no_trial_is_near():
     assert traces["no data nearby"]["x"] == [1, 2, None, 32, 64]
 
 
+def test_bad_trials_do_not_flatten_a_profile():
+    rank = make_effects()["profiles"][0]
+    figure = profile_plot({**rank, "points": [[4, 0.1, True]]}, metric="m").figure
+    low, high = figure["layout"]["yaxis"]["range"]
+    assert 0.85 < low < min(rank["low"][1:6]) < max(rank["high"][1:6]) < high < 0.95
+
+
 def test_a_profile_without_data_claims_nothing():
     rank = {**make_effects()["profiles"][0], "has_data": [False] * 7}
     plot = profile_plot(rank, metric="m")
