@@ -7,10 +7,12 @@ It depends on the store only, so the same sweep always gives the same file. `swe
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sweeper.analysis.confirmation import confirmation
+from sweeper.analysis.effects import StudyAnalysis, analyse_study, folklore_over_studies
+from sweeper.config.dimensions import parse_space
 from sweeper.config.space import SearchSpace
 from sweeper.figures.baselines import (
     baseline_warning,
@@ -50,10 +52,18 @@ def best_configurations(store: TrialStore, *, space: SearchSpace | None = None) 
     sweep = store.read_sweep() if store.exists else {}
     name, cost = recorded_default_recipe(sweep), recorded_cost(sweep)
     sessions = SessionLog(store.root).read()
-    studies = [
-        _study(store, study, space=space, default=name, cost=cost, sessions=sessions) for study in store.studies()
-    ]
-    return {"schema_version": SCHEMA_VERSION, "sweep": store.root.name, "default_recipe": name, "studies": studies}
+    studies, analyses = [], []
+    for study in store.studies():
+        content, analysis = _study(store, study, space=space, default=name, cost=cost, sessions=sessions)
+        studies.append(content)
+        analyses.append(analysis)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "sweep": store.root.name,
+        "default_recipe": name,
+        "studies": studies,
+        "folklore": folklore_over_studies(analyses),
+    }
 
 
 def trial_summary(store: TrialStore, study: StudyRecord, record: TrialRecord) -> dict[str, Any]:
@@ -108,13 +118,16 @@ def _study(
     default: str,
     cost: str,
     sessions: Sequence[SessionRecord],
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], StudyAnalysis]:
     trials = store.trials(study.name)
     best, own_default = best_trial(study, trials), default_trial(trials, default)
     at_bounds = None
     if space is not None and best is not None and space.contains(best.spec.params):
         at_bounds = space.at_bounds(best.spec.params)
-    return {
+    confirmed = confirmation(store, study, trials, default=default)
+    chosen = _chosen(trials, confirmed) or best
+    analysis = analyse_study(study, trials, parse_space(study.space), default=own_default, best=chosen)
+    content = {
         "name": study.name,
         **_baselines(study, best),
         "dataset": study.dataset,
@@ -125,7 +138,9 @@ def _study(
         "direction": study.direction,
         "best": trial_summary(store, study, best) if best else None,
         "default": trial_summary(store, study, own_default) if own_default else None,
-        "confirmation": confirmation(store, study, trials, default=default),
+        "confirmation": confirmed,
+        "effects": analysis.effects,
+        "folklore": analysis.folklore,
         "gain_over_default": _jsonable(compare_with_default(study, best, own_default)),
         "references": _references(store, study, trials, own_default),
         "selection_optimism": selection_optimism(study, trials),
@@ -144,6 +159,14 @@ def _study(
         "epochs": study.epochs,
         "space": dict(study.space),
     }
+    return content, analysis
+
+
+def _chosen(trials: Sequence[TrialRecord], confirmed: Mapping[str, Any] | None) -> TrialRecord | None:
+    """Return the trial whose configuration scores best on fresh seeds; None without a confirmation."""
+    candidates = confirmed["candidates"] if confirmed else []
+    number = next((each["trial"] for each in candidates if confirmed and each["name"] == confirmed["best"]), None)
+    return next((trial for trial in trials if trial.spec.number == number), None)
 
 
 def _baselines(study: StudyRecord, best: TrialRecord | None) -> dict[str, Any]:

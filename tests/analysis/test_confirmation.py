@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import jsonschema
 import pytest
 
 from sweeper.analysis.best import best_configurations
@@ -11,6 +15,8 @@ from sweeper.figures.confirmation import ConfirmationRecord, ConfirmationState
 from sweeper.figures.recipes import confirmation_origin
 from sweeper.types import Phase, TrialState
 from tests.builders import make_confirmed_sweep, make_default, make_study, make_sweep, make_trial
+
+SCHEMA = json.loads((Path(__file__).parents[2] / "analysis" / "best.schema.json").read_text(encoding="utf-8"))
 
 
 def block(store):
@@ -123,3 +129,9 @@ def test_the_report_has_the_verdict_first_and_every_candidate(tmp_path):
     assert text.index(verdict) < text.index("## How to read the numbers")
     assert "| **trial 9** |" in text
     assert "| better: +0.1000 [" in text
+
+
+@pytest.mark.parametrize("scores", [{"peft_default": 0.85, "trial 9": 0.95}, {"peft_default": 0.9, "trial 9": 0.9}])
+def test_the_block_is_what_the_schema_documents(tmp_path, scores):
+    best = best_configurations(make_confirmed_sweep(tmp_path, scores, test=list(scores)))
+    jsonschema.Draft202012Validator(SCHEMA).validate(json.loads(json.dumps(best, allow_nan=False)))
