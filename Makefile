@@ -23,7 +23,7 @@ TORCH_INDEX ?= $(shell [ "$$(uname -sm)" = "Linux x86_64" ] && ! command -v nvid
                  && echo https://download.pytorch.org/whl/cpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep confirm overnight schedule unschedule status ui fresh-clone bench bench-short bench-long bench-growth bench-controller chaos chaos-short test test-slow test-all wheel-check lint format types ci constraints dist clean distclean
+.PHONY: help setup sweep confirm overnight schedule unschedule status ui fresh-clone bench bench-short bench-long bench-growth bench-controller calibration chaos chaos-short test test-slow test-all wheel-check lint format types ci constraints dist clean distclean
 .DELETE_ON_ERROR:
 
 help:  ## List all targets
@@ -68,6 +68,9 @@ bench-growth: $(VENV)/.installed  ## Measure how memory, open files, threads and
 
 bench-controller: $(VENV)/.installed  ## Measure CPU, waiting times and memory of the controller over 10,000 trials on fake workers
 	@$(BIN)/python benchmarks/controller.py $(ARGS)
+
+calibration: $(VENV)/.installed  ## Simulate confirmations whose truth is known, and count wrong verdicts, several minutes
+	@$(BIN)/python benchmarks/calibration.py $(ARGS)
 
 chaos: $(VENV)/.installed  ## Kill sweeps 210 times at seeded moments and count what was lost, 15 minutes; ARGS='--seed 7'
 	@$(BIN)/python chaos/run.py $(ARGS)

@@ -4,8 +4,8 @@
     python benchmarks/calibration.py --studies 50 --results /tmp/short
 
 A row is right if its latent value is positive: the sum of a row effect, a row effect of the candidate, a seed effect of
-the candidate, a row effect of the seed, and a residual, all normal. Their variances come from what `benchmarks/noise.py`
-and `benchmarks/recipes.py` recorded. Writes <results>/calibration.jsonl, and calibration.md from it.
+the candidate, a row effect of the seed, and a residual, all normal. Their variances come from what
+`benchmarks/noise.py` and `benchmarks/recipes.py` recorded. Writes <results>/calibration.jsonl and calibration.md.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from scipy import special
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run as a script, from any folder
 
-from sweeper.config.settings import ConfirmSettings  # noqa: E402  after the path
+from benchmarks.arithmetic import table  # noqa: E402  after the path
+from sweeper.config.settings import ConfirmSettings  # noqa: E402
 from sweeper.statistics.comparison import compare_candidates  # noqa: E402
 from sweeper.statistics.outcomes import CandidateOutcomes  # noqa: E402
 from sweeper.statistics.results import CandidateResult, Verdict  # noqa: E402
@@ -49,6 +50,8 @@ class Noise:
     """Rows that are hard with a seed, for any candidate."""
     seed_error: float
     """Standard deviation of a candidate's true accuracy between seeds."""
+    uneven: float = 1.0
+    """Factor of it for the last candidate."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,7 +77,7 @@ def simulate(scenario: Scenario, generator: np.random.Generator) -> list[Candida
         truth_C[:, None, None]
         + _normal(generator, noise.row, N)
         + _normal(generator, noise.candidate_row, C, 1, N)
-        + _normal(generator, seed, C, S, 1)
+        + _normal(generator, seed, C, S, 1) * np.where(np.arange(C) == C - 1, noise.uneven, 1.0)[:, None, None]
         + _normal(generator, noise.seed_row, S, N)
         + _normal(generator, rest, C, S, N)
     )
@@ -172,7 +175,7 @@ def _judge(
     behind = [(r.against_best, truth[r.name] - best) for r in found if r.against_best]
     scores = [(r.metrics["validation/accuracy"], accuracy + truth[r.name]) for r in found]
     best_gain = max(truth.values())
-    values = {
+    values: dict[str, Any] = {
         "wrong": any(_is_wrong(d.verdict, value, settings) for d, value in gains),
         "wrong_best": any(_is_wrong(d.verdict, value, settings) for d, value in behind),
         "covered": np.mean([d.gain.low <= value <= d.gain.high for d, value in gains]),
@@ -290,8 +293,8 @@ def noises(results: Path) -> list[Noise]:
 _LEAST_SEED_ERROR = 0.003
 """Four seeds cannot show that seeds do not vary at all."""
 _HARD_SEED_ERROR = 0.01
-"""Most of recipes.jsonl: settings of a dataset vary by 0.001 to 0.011 between two seeds, on 1,000 test rows, and by 0.019
-on the one with 250 training rows; that includes the rows."""
+"""In recipes.jsonl, settings of a dataset vary by 0.001 to 0.011 between two seeds, on 1,000 test rows, and by 0.019 on
+one with 250 training rows. That includes the noise of the rows."""
 
 _NULL = (0.0,) * 5
 _MIXED = (0.0, 0.01, 0.02, 0.04, -0.02)
@@ -303,9 +306,8 @@ _LOOKS = (3, 6, 12)
 def measure(noise: Noise, studies: int) -> Iterator[dict[str, Any]]:
     """Yield the rows of all tables for one kind of noise."""
 
-    def row(table: str, scenario: Scenario, values: Mapping[str, Any]) -> dict[str, Any]:
-        what = {"gains": scenario.gains, "rows": scenario.num_rows, "looks": scenario.looks}
-        return {"table": table, "noise": dataclasses.asdict(noise), "studies": studies, **what, **values}
+    def row(kind: str, scenario: Scenario, values: Mapping[str, Any]) -> dict[str, Any]:
+        return {"table": kind, "studies": studies, **dataclasses.asdict(scenario), **values}
 
     for seeds in (3, 12):
         scenario = Scenario(noise=noise, gains=_NULL, num_rows=400, looks=(seeds,))
@@ -314,27 +316,29 @@ def measure(noise: Noise, studies: int) -> Iterator[dict[str, Any]]:
         for name, values in found.items():
             yield row("model", scenario, {"model": name, **values})
     for num_rows in (400, 2000):
-        for looks in (_LOOKS, tuple(range(3, 13))) if num_rows == _ROWS[0] else (_LOOKS,):
-            scenario = Scenario(noise=noise, gains=_NULL, num_rows=num_rows, looks=looks)
-            yield row("null", scenario, run(scenario, studies, metrics=looks == _LOOKS))
+        scenario = Scenario(noise=noise, gains=_NULL, num_rows=num_rows, looks=_LOOKS)
+        yield row("null", scenario, run(scenario, studies, metrics=True))
+        scenario = dataclasses.replace(scenario, noise=dataclasses.replace(noise, uneven=2.0))
+        yield row("null", scenario, run(scenario, studies))
         scenario = Scenario(noise=noise, gains=_MIXED, num_rows=num_rows, looks=_LOOKS)
         yield row("mixed", scenario, run(scenario, studies))
     for num_rows in _ROWS:
-        for seeds in (3, 4, 6, 8, 12):
-            scenario = Scenario(noise=noise, gains=_ONE_BETTER, num_rows=num_rows, looks=(seeds,))
-            yield row("power", scenario, run(scenario, studies // 2))
+        for looks in ((3,), (4,), (6,), (12,), _LOOKS):
+            scenario = Scenario(noise=noise, gains=_ONE_BETTER, num_rows=num_rows, looks=looks)
+            yield row("power", scenario, run(scenario, studies))
 
 
 def render(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return calibration.md."""
     parts = [_INTRODUCTION]
-    for noise in {row["noise"]["name"]: row["noise"] for row in rows}.values():
-        of_noise = [row for row in rows if row["noise"] == noise]
+    for name in dict.fromkeys(row["noise"]["name"] for row in rows):
+        of_noise = [row for row in rows if row["noise"]["name"] == name]
+        noise = of_noise[0]["noise"]
         parts += [
-            f"# Noise: {noise['name']}",
+            f"# Noise: {name}",
             f"Accuracy {noise['accuracy']}; a candidate's true accuracy varies by {noise['seed_error']} between seeds. "
-            f"Shares of the latent variance: rows {noise['row']:.3f}, rows of a candidate {noise['candidate_row']:.3f}, "
-            f"rows of a seed {noise['seed_row']:.3f}.",
+            f"Shares of the latent variance: rows {noise['row']:.3f}, rows of a candidate "
+            f"{noise['candidate_row']:.3f}, rows of a seed {noise['seed_row']:.3f}.",
             *_tables(of_noise),
         ]
     return "\n\n".join(parts) + "\n"
@@ -343,14 +347,14 @@ def render(rows: Sequence[Mapping[str, Any]]) -> str:
 _INTRODUCTION = """# Calibration
 
 Made by `make calibration`: simulated confirmations of the default and five other candidates, whose truth is known.
-Confidence 95 %, margin 0.005. \"Wrong\" is the share of studies with any wrong verdict: better or worse than what is equal,
-or equivalent with a true difference of at least the margin. A share of 5 % over 1,000 studies has a standard error of 0.7
-points."""
+Confidence 95 %, margin 0.005. "Wrong" is the share of studies with any wrong verdict: better or worse than what is
+equal, or equivalent with a true difference of at least the margin. Over 400 studies, a share of 5 % has a standard
+error of 1.1 points, and one of 80 % of 2 points."""
 
 
 def _tables(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield "## Error models, without any true gain, 400 rows"
-    yield _table(
+    yield table(
         ("error model", "seeds", "wrong", "half width"),
         [
             (r["model"], r["looks"][-1], _percent(r["wrong"]), f"{r['half_width']:.4f}")
@@ -359,13 +363,22 @@ def _tables(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         ],
     )
     yield "## Further seeds for undecided comparisons"
-    yield _table(
-        ("true gains", "rows", "looks at", "wrong", "wrong, against best", "gains covered", "scores covered", "trials"),
+    yield table(
+        (
+            "true gains",
+            "rows",
+            "seeds of the last vary",
+            "wrong",
+            "wrong, against best",
+            "gains covered",
+            "scores covered",
+            "trials",
+        ),
         [
             (
                 ", ".join(f"{gain:g}" for gain in r["gains"]),
-                r["rows"],
-                ", ".join(map(str, r["looks"])),
+                r["num_rows"],
+                f"x {r['noise']['uneven']:g}",
                 *(_percent(r[key]) for key in ("wrong", "wrong_best", "covered", "covered_score")),
                 round(r["trials"]),
             )
@@ -374,19 +387,26 @@ def _tables(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         ],
     )
     yield "Other metrics, without any true gain: share of studies in which an interval excludes 0."
-    yield _table(
+    yield table(
         ("rows", *_OTHERS),
-        [(r["rows"], *(_percent(r[f"wrong_{name}"]) for name in _OTHERS)) for r in rows if "wrong_mcc" in r],
+        [(r["num_rows"], *(_percent(r[f"wrong_{name}"]) for name in _OTHERS)) for r in rows if "wrong_mcc" in r],
     )
     yield "## Power: one candidate is 0.02 better"
-    yield "Share of studies that call it better, and half the width of an interval."
+    yield "Share of studies that call it better, half the width of an interval, and trials of all six candidates."
     power = [r for r in rows if r["table"] == "power"]
-    seeds = list(dict.fromkeys(r["looks"][-1] for r in power))
-    yield _table(
-        ("rows", *(f"{number} seeds" for number in seeds)),
+    plans = dict.fromkeys(tuple(r["looks"]) for r in power)
+    yield table(
+        ("rows", *(" or ".join(map(str, looks)) + " seeds" for looks in plans)),
         [
-            (rows_, *(f"{_percent(r['better'])} (±{r['half_width']:.4f})" for r in power if r["rows"] == rows_))
-            for rows_ in dict.fromkeys(r["rows"] for r in power)
+            (
+                number,
+                *(
+                    f"{_percent(r['better'])} (±{r['half_width']:.4f}, {r['trials']:.0f})"
+                    for r in power
+                    if r["num_rows"] == number
+                ),
+            )
+            for number in dict.fromkeys(r["num_rows"] for r in power)
         ],
     )
 
@@ -395,15 +415,10 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-
-
 def main() -> None:
     """Simulate, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--studies", type=int, default=1000)
+    parser.add_argument("--studies", type=int, default=400)
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--render", action="store_true", help="only write calibration.md again")
     asked = parser.parse_args()

@@ -2,8 +2,8 @@
 
     python benchmarks/noise.py                   four settings of TREC with four seeds: five minutes on one core
 
-Rows stay the same for all trials, as in a confirmation: validation and test rows of one split. Writes variance components
-into <results>/noise.json, from which `benchmarks/calibration.py` simulates.
+Rows stay the same for all trials, as in a confirmation: validation and test rows of one split. Writes variance
+components into <results>/noise.json, from which `benchmarks/calibration.py` simulates.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ class _Worker(TrainingWorker):
 
     def train(self, specs: Sequence[Any], num_chunks: int) -> list[Lane]:
         """Train trials to their end; return their lanes."""
-        request, lanes = ChunkRequest(admit=tuple(Admission(spec=spec) for spec in specs)), []
+        lanes: list[Lane] = []
+        request = ChunkRequest(admit=tuple(Admission(spec=spec) for spec in specs))
         for _ in range(num_chunks):
             report = self.answer(request)
             if not isinstance(report, ChunkReport) or report.failures:
@@ -128,7 +129,7 @@ def _pairs(right_CSN: Floats) -> dict[str, list[tuple[Floats, Floats]]]:
 
 
 def _latent_correlation(pairs: Sequence[tuple[Floats, Floats]]) -> float:
-    """Return the tetrachoric correlation: that of two normal variables whose signs agree as often as the outcomes do."""
+    """Return the tetrachoric correlation: that of two normal variables whose signs agree as often as the outcomes."""
     both = float(np.mean([(a * b).mean() for a, b in pairs]))
     threshold = special.ndtri(np.mean([a.mean() + b.mean() for a, b in pairs]) / 2)
 

@@ -10,22 +10,23 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import itertools
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from sweeper.config.settings import ConfirmSettings
-from sweeper.statistics.crossed import Crossed, Floats, MaxStatistic, SeedVariance, StandardError
-from sweeper.statistics.outcomes import LABEL_METRICS, CandidateOutcomes, is_minimised, metric_values, row_contributions
+from sweeper.statistics.crossed import Crossed, Floats, MaxStatistic, SeedVariance
+from sweeper.statistics.outcomes import LABEL_METRICS, CandidateOutcomes, is_minimised, row_contributions
 from sweeper.statistics.results import CandidateResult, Difference, Interval, Verdict
 
-__all__ = ["compare_candidates", "compare_with_baseline", "error_level", "optimism"]
+__all__ = ["compare_candidates", "compare_with_baseline", "error_level", "looks"]
 
 _MOST_SEEDS = 1_000
 _MOST_ROWS = 1_000_000
 """More than anyone would train or label."""
+_SHARE_OF_LAST_LOOK = 0.85
+"""With looks after 3, 6 and 12 seeds whose noise is independent, a true null is rejected in 4.9 % at a level of 5 %."""
 
 
 def compare_candidates(
@@ -113,48 +114,24 @@ def compare_with_baseline(
     return _Scores(candidates, metric, maximize=maximize, settings=settings, seed=seed).against_fixed(name, baseline)
 
 
-def optimism(
-    search_values: Mapping[str, float],
-    candidates: Sequence[CandidateOutcomes],
-    *,
-    metric: str,
-    maximize: bool,
-    confidence: float,
-) -> Interval | None:
-    """Return how much better the search scored its own candidates than fresh seeds do, on average.
-
-    The search trained all of them with one seed, so its mean score is compared with that of each fresh seed: if the
-    search's scores were not the best of many, they would be like those of one more seed (t interval of a prediction).
-
-    Args:
-        search_values: The search's score of each of its candidates, by name, on the same rows.
-        candidates: Those candidates and others, as for `compare_candidates`.
-        metric: The study's metric.
-        maximize: Whether higher values of it are better.
-        confidence: Of the interval.
-
-    Returns:
-        Positive if the search was too optimistic, also for a loss; None without candidates of the search.
-    """
-    found = [candidate for candidate in candidates if candidate.name in search_values]
-    if not found:
-        return None
-    num_seeds = min(len(candidate.seeds) for candidate in found)
-    fresh_S = np.mean([metric_values(candidate, metric)[:num_seeds] for candidate in found], axis=0)
-    search = float(np.mean([search_values[candidate.name] for candidate in found]))
-    error = float(fresh_S.std(ddof=1)) * math.sqrt(1 + 1 / num_seeds)
-    half = StandardError(error=error, degrees=num_seeds - 1).half_width(1 - confidence)
-    return _interval((1 if maximize else -1) * (search - float(fresh_S.mean())), half)
+def looks(settings: ConfirmSettings) -> tuple[int, ...]:
+    """Return the numbers of seeds after which candidates are compared: twice as many each time, up to ``max_seeds``."""
+    found = [settings.seeds]
+    while found[-1] < settings.max_seeds:
+        found.append(min(2 * found[-1], settings.max_seeds))
+    return tuple(found)
 
 
 def error_level(settings: ConfirmSettings, num_seeds: int) -> float:
     """Return the error level of comparisons after a number of seeds.
 
-    Every look at the data is another chance of a wrong verdict, so looks before the last share out the error level
-    1 - confidence (alpha spending; Lan and DeMets 1983).
+    Every look at the data is another chance of a wrong verdict, so the `looks` share the error level 1 - confidence
+    (alpha spending; Lan and DeMets 1983). Early ones get little, so that the last one loses little.
     """
-    share = min(1.0, num_seeds / settings.max_seeds)
-    return (1 - settings.confidence) * share
+    level = 1 - settings.confidence
+    if settings.seeds >= settings.max_seeds:
+        return level
+    return level * _SHARE_OF_LAST_LOOK * min(1.0, num_seeds / settings.max_seeds) ** 2
 
 
 def _check(candidates: Sequence[CandidateOutcomes]) -> None:
@@ -229,7 +206,7 @@ class _Scores:
         """Return the metric of a candidate, its sign as it was; its interval is not simultaneous."""
         found = self._own[name]
         half = found.error(self._own_seeds).half_width(1 - self._settings.confidence)
-        return _interval(self._sign * found.mean, half)
+        return Interval.around(self._sign * found.mean, half)
 
     def differences_from(self, reference: str | None, *, selected: bool) -> dict[str, Difference]:
         """Return each other candidate minus a reference.
@@ -253,7 +230,7 @@ class _Scores:
         largest = MaxStatistic(np.stack([pair.values_N for pair in pairs.values()]), self._random_seed)
         found = pairs[name].crossed
         level = largest.level(2 * error_level(self._settings, found.num_seeds))
-        gain = _interval(found.mean, found.error(self._own_seeds).half_width(level))
+        gain = Interval.around(found.mean, found.error(self._own_seeds).half_width(level))
         return Difference(gain=gain, verdict=_sign_of(gain))
 
     def _pair(self, name: str, other: str) -> _Pair:
@@ -296,14 +273,10 @@ class _Scores:
     ) -> tuple[Verdict, Interval]:
         error = found.error(self._seeds, num_seeds=num_seeds, num_rows=num_rows)
         # Two one-sided tests (Schuirmann 1987): each may err with `level`, so the interval leaves out twice that.
-        gain = _interval(found.mean, error.half_width(largest.level(level)))
+        gain = Interval.around(found.mean, error.half_width(largest.level(level)))
         if abs(found.mean) + error.half_width(largest.level(2 * level)) < self._settings.margin:
             return Verdict.EQUIVALENT, gain
         return _sign_of(gain), gain
-
-
-def _interval(estimate: float, half: float) -> Interval:
-    return Interval(estimate=estimate, low=estimate - half, high=estimate + half)
 
 
 def _sign_of(gain: Interval) -> Verdict:

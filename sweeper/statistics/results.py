@@ -27,6 +27,11 @@ class Interval:
     low: float
     high: float
 
+    @staticmethod
+    def around(estimate: float, half: float) -> Interval:
+        """Return the interval that reaches half its width to both sides."""
+        return Interval(estimate=estimate, low=estimate - half, high=estimate + half)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Difference:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from sweeper.config.settings import ConfirmSettings
-from sweeper.statistics.comparison import compare_candidates, compare_with_baseline, error_level, optimism
+from sweeper.statistics.comparison import compare_candidates, compare_with_baseline, error_level, looks
 from sweeper.statistics.outcomes import CandidateOutcomes
-from sweeper.statistics.results import Interval, Verdict
+from sweeper.statistics.results import Verdict
 
 SETTINGS = ConfirmSettings(max_seeds=3)
 
@@ -155,7 +155,16 @@ def test_error_level_is_shared_out_to_the_looks():
     settings = ConfirmSettings(max_seeds=12, confidence=0.9)
     assert error_level(settings, 3) < error_level(settings, 6) < error_level(settings, 12)
     assert error_level(settings, 12) == pytest.approx(error_level(settings, 13))
-    assert error_level(settings, 12) <= 0.1 + 1e-9
+    assert sum(error_level(settings, number) for number in looks(settings)) == pytest.approx(0.1, rel=0.15)
+
+
+def test_a_single_look_has_the_whole_error_level():
+    assert error_level(ConfirmSettings(seeds=4, max_seeds=4, confidence=0.9), 4) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("seeds", "most", "wanted"), [(3, 12, (3, 6, 12)), (3, 10, (3, 6, 10)), (4, 4, (4,))])
+def test_looks_double_the_seeds(seeds, most, wanted):
+    assert looks(ConfirmSettings(seeds=seeds, max_seeds=most)) == wanted
 
 
 def test_the_needed_rows_settle_the_comparison():
@@ -259,22 +268,3 @@ def test_a_baseline_by_loss():
     found = compare_with_baseline([DEFAULT], "default", 0.9, metric="loss", maximize=False, settings=SETTINGS)
     assert found.gain.estimate == pytest.approx(0.9 - DEFAULT.loss_SN.mean())
     assert found.verdict is Verdict.BETTER
-
-
-def test_optimism_is_the_search_score_minus_the_mean_of_fresh_seeds():
-    found = optimism({"good": 0.95}, [DEFAULT, GOOD], metric="accuracy", maximize=True, confidence=0.95)
-    values = (GOOD.predicted_SN == 0).mean(axis=1)
-    half = 4.3027 * values.std(ddof=1) * math.sqrt(1 + 1 / 3)
-    estimate = 0.95 - values.mean()
-    wanted = Interval(estimate=estimate, low=estimate - half, high=estimate + half)
-    assert dataclasses.astuple(found) == pytest.approx(dataclasses.astuple(wanted), rel=1e-3)
-
-
-def test_optimism_is_the_mean_over_candidates_and_positive_for_a_loss_that_was_too_low():
-    losses = {"good": GOOD.loss_SN.mean() - 0.1, "bad": BAD.loss_SN.mean() - 0.3}
-    found = optimism(losses, [DEFAULT, GOOD, BAD], metric="loss", maximize=False, confidence=0.95)
-    assert found.estimate == pytest.approx(0.2)
-
-
-def test_without_candidates_of_the_search_there_is_no_optimism():
-    assert optimism({"trial 3": 0.9}, [DEFAULT], metric="accuracy", maximize=True, confidence=0.95) is None

@@ -58,7 +58,7 @@ def test_loss_and_perplexity_of_completions_are_per_token():
 @pytest.mark.parametrize("tokens", [None, RANDOM.integers(1, 9, 80)])
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_row_contributes_the_change_that_more_of_it_makes(metric, tokens):
-    """The derivative of the metric with respect to the row's weight, by a copy of the row among 200 copies of all rows."""
+    """The derivative of the metric with respect to the row's weight, by one more copy of it among 200 of all rows."""
     copies, row = 200, 7
     more = np.append(np.tile(np.arange(80), copies), row)
     repeated = outcomes(more, tokens_N=None if tokens is None else tokens[more])
