@@ -118,13 +118,32 @@ class Kernel:
         """Return points in coordinates in which the kernel depends on the Euclidean distance."""
         return np.column_stack([x_MC * self.scale_C, x_MC @ self.parameters.direction])
 
-    def matern(self, x_MC: Array, other_LC: Array) -> tuple[Array, Array]:
-        """Return the Matern 5/2 correlation of points and its derivative in the squared distance."""
+    def matern(self, x_MC: Array, other_LC: Array) -> Array:
+        """Return the Matern 5/2 correlation of points (M x L)."""
+        root = self._root_distances(x_MC, other_LC)
+        found = root / 3
+        found += 1
+        found *= root
+        found += 1
+        np.negative(root, out=root)
+        found *= np.exp(root, out=root)
+        return found
+
+    def matern_slope(self, x_MC: Array, other_LC: Array) -> Array:
+        """Return the derivative of `matern` in the squared distance."""
+        root = self._root_distances(x_MC, other_LC)
+        return np.asarray(-5 / 6 * (1 + root) * np.exp(-root))
+
+    def _root_distances(self, x_MC: Array, other_LC: Array) -> Array:
+        """Return the square root of 5 times the distances; in place, since this is where the time goes."""
         one, other = self.embed(x_MC), self.embed(other_LC)
-        squared = (one**2).sum(1)[:, None] + (other**2).sum(1)[None, :] - 2 * one @ other.T
-        root = np.sqrt(5 * np.maximum(squared, 0.0))
-        decay = np.exp(-root)
-        return (1 + root + root**2 / 3) * decay, -5 / 6 * (1 + root) * decay
+        squared = one @ other.T
+        squared *= -2
+        squared += (one**2).sum(1)[:, None]
+        squared += (other**2).sum(1)[None, :]
+        np.maximum(squared, 0.0, out=squared)
+        squared *= 5
+        return np.asarray(np.sqrt(squared, out=squared))
 
     def scores(self, data: Data, matern_UU: Array) -> Array:
         """Return the covariance of scores (N x N)."""
@@ -148,7 +167,7 @@ class Kernel:
 
     def smooth_cross(self, x_MC: Array, other_LC: Array) -> Array:
         """Return the covariance of mean and f between points (M x L)."""
-        return np.asarray(MEAN_VARIANCE + self.smooth * self.matern(x_MC, other_LC)[0])
+        return np.asarray(MEAN_VARIANCE + self.smooth * self.matern(x_MC, other_LC))
 
     def cross(self, data: Data, x_MC: Array, *, own: Indices | None = None) -> Array:
         """Return the covariance of scores with true values at the full length (N x M).
@@ -179,7 +198,8 @@ def log_posterior(units_P: Array, data: Data) -> tuple[float, Array]:
     equation 5.9). Every dK is a function of pairs of configurations, so the trace is taken over those.
     """
     kernel = Kernel(Parameters.of(units_P, data))
-    matern_UU, slope_UU = kernel.matern(data.x_UC, data.x_UC)
+    matern_UU = kernel.matern(data.x_UC, data.x_UC)
+    slope_UU = kernel.matern_slope(data.x_UC, data.x_UC)
     covariance = kernel.scores(data, matern_UU)
     factor, _ = cho_factor(covariance, lower=True, overwrite_a=True, check_finite=False)
     weights = cho_solve((factor, True), data.y_N, check_finite=False)

@@ -138,6 +138,16 @@ class Encoder:
         """Return the entries of a dimension's columns for a value."""
         return _columns(self.space.dimensions[index], value)
 
+    def number_of(self, index: int, column_M: Array) -> Array:
+        """Return the numbers that the entries of a numeric dimension's column stand for."""
+        dimension = self.space.dimensions[index]
+        if dimension.choices:
+            known = [float(choice) for choice in dimension.choices]
+            return np.asarray(np.interp(column_M, np.linspace(0, 1, len(known)), known))
+        if dimension.scale is Scale.LINEAR:
+            return dimension.low + column_M * (dimension.high - dimension.low)
+        return np.asarray(dimension.low * (dimension.high / dimension.low) ** column_M)
+
     def _column(self, index: int, unit_M: Array) -> Array:
         levels = self.levels(index)
         if levels is None:

@@ -44,6 +44,7 @@ _MEMBERS_OF_MANY = 4
 """Members of the ensemble with up to, and with more than, `_MANY` scores: many scores pin the parameters down."""
 _MANY = 300
 _NUM_FREQUENCIES = 192
+_BLOCK = 256
 _UNKNOWN_ROW_VARIANCE = 0.02
 """Variance of a standardized score due to the rows if the metric has no known error."""
 
@@ -74,12 +75,13 @@ class _Member:
     def __init__(self, parameters: Parameters, data: Data) -> None:
         self.kernel = Kernel(parameters)
         self.data = data
-        covariance = self.kernel.scores(data, self.kernel.matern(data.x_UC, data.x_UC)[0])
+        covariance = self.kernel.scores(data, self.kernel.matern(data.x_UC, data.x_UC))
         self.factor: Array = cholesky(covariance, lower=True, overwrite_a=True, check_finite=False)
         self.weights_N: Array = cho_solve((self.factor, True), data.y_N, check_finite=False)
 
     def mean(self, x_MC: Array) -> Array:
-        return np.asarray(self.kernel.cross(self.data, x_MC).T @ self.weights_N)
+        weights_U = np.bincount(self.data.configuration_N, weights=self.weights_N, minlength=len(self.data.x_UC))
+        return np.concatenate([self.kernel.smooth_cross(block, self.data.x_UC) @ weights_U for block in _blocks(x_MC)])
 
     def posterior(self, x_MC: Array, own: Indices | None) -> tuple[Array, Array]:
         cross_NM = self.kernel.cross(self.data, x_MC, own=own)
@@ -122,7 +124,7 @@ class _Paths:
         normal = rng.standard_normal((num_coordinates, _NUM_FREQUENCIES))
         self._frequencies = normal / np.sqrt(rng.chisquare(5, _NUM_FREQUENCIES) / 5)
         self._prior = rng.standard_normal((2 * _NUM_FREQUENCIES + 1, num_draws))
-        matern_UU, _ = self._kernel.matern(data.x_UC, data.x_UC)
+        matern_UU = self._kernel.matern(data.x_UC, data.x_UC)
         beyond = cholesky(self._kernel.beyond_smooth(data, matern_UU), lower=True, overwrite_a=True)
         drawn_NS = (self._features(data.x_UC) @ self._prior)[data.configuration_N]
         drawn_NS += beyond @ rng.standard_normal((len(data.y_N), num_draws))
@@ -132,6 +134,9 @@ class _Paths:
         np.add.at(self._update_US, data.configuration_N, update_NS)
 
     def __call__(self, x_MC: Array) -> Array:
+        return np.concatenate([self._block(block) for block in _blocks(x_MC)], axis=1)
+
+    def _block(self, x_MC: Array) -> Array:
         update_MS = self._kernel.smooth_cross(x_MC, self._x_UC) @ self._update_US
         return np.asarray((self._features(x_MC) @ self._prior + update_MS).T)
 
@@ -174,6 +179,11 @@ class Surrogate:
     def mean_scores(self, x_MC: Array) -> Array:
         """Return posterior means of true scores at the full length; higher is better, in standard deviations."""
         return np.asarray(np.mean([member.mean(x_MC) for member in self._members], axis=0))
+
+    @on_one_thread
+    def likely_scores(self, x_MC: Array) -> Array:
+        """Return posterior means with the most probable parameters: nearly `mean_scores`, in a fraction of the time."""
+        return self._members[0].mean(x_MC)
 
     @on_one_thread
     def draw_scores(self, x_MC: Array, *, num_draws: int, seed: int, own: Indices | None = None) -> Array:
@@ -337,6 +347,11 @@ def _ensemble(data: Data, rng: np.random.Generator, num_members: int) -> list[Ar
     positions = (rng.random() + np.arange(num_members - 1)) / (num_members - 1)
     chosen = np.minimum(np.searchsorted(np.cumsum(weights) / weights.sum(), positions), len(weights) - 1)
     return [best.x, *proposed[chosen]]
+
+
+def _blocks(x_MC: Array) -> list[Array]:
+    """Return points in blocks for which a covariance with the data fits into the processor's cache."""
+    return np.array_split(x_MC, max(1, math.ceil(len(x_MC) / _BLOCK)))
 
 
 def _negative(units_P: Array, data: Data) -> tuple[float, Array]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 __all__ = ["on_one_thread"]
 
@@ -23,7 +23,15 @@ def on_one_thread(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        with threadpool_limits(limits=1, user_api="blas"):
+        with _controller().limit(limits=1, user_api="blas"):
             return function(*args, **kwargs)
 
     return wrapped
+
+
+@functools.cache
+def _controller() -> Any:
+    """Return the thread pools of this process; made once, since looking for them takes milliseconds."""
+    import scipy.linalg  # noqa: F401  with its own pool, which must be loaded to be found
+
+    return ThreadpoolController()

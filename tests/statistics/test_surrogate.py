@@ -45,7 +45,7 @@ def test_left_out_blocks_are_predicted_as_if_they_were_removed(additive):
     without = surrogate._Member(member.kernel.parameters, data)
     one = surrogate._data([*rest, trials[5]], additive.encoder, additive._score, NUM_ROWS)
     block = one.trial_N == len(rest)
-    covariance = member.kernel.scores(one, member.kernel.matern(one.x_UC, one.x_UC)[0])
+    covariance = member.kernel.scores(one, member.kernel.matern(one.x_UC, one.x_UC))
     expected = covariance[np.ix_(block, ~block)] @ without.weights_N
     assert surrogate._left_out(member)[member.data.trial_N == 5] == pytest.approx(expected, abs=1e-6)
 
