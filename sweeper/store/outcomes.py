@@ -6,7 +6,6 @@ Shapes: N rows, in the order of the split.
 """
 
 # Arrays are named after their shapes.
-# ruff: noqa: N815
 
 from __future__ import annotations
 

@@ -130,6 +130,15 @@ def test_a_worker_trains_the_recipes_alone_before_anything_else(tmp_path):
     check_intact(bench)
 
 
+def test_at_most_three_recipes_delay_other_trials(tmp_path):
+    rest = {"lora.r": 8, "lora.alpha_ratio": 1.0}
+    recipes = [Recipe(name=f"rate {n}", params={**rest, "train.learning_rate": n * 1e-3}) for n in (1, 2, 3, 4, 5)]
+    bench = bench_of(tmp_path, search=no_pruning(recipes=recipes)).run()
+    first = bench.chunks()[: 2 * RUNGS[-1]]
+    assert {number for pack in first for number in pack} == {0, 1, 2}
+    assert bench.chunks()[2 * RUNGS[-1]] == (3, 4, 5, 6)
+
+
 def test_nothing_is_proposed_before_the_recipes_of_a_single_worker_are_finished(tmp_path):
     bench = bench_of(tmp_path)
     with pytest.raises(Killed):
