@@ -95,11 +95,8 @@ class _Confirmation:
         self.by_number = {trial.spec.number: trial for trial in trials}
         self.complete = self._complete_trials()
         self.outcomes = self._outcomes()
-        most = max((len(found.seeds) for found in self.outcomes.values()), default=0)
-        # Once it is over, the latest look is the last one, and may use the whole error level.
-        self.settings = record.settings
-        if record.state.is_over and most:
-            self.settings = dataclasses.replace(record.settings, max_seeds=most)
+        # The number of seeds that the looks at the data share the error level over.
+        self.settings = dataclasses.replace(record.settings, max_seeds=record.max_seeds or record.settings.max_seeds)
         self.num_rows = next((found.num_rows for found in self.outcomes.values()), 0)
         self.has_fresh_rows = self.study.num_rows.get("confirmation", 0) > 0
         self.results = self._results()

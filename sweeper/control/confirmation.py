@@ -9,6 +9,7 @@ comparison is undecided. What is trained follows from the stored trials alone, s
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -25,6 +26,7 @@ from sweeper.figures.confirmation import (
 from sweeper.figures.recipes import FIRST_CONFIRMATION_NUMBER
 from sweeper.figures.text import plural
 from sweeper.search.proposals import trial_seed
+from sweeper.statistics.comparison import looks
 from sweeper.statistics.results import CandidateResult, Verdict
 from sweeper.types import Phase, StudyRecord, TrialRecord, TrialState
 
@@ -149,8 +151,7 @@ class Confirmation:
             more = list(dict.fromkeys([self._default, _best(results), *undecided])) if undecided else []
             if not more or (reason := self._why_stop(num_seeds, more)):
                 return self._decided(study, comparable, num_seeds, "" if not more else reason)
-            for name in more:
-                num_seeds[name] += 1
+            num_seeds.update(dict.fromkeys(more, self._next_look(num_seeds, more)))
 
     def _decided(
         self,
@@ -206,12 +207,23 @@ class Confirmation:
             found.append(trial)
         return found
 
+    def _next_look(self, num_seeds: Mapping[str, int], more: Sequence[str]) -> int:
+        """Return with how many seeds the undecided candidates are compared next, as far as the share allows.
+
+        Not after every seed: each look at the data is another chance of a wrong verdict (`comparison.looks`).
+        """
+        most = max(num_seeds[name] for name in more)
+        planned = looks(dataclasses.replace(self.settings, max_seeds=max(self._plan.max_seeds, self.settings.seeds)))
+        look = next((each for each in planned if each > most), most + 1)
+        decided = sum(number for name, number in num_seeds.items() if name not in more)
+        return max(most, min(look, (self._plan.max_trials - decided) // len(more)))
+
     def _why_stop(self, num_seeds: Mapping[str, int], more: Sequence[str]) -> str:
         """Return why undecided candidates get no further seed; empty if they get one."""
         num_trials = sum(num_seeds.values())
         if any(num_seeds[name] >= self.settings.max_seeds for name in more):
             return f"all seeds of confirm.max_seeds={self.settings.max_seeds} are trained"
-        if num_trials + len(more) > self._plan.max_trials:
+        if self._next_look(num_seeds, more) <= max(num_seeds[name] for name in more):
             share = f"confirm.max_share={self.settings.max_share:g}"
             return f"{share} allows {plural(self._plan.max_trials, 'trial')}, and {num_trials} are trained"
         return ""

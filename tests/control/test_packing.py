@@ -135,13 +135,22 @@ FOUR = [Recipe(name=f"lr{number}", params={"train.learning_rate": number * 1e-3}
 
 def test_the_first_recipe_trains_alone_and_the_others_in_narrow_packs(tmp_path):
     bench = bench_of(tmp_path, search=no_pruning(recipes=FOUR)).run()
-    assert list(dict.fromkeys(bench.chunks()))[:3] == [(0,), (1, 2), (3,)]
+    assert list(dict.fromkeys(bench.chunks()))[:2] == [(0,), (1, 2)]
 
 
 def test_the_other_workers_share_the_other_recipes(tmp_path):
     bench = bench_of(tmp_path, num_workers=2, search=no_pruning(recipes=FOUR)).run()
     assert packs_of(bench, 0)[: RUNGS[-1] + 1] == [(0,)] * RUNGS[-1] + [(3,)]
     assert packs_of(bench, 1)[: RUNGS[-1]] == [(1, 2)] * RUNGS[-1]
+
+
+def test_at_most_three_recipes_delay_other_trials(tmp_path):
+    rest = {"lora.r": 8, "lora.alpha_ratio": 1.0}
+    recipes = [Recipe(name=f"rate {n}", params={**rest, "train.learning_rate": n * 1e-3}) for n in (1, 2, 3, 4, 5)]
+    bench = bench_of(tmp_path, search=no_pruning(recipes=recipes)).run()
+    first = bench.chunks()[: 2 * RUNGS[-1]]
+    assert {number for pack in first for number in pack} == {0, 1, 2}
+    assert bench.chunks()[2 * RUNGS[-1]] == (3, 4, 5, 6)
 
 
 def test_nothing_is_proposed_before_the_recipes_of_a_single_worker_are_finished(tmp_path):
