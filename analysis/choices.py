@@ -146,7 +146,7 @@ class Choices:
         first = kept or next(iter(found["seeds"]), None)
         mean = found["metrics"].get(self._metric)
         facts = [f"Trained with {plural(len(found['seeds']), 'fresh seed')}"]
-        facts += _cost_facts(found["num_parameters"], found["device_s"], "all its seeds")
+        facts += _cost_facts(found["num_parameters"], found["device_s"], "each seed")
         if found["optimism"] is not None:
             facts.append(f"Search score minus fresh-seed mean: {found['optimism']:+.3f}")
         if found["test"]:

@@ -24,6 +24,7 @@ from sweeper.figures.text import plural
 from sweeper.statistics.comparison import compare_candidates, compare_with_baseline
 from sweeper.statistics.outcomes import CandidateOutcomes
 from sweeper.statistics.results import CandidateResult, Difference, Interval, Verdict
+from sweeper.statistics.scores import expected_on_other_rows
 from sweeper.store.candidate_outcomes import read_candidate_outcomes
 from sweeper.store.trials import TrialStore
 from sweeper.types import Phase, StudyRecord, TrialRecord, TrialState
@@ -209,9 +210,12 @@ class _Confirmation:
         }
 
     def _test(self, name: str) -> dict[str, Any] | None:
-        """Return the mean over seeds on the test rows; None if the candidate was not scored there."""
+        """Return the mean over seeds on the test rows, and the range in which the rows of the comparison predict it.
+
+        None if the candidate was not scored there.
+        """
         rows = _outcomes_of(self.store, name, self.complete[name], split="test")
-        if rows is None:
+        if rows is None or name not in self.outcomes:
             return None
         metric = self.study.metric.removeprefix(_PREFIX)
         (result,) = compare_candidates(
@@ -230,6 +234,15 @@ class _Confirmation:
             },
             "value": result.metrics[self.study.metric].estimate,
             "interval": _interval(result.metrics[self.study.metric]),
+            "expected": _interval(
+                expected_on_other_rows(
+                    self.outcomes[name],
+                    metric,
+                    num_rows=rows.num_rows,
+                    num_seeds=len(rows.seeds),
+                    confidence=self.settings.confidence,
+                )
+            ),
         }
 
     def _against_baseline(self) -> dict[str, Any] | None:

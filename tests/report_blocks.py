@@ -31,6 +31,8 @@ def make_candidate(
     return {
         "name": name,
         "source": source,
+        "trial": 0,
+        "probability_best": 0.3,
         "params": {"lora.r": params["lora.r"], "lora.alpha": alpha, **params},
         "hyperparameters": {**params, "lora.use_rslora": False},
         "num_parameters": 5000 + 1000 * params["lora.r"],
@@ -61,21 +63,26 @@ def make_confirmation(candidates, **changes):
     """Make a complete confirmation that recommends the first candidate; the last one is the default."""
     return {
         "state": "complete",
+        "reason": "",
         "confidence": 0.95,
         "margin": 0.005,
         "num_seeds": 3,
+        "num_rows": 1000,
+        "has_fresh_rows": True,
         "device_s": 249.0,
         "share": 0.43,
         "max_share": 0.5,
         "candidates": list(candidates),
+        "best": candidates[0]["name"],
         "recommended": candidates[0]["name"],
+        "equivalent": [candidate["name"] for candidate in candidates[:2]],
         "simplest": candidates[min(1, len(candidates) - 1)]["name"],
         "best_under_cap": None,
         "default": candidates[-1]["name"],
         "baseline": None,
         "verdict": f"{candidates[0]['name']} is better than the default: +0.025 (+0.013 to +0.037) accuracy.",
         "advice": ["Stop: more trials are unlikely to find a better configuration."],
-        "optimism": interval(0.01, 0.006),
+        "optimism": {"candidate": candidates[0]["name"], **interval(0.01, 0.006)},
         **changes,
     }
 

@@ -75,9 +75,23 @@ def with_blocks(best):
 
 def confirmation_of(study):
     """Make the confirmation of a study of `full_page`: a better trial, an undecided recipe, and the default."""
-    baseline = {"name": "frozen_probe", "label": "probe", "value": 0.899, "beaten": False, "gain": interval(0.001)}
+    baseline = {
+        "name": "frozen_probe",
+        "label": "probe",
+        "value": 0.899,
+        "beaten": False,
+        "gain": interval(0.001),
+        "sentence": "No adapter is clearly better than the probe.",
+    }
     own, default = ({key: study[name]["params"][key] for key in KEYS} for name in ("best", "default"))
-    test = {"value": 0.896, "metrics": {}, "num_rows": 1000, "interval": interval(0.896, 0.018)}
+    test = {
+        "value": 0.896,
+        "metrics": {},
+        "num_rows": 1000,
+        "num_seeds": 3,
+        "interval": interval(0.896, 0.018),
+        "expected": interval(0.9, 0.02),
+    }
     return make_confirmation([
         make_candidate("trial 7", own, value=0.9, test=test),
         make_candidate("alpha_2r", {**default, "lora.alpha_ratio": 2.0}, value=0.88, source="recipe", first=2_000_003,

@@ -398,7 +398,7 @@ class ConfirmSettings:
     """How the best configuration is confirmed after the search, by trials with fresh seeds."""
 
     max_share: float = key(
-        0.5,
+        1.5,
         "Training of the confirmation as a share of the search's, per study, in chunks; 0 skips it.",
         at_least=0,
         at_most=100,

@@ -26,7 +26,7 @@ from sweeper.figures.confirmation import (
 from sweeper.figures.recipes import FIRST_CONFIRMATION_NUMBER
 from sweeper.figures.text import plural
 from sweeper.search.proposals import trial_seed
-from sweeper.statistics.comparison import looks
+from sweeper.statistics.looks import looks
 from sweeper.statistics.results import CandidateResult, Verdict
 from sweeper.types import Phase, StudyRecord, TrialRecord, TrialState
 
@@ -210,7 +210,7 @@ class Confirmation:
     def _next_look(self, num_seeds: Mapping[str, int], more: Sequence[str]) -> int:
         """Return with how many seeds the undecided candidates are compared next, as far as the share allows.
 
-        Not after every seed: each look at the data is another chance of a wrong verdict (`comparison.looks`).
+        Not after every seed: each look at the data is another chance of a wrong verdict (`statistics.looks`).
         """
         most = max(num_seeds[name] for name in more)
         planned = looks(dataclasses.replace(self.settings, max_seeds=max(self._plan.max_seeds, self.settings.seeds)))

@@ -17,16 +17,15 @@ import numpy as np
 
 from sweeper.config.settings import ConfirmSettings
 from sweeper.statistics.crossed import Crossed, Floats, MaxStatistic, SeedVariance
+from sweeper.statistics.looks import error_level
 from sweeper.statistics.outcomes import LABEL_METRICS, CandidateOutcomes, is_minimised, row_contributions
 from sweeper.statistics.results import CandidateResult, Difference, Interval, Verdict
 
-__all__ = ["compare_candidates", "compare_with_baseline", "error_level", "looks"]
+__all__ = ["compare_candidates", "compare_with_baseline"]
 
 _MOST_SEEDS = 1_000
 _MOST_ROWS = 1_000_000
 """More than anyone would train or label."""
-_SHARE_OF_LAST_LOOK = 0.85
-"""With looks after 3, 6 and 12 seeds whose noise is independent, a true null is rejected in 4.9 % at a level of 5 %."""
 
 
 def compare_candidates(
@@ -112,26 +111,6 @@ def compare_with_baseline(
     """
     _check(candidates)
     return _Scores(candidates, metric, maximize=maximize, settings=settings, seed=seed).against_fixed(name, baseline)
-
-
-def looks(settings: ConfirmSettings) -> tuple[int, ...]:
-    """Return the numbers of seeds after which candidates are compared: twice as many each time, up to ``max_seeds``."""
-    found = [settings.seeds]
-    while found[-1] < settings.max_seeds:
-        found.append(min(2 * found[-1], settings.max_seeds))
-    return tuple(found)
-
-
-def error_level(settings: ConfirmSettings, num_seeds: int) -> float:
-    """Return the error level of comparisons after a number of seeds.
-
-    Every look at the data is another chance of a wrong verdict, so the `looks` share the error level 1 - confidence
-    (alpha spending; Lan and DeMets 1983). Early ones get little, so that the last one loses little.
-    """
-    level = 1 - settings.confidence
-    if settings.seeds >= settings.max_seeds:
-        return level
-    return level * _SHARE_OF_LAST_LOOK * min(1.0, num_seeds / settings.max_seeds) ** 2
 
 
 def _check(candidates: Sequence[CandidateOutcomes]) -> None:

@@ -1,51 +1,14 @@
-"""What scores of candidates say: how optimistic the search's were, and what to expect on test rows."""
+"""What the scores of candidates say about scores on other rows, such as test rows."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-
-import numpy as np
 
 from sweeper.statistics.crossed import Crossed, StandardError
-from sweeper.statistics.outcomes import CandidateOutcomes, metric_values, row_contributions
+from sweeper.statistics.outcomes import CandidateOutcomes, row_contributions
 from sweeper.statistics.results import Interval
 
-__all__ = ["expected_on_other_rows", "optimism"]
-
-
-def optimism(
-    search_values: Mapping[str, float],
-    candidates: Sequence[CandidateOutcomes],
-    *,
-    metric: str,
-    maximize: bool,
-    confidence: float,
-) -> Interval | None:
-    """Return how much better the search scored its own candidates than fresh seeds do, on average.
-
-    The search trained all of them with one seed, so its mean score is compared with that of each fresh seed: if the
-    search's scores were not the best of many, they would be like those of one more seed (t interval of a prediction).
-
-    Args:
-        search_values: The search's score of each of its candidates, by name, on the same rows.
-        candidates: Those candidates and others, as for `compare_candidates`.
-        metric: The study's metric.
-        maximize: Whether higher values of it are better.
-        confidence: Of the interval.
-
-    Returns:
-        Positive if the search was too optimistic, also for a loss; None without candidates of the search.
-    """
-    found = [candidate for candidate in candidates if candidate.name in search_values]
-    if not found:
-        return None
-    num_seeds = min(len(candidate.seeds) for candidate in found)
-    fresh_S = np.mean([metric_values(candidate, metric)[:num_seeds] for candidate in found], axis=0)
-    search = float(np.mean([search_values[candidate.name] for candidate in found]))
-    error = float(fresh_S.std(ddof=1)) * math.sqrt(1 + 1 / num_seeds)
-    half = StandardError(error=error, degrees=num_seeds - 1).half_width(1 - confidence)
-    return Interval.around((1 if maximize else -1) * (search - float(fresh_S.mean())), half)
+__all__ = ["expected_on_other_rows"]
 
 
 def expected_on_other_rows(

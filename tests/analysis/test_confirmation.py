@@ -78,6 +78,9 @@ def test_scores_on_test_rows_are_reported_and_choose_nothing(tmp_path):
     assert test["num_rows"] == 1000
     assert test["value"] == pytest.approx(0.9)
     assert test["interval"]["low"] < 0.9 < test["interval"]["high"]
+    assert test["expected"]["estimate"] == pytest.approx(0.95)
+    width = found["candidates"][1]["metrics"]["validation/accuracy"]
+    assert test["expected"]["high"] - test["expected"]["low"] > width["high"] - width["low"], "test rows vary, too"
     assert found["recommended"] == "trial 9"
 
 

@@ -140,7 +140,7 @@ def test_the_first_recipe_trains_alone_and_the_others_in_narrow_packs(tmp_path):
 
 def test_the_other_workers_share_the_other_recipes(tmp_path):
     bench = bench_of(tmp_path, num_workers=2, search=no_pruning(recipes=FOUR)).run()
-    assert packs_of(bench, 0)[: RUNGS[-1] + 1] == [(0,)] * RUNGS[-1] + [(3,)]
+    assert packs_of(bench, 0)[: RUNGS[-1] + 1] == [(0,)] * RUNGS[-1] + [(3, 4, 5, 6)]
     assert packs_of(bench, 1)[: RUNGS[-1]] == [(1, 2)] * RUNGS[-1]
 
 

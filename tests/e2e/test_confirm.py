@@ -36,7 +36,7 @@ def check_confirmed(store):
     assert len(seeds) == 1
     for name, trials in found.items():
         assert {trial.state for trial in trials.values()} == {TrialState.COMPLETE}
-        assert read_candidate_outcomes(store, name, list(trials.values())).num_rows == 30
+        assert read_candidate_outcomes(store, name, list(trials.values())).num_rows == 26
         scored = [store.read_test_outcomes(STUDY, trial.spec.number) for trial in trials.values()]
         assert all(outcomes is not None for outcomes in scored) == (name in (record.winner, "peft_default"))
     # Equal seeds start from equal adapters, and different ones do not.

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from sweeper.config.settings import ConfirmSettings
-from sweeper.statistics.comparison import compare_candidates, compare_with_baseline, error_level, looks
+from sweeper.statistics.comparison import compare_candidates, compare_with_baseline
+from sweeper.statistics.looks import error_level, looks
 from sweeper.statistics.outcomes import CandidateOutcomes
 from sweeper.statistics.results import Verdict
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import numpy as np
 import pytest
 
 from sweeper.statistics.outcomes import CandidateOutcomes, metric_values
-from sweeper.statistics.results import Interval
-from sweeper.statistics.scores import expected_on_other_rows, optimism
+from sweeper.statistics.scores import expected_on_other_rows
 
 
 def candidate(name, accuracy, *, seeds=3, rows=400, stream=0, seed_error=0.0):
@@ -28,25 +26,6 @@ def candidate(name, accuracy, *, seeds=3, rows=400, stream=0, seed_error=0.0):
 
 
 OTHER, GOOD, BAD = candidate("default", 0.8), candidate("good", 0.9, stream=1), candidate("bad", 0.7, stream=2)
-
-
-def test_optimism_is_the_search_score_minus_the_mean_of_fresh_seeds():
-    found = optimism({"good": 0.95}, [OTHER, GOOD], metric="accuracy", maximize=True, confidence=0.95)
-    values = (GOOD.predicted_SN == 0).mean(axis=1)
-    half = 4.3027 * values.std(ddof=1) * math.sqrt(1 + 1 / 3)
-    estimate = 0.95 - values.mean()
-    wanted = Interval(estimate=estimate, low=estimate - half, high=estimate + half)
-    assert dataclasses.astuple(found) == pytest.approx(dataclasses.astuple(wanted), rel=1e-3)
-
-
-def test_optimism_is_the_mean_over_candidates_and_positive_for_a_loss_that_was_too_low():
-    losses = {"good": GOOD.loss_SN.mean() - 0.1, "bad": BAD.loss_SN.mean() - 0.3}
-    found = optimism(losses, [OTHER, GOOD, BAD], metric="loss", maximize=False, confidence=0.95)
-    assert found.estimate == pytest.approx(0.2)
-
-
-def test_without_candidates_of_the_search_there_is_no_optimism():
-    assert optimism({"trial 3": 0.9}, [OTHER], metric="accuracy", maximize=True, confidence=0.95) is None
 
 
 @pytest.mark.parametrize("num_seeds", [1, 3])
