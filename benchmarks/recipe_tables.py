@@ -44,6 +44,9 @@ def render(rows: Sequence[Row]) -> str:
     return "# Recipes\n\n" + _INTRODUCTION + "\n\n" + "\n\n".join([*parts, _early(rows), _best_rung(rows)]) + "\n"
 
 
+_UNCHANGED = "as it is"
+"""Name of the trials that the others are compared with."""
+
 _INTRODUCTION = """Made by `python benchmarks/recipes.py`. MiniLM, r=8, alpha=8, dropout 0, learning rate 0.001, unless
 a table says otherwise. Validation accuracy on 400 rows (300 for trec_entity): the standard error is 0.015 to 0.025.
 Means over seeds."""
@@ -140,22 +143,27 @@ def _rate(rows: Sequence[Row], by_plan: Mapping[str, Sequence[Row]]) -> str:
 
 
 def _screen(rows: Sequence[Row], _: Mapping[str, Sequence[Row]]) -> str:
-    names = list(dict.fromkeys(row["name"] for row in rows))
+    names = list(dict.fromkeys([_UNCHANGED, *(row["name"] for row in rows)]))
     scores = _means(rows, lambda row: row["name"])
-    header = ["changed", *(of["dataset"] for of, _ in scores), "mean difference", "standard error"]
-    lines = []
-    for name in names:
-        paired = _paired(rows, name)
-        error = statistics.stdev(paired) / len(paired) ** 0.5 if len(paired) > 1 and name != names[0] else 0.0
-        lines.append(
-            [
-                name,
-                *(_score(found.get(name)) for _, found in scores),
-                f"{statistics.fmean(paired):+.4f}",
-                f"{error:.4f}",
-            ]
-        )
-    return "## Other hyperparameters\n\nDifferences are paired by dataset and seed.\n\n" + table(header, lines)
+    header = ["changed", *(of["dataset"] for of, _ in scores), "mean difference", "on test rows"]
+    lines = [
+        [
+            name,
+            *(_score(found.get(name)) for _, found in scores),
+            *(_paired_text(rows, name, split) for split in ("accuracy", "test")),
+        ]
+        for name in names
+    ]
+    note = "Differences are paired by dataset and seed, with their standard errors."
+    return f"## Other hyperparameters\n\n{note}\n\n{table(header, lines)}"
+
+
+def _paired_text(rows: Sequence[Row], name: str, split: str) -> str:
+    paired = _paired(rows, name, split)
+    if name == _UNCHANGED or not paired:
+        return "-"
+    error = f" ± {statistics.stdev(paired) / len(paired) ** 0.5:.4f}" if len(paired) > 1 else ""
+    return f"{statistics.fmean(paired):+.4f}{error}"
 
 
 def _language(rows: Sequence[Row], by_plan: Mapping[str, Sequence[Row]]) -> str:
@@ -163,13 +171,13 @@ def _language(rows: Sequence[Row], by_plan: Mapping[str, Sequence[Row]]) -> str:
     return f"{first}, language model\n\nSmolLM2-135M on TREC as instructions, 480 rows, 3 epochs. {rest}"
 
 
-def _paired(rows: Sequence[Row], name: str) -> list[float]:
-    scores = {(row["dataset"], row["seed"], row["name"]): row["accuracy"][-1] for row in rows}
-    first = rows[0]["name"]
+def _paired(rows: Sequence[Row], name: str, split: str) -> list[float]:
+    last = {(row["dataset"], row["seed"], row["name"]): row[split][-1] for row in rows}
+    scores = {identity: value for identity, value in last.items() if value is not None}
     return [
-        value - scores[dataset, seed, first]
+        value - scores[dataset, seed, _UNCHANGED]
         for (dataset, seed, changed), value in scores.items()
-        if changed == name and (dataset, seed, first) in scores
+        if changed == name and (dataset, seed, _UNCHANGED) in scores
     ]
 
 
