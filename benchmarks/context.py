@@ -13,7 +13,10 @@ from benchmarks.commands import run_command
 from benchmarks.configuration import EQUAL_WORK, variant_dir
 from benchmarks.record import Results, Row
 
-__all__ = ["FORMS", "Context", "Sizes"]
+__all__ = ["FORMS", "SEARCH_ONLY", "Context", "Sizes"]
+
+SEARCH_ONLY = "confirm=none"
+"""Peers confirm nothing, so the confirmation is not part of a comparison with them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,7 +138,7 @@ class Context:
         folder = variant_dir(dataset, self.cache)
         options = [] if folder is None else ["--config-dir", str(folder)]
         shared = [f"dataset={dataset}", f"cache={self.cache}", *first, *self.overrides_for(dataset)]
-        return [*options, *shared, *self.ours, *more]
+        return [*options, *shared, SEARCH_ONLY, *self.ours, *more]
 
     def peer_options(self, *more: str, dataset: str = "") -> list[str]:
         """Return the options of a peer.

@@ -17,7 +17,7 @@ from statistics import median
 
 from benchmarks.arithmetic import median_ratio, table
 from benchmarks.commands import ROOT, run_command, run_ours
-from benchmarks.context import Context
+from benchmarks.context import SEARCH_ONLY, Context
 from benchmarks.record import Row
 from sweeper.store.provenance import git_state
 
@@ -50,7 +50,8 @@ def _record(context: Context, name: str, checkout: Path, repetition: int) -> Non
     sizes, scratch = context.sizes, context.new_scratch(f"sweep-{name}")
     datasets = ",".join(sizes.sweep_datasets)
     shared = [f"dataset=[{datasets}]", f"cache={context.cache}", *sizes.overrides]
-    ours = context.ours if name == "present" else ()
+    # Earlier checkouts have no confirmation, and do not know its settings.
+    ours = (SEARCH_ONLY, *context.ours) if name == "present" else ()
     finished = run_ours(
         [*shared, *ours, f"budget.trials={sizes.sweep_trials}"], scratch=scratch, checkout=checkout.absolute()
     )
