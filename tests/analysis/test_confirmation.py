@@ -14,7 +14,7 @@ from sweeper.config.settings import ConfirmSettings
 from sweeper.figures.confirmation import ConfirmationRecord, ConfirmationState
 from sweeper.figures.recipes import confirmation_origin
 from sweeper.types import Phase, TrialState
-from tests.builders import make_confirmed_sweep, make_default, make_study, make_sweep, make_trial
+from tests.builders import SPACE, make_confirmed_sweep, make_default, make_study, make_sweep, make_trial
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "analysis" / "best.schema.json").read_text(encoding="utf-8"))
 
@@ -122,6 +122,26 @@ def test_a_skipped_confirmation_says_why(tmp_path):
     found = block(store)
     assert found["recommended"] is None
     assert found["verdict"] == "Nothing was confirmed: max_share is too small."
+
+
+def test_a_best_trial_at_a_bound_asks_for_a_wider_space_and_a_late_one_for_more_trials(tmp_path):
+    study = make_study(space={**SPACE, "lora.r": "tag(log2,interval(1,16))"})
+    found = block(make_confirmed_sweep(tmp_path, {"peft_default": 0.85, "trial 9": 0.95}, study=study))
+    assert found["advice"] == [
+        "`lora.r` = 16 is at the high end of the space: widen it and search again.",
+        "Search on: trial 9 came late in a search of 2 trials, so more of them may find a better one (budget.trials=4).",
+    ]
+
+
+def test_where_nothing_is_open_the_advice_is_to_stop(tmp_path):
+    found = block(make_confirmed_sweep(tmp_path, {"peft_default": 0.95, "trial 9": 0.85}))
+    assert [line[:10] for line in found["advice"]] == ["Stop here:"]
+
+
+def test_rows_that_training_leaves_over_are_mentioned(tmp_path):
+    study = make_study(num_available=3980)
+    found = block(make_confirmed_sweep(tmp_path, {"peft_default": 0.95, "trial 9": 0.85}, study=study))
+    assert "trials used 1,000 of 3,980" in found["advice"][0]
 
 
 def test_the_report_has_the_verdict_first_and_every_candidate(tmp_path):
