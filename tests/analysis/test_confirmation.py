@@ -127,10 +127,10 @@ def test_a_skipped_confirmation_says_why(tmp_path):
 def test_a_best_trial_at_a_bound_asks_for_a_wider_space_and_a_late_one_for_more_trials(tmp_path):
     study = make_study(space={**SPACE, "lora.r": "tag(log2,interval(1,16))"})
     found = block(make_confirmed_sweep(tmp_path, {"peft_default": 0.85, "trial 9": 0.95}, study=study))
-    assert found["advice"] == [
-        "`lora.r` = 16 is at the high end of the space: widen it and search again.",
-        "Search on: trial 9 came late in a search of 2 trials, so more of them may find a better one (budget.trials=4).",
-    ]
+    wider, longer = found["advice"]
+    assert wider == "`lora.r` = 16 is at the high end of the space: widen it and search again."
+    assert longer.startswith("Search on: trial 9 came late in a search of 2 trials")
+    assert "budget.trials=4" in longer
 
 
 def test_where_nothing_is_open_the_advice_is_to_stop(tmp_path):
