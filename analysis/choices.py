@@ -207,7 +207,7 @@ def _needed_text(against: Mapping[str, Any] | None) -> str:
         return "-"
     parts = [
         f"{against[key]:,} {unit}"
-        for key, unit in (("seeds_needed", "seeds each"), ("rows_needed", "validation rows"))
+        for key, unit in (("seeds_needed", "seeds each"), ("rows_needed", "rows"))
         if against.get(key)
     ]
     return " or ".join(parts) or "no number of seeds"

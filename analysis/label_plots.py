@@ -34,9 +34,7 @@ def confusion_plot(counts_CC: Sequence[Sequence[int]], labels: Sequence[str], *,
         reverse=True,
     )
     top = [f"{labels[true]} taken for {labels[predicted]} {cell} times" for cell, true, predicted in wrong[:3]]
-    rows = (
-        f"validation rows, summed over {plural(num_seeds, 'seed')}" if num_seeds > 1 else "validation rows of one seed"
-    )
+    rows = f"scored rows, summed over {plural(num_seeds, 'seed')}" if num_seeds > 1 else "scored rows of one seed"
     heat: Figure = {
         "type": "heatmap",
         "x": ticks,
@@ -104,7 +102,7 @@ def class_change_plot(
         layout={
             **layout(
                 {"title": "change of the share of right rows"},
-                {"type": "category", "autorange": "reversed", "automargin": True, "title": "label (validation rows)"},
+                {"type": "category", "autorange": "reversed", "automargin": True, "title": "label (scored rows)"},
             ),
             "showlegend": False,
         },

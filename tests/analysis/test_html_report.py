@@ -155,7 +155,7 @@ def test_every_choice_has_yaml_a_command_and_an_adapter(tmp_path):
 
 
 def test_candidates_are_listed_with_what_would_settle_them(full):
-    assert "9 seeds each or 1,600 validation rows" in full.text
+    assert "9 seeds each or 1,600 rows" in full.text
     assert "0.896 (0.878 to 0.914) on 1,000 rows" in full.text
 
 
