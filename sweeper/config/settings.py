@@ -117,7 +117,7 @@ class DatasetSettings:
     validation_rows: int = key(400, "Rows that score a trial; 0 for a fifth of the rows.", at_least=0)
     test_rows: int = key(1000, "Rows held out for the final score, never seen by the search; 0 for none.", at_least=0)
     confirm_rows: int = key(
-        1000,
+        2000,
         "Most rows for the confirmation, new to every trial, of those that train_rows leaves over (or validation_rows, if "
         "the data names validation rows). If none are left, it uses the validation rows.",
         at_least=0,

@@ -54,6 +54,6 @@ def test_the_rows_are_as_counted_and_the_default_sizes_fit(name, tmp_path, reque
     whole = prepare_splits(settings_of(name, train_rows=0), cache=cache)
     assert sum(whole.num_rows.values()) == UNIQUE_ROWS[name]
     splits = prepare_splits(settings_of(name), cache=cache)
-    assert splits.num_rows == {"train": 1000, "validation": 400, "test": 1000, "confirmation": 1000}
+    assert splits.num_rows == {"train": 1000, "validation": 400, "test": 1000, "confirmation": 2000}
     assert splits.test.to_list() == whole.test.to_list()
     assert "too few" not in caplog.text
