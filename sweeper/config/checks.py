@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from sweeper.clock import utc_now
 from sweeper.config.keys import Key, all_keys, find_key
-from sweeper.config.settings import SearchSettings, SweepSettings
+from sweeper.config.settings import ConfirmSettings, SearchSettings, SweepSettings
 from sweeper.config.space import Scale, SearchSpace
 from sweeper.config.time_limit import find_time_limit
 from sweeper.errors import ConfigError, did_you_mean
@@ -40,7 +40,14 @@ def check_settings(settings: SweepSettings, space: SearchSpace) -> None:
     _check_batches(settings, space)
     _check_recipes(settings.search)
     _check_cost(settings.search)
+    _check_confirm(settings.confirm)
     find_time_limit(settings.budget, utc_now())
+
+
+def _check_confirm(confirm: ConfirmSettings) -> None:
+    if confirm.max_seeds < confirm.seeds:
+        rule = f"must be at least confirm.seeds={confirm.seeds}, the seeds that every candidate gets"
+        raise ConfigError("confirm.max_seeds", confirm.max_seeds, rule, "Raise it, or lower confirm.seeds.")
 
 
 def micro_batch(settings: SweepSettings, space: SearchSpace) -> int:

@@ -397,3 +397,9 @@ def test_a_dimension_of_the_head_is_rejected_for_a_task_without_a_head():
     error = error_of(*HEADLESS, "train.head_init=choice(random,probe)")
     assert (error.key, error.value) == ("train.head_init", "choice(random,probe)")
     assert "task=causal_lm adds no head" in error.rule
+
+
+def test_a_confirmation_needs_at_least_the_seeds_that_every_candidate_gets():
+    error = str(error_of("confirm.seeds=5", "confirm.max_seeds=4"))
+    assert "confirm.max_seeds=4: must be at least confirm.seeds=5" in error
+    assert compose(["confirm.seeds=5", "confirm.max_seeds=5"]).settings.confirm.max_seeds == 5
