@@ -72,8 +72,9 @@ bench-growth: $(VENV)/.installed  ## Measure how memory, open files, threads and
 bench-controller: $(VENV)/.installed  ## Measure CPU, waiting times and memory of the controller over 10,000 trials on fake workers
 	@$(BIN)/python benchmarks/controller.py $(ARGS)
 
-calibration: $(VENV)/.installed  ## Simulate confirmations whose truth is known, and count wrong verdicts, several minutes
+calibration: $(VENV)/.installed  ## Count wrong verdicts of simulated confirmations and searches, about six minutes; ARGS='--studies 50'
 	@$(BIN)/python benchmarks/calibration.py $(ARGS)
+	@$(BIN)/python benchmarks/calibration_effects.py $(ARGS)
 
 chaos: $(VENV)/.installed  ## Kill sweeps 210 times at seeded moments and count what was lost, 15 minutes; ARGS='--seed 7'
 	@$(BIN)/python chaos/run.py $(ARGS)
