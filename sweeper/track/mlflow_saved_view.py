@@ -35,7 +35,7 @@ def page(experiment_id: str) -> str:
 
 def artifact(experiment_id: str, run_id: str, name: str) -> str:
     """Return the link of a run's artifact relative to the server."""
-    return f"#/experiments/{experiment_id}/runs/{run_id}/artifacts/{name}"
+    return f"#/experiments/{experiment_id}/runs/{run_id}/artifactPath/{name}"
 
 
 def saved_view(study: StudyRecord) -> str:

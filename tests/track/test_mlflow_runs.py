@@ -270,7 +270,7 @@ def test_the_note_links_the_report_and_is_not_written_again(place, tmp_path, mon
     writer.keep_report(study(), report_files(tmp_path / "sweep", "text"))
     (report,) = place.reports()
     note = place.client.get_experiment(report.info.experiment_id).tags["mlflow.note.content"]
-    link = f"#/experiments/{report.info.experiment_id}/runs/{report.info.run_id}/artifacts/report.html"
+    link = f"#/experiments/{report.info.experiment_id}/runs/{report.info.run_id}/artifactPath/report.html"
     assert f"[Read the report]({link})" in note
     monkeypatch.setattr(MlflowClient, "set_experiment_tag", lambda *_: pytest.fail("written again"))
     place.connect().show(study(), complete(), ())
