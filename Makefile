@@ -72,8 +72,9 @@ bench-growth: $(VENV)/.installed  ## Measure how memory, open files, threads and
 bench-controller: $(VENV)/.installed  ## Measure CPU, waiting times and memory of the controller over 10,000 trials on fake workers
 	@$(BIN)/python benchmarks/controller.py $(ARGS)
 
-calibration: $(VENV)/.installed  ## Simulate confirmations whose truth is known, and count wrong verdicts, several minutes
+calibration: $(VENV)/.installed  ## Count wrong verdicts of simulated confirmations and searches, about six minutes; ARGS='--studies 50'
 	@$(BIN)/python benchmarks/calibration.py $(ARGS)
+	@$(BIN)/python benchmarks/calibration_effects.py $(ARGS)
 
 chaos: $(VENV)/.installed  ## Kill sweeps 210 times at seeded moments and count what was lost, 15 minutes; ARGS='--seed 7'
 	@$(BIN)/python chaos/run.py $(ARGS)
@@ -87,7 +88,7 @@ test: $(VENV)/.installed-dev  ## Run the quick tests: offline, on the CPU, two t
 test-slow: $(VENV)/.installed-dev  ## Run the slow tests: whole sweeps, killed processes, servers; two to four minutes
 	@$(PYTEST) -m "slow and not network" --timeout 300 $(ARGS)
 
-test-browser: $(VENV)/.installed-browser  ## Open reports in Debian's Chromium (apt install chromium), one minute
+test-browser: $(VENV)/.installed-browser  ## Open reports in Debian's Chromium, one minute; skipped without (apt install chromium)
 	@$(BIN)/python -m pytest -m browser --timeout 300 $(ARGS)
 
 test-all: $(VENV)/.installed-dev  ## Run every test, also those that fetch models and datasets; about six minutes
@@ -110,7 +111,7 @@ format: $(VENV)/.installed-dev  ## Fix style and format where possible
 types: $(VENV)/.installed-dev  ## Check types
 	@$(BIN)/mypy
 
-ci:  ## Run everything that a change must pass, under 20 minutes on two cores
+ci:  ## Run everything that a change must pass, about 20 minutes on two cores
 	@.ci/run
 
 constraints: pyproject.toml  ## Pin the newest versions that pyproject.toml allows, resolved from scratch

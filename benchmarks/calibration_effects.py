@@ -1,6 +1,6 @@
 """How often are the statistics of effects and folklore wrong on searches whose truth is known?
 
-    python benchmarks/calibration_effects.py [--repetitions 40] [--trials 24 100]
+    python benchmarks/calibration_effects.py [--studies 40] [--trials 24 100]
 
 Simulates searches (`benchmarks.synthetic_sweeps`), judges every claim about each and about groups of eight of them, and
 counts verdicts: right, undecided, and wrong (supported although false, refuted although true, or decided although there
@@ -148,16 +148,17 @@ def summary(rows: list[dict[str, object]]) -> str:
 def main() -> None:
     """Calibrate all surfaces and record the counts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=40)
+    parser.add_argument("--studies", type=int, default=40, help="searches of each kind")
     parser.add_argument("--trials", type=int, nargs="+", default=[24, 100])
     parser.add_argument("--surfaces", nargs="+", default=list(SURFACES), choices=list(SURFACES))
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     asked = parser.parse_args()
     rows = []
     for num_trials, name in itertools.product(asked.trials, asked.surfaces):
-        rows += sorted(calibrate(name, num_trials, asked.repetitions), key=lambda row: int(str(row["studies"])))
+        rows += sorted(calibrate(name, num_trials, asked.studies), key=lambda row: int(str(row["studies"])))
     text = summary(rows)
     print(text)
+    asked.results.mkdir(parents=True, exist_ok=True)
     (asked.results / "calibration_effects.jsonl").write_text(
         "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
     )

@@ -175,6 +175,8 @@ def _mlflow(outputs: Path) -> list[tuple[int, str, float | None]]:
     runs: list[Any] = list(client.search_runs([experiment.experiment_id], max_results=5000)) if experiment else []
     rows = []
     for run in runs:
+        if "report" in run.data.tags:
+            continue
         number, state = int(run.data.tags["trial"]), run.data.tags.get("state", "")
         rows.append((number, f"{run.info.status} {state}", run.data.metrics.get("final/accuracy")))
     return rows

@@ -30,7 +30,7 @@ from sweeper.store.ledger import Ledger
 from sweeper.store.lock import hold
 from sweeper.store.serialization import from_jsonable
 from sweeper.store.trials import TrialStore
-from sweeper.sweep.factory import open_search, open_study_run, open_tracker, storage_url
+from sweeper.sweep.factory import keep_report, open_search, open_study_run, open_tracker, storage_url
 from sweeper.sweep.plan import plan_model, plan_study
 from sweeper.track import database_fault, database_files, open_audit, tracking_uri
 from sweeper.types import Cost, TrialState, TrialTemplate, ViewedTrial
@@ -194,6 +194,7 @@ class _Reconciler:
                     open_study_run(study, search, self._settings, store=self._store, tracker=tracker)
             finally:
                 tracker.close(_TRACKER_TIMEOUT_S)
+            keep_report(tracker, self._store, _TRACKER_TIMEOUT_S)
 
     def _repair_ledger(self) -> None:
         """Raise each sum of the ledger to that of the trials. It may be higher, since it includes lost chunks."""

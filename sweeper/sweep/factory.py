@@ -26,7 +26,15 @@ from sweeper.types import StudyRecord
 if TYPE_CHECKING:
     from sweeper.search.study import Search
 
-__all__ = ["make_confirmation", "open_executor", "open_search", "open_study_run", "open_tracker", "storage_url"]
+__all__ = [
+    "keep_report",
+    "make_confirmation",
+    "open_executor",
+    "open_search",
+    "open_study_run",
+    "open_tracker",
+    "storage_url",
+]
 
 
 def open_search(record: StudyRecord, config: SweepConfig, store: TrialStore) -> Search:
@@ -122,6 +130,14 @@ def open_tracker(settings: SweepSettings, store: TrialStore) -> Tracker:
     """Return the tracker that the settings name, with the sweep's tags."""
     tags = _tags(store.read_sweep()["provenance"])
     return make_tracker(settings.tracker, outputs=Path(settings.outputs), sweep=store.root.name, tags=tags)
+
+
+def keep_report(tracker: Tracker, store: TrialStore, timeout_s: float) -> None:
+    """Give a closed tracker the sweep's report as it was last written, if it was."""
+    paths = store.paths
+    files = [path for path in (paths.report_html, paths.report, paths.best) if path.exists()]
+    if files:
+        tracker.keep_report(store.studies(), files, timeout_s)
 
 
 def _tags(provenance: Mapping[str, Any]) -> dict[str, str]:

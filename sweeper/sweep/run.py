@@ -40,7 +40,14 @@ from sweeper.store.lock import hold
 from sweeper.store.paths import OutputsPaths
 from sweeper.store.provenance import collect
 from sweeper.store.trials import TrialStore
-from sweeper.sweep.factory import make_confirmation, open_executor, open_search, open_study_run, open_tracker
+from sweeper.sweep.factory import (
+    keep_report,
+    make_confirmation,
+    open_executor,
+    open_search,
+    open_study_run,
+    open_tracker,
+)
 from sweeper.sweep.identity import check_identity, settings_to_keep, sweep_name
 from sweeper.sweep.log_file import log_to
 from sweeper.sweep.memory import return_large_blocks
@@ -58,7 +65,7 @@ __all__ = ["SweepOutcome", "run_config", "run_sweep"]
 
 _EXIT_NOTHING_FOUND = 3
 _CLOSE_S = 60.0
-"""Time for the tracker to catch up after a session."""
+"""Time for the tracker to catch up after a session, and again to keep the report."""
 _CLOSE_STOPPED_S = 5.0
 """The same after a signal or an error."""
 
@@ -254,8 +261,10 @@ def _run(
         recorder.end(shutdown.reason or controller.stop_reason or "nothing is left to do", monitor.progress())
     if shutdown:
         print_line(console, f"Stopped by {shutdown.reason}. Everything is saved; the same command resumes.")
+    best = _report(store, config)
+    keep_report(tracker, store, _CLOSE_STOPPED_S if shutdown else _CLOSE_S)
     return SweepOutcome(
-        _report(store, config),
+        best,
         store.root,
         stopped_by=shutdown.reason,
         reason=controller.stop_reason or "",

@@ -1,8 +1,8 @@
 """A tracker that never blocks its caller: a thread, a queue with one entry per trial, and retries.
 
-Independent of MLflow: a `Writer`, created and used only in the thread, does the sending. Only the latest record of each
-trial waits, so a slow server means fewer intermediate points in the view, never a slower search. What could not be sent
-stays in the queue. `sweeper.track.make_tracker` combines this with the MLflow writer.
+Independent of MLflow: a `Writer`, created in the thread and used by one thread at a time, does the sending. Only the
+latest record of each trial waits, so a slow server means fewer intermediate points in the view, never a slower search.
+What could not be sent stays in the queue. `sweeper.track.make_tracker` combines this with the MLflow writer.
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ class Writer(Protocol):
 
     def show(self, study: StudyRecord, trial: TrialRecord, files: Sequence[Path]) -> None:
         """Send whatever the view does not have of this trial yet."""
+        ...
+
+    def keep_report(self, study: StudyRecord, files: Sequence[Path]) -> None:
+        """Replace the sweep's report beside the trials of a study."""
         ...
 
     def forget(self, study: str) -> None:
@@ -132,6 +136,25 @@ class BackgroundTracker:
         if missed:
             _LOG.warning("%d trials are not up to date in %s", len(missed), self._where)
         return {"shown": len(self._seen - missed), "missed": len(missed)}
+
+    def keep_report(self, studies: Sequence[StudyRecord], files: Sequence[Path], timeout_s: float) -> None:
+        """Send the report from a thread of its own, unless closing has left something to send."""
+        writer = self._writer
+        if writer is None or self._thread.is_alive() or self._pending:
+            return
+
+        sent = threading.Event()
+
+        def send() -> None:
+            for study in studies:
+                writer.keep_report(study, files)
+            sent.set()
+
+        thread = threading.Thread(target=self._attempt, args=(send,), name="sweeper-tracker-report", daemon=True)
+        thread.start()
+        thread.join(timeout_s)
+        if not sent.is_set():
+            _LOG.warning("the latest report is not in %s; the next session sends it", self._where)
 
     def _run(self) -> None:
         while not self._closing.is_set():

@@ -34,6 +34,19 @@ class Tracker(Protocol):
         """Why the view is not up to date; empty if nothing has failed."""
         ...
 
+    def keep_report(self, studies: Sequence[StudyRecord], files: Sequence[Path], timeout_s: float) -> None:
+        """Replace the sweep's report beside the trials of each study; never raises.
+
+        Call it after `close`, since a report says which trials the view lacks. If the view could not be brought up to
+        date, nothing is tried.
+
+        Args:
+            studies: The sweep's studies.
+            files: The report's files.
+            timeout_s: The longest time this may take.
+        """
+        ...
+
     def close(self, timeout_s: float) -> Mapping[str, int]:
         """Send what is queued.
 
@@ -56,6 +69,9 @@ class NullTracker:
     def problem(self) -> str:
         """Always empty."""
         return ""
+
+    def keep_report(self, studies: Sequence[StudyRecord], files: Sequence[Path], timeout_s: float) -> None:
+        """Do nothing."""
 
     def close(self, timeout_s: float) -> Mapping[str, int]:  # noqa: ARG002  the protocol's name
         """Do nothing."""

@@ -1,7 +1,8 @@
 """Sends MLflow what is missing from the runs of trials.
 
-A run is found by its tag ``trial``, in this process or a later one, so nothing is sent twice. Blocks, and raises
-whatever MLflow raises: `background` calls it in a thread. Importing this module imports mlflow.
+A run is found by its tag ``trial``, in this process or a later one, so nothing is sent twice. One more run per
+experiment has the sweep's report, and no such tag. Blocks, and raises whatever MLflow raises: `background` calls it in
+a thread. Importing this module imports mlflow.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ _NOTE = "mlflow.note.content"
 _NOTE_HASH = "sweeper.note_sha256"
 """Tag of an experiment: the hash of the note that we wrote. A note that a user has changed is not overwritten."""
 _EDITED = "edited by a user"
+_REPORT = "report"
+"""Tag of the run that has the sweep's report instead of a trial; its value is the sweep."""
 
 
 @dataclass(slots=True)
@@ -76,11 +79,13 @@ class _Experiment:
 
     id: str
     note: str = ""
+    report: str = ""
+    """Id of the run that has the report; empty if there is none yet."""
     runs: dict[int, _KnownRun] = field(default_factory=dict)
 
 
 class MlflowRuns:
-    """Writes one experiment per study and one run per trial, without nested runs.
+    """Writes one experiment per study, one run per trial and one for the report, without nested runs.
 
     Args:
         uri: Tracking URI.
@@ -111,6 +116,16 @@ class MlflowRuns:
         if trial.state.is_finished:
             known.finish()
 
+    def keep_report(self, study: StudyRecord, files: Sequence[Path]) -> None:
+        """Replace the files of the run that has the report, and link it in the experiment's note."""
+        experiment = self._experiments.get(study.name) or self._find_experiment(study)
+        if not experiment.report:
+            experiment.report = self._create_report(experiment)
+        for path in files:
+            self._client.log_artifact(experiment.report, str(path))
+        self._client.set_terminated(experiment.report)
+        self._write_note(experiment, study)
+
     def forget(self, study: str) -> None:
         """Drop the cached runs of a study; the next call reads them again."""
         self._experiments.pop(study, None)
@@ -134,7 +149,8 @@ class MlflowRuns:
             note = found.tags.get(_NOTE, "")
             if note and found.tags.get(_NOTE_HASH) != _hash(note):
                 note = _EDITED
-            experiment = _Experiment(found.experiment_id, note, self._find_runs(found.experiment_id))
+            experiment = _Experiment(found.experiment_id, note)
+            self._find_runs(experiment)
         self._experiments[study.name] = experiment
         return experiment
 
@@ -144,20 +160,24 @@ class MlflowRuns:
         tags = {"mlflow.experimentKind": "custom_model_development", "sweep": self._sweep}
         return self._client.create_experiment(name, artifact_location=folder, tags=tags)
 
-    def _find_runs(self, experiment_id: str) -> dict[int, _KnownRun]:
-        runs: dict[int, _KnownRun] = {}
+    def _find_runs(self, experiment: _Experiment) -> None:
         token: str | None = None
         while True:
             page = self._client.search_runs(
-                [experiment_id], max_results=_PAGE, order_by=["attributes.start_time DESC"], page_token=token
+                [experiment.id], max_results=_PAGE, order_by=["attributes.start_time DESC"], page_token=token
             )
-            runs.update((int(run.data.tags["trial"]), _KnownRun.of(run)) for run in page if "trial" in run.data.tags)
+            for run in page:
+                if "trial" in run.data.tags:
+                    experiment.runs[int(run.data.tags["trial"])] = _KnownRun.of(run)
+                elif _REPORT in run.data.tags:
+                    experiment.report = run.info.run_id
             token = page.token
             if not token:
-                return runs
+                return
 
     def _write_note(self, experiment: _Experiment, study: StudyRecord) -> None:
-        note = view.experiment_note(study, self._sweep, saved_view.page(experiment.id))
+        report = saved_view.artifact(experiment.id, experiment.report, "report.html") if experiment.report else ""
+        note = view.experiment_note(study, self._sweep, saved_view.page(experiment.id), report)
         if experiment.note in (note, _EDITED):
             return
         self._client.set_experiment_tag(experiment.id, _NOTE, note)
@@ -172,10 +192,15 @@ class MlflowRuns:
             experiment.id,
             start_time=view.millis(trial.started_at) or None,
             run_name=view.run_name(trial),
-            tags={**tags, "mlflow.user": os.environ.get("USER", ""), "mlflow.source.name": "sweeper"},
+            tags={**tags, **_origin()},
         )
         experiment.runs[number] = _KnownRun(experiment.id, run.info.run_id, tags=tags)
         return experiment.runs[number]
+
+    def _create_report(self, experiment: _Experiment) -> str:
+        tags = {_REPORT: self._sweep, "sweep": self._sweep, **self._tags, **_origin()}
+        run = self._client.create_run(experiment.id, run_name=f"report: {self._sweep}", tags=tags)
+        return str(run.info.run_id)
 
     def _send(self, known: _KnownRun, study: StudyRecord, trial: TrialRecord, model_id: str) -> None:
         params = {k: v for k, v in view.run_params(study, trial).items() if k not in known.params}
@@ -253,6 +278,11 @@ class MlflowRuns:
         else:
             self._client.update_run(known.run_id, status=status)
         known.status = status
+
+
+def _origin() -> dict[str, str]:
+    """Return the tags that MLflow shows as the user and the source of a run."""
+    return {"mlflow.user": os.environ.get("USER", ""), "mlflow.source.name": "sweeper"}
 
 
 def _hash(text: str) -> str:

@@ -16,7 +16,7 @@ from sweeper.figures.hyperparameters import ALPHA
 from sweeper.track.mlflow_view import CHUNKS, axis_params
 from sweeper.types import StudyRecord
 
-__all__ = ["TAG", "VIEW_KEY", "page", "saved_view"]
+__all__ = ["TAG", "VIEW_KEY", "artifact", "page", "saved_view"]
 
 VIEW_KEY = "sweeper1"
 """Key of the view in links; a new format of the view gets a new key."""
@@ -31,6 +31,11 @@ def page(experiment_id: str) -> str:
         f"#/experiments/{experiment_id}/runs?compareRunsMode=CHART&viewStateShareKey={VIEW_KEY}"
         "&workflowType=machine_learning"
     )
+
+
+def artifact(experiment_id: str, run_id: str, name: str) -> str:
+    """Return the link of a run's artifact relative to the server."""
+    return f"#/experiments/{experiment_id}/runs/{run_id}/artifactPath/{name}"
 
 
 def saved_view(study: StudyRecord) -> str:

@@ -146,8 +146,15 @@ def summary(study: StudyRecord, trial: TrialRecord) -> list[Point]:
     return [Point(key, value, 0, at) for key, value in _finite(values).items()]
 
 
-def experiment_note(study: StudyRecord, sweep: str, link: str) -> str:
-    """Return Markdown that describes the study and how to read its runs; ``link`` opens the prepared view."""
+def experiment_note(study: StudyRecord, sweep: str, link: str, report: str = "") -> str:
+    """Return Markdown that describes the study and how to read its runs.
+
+    Args:
+        study: The study.
+        sweep: Name of the sweep.
+        link: Opens the prepared view.
+        report: Opens the sweep's report; empty before there is one.
+    """
     rows = ", ".join(f"{count} {split}" for split, count in study.num_rows.items())
     capped = capped_rows(study)
     rows += f" (training uses {capped}: train_rows caps them)" if capped else ""
@@ -155,6 +162,7 @@ def experiment_note(study: StudyRecord, sweep: str, link: str) -> str:
     metric = study.metric.removeprefix("validation/")
     better = "higher" if study.direction == "maximize" else "lower"
     references = "".join(f"\n- {_reference_text(name, values)}" for name, values in study.references.items())
+    verdicts = f" **[Read the report]({report})** for verdicts and effects." if report else ""
     return f"""\
 ## {study.dataset}: LoRA hyperparameters of {study.model}
 
@@ -162,14 +170,15 @@ Study `{study.name}` of sweep `{sweep}`. Rows: {rows}; {len(study.labels)} label
 Objective: **{study.metric}**, {better} is better. A full trial has {study.num_chunks} chunks of
 {study.rows_per_chunk} rows and is scored after chunks {", ".join(map(str, study.rungs))}.{references}
 
-**[Open the best trials first, with charts]({link})**, or choose *Views*, *Best trials first*.
+**[Open the best trials first, with charts]({link})**, or choose *Views*, *Best trials first*.{verdicts}
 
 | searched | values |
 | --- | --- |
 {space}
 
 ### How to read the runs
-- One run is one trial. **`final/{metric}`** is the score that the search uses, `best/{metric}` that of the best rung.
+- One run is one trial; only `report: {sweep}` has the sweep's report instead. **`final/{metric}`** is the score that
+  the search uses, `best/{metric}` that of the best rung.
   Early rungs score half of the validation rows if there are many; the best rung is one that scored all.
   `tags.best_rung` names the best rung of a complete trial if an earlier one scored higher than the last.
 - Filter: `tags.state = 'complete'`; other states are `running`, `pruned` (stopped early for a low score),

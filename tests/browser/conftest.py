@@ -14,7 +14,7 @@ def chromium():
     """A running browser; the test is skipped where there is none."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra 'browser'")
     if not CHROMIUM.exists():
-        pytest.skip(f"there is no {CHROMIUM}")
+        pytest.skip(f"there is no {CHROMIUM}; on Debian: apt install chromium")
     with playwright.sync_playwright() as running:
         browser = running.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
         yield browser
@@ -23,7 +23,10 @@ def chromium():
 
 @pytest.fixture
 def open_page(chromium):
-    """Open a file; return the page, with the messages of its console and its requests to other places."""
+    """Open a file; return the page, with the messages of its console and its requests to other places.
+
+    Its ``busy_s()`` is the CPU time of its main thread, which does not depend on what else runs on the machine.
+    """
     contexts = []
 
     def opened(path, *, width=1600, scheme="light", init=""):
@@ -31,6 +34,9 @@ def open_page(chromium):
         contexts.append(context)
         page = context.new_page()
         page.messages, page.requests = [], []
+        devtools = context.new_cdp_session(page)
+        devtools.send("Performance.enable", {"timeDomain": "threadTicks"})
+        page.busy_s = lambda: _metrics(devtools)["TaskDuration"]
         page.on("console", lambda message: page.messages.append(message.text))
         page.on("pageerror", lambda error: page.messages.append(str(error)))
         page.on("dialog", lambda dialog: (page.messages.append(f"dialog: {dialog.message}"), dialog.dismiss()))
@@ -44,3 +50,7 @@ def open_page(chromium):
     yield opened
     for context in contexts:
         context.close()
+
+
+def _metrics(devtools):
+    return {each["name"]: each["value"] for each in devtools.send("Performance.getMetrics")["metrics"]}

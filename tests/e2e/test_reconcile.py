@@ -7,6 +7,8 @@ import io
 import json
 import shutil
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +80,8 @@ class Sweep:
 
         client = MlflowClient(f"sqlite:///{self.outputs}/mlflow.db", f"sqlite:///{self.outputs}/mlflow.db")
         experiment = client.get_experiment_by_name(f"tiny/{STUDY}")
-        return client, sorted(client.search_runs([experiment.experiment_id]), key=lambda run: run.data.tags["trial"])
+        runs = client.search_runs([experiment.experiment_id], "tags.trial != ''")
+        return client, sorted(runs, key=lambda run: run.data.tags["trial"])
 
     def in_optuna(self):
         storage = optuna.storages.RDBStorage(f"sqlite:///{self.store.root}/optuna.db")
@@ -123,6 +126,41 @@ def test_a_dry_run_prints_differences_and_changes_nothing(sweep):
     assert not sweep.reconcile(dry_run=True)
     assert "trial.json cannot be read" in sweep.output
     assert sweep.files() == before
+
+
+def reports_in_mlflow(sweep):
+    """Return the artifacts of each run that has the report."""
+    client, runs = sweep.runs()
+    reports = client.search_runs([runs[0].info.experiment_id], "tags.report = 'tiny'")
+    return [Path(run.info.artifact_uri.removeprefix("file://")) for run in reports]
+
+
+def assert_report_is_kept_once(sweep):
+    (kept,) = reports_in_mlflow(sweep)
+    assert sorted(path.name for path in kept.iterdir()) == ["best.json", "report.html", "report.md"]
+    for path in kept.iterdir():
+        assert path.read_bytes() == (sweep.store.root / path.name).read_bytes()
+
+
+def test_mlflow_has_the_latest_report_once_and_it_is_no_difference(sweep):
+    assert_report_is_kept_once(sweep)
+    before = (sweep.store.root / "best.json").read_bytes()
+    sweeper.run([*sweep.overrides, "budget.trials=6"])
+    assert (sweep.store.root / "best.json").read_bytes() != before
+    assert_report_is_kept_once(sweep)
+    assert sweep.reconcile(dry_run=True), sweep.output
+
+
+def test_a_sweep_that_is_done_does_not_import_mlflow_for_its_report(sweep):
+    code = "import sys, sweeper; sweeper.run(sys.argv[1:]); sys.exit('mlflow' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code, *sweep.overrides], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_a_new_database_gets_the_report_too(sweep):
+    _close_mlflow()
+    remove_mlflow(sweep)
+    assert sweep.reconcile(), sweep.output
+    assert_report_is_kept_once(sweep)
 
 
 def remove_mlflow(sweep):

@@ -36,7 +36,12 @@ class Place:
 
     def runs(self, study: str = "trec-minilm-lora"):
         experiment = self.client.get_experiment_by_name(f"s1/{study}")
-        return sorted(self.client.search_runs([experiment.experiment_id]), key=lambda run: int(run.data.tags["trial"]))
+        runs = self.client.search_runs([experiment.experiment_id], "tags.trial != ''")
+        return sorted(runs, key=lambda run: int(run.data.tags["trial"]))
+
+    def reports(self, study: str = "trec-minilm-lora"):
+        experiment = self.client.get_experiment_by_name(f"s1/{study}")
+        return self.client.search_runs([experiment.experiment_id], "tags.report = 's1'")
 
     def history(self, run_id: str, key: str) -> list[tuple[int, float]]:
         return [(point.step, point.value) for point in self.client.get_metric_history(run_id, key)]

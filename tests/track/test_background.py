@@ -24,7 +24,8 @@ class Recorder:
     def __init__(self):
         self.sent, self.forgotten, self.paused = [], [], 0
         self.failures: dict[int, int] = {}
-        self.tries = 0
+        self.tries = self.report_tries = 0
+        self.reports, self.refuses_reports = [], False
         self.free, self.entered = threading.Event(), threading.Event()
         self.free.set()
 
@@ -37,6 +38,13 @@ class Recorder:
             self.failures[number] -= 1
             raise ConnectionError("refused by http://me:secret@host:1")
         self.sent.append((number, trial, tuple(files)))
+
+    def keep_report(self, study, files):
+        self.report_tries += 1
+        assert self.free.wait(LONG_S)
+        if self.refuses_reports:
+            raise ConnectionError("refused")
+        self.reports.append((study.name, tuple(files)))
 
     def forget(self, study):
         self.forgotten.append(study)
@@ -197,6 +205,60 @@ def test_the_problem_is_reported_until_the_view_is_up_to_date(tracker, writer):
     assert tracker.problem == "MLflow: ConnectionError: refused by http://me:***@host:1"
     wait_until(lambda: not tracker.problem)
     assert [number for number, *_ in writer.sent] == [7]
+
+
+REPORT = [Path("report.html")]
+STUDIES = [study(), study(name="other")]
+
+
+def test_the_report_is_sent_after_closing_for_each_study(tracker, writer, caplog):
+    tracker.show(study(), complete())
+    tracker.close(LONG_S)
+    tracker.keep_report(STUDIES, REPORT, LONG_S)
+    assert writer.reports == [("trec-minilm-lora", tuple(REPORT)), ("other", tuple(REPORT))]
+    assert caplog.text == ""
+
+
+def test_a_report_that_is_refused_is_logged_and_raises_nothing(tracker, writer, caplog):
+    tracker.show(study(), complete())
+    tracker.close(LONG_S)
+    writer.refuses_reports = True
+    tracker.keep_report(STUDIES, REPORT, LONG_S)
+    assert "ConnectionError: refused" in caplog.text
+    assert "the latest report is not in MLflow" in caplog.text
+
+
+def test_a_report_takes_no_longer_than_its_timeout(tracker, writer, caplog):
+    tracker.show(study(), complete())
+    tracker.close(LONG_S)
+    writer.free.clear()
+    start = time.monotonic()
+    tracker.keep_report(STUDIES, REPORT, 0.05)
+    assert time.monotonic() - start < 2
+    assert "the latest report is not in MLflow" in caplog.text
+
+
+def test_a_report_is_not_tried_if_trials_could_not_be_sent(tracker, writer):
+    writer.failures = {7: 10**6}
+    tracker.show(study(), complete())
+    tracker.close(LONG_S)
+    tracker.keep_report(STUDIES, REPORT, LONG_S)
+    assert writer.report_tries == 0
+
+
+def test_a_report_is_not_tried_while_the_thread_still_sends(tracker, writer):
+    writer.free.clear()
+    tracker.show(study(), complete())
+    assert writer.entered.wait(LONG_S)
+    tracker.close(0.01)
+    tracker.keep_report(STUDIES, REPORT, LONG_S)
+    assert writer.report_tries == 0
+
+
+def test_a_report_without_trials_opens_nothing():
+    tracker = BackgroundTracker(lambda: pytest.fail("opened"), where="MLflow", pace=AT_ONCE)
+    tracker.close(LONG_S)
+    tracker.keep_report(STUDIES, REPORT, LONG_S)
 
 
 def warnings_of(caplog) -> list[str]:

@@ -58,6 +58,14 @@ def test_closing_with_nothing_shown_counts_nothing(tracker):
     assert tracker.close(0) == {"shown": 0, "missed": 0}
 
 
+def test_keeping_a_report_raises_nothing(tracker, tmp_path):
+    tracker.show(study(), complete())
+    tracker.close(20)
+    report = tmp_path / "report.html"
+    report.write_text("text")
+    tracker.keep_report([study()], [report], 20)
+
+
 def test_a_dead_server_is_logged_and_raises_nothing(place, caplog, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     tracker = make_tracker(TrackerSettings(uri=DEAD), outputs=place.outputs, sweep="s1", tags={})

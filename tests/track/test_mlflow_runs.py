@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 from mlflow.exceptions import MlflowException
@@ -12,7 +13,7 @@ from sweeper.config.hyperparameters import Hyperparameters
 from sweeper.config.keys import searchable_keys
 from sweeper.config.settings import LoraSettings, TrainSettings
 from sweeper.figures.hyperparameters import params_text
-from sweeper.track import mlflow_runs
+from sweeper.track import mlflow_runs, open_audit
 from sweeper.track.mlflow_view import CHUNKS
 from sweeper.types import Failure, FailureKind, TrialState
 from tests.builders import make_history
@@ -230,3 +231,46 @@ def test_a_deleted_database_is_an_error_and_the_next_process_sends_everything(pl
     (run,) = place.runs()
     assert run.data.tags["state"] == "complete"
     assert [step for step, _ in place.history(run.info.run_id, "train/loss")] == [1, 2, 3, 4, 5, 6]
+
+
+def report_files(folder, text):
+    folder.mkdir(exist_ok=True)
+    paths = [folder / name for name in ("report.html", "report.md", "best.json")]
+    for path in paths:
+        path.write_text(text)
+    return paths
+
+
+def test_the_report_is_a_run_without_metrics_that_later_processes_overwrite(place, tmp_path):
+    for text in ("first", "second"):
+        writer = place.connect(git_commit="abc")
+        writer.show(study(), complete(), ())
+        writer.keep_report(study(), report_files(tmp_path / "sweep", text))
+    (report,) = place.reports()
+    assert (report.info.run_name, report.info.status) == ("report: s1", "FINISHED")
+    assert (report.data.metrics, report.data.params) == ({}, {})
+    assert "trial" not in report.data.tags
+    kept = Path(report.info.artifact_uri.removeprefix("file://").replace("%20", " "))
+    contents = {path.name: path.read_text() for path in kept.iterdir()}
+    assert contents == dict.fromkeys(("report.html", "report.md", "best.json"), "second")
+    assert len(place.runs()) == 1
+
+
+def test_the_report_is_no_trial_to_the_audit(place, tmp_path):
+    writer = place.connect()
+    writer.show(study(), complete(), ())
+    writer.keep_report(study(), report_files(tmp_path / "sweep", "text"))
+    (viewed,) = open_audit(place.uri, sweep="s1").read("trec-minilm-lora", "validation/accuracy")
+    assert (viewed.number, viewed.state) == (7, "complete")
+
+
+def test_the_note_links_the_report_and_is_not_written_again(place, tmp_path, monkeypatch):
+    writer = place.connect()
+    writer.show(study(), complete(), ())
+    writer.keep_report(study(), report_files(tmp_path / "sweep", "text"))
+    (report,) = place.reports()
+    note = place.client.get_experiment(report.info.experiment_id).tags["mlflow.note.content"]
+    link = f"#/experiments/{report.info.experiment_id}/runs/{report.info.run_id}/artifactPath/report.html"
+    assert f"[Read the report]({link})" in note
+    monkeypatch.setattr(MlflowClient, "set_experiment_tag", lambda *_: pytest.fail("written again"))
+    place.connect().show(study(), complete(), ())
