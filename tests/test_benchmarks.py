@@ -15,7 +15,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification, TrainingArguments
 
-from benchmarks import configuration, controller, long_run, machine_speed
+from benchmarks import configuration, confirmations, controller, long_run, machine_speed
 from benchmarks.arithmetic import (
     LinearShape,
     best_evaluation_so_far,
@@ -50,7 +50,9 @@ from benchmarks.sections import (
     throughput,
     time_to_score,
 )
+from sweeper.analysis.report import write_reports
 from sweeper.config.space import Dimension, Scale
+from tests.builders import make_confirmed_sweep
 from tests.doubles import save_tiny_bert, write_rows
 from tests.e2e.conftest import overrides_of
 from tests.train.tiny import no_peft_deprecation
@@ -611,3 +613,16 @@ def test_growth_is_given_per_hundred_trials_and_compared_with_bounds():
     assert found["store_kb_per_trial"] == pytest.approx(10)
     assert long_run.too_steep(found).startswith("controller_mb 8.00 > ")
     assert long_run.too_steep({**found, "controller_mb": 1.0}) == ""
+
+
+def test_confirmations_are_read_from_best_json_and_counted_once(tmp_path, monkeypatch):
+    store = make_confirmed_sweep(tmp_path, {"peft_default": 0.85, "trial 9": 0.95}, test=["peft_default", "trial 9"])
+    store.write_sweep({**store.read_sweep(), "settings": {**store.read_sweep()["settings"], "seed": 3}})
+    write_reports(store)
+    monkeypatch.setattr("sys.argv", ["confirmations", str(store.root), "--results", str(tmp_path)])
+    confirmations.main()
+    confirmations.main()
+    text = (tmp_path / "confirmations.md").read_text()
+    assert "| trec | 3 | 400 | trial 9 | +0.1000 [" in text
+    # Both score 0.9 on the test rows: more than expected of one, less than expected of the other.
+    assert "0 of 2 test scores lie in the range" in text
