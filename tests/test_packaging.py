@@ -35,7 +35,9 @@ def _build(folder, source=ROOT, *, kind):
 
 def _build_from_sdist(folder):
     with tarfile.open(_build(folder / "sdist", kind="sdist")) as archive:
-        archive.extractall(folder / "source", filter="data")
+        # Not as an argument, which Python 3.11.2 (Debian 12) does not know yet.
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)
+        archive.extractall(folder / "source")  # noqa: S202  our own archive
     return _build(folder / "wheel", next((folder / "source").iterdir()), kind="wheel")
 
 
