@@ -88,17 +88,17 @@ def _agreement(rows: Sequence[Row]) -> str:
     by_dataset: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_dataset[row["dataset"]].append(row)
-    header = ["dataset", "seed", "fresh rows", "recommended", "gain over the default", "configuration"]
+    header = ["dataset", "seed", "fresh rows", "recommended", "gain over the default", "configuration", "equals"]
     lines = []
     for dataset, found in sorted(by_dataset.items()):
         for row in found:
             chosen = row["candidates"][row["recommended"]]
             gain = chosen["gain"]
             text = f"{gain['estimate']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]" if gain else "-"
-            lines.append(
-                [dataset, row["seed"], row["num_rows"], row["recommended"], text, params_text(chosen["params"])]
-            )
-    return f"## What sweeps with other seeds recommend\n\n{table(header, lines)}"
+            about = [dataset, row["seed"], row["num_rows"], row["recommended"], text, params_text(chosen["params"])]
+            lines.append([*about, ", ".join(row["equivalent"])])
+    note = "Equals are the candidates that were not shown to be worse than the best, and the recommended one."
+    return f"## What sweeps with other seeds recommend\n\n{note}\n\n{table(header, lines)}"
 
 
 def _honesty(rows: Sequence[Row]) -> str:
