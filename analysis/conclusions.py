@@ -121,8 +121,8 @@ def _undecided(findings: Findings, name: str, found: Difference) -> str:
     if found.seeds_needed is not None:
         options.append(
             f"about {found.seeds_needed} seeds of each (sweeper confirm {findings.store.root.name} "
-            f"confirm.max_seeds={found.seeds_needed} "
-            f"confirm.max_share={_share_for(findings, name, found.seeds_needed):g})"
+            f"confirm.max_candidates={len(findings.origins)} confirm.max_seeds={found.seeds_needed} "
+            f"confirm.max_share={_share_for(findings, found.seeds_needed):g})"
         )
     if found.rows_needed is not None:
         options.append(f"about {plural(found.rows_needed, _kind_of_row(findings))}")
@@ -134,11 +134,10 @@ def _undecided(findings: Findings, name: str, found: Difference) -> str:
     return f"To settle whether {name} is better than the default, use {' or '.join(options)}."
 
 
-def _share_for(findings: Findings, name: str, num_seeds: int) -> float:
-    """Return a ``confirm.max_share`` that allows so many seeds of a candidate and of the default, rounded up."""
+def _share_for(findings: Findings, num_seeds: int) -> float:
+    """Return a ``confirm.max_share`` that allows so many seeds of every candidate, since all may stay undecided."""
     searched = sum(trial.chunks_done for trial in findings.trials if trial.spec.phase is Phase.SEARCH)
-    others = sum(len(found) for other, found in findings.complete.items() if other not in (name, findings.default))
-    needed = (2 * num_seeds + others) * findings.study.num_chunks / max(searched, 1)
+    needed = len(findings.origins) * num_seeds * findings.study.num_chunks / max(searched, 1)
     return math.ceil(needed * 10) / 10
 
 

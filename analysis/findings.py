@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Sequence
 
 from sweeper.errors import StoreError
-from sweeper.figures.confirmation import ConfirmationRecord, confirmation_trials
+from sweeper.figures.confirmation import MIN_SEEDS, ConfirmationRecord, confirmation_trials
 from sweeper.statistics.comparison import compare_candidates
 from sweeper.statistics.outcomes import CandidateOutcomes
 from sweeper.statistics.results import CandidateResult, Verdict
@@ -21,7 +21,6 @@ from sweeper.types import StudyRecord, TrialRecord, TrialState
 __all__ = ["PREFIX", "Findings"]
 
 PREFIX = "validation/"
-_MIN_SEEDS = 2
 
 
 class Findings:
@@ -133,7 +132,7 @@ class Findings:
         return {name: rows for name, rows in found.items() if rows is not None}
 
     def _read(self, name: str, split: str) -> CandidateOutcomes | None:
-        if len(self.complete[name]) < _MIN_SEEDS:
+        if len(self.complete[name]) < MIN_SEEDS:
             return None
         try:
             return read_candidate_outcomes(self.store, name, self.complete[name], split=split)

@@ -1,7 +1,7 @@
 """Decides which trials confirm the best configuration of a study, and when that is done.
 
 The best of many noisy scores is partly luck. So after the search, the candidates are trained again with fresh seeds,
-the same ones for all, and compared with the default recipe: first all of them, then, one seed at a time, those whose
+the same ones for all, and compared with the default recipe: first all of them, then, with further seeds, those whose
 comparison is undecided. What is trained follows from the stored trials alone, so it is the same after a kill.
 
 `follow_up` starts the trials. The statistics are passed in: this module trains nothing and reads no files.
@@ -16,6 +16,7 @@ from typing import Protocol
 
 from sweeper.config.settings import ConfirmSettings
 from sweeper.figures.confirmation import (
+    MIN_SEEDS,
     Candidate,
     ConfirmationPlan,
     ConfirmationRecord,
@@ -32,7 +33,6 @@ from sweeper.types import Phase, StudyRecord, TrialRecord, TrialState
 
 __all__ = ["CompareCandidates", "Confirmation", "ConfirmationTrial", "ProbabilityBest"]
 
-_MIN_SEEDS = 2
 _Trained = Mapping[str, Mapping[int, TrialRecord]]
 """Trials of the confirmation by candidate and seed."""
 
@@ -69,7 +69,7 @@ class Confirmation:
     """The confirmation of one study.
 
     Args:
-        settings: Share of device time, and numbers of candidates and seeds.
+        settings: Share of the search's training, and numbers of candidates and seeds.
         seed: Seed of the sweep, from which the fresh seeds are made.
         default: Name of the default recipe; empty without one.
         probability_best: The model of the search's scores.
@@ -141,7 +141,7 @@ class Confirmation:
             if (seed := self._unfinished_seed(num_seeds, trained)) is not None:
                 return self._record(ConfirmationState.RUNNING, num_seeds=num_seeds, seed=seed + 1)
             complete = {name: self._complete(trained[name], num_seeds[name]) for name in names}
-            comparable = {name: found for name, found in complete.items() if len(found) >= _MIN_SEEDS}
+            comparable = {name: found for name, found in complete.items() if len(found) >= MIN_SEEDS}
             if self._default not in comparable or len(comparable) == 1:
                 reason = "fewer than two candidates could be trained again, or the default recipe could not"
                 return self._record(ConfirmationState.STOPPED_EARLY, reason, num_seeds=num_seeds)

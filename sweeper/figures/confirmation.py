@@ -19,6 +19,7 @@ from sweeper.types import Phase, StudyRecord, TrialRecord, TrialState
 
 __all__ = [
     "MIN_PROBABILITY",
+    "MIN_SEEDS",
     "Candidate",
     "ConfirmationPlan",
     "ConfirmationRecord",
@@ -32,7 +33,7 @@ __all__ = [
 
 MIN_PROBABILITY = 0.05
 """A configuration of the search is a candidate if it is the best one with more than this probability."""
-_MIN_SEEDS = 2
+MIN_SEEDS = 2
 """Fewer say nothing about the variation between seeds."""
 _KNOWN_KEYS = ("lora.alpha_ratio", "train.learning_rate")
 _KNOWN_ALPHA_RATIO = 2.0
@@ -186,10 +187,10 @@ def plan_confirmation(
         reason = "no configuration is likely to be better than the default recipe"
         return ConfirmationPlan(max_trials=max_trials, reason=reason)
     num_seeds = min(settings.seeds, max_trials // 2)
-    if num_seeds < _MIN_SEEDS:
-        needed = math.ceil(200 * _MIN_SEEDS * study.num_chunks / max(num_chunks, 1)) / 100
+    if num_seeds < MIN_SEEDS:
+        needed = math.ceil(200 * MIN_SEEDS * study.num_chunks / max(num_chunks, 1)) / 100
         reason = (
-            f"confirm.max_share={settings.max_share:g} is too small: two candidates with {_MIN_SEEDS} seeds each "
+            f"confirm.max_share={settings.max_share:g} is too small: two candidates with {MIN_SEEDS} seeds each "
             f"need {needed:g}"
         )
         return ConfirmationPlan(max_trials=max_trials, reason=reason)

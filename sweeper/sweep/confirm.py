@@ -11,9 +11,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from sweeper.config.checks import check_settings
 from sweeper.config.compose import SweepConfig, compose
 from sweeper.config.dimensions import parse_space
-from sweeper.config.settings import ConfirmSettings, SweepSettings
+from sweeper.config.settings import ConfirmSettings, NotifySettings, SweepSettings
 from sweeper.errors import SweeperError
 from sweeper.store.discovery import find_sweep
 from sweeper.store.serialization import from_jsonable
@@ -52,15 +53,28 @@ def confirm_sweep(
 def _settings(store: TrialStore, overrides: Sequence[str], config_dir: Path | None) -> SweepSettings:
     """Return the stored settings, with the sections that the overrides name, and with a confirmation."""
     settings: SweepSettings = from_jsonable(SweepSettings, store.read_sweep()["settings"])
-    sections = {override.partition("=")[0].partition(".")[0] for override in overrides}
+    keys = [override.partition("=")[0] for override in overrides]
+    sections = {key.partition(".")[0] for key in keys}
     if others := sorted(sections - set(_SECTIONS)):
         raise SweeperError(
             f"{others[0]} is part of the sweep, so `sweeper confirm` cannot change it; it takes overrides of "
             f"{', '.join(_SECTIONS)}"
         )
+    # The addresses on disk are masked, so nobody can be notified without new ones.
+    settings = dataclasses.replace(settings, notify=NotifySettings())
+    if not settings.confirm.max_share:
+        confirm = dataclasses.replace(settings.confirm, max_share=ConfirmSettings().max_share)
+        settings = dataclasses.replace(settings, confirm=confirm)
     if overrides:
         given = compose(overrides, config_dir=config_dir).settings
-        settings = dataclasses.replace(settings, **{section: getattr(given, section) for section in sections})
-    if not settings.confirm.max_share and "confirm" not in sections:
-        settings = dataclasses.replace(settings, confirm=ConfirmSettings())
+        for section in sections:
+            fields = {key.partition(".")[2] for key in keys if key.partition(".")[0] == section}
+            # A preset, such as executor=inline, replaces the section; a single key changes only itself.
+            own = getattr(given, section)
+            if "" not in fields:
+                own = dataclasses.replace(
+                    getattr(settings, section), **{field: getattr(own, field) for field in fields}
+                )
+            settings = dataclasses.replace(settings, **{section: own})
+        check_settings(settings, parse_space(settings.space.dimensions))
     return settings

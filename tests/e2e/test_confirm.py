@@ -87,3 +87,17 @@ def test_the_search_of_a_sweep_cannot_be_changed_by_its_confirmation(tiny, folde
     run_sweep(tiny)
     with pytest.raises(SweeperError, match="lora is part of the sweep, so `sweeper confirm` cannot change it"):
         confirm_sweep("tiny", ["lora.r=4"], outputs=folder.parent, console=Console())
+
+
+def test_a_single_key_of_a_confirmation_leaves_the_others_as_the_sweep_was_started_with(tiny, folder):
+    run_sweep([*tiny, "confirm.margin=0.02", "confirm.confidence=0.9"])
+    confirm_sweep("tiny", ["confirm.max_share=4", "confirm.seeds=2"], outputs=folder.parent, console=Console())
+    found = TrialStore(folder).read_confirmation(STUDY).settings
+    assert (found.max_share, found.seeds, found.margin, found.confidence) == (4, 2, 0.02, 0.9)
+
+
+def test_a_wrong_key_of_a_confirmation_is_an_error_before_anything_runs(tiny, folder):
+    run_sweep(tiny)
+    with pytest.raises(SweeperError, match=r"confirm\.max_seeds=2: must be at least confirm\.seeds=3"):
+        confirm_sweep("tiny", ["confirm.max_seeds=2"], outputs=folder.parent, console=Console())
+    assert TrialStore(folder).read_confirmation(STUDY) is None
