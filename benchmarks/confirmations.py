@@ -62,6 +62,7 @@ def _answer(study: Row) -> Row:
         "num_rows": found["num_rows"],
         "num_seeds": found["num_seeds"],
         "share": found["share"],
+        "wall_s": study["wall_s"],
         "recommended": found["recommended"],
         "best": found["best"],
         "equivalent": found["equivalent"],
@@ -88,7 +89,16 @@ def _agreement(rows: Sequence[Row]) -> str:
     by_dataset: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_dataset[row["dataset"]].append(row)
-    header = ["dataset", "seed", "fresh rows", "recommended", "gain over the default", "configuration", "equals"]
+    header = [
+        "dataset",
+        "seed",
+        "fresh rows",
+        "recommended",
+        "gain over the default",
+        "configuration",
+        "equals",
+        "minutes",
+    ]
     lines = []
     for dataset, found in sorted(by_dataset.items()):
         for row in found:
@@ -96,8 +106,11 @@ def _agreement(rows: Sequence[Row]) -> str:
             gain = chosen["gain"]
             text = f"{gain['estimate']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]" if gain else "-"
             about = [dataset, row["seed"], row["num_rows"], row["recommended"], text, params_text(chosen["params"])]
-            lines.append([*about, ", ".join(row["equivalent"])])
-    note = "Equals are the candidates that were not shown to be worse than the best, and the recommended one."
+            lines.append([*about, ", ".join(row["equivalent"]), f"{row['wall_s'] / 60:.1f}"])
+    note = (
+        "Equals are the candidates that were not shown to be worse than the best, and the recommended one. Minutes are "
+        "wall-clock time of search and confirmation; studies of a sweep run side by side, and some ran beside other work."
+    )
     return f"## What sweeps with other seeds recommend\n\n{note}\n\n{table(header, lines)}"
 
 
