@@ -109,7 +109,7 @@ def _agreement(rows: Sequence[Row]) -> str:
             lines.append([*about, ", ".join(row["equivalent"]), f"{row['wall_s'] / 60:.1f}"])
     note = (
         "Equals are the candidates that were not shown to be worse than the best, and the recommended one. Minutes are "
-        "wall-clock time of search and confirmation; studies of a sweep run side by side, and some ran beside other work."
+        "wall-clock time of search and confirmation; studies of a sweep run side by side, some beside other work."
     )
     return f"## What sweeps with other seeds recommend\n\n{note}\n\n{table(header, lines)}"
 
