@@ -22,6 +22,7 @@ from sweeper.analysis.sessions import session_rows
 from sweeper.analysis.texts import bound_advice, duration, flatten
 from sweeper.config.space import SearchSpace
 from sweeper.config.values import ParamValue
+from sweeper.disk.atomic import write_atomic
 from sweeper.figures.baselines import baseline_descriptions
 from sweeper.figures.comparison import NOISE_ERRORS
 from sweeper.figures.failure_counts import count_failures, has_recovered
@@ -31,7 +32,6 @@ from sweeper.figures.ranking import best_trial, rank_trials
 from sweeper.figures.rungs import best_rung_text
 from sweeper.figures.text import plural
 from sweeper.figures.training_rows import capped_rows
-from sweeper.store.atomic import write_atomic
 from sweeper.store.health import read_health
 from sweeper.store.trials import TrialStore
 from sweeper.types import TrialState

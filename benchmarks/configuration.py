@@ -14,7 +14,7 @@ import yaml
 from benchmarks.variants import VARIANTS, variants
 from sweeper.config.compose import CONFIG_DIR, SweepConfig, compose
 from sweeper.config.space import Dimension
-from sweeper.store.atomic import write_atomic
+from sweeper.disk.atomic import write_atomic
 
 __all__ = ["EQUAL_WORK", "HEAD_RATIO", "compose_equal_work", "head_ratio_dimension", "variant_dir"]
 

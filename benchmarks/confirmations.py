@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run as a script, from any folder
 
 from benchmarks.arithmetic import table  # noqa: E402  after the path
+from sweeper.disk.atomic import write_atomic  # noqa: E402
 from sweeper.figures.hyperparameters import params_text  # noqa: E402
-from sweeper.store.atomic import write_atomic  # noqa: E402
 
 Row = Mapping[str, Any]
 

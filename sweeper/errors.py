@@ -9,7 +9,8 @@
     ├── FetchError           a model or dataset could not be downloaded, or has a wrong checksum
     ├── ModelError           a model cannot be loaded, or its LoRA targets are unknown
     ├── StoreError           a file of a sweep is damaged, or has another schema version
-    │   ├── DiskFull         the disk is full; nothing that was saved is lost (exit code 4)
+    │   ├── DiskError        a file cannot be written; nothing that was saved is lost (exit code 4)
+    │   │   └── DiskFull     the disk is full
     │   ├── StorageDown      the study database cannot be reached (exit code 5)
     │   └── SweepMismatch    the sweep on disk was started with other settings
     ├── SweepLocked          another process runs this sweep (exit code 75)
@@ -28,6 +29,7 @@ from collections.abc import Iterable
 __all__ = [
     "ConfigError",
     "DataError",
+    "DiskError",
     "DiskFull",
     "FetchError",
     "ModelError",
@@ -93,10 +95,14 @@ class StoreError(SweeperError):
     """A file of a sweep is damaged, or has another schema version."""
 
 
-class DiskFull(StoreError):
-    """The disk that holds the sweep is full; everything that was saved is intact."""
+class DiskError(StoreError):
+    """A file cannot be written: the disk fails, is full or is read-only. Everything that was saved is intact."""
 
     exit_code = 4
+
+
+class DiskFull(DiskError):
+    """The disk that holds the sweep is full."""
 
 
 class StorageDown(StoreError):

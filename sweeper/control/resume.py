@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from sweeper.disk.atomic import checksum
 from sweeper.failures import POLICIES, Action
-from sweeper.store.atomic import checksum
 from sweeper.store.trials import TrialStore
 from sweeper.types import Failure, FailureKind, TrialRecord, TrialState
 

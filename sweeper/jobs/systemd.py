@@ -9,10 +9,10 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from sweeper.disk.atomic import write_atomic
 from sweeper.errors import SweeperError
 from sweeper.jobs.command import is_installed, run, run_checked
 from sweeper.jobs.render import unit_names
-from sweeper.store.atomic import write_atomic
 
 __all__ = ["Systemd"]
 

@@ -21,9 +21,9 @@ import tenacity
 from filelock import FileLock
 
 from sweeper.config.urls import redact_urls
+from sweeper.disk.space import free_mb
 from sweeper.errors import ConfigError, DiskFull, StorageDown
 from sweeper.failures import POLICIES, is_full
-from sweeper.store.disk_space import free_mb
 from sweeper.types import FailureKind
 
 __all__ = ["RETRIES", "open_storage", "translate_errors"]

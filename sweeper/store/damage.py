@@ -16,8 +16,8 @@ from typing import TypeVar
 
 from safetensors import SafetensorError, safe_open
 
+from sweeper.disk.atomic import checksum
 from sweeper.errors import StoreError
-from sweeper.store.atomic import checksum
 from sweeper.store.paths import TrialPaths
 from sweeper.store.retention import adapters_to_keep, rung_adapter_to_keep
 from sweeper.store.serialization import from_bytes

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from sweeper.store.atomic import write_atomic
+from sweeper.disk.atomic import write_atomic
 from sweeper.store.paths import SweepPaths
 
 __all__ = ["Health", "HealthFile", "read_health"]

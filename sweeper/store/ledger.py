@@ -14,8 +14,8 @@ from pathlib import Path
 from sweeper.clock import Clock, utc_now
 from sweeper.config.settings import BudgetSettings
 from sweeper.config.time_limit import TimeLimit, find_time_limit
+from sweeper.disk.atomic import write_atomic
 from sweeper.errors import StoreError
-from sweeper.store.atomic import write_atomic
 from sweeper.types import Cost
 
 __all__ = ["Ledger"]

@@ -16,8 +16,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from sweeper.clock import utc_now
+from sweeper.disk.atomic import write_atomic
 from sweeper.errors import SweepLocked
-from sweeper.store.atomic import write_atomic
 from sweeper.store.trials import TrialStore
 
 __all__ = ["hold"]

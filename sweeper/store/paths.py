@@ -26,24 +26,20 @@
                 outcomes-test.safetensors  the same of the test rows, of confirmed trials
             damaged/<stamp>/            files that `reconcile` moved aside, under their former paths
 
-A name that ends in ``.tmp`` marks an unfinished file: everything is written under such a name first, then renamed.
+A hidden name that ends in ``.tmp`` marks an unfinished file: everything is written under such a name first.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["TRIAL_FILE", "OutputsPaths", "SweepPaths", "TrialPaths", "unfinished_folder"]
+from sweeper.disk.atomic import is_unfinished
+
+__all__ = ["TRIAL_FILE", "OutputsPaths", "SweepPaths", "TrialPaths"]
 
 TRIAL_FILE = "trial.json"
 """Name of a trial's record; the tracker's copy has the same name."""
 _SWEEP_FILE = "sweep.json"
-_UNFINISHED = ".tmp"
-
-
-def unfinished_folder(folder: Path) -> Path:
-    """Return the name under which a folder is written before it is complete, and from which it is removed."""
-    return folder.with_name(folder.name + _UNFINISHED)
 
 
 class TrialPaths:
@@ -78,7 +74,7 @@ class TrialPaths:
 
     def rung_adapters(self) -> list[Path]:
         """Return the folders of rungs' adapters that exist."""
-        return sorted(path for path in self.folder.glob("adapter-chunk-*") if path.suffix != _UNFINISHED)
+        return sorted(self.folder.glob("adapter-chunk-*"))
 
     def outcomes(self, chunk: int) -> Path:
         """Return the row outcomes of the rung after ``chunk`` chunks."""
@@ -90,7 +86,7 @@ class TrialPaths:
 
     def unfinished(self) -> list[Path]:
         """Return the unfinished files and folders that a killed process left."""
-        return [*self.folder.glob(f".*{_UNFINISHED}"), *self.folder.glob(f"adapter*{_UNFINISHED}")]
+        return [path for path in self.folder.glob(".*") if is_unfinished(path)]
 
 
 class SweepPaths:

@@ -8,18 +8,16 @@ Only the controller writes. `paths` shows the layout.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sweeper.disk.atomic import checksum, new_folder, remove_folder, write_atomic
 from sweeper.errors import StoreError
 from sweeper.figures.confirmation import ConfirmationRecord
-from sweeper.store.atomic import checksum, write_atomic
-from sweeper.store.disk_space import translate_disk_full
 from sweeper.store.outcomes import RowOutcomes
-from sweeper.store.paths import SweepPaths, unfinished_folder
+from sweeper.store.paths import SweepPaths
 from sweeper.store.serialization import from_bytes, to_bytes
 from sweeper.types import StudyRecord, TrialRecord, TrialState
 
@@ -187,14 +185,14 @@ class TrialStore:
 
     def drop_adapter(self, study: str, number: int) -> None:
         """Remove a trial's adapter; readers never see a part of it."""
-        _drop_folder(self.paths.trial(study, number).adapter)
+        remove_folder(self.paths.trial(study, number).adapter)
 
     def drop_rung_adapters(self, study: str, number: int, *, but: int | None) -> None:
         """Remove the adapters of a trial's rungs, except that of one chunk; readers never see a part of them."""
         paths = self.paths.trial(study, number)
         for folder in paths.rung_adapters():
             if but is None or folder != paths.rung_adapter(but):
-                _drop_folder(folder)
+                remove_folder(folder)
 
     def tidy(self, record: TrialRecord) -> None:
         """Remove a trial's unfinished files, left by a kill during a write, and files that its record does not list."""
@@ -256,18 +254,6 @@ def _read_outcomes(path: Path) -> RowOutcomes | None:
 
 
 def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write files to a temporary folder, then move it into place."""
-    new = unfinished_folder(folder)
-    shutil.rmtree(new, ignore_errors=True)
-    for name, content in files.items():
-        write_atomic(new / name, content)
-    shutil.rmtree(folder, ignore_errors=True)
-    with translate_disk_full(folder):
-        os.replace(new, folder)
-
-
-def _drop_folder(folder: Path) -> None:
-    unfinished = unfinished_folder(folder)
-    shutil.rmtree(unfinished, ignore_errors=True)
-    os.replace(folder, unfinished)
-    shutil.rmtree(unfinished)
+    with new_folder(folder) as new:
+        for name, content in files.items():
+            (new / name).write_bytes(content)

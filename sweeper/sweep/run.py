@@ -25,6 +25,7 @@ from sweeper.control.controller import Controller
 from sweeper.control.lane_limits import LaneLimits, choose_limits
 from sweeper.control.shutdown import ShutdownRequest, shutdown_on_signals
 from sweeper.control.watchdog import Watchdog
+from sweeper.disk.space import check_space
 from sweeper.display.console import print_line
 from sweeper.display.downloads import fetch_progress
 from sweeper.display.final_view import final_view
@@ -34,7 +35,6 @@ from sweeper.errors import DiskFull, SweepMismatch
 from sweeper.execute import choose_devices
 from sweeper.fetch.progress import Progress
 from sweeper.figures.text import plural
-from sweeper.store.disk_space import check_space
 from sweeper.store.ledger import Ledger
 from sweeper.store.lock import hold
 from sweeper.store.paths import OutputsPaths

@@ -17,10 +17,10 @@ from sweeper.clock import Clock, timestamp
 from sweeper.config.settings import SweepSettings
 from sweeper.config.time_limit import find_time_limit
 from sweeper.config.time_windows import local_time
+from sweeper.disk.atomic import write_atomic
 from sweeper.display.progress import StudyProgress, progress_from_disk
 from sweeper.display.summary import failures_since, since_last_summary, summary_text, summary_title
 from sweeper.errors import DiskFull, SweeperError
-from sweeper.store.atomic import write_atomic
 from sweeper.store.ledger import Ledger
 from sweeper.store.serialization import to_bytes
 from sweeper.store.sessions import Prediction, SessionLog, SessionRecord, StudyTally

@@ -16,7 +16,7 @@ import torch
 from filelock import FileLock
 from safetensors.torch import load_file, save
 
-from sweeper.store.atomic import write_atomic
+from sweeper.disk.atomic import write_atomic
 from sweeper.train.layout import HeadShape
 from sweeper.train.probe import Probe
 

@@ -62,8 +62,8 @@ def test_a_restart_deletes_partial_writes(bench):
     bench.run()
     folder = bench.store.paths.trial("toy", 0).folder
     (folder / ".trial.json.tmp").write_text("{")
-    (folder / "adapter.tmp").mkdir()
-    (folder / "adapter.tmp" / "adapter_config.json").write_text("{")
+    (folder / ".adapter.0a1b2c3d.tmp").mkdir()
+    (folder / ".adapter.0a1b2c3d.tmp" / "adapter_config.json").write_text("{")
     (folder / "checkpoint-2.safetensors").write_bytes(b"old")
     bench.run()
     outcomes = ["outcomes-2.safetensors", "outcomes-4.safetensors"]

@@ -216,11 +216,11 @@ def test_a_kill_at_any_write_loses_no_trial_and_repeats_none(tmp_path, monkeypat
             raise Killed
         real(source, target)
 
-    from sweeper.store.trials import os as store_os
+    from sweeper.disk.atomic import os as store_os
 
     real = store_os.replace
     bench = Bench(tmp_path, search=preset("random"))
-    monkeypatch.setattr("sweeper.store.trials.os.replace", replace)
+    monkeypatch.setattr("sweeper.disk.atomic.os.replace", replace)
     with pytest.raises(Killed):
         bench.run()
     monkeypatch.undo()

@@ -442,7 +442,7 @@ def test_a_full_disk_in_the_middle_of_a_write_damages_nothing(bench, monkeypatch
             raise OSError(28, "No space left on device")
         real(descriptor)
 
-    monkeypatch.setattr("sweeper.store.trials.os.fsync", fsync)
+    monkeypatch.setattr("sweeper.disk.atomic.os.fsync", fsync)
     with pytest.raises(DiskFull, match="MB are free"):
         bench.run()
     monkeypatch.undo()

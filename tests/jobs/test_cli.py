@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from sweeper.clock import utc_now
-from sweeper.store.atomic import write_atomic
+from sweeper.disk.atomic import write_atomic
 from sweeper.store.serialization import to_bytes
 from sweeper.store.sessions import SessionLog, SessionRecord
 from sweeper.store.trials import TrialStore

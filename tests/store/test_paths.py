@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from sweeper.disk.atomic import temporary_name
 from sweeper.store import paths
-from sweeper.store.paths import OutputsPaths, SweepPaths, TrialPaths, unfinished_folder
+from sweeper.store.paths import OutputsPaths, SweepPaths, TrialPaths
 
 ROOT = Path(__file__).parents[2]
 LITERALS = re.compile(
@@ -58,7 +59,7 @@ def test_trials_are_found_by_number_and_other_files_are_left_out(sweep):
 
 def test_unfinished_files_of_a_trial_are_found(tmp_path):
     trial = TrialPaths(tmp_path)
-    unfinished = [unfinished_folder(folder) for folder in (trial.adapter, trial.rung_adapter(4))]
+    unfinished = [temporary_name(folder) for folder in (trial.adapter, trial.rung_adapter(4))]
     for folder in (*unfinished, trial.adapter, trial.rung_adapter(2)):
         folder.mkdir()
     trial.record.with_name(".trial.json.tmp").touch()

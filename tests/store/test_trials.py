@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweeper import types
+from sweeper.disk.atomic import write_atomic
 from sweeper.errors import DiskFull, StoreError
-from sweeper.store.atomic import write_atomic
 from sweeper.store.serialization import SCHEMA_VERSION, from_jsonable, to_bytes, to_jsonable
 from sweeper.store.trials import TrialStore
 from sweeper.types import (
@@ -167,7 +167,7 @@ def test_an_adapter_replaces_all_files_of_the_one_before(store):
 
 
 def test_an_adapter_that_was_half_written_by_a_killed_process_does_no_harm(store):
-    aside = store.paths.trial(STUDY, 0).folder / "adapter.tmp"
+    aside = store.paths.trial(STUDY, 0).folder / ".adapter.0a1b2c3d.tmp"
     aside.mkdir(parents=True)
     (aside / "junk").write_text("half")
     store.write_adapter(STUDY, 0, {"adapter_config.json": b"{}"})
@@ -262,7 +262,7 @@ def kill_at(monkeypatch):
             real(source, target)
 
         real = os.replace
-        monkeypatch.setattr("sweeper.store.trials.os.replace", replace)
+        monkeypatch.setattr("sweeper.disk.atomic.os.replace", replace)
 
     yield arrange
     monkeypatch.undo()
@@ -279,12 +279,13 @@ def test_after_a_kill_while_a_chunk_is_written_record_and_checkpoint_agree(store
     assert store.read_checkpoint(STUDY, 0, record.chunks_done) == b"one"
 
 
-def test_the_next_write_removes_what_a_kill_left(store, kill_at, monkeypatch):
+def test_the_next_start_removes_what_a_kill_left(store, kill_at, monkeypatch):
     store.write_trial(trial(chunks=1), b"one")
     kill_at(2)
     with pytest.raises(Killed):
         store.write_trial(trial(chunks=2), b"two")
     monkeypatch.undo()
+    store.tidy(trial(chunks=1))
     store.write_trial(trial(chunks=2), b"two again")
     assert files(store.paths.trial(STUDY, 0).folder) == ["checkpoint-2.safetensors", "trial.json"]
     assert store.read_checkpoint(STUDY, 0, 2) == b"two again"
@@ -336,7 +337,7 @@ def test_a_file_is_replaced_only_when_it_is_complete(tmp_path, monkeypatch):
     def full(_descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sweeper.store.trials.os.fsync", full)
+    monkeypatch.setattr("sweeper.disk.atomic.os.fsync", full)
     with pytest.raises(DiskFull, match=r"file cannot be written \(No space.*MB are free.*run the same command again"):
         write_atomic(path, b"new")
     assert path.read_bytes() == b"old"

@@ -1,4 +1,4 @@
-"""Checks free disk space before a sweep starts, and translates the error of a write to a full disk."""
+"""Checks free disk space before a sweep starts, and translates the errors of failed writes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sweeper.errors import DiskFull
+from sweeper.errors import DiskError, DiskFull
 from sweeper.failures import is_full
 
-__all__ = ["check_space", "free_mb", "translate_disk_full"]
+__all__ = ["check_space", "free_mb", "translate_errors"]
 
 _WARNING_FACTOR = 10
 """Warn below this multiple of ``executor.min_free_mb``."""
@@ -47,14 +47,15 @@ def check_space(folder: Path, least_mb: int) -> str:
 
 
 @contextmanager
-def translate_disk_full(path: Path) -> Iterator[None]:
-    """Raise the operating system's error for a full disk as `DiskFull`.
+def translate_errors(path: Path) -> Iterator[None]:
+    """Raise the operating system's errors of a write as `DiskError`.
 
     Args:
         path: The file or folder that is being written, for the message.
 
     Raises:
         DiskFull: No space is left, or the quota is used up.
+        DiskError: The disk failed (EIO), is read-only, or the path cannot be created.
     """
     try:
         yield
@@ -64,4 +65,7 @@ def translate_disk_full(path: Path) -> Iterator[None]:
                 f"{path} cannot be written ({error.strerror}): {free_mb(path):.1f} MB are free on its disk. Everything "
                 "saved before is intact. Free space, then run the same command again"
             ) from error
-        raise
+        raise DiskError(
+            f"{path} cannot be written ({error.strerror}). Everything saved before is intact. Check the disk, its "
+            "permissions and the path, then run the same command again"
+        ) from error

@@ -9,9 +9,9 @@ from contextlib import suppress
 
 import pytest
 
+from sweeper.disk.atomic import write_atomic
+from sweeper.disk.space import check_space, free_mb
 from sweeper.errors import DiskFull
-from sweeper.store.atomic import write_atomic
-from sweeper.store.disk_space import check_space, free_mb
 from sweeper.store.trials import TrialStore
 from tests.control.bench import Bench, check_intact, no_pruning
 from tests.search.toy import open_toy, preset
@@ -27,14 +27,14 @@ def test_a_missing_folder_has_the_space_of_its_parent(tmp_path):
 
 @pytest.mark.parametrize(("free", "text"), [(5000, ""), (500, "500 MB free")])
 def test_little_space_is_a_warning(tmp_path, monkeypatch, free, text):
-    monkeypatch.setattr("sweeper.store.disk_space.shutil.disk_usage", usage(free))
+    monkeypatch.setattr("sweeper.disk.space.shutil.disk_usage", usage(free))
     warning = check_space(tmp_path, 100)
     assert text in warning
     assert bool(warning) == bool(text)
 
 
 def test_too_little_space_is_an_error_before_anything_starts(tmp_path, monkeypatch):
-    monkeypatch.setattr("sweeper.store.disk_space.shutil.disk_usage", usage(50))
+    monkeypatch.setattr("sweeper.disk.space.shutil.disk_usage", usage(50))
     with pytest.raises(DiskFull, match=r"executor\.min_free_mb=100: .* 50 MB free"):
         check_space(tmp_path, 100)
     assert check_space(tmp_path, 0) == ""
