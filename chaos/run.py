@@ -38,7 +38,7 @@ from chaos.fork_server import ForkServer  # noqa: E402
 from chaos.report import Report  # noqa: E402
 from chaos.session import ChaosError  # noqa: E402
 from chaos.undisturbed import Undisturbed  # noqa: E402
-from chaos.workload import Workload  # noqa: E402
+from chaos.workload import KINDS, Workload  # noqa: E402
 from sweeper.store.paths import OutputsPaths  # noqa: E402
 
 _DISK_MB = 48
@@ -53,7 +53,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="sweeper-chaos-"))
     Workload.write_inputs(folder / "inputs")
     report = Report(asked.seed)
-    undisturbed = Undisturbed(_workload(folder, asked, 0).overrides)
+    undisturbed = Undisturbed()
     fork_server = ForkServer(ROOT)
     numbers = itertools.count()
     with ThreadPoolExecutor(asked.jobs) as pool:
@@ -115,6 +115,7 @@ def _workload(folder: Path, asked: argparse.Namespace, number: int) -> Workload:
         trials=trials,
         workers=1 + number % 2,
         seed=asked.seed + number,
+        kind=asked.kind or KINDS[number % len(KINDS)],
     )
 
 
@@ -129,22 +130,18 @@ def _one(
 ) -> dict[str, Any]:
     started = time.monotonic()
     with _small_disk(workload.outputs) as has_disk:
+        workload.write_rows()
         shutil.copy(OutputsPaths(workload.inputs).mlflow_db, workload.outputs)  # creating its 65 tables takes seconds
         kinds = [kind for kind in EVENTS if kind != "fill_disk" or has_disk]
         plan = Plan(seed=asked.seed + number, kills=asked.kills_per_sweep, kinds=kinds, is_short=asked.short)
         driver = Driver(workload, plan, sweep, fork_server)
         problems: list[str] = []
-        row: dict[str, Any] = {"seed": asked.seed + number, "trials": workload.trials, "workers": workload.workers}
+        row: dict[str, Any] = {"seed": asked.seed + number, "kind": workload.kind, "workers": workload.workers}
+        row["trials"] = workload.trials * len(workload.studies)
         try:
             driver.run()
             row["reconcile"] = driver.reconcile().splitlines()[-1:]
-            found = check_all(
-                workload.outputs,
-                trials=workload.trials,
-                seen=driver.seen,
-                spent_s=driver.spent_s,
-                undisturbed=undisturbed,
-            )
+            found = check_all(workload, seen=driver.seen, spent_s=driver.spent_s, undisturbed=undisturbed)
         except ChaosError as error:
             problems = [str(error)]
         except Exception:  # noqa: BLE001  the counts of the other sweeps must not be lost
@@ -190,6 +187,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--kills-per-sweep", type=int, default=20, help="kills after which a sweep may finish undisturbed"
     )
+    parser.add_argument("--kind", choices=KINDS, default="", help="kind of all sweeps; by default each in turn")
     parser.add_argument("--jobs", type=int, default=0, help="sweeps to run in parallel (default: 2, or 1 with --short)")
     parser.add_argument("--short", action="store_true", help="run one small sweep, and record nothing")
     parser.add_argument("--keep", action="store_true", help="keep the files even if there is no problem")
