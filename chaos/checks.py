@@ -342,5 +342,6 @@ def _retrain(
         found.num_compared += 1
         if not difference <= LOSS_TOLERANCE:
             found.differing.append(
-                f"trial {record.spec.number}: losses differ by {difference:.2g} from those of undisturbed training"
+                f"other-losses: trial {record.spec.number}: they differ by {difference:.2g} from those of undisturbed "
+                "training"
             )

@@ -7,6 +7,7 @@ what the sweep is doing when they happen depends on the speed of the machine.
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -67,6 +68,10 @@ class Plan:
     is_short: bool = False
     """Whether each kind of event happens exactly once."""
 
+    def without(self, kind: str) -> Plan:
+        """Return the plan without a kind of event."""
+        return dataclasses.replace(self, kinds=[each for each in self.kinds if each != kind])
+
 
 @dataclass
 class Driver:
@@ -119,7 +124,7 @@ class Driver:
                 self._finish_twin()
                 return
             if code == 0 and not self._is_cut:
-                raise ChaosError(f"session {self.sessions} exited with 0, but trials are left")
+                raise ChaosError(f"left-work: session {self.sessions} exited with 0, but trials are left")
             if self._is_cut:
                 self._open_next_window()
 
@@ -130,7 +135,7 @@ class Driver:
         assert self.fork_server is not None
         code = self.fork_server.start(command, log).wait(_STALL_S)
         if code:
-            raise ChaosError(f"reconcile exited with {code}: {log.read_text()}")
+            raise ChaosError(f"reconcile-failed: it exited with {code}: {log.read_text()}")
         return log.read_text()
 
     def _keep_twin(self) -> None:
@@ -147,7 +152,7 @@ class Driver:
             if (code := self._twin.end(_STALL_S)) == 0:
                 return
         if self._twin is not None:
-            raise ChaosError(f"the sweep beside this one exited with {code}")
+            raise ChaosError(f"twin-failed: the sweep beside this one exited with {code}")
 
     def _run_session(self, *, has_events: bool) -> int:
         """Run one session; return the controller's exit code."""
@@ -172,9 +177,9 @@ class Driver:
             self.zombies += survivors(session.pid, 10.0)
         self.exits[str(code)] += 1
         if code is None:
-            raise ChaosError(f"session {self.sessions} did not exit; events: {happened}")
+            raise ChaosError(f"no-exit: session {self.sessions} did not exit; events: {happened}")
         if code != 0 and not any(code in EXITS.get(kind, ()) for kind in happened):
-            raise ChaosError(f"session {self.sessions} exited with {code}; events: {happened}")
+            raise ChaosError(f"exit-code: session {self.sessions} exited with {code}; events: {happened}")
         return code
 
     def _inject(self, session: Session, kind: str) -> bool:
@@ -217,7 +222,7 @@ class Driver:
             self._record_progress()
             if code or self.spent_s != before_s:
                 raise ChaosError(
-                    f"session {self.sessions} started outside the window, and exited with {code} or spent device time"
+                    f"outside-window: session {self.sessions} started there, and exited with {code} or spent device time"
                 )
         self._clock.to_opening()
         self._is_cut = False
@@ -228,12 +233,12 @@ class Driver:
         if ledger.exists():
             spent = Ledger(ledger).cost.device_s
             if spent < self.spent_s:
-                raise ChaosError(f"the ledger shrank from {self.spent_s} to {spent} device seconds")
+                raise ChaosError(f"ledger-shrank: it fell from {self.spent_s} to {spent} device seconds")
             self.spent_s = spent
         try:
             records = [record for study in self.workload.studies for record in self._store.trials(study)]
         except StoreError as error:
-            raise ChaosError(str(error)) from error
+            raise ChaosError(f"unreadable: {error}") from error
         for record in records:
             if record.state.is_finished:
                 self.seen.setdefault(record.spec.study, {}).setdefault(record.spec.number, record)

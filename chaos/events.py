@@ -70,9 +70,9 @@ def hang_worker(session: Session, draw: random.Random) -> bool:
             while _is_alive(process) and session.is_alive and time.monotonic() < end:
                 session.wait(0.05)
             if _is_alive(process) and session.is_alive:
-                raise ChaosError(f"worker {process.pid} hangs, but the watchdog does nothing")
+                raise ChaosError(f"hang-ignored: worker {process.pid} hangs, but the watchdog does nothing")
         if _hung_chunks(session) > chunks_before and (charged_s := _spent_s(session) - before_s) < HANG_S:
-            raise ChaosError(f"a chunk that hung for {HANG_S} s was charged with only {charged_s} s")
+            raise ChaosError(f"hang-uncharged: a chunk that hung for {HANG_S} s was charged with only {charged_s} s")
     return bool(workers)
 
 
@@ -172,7 +172,7 @@ def start_a_second(session: Session, _draw: random.Random) -> None:
             second.wait(0.05)
         code = second.process.poll()
         if code != SweepLocked.exit_code and session.wait(_PATIENCE_S):  # unless the first was about to end
-            raise ChaosError(f"a second controller exited with {code} while the first was running")
+            raise ChaosError(f"one-controller: a second one exited with {code} while the first was running")
     finally:
         second.end(0.0)
         survivors(second.pid, _PATIENCE_S)

@@ -12,36 +12,29 @@ The long form appends one row per sweep to chaos/results/chaos.jsonl and writes 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
 import math
-import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run as a script, from any folder
 
-from chaos.checks import LOSS_TOLERANCE, check_all  # noqa: E402  after the path is set
-from chaos.driver import Driver, Plan  # noqa: E402
+from chaos.checks import LOSS_TOLERANCE  # noqa: E402  after the path is set
+from chaos.driver import Plan  # noqa: E402
 from chaos.events import EVENTS  # noqa: E402
 from chaos.fork_server import ForkServer  # noqa: E402
+from chaos.one_sweep import disturb  # noqa: E402
 from chaos.report import Report  # noqa: E402
-from chaos.session import ChaosError  # noqa: E402
 from chaos.undisturbed import Undisturbed  # noqa: E402
 from chaos.workload import KINDS, Workload  # noqa: E402
-from sweeper.store.paths import OutputsPaths  # noqa: E402
 
-_DISK_MB = 48
 _MAX_BAD = 3
 """A run stops after this many sweeps with problems."""
 
@@ -90,14 +83,9 @@ def _sweeps(
     while report.kills < asked.kills and report.num_bad < _MAX_BAD and time.monotonic() < end:
         number = next(numbers)
         sweep = folder / f"sweep-{number}"
-        row = _one(
-            _workload(folder, asked, number),
-            sweep,
-            asked,
-            undisturbed=undisturbed,
-            fork_server=fork_server,
-            number=number,
-        )
+        plan = Plan(seed=asked.seed + number, kills=asked.kills_per_sweep, kinds=list(EVENTS), is_short=asked.short)
+        workload = _workload(folder, asked, number)
+        row = disturb(workload, sweep, plan, keep=asked.keep, undisturbed=undisturbed, fork_server=fork_server)
         report.add(row)
         sys.stdout.write("\n".join([report.line(row), *row["problems"]]) + "\n")
         sys.stdout.flush()
@@ -117,63 +105,6 @@ def _workload(folder: Path, asked: argparse.Namespace, number: int) -> Workload:
         seed=asked.seed + number,
         kind=asked.kind or KINDS[number % len(KINDS)],
     )
-
-
-def _one(
-    workload: Workload,
-    sweep: Path,
-    asked: argparse.Namespace,
-    *,
-    undisturbed: Undisturbed,
-    fork_server: ForkServer | None,
-    number: int,
-) -> dict[str, Any]:
-    started = time.monotonic()
-    with _small_disk(workload.outputs) as has_disk:
-        workload.write_rows()
-        shutil.copy(OutputsPaths(workload.inputs).mlflow_db, workload.outputs)  # creating its 65 tables takes seconds
-        kinds = [kind for kind in EVENTS if kind != "fill_disk" or has_disk]
-        plan = Plan(seed=asked.seed + number, kills=asked.kills_per_sweep, kinds=kinds, is_short=asked.short)
-        driver = Driver(workload, plan, sweep, fork_server)
-        problems: list[str] = []
-        row: dict[str, Any] = {"seed": asked.seed + number, "kind": workload.kind, "workers": workload.workers}
-        row["trials"] = workload.trials * len(workload.studies)
-        try:
-            driver.run()
-            row["reconcile"] = driver.reconcile().splitlines()[-1:]
-            found = check_all(workload, seen=driver.seen, spent_s=driver.spent_s, undisturbed=undisturbed)
-        except ChaosError as error:
-            problems = [str(error)]
-        except Exception:  # noqa: BLE001  the counts of the other sweeps must not be lost
-            problems = [traceback.format_exc()]
-        else:
-            found.zombies = driver.zombies
-            problems = found.problems
-            row |= {"cuts": driver.cuts, "hung": found.num_hung, "infeasible": found.num_infeasible}
-            row |= {"lost": len(found.lost), "repeated": len(found.repeated), "zombie": len(found.zombies)}
-            row |= {"max_loss_difference": found.max_loss_difference, "compared": found.num_compared}
-        if (problems or asked.keep) and has_disk:
-            shutil.copytree(workload.outputs, sweep / "kept", ignore_dangling_symlinks=True)
-    row |= {
-        "events": dict(driver.events),
-        "kills": driver.kills,
-        "sessions": driver.sessions,
-        "exits": dict(driver.exits),
-    }
-    return {**row, "elapsed_s": round(time.monotonic() - started, 1), "problems": problems}
-
-
-@contextlib.contextmanager
-def _small_disk(folder: Path) -> Iterator[bool]:
-    """Mount a small file system on a folder, if this process may; yield whether it did."""
-    folder.mkdir(parents=True)
-    options = ["-t", "tmpfs", "-o", f"size={_DISK_MB}m", "tmpfs"]
-    mounted = os.geteuid() == 0 and subprocess.run(["mount", *options, str(folder)], check=False).returncode == 0  # noqa: S603, S607
-    try:
-        yield mounted
-    finally:
-        if mounted:
-            subprocess.run(["umount", "--lazy", str(folder)], check=False)  # noqa: S603, S607
 
 
 def _parse() -> argparse.Namespace:

@@ -14,6 +14,7 @@ import psutil
 
 from chaos.clock import Clock
 from chaos.fork_server import Forked, ForkServer
+from chaos.mutants import MUTANT_VARIABLE
 from chaos.workload import Workload
 from sweeper.store.paths import OutputsPaths, SweepPaths
 
@@ -24,7 +25,7 @@ _POLL_S = 0.01
 
 
 class ChaosError(Exception):
-    """The sweep did something that no event explains."""
+    """The sweep did something that no event explains. The message begins with the name of the complaint."""
 
 
 class Session:
@@ -44,13 +45,13 @@ class Session:
         self._ledger_before = self._ledger_stamp()
         self.process: subprocess.Popen[bytes] | Forked
         if fork_server is not None:
-            self.process = fork_server.start(workload.arguments, log)
+            self.process = fork_server.start(workload.arguments, log, workload.mutant)
             return
         with log.open("ab") as file:
             self.process = subprocess.Popen(  # noqa: S603  our own module, no shell
                 [sys.executable, "-m", "chaos.controller", *workload.arguments],
                 cwd=log.parent,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                env={**os.environ, "PYTHONPATH": str(ROOT), MUTANT_VARIABLE: workload.mutant},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
