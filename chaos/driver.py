@@ -222,7 +222,7 @@ class Driver:
             self._record_progress()
             if code or self.spent_s != before_s:
                 raise ChaosError(
-                    f"outside-window: session {self.sessions} started there, and exited with {code} or spent device time"
+                    f"outside-window: session {self.sessions} started there, and exited with {code} or spent time"
                 )
         self._clock.to_opening()
         self._is_cut = False
