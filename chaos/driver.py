@@ -88,7 +88,7 @@ class Driver:
 
     def __post_init__(self) -> None:
         self._draw = random.Random(self.plan.seed)  # noqa: S311  no secret
-        self._store = TrialStore(OutputsPaths(self.workload.outputs).sweep(SWEEP))
+        self.store = TrialStore(OutputsPaths(self.workload.outputs).sweep(SWEEP))
         self._kinds = self._draw_kinds()
         self._next_kind = next(self._kinds, None)
         self._clock = Clock(self.folder)
@@ -180,7 +180,7 @@ class Driver:
     def _has_trials_left(self) -> bool:
         """Whether the budget is not spent yet, or the best configuration not confirmed."""
         num_searched = sum(record.spec.phase is Phase.SEARCH for record in self.seen.values())
-        confirmation = self._store.read_confirmation(STUDY)
+        confirmation = self.store.read_confirmation(STUDY)
         return num_searched < self.workload.trials or confirmation is None or not confirmation.state.is_over
 
     def _open_next_window(self) -> None:
@@ -199,14 +199,14 @@ class Driver:
 
     def _record_progress(self) -> None:
         """Remember the finished trials, which must never change, and the ledger's cost, which must never shrink."""
-        ledger = self._store.paths.ledger
+        ledger = self.store.paths.ledger
         if ledger.exists():
             spent = Ledger(ledger).cost.device_s
             if spent < self.spent_s:
                 raise ChaosError(f"the ledger shrank from {self.spent_s} to {spent} device seconds")
             self.spent_s = spent
         try:
-            records = self._store.trials(STUDY)
+            records = self.store.trials(STUDY)
         except StoreError as error:
             raise ChaosError(str(error)) from error
         for record in records:

@@ -24,6 +24,7 @@ from typing import IO, Any
 __all__ = ["ForkServer", "Forked"]
 
 _LOADED = (
+    "chaos.controller",
     "sweeper.analysis.report",
     "mlflow.tracking",
     "sweeper.data.prompt_tokens",
@@ -176,13 +177,10 @@ def _serve(arguments: Sequence[str], environment: Mapping[str, str], parent: int
 
 def _control(arguments: Sequence[str]) -> None:
     import sweeper.execute.process
-    import sweeper.sweep.factory
-    from chaos.clock import use_clock
-    from chaos.faults import make_worker
+    from chaos.controller import prepare
     from sweeper.cli import main
 
-    sweeper.sweep.factory.make_worker = make_worker  # type: ignore[attr-defined]
-    use_clock(Path.cwd())
+    prepare(Path.cwd())
     sweeper.execute.process.subprocess = _Subprocess()  # type: ignore[assignment, attr-defined]
     sys.argv = ["sweeper", *arguments]
     main()

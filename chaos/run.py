@@ -31,10 +31,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run as a script, from any folder
 
-from chaos.checks import LOSS_TOLERANCE, check_all  # noqa: E402  after the path is set
+from chaos.checks import LOSS_TOLERANCE, check_all, needed_repairs  # noqa: E402  after the path is set
 from chaos.driver import Driver, Plan  # noqa: E402
 from chaos.events import EVENTS  # noqa: E402
 from chaos.fork_server import ForkServer  # noqa: E402
+from chaos.history import HISTORY, read_events  # noqa: E402
+from chaos.history_check import check  # noqa: E402
 from chaos.report import Report  # noqa: E402
 from chaos.session import ChaosError  # noqa: E402
 from chaos.undisturbed import Undisturbed  # noqa: E402
@@ -137,7 +139,11 @@ def _one(
         row: dict[str, Any] = {"seed": asked.seed + number, "trials": workload.trials, "workers": workload.workers}
         try:
             driver.run()
-            row["reconcile"] = driver.reconcile().splitlines()[-1:]
+            problems = check(read_events(sweep / HISTORY), driver.store.root)
+            row["history"] = len(problems)
+            repaired = driver.reconcile()
+            row["reconcile"] = repaired.splitlines()[-1:]
+            problems += needed_repairs(repaired, mlflow_was_taken=driver.events["take_mlflow_away"] > 0)
             found = check_all(
                 workload.outputs,
                 trials=workload.trials,
@@ -146,12 +152,12 @@ def _one(
                 undisturbed=undisturbed,
             )
         except ChaosError as error:
-            problems = [str(error)]
+            problems.append(str(error))
         except Exception:  # noqa: BLE001  the counts of the other sweeps must not be lost
-            problems = [traceback.format_exc()]
+            problems.append(traceback.format_exc())
         else:
             found.zombies = driver.zombies
-            problems = found.problems
+            problems += found.problems
             row |= {"cuts": driver.cuts, "hung": found.num_hung, "infeasible": found.num_infeasible}
             row |= {"lost": len(found.lost), "repeated": len(found.repeated), "zombie": len(found.zombies)}
             row |= {"max_loss_difference": found.max_loss_difference, "compared": found.num_compared}

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from chaos.checks import Findings, compare_rows
+from chaos.checks import Findings, compare_rows, needed_repairs
 from chaos.events import EVENTS, EXITS, KILLS, LETHAL
 from chaos.faults import expected_failure, is_expected
 from chaos.report import Report
@@ -68,3 +68,28 @@ def test_the_table_adds_up_the_sweeps():
     assert "(`kill_worker`) | 6 |" in table
     assert "| kills | 6 |" in table
     assert "| lost trials | 0 |" in table
+
+
+AGREES = "Sweep chaos: store, Optuna and MLflow agree on every trial.\n"
+REPAIRED = """\
+┏━━━━━━━━┳━━━━━━━━━┳━━━━━━━┳━━━━━━━━━━━━┳━━━━━━━━━┓
+┃ where  ┃ study   ┃ trial ┃ difference ┃ repair  ┃
+┡━━━━━━━━╇━━━━━━━━━╇━━━━━━━╇━━━━━━━━━━━━╇━━━━━━━━━┩
+│ MLflow │ tiny    │ 3     │ missing    │ updated │
+│        │ -lora   │       │            │         │
+{more}└────────┴─────────┴───────┴────────────┴─────────┘
+Sweep chaos: repaired. Store, Optuna and MLflow agree now.
+"""
+
+
+def test_a_repair_is_a_problem_unless_the_database_was_taken_away():
+    assert needed_repairs(AGREES, mlflow_was_taken=False) == []
+    assert needed_repairs(REPAIRED.format(more=""), mlflow_was_taken=True) == []
+    (problem,) = needed_repairs(REPAIRED.format(more=""), mlflow_was_taken=False)
+    assert problem == "repair-needed: MLflow | tiny | 3 | missing | updated"
+
+
+def test_a_repair_in_another_place_is_a_problem_although_the_database_was_taken_away():
+    output = REPAIRED.format(more="│ Optuna │ tiny    │ 3     │ missing    │ updated │\n")
+    (problem,) = needed_repairs(output, mlflow_was_taken=True)
+    assert "Optuna" in problem
