@@ -79,6 +79,7 @@ class Replay:
         """How the last session ended; None if it was killed or failed."""
         self.low, self.high = [0.0] * 3, [0.0] * 3
         """Bounds of the ledger; they differ by what a kill put in doubt."""
+        self._session = -1
         self._scores: dict[str, Scores] = {}
         self._workers: dict[int, _Worker] = {}
         self._unpaid: list[float] | None = None
@@ -94,6 +95,9 @@ class Replay:
 
     def see(self, event: Event) -> None:
         """Take in the next event."""
+        # A command that finds the sweep locked starts and ends while another one is running.
+        if event["session"] != self._session and event["kind"] != "start":
+            self._begin(event["session"])
         handle = getattr(self, f"_{event['kind']}", None)
         if handle is not None:
             handle(event)
@@ -106,7 +110,8 @@ class Replay:
 
     # Sessions
 
-    def _start(self, _event: Event) -> None:
+    def _begin(self, session: int) -> None:
+        self._session = session
         self._workers.clear()
         self._replied_t.clear()
         self._unseen.clear()

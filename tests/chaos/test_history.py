@@ -115,6 +115,12 @@ def test_the_sweep_of_these_tests_breaks_no_rule(sweep):
     assert states >= {"running", "complete", "pruned", "infeasible", "failed"}
 
 
+def test_a_second_command_that_finds_the_sweep_locked_breaks_no_rule(sweep):
+    events, folder = sweep
+    second = [dict(find(events, "start")[0], session=99)]
+    assert check([*events[:200], *second, *events[200:]], folder) == []
+
+
 def test_a_finished_trial_that_is_written_again_ends_twice(sweep):
     events, folder = copy.deepcopy(sweep)
     pruned = find(events, "record", state="pruned")[0]
