@@ -24,13 +24,23 @@ from chaos.undisturbed import Undisturbed, recorded_losses
 from chaos.workload import KEEP_ADAPTERS, Workload
 from sweeper.config.compose import compose
 from sweeper.data import prepare_splits
+from sweeper.recovery.differences import Place
 from sweeper.store.damage import has_checksum
 from sweeper.store.paths import OutputsPaths
 from sweeper.store.retention import adapters_to_keep, rung_adapter_to_keep
 from sweeper.store.trials import TrialStore
 from sweeper.types import Phase, StudyRecord, TrialRecord, TrialState
 
-__all__ = ["LOSS_TOLERANCE", "Findings", "MlflowRun", "check_all", "check_best", "compare_rows", "curve_problems"]
+__all__ = [
+    "LOSS_TOLERANCE",
+    "Findings",
+    "MlflowRun",
+    "check_all",
+    "check_best",
+    "compare_rows",
+    "curve_problems",
+    "needed_repairs",
+]
 
 LOSS_TOLERANCE = 1e-4
 """Relative, in float32. A matrix product's rounding depends on its number of rows, so on the other trials in a pack."""
@@ -323,6 +333,19 @@ def _expected(where: str, record: TrialRecord) -> str:
     if where == "Optuna":
         return _IN_OPTUNA.get(state, "RUNNING") + (" infeasible" if record.state is TrialState.INFEASIBLE else "")
     return f"{_IN_MLFLOW.get(state, 'RUNNING')} {state}"
+
+
+def needed_repairs(output: str, *, mlflow_was_taken: bool) -> list[str]:
+    """Return the differences that ``sweeper reconcile`` printed: a sweep must need no repair after faults.
+
+    Args:
+        output: What it printed.
+        mlflow_was_taken: Whether MLflow's database was moved away in this sweep. What was sent to it before is missing
+            in the new one until the next session sends it again, and a finished sweep has no further session.
+    """
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.splitlines() if "│" in line]
+    places = [row for row in rows if row and row[0]]
+    return [f"repair-needed: {' | '.join(row)}" for row in places if not (mlflow_was_taken and row[0] == Place.TRACKER)]
 
 
 def _retrain(

@@ -1,6 +1,6 @@
-"""The command that the suite kills and restarts: ``sweeper`` with faulty workers and a movable clock.
+"""The command that the suite kills and restarts: ``sweeper`` with faulty workers, a movable clock and a history.
 
-`session` starts it as ``python -m chaos.controller run OVERRIDES``.
+`session` starts it as ``python -m chaos.controller run OVERRIDES``; `fork_server` forks it.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ import os
 from pathlib import Path
 
 import sweeper.sweep.factory
-from chaos.clock import use_clock
+from chaos.clock import Clock, use_clock
 from chaos.faults import make_worker
+from chaos.history import HISTORY, record_to
 from chaos.mutants import MUTANT_VARIABLE, plant
 from sweeper.cli import main
 
@@ -18,11 +19,17 @@ __all__ = ["prepare"]
 
 
 def prepare(mutant: str) -> None:
-    """Make this process a controller of the suite, with a planted bug if ``mutant`` is not empty."""
-    sweeper.sweep.factory.make_worker = make_worker  # type: ignore[attr-defined]
-    use_clock(Path.cwd())
+    """Make this process, in the folder of the clock and the history, a controller of the suite.
+
+    Args:
+        mutant: The bug to plant, below what the history sees; empty for none.
+    """
+    folder = Path.cwd()
     if mutant:
         plant(mutant)
+    sweeper.sweep.factory.make_worker = make_worker  # type: ignore[attr-defined]
+    use_clock(folder)
+    record_to(folder / HISTORY, clock=Clock(folder))
 
 
 if __name__ == "__main__":

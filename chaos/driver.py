@@ -97,7 +97,7 @@ class Driver:
 
     def __post_init__(self) -> None:
         self._draw = random.Random(self.plan.seed)  # noqa: S311  no secret
-        self._store = TrialStore(OutputsPaths(self.workload.outputs).sweep(self.workload.sweep))
+        self.store = TrialStore(OutputsPaths(self.workload.outputs).sweep(self.workload.sweep))
         self._kinds = self._draw_kinds()
         self._next_kind = next(self._kinds, None)
         self._clock = Clock(self.folder)
@@ -141,7 +141,9 @@ class Driver:
     def _keep_twin(self) -> None:
         """Start the sweep that runs beside this one, or start it again if an event for both has ended it."""
         if self.workload.twin is not None and (self._twin is None or not self._twin.is_alive):
-            self._twin = Session(self.workload.twin, log=self.folder / "twin.log", fork_server=self.fork_server)
+            folder = self.folder / "twin"  # its own, since a session's clock and history are beside its log
+            folder.mkdir(exist_ok=True)
+            self._twin = Session(self.workload.twin, log=folder / "session.log", fork_server=self.fork_server)
 
     def _finish_twin(self) -> None:
         """Run the sweep beside this one to its end."""
@@ -210,7 +212,7 @@ class Driver:
 
     def _has_left(self, study: str) -> bool:
         num_searched = sum(record.spec.phase is Phase.SEARCH for record in self.seen.get(study, {}).values())
-        confirmation = self._store.read_confirmation(study)
+        confirmation = self.store.read_confirmation(study)
         return num_searched < self.workload.trials or confirmation is None or not confirmation.state.is_over
 
     def _open_next_window(self) -> None:
@@ -229,14 +231,14 @@ class Driver:
 
     def _record_progress(self) -> None:
         """Remember the finished trials, which must never change, and the ledger's cost, which must never shrink."""
-        ledger = self._store.paths.ledger
+        ledger = self.store.paths.ledger
         if ledger.exists():
             spent = Ledger(ledger).cost.device_s
             if spent < self.spent_s:
                 raise ChaosError(f"ledger-shrank: it fell from {self.spent_s} to {spent} device seconds")
             self.spent_s = spent
         try:
-            records = [record for study in self.workload.studies for record in self._store.trials(study)]
+            records = [record for study in self.workload.studies for record in self.store.trials(study)]
         except StoreError as error:
             raise ChaosError(f"unreadable: {error}") from error
         for record in records:

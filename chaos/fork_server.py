@@ -24,6 +24,7 @@ from typing import IO, Any
 __all__ = ["ForkServer", "Forked"]
 
 _LOADED = (
+    "chaos.controller",
     "sweeper.analysis.report",
     "mlflow.tracking",
     "sweeper.data.prompt_tokens",

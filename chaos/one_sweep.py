@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from chaos.checks import check_all
+from chaos.checks import check_all, needed_repairs
 from chaos.driver import Driver, Plan
 from chaos.fork_server import ForkServer
+from chaos.history import HISTORY, read_events
+from chaos.history_check import check
 from chaos.session import ChaosError
 from chaos.undisturbed import Undisturbed
 from chaos.workload import Workload
@@ -54,15 +56,19 @@ def disturb(
         row["trials"] = workload.trials * len(workload.studies)
         try:
             driver.run()
-            row["reconcile"] = driver.reconcile().splitlines()[-1:]
+            problems = check(read_events(folder / HISTORY), driver.store.root)
+            row["history"] = len(problems)
+            repaired = driver.reconcile()
+            row["reconcile"] = repaired.splitlines()[-1:]
+            problems += needed_repairs(repaired, mlflow_was_taken=driver.events["take_mlflow_away"] > 0)
             found = check_all(workload, seen=driver.seen, spent_s=driver.spent_s, undisturbed=undisturbed)
         except ChaosError as error:
-            problems = [str(error)]
+            problems.append(str(error))
         except Exception:  # noqa: BLE001  the counts of the other sweeps must not be lost
-            problems = [traceback.format_exc()]
+            problems.append(traceback.format_exc())
         else:
             found.zombies = driver.zombies
-            problems = found.problems
+            problems += found.problems
             row |= {"cuts": driver.cuts, "hung": found.num_hung, "infeasible": found.num_infeasible}
             row |= {"lost": len(found.lost), "repeated": len(found.repeated), "zombie": len(found.zombies)}
             row |= {"max_loss_difference": found.max_loss_difference, "compared": found.num_compared}

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from chaos.checks import Findings, MlflowRun, check_best, compare_rows, curve_problems
+from chaos.checks import Findings, MlflowRun, check_best, compare_rows, curve_problems, needed_repairs
 from chaos.events import EVENTS, EXITS, KILLS, LETHAL
 from chaos.faults import expected_failure, is_expected
 from chaos.report import Report, upper_bound
@@ -113,3 +113,28 @@ def test_the_bound_for_zero_losses_is_exact():
     assert "| trials lost or repeated: highest rate that none seen allows (95 %) | 2.95% |" in report.table(1e-4)
     report.add({"seed": 1, "events": {}, "exits": {}, "trials": 100, "kills": 59, "lost": 1, "problems": ["lost"]})
     assert "highest rate" not in report.table(1e-4)
+
+
+AGREES = "Sweep chaos: store, Optuna and MLflow agree on every trial.\n"
+REPAIRED = """\
+┏━━━━━━━━┳━━━━━━━━━┳━━━━━━━┳━━━━━━━━━━━━┳━━━━━━━━━┓
+┃ where  ┃ study   ┃ trial ┃ difference ┃ repair  ┃
+┡━━━━━━━━╇━━━━━━━━━╇━━━━━━━╇━━━━━━━━━━━━╇━━━━━━━━━┩
+│ MLflow │ tiny    │ 3     │ missing    │ updated │
+│        │ -lora   │       │            │         │
+{more}└────────┴─────────┴───────┴────────────┴─────────┘
+Sweep chaos: repaired. Store, Optuna and MLflow agree now.
+"""
+
+
+def test_a_repair_is_a_problem_unless_the_database_was_taken_away():
+    assert needed_repairs(AGREES, mlflow_was_taken=False) == []
+    assert needed_repairs(REPAIRED.format(more=""), mlflow_was_taken=True) == []
+    (problem,) = needed_repairs(REPAIRED.format(more=""), mlflow_was_taken=False)
+    assert problem == "repair-needed: MLflow | tiny | 3 | missing | updated"
+
+
+def test_a_repair_in_another_place_is_a_problem_although_the_database_was_taken_away():
+    output = REPAIRED.format(more="│ Optuna │ tiny    │ 3     │ missing    │ updated │\n")
+    (problem,) = needed_repairs(output, mlflow_was_taken=True)
+    assert "Optuna" in problem
