@@ -57,10 +57,10 @@ def run(
     0: the sweep is done, or may not continue now (window, deadline, budget)
     2: an error
     3: no study has a complete trial, and at least one was aborted
-    4: the disk is full
+    4: a disk is full, fails or is read-only
     5: the study database cannot be reached
     75: another process is running the sweep
-    130, 143: stopped by Ctrl-C or SIGTERM
+    129, 130, 143: stopped by SIGHUP (the terminal was closed), Ctrl-C or SIGTERM
     """
     from sweeper.sweep.run import run_sweep
 

@@ -76,6 +76,7 @@ class FailureKind(enum.StrEnum):
     HUNG = "hung"
     LOST_WORKER = "lost_worker"
     DISK_FULL = "disk_full"
+    DISK_ERROR = "disk_error"
     DATA = "data"
     ERROR = "error"
     CHECKPOINT = "checkpoint"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TypeVar
 
-from sweeper.errors import DiskFull, StorageDown
+from sweeper.errors import DiskError, StorageDown
 from sweeper.figures.pareto import rung_costs
 from sweeper.search.base import ProposalProtocol, SearchProtocol
 from sweeper.types import Decision, Phase, StudyRecord, TrialRecord, TrialState
@@ -30,7 +30,7 @@ class SearchClient:
 
     def __init__(self, search: SearchProtocol, study: StudyRecord) -> None:
         self._search, self._study = search, study
-        self.error: StorageDown | DiskFull | None = None
+        self.error: StorageDown | DiskError | None = None
         """The error after which the search is no longer called; None if there was none."""
 
     def synchronize(self, trials: Sequence[TrialRecord]) -> None:
@@ -85,6 +85,6 @@ class SearchClient:
         if self.error is None:
             try:
                 return call()
-            except (StorageDown, DiskFull) as error:
+            except (StorageDown, DiskError) as error:
                 self.error = error
         return None

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
+from sweeper.disk.atomic import new_folder, remove_unfinished
+from sweeper.disk.lock import hold_file
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -45,8 +44,7 @@ def load_or_make(folder: Path, make: Callable[[], Stored]) -> Stored:
     folder = folder.expanduser()
     if (stored := _load(folder)) is not None:
         return stored
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
+    with hold_file(folder.with_name(f".{folder.name}.lock")):
         if _load(folder) is None:
             _save(folder, make())
     # Read back even if it has just been made, so that the first run and later ones see the same memory-mapped rows.
@@ -124,15 +122,10 @@ def _part(folder: Path) -> Dataset:
 
 
 def _save(folder: Path, stored: Stored) -> None:
-    # The caller holds the lock, so a temporary folder that is there was left by a process that was killed.
-    aside = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    with quiet():
+    remove_unfinished(folder.parent, name=folder.name)
+    sizes = {name: len(part) for name, part in stored.parts.items()}
+    with quiet(), new_folder(folder) as new:
         for name, part in stored.parts.items():
             if len(part):
-                part.save_to_disk(str(aside / name))
-    sizes = {name: len(part) for name, part in stored.parts.items()}
-    (aside / "meta.json").write_text(json.dumps({**stored.meta, "parts": sizes}))
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(aside, folder)
+                part.save_to_disk(str(new / name))
+        (new / "meta.json").write_text(json.dumps({**stored.meta, "parts": sizes}))

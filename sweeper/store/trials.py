@@ -3,17 +3,26 @@
 ``trial.json`` is the commit point. A checkpoint is written before it, under the number of its chunk, so record and
 checkpoint always agree after a kill. The same is true for the adapter and the row outcomes of a rung. The adapter of
 the last chunk is written before the record with the state ``complete``. This order is why one class writes all of them.
-Only the controller writes. `paths` shows the layout.
+It also survives a power failure: content and names of all these files are flushed before the record gets its name, and
+what the record no longer needs is deleted only once its own name is flushed. Only the controller writes. `paths` shows
+the layout.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sweeper.disk.atomic import checksum, new_folder, remove_folder, write_atomic
+from sweeper.disk.atomic import (
+    checksum,
+    make_folder,
+    new_folder,
+    remove_folder,
+    remove_unfinished,
+    sync_folder,
+    write_atomic,
+)
 from sweeper.errors import StoreError
 from sweeper.figures.confirmation import ConfirmationRecord
 from sweeper.store.outcomes import RowOutcomes
@@ -106,7 +115,13 @@ class TrialStore:
         """
         paths = self.paths.trial(record.spec.study, record.spec.number)
         if checkpoint is not None:
-            write_atomic(paths.checkpoint(record.chunks_done), checkpoint)
+            # The search would survive the loss of a checkpoint, since the trial continues from the one before. But the
+            # kernel may keep unflushed files in memory for 30 s, which both checkpoints of a fast trial are younger
+            # than: a power failure would cost the whole trial, not one chunk.
+            write_atomic(paths.checkpoint(record.chunks_done), checkpoint, is_name_flushed=False)
+        if checkpoint is not None or record.state.is_finished:
+            make_folder(paths.folder)
+            sync_folder(paths.folder)  # the names of checkpoint, row outcomes and adapter, in one flush
         write_atomic(paths.record, to_bytes(record))
         if checkpoint is not None or record.state.is_finished:
             self._drop_checkpoints(record)
@@ -145,8 +160,11 @@ class TrialStore:
         return content if not sha256 or checksum(content) == sha256 else None
 
     def write_outcomes(self, study: str, number: int, chunk: int, content: bytes) -> str:
-        """Write the row outcomes of a rung, before the record that has its score; return their checksum."""
-        write_atomic(self.paths.trial(study, number).outcomes(chunk), content)
+        """Write the row outcomes of a rung, before the record that has its score; return their checksum.
+
+        Their name is flushed by `write_trial`, with the checkpoint or the final state of the trial.
+        """
+        write_atomic(self.paths.trial(study, number).outcomes(chunk), content, is_name_flushed=False)
         return checksum(content)
 
     def read_outcomes(self, study: str, number: int, chunk: int) -> RowOutcomes | None:
@@ -162,7 +180,7 @@ class TrialStore:
         return _read_outcomes(self.paths.trial(study, number).test_outcomes)
 
     def write_adapter(self, study: str, number: int, files: Mapping[str, bytes]) -> None:
-        """Write the adapter of a trial's last chunk."""
+        """Write the adapter of a trial's last chunk, before the record with the state ``complete``."""
         _write_folder(self.paths.trial(study, number).adapter, files)
 
     def read_adapter(self, study: str, number: int) -> dict[str, bytes]:
@@ -175,9 +193,10 @@ class TrialStore:
     def write_rung_adapter(self, study: str, number: int, chunk: int, files: Mapping[str, bytes]) -> None:
         """Write the adapter of a rung, before the record that has the score of this rung.
 
-        The adapter of an earlier rung stays, because until then it is the one that the record calls best.
+        The adapter of an earlier rung stays, because until then it is the one that the record calls best. Its name is
+        flushed by `write_trial`, with the checkpoint of the trial.
         """
-        _write_folder(self.paths.trial(study, number).rung_adapter(chunk), files)
+        _write_folder(self.paths.trial(study, number).rung_adapter(chunk), files, is_name_flushed=False)
 
     def adapters(self, study: str) -> set[int]:
         """Return the numbers of the trials that have an adapter."""
@@ -197,11 +216,7 @@ class TrialStore:
     def tidy(self, record: TrialRecord) -> None:
         """Remove a trial's unfinished files, left by a kill during a write, and files that its record does not list."""
         paths = self.paths.trial(record.spec.study, record.spec.number)
-        for path in paths.unfinished():
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink()
+        remove_unfinished(paths.folder)
         self._drop_checkpoints(record)
         self._drop_outcomes(record)
 
@@ -253,7 +268,7 @@ def _read_outcomes(path: Path) -> RowOutcomes | None:
         return None
 
 
-def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    with new_folder(folder) as new:
+def _write_folder(folder: Path, files: Mapping[str, bytes], *, is_name_flushed: bool = True) -> None:
+    with new_folder(folder, is_name_flushed=is_name_flushed) as new:
         for name, content in files.items():
             (new / name).write_bytes(content)

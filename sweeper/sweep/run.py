@@ -25,13 +25,14 @@ from sweeper.control.controller import Controller
 from sweeper.control.lane_limits import LaneLimits, choose_limits
 from sweeper.control.shutdown import ShutdownRequest, shutdown_on_signals
 from sweeper.control.watchdog import Watchdog
+from sweeper.disk.atomic import make_folder
 from sweeper.disk.space import check_space
 from sweeper.display.console import print_line
 from sweeper.display.downloads import fetch_progress
 from sweeper.display.final_view import final_view
 from sweeper.display.live_view import LiveView
 from sweeper.display.progress import StudyProgress, progress_from_disk
-from sweeper.errors import DiskFull, SweepMismatch
+from sweeper.errors import DiskError, SweepMismatch
 from sweeper.execute import choose_devices
 from sweeper.fetch.progress import Progress
 from sweeper.figures.text import plural
@@ -168,7 +169,7 @@ def _run_sessions(
     config: SweepConfig, store: TrialStore, console: Console, clock: Clock, *, searches: bool
 ) -> SweepOutcome:
     """Run a session; with ``budget.wait``, also those of the following windows."""
-    store.root.mkdir(parents=True, exist_ok=True)
+    make_folder(store.root)
     while True:
         recorder = SessionRecorder(store, config.settings, clock)
         with log_to(store.paths.log), recorder.notifying(), hold(store), recorder.recording_errors():
@@ -282,7 +283,7 @@ def _run_controller(controller: Controller, monitor: SweepMonitor, tracker: Trac
     finally:
         missed = tracker.close(timeout_s)["missed"]
         why = f" ({tracker.problem})" if tracker.problem else ""
-        with suppress(DiskFull):
+        with suppress(DiskError):
             monitor.record_final_health(
                 f"not up to date: {plural(missed, 'trial')}{why}; the next run sends them" if missed else ""
             )

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 from safetensors.torch import load_file, save
 
-from sweeper.disk.atomic import write_atomic
+from sweeper.disk.atomic import remove_unfinished, write_atomic
+from sweeper.disk.lock import hold_file
 from sweeper.train.layout import HeadShape
 from sweeper.train.probe import Probe
 
@@ -37,9 +37,9 @@ def initial_head(cache: Path, identity: object, fit: Callable[[], torch.Tensor])
     """
     digest = hashlib.sha256(json.dumps([STRENGTH, identity]).encode()).hexdigest()[:20]
     path = cache.expanduser() / "heads" / f"{digest}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
+    with hold_file(path.with_suffix(".lock")):
         if not path.exists():
+            remove_unfinished(path.parent, name=path.name)
             write_atomic(path, save({"head": fit()}))
         return load_file(path)["head"]
 
