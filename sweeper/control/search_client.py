@@ -63,11 +63,12 @@ class SearchClient:
             before, or the search is down.
         """
         rung = trial.measurements[-1] if trial.measurements else None
-        is_open = rung is not None and rung.is_rung and rung.chunk > trial.decided_chunk
-        if rung is None or not is_open or trial.spec.phase is not Phase.SEARCH:
+        if rung is None or not rung.is_rung or trial.spec.phase is not Phase.SEARCH:
             return None
         number, value, costs = trial.spec.number, rung.metrics[self._study.metric], rung_costs(trial)
-        return self._ask(lambda: self._search.report(number, chunk=rung.chunk, value=value, costs=costs))
+        # A decided rung is trained again if a checkpoint is damaged; the search needs its score, for other trials.
+        decision = self._ask(lambda: self._search.report(number, chunk=rung.chunk, value=value, costs=costs))
+        return decision if rung.chunk > trial.decided_chunk else None
 
     def tell(self, trial: TrialRecord) -> None:
         """Report the final state of a trial to the search."""

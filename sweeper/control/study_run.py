@@ -288,7 +288,8 @@ class StudyRun:
         """Bring the search up to date with the store, and queue every unfinished trial."""
         self._search_client.synchronize(list(self.trials.values()))
         for number, trial in list(self.trials.items()):
-            if not trial.state.is_finished and not self._decide(trial):
+            is_undecided = trial.chunks_done > trial.decided_chunk
+            if not trial.state.is_finished and not (is_undecided and self._decide(trial)):
                 self._queue.add(number)
 
     @contextmanager

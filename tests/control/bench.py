@@ -164,9 +164,9 @@ class Bench:
         with ExitStack() as stack:
             yield {name: (self._study_run(name, stack), open_request(name)) for name in self.studies}
 
-    def _study_run(self, name: str, stack: ExitStack) -> StudyRun:
-        search = Search.open(
-            f"sweep/{name}",
+    def _open_search(self, study: StudyRecord) -> Search:
+        return Search.open(
+            f"sweep/{study.name}",
             SPACE,
             self.search,
             direction="maximize",
@@ -175,7 +175,10 @@ class Bench:
             rungs=RUNGS,
             fixed=DEFAULTS.by_key(),
         )
+
+    def _study_run(self, name: str, stack: ExitStack) -> StudyRun:
         study = next((study for study in self.store.studies() if study.name == name), record(name))
+        search = self._open_search(study)
         records = TrialRecords(
             study, store=self.store, tracker=NullTracker(), keep_adapters=self.keep_adapters, clock=self.clock
         )
