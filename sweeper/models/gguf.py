@@ -17,9 +17,10 @@ from typing import Any
 from filelock import FileLock
 
 from sweeper.errors import ModelError, first_line
+from sweeper.fetch.digests import files_of, write_record
 from sweeper.fetch.progress import Progress
 
-__all__ = ["convert_gguf"]
+__all__ = ["convert_gguf", "converted_folder"]
 
 CONVERSION_VERSION = 1
 """Increased when the same file would be converted differently."""
@@ -37,8 +38,7 @@ def convert_gguf(path: Path, *, key: str, cache: Path, progress: Progress) -> Pa
     Raises:
         ModelError: transformers cannot read the file.
     """
-    name = hashlib.sha256(f"{CONVERSION_VERSION} {key}".encode()).hexdigest()[:20]
-    folder = cache / "converted" / name / path.stem
+    folder = converted_folder(path.stem, key=key, cache=cache)
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -49,6 +49,12 @@ def convert_gguf(path: Path, *, key: str, cache: Path, progress: Progress) -> Pa
             _write(path, folder)
             progress(f"{path.name}, converted to safetensors", size, size)
     return folder
+
+
+def converted_folder(stem: str, *, key: str, cache: Path) -> Path:
+    """Return the folder of a converted file, which may not exist yet."""
+    name = hashlib.sha256(f"{CONVERSION_VERSION} {key}".encode()).hexdigest()[:20]
+    return cache / "converted" / name / stem
 
 
 def _write(path: Path, folder: Path) -> None:
@@ -69,6 +75,7 @@ def _write(path: Path, folder: Path) -> None:
             f"{path} cannot be converted to safetensors: {first_line(error)} Choose a GGUF file of an architecture "
             f"that transformers reads, or the model's safetensors with model.source=hub."
         ) from error
+    write_record(folder, files_of(aside))
     os.replace(aside, folder)
 
 

@@ -20,7 +20,7 @@ from sweeper.disk.atomic import write_atomic
 from sweeper.train.layout import HeadShape
 from sweeper.train.probe import Probe
 
-__all__ = ["STRENGTH", "head_values", "initial_head", "model_identity"]
+__all__ = ["STRENGTH", "head_values", "initial_head"]
 
 STRENGTH = 0.1
 """Strength of the probe. A stronger one predicts better at first, but leaves little loss on the training rows, and so
@@ -48,9 +48,3 @@ def head_values(probe: Probe, shape: HeadShape) -> torch.Tensor:
     """Return a probe as the part of a lane's vector that a head layer has: its weight, then its bias if it has one."""
     parts = [probe.weight.flatten(), *([probe.bias] if shape.has_bias else [])]
     return torch.cat(parts).float()
-
-
-def model_identity(model_dir: Path) -> list[tuple[str, int, int]]:
-    """Return name, size and time of change of each file of a model; its path is not part of it."""
-    files = (path for path in sorted(model_dir.iterdir()) if path.suffix in (".json", ".safetensors"))
-    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
