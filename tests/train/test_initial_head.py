@@ -10,6 +10,7 @@ from sweeper.train.batches import EvaluationBatches
 from sweeper.train.initial_head import head_values, initial_head
 from sweeper.train.lane import Lane
 from sweeper.train.probe import fit_probe
+from tests.data.test_rows import flip, halve, zero
 from tests.train.tiny import CPU, NUM_LABELS, PAD, build_pack, examples, outputs, spec, token_rows
 
 ROWS = token_rows(60)
@@ -56,3 +57,23 @@ def test_it_is_fitted_once(tmp_path):
     assert len(fitted) == 1
     initial_head(tmp_path, ["rows", 2], fit)
     assert len(fitted) == 2
+
+
+@pytest.mark.parametrize("damage", [flip, halve, zero])
+def test_a_damaged_file_is_moved_aside_and_fitted_again(tmp_path, damage):
+    def fit():
+        return torch.tensor([1.0, 2.0])
+
+    initial_head(tmp_path, "rows", fit)
+    (path,) = (tmp_path / "heads").glob("*.safetensors")
+    damage(path)
+    assert initial_head(tmp_path, "rows", fit).tolist() == [1.0, 2.0]
+    assert initial_head(tmp_path, "rows", lambda: pytest.fail("fitted again")).tolist() == [1.0, 2.0]
+    assert len(list(path.parent.glob("*.damaged-*"))) == 1
+
+
+def test_other_values_in_an_intact_file_are_noticed(tmp_path):
+    initial_head(tmp_path, "rows", lambda: torch.tensor([1.0, 2.0]))
+    (path,) = (tmp_path / "heads").glob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:-4] + bytes(4))
+    assert initial_head(tmp_path, "rows", lambda: torch.tensor([1.0, 2.0])).tolist() == [1.0, 2.0]
