@@ -8,6 +8,7 @@
     ├── DataError            a dataset cannot be read or split, or a label is wrong
     ├── FetchError           a model or dataset could not be downloaded, or has a wrong checksum
     ├── ModelError           a model cannot be loaded, or its LoRA targets are unknown
+    ├── ContentChanged       rows or weights on disk are not those that the sweep was planned with
     ├── StoreError           a file of a sweep is damaged, or has another schema version
     │   ├── DiskError        a file cannot be written; nothing that was saved is lost (exit code 4)
     │   │   └── DiskFull     the disk is full
@@ -28,6 +29,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "ConfigError",
+    "ContentChanged",
     "DataError",
     "DiskError",
     "DiskFull",
@@ -89,6 +91,10 @@ class FetchError(SweeperError):
 
 class ModelError(SweeperError):
     """A model cannot be loaded, or its LoRA targets are unknown."""
+
+
+class ContentChanged(SweeperError):
+    """Rows or weights on disk are not those that the sweep was planned with, and cannot be restored."""
 
 
 class StoreError(SweeperError):

@@ -11,7 +11,7 @@ import errno
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sweeper.errors import DataError, DiskError, DiskFull
+from sweeper.errors import ContentChanged, DataError, DiskError, DiskFull
 from sweeper.types import FailureKind
 
 __all__ = ["POLICIES", "Action", "Policy", "disk_error", "is_full", "is_out_of_memory", "kind_of", "retry_wait_s"]
@@ -31,6 +31,7 @@ class Action(enum.StrEnum):
     RETRY = "retried from the last checkpoint"
     REWIND = "continues from the checkpoint before it, or from the start"
     STOP = "the sweep saves everything and stops"
+    END_STUDY = "the study ends with an error; the other studies continue"
     CONTINUE = "the search continues"
 
 
@@ -104,6 +105,11 @@ POLICIES: Mapping[FailureKind, Policy] = {
         then=_FAILED,
         remedy="Fix the file or the dataset keys that the message names, then run the same command again.",
     ),
+    FailureKind.CONTENT_CHANGED: Policy(
+        title="the rows or the weights on disk are not those that the sweep was planned with",
+        action=Action.END_STUDY,
+        remedy="Restore the files that the message names, then run the same command again; or start a new sweep.",
+    ),
     FailureKind.ERROR: Policy(
         title="an error in the code of a task, a dataset, a library or sweeper",
         action=Action.RETRY,
@@ -157,6 +163,8 @@ def kind_of(error: BaseException, *, device: str = "cpu") -> FailureKind:
     if is_out_of_memory(error):
         is_host = isinstance(error, MemoryError | OSError) or (device != "cpu" and "DefaultCPUAllocator" in str(error))
         return FailureKind.HOST_MEMORY if is_host else FailureKind.OUT_OF_MEMORY
+    if isinstance(error, ContentChanged):
+        return FailureKind.CONTENT_CHANGED
     return FailureKind.DATA if isinstance(error, DataError) else FailureKind.ERROR
 
 

@@ -12,7 +12,10 @@ from sweeper.disk.atomic import make_folder
 from sweeper.disk.space import translate_errors
 from sweeper.errors import FetchError
 
-__all__ = ["check_sha256", "sha256_of", "temporary_folder"]
+__all__ = ["TOKENIZER_FILES", "check_sha256", "sha256_of", "temporary_folder"]
+
+TOKENIZER_FILES = ("*token*.json", "*.model", "vocab.*", "merges.txt", "*.jinja", "config.json")
+"""Files of a model's folder on which token ids depend."""
 
 
 def sha256_of(path: Path) -> str:

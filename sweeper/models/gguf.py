@@ -15,9 +15,10 @@ from typing import Any
 from sweeper.disk.atomic import new_folder, remove_unfinished
 from sweeper.disk.lock import hold_file
 from sweeper.errors import DiskError, ModelError, first_line
+from sweeper.fetch.digests import files_of, write_record
 from sweeper.fetch.progress import Progress
 
-__all__ = ["convert_gguf"]
+__all__ = ["convert_gguf", "converted_folder"]
 
 CONVERSION_VERSION = 1
 """Increased when the same file would be converted differently."""
@@ -36,8 +37,7 @@ def convert_gguf(path: Path, *, key: str, cache: Path, progress: Progress) -> Pa
         ModelError: transformers cannot read the file.
         DiskError: The disk is full or fails.
     """
-    name = hashlib.sha256(f"{CONVERSION_VERSION} {key}".encode()).hexdigest()[:20]
-    folder = cache / "converted" / name / path.stem
+    folder = converted_folder(path.stem, key=key, cache=cache)
     if folder.is_dir():
         return folder
     with hold_file(folder.parent / ".lock"):
@@ -50,6 +50,12 @@ def convert_gguf(path: Path, *, key: str, cache: Path, progress: Progress) -> Pa
     return folder
 
 
+def converted_folder(stem: str, *, key: str, cache: Path) -> Path:
+    """Return the folder of a converted file, which may not exist yet."""
+    name = hashlib.sha256(f"{CONVERSION_VERSION} {key}".encode()).hexdigest()[:20]
+    return cache / "converted" / name / stem
+
+
 def _write(path: Path, folder: Path) -> None:
     from sweeper.models.load import quiet
 
@@ -60,6 +66,7 @@ def _write(path: Path, folder: Path) -> None:
             with new_folder(folder) as new:
                 model.save_pretrained(new)
                 tokenizer.save_pretrained(new)
+                write_record(folder, files_of(new))
     except DiskError:
         raise
     except Exception as error:

@@ -17,11 +17,12 @@ from sweeper.display.downloads import fetch_progress
 from sweeper.errors import StoreError, SweeperError
 from sweeper.execute import choose_devices
 from sweeper.execute.base import StudyOpened, WorkerSetup
+from sweeper.fetch.progress import Progress
 from sweeper.figures.comparison import standard_error
 from sweeper.store.discovery import find_sweep
 from sweeper.store.serialization import from_jsonable
 from sweeper.store.trials import TrialStore
-from sweeper.sweep.plan import plan_model, plan_study
+from sweeper.sweep.plan import StudyPlan, check_content, pinned_plan, plan_model, plan_study, plan_weights
 from sweeper.train import make_worker
 from sweeper.types import Admission, ChunkReport, ChunkRequest, Measurement, StudyRecord, TrialRecord
 
@@ -93,12 +94,8 @@ def reproduce_trial(trial: str, *, outputs: Path, console: Console) -> bool:
     console.print(f"Training trial {recorded.spec.number} of {study.name} again, alone: {recorded.chunks_done} chunks.")
     with fetch_progress(console) as progress:
         model_dir = plan_model(settings, progress)
-        dataset = next(d for d in settings.dataset.values() if d.name == study.dataset)
-        plan = plan_study(SweepConfig(settings, space), dataset, model_dir=model_dir, progress=progress)
-    if plan.record.fingerprint != study.fingerprint:
-        raise SweeperError(
-            f"the rows of {study.dataset} have changed since the sweep, so its trials cannot be reproduced"
-        )
+        plan = _plan(SweepConfig(settings, space), study, model_dir=model_dir, progress=progress)
+    check_content(study, plan.record, sweep=store.root.name, cache=Path(settings.cache))
     setup = WorkerSetup(
         model=settings.model,
         model_dir=model_dir,
@@ -119,6 +116,15 @@ def reproduce_trial(trial: str, *, outputs: Path, console: Console) -> bool:
     result = _compare(study, recorded, reports)
     _print(result, console)
     return result.is_reproduced
+
+
+def _plan(config: SweepConfig, study: StudyRecord, *, model_dir: Path, progress: Progress) -> StudyPlan:
+    """Return the plan with the rows that the sweep pinned; the dataset is read only if the cache has lost them."""
+    model = plan_weights(config.settings, model_dir, progress)
+    if pinned := pinned_plan(config, study, model=model):
+        return pinned
+    dataset = next(d for d in config.settings.dataset.values() if d.name == study.dataset)
+    return plan_study(config, dataset, model_dir=model_dir, model=model, progress=progress)
 
 
 def _find_trial(trial: str, outputs: Path) -> tuple[TrialStore, StudyRecord, TrialRecord]:

@@ -32,7 +32,7 @@ from sweeper.display.downloads import fetch_progress
 from sweeper.display.final_view import final_view
 from sweeper.display.live_view import LiveView
 from sweeper.display.progress import StudyProgress, progress_from_disk
-from sweeper.errors import DiskError, SweepMismatch
+from sweeper.errors import DiskError
 from sweeper.execute import choose_devices
 from sweeper.fetch.progress import Progress
 from sweeper.figures.text import plural
@@ -54,7 +54,7 @@ from sweeper.sweep.log_file import log_to
 from sweeper.sweep.memory import return_large_blocks
 from sweeper.sweep.monitor import SweepMonitor
 from sweeper.sweep.notify import check_urls
-from sweeper.sweep.plan import StudyPlan, plan_model, plan_study, reference_recipes
+from sweeper.sweep.plan import StudyPlan, check_content, plan_model, plan_study, plan_weights, reference_recipes
 from sweeper.sweep.session_recorder import SessionRecorder
 from sweeper.sweep.window_wait import wait_for_window
 from sweeper.track import Tracker
@@ -295,18 +295,16 @@ def _plan(
     """Fetch and check all data; a study that exists on disk keeps its record."""
     datasets = config.settings.dataset.values()
     lane_limit = limits.lanes if limits.is_measured else 0
+    model = plan_weights(config.settings, model_dir, progress)
     plans = [
-        plan_study(config, dataset, model_dir=model_dir, lane_limit=lane_limit, progress=progress)
+        plan_study(config, dataset, model_dir=model_dir, model=model, lane_limit=lane_limit, progress=progress)
         for dataset in datasets
     ]
     known = {study.name: study for study in store.studies()}
     for plan in plans:
-        before = known.get(plan.record.name)
-        if before is not None and before.fingerprint != plan.record.fingerprint:
-            raise SweepMismatch(
-                f"the rows of {plan.record.dataset} have changed since sweep {store.root.name} started, so its trials "
-                "cannot be compared with new ones. Give the new sweep its own name, e.g. name=second"
-            )
+        if plan.record.name in known:
+            cache = Path(config.settings.cache)
+            check_content(known[plan.record.name], plan.record, sweep=store.root.name, cache=cache)
     return [plan.resumed(known[plan.record.name]) if plan.record.name in known else plan for plan in plans]
 
 

@@ -12,11 +12,9 @@ import optuna
 from sweeper.clock import Clock, utc_now
 from sweeper.config.settings import (
     BudgetSettings,
-    DatasetSettings,
     ExecutorSettings,
     Recipe,
     SearchSettings,
-    TaskSettings,
 )
 from sweeper.config.values import ParamValue
 from sweeper.control.confirmation import Confirmation
@@ -35,7 +33,7 @@ from sweeper.store.trials import TrialStore
 from sweeper.track import NullTracker
 from sweeper.types import Phase, StudyRecord, TrialRecord, TrialState, TrialTemplate
 from tests import builders
-from tests.builders import make_study
+from tests.builders import make_opening, make_rows_ref, make_study
 from tests.doubles import FakeWorker
 from tests.search.toy import FIXED, SPACE, preset
 
@@ -211,18 +209,7 @@ def record(name: str) -> StudyRecord:
 
 
 def open_request(name: str) -> OpenStudy:
-    return OpenStudy(
-        name=name,
-        dataset=DatasetSettings(name=name),
-        task=TaskSettings(),
-        max_length=8,
-        micro_batch=2,
-        chunks_per_epoch=2,
-        epochs=2,
-        rungs=RUNGS,
-        seed=0,
-        probe=False,
-    )
+    return make_opening(name, rows=make_rows_ref(name), micro_batch=2, chunks_per_epoch=2, epochs=2, rungs=RUNGS)
 
 
 def no_pruning(**changes: object) -> SearchSettings:
