@@ -2,6 +2,8 @@
 
 The operating system owns the lock, so it is released however its holder ends, and a later process with the same process
 id does not hold it. The note only serves error messages. `run` and `reconcile` hold the lock while they work.
+
+The report has a lock of its own, since `sweeper report` may write it while a session runs.
 """
 
 from __future__ import annotations
@@ -20,7 +22,10 @@ from sweeper.disk.atomic import write_atomic
 from sweeper.errors import SweepLocked
 from sweeper.store.trials import TrialStore
 
-__all__ = ["hold"]
+__all__ = ["hold", "hold_report"]
+
+_REPORT_TIMEOUT_S = 600.0
+"""A report takes seconds. A process that is stopped while it writes one must not block all others for ever."""
 
 
 @contextmanager
@@ -46,6 +51,29 @@ def hold(store: TrialStore) -> Iterator[None]:
         yield
     finally:
         note.unlink(missing_ok=True)
+        lock.release()
+
+
+@contextmanager
+def hold_report(store: TrialStore) -> Iterator[None]:
+    """Hold the lock of the sweep's report while the block reads the trials and writes the report's files.
+
+    Whoever gets it later has read the trials later. So the files always belong together, and an old report never
+    replaces a newer one.
+
+    Raises:
+        SweepLocked: Another process has been writing the report for ten minutes.
+    """
+    lock = FileLock(store.paths.report_lock, timeout=_REPORT_TIMEOUT_S)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise SweepLocked(
+            f"another process has been writing the report of sweep {store.root.name} for {_REPORT_TIMEOUT_S:g} s"
+        ) from None
+    try:
+        yield
+    finally:
         lock.release()
 
 

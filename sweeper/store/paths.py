@@ -11,6 +11,7 @@
             optuna.db                   Optuna's studies, unless another database is used
             health.json                 current problems: disabled workers, aborted studies, a tracker that is behind
             sweep.lock  holder.json     the lock, and its holder
+            report.lock                 the lock of the report's files
             sweep.log  logs/            log of the controller; logs of the workers
             sessions/0003.json .md      record and summary of each session
             summary.md                  summary of the latest session
@@ -103,6 +104,7 @@ class SweepPaths:
         self.optuna_db = self.root / "optuna.db"
         self.health = self.root / "health.json"
         self.lock = self.root / "sweep.lock"
+        self.report_lock = self.root / "report.lock"
         self.holder = self.root / "holder.json"
         self.log = self.root / "sweep.log"
         self.worker_logs = self.root / "logs"

@@ -12,8 +12,11 @@ __all__ = ["log_to"]
 
 @contextmanager
 def log_to(path: Path) -> Iterator[None]:
-    """Append log records to a file during the block: sweeper's from INFO up, other libraries' from WARNING up."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    """Append log records to a file during the block: sweeper's from INFO up, other libraries' from WARNING up.
+
+    The file is opened with the first record. So a command that finds its sweep locked neither creates nor touches it.
+    """
+    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root, own = logging.getLogger(), logging.getLogger("sweeper")
     before = own.level

@@ -5,7 +5,6 @@ For a sweep that is already done, the result is read from its files before any h
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -54,6 +53,7 @@ from sweeper.sweep.memory import return_large_blocks
 from sweeper.sweep.monitor import SweepMonitor
 from sweeper.sweep.notify import check_urls
 from sweeper.sweep.plan import StudyPlan, plan_model, plan_study, reference_recipes
+from sweeper.sweep.reports import current_best, write_report
 from sweeper.sweep.session_recorder import SessionRecorder
 from sweeper.sweep.window_wait import wait_for_window
 from sweeper.track import Tracker
@@ -144,39 +144,55 @@ def run_config(config: SweepConfig, *, console: Console, clock: Clock = utc_now,
     warning = check_space(store.root, settings.executor.min_free_mb)
     if warning:
         print_line(console, f"! {warning}")
+    # Early, so that a mistake is shown before the wait. Only the check under the lock, in `_run_sessions`, is final.
     check_identity(store, settings)
-    progress = _progress(store, settings) if store.exists else []
-    is_done = [study.is_done if searches else study.is_confirmed and not study.is_running for study in progress]
-    if len(progress) == len(settings.dataset) and all(is_done):
-        budget = settings.budget.trials
-        done = f"all {budget} trials of each study have finished" if searches else "its candidates are confirmed"
-        print_line(console, f"Sweep {store.root.name} is done: {done}.")
-        print_line(console, f"To continue the search, raise the budget, e.g. budget.trials={2 * budget}.")
-        outcome = SweepOutcome(_report(store, config), store.root)
-    elif wait_for_window(settings.budget, clock, print_line=partial(print_line, console)):
+    is_done = _is_done(store, settings, searches=searches)
+    if is_done or wait_for_window(settings.budget, clock, print_line=partial(print_line, console)):
         outcome = _run_sessions(config, store, console, clock, searches=searches)
-    else:
-        best = _report(store, config) if store.exists else {"studies": []}
-        limit = find_time_limit(settings.budget, clock())
-        is_paused = limit is not None and not limit.is_final
-        return SweepOutcome(best, store.root, reason=limit.reason if limit else "", is_paused=is_paused)
-    _print_final_view(store, settings, outcome.best, console)
-    return outcome
+        _print_final_view(store, settings, outcome.best, console)
+        return outcome
+    limit = find_time_limit(settings.budget, clock())
+    is_paused = limit is not None and not limit.is_final
+    best = current_best(store, config)
+    return SweepOutcome(best, store.root, reason=limit.reason if limit else "", is_paused=is_paused)
 
 
 def _run_sessions(
     config: SweepConfig, store: TrialStore, console: Console, clock: Clock, *, searches: bool
 ) -> SweepOutcome:
-    """Run a session; with ``budget.wait``, also those of the following windows."""
-    store.root.mkdir(parents=True, exist_ok=True)
+    """Run a session; with ``budget.wait``, also those of the following windows.
+
+    Between two sessions, and before the first, any other command may have run or started a sweep of this name. So
+    whether it has these settings, and what is left to do, is decided under the lock.
+    """
+    settings = config.settings
     while True:
-        recorder = SessionRecorder(store, config.settings, clock)
+        recorder = SessionRecorder(store, settings, clock)
         with log_to(store.paths.log), recorder.notifying(), hold(store), recorder.recording_errors():
+            check_identity(store, settings)
+            if _is_done(store, settings, searches=searches):
+                return _done(config, store, console, searches=searches)
             outcome = _run(config, store, console, recorder=recorder, clock=clock, searches=searches)
-        budget = config.settings.budget
+        budget = settings.budget
         is_over = not (outcome.is_paused and budget.wait)
         if is_over or not wait_for_window(budget, clock, print_line=partial(print_line, console), after=True):
             return outcome
+
+
+def _is_done(store: TrialStore, settings: SweepSettings, *, searches: bool) -> bool:
+    """Whether nothing is left to train."""
+    progress = _progress(store, settings) if store.exists else []
+    done = [study.is_done if searches else study.is_confirmed and not study.is_running for study in progress]
+    return len(progress) == len(settings.dataset) and all(done)
+
+
+def _done(config: SweepConfig, store: TrialStore, console: Console, *, searches: bool) -> SweepOutcome:
+    """Print that nothing is left to do, and write the report again; the caller holds the lock."""
+    budget = config.settings.budget.trials
+    done = f"all {budget} trials of each study have finished" if searches else "its candidates are confirmed"
+    print_line(console, f"Sweep {store.root.name} is done: {done}.")
+    print_line(console, f"To continue the search, raise the budget, e.g. budget.trials={2 * budget}.")
+    return SweepOutcome(write_report(store, config), store.root)
 
 
 def _progress(store: TrialStore, settings: SweepSettings) -> list[StudyProgress]:
@@ -261,7 +277,7 @@ def _run(
         recorder.end(shutdown.reason or controller.stop_reason or "nothing is left to do", monitor.progress())
     if shutdown:
         print_line(console, f"Stopped by {shutdown.reason}. Everything is saved; the same command resumes.")
-    best = _report(store, config)
+    best = write_report(store, config)
     keep_report(tracker, store, _CLOSE_STOPPED_S if shutdown else _CLOSE_S)
     return SweepOutcome(
         best,
@@ -321,11 +337,3 @@ def _write_records(
     for plan in plans:
         if plan.record.name not in known:
             store.write_study(plan.record)
-
-
-def _report(store: TrialStore, config: SweepConfig) -> Mapping[str, Any]:
-    from sweeper.analysis.report import write_reports
-
-    write_reports(store, space=config.space)
-    best: Mapping[str, Any] = json.loads(store.paths.best.read_text())
-    return best

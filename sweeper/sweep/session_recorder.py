@@ -20,7 +20,7 @@ from sweeper.config.time_windows import local_time
 from sweeper.disk.atomic import write_atomic
 from sweeper.display.progress import StudyProgress, progress_from_disk
 from sweeper.display.summary import failures_since, since_last_summary, summary_text, summary_title
-from sweeper.errors import DiskFull, SweeperError
+from sweeper.errors import DiskError, SweeperError
 from sweeper.store.ledger import Ledger
 from sweeper.store.serialization import to_bytes
 from sweeper.store.sessions import Prediction, SessionLog, SessionRecord, StudyTally
@@ -192,7 +192,7 @@ def _write(path: Path, content: bytes) -> None:
     """Write a file, or log a warning: a session must not end because its record cannot be written."""
     try:
         write_atomic(path, content)
-    except (OSError, DiskFull) as error:
+    except DiskError as error:
         log.warning("%s was not written: %s", path, error)
 
 
