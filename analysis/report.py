@@ -32,6 +32,7 @@ from sweeper.figures.ranking import best_trial, rank_trials
 from sweeper.figures.rungs import best_rung_text
 from sweeper.figures.text import plural
 from sweeper.figures.training_rows import capped_rows
+from sweeper.store.damage import adapter_warnings
 from sweeper.store.health import read_health
 from sweeper.store.lock import hold_report
 from sweeper.store.trials import TrialStore
@@ -78,7 +79,7 @@ def render_report(store: TrialStore, best: Mapping[str, Any]) -> str:
     names = {name for study in best["studies"] for name in study["baselines"]}
     provenance = flatten(sweep.get("provenance") or {})
     sessions = session_rows(store, sweep.get("settings") or {})
-    health = read_health(store.root).lines()
+    health = [*read_health(store.root).lines(), *adapter_warnings(store)]
     return template.render(
         best,
         extras=extras,

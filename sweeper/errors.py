@@ -9,6 +9,7 @@
     ├── FetchError           a model or dataset could not be downloaded, or has a wrong checksum
     ├── ModelError           a model cannot be loaded, or its LoRA targets are unknown
     ├── StoreError           a file of a sweep is damaged, or has another schema version
+    │   ├── DamagedFile      a record is missing, torn or edited, so that it cannot be read
     │   ├── DiskError        a file cannot be written; nothing that was saved is lost (exit code 4)
     │   │   └── DiskFull     the disk is full
     │   ├── StorageDown      the study database cannot be reached (exit code 5)
@@ -28,6 +29,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "ConfigError",
+    "DamagedFile",
     "DataError",
     "DiskError",
     "DiskFull",
@@ -93,6 +95,10 @@ class ModelError(SweeperError):
 
 class StoreError(SweeperError):
     """A file of a sweep is damaged, or has another schema version."""
+
+
+class DamagedFile(StoreError):
+    """A record of a sweep is missing, torn or edited, so it cannot be read. Another schema version is no damage."""
 
 
 class DiskError(StoreError):

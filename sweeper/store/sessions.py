@@ -59,6 +59,8 @@ class SessionRecord:
     has_failed: bool = False
     """Whether an error ended it."""
     device_s: float = 0.0
+    keep_adapters: int = 0
+    """``store.keep_adapters``: it deleted the adapters of all but so many best trials; 0 if it kept all."""
     before: Mapping[str, StudyTally] = field(default_factory=dict)
     """Each study at the start of the session, by name."""
     after: Mapping[str, StudyTally] = field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,9 +23,9 @@ from sweeper.store.serialization import from_jsonable
 from sweeper.store.trials import TrialStore
 from sweeper.sweep.plan import plan_model, plan_study
 from sweeper.train import make_worker
-from sweeper.types import Admission, ChunkReport, ChunkRequest, Measurement, StudyRecord, TrialRecord
+from sweeper.types import Admission, ChunkReport, ChunkRequest, Cost, Measurement, StudyRecord, TrialRecord
 
-__all__ = ["Reproduction", "reproduce_trial"]
+__all__ = ["Reproduction", "reproduce_trial", "train_again"]
 
 _MAX_LOSS_DIFFERENCE = 0.05
 """Relative, of a chunk's mean training loss. In float32 it is below 1e-4. In bfloat16 the rounding of a product changes
@@ -40,6 +40,11 @@ class Reproduction:
     recorded: TrialRecord
     measurements: tuple[Measurement, ...]
     initial_hash: str
+    cost: Cost
+    adapter: Mapping[str, bytes]
+    """Files of the adapter of the last chunk; empty if the trial is not complete."""
+    outcomes: Mapping[int, bytes]
+    """Row outcomes of every rung, by chunk."""
 
     @property
     def is_same_start(self) -> bool:
@@ -89,6 +94,25 @@ def reproduce_trial(trial: str, *, outputs: Path, console: Console) -> bool:
     """
     store, study, recorded = _find_trial(trial, outputs)
     settings = from_jsonable(SweepSettings, store.read_sweep()["settings"])
+    result = train_again(study, recorded, settings, console=console)
+    _print(result, console)
+    return result.is_reproduced
+
+
+def train_again(
+    study: StudyRecord, recorded: TrialRecord, settings: SweepSettings, *, console: Console
+) -> Reproduction:
+    """Train a recorded trial again in this process, as far as it came; write nothing.
+
+    Args:
+        study: The trial's study.
+        recorded: Its record.
+        settings: Settings of the sweep.
+        console: Where progress is printed.
+
+    Raises:
+        SweeperError: The rows have changed, or the training fails.
+    """
     space = parse_space(study.space)
     console.print(f"Training trial {recorded.spec.number} of {study.name} again, alone: {recorded.chunks_done} chunks.")
     with fetch_progress(console) as progress:
@@ -116,9 +140,7 @@ def reproduce_trial(trial: str, *, outputs: Path, console: Console) -> bool:
         report = worker.answer(ChunkRequest(admit=admit))
         assert isinstance(report, ChunkReport)  # noqa: S101  our own protocol
         reports.append(report)
-    result = _compare(study, recorded, reports)
-    _print(result, console)
-    return result.is_reproduced
+    return _compare(study, recorded, reports)
 
 
 def _find_trial(trial: str, outputs: Path) -> tuple[TrialStore, StudyRecord, TrialRecord]:
@@ -145,8 +167,15 @@ def _compare(study: StudyRecord, recorded: TrialRecord, reports: Sequence[ChunkR
     for report in reports:
         if number in report.failures:
             raise SweeperError(f"trial {number} failed when it was trained again: {report.failures[number].message}")
-    measurements = tuple(report.measurements[number] for report in reports)
-    return Reproduction(study, recorded, measurements, reports[0].details[number]["initial_hash"])
+    return Reproduction(
+        study,
+        recorded,
+        measurements=tuple(report.measurements[number] for report in reports),
+        initial_hash=reports[0].details[number]["initial_hash"],
+        cost=sum((report.costs[number] for report in reports), Cost()),
+        adapter=reports[-1].adapters.get(number, {}),
+        outcomes={r.measurements[number].chunk: r.outcomes[number] for r in reports if number in r.outcomes},
+    )
 
 
 def _print(result: Reproduction, console: Console) -> None:

@@ -34,10 +34,10 @@ from sweeper.errors import DiskFull, SweepMismatch
 from sweeper.execute import choose_devices
 from sweeper.fetch.progress import Progress
 from sweeper.figures.text import plural
+from sweeper.store.damage import new_stamp
 from sweeper.store.ledger import Ledger
 from sweeper.store.lock import hold
 from sweeper.store.paths import OutputsPaths
-from sweeper.store.provenance import collect
 from sweeper.store.trials import TrialStore
 from sweeper.sweep.factory import (
     keep_report,
@@ -47,7 +47,7 @@ from sweeper.sweep.factory import (
     open_study_run,
     open_tracker,
 )
-from sweeper.sweep.identity import check_identity, settings_to_keep, sweep_name
+from sweeper.sweep.identity import check_identity, sweep_name
 from sweeper.sweep.log_file import log_to
 from sweeper.sweep.memory import return_large_blocks
 from sweeper.sweep.monitor import SweepMonitor
@@ -55,6 +55,7 @@ from sweeper.sweep.notify import check_urls
 from sweeper.sweep.plan import StudyPlan, plan_model, plan_study, reference_recipes
 from sweeper.sweep.reports import current_best, write_report
 from sweeper.sweep.session_recorder import SessionRecorder
+from sweeper.sweep.sweep_record import has_sweep_record, restore_sweep, write_sweep_record
 from sweeper.sweep.window_wait import wait_for_window
 from sweeper.track import Tracker
 
@@ -170,6 +171,8 @@ def _run_sessions(
         recorder = SessionRecorder(store, settings, clock)
         with log_to(store.paths.log), recorder.notifying(), hold(store), recorder.recording_errors():
             check_identity(store, settings)
+            for path in restore_sweep(store, settings, new_stamp()):
+                print_line(console, f"! {path.name} was damaged and has been restored; the old one is in damaged/.")
             if _is_done(store, settings, searches=searches):
                 return _done(config, store, console, searches=searches)
             outcome = _run(config, store, console, recorder=recorder, clock=clock, searches=searches)
@@ -181,7 +184,7 @@ def _run_sessions(
 
 def _is_done(store: TrialStore, settings: SweepSettings, *, searches: bool) -> bool:
     """Whether nothing is left to train."""
-    progress = _progress(store, settings) if store.exists else []
+    progress = _progress(store, settings) if has_sweep_record(store) else []
     done = [study.is_done if searches else study.is_confirmed and not study.is_running for study in progress]
     return len(progress) == len(settings.dataset) and all(done)
 
@@ -237,7 +240,7 @@ def _run(
             plans = _plan(config, store, model_dir=model_dir, limits=limits, progress=progress)
         shutdown = stack.enter_context(shutdown_on_signals(settings.executor.shutdown_grace_s))
         opened = [stack.enter_context(open_search(plan.record, config, store)) for plan in plans]
-        _write_records(store, settings, plans, num_references=len(references))
+        _write_records(store, settings, plans)
         tracker = open_tracker(settings, store)
         runs = [
             open_study_run(
@@ -316,6 +319,8 @@ def _plan(
     ]
     known = {study.name: study for study in store.studies()}
     for plan in plans:
+        if plan.record.name not in known and store.paths.trials(plan.record.name):
+            store.read_study(plan.record.name)  # trials without a study: raises an error that names the remedy
         before = known.get(plan.record.name)
         if before is not None and before.fingerprint != plan.record.fingerprint:
             raise SweepMismatch(
@@ -325,14 +330,10 @@ def _plan(
     return [plan.resumed(known[plan.record.name]) if plan.record.name in known else plan for plan in plans]
 
 
-def _write_records(
-    store: TrialStore, settings: SweepSettings, plans: Sequence[StudyPlan], *, num_references: int
-) -> None:
+def _write_records(store: TrialStore, settings: SweepSettings, plans: Sequence[StudyPlan]) -> None:
     """Write the records of the sweep and its studies, once and after every check, since they never change."""
     if not store.exists:
-        names = [plan.record.name for plan in plans]
-        sweep = {"settings": settings_to_keep(settings), "studies": names, "num_references": num_references}
-        store.write_sweep({**sweep, "provenance": collect()})
+        write_sweep_record(store, settings)
     known = {study.name for study in store.studies()}
     for plan in plans:
         if plan.record.name not in known:
