@@ -44,7 +44,7 @@ __all__ = ["reconcile_sweep"]
 
 _TRACKER_TIMEOUT_S = 600.0
 """Time to bring MLflow up to date, at about 5 ms per point."""
-_RECORDS = (DamageKind.SWEEP, DamageKind.STUDY, DamageKind.CONFIRMATION)
+_RECORDS = (DamageKind.SWEEP, DamageKind.STUDY, DamageKind.CONFIRMATION, DamageKind.NOTE)
 _Difference = tuple[str, str, str, str]
 """Place, study, trial and difference."""
 _Row = tuple[str, str, str, str, str]
@@ -154,7 +154,9 @@ class _Reconciler:
         )
 
     def _plan_record(self, damage: Damage) -> str:
-        """Return how the damaged record of the sweep, of a study or of a confirmation is repaired."""
+        """Return how the damaged record of the sweep, a session, a study or a confirmation is repaired."""
+        if damage.kind is DamageKind.NOTE:
+            return f"moved to damaged/{self._stamp}"
         if damage.kind is DamageKind.CONFIRMATION:
             return f"moved to damaged/{self._stamp}; the next session computes it again"
         try:
@@ -168,7 +170,7 @@ class _Reconciler:
         done = [_row(damage, self._plan_record(damage)) for damage in broken]
         restore_sweep(self._store, self._settings, self._stamp)
         for damage in broken:
-            if damage.kind is DamageKind.CONFIRMATION:
+            if damage.kind in (DamageKind.CONFIRMATION, DamageKind.NOTE):
                 set_aside(self._store, damage.path, self._stamp)
         lost = [name for name in (d.study for d in broken if d.kind is DamageKind.STUDY) if not self._has_study(name)]
         if lost:

@@ -107,7 +107,7 @@ class TrialRepair:
         known = self.searched.get(number)
         if known is None or not known.params:
             what = f"moved to damaged/{self.stamp}; its configuration is lost, so a new trial will replace it"
-            return Repair(what, lambda: self._set_aside(folder))
+            return Repair(what, lambda: self._set_aside_with_confirmation(folder))
         spec = self.template.spec(number, known.params, known.origin)
 
         def restart() -> None:
@@ -185,11 +185,8 @@ class TrialRepair:
         return Repair("the trial keeps its scores, but not the outcomes of these rows", forget)
 
     def _plan_test_outcomes(self, path: Path) -> Repair:
-        def forget() -> None:
-            self._set_aside(path)
-            self._set_aside(self.store.paths.confirmation(self.study))  # the confirmation is not over any more
-
-        return Repair("the next session scores the adapter on the test rows again", forget)
+        what = "the next session scores the adapter on the test rows again"
+        return Repair(what, lambda: self._set_aside_with_confirmation(path))
 
     def _copy_of(self, number: int) -> TrialRecord | None:
         """Return MLflow's copy of a trial's record; None unless it is intact, of this trial, and finished."""
@@ -230,6 +227,11 @@ class TrialRepair:
         """Replace a record that can be read, and keep the old one."""
         copy_aside(self.store, self.store.paths.trial(self.study, record.spec.number).record, self.stamp)
         self.store.write_trial(record)
+
+    def _set_aside_with_confirmation(self, path: Path) -> None:
+        """Move a file or folder aside that a confirmation needs, so that the next session continues it."""
+        self._set_aside(self.store.paths.confirmation(self.study))  # first, in case of a kill in between
+        self._set_aside(path)
 
     def _set_aside(self, path: Path) -> None:
         if path.exists():

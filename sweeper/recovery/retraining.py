@@ -76,8 +76,9 @@ class Retraining:
         measurements = tuple(self._with_outcomes(paths, each, result.outcomes) for each in recorded.measurements)
         if measurements != recorded.measurements:
             copy_aside(self.store, paths.record, self.stamp)
+            # It compares the outcomes, so it is computed again. First, in case of a kill in between.
+            self._set_aside(self.store.paths.confirmation(self.study.name))
             self.store.write_trial(dataclasses.replace(recorded, measurements=measurements))
-            self._set_aside(self.store.paths.confirmation(self.study.name))  # it compares the outcomes: computed again
 
     def _with_outcomes(self, paths: TrialPaths, measurement: Measurement, outcomes: Mapping[int, bytes]) -> Measurement:
         """Return a measurement whose row outcomes are on disk; those that are intact stay."""

@@ -24,6 +24,7 @@ from sweeper.figures.confirmation import ConfirmationRecord
 from sweeper.store.paths import TrialPaths
 from sweeper.store.retention import adapters_to_keep, num_adapters_kept, rung_adapter_to_keep
 from sweeper.store.serialization import from_bytes
+from sweeper.store.sessions import SessionRecord
 from sweeper.store.trials import TrialStore
 from sweeper.types import Phase, StudyRecord, TrialRecord, TrialState
 
@@ -54,6 +55,8 @@ class DamageKind(enum.StrEnum):
     STUDY = "study"
     CONFIRMATION = "confirmation"
     """The record of a confirmation, which is computed again from the trials."""
+    NOTE = "note"
+    """The record of a session, or of current problems; no trial depends on it."""
     RECORD = "record"
     CHECKPOINT = "checkpoint"
     ADAPTER = "adapter"
@@ -80,10 +83,14 @@ class Damage:
 
 
 def find_record_damage(store: TrialStore) -> list[Damage]:
-    """Return damage for the records of the sweep, of its studies and of their confirmations."""
+    """Return damage for the records of the sweep, its sessions, its studies and their confirmations."""
     found = []
     if fault := _read(store.paths.sweep, dict[str, Any])[1]:
         found.append(Damage(kind=DamageKind.SWEEP, study="", path=store.paths.sweep, what=fault))
+    notes = {path: _read(path, SessionRecord)[1] for path in store.paths.session_records()}
+    if store.paths.health.exists():
+        notes[store.paths.health] = _json_fault(store.paths.health)
+    found += [Damage(kind=DamageKind.NOTE, study="", path=path, what=fault) for path, fault in notes.items() if fault]
     for folder in store.paths.studies():
         study = folder.name
         path = store.paths.study_record(study)
@@ -284,11 +291,17 @@ def _read(path: Path, kind: type[T]) -> tuple[T | None, str]:
         return None, str(error)
 
 
-def _adapter_fault(folder: Path) -> str:
+def _json_fault(path: Path) -> str:
     try:
-        json.loads((folder / "adapter_config.json").read_text())
+        json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        return f"adapter_config.json cannot be read ({type(error).__name__})"
+        return f"{path.name} cannot be read ({type(error).__name__})"
+    return ""
+
+
+def _adapter_fault(folder: Path) -> str:
+    if fault := _json_fault(folder / "adapter_config.json"):
+        return fault
     return _tensors_fault(folder / "adapter_model.safetensors")
 
 

@@ -152,6 +152,10 @@ class SweepPaths:
         """Return the record of a session, or its summary with the suffix ``.md``."""
         return self.sessions / f"{number:04d}{suffix}"
 
+    def session_records(self) -> list[Path]:
+        """Return the records of sessions that exist, by number."""
+        return sorted(self.sessions.glob("[0-9]*.json"))
+
     def damaged(self, stamp: str, path: Path) -> Path:
         """Return the path to which a damaged file or folder is moved; its former path if that was in the sweep."""
         inside = path.absolute()

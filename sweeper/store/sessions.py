@@ -92,12 +92,12 @@ class SessionLog:
 
     def read(self) -> list[SessionRecord]:
         """Return all sessions that can be read, by number."""
-        records = [self._read(path) for path in sorted(self._paths.sessions.glob("[0-9]*.json"))]
+        records = [self._read(path) for path in self._paths.session_records()]
         return [record for record in records if record is not None]
 
     def next_number(self) -> int:
         """Return the number for a new session; it is above that of every existing file, damaged ones included."""
-        numbers = [int(path.stem) for path in self._paths.sessions.glob("[0-9]*.json") if path.stem.isdigit()]
+        numbers = [int(path.stem) for path in self._paths.session_records() if path.stem.isdigit()]
         return max(numbers, default=0) + 1
 
     @staticmethod

@@ -17,6 +17,7 @@ from sweeper.control.trial_records import TrialRecords
 from sweeper.execute import make_executor
 from sweeper.execute.base import Executor, WorkerSetup
 from sweeper.figures.recipes import default_recipe
+from sweeper.store.damage import set_aside
 from sweeper.store.trials import TrialStore
 from sweeper.sweep.plan import trial_template
 from sweeper.track import Tracker, make_tracker
@@ -33,6 +34,7 @@ __all__ = [
     "open_search",
     "open_study_run",
     "open_tracker",
+    "set_damaged_database_aside",
     "storage_url",
 ]
 
@@ -52,6 +54,21 @@ def open_search(record: StudyRecord, config: SweepConfig, store: TrialStore) -> 
         rungs=record.rungs,
         fixed=Hyperparameters.of(settings).by_key(),
     )
+
+
+def set_damaged_database_aside(settings: SweepSettings, store: TrialStore, stamp: str) -> bool:
+    """Move the sweep's own study database to ``damaged`` if it cannot be used; return whether it did.
+
+    The next `open_search` and `open_study_run` rebuild it from the store. The caller holds the sweep's lock.
+    """
+    from sweeper.search.stored_study import database_fault, database_files
+
+    url = storage_url(settings, store)
+    if settings.search.storage or not database_fault(url):
+        return False
+    for path in database_files(url):
+        set_aside(store, path, stamp)
+    return True
 
 
 def storage_url(settings: SweepSettings, store: TrialStore) -> str:

@@ -97,6 +97,11 @@ def _study_values(study: StudyRecord, settings: SweepSettings) -> Iterator[tuple
     yield "space", dict(study.space), parse_space(settings.space.dimensions).texts
     yield "task", study.task, settings.task.name
     yield "rungs", study.rungs, rungs
+    # With 0, the length of a trial was chosen for the study.
+    if settings.train.epochs:
+        yield "train.epochs", study.epochs, settings.train.epochs
+    if settings.train.chunks_per_epoch:
+        yield "train.chunks_per_epoch", study.chunks_per_epoch, settings.train.chunks_per_epoch
     if settings.task.metric != "auto":
         yield "task.metric", study.metric, f"validation/{settings.task.metric}"
 

@@ -46,6 +46,7 @@ from sweeper.sweep.factory import (
     open_search,
     open_study_run,
     open_tracker,
+    set_damaged_database_aside,
 )
 from sweeper.sweep.identity import check_identity, sweep_name
 from sweeper.sweep.log_file import log_to
@@ -239,6 +240,8 @@ def _run(
             executor.start()  # workers need seconds to import; meanwhile this process plans and opens databases
             plans = _plan(config, store, model_dir=model_dir, limits=limits, progress=progress)
         shutdown = stack.enter_context(shutdown_on_signals(settings.executor.shutdown_grace_s))
+        if set_damaged_database_aside(settings, store, new_stamp()):
+            print_line(console, "! optuna.db was damaged and is rebuilt from the trials; the old one is in damaged/.")
         opened = [stack.enter_context(open_search(plan.record, config, store)) for plan in plans]
         _write_records(store, settings, plans)
         tracker = open_tracker(settings, store)

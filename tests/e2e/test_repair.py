@@ -68,6 +68,11 @@ class Sweep:
     def adapter(self, number):
         return self.store.adapter_dir(STUDY, number)
 
+    def files(self):
+        names = (".lock", "holder.json")
+        kept = [path for path in self.store.root.rglob("*") if path.is_file() and not path.name.endswith(names)]
+        return {path: path.read_bytes() for path in kept}
+
     def damaged(self, name):
         return sorted(self.store.root.glob(f"damaged/*/**/{name}"))
 
