@@ -32,7 +32,9 @@ from sweeper.figures.ranking import best_trial, rank_trials
 from sweeper.figures.rungs import best_rung_text
 from sweeper.figures.text import plural
 from sweeper.figures.training_rows import capped_rows
+from sweeper.store.damage import adapter_warnings
 from sweeper.store.health import read_health
+from sweeper.store.lock import hold_report
 from sweeper.store.trials import TrialStore
 from sweeper.types import TrialState
 
@@ -42,7 +44,7 @@ _TOP = 5
 
 
 def write_reports(store: TrialStore, *, space: SearchSpace | None = None) -> dict[str, Path]:
-    """Write the four files of a sweep, each atomically.
+    """Write the four files of a sweep, each atomically, one process at a time.
 
     Args:
         store: The sweep, finished or not.
@@ -51,15 +53,16 @@ def write_reports(store: TrialStore, *, space: SearchSpace | None = None) -> dic
     Returns:
         The paths by file name.
     """
-    best = best_configurations(store, space=space)
-    texts = {
-        store.paths.report: render_report(store, best),
-        store.paths.report_html: render_html(store, best),
-        store.paths.best: json.dumps(best, indent=1, allow_nan=False, ensure_ascii=False) + "\n",
-        store.paths.trials_csv: trial_frame(store).to_csv(index=False, lineterminator="\n"),
-    }
-    for path, text in texts.items():
-        write_atomic(path, text.encode())
+    with hold_report(store):
+        best = best_configurations(store, space=space)
+        texts = {
+            store.paths.report: render_report(store, best),
+            store.paths.report_html: render_html(store, best),
+            store.paths.best: json.dumps(best, indent=1, allow_nan=False, ensure_ascii=False) + "\n",
+            store.paths.trials_csv: trial_frame(store).to_csv(index=False, lineterminator="\n"),
+        }
+        for path, text in texts.items():
+            write_atomic(path, text.encode())
     return {path.name: path for path in texts}
 
 
@@ -76,7 +79,7 @@ def render_report(store: TrialStore, best: Mapping[str, Any]) -> str:
     names = {name for study in best["studies"] for name in study["baselines"]}
     provenance = flatten(sweep.get("provenance") or {})
     sessions = session_rows(store, sweep.get("settings") or {})
-    health = read_health(store.root).lines()
+    health = [*read_health(store.root).lines(), *adapter_warnings(store)]
     return template.render(
         best,
         extras=extras,

@@ -184,14 +184,26 @@ def reconcile(
     outputs: Outputs = Path(DEFAULT_OUTPUTS),
     config_dir: ConfigDir = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only print the differences. Exit code 1: there are some.")
+        bool,
+        typer.Option("--dry-run", help="Only print the differences and their repair. Exit code 1: there are some."),
+    ] = False,
+    retrain: Annotated[
+        bool,
+        typer.Option(
+            "--retrain",
+            help="Train complete trials again whose adapter is lost. Used only if losses and scores are the same.",
+        ),
     ] = False,
 ) -> None:
-    """Compare the trials in Optuna and MLflow with those in the sweep's folder, and repair them from the folder."""
+    """Compare the trials in Optuna and MLflow with those in the sweep's folder, and repair them from the folder.
+
+    Also restores damaged files of the folder. What is replaced is moved to damaged/; finished trials keep their scores.
+    Exit code 1: something is lost for which there is no copy, or could not be repaired.
+    """
     from sweeper.recovery.reconcile import reconcile_sweep
 
     store, settings = _named_sweep(sweep or [], outputs=outputs, config_dir=config_dir)
-    if not reconcile_sweep(store, console=Console(), dry_run=dry_run, settings=settings):
+    if not reconcile_sweep(store, console=Console(), dry_run=dry_run, retrain=retrain, settings=settings):
         raise typer.Exit(1)
 
 

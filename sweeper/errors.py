@@ -10,6 +10,7 @@
     ├── ModelError           a model cannot be loaded, or its LoRA targets are unknown
     ├── ContentChanged       rows or weights on disk are not those that the sweep was planned with
     ├── StoreError           a file of a sweep is damaged, or has another schema version
+    │   ├── DamagedFile      a record is missing, torn or edited, so that it cannot be read
     │   ├── DiskError        a file cannot be written; nothing that was saved is lost (exit code 4)
     │   │   └── DiskFull     the disk is full
     │   ├── StorageDown      the study database cannot be reached (exit code 5)
@@ -30,6 +31,7 @@ from collections.abc import Iterable
 __all__ = [
     "ConfigError",
     "ContentChanged",
+    "DamagedFile",
     "DataError",
     "DiskError",
     "DiskFull",
@@ -99,6 +101,10 @@ class ContentChanged(SweeperError):
 
 class StoreError(SweeperError):
     """A file of a sweep is damaged, or has another schema version."""
+
+
+class DamagedFile(StoreError):
+    """A record of a sweep is missing, torn or edited, so it cannot be read. Another schema version is no damage."""
 
 
 class DiskError(StoreError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from safetensors.numpy import save
 
 from sweeper.config.hyperparameters import Hyperparameters
 from sweeper.config.settings import ConfirmSettings, LoraSettings, TaskSettings, TrainSettings
@@ -41,6 +42,11 @@ SPACE = {
 }
 PARAMS = {"lora.r": 16, "lora.alpha_ratio": 2.0, "lora.dropout": 0.05, "train.learning_rate": 0.00123}
 DEFAULTS = Hyperparameters(LoraSettings(), TrainSettings())
+ADAPTER = {
+    "adapter_config.json": b'{"base_model_name_or_path": "/models/minilm", "peft_type": "LORA"}',
+    "adapter_model.safetensors": save({}),
+}
+"""The files of an adapter that can be read."""
 DEFAULT_PARAMS = {"lora.r": 8, "lora.alpha_ratio": 1.0, "lora.dropout": 0.0, "train.learning_rate": 0.001}
 """What the recipe peft_default trains."""
 
@@ -205,8 +211,7 @@ def make_sweep(root, studies, *, adapters=()) -> TrialStore:
         for trial in trials:
             store.write_trial(replace(trial, spec=replace(trial.spec, study=study.name)))
     for name, number in adapters:
-        config = b'{"base_model_name_or_path": "/models/minilm", "peft_type": "LORA"}'
-        store.write_adapter(name, number, {"adapter_config.json": config, "adapter_model.safetensors": b"x"})
+        store.write_adapter(name, number, ADAPTER)
     return store
 
 

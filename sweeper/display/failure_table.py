@@ -11,6 +11,7 @@ from rich.text import Text
 
 from sweeper.failures import POLICIES
 from sweeper.figures.failure_counts import count_failures, first_line, has_failed, has_recovered
+from sweeper.store.damage import adapter_warnings
 from sweeper.store.health import read_health
 from sweeper.store.trials import TrialStore
 from sweeper.types import StudyRecord, TrialRecord, TrialState
@@ -23,7 +24,8 @@ _MAX_CHARACTERS = 160
 
 def failure_view(store: TrialStore) -> RenderableType | None:
     """Return the problems of a sweep and its failed trials; None if there are none."""
-    parts: list[RenderableType] = [Text(f"! {line}", style="yellow") for line in read_health(store.root).lines()]
+    problems = [*read_health(store.root).lines(), *adapter_warnings(store)]
+    parts: list[RenderableType] = [Text(f"! {line}", style="yellow") for line in problems]
     for study in store.studies():
         trials = store.trials(study.name)
         counts = cause_counts(trials)

@@ -92,10 +92,10 @@ def _report(job: Job, plan: Plan, console: Console) -> None:
     """Write the report, if the job asks for one and the sweep exists. After an error, the sweep has not written it."""
     if not (job.report and plan.store.exists):
         return
-    from sweeper.analysis.report import write_reports
+    from sweeper.sweep.reports import current_best
 
     try:
-        write_reports(plan.store, space=plan.config.space)
+        current_best(plan.store, plan.config)
     except SweeperError as error:
         print_line(console, f"The report could not be written: {error}")
     else:

@@ -12,11 +12,10 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from sweeper.disk.lock import hold_file
-
 from sweeper.config.modules import find_module
 from sweeper.config.settings import ModelSettings
 from sweeper.disk.aside import move_aside
+from sweeper.disk.lock import hold_file
 from sweeper.errors import FetchError, ModelError
 from sweeper.fetch.digests import files_of, read_record, write_record
 from sweeper.fetch.progress import Progress, no_progress

@@ -2,6 +2,8 @@
 
 The operating system owns the lock, so it is released however its holder ends, and a later process with the same process
 id does not hold it. The note only serves error messages. `run` and `reconcile` hold the lock while they work.
+
+The report has a lock of its own, since `sweeper report` may write it while a session runs.
 """
 
 from __future__ import annotations
@@ -19,7 +21,10 @@ from sweeper.disk.lock import Timeout, hold_file
 from sweeper.errors import SweepLocked
 from sweeper.store.trials import TrialStore
 
-__all__ = ["hold"]
+__all__ = ["hold", "hold_report"]
+
+_REPORT_TIMEOUT_S = 600.0
+"""A report takes seconds. A process that is stopped while it writes one must not block all others for ever."""
 
 
 @contextmanager
@@ -52,6 +57,26 @@ def hold(store: TrialStore) -> Iterator[None]:
 def _remove(note: Path) -> None:
     with suppress(OSError):  # nothing depends on it, and an error of the disk must not hide another one
         note.unlink()
+
+
+@contextmanager
+def hold_report(store: TrialStore) -> Iterator[None]:
+    """Hold the lock of the sweep's report while the block reads the trials and writes the report's files.
+
+    Whoever gets it later has read the trials later. So the files always belong together, and an old report never
+    replaces a newer one.
+
+    Raises:
+        SweepLocked: Another process has been writing the report for ten minutes.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(hold_file(store.paths.report_lock, timeout_s=_REPORT_TIMEOUT_S, key="outputs"))
+        except Timeout:
+            raise SweepLocked(
+                f"another process has been writing the report of sweep {store.root.name} for {_REPORT_TIMEOUT_S:g} s"
+            ) from None
+        yield
 
 
 def _user() -> str:

@@ -4,8 +4,9 @@
 checkpoint always agree after a kill. The same is true for the adapter and the row outcomes of a rung. The adapter of
 the last chunk is written before the record with the state ``complete``. This order is why one class writes all of them.
 It also survives a power failure: content and names of all these files are flushed before the record gets its name, and
-what the record no longer needs is deleted only once its own name is flushed. Only the controller writes. `paths` shows
-the layout.
+what the record no longer needs is deleted only once its own name is flushed. The records of the sweep and its studies,
+which hardly ever change, have a copy that is read if they are damaged. Only the controller writes. `paths` shows the
+layout.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from sweeper.disk.atomic import (
     sync_folder,
     write_atomic,
 )
-from sweeper.errors import StoreError
+from sweeper.errors import DamagedFile, StoreError
 from sweeper.figures.confirmation import ConfirmationRecord
 from sweeper.store.outcomes import RowOutcomes
 from sweeper.store.paths import SweepPaths
@@ -57,35 +58,48 @@ class TrialStore:
     @property
     def exists(self) -> bool:
         """Whether a sweep has been recorded here."""
-        return self.paths.sweep.exists()
+        return self.paths.sweep.exists() or self.paths.sweep_backup.exists()
 
     def write_sweep(self, sweep: Mapping[str, Any]) -> None:
-        """Write settings and provenance of the sweep."""
-        write_atomic(self.paths.sweep, to_bytes(sweep))
+        """Write settings and provenance of the sweep, and the copy."""
+        for path in (self.paths.sweep, self.paths.sweep_backup):
+            write_atomic(path, to_bytes(sweep))
 
     def read_sweep(self) -> dict[str, Any]:
         """Return what `write_sweep` wrote.
 
         Raises:
-            StoreError: The file is missing, damaged or of another schema version.
+            DamagedFile: The file and its copy are missing or damaged.
+            StoreError: The file is of another schema version.
         """
-        return self._read(self.paths.sweep, dict[str, Any])
+        remedy = (
+            f"To rebuild it, run the sweep again with the same overrides: sweeper run ... name={self.root.name}. They "
+            "are compared with the trials first"
+        )
+        return self._read_either(self.paths.sweep, self.paths.sweep_backup, dict[str, Any], remedy)
 
     def write_study(self, record: StudyRecord) -> None:
-        """Write the record of a study."""
-        write_atomic(self.paths.study_record(record.name), to_bytes(record))
+        """Write the record of a study, and its copy."""
+        for path in (self.paths.study_record(record.name), self.paths.study_backup(record.name)):
+            write_atomic(path, to_bytes(record))
 
     def read_study(self, study: str) -> StudyRecord:
         """Return the record of a study.
 
         Raises:
-            StoreError: The file is missing, damaged or of another schema version.
+            DamagedFile: The file and its copy are missing or damaged.
+            StoreError: The file is of another schema version.
         """
-        return self._read(self.paths.study_record(study), StudyRecord)
+        record, backup = self.paths.study_record(study), self.paths.study_backup(study)
+        return self._read_either(record, backup, StudyRecord, self._repair)
 
     def studies(self) -> list[StudyRecord]:
         """Return all studies, in the order of sweep.json."""
-        found = [path for path in self.paths.studies() if self.paths.study_record(path.name).exists()]
+        found = [
+            path
+            for path in self.paths.studies()
+            if self.paths.study_record(path.name).exists() or self.paths.study_backup(path.name).exists()
+        ]
         order = self.read_sweep().get("studies", []) if self.exists else []
         index = {name: number for number, name in enumerate(order)}
         found.sort(key=lambda path: (index.get(path.name, len(order)), path.stat().st_ctime_ns, path))
@@ -238,15 +252,29 @@ class TrialStore:
         test = {paths.test_outcomes} if record.state is TrialState.COMPLETE else set()
         return test | self.rung_outcomes(record).keys()
 
-    def _read(self, path: Path, kind: type[T]) -> T:
-        remedy = f"To repair it, run: sweeper reconcile {self.root.name}"
+    def _read_either(self, path: Path, backup: Path, kind: type[T], remedy: str = "") -> T:
+        """Return a record, or its copy if it is damaged."""
+        try:
+            return self._read(path, kind, remedy)
+        except DamagedFile:
+            try:
+                return self._read(backup, kind)
+            except DamagedFile:
+                pass
+            raise
+
+    def _read(self, path: Path, kind: type[T], remedy: str = "") -> T:
         try:
             content = path.read_bytes()
         except FileNotFoundError:
-            raise StoreError(f"{path} does not exist") from None
+            raise DamagedFile(f"{path} does not exist. {remedy}".strip()) from None
         except OSError as error:
-            raise StoreError(f"{path} cannot be read ({error}). {remedy}") from error
-        return from_bytes(kind, content, name=str(path), remedy=remedy)
+            raise DamagedFile(f"{path} cannot be read ({error}). {remedy or self._repair}") from error
+        return from_bytes(kind, content, name=str(path), remedy=remedy or self._repair)
+
+    @property
+    def _repair(self) -> str:
+        return f"To repair it, run: sweeper reconcile {self.root.name}"
 
     def _drop_checkpoints(self, record: TrialRecord) -> None:
         useful = self.useful_checkpoints(record)

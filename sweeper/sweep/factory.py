@@ -18,7 +18,7 @@ from sweeper.control.trial_records import TrialRecords
 from sweeper.execute import make_executor
 from sweeper.execute.base import Executor, WorkerSetup
 from sweeper.figures.recipes import default_recipe
-from sweeper.store.damage import set_aside
+from sweeper.store.damage import new_stamp, set_aside
 from sweeper.store.sqlite import sqlite_damage, sqlite_files
 from sweeper.store.trials import TrialStore
 from sweeper.sweep.plan import trial_template
@@ -69,7 +69,7 @@ def _set_damaged_database_aside(store: TrialStore) -> None:
     path = store.paths.optuna_db
     damage = sqlite_damage(path)
     if damage:
-        stamp = utc_now().strftime("%Y%m%dT%H%M%S")
+        stamp = new_stamp()
         moved = [set_aside(store, each, stamp) for each in sqlite_files(path)]
         log.warning("%s: %s; it is rebuilt from the sweep's folder, and the old one is %s", path, damage, moved[0])
 

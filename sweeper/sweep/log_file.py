@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-
-from sweeper.disk.space import translate_errors
 
 __all__ = ["log_to"]
 
 
 class _LogFile(logging.FileHandler):
     """A log file that leaves out what its disk does not take; the sweep stops because of other files."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record; the first one opens the file."""
+        with suppress(OSError):
+            super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  the name in the base class
         """Report an error of a record, but not one of the disk: it would come with every record, as a traceback."""
@@ -26,11 +29,9 @@ class _LogFile(logging.FileHandler):
 def log_to(path: Path) -> Iterator[None]:
     """Append log records to a file during the block: sweeper's from INFO up, other libraries' from WARNING up.
 
-    Raises:
-        DiskError: The file cannot be opened.
+    The file is opened with the first record. So a command that finds its sweep locked neither creates nor touches it.
     """
-    with translate_errors(path):
-        handler = _LogFile(path, encoding="utf-8")
+    handler = _LogFile(path, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root, own = logging.getLogger(), logging.getLogger("sweeper")
     before = own.level

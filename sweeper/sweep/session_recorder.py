@@ -92,7 +92,11 @@ class SessionRecorder:
         tallies = {study.study.name: _tally(study) for study in progress}
         self._save(
             SessionRecord(
-                begun_at=timestamp(self._clock), saved_at="", number=self._sessions.next_number(), before=tallies
+                begun_at=timestamp(self._clock),
+                saved_at="",
+                number=self._sessions.next_number(),
+                keep_adapters=self._settings.store.keep_adapters,
+                before=tallies,
             )
         )
 

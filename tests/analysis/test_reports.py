@@ -12,6 +12,7 @@ from sweeper.config.space import Dimension, Scale, SearchSpace
 from sweeper.store.trials import TrialStore
 from sweeper.types import Failure, FailureKind, Phase, TrialState
 from tests.builders import (
+    ADAPTER,
     DEFAULT_PARAMS,
     SPACE,
     make_default,
@@ -222,7 +223,7 @@ def test_the_best_rung_is_reported_if_it_scored_higher_than_the_last(tmp_path):
     study = make_study(epochs=3)
     trials = [make_default(0.8), make_trial(1, measurements=rungs_of(0.85, 0.92, 0.9))]
     store = make_sweep(tmp_path / "mine", [(study, trials)], adapters=[(TREC, 1)])
-    store.write_rung_adapter(TREC, 1, 8, {"adapter_config.json": b"{}"})
+    store.write_rung_adapter(TREC, 1, 8, ADAPTER)
     report = write_reports(store)["report.md"].read_text()
     found = json.loads(store.paths.best.read_text())["studies"][0]
     adapter = str(store.rung_adapter_dir(TREC, 1, 8))
