@@ -347,12 +347,12 @@ def main() -> None:
     asked = parser.parse_args()
     logging.getLogger("sweeper").setLevel(logging.ERROR)
     memory = Path("/dev/shm")  # noqa: S108  a file system, not a file
-    started_s = time.monotonic()
+    commit, started_s = _commit(), time.monotonic()
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         suite = Suite(Path(folder), every=20 if asked.short else 1)
         suite.run()
     result = {
-        "commit": _commit(),
+        "commit": commit,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "sqlite": sqlite3.sqlite_version,
         "minutes": round((time.monotonic() - started_s) / 60, 1),
