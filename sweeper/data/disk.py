@@ -140,7 +140,7 @@ def quiet() -> Iterator[None]:
 
 def _buffers(chunks: list[pa.Array]) -> Iterator[Any]:
     """Yield the content of a column: how long each value is, if they have lengths, then all values in one row."""
-    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow as pa
     import pyarrow.compute as pc  # type: ignore[import-untyped]
 
     chunks = [chunk for chunk in chunks if len(chunk)]
