@@ -238,7 +238,8 @@ def test_an_error_is_reported_with_its_message_and_raised(bench):
 
 def test_an_error_is_reported_even_if_the_store_cannot_be_read(bench):
     def damage():
-        (bench.store.paths.study_record("trec-minilm-lora")).write_text("{")
+        bench.store.paths.study_record("trec-minilm-lora").write_text("{")
+        bench.store.paths.study_backup("trec-minilm-lora").write_text("{")
         return RuntimeError("all is lost")
 
     with pytest.raises(RuntimeError, match="all is lost"):
