@@ -169,6 +169,18 @@ def test_a_disk_that_fails_from_some_moment_on_damages_nothing(two, sent, monkey
     resume(two, monkeypatch)
 
 
+def test_a_disk_that_turns_read_only_when_a_file_is_deleted_lets_running_chunks_end(two, sent, monkeypatch):
+    def unlink(path, **_options):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sweeper.store.trials.Path.unlink", unlink)
+        with pytest.raises(DiskError, match="Read-only file system"):
+            two.run()
+    check_drained(two, sent)
+    resume(two)
+
+
 @pytest.mark.parametrize("nth", [1, 3])
 def test_without_its_ledger_a_chunk_does_not_count(bench, monkeypatch, nth):
     fail_renames(monkeypatch, nth_of("ledger.json", nth=nth))
