@@ -76,6 +76,7 @@ LIBRARIES = {
     "pandas": {"sweeper.analysis"},
     "plotly": {"sweeper.analysis"},
     "scipy": {"sweeper.search", "sweeper.statistics"},
+    "filelock": {"sweeper.disk", "sweeper.search"},
     "jinja2": {"sweeper.analysis", "sweeper.jobs.render"},
     "yaml": {"sweeper.jobs"},
 }

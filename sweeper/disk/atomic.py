@@ -11,6 +11,7 @@ to them, may flush the names of all but the last at once: with ``is_name_flushed
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
@@ -173,6 +174,8 @@ def make_folder(folder: Path) -> None:
     if folder.is_dir():
         return
     with translate_errors(folder):
+        if folder.exists():
+            raise NotADirectoryError(errno.ENOTDIR, "it is a file, not a folder")
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
         sync_folder(folder.parent)
@@ -207,11 +210,11 @@ def _sync_tree(folder: Path) -> None:
 
 def _is_another_process(pid: str) -> bool:
     """Whether another process with this id is running on this machine."""
-    if not pid.isdigit() or int(pid) == os.getpid():
+    if not pid.isdigit() or int(pid) in (0, os.getpid()):
         return False
     try:
         os.kill(int(pid), 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except OSError:  # another user's
         return True

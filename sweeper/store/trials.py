@@ -11,7 +11,7 @@ layout.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ from sweeper.disk.atomic import (
     sync_folder,
     write_atomic,
 )
+from sweeper.disk.space import translate_errors
 from sweeper.errors import DamagedFile, StoreError
 from sweeper.figures.confirmation import ConfirmationRecord
 from sweeper.store.outcomes import RowOutcomes
@@ -277,15 +278,17 @@ class TrialStore:
         return f"To repair it, run: sweeper reconcile {self.root.name}"
 
     def _drop_checkpoints(self, record: TrialRecord) -> None:
-        useful = self.useful_checkpoints(record)
-        for path in self.paths.trial(record.spec.study, record.spec.number).checkpoints():
-            if path not in useful:
-                path.unlink(missing_ok=True)
+        _drop(self.paths.trial(record.spec.study, record.spec.number).checkpoints(), self.useful_checkpoints(record))
 
     def _drop_outcomes(self, record: TrialRecord) -> None:
-        useful = self.useful_outcomes(record)
-        for path in self.paths.trial(record.spec.study, record.spec.number).all_outcomes():
-            if path not in useful:
+        _drop(self.paths.trial(record.spec.study, record.spec.number).all_outcomes(), self.useful_outcomes(record))
+
+
+def _drop(found: Iterable[Path], useful: Container[Path]) -> None:
+    """Delete the files that are not useful."""
+    for path in found:
+        if path not in useful:
+            with translate_errors(path):
                 path.unlink(missing_ok=True)
 
 
