@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,7 @@ from sweeper.config.settings import DEFAULT_OUTPUTS
 from sweeper.display.console import print_line
 from sweeper.errors import SweeperError
 from sweeper.jobs.cli import app as jobs_app
+from sweeper.urls import redact_urls
 
 if TYPE_CHECKING:
     from sweeper.config.settings import SweepSettings
@@ -217,6 +219,9 @@ def main() -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+    except Exception:  # noqa: BLE001  libraries quote the URLs of databases and trackers, with their passwords
+        sys.stderr.write(redact_urls(traceback.format_exc()))
+        sys.exit(1)
 
 
 def _named_sweep(

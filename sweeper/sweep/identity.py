@@ -13,9 +13,9 @@ from dataclasses import asdict
 from typing import Any
 
 from sweeper.config.settings import SweepSettings
-from sweeper.config.urls import mask_url, redact_urls
 from sweeper.errors import SweepMismatch
 from sweeper.store.trials import TrialStore
+from sweeper.urls import mask_url, redact_urls
 
 __all__ = ["check_identity", "settings_to_keep", "sweep_name"]
 

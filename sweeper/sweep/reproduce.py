@@ -13,6 +13,7 @@ from rich.text import Text
 from sweeper.config.compose import SweepConfig
 from sweeper.config.dimensions import parse_space
 from sweeper.config.settings import SweepSettings
+from sweeper.config.trust import check_remote_code
 from sweeper.display.downloads import fetch_progress
 from sweeper.errors import StoreError, SweeperError
 from sweeper.execute import choose_devices
@@ -89,6 +90,7 @@ def reproduce_trial(trial: str, *, outputs: Path, console: Console) -> bool:
     """
     store, study, recorded = _find_trial(trial, outputs)
     settings = from_jsonable(SweepSettings, store.read_sweep()["settings"])
+    check_remote_code(settings.model, source="the sweep on disk")
     space = parse_space(study.space)
     console.print(f"Training trial {recorded.spec.number} of {study.name} again, alone: {recorded.chunks_done} chunks.")
     with fetch_progress(console) as progress:

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from sweeper.config.urls import redact_urls
 from sweeper.errors import ConfigError
 from sweeper.store.paths import OutputsPaths
 from sweeper.store.sqlite import sqlite_fault, sqlite_files
 from sweeper.track.background import Writer
+from sweeper.urls import redact_urls
 
 if TYPE_CHECKING:
     from sweeper.track.mlflow_audit import MlflowAudit

@@ -18,7 +18,8 @@ _DATABASES = ("postgres", "mysql", "mariadb", "mssql", "oracle")
 _SPACED_PASSWORD = re.compile(r"(://[^:@/\s]*):(?!\d*(?:[/?#,;)\s]|$))[^\s@][^@\n]*@")
 """A password that contains a space. ``http://host:5000 refused bob@example.org`` has a port there, not a password."""
 _SECRET = re.compile(
-    r"([?&][^=&\s]*(?:password|passwd|pwd|token|secret|api[_-]?key|signature|credential)[^=&\s]*=)[^&\s]*",
+    r"([?&][^=&\s]*(?:password|passwd|pwd|token|secret|api[_-]?key|signature|credential)[^=&\s]*=)"
+    r"[^&\s]*?(?=[:.,;)'\"\]}]*(?:[&\s]|$))",  # without the punctuation of a sentence around the URL
     re.IGNORECASE,
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sweeper.config.urls import mask_url, redact_urls
+from sweeper.urls import mask_url, redact_urls
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,8 @@ def test_tokens_without_a_colon_are_hidden(url, expected):
     [
         ("https://host/x?token=abc&y=1", "https://host/x?token=***&y=1"),
         ("https://host/x?y=1&API_KEY=abc", "https://host/x?y=1&API_KEY=***"),
+        ("https://host/x?token=a:b: is away", "https://host/x?token=***: is away"),
+        ("('https://host/x?token=abc').", "('https://host/x?token=***')."),
         ("https://host/x?access_token=a@b", "https://host/x?access_token=***"),
         ("https://host/x?X-Amz-Signature=abc and more", "https://host/x?X-Amz-Signature=*** and more"),
         ("postgresql://me:pa55@host/db?sslpassword=abc", "postgresql://me:***@host/db?sslpassword=***"),
