@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from omegaconf import OmegaConf
 
+from sweeper.cli import main
 from sweeper.config.compose import compose
 from sweeper.config.trust import READABLE_VARIABLES
 from sweeper.errors import ConfigError
 from sweeper.jobs.runner import plan_job
 from sweeper.jobs.settings import load_job
+from sweeper.sweep.identity import settings_to_keep
+from tests.builders import make_study, make_sweep, make_trial
 
 HUB = ["model=hub", "model.id=them/model", "model.name=theirs"]
 TRUST = "model.trust_remote_code=true"
@@ -117,3 +122,23 @@ def test_a_job_cannot_trust_a_model_for_the_user(folder, monkeypatch):
         plan_job(load_job(path))
     monkeypatch.setenv("SWEEPER_TRUST_REMOTE_CODE", "them/model")
     assert plan_job(load_job(path)).config.settings.model.trust_remote_code
+
+
+@pytest.fixture
+def stored(tmp_path, monkeypatch):
+    """A sweep on disk whose settings want to run the code of a model."""
+    monkeypatch.delenv("SWEEPER_TRUST_REMOTE_CODE", raising=False)
+    settings = settings_to_keep(compose([*HUB, TRUST, "dataset=trec"]).settings)
+    study = make_study()
+    store = make_sweep(tmp_path / "theirs", [(study, [make_trial(0, 0.9, study=study)])])
+    store.write_sweep(store.read_sweep() | {"settings": settings})
+    return store
+
+
+@pytest.mark.parametrize("command", [["confirm", "theirs"], ["reproduce", "theirs/trec-minilm-lora/0"]])
+def test_a_sweep_on_disk_cannot_trust_a_model_for_the_user(stored, monkeypatch, capsys, command):
+    monkeypatch.setattr(sys, "argv", ["sweeper", *command, "--outputs", str(stored.root.parent)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "model.trust_remote_code=true: the sweep on disk sets this" in capsys.readouterr().err
