@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from sweeper.config.settings import DEFAULT_OUTPUTS
-from sweeper.display.console import print_line
+from sweeper.display.console import print_line, printable
 from sweeper.errors import SweeperError
 from sweeper.jobs.cli import app as jobs_app
 from sweeper.urls import redact_urls
@@ -215,7 +215,7 @@ def main() -> None:
     try:
         app()
     except SweeperError as error:
-        print_line(Console(stderr=True), Text.assemble(("Error: ", "bold red"), str(error)))
+        print_line(Console(stderr=True), Text.assemble(("Error: ", "bold red"), printable(str(error))))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
