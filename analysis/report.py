@@ -30,7 +30,7 @@ from sweeper.figures.hyperparameters import number_text, params_text
 from sweeper.figures.pareto import COST_LABELS, rung_costs
 from sweeper.figures.ranking import best_trial, rank_trials
 from sweeper.figures.rungs import best_rung_text
-from sweeper.figures.text import plural
+from sweeper.figures.text import markdown_code, markdown_text, plural
 from sweeper.figures.training_rows import capped_rows
 from sweeper.store.damage import adapter_warnings
 from sweeper.store.health import read_health
@@ -103,7 +103,8 @@ def _environment() -> Environment:
     filters = {
         "score": _score,
         "signed": "{:+.4f}".format,
-        "cell": _cell,
+        "inline": markdown_text,
+        "code": markdown_code,
         "configuration": partial(params_text, separator=", "),
         "duration": duration,
         "number": number_text,
@@ -153,11 +154,6 @@ def _score(value: float | None, error: float | None = None) -> str:
     if value is None:
         return "-"
     return f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"
-
-
-def _cell(text: object) -> str:
-    """Escape text for a cell of a Markdown table."""
-    return " ".join(str(text).split()).replace("|", "\\|")
 
 
 def _differences(values: Mapping[str, Sequence[ParamValue]]) -> str:

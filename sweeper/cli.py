@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,9 +16,10 @@ from rich.console import Console
 from rich.text import Text
 
 from sweeper.config.settings import DEFAULT_OUTPUTS
-from sweeper.display.console import print_line
+from sweeper.display.console import print_line, printable
 from sweeper.errors import SweeperError
 from sweeper.jobs.cli import app as jobs_app
+from sweeper.urls import redact_urls
 
 if TYPE_CHECKING:
     from sweeper.config.settings import SweepSettings
@@ -225,10 +227,13 @@ def main() -> None:
     try:
         app()
     except SweeperError as error:
-        print_line(Console(stderr=True), Text.assemble(("Error: ", "bold red"), str(error)))
+        print_line(Console(stderr=True), Text.assemble(("Error: ", "bold red"), printable(str(error))))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+    except Exception:  # noqa: BLE001  libraries quote the URLs of databases and trackers, with their passwords
+        sys.stderr.write(redact_urls(traceback.format_exc()))
+        sys.exit(1)
 
 
 def _named_sweep(

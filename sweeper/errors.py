@@ -28,6 +28,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from sweeper.urls import redact_urls
+
 __all__ = [
     "ConfigError",
     "ContentChanged",
@@ -52,10 +54,13 @@ __all__ = [
 
 
 class SweeperError(Exception):
-    """Base class of the errors that sweeper raises deliberately."""
+    """Base class of the errors that sweeper raises deliberately. No message contains a password of a URL."""
 
     exit_code = 2
     """The exit code of the command line when it stops because of this error."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(redact_urls(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class ConfigError(SweeperError):
@@ -70,7 +75,7 @@ class ConfigError(SweeperError):
 
     def __init__(self, key: str, value: object, rule: str, remedy: str) -> None:
         self.key = key
-        self.value = value
+        self.value = redact_urls(value) if isinstance(value, str) else value
         self.rule = rule
         self.remedy = remedy
         super().__init__(f"{key}={value}: {rule}. {remedy}")

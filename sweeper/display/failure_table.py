@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sweeper.display.console import printable
 from sweeper.failures import POLICIES
 from sweeper.figures.failure_counts import count_failures, first_line, has_failed, has_recovered
 from sweeper.store.damage import adapter_warnings
@@ -55,7 +56,7 @@ def _table(study: StudyRecord, trials: Sequence[TrialRecord]) -> Table:
     for trial in trials[:_MAX_TRIALS]:
         if trial.failure is not None:
             policy = POLICIES[trial.failure.kind]
-            line = first_line(trial.failure)
+            line = printable(first_line(trial.failure))
             message = line if len(line) <= _MAX_CHARACTERS else f"{line[:_MAX_CHARACTERS]}..."
             advice = Text.assemble(f"{message}\n", (policy.remedy, "dim"))
             table.add_row(str(trial.spec.number), trial.failure.kind.value, str(trial.num_retries), advice)

@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from sweeper.config.compose import SweepConfig, compose
+from sweeper.config.trust import check_remote_code
 from sweeper.display.console import print_line
 from sweeper.errors import ConfigError, SweeperError, SweepLocked
 from sweeper.jobs.environment import environment_file, load_environment
@@ -43,6 +44,8 @@ def plan_job(job: Job) -> Plan:
     with contextlib.chdir(job.folder):
         try:
             config = compose(job.all_overrides)
+            # Its overrides are not typed by the user, but part of a file.
+            check_remote_code(config.settings.model, source="the job")
         except ConfigError as error:
             raise ConfigError(f"{job.file.name}: {error.key}", error.value, error.rule, error.remedy) from error
         outputs = OutputsPaths(Path(config.settings.outputs))  # made absolute here, in the job's folder

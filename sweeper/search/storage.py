@@ -21,11 +21,11 @@ import sqlalchemy
 import tenacity
 from filelock import FileLock
 
-from sweeper.config.urls import redact_urls
 from sweeper.disk.space import free_mb
 from sweeper.errors import ConfigError, DiskFull, StorageDown
 from sweeper.failures import POLICIES, is_full
 from sweeper.types import FailureKind
+from sweeper.urls import redact_urls
 
 __all__ = ["RETRIES", "open_storage", "translate_errors"]
 

@@ -13,6 +13,7 @@ from rich.text import Text
 from sweeper.config.compose import SweepConfig
 from sweeper.config.dimensions import parse_space
 from sweeper.config.settings import SweepSettings
+from sweeper.config.trust import check_remote_code
 from sweeper.display.downloads import fetch_progress
 from sweeper.errors import StoreError, SweeperError
 from sweeper.execute import choose_devices
@@ -115,6 +116,7 @@ def train_again(
     Raises:
         SweeperError: The rows have changed, or the training fails.
     """
+    check_remote_code(settings.model, source="the sweep on disk")
     space = parse_space(study.space)
     console.print(f"Training trial {recorded.spec.number} of {study.name} again, alone: {recorded.chunks_done} chunks.")
     with fetch_progress(console) as progress:

@@ -15,13 +15,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweeper.config.urls import redact_urls
 from sweeper.disk.atomic import move
 from sweeper.disk.lock import hold_file
 from sweeper.errors import ConfigError
 from sweeper.store.paths import OutputsPaths
 from sweeper.store.sqlite import sqlite_fault, sqlite_files
 from sweeper.track.background import Writer
+from sweeper.urls import redact_urls
 
 if TYPE_CHECKING:
     from sweeper.track.mlflow_audit import MlflowAudit

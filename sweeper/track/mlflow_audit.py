@@ -17,10 +17,10 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from sweeper.config.urls import redact_urls
 from sweeper.errors import TrackerError
 from sweeper.store.paths import TRIAL_FILE
 from sweeper.types import TrialState, ViewedTrial
+from sweeper.urls import redact_urls
 
 __all__ = ["MlflowAudit"]
 
