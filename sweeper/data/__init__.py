@@ -2,8 +2,9 @@
 
 The controller fills the cache with `prepare`; workers then read rows with `prepare_splits` and `tokens.tokenise`.
 
-A new source is a module here with ``load(settings, cache, progress, build) -> Dataset`` (see `base.Source`) and
-``identity(settings) -> str``; ``dataset.<name>.source`` is its name. A new dataset is a YAML file in conf/dataset.
+A new source is a module here with ``load(settings, cache, progress, build) -> Dataset`` (see `base.Source`),
+``identity(settings) -> str`` and ``check(settings)``; ``dataset.<name>.source`` is its name. A new dataset is a YAML
+file in conf/dataset.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeper.config.modules import find_module
 from sweeper.config.settings import DatasetSettings, ModelSettings
+from sweeper.data.kept_warnings import collect_warnings
 from sweeper.fetch.progress import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -23,12 +26,36 @@ if TYPE_CHECKING:
 
     from sweeper.data.base import Splits, SplitsRecord
 
-__all__ = ["prepare", "prepare_splits"]
+__all__ = ["check_source", "prepare", "prepare_splits", "repeat_warnings"]
 
-SPLITS_VERSION = 2
+log = logging.getLogger(__name__)
+
+SPLITS_VERSION = 3
 """Increased when the same settings and data would be split differently, or more is stored with the splits."""
 
 _DESCRIPTIVE = ("name", "path", "sha256")  # `identity` covers the last two
+
+
+def check_source(settings: DatasetSettings) -> None:
+    """Check the settings of a dataset's source as far as nothing needs to be fetched or read.
+
+    Raises:
+        ConfigError: The source is unknown, a file does not exist, or a setting of the source is wrong.
+    """
+    _source(settings).check(settings)
+
+
+def repeat_warnings(settings: DatasetSettings, *, cache: Path, completions: bool = False) -> bool:
+    """Log again what was warned of when the splits of a dataset were made; return whether the cache has these splits.
+
+    For the arguments see `prepare_splits`.
+    """
+    from sweeper.data.disk import read_meta
+
+    meta = read_meta(_folder(settings, cache=cache, completions=completions))
+    for text in meta.get("warnings", ()) if meta else ():
+        log.warning("%s", text)
+    return meta is not None
 
 
 def prepare(
@@ -105,9 +132,10 @@ def prepare_splits(
 
     def make() -> Stored:
         build, split = (build_prompts, split_prompts) if completions else (build_table, make_splits)
-        made = split(source.load(settings, cache.expanduser(), progress or no_progress, build), settings)
+        with collect_warnings() as warnings:
+            made = split(source.load(settings, cache.expanduser(), progress or no_progress, build), settings)
         meta = {name: getattr(made, name) for name in ("labels", "fingerprint", "kind", "num_available")}
-        return Stored(parts=made.parts, meta=meta)
+        return Stored(parts=made.parts, meta={**meta, "warnings": warnings})
 
     stored = load_or_make(folder, make)
     return Splits(
@@ -137,8 +165,8 @@ def _known_splits(settings: DatasetSettings, *, cache: Path, completions: bool) 
 
 
 def _source(settings: DatasetSettings) -> ModuleType:
-    key = f"dataset.{settings.name}.source"
-    return find_module(__name__, settings.source, attributes=["load", "identity"], key=key)
+    key = f"{settings.section}.source"
+    return find_module(__name__, settings.source, attributes=["load", "identity", "check"], key=key)
 
 
 def _folder(settings: DatasetSettings, *, cache: Path, completions: bool) -> Path:

@@ -30,7 +30,7 @@ from sweeper.types import StudyRecord, TrialSpec, TrialTemplate
 if TYPE_CHECKING:
     from sweeper.data.base import SplitsRecord
 
-__all__ = ["StudyPlan", "plan_model", "plan_study", "reference_recipes", "study_name", "trial_template"]
+__all__ = ["StudyPlan", "check_task", "plan_model", "plan_study", "reference_recipes", "study_name", "trial_template"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +99,8 @@ def plan_study(
     from sweeper.data import prepare
 
     settings = config.settings
+    check_task(settings)
     task = make_task(settings.task.name)
-    if task.has_head != settings.task.has_head:
-        rule = f"{settings.task.name} adds {'a' if task.has_head else 'no'} head to the model"
-        raise ConfigError("task.has_head", settings.task.has_head, rule, f"Choose task={settings.task.name}.")
     splits = prepare(
         dataset,
         settings.model,
@@ -115,6 +113,19 @@ def plan_study(
         rows = plural(splits.num_rows["train"], "training row")
         raise DataError(f"dataset {dataset.name} has {rows} after the split; at least 2 are needed")
     return _plan(config, dataset, splits, lane_limit=lane_limit)
+
+
+def check_task(settings: SweepSettings) -> None:
+    """Check task and metric, as far as that does not depend on the rows.
+
+    Raises:
+        ConfigError: The task is unknown, has another head than ``task.has_head`` says, or has no such metric.
+    """
+    task = make_task(settings.task.name)
+    if task.has_head != settings.task.has_head:
+        rule = f"{settings.task.name} adds {'a' if task.has_head else 'no'} head to the model"
+        raise ConfigError("task.has_head", settings.task.has_head, rule, f"Choose task={settings.task.name}.")
+    _objective(settings, num_labels=2)
 
 
 def trial_template(settings: SweepSettings, record: StudyRecord) -> TrialTemplate:

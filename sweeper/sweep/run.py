@@ -40,6 +40,7 @@ from sweeper.store.lock import hold
 from sweeper.store.paths import OutputsPaths
 from sweeper.store.provenance import collect
 from sweeper.store.trials import TrialStore
+from sweeper.sweep.early_checks import check_before_start, split_files
 from sweeper.sweep.factory import (
     keep_report,
     make_confirmation,
@@ -52,7 +53,6 @@ from sweeper.sweep.identity import check_identity, settings_to_keep, sweep_name
 from sweeper.sweep.log_file import log_to
 from sweeper.sweep.memory import return_large_blocks
 from sweeper.sweep.monitor import SweepMonitor
-from sweeper.sweep.notify import check_urls
 from sweeper.sweep.plan import StudyPlan, plan_model, plan_study, reference_recipes
 from sweeper.sweep.session_recorder import SessionRecorder
 from sweeper.sweep.window_wait import wait_for_window
@@ -139,7 +139,6 @@ def run_config(config: SweepConfig, *, console: Console, clock: Clock = utc_now,
         SweeperError: A setting, the data or the model is wrong, or no worker is left.
     """
     settings = config.settings
-    check_urls(settings.notify)
     store = TrialStore(OutputsPaths(Path(settings.outputs)).sweep(sweep_name(settings)))
     warning = check_space(store.root, settings.executor.min_free_mb)
     if warning:
@@ -147,7 +146,10 @@ def run_config(config: SweepConfig, *, console: Console, clock: Clock = utc_now,
     check_identity(store, settings)
     progress = _progress(store, settings) if store.exists else []
     is_done = [study.is_done if searches else study.is_confirmed and not study.is_running for study in progress]
-    if len(progress) == len(settings.dataset) and all(is_done):
+    is_finished = len(progress) == len(settings.dataset) and all(is_done)
+    if not is_finished:
+        check_before_start(settings)
+    if is_finished:
         budget = settings.budget.trials
         done = f"all {budget} trials of each study have finished" if searches else "its candidates are confirmed"
         print_line(console, f"Sweep {store.root.name} is done: {done}.")
@@ -212,6 +214,7 @@ def _run(
     devices = choose_devices(settings.executor)
     limits = choose_limits(settings, devices.kind)
     references = reference_recipes(settings, config.space)
+    split_files(settings)
     with ExitStack() as stack:
         with fetch_progress(console) as progress:
             model_dir = plan_model(settings, progress)
