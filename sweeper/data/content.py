@@ -58,8 +58,8 @@ _MOST_CHAOS, _LEAST_COHERENCE = 0.1, 0.2
 _CHAOS_APART, _COHERENCE_APART = 0.05, 0.2
 """How certain a detection must be, on the scales of `CharsetMatch`.
 
-With these bounds, none of 4,000 random samples of 1 to 40 rows (``tests/data/languages.py``) was misread and a third was
-read; for the others, the user has to choose. With 0.1 as the last bound, 2 were misread.
+With these bounds, none of 4,000 random samples of 1 to 40 rows (``tests/data/languages.py``) was misread and a third
+was read; for the others, the user has to choose. With 0.1 as the last bound, 2 were misread.
 """
 
 
