@@ -1,6 +1,7 @@
 """The checks of `crash_points`: a disturbed sweep must end like the undisturbed one, and leave nothing behind.
 
-`read_state` reads a sweep: store, reports, Optuna and MLflow (both databases without sweeper), in a process of its own. The other functions return complaints, whose first word is the name of the rule that was violated.
+`read_state` reads a sweep: store, reports, Optuna and MLflow (both databases without sweeper), in a process of its own.
+The other functions return complaints, whose first word is the name of the rule that was violated.
 """
 
 from __future__ import annotations
@@ -177,8 +178,8 @@ def _is_left_over(path: Path) -> bool:
 
 
 def _files(disk: Path) -> Iterator[str]:
-    for path in disk.rglob("*"):
-        name = path.relative_to(disk)
+    for path in (disk / "outputs").rglob("*"):
+        name = path.relative_to(disk / "outputs")
         hidden = path.name.endswith((".lock", "-wal", "-shm")) or ".damaged-" in path.name
         if path.is_file() and not hidden and not _is_left_over(path) and not set(_VOLATILE) & set(name.parts):
             yield str(name)

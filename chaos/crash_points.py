@@ -308,7 +308,7 @@ _triers: dict[str, _Trier] = {}
 
 
 def _start_worker(base: Path, mutant: Mutant | None) -> None:
-    global _base, _mutant  # noqa: PLW0603  the initializer of a pool has nowhere else to put them
+    global _base, _mutant
     _base, _mutant = base, mutant
     os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
 

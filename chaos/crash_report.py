@@ -51,7 +51,8 @@ def write_report(folder: Path | None, results: Sequence[Result], *, seconds: flo
         folder.mkdir(parents=True, exist_ok=True)
         content = {**head, "rows": rows, "total": total, "upper_bound_95": bound, "complaints": complaints}
         (folder / "crash_points.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        text = f"# Crash points\n\nMade by `{command}`, commit {head['commit']}, {head['date']}, {head['minutes']} minutes.\n"
+        made = f"Made by `{command}`, commit {head['commit']}, {head['date']}, {head['minutes']} minutes."
+        text = f"# Crash points\n\n{made}\n"
         (folder / "crash_points.md").write_text(f"{text}\n{_LEGEND}\n\n{table}\n", encoding="utf-8")
     return table
 
