@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chaos.disk_shim import DiskShim, Fault
-from chaos.fork_server import run_child
+from chaos.fork_server import _run_child
 from chaos.power_loss import Flushed
 from sweeper.config.compose import compose
 from sweeper.types import ChunkReport, ChunkRequest, Failure, FailureKind, Phase, TrialSpec
@@ -307,7 +307,7 @@ def fork(work: Callable[[], Any], log: Path) -> int | None:
     if not pid:
         os.setsid()
         os.chdir(log.parent)
-        run_child(work, os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND))
+        _run_child(work, os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND))
     end = time.monotonic() + _PATIENCE_S
     while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
         if time.monotonic() > end:

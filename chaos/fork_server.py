@@ -129,7 +129,7 @@ class _ForkedWorker:
         self.pid = os.fork()
         if self.pid:
             return
-        run_child(lambda: _serve(arguments, env, parent), stdout.fileno(), keep=pass_fds)
+        _run_child(lambda: _serve(arguments, env, parent), stdout.fileno(), keep=pass_fds)
 
     def poll(self) -> int | None:
         if self.returncode is None:
@@ -188,7 +188,7 @@ def _control(arguments: Sequence[str]) -> None:
     main()
 
 
-def run_child(work: Callable[[], None], output: int, *, keep: Sequence[int] = ()) -> None:
+def _run_child(work: Callable[[], None], output: int, *, keep: Sequence[int] = ()) -> None:
     """Run ``work`` in a forked child with its output redirected, then exit without the parent's clean-up handlers."""
     code = 1
     try:
@@ -227,7 +227,7 @@ def _fork(order: Mapping[str, Any]) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(Path(order["log"]).parent)
     log = os.open(order["log"], os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    run_child(lambda: _control(order["arguments"]), log)
+    _run_child(lambda: _control(order["arguments"]), log)
     raise AssertionError("unreachable")
 
 

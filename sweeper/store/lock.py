@@ -16,7 +16,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from sweeper.clock import utc_now
-from sweeper.disk.atomic import make_folder, write_atomic
+from sweeper.disk.atomic import write_atomic
 from sweeper.errors import SweepLocked
 from sweeper.store.trials import TrialStore
 
@@ -30,7 +30,7 @@ def hold(store: TrialStore) -> Iterator[None]:
     Raises:
         SweepLocked: Another process holds it.
     """
-    make_folder(store.root)
+    store.root.mkdir(parents=True, exist_ok=True)
     note = store.paths.holder
     lock = FileLock(store.paths.lock, timeout=0)
     try:

@@ -25,7 +25,6 @@ from sweeper.control.controller import Controller
 from sweeper.control.lane_limits import LaneLimits, choose_limits
 from sweeper.control.shutdown import ShutdownRequest, shutdown_on_signals
 from sweeper.control.watchdog import Watchdog
-from sweeper.disk.atomic import make_folder
 from sweeper.disk.space import check_space
 from sweeper.display.console import print_line
 from sweeper.display.downloads import fetch_progress
@@ -170,7 +169,7 @@ def _run_sessions(
     config: SweepConfig, store: TrialStore, console: Console, clock: Clock, *, searches: bool
 ) -> SweepOutcome:
     """Run a session; with ``budget.wait``, also those of the following windows."""
-    make_folder(store.root)
+    store.root.mkdir(parents=True, exist_ok=True)
     while True:
         recorder = SessionRecorder(store, config.settings, clock)
         with log_to(store.paths.log), recorder.notifying(), hold(store), recorder.recording_errors():
