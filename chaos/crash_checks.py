@@ -146,7 +146,8 @@ def compare(state: State, undisturbed: State, *, seen: Mapping[int, Any], lanes:
 
 def not_durable(outputs: Path, reported: Mapping[Any, Any]) -> list[str]:
     """Return what a session had saved, but is not on the disk that a power failure left."""
-    records, found = read_records(outputs), []
+    records = read_records(outputs)
+    found: list[str] = []
     for key, value in reported.items():
         if key == "charged":
             found += _not_charged(outputs, value)
@@ -258,7 +259,8 @@ def _run_problems(runs: Mapping[int, list[Any]], records: Mapping[int, Any]) -> 
         (run, *_), record = runs[number], records[number]
         expected = (_MLFLOW_STATES.get(record["state"], "FAILED"), record["state"])
         if (run["status"], run["state"]) != expected:
-            yield f"mlflow-differs: trial {number} is {run['status']} {run['state']}, but should be {' '.join(expected)}"
+            found = f"{run['status']} {run['state']}"
+            yield f"mlflow-differs: trial {number} is {found}, but should be {' '.join(expected)}"
 
 
 def _artifact_problems(outputs: Path, store: TrialStore) -> Iterator[str]:

@@ -29,12 +29,15 @@ from chaos.crash_checks import State, compare, not_durable, read_records, read_s
 from chaos.crash_damage import damaged_contents
 from chaos.crash_report import write_report
 from chaos.crash_session import SCENARIOS, SWEEP, Bench, Ended, Mutant, Scenario, warm_up, write_inputs
-from chaos.disk_shim import ERRORS, Fault
+from chaos.disk_shim import ERRORS, Fault, Operation
 from chaos.power_loss import IMAGES, build_image, write_image
+from chaos.strace_points import count_calls, is_available, run_and_kill
 
 __all__ = ["KINDS", "Point", "Result", "main", "run"]
 
 KINDS = ("kill", "power", "error")
+"""What is tried by default. ``strace`` kills at system calls (see `strace_points`)."""
+_STRACE = "strace"
 _RESULTS = Path(__file__).parent / "results"
 _KILLED = "killed"
 _SIGKILL = -9
@@ -42,6 +45,8 @@ _CLEAN = (4, 5)
 """Exit codes of a session that a failing disk or database ends."""
 _VIEWS = ("sweep.log", "sessions/", "summary.md", "health.json", "holder.json", "mlflow.db", "mlartifacts/")
 """What may fail to be written while the session goes on."""
+_SHOWN = 100
+"""Complaints that are printed; all are in the results."""
 _ATTEMPTS = 3
 """Threads run at their own pace, so an operation of theirs may not happen in every session."""
 
@@ -116,7 +121,7 @@ def run(
         make = partial(ProcessPoolExecutor, mp_context=workers, initializer=_start_worker)
         with make(1, initargs=(base, mutant)) as first:
             first.submit(_prepare).result()
-            planned = [first.submit(_plan, name, seed).result() for name in scenarios]
+            planned = [first.submit(_plan, name, seed, kinds).result() for name in scenarios]
             points = [point for points, _ in planned for each in points for point in _only(each, kinds)]
             found += (
                 [same for _, skipped in planned for same in skipped if _kind(same.what) in kinds] if every == 1 else []
@@ -133,13 +138,13 @@ def run(
 
 
 def _kind(what: str) -> str:
-    return "error" if what in ERRORS else "power" if what in IMAGES else "kill"
+    return "error" if what in ERRORS else "power" if what in IMAGES else what if what == _STRACE else "kill"
 
 
 def _only(point: Point, kinds: Collection[str]) -> Iterator[Point]:
     """Yield a point with only the wanted kinds of disturbances, if it has any."""
-    if point.fault.what in ERRORS:
-        yield from [point] if "error" in kinds else []
+    if point.fault.what in (*ERRORS, _STRACE):
+        yield from [point] if _kind(point.fault.what) in kinds else []
     elif states := tuple(state for state in point.states if _kind(state) in kinds):
         yield dataclasses.replace(point, states=states)
 
@@ -176,10 +181,14 @@ class _Trier:
 
     def kill(self, point: Point) -> Iterator[Result]:
         """Kill a session at a point, and resume from each state that it may have left."""
-        for _ in range(_ATTEMPTS):
-            self.bench.restore()
-            ended = self.bench.run(fault=point.fault)
-            if ended.code == _SIGKILL and ended.flushed is not None:
+        is_traced = point.fault.what == _STRACE
+        for _ in range(1 if is_traced else _ATTEMPTS):
+            if is_traced:
+                ended = run_and_kill(self.bench, point.fault.at.kind, point.fault.at.number)
+            else:
+                self.bench.restore()
+                ended = self.bench.run(fault=point.fault)
+            if ended.code == _SIGKILL:
                 break
         else:
             found = [] if ended.code == 0 else [f"exit-code: {ended.code} without a fault: {_tail(ended)}"]
@@ -189,7 +198,7 @@ class _Trier:
         shutil.rmtree(left, ignore_errors=True)
         self.bench.disk.rename(left)
         for state in point.states:
-            if state == _KILLED:
+            if state == _KILLED or ended.flushed is None:
                 self.bench.replace_disk(left)
             else:
                 draw = random.Random(f"{point.seed} {point.fault}")  # noqa: S311  no secret
@@ -330,8 +339,14 @@ def _trier(name: str) -> _Trier:
     return _triers[name]
 
 
-def _plan(name: str, seed: int) -> tuple[list[Point], list[Result]]:
-    return _points(_trier(name), seed)
+def _plan(name: str, seed: int, kinds: Collection[str]) -> tuple[list[Point], list[Result]]:
+    trier = _trier(name)
+    points, same = _points(trier, seed)
+    if _STRACE in kinds:
+        for call, number in sorted(count_calls(trier.bench).items()):
+            faults = (Fault(Operation("any thread", call, each), _STRACE) for each in range(1, number + 1))
+            points += [Point(scenario=name, fault=fault, states=(_KILLED,)) for fault in faults]
+    return points, same
 
 
 def _try(point: Point) -> list[Result]:
@@ -349,16 +364,25 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--scenarios", nargs="+", default=list(SCENARIOS), choices=list(SCENARIOS))
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
+    parser.add_argument("--strace", action="store_true", help="kill at system calls instead, and record nothing")
     asked = parser.parse_args()
+    if asked.strace:
+        asked.kinds = [_STRACE]
+        if not is_available():
+            sys.exit("strace is not installed, or this process may not trace others")
     results: list[Result] = []
     started = time.monotonic()
     complaints = run(
         asked.scenarios, kinds=asked.kinds, every=asked.every, seed=asked.seed, jobs=asked.jobs, results=results
     )
     seconds = time.monotonic() - started
-    print("\n".join(complaints))
-    command = f"python -m chaos.crash_points {' '.join(sys.argv[1:])}".strip()
-    print(write_report(_RESULTS if asked.every == 1 else None, results, seconds=seconds, command=command))
+    print("\n".join(complaints[:_SHOWN]))
+    command = f"make crash-points ARGS='{' '.join(sys.argv[1:])}'" if sys.argv[1:] else "make crash-points"
+    print(
+        write_report(
+            _RESULTS if asked.every == 1 and not asked.strace else None, results, seconds=seconds, command=command
+        )
+    )
     sys.exit(bool(complaints))
 
 

@@ -97,7 +97,8 @@ def _title(result: Result) -> str:
         return f"{result.what} at {at.kind}"
     if result.what in IMAGES:
         return f"power failure before {at.kind}: {IMAGES[result.what]}"
-    return f"kill {result.fault.what} {at.kind}"
+    when = "at the system call" if result.fault.what == "strace" else result.fault.what
+    return f"kill {when} {at.kind}"
 
 
 def _table(rows: Sequence[Mapping[str, Any]], total: Mapping[str, int]) -> str:

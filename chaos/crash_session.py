@@ -333,7 +333,7 @@ def warm_up(bench: Bench) -> None:
 
     Afterwards, this process must again have one thread and no open database.
     """
-    from tqdm import tqdm
+    from tqdm import tqdm  # type: ignore[import-untyped]
 
     from sweeper.track.mlflow import set_environment
 

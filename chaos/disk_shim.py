@@ -96,7 +96,7 @@ class DiskShim:
     operations: list[Operation] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     """Paths of the operations that failed because of the fault."""
-    reported: dict[str, Any] = field(default_factory=dict)
+    reported: dict[Any, Any] = field(default_factory=dict)
     """What the session knows to be saved; `crash_session` fills it."""
 
     def __post_init__(self) -> None:
@@ -126,6 +126,9 @@ class DiskShim:
         with self._open(self.notes, "wb") as file:
             pickle.dump(seen, file)
 
+    def _counts_path(self, path: str) -> bool:
+        return path.startswith(self._root) or path == str(self.folder)
+
     def _kill(self) -> NoReturn:
         self.save()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -143,7 +146,7 @@ class DiskShim:
             frees: The inode whose name it removes.
             flushes: Whether the path is flushed to the disk.
         """
-        if not path.startswith(self._root):
+        if not self._counts_path(path):
             return call()
         # A commit may wait for another thread, so a call has no lock, unless checksums need a tree that stands still.
         with self._lock if self.watches else contextlib.nullcontext():
@@ -202,7 +205,7 @@ class DiskShim:
                 number = file if isinstance(file, int) else file.fileno()
                 path = _path_of(number)
                 # A kill loses nothing that was written: only the record of what was flushed matters, not the flush.
-                call = (lambda: None) if path.startswith(self._root) else (lambda: real(number))
+                call = (lambda: None) if self._counts_path(path) else (lambda: real(number))
                 self._run("fsync", path, call, flushes=True)
 
             return fsync
@@ -248,7 +251,7 @@ class DiskShim:
         def open_file(file: Any, mode: str = "r", buffering: int = -1, *args: Any, **more: Any) -> Any:
             is_path = isinstance(file, str | os.PathLike)
             full = _full(file, None) if is_path else ""
-            if not full.startswith(self._root) or not set(mode) & set("wax+"):
+            if not self._counts_path(full) or not set(mode) & set("wax+"):
                 return self._open(file, mode, buffering, *args, **more)
             return self._run("open", full, lambda: self._opened(full, mode, *args, **more))
 
