@@ -39,7 +39,6 @@ from sweeper.store.ledger import Ledger
 from sweeper.store.lock import hold
 from sweeper.store.paths import OutputsPaths
 from sweeper.store.provenance import collect
-from sweeper.store.sessions import SessionLog
 from sweeper.store.trials import TrialStore
 from sweeper.sweep.factory import (
     keep_report,
@@ -148,7 +147,7 @@ def run_config(config: SweepConfig, *, console: Console, clock: Clock = utc_now,
     check_identity(store, settings)
     progress = _progress(store, settings) if store.exists else []
     is_done = [study.is_done if searches else study.is_confirmed and not study.is_running for study in progress]
-    if len(progress) == len(settings.dataset) and all(is_done) and not _was_interrupted(store):
+    if len(progress) == len(settings.dataset) and all(is_done):
         budget = settings.budget.trials
         done = f"all {budget} trials of each study have finished" if searches else "its candidates are confirmed"
         print_line(console, f"Sweep {store.root.name} is done: {done}.")
@@ -182,15 +181,6 @@ def _run_sessions(
 
 def _progress(store: TrialStore, settings: SweepSettings) -> list[StudyProgress]:
     return progress_from_disk(store, budget=settings.budget.trials, confirm=settings.confirm)
-
-
-def _was_interrupted(store: TrialStore) -> bool:
-    """Whether the last session was killed or failed: the views may lack its last trials, and files may be left over.
-
-    A killed session leaves its note beside the lock. So does one that is still running, which the lock then tells.
-    """
-    last = SessionLog(store.root).read()[-1:]
-    return store.paths.holder.exists() or any(session.has_failed or not session.ended_at for session in last)
 
 
 def _print_final_view(store: TrialStore, settings: SweepSettings, best: Mapping[str, Any], console: Console) -> None:
