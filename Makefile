@@ -25,7 +25,7 @@ TORCH_INDEX ?= $(shell [ "$$(uname -sm)" = "Linux x86_64" ] && ! command -v nvid
 IMAGE ?= sweeper:latest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep confirm overnight schedule unschedule status report ui fresh-clone bench bench-short bench-long bench-growth bench-controller calibration chaos chaos-short test test-slow test-browser test-all wheel-check lint format types ci constraints audit image dist clean distclean
+.PHONY: help setup sweep confirm overnight schedule unschedule status report ui fresh-clone bench bench-short bench-long bench-growth bench-controller calibration chaos chaos-short chaos-mutants crash-points simulate test test-slow test-browser test-all wheel-check lint format types ci constraints audit image dist clean distclean
 .DELETE_ON_ERROR:
 
 help:  ## List all targets
@@ -83,6 +83,9 @@ chaos: $(VENV)/.installed  ## Kill sweeps 210 times at seeded moments and count 
 
 chaos-short: $(VENV)/.installed  ## Do the same with one small sweep and one event of each kind, under two minutes
 	@$(BIN)/python chaos/run.py --short $(ARGS)
+
+crash-points: $(VENV)/.installed  ## Kill a small sweep at each operation on its disk, fail each write, cut the power; ARGS='--every 20'
+	@$(BIN)/python -m chaos.crash_points $(ARGS)
 
 test: $(VENV)/.installed-dev  ## Run the quick tests: offline, on the CPU, two to three minutes on two cores; ARGS='-k search' picks some
 	@$(PYTEST) -m "not slow and not network and not browser" $(ARGS)
