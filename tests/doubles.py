@@ -146,14 +146,17 @@ class FakeWorker:
                 value = report.measurements[number].metrics["validation/accuracy"]
                 report.outcomes[number] = outcomes_of(value).to_bytes()
             if chunks + 1 == self._num_chunks:
-                report.adapters[number] = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights"}
+                report.adapters[number] = {
+                    "adapter_config.json": b"{}",
+                    "adapter_model.safetensors": f"weights of trial {number}".encode(),
+                }
                 del self._lanes[number]
             else:
                 report.checkpoints[number] = json.dumps([number, chunks + 1]).encode()
                 if report.measurements[number].is_rung:
                     report.rung_adapters[number] = {
                         "adapter_config.json": b"{}",
-                        "adapter_model.safetensors": f"weights after chunk {chunks + 1}".encode(),
+                        "adapter_model.safetensors": f"weights of trial {number} after chunk {chunks + 1}".encode(),
                     }
         return report
 
