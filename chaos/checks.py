@@ -17,10 +17,13 @@ import optuna
 from mlflow.tracking import MlflowClient
 from safetensors import safe_open
 
+from chaos.adapters import check_adapter
 from chaos.events import count_hung
 from chaos.faults import is_expected
 from chaos.undisturbed import Undisturbed, recorded_losses
-from chaos.workload import KEEP_ADAPTERS, STUDY, SWEEP
+from chaos.workload import KEEP_ADAPTERS, Workload
+from sweeper.config.compose import compose
+from sweeper.data import prepare_splits
 from sweeper.recovery.differences import Place
 from sweeper.store.damage import has_checksum
 from sweeper.store.paths import OutputsPaths
@@ -28,7 +31,16 @@ from sweeper.store.retention import adapters_to_keep, rung_adapter_to_keep
 from sweeper.store.trials import TrialStore
 from sweeper.types import Phase, StudyRecord, TrialRecord, TrialState
 
-__all__ = ["LOSS_TOLERANCE", "Findings", "check_all", "compare_rows", "needed_repairs"]
+__all__ = [
+    "LOSS_TOLERANCE",
+    "Findings",
+    "MlflowRun",
+    "check_all",
+    "check_best",
+    "compare_rows",
+    "curve_problems",
+    "needed_repairs",
+]
 
 LOSS_TOLERANCE = 1e-4
 """Relative, in float32. A matrix product's rounding depends on its number of rows, so on the other trials in a pack."""
@@ -69,39 +81,67 @@ class Findings:
 
 
 def check_all(
-    outputs: Path, *, trials: int, seen: Mapping[int, TrialRecord], spent_s: float, undisturbed: Undisturbed
+    workload: Workload, *, seen: Mapping[str, Mapping[int, TrialRecord]], spent_s: float, undisturbed: Undisturbed
 ) -> Findings:
-    """Check a finished sweep.
+    """Check a finished sweep, and the one beside it.
 
     Args:
-        outputs: The outputs folder that contains it.
-        trials: The number of trials in its budget.
-        seen: Each trial as it was when it was first seen finished.
+        workload: The sweep.
+        seen: Each trial of each study as it was when it was first seen finished.
         spent_s: The largest number of device seconds that the ledger has shown.
         undisturbed: Trains the trials again without disturbance.
     """
-    store = TrialStore(OutputsPaths(outputs).sweep(SWEEP))
     found = Findings()
-    study = store.read_study(STUDY)
-    everyone = {r.spec.number: r for r in store.trials(STUDY)}
+    store = TrialStore(OutputsPaths(workload.outputs).sweep(workload.sweep))
+    found.broken += _account(store, workload, spent_s)
+    for study in workload.studies:
+        _check_study(found, store, workload, store.read_study(study), seen=seen.get(study, {}), undisturbed=undisturbed)
+    found.num_hung = count_hung(store.paths.log)
+    if workload.twin is not None:
+        _check_twin(found, workload.twin)
+    return found
+
+
+def _check_twin(found: Findings, workload: Workload) -> None:
+    """Check that the sweep beside the disturbed one is complete, and that the shared database has it once."""
+    store = TrialStore(OutputsPaths(workload.outputs).sweep(workload.sweep))
+    for name in workload.studies:
+        study, records = store.read_study(name), {r.spec.number: r for r in store.trials(name)}
+        found.lost += [f"twin: trial {n} is missing" for n in range(workload.trials) if n not in records]
+        found.lost += [f"twin: trial {n} is still running" for n, r in records.items() if not r.state.is_finished]
+        experiment = _mlflow(workload, study)
+        compare_rows(found, "MLflow", [run.row for run in experiment], study=study, records=records)
+
+
+def _check_study(
+    found: Findings,
+    store: TrialStore,
+    workload: Workload,
+    study: StudyRecord,
+    *,
+    seen: Mapping[int, TrialRecord],
+    undisturbed: Undisturbed,
+) -> None:
+    everyone = {r.spec.number: r for r in store.trials(study.name)}
     records = {number: r for number, r in everyone.items() if r.spec.phase is Phase.SEARCH}
-    confirmation = store.read_confirmation(STUDY)
+    confirmation = store.read_confirmation(study.name)
     if confirmation is None or not confirmation.state.is_over:
         found.lost.append("store: the confirmation is not finished")
-    found.lost += [f"store: trial {n} is missing" for n in range(trials) if n not in records]
+    found.lost += [f"store: trial {n} is missing" for n in range(workload.trials) if n not in records]
     found.lost += [f"store: trial {n} is still running" for n, r in everyone.items() if not r.state.is_finished]
     found.repeated += [
         f"store: trial {n} changed after it had finished" for n, r in seen.items() if everyone.get(n) != r
     ]
-    found.broken += [f"trial {n} exceeds the budget" for n in records if n >= trials]
-    found.broken += [*_files(store, study, everyone), *_account(store, everyone, spent_s)]
-    compare_rows(found, "Optuna", _optuna(store), study=study, records=records)
-    compare_rows(found, "MLflow", _mlflow(outputs), study=study, records=everyone)
+    found.broken += [f"trial {n} exceeds the budget" for n in records if n >= workload.trials]
+    found.broken += _files(store, study, everyone)
+    runs = _mlflow(workload, study)
+    compare_rows(found, "Optuna", _optuna(store, study), study=study, records=records)
+    compare_rows(found, "MLflow", [run.row for run in runs], study=study, records=everyone)
+    found.differing += [*curve_problems(runs, everyone), *check_best(store, study, everyone)]
     found.differing += [f"trial {n} ended as {r.state}" for n, r in everyone.items() if not _is_allowed(r)]
-    found.num_infeasible = sum(record.state is TrialState.INFEASIBLE for record in everyone.values())
-    found.num_hung = count_hung(store.paths.log)
-    _retrain(found, everyone, undisturbed)
-    return found
+    found.differing += _adapters(store, workload, study, everyone)
+    found.num_infeasible += sum(record.state is TrialState.INFEASIBLE for record in everyone.values())
+    _retrain(found, workload, study, everyone, undisturbed)
 
 
 def _is_allowed(record: TrialRecord) -> bool:
@@ -111,7 +151,7 @@ def _is_allowed(record: TrialRecord) -> bool:
 def _files(store: TrialStore, study: StudyRecord, records: Mapping[int, TrialRecord]) -> Iterator[str]:
     keep = adapters_to_keep(study, records.values(), KEEP_ADAPTERS)
     for number, record in records.items():
-        paths = store.paths.trial(STUDY, number)
+        paths = store.paths.trial(study.name, number)
         adapter = paths.adapter
         rung = rung_adapter_to_keep(study, record, keeps_adapter=number in keep)
         adapters = {adapter} if rung is None else {adapter, paths.rung_adapter(rung)}
@@ -138,24 +178,71 @@ def _adapter_faults(folder: Path) -> Iterator[str]:
         yield from (f"is not finite: {name}" for name in bad)
 
 
-def _account(store: TrialStore, records: Mapping[int, TrialRecord], spent_s: float) -> Iterator[str]:
+def _account(store: TrialStore, workload: Workload, spent_s: float) -> Iterator[str]:
     cost = json.loads(store.paths.ledger.read_text())["cost"]
+    records = [record for study in workload.studies for record in store.trials(study)]
     for name in ("device_s", "rows", "tokens"):
-        total = sum(getattr(record.cost, name) for record in store.trials(STUDY))
+        total = sum(getattr(record.cost, name) for record in records)
         if total > cost[name] * (1 + 1e-9):
             yield f"the ledger has {cost[name]} {name}, but the trials have {total}"
     if cost["device_s"] < spent_s:
         yield f"the ledger shrank from {spent_s} to {cost['device_s']} device seconds"
-    for number, record in records.items():
+    for record in records:
         chunks = [m.chunk for m in record.measurements]
         if chunks != list(range(1, len(chunks) + 1)):
-            yield f"trial {number} has measurements of chunks {chunks}"
+            yield f"trial {record.spec.number} has measurements of chunks {chunks}"
 
 
-def _optuna(store: TrialStore) -> list[tuple[int, str, float | None]]:
+def check_best(store: TrialStore, study: StudyRecord, records: Mapping[int, TrialRecord]) -> Iterator[str]:
+    """Yield what is wrong with the best trial in best.json, computed from the records alone."""
+    values = {
+        n: r.measurements[-1].metrics[study.metric]
+        for n, r in records.items()
+        if r.spec.phase is Phase.SEARCH and r.state is TrialState.COMPLETE
+    }
+    best = (max if study.direction == "maximize" else min)(values.values(), default=None)
+    (shown,) = (
+        each["best"] for each in json.loads(store.paths.best.read_text())["studies"] if each["name"] == study.name
+    )
+    if shown is None or best is None:
+        if shown is not best:
+            yield f"best-follows: best.json has {shown}, but the best value of the records is {best}"
+    elif shown["value"] != best or values.get(shown["trial"]) != best:
+        yield (
+            f"best-follows: best.json has trial {shown['trial']} with {shown['value']}, but the best value of the "
+            f"records is {best}"
+        )
+
+
+def _adapters(
+    store: TrialStore, workload: Workload, study: StudyRecord, records: Mapping[int, TrialRecord]
+) -> Iterator[str]:
+    """Yield the adapters that do not score, with PEFT alone, what the record of their trial says."""
+    config = compose(workload.overrides, config_dir=workload.config_dir)
+    settings = config.settings
+    (dataset,) = (each for each in settings.dataset.values() if each.name == study.dataset)
+    is_language_model = settings.task.name == "causal_lm"
+    splits = prepare_splits(dataset, cache=Path(settings.cache), completions=is_language_model)
+    for number, record in records.items():
+        folder = store.adapter_dir(study.name, number)
+        if not folder.exists() or record.state is not TrialState.COMPLETE:
+            continue
+        is_confirmation = record.spec.phase is Phase.CONFIRMATION and len(splits.confirmation) > 0
+        differences = check_adapter(
+            folder,
+            splits.confirmation if is_confirmation else splits.validation,
+            record.measurements[-1].metrics,
+            base=Path(settings.model.id),
+            num_labels=0 if is_language_model else len(study.labels),
+            max_length=settings.model.max_length,
+        )
+        yield from (f"adapter-own: trial {number}: {difference}" for difference in differences)
+
+
+def _optuna(store: TrialStore, study: StudyRecord) -> list[tuple[int, str, float | None]]:
     storage = optuna.storages.RDBStorage(f"sqlite:///{store.paths.optuna_db}")
     try:
-        trials = optuna.load_study(study_name=f"{SWEEP}/{STUDY}", storage=storage).get_trials()
+        trials = optuna.load_study(study_name=f"{store.root.name}/{study.name}", storage=storage).get_trials()
     finally:
         storage.remove_session()
         storage.engine.dispose()
@@ -170,17 +257,49 @@ def _optuna(store: TrialStore) -> list[tuple[int, str, float | None]]:
     ]
 
 
-def _mlflow(outputs: Path) -> list[tuple[int, str, float | None]]:
-    client = MlflowClient(tracking_uri=f"sqlite:///{OutputsPaths(outputs).mlflow_db}")
-    experiment = client.get_experiment_by_name(f"{SWEEP}/{STUDY}")
+@dataclass(frozen=True)
+class MlflowRun:
+    """What MLflow has of a trial."""
+
+    row: tuple[int, str, float | None]
+    """Number, state and final value."""
+    curves: Mapping[str, Mapping[int, float]]
+    """Points of every metric by name and step."""
+
+
+def _mlflow(workload: Workload, study: StudyRecord) -> list[MlflowRun]:
+    client = MlflowClient(tracking_uri=f"sqlite:///{OutputsPaths(workload.outputs).mlflow_db}")
+    experiment = client.get_experiment_by_name(f"{workload.sweep}/{study.name}")
     runs: list[Any] = list(client.search_runs([experiment.experiment_id], max_results=5000)) if experiment else []
+    final = study.metric.replace("validation/", "final/")
     rows = []
     for run in runs:
         if "report" in run.data.tags:
             continue
         number, state = int(run.data.tags["trial"]), run.data.tags.get("state", "")
-        rows.append((number, f"{run.info.status} {state}", run.data.metrics.get("final/accuracy")))
+        curves = {
+            name: {point.step: point.value for point in client.get_metric_history(run.info.run_id, name)}
+            for name in run.data.metrics
+            if name.startswith(("train/", "validation/"))
+        }
+        rows.append(MlflowRun((number, f"{run.info.status} {state}", run.data.metrics.get(final)), curves))
     return rows
+
+
+def curve_problems(runs: Sequence[MlflowRun], records: Mapping[int, TrialRecord]) -> Iterator[str]:
+    """Yield the trials whose points in MLflow are not those of their records."""
+    for run in runs:
+        number = run.row[0]
+        expected: dict[str, dict[int, float]] = {}
+        for measurement in records[number].measurements if number in records else ():
+            for name, value in measurement.metrics.items():
+                if math.isfinite(value):
+                    expected.setdefault(name, {})[measurement.chunk] = value
+        if run.curves != expected:
+            yield (
+                f"curves-sent: trial {number} has {sum(map(len, run.curves.values()))} points in MLflow, but "
+                f"{sum(map(len, expected.values()))} in its record, or other values"
+            )
 
 
 def compare_rows(
@@ -229,9 +348,15 @@ def needed_repairs(output: str, *, mlflow_was_taken: bool) -> list[str]:
     return [f"repair-needed: {' | '.join(row)}" for row in places if not (mlflow_was_taken and row[0] == Place.TRACKER)]
 
 
-def _retrain(found: Findings, records: Mapping[int, TrialRecord], undisturbed: Undisturbed) -> None:
+def _retrain(
+    found: Findings,
+    workload: Workload,
+    study: StudyRecord,
+    records: Mapping[int, TrialRecord],
+    undisturbed: Undisturbed,
+) -> None:
     trained = [r for r in records.values() if r.measurements and r.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    again = undisturbed.losses(trained, seed=records[0].spec.seed)
+    again = undisturbed.losses(workload, study.name, trained, seed=records[0].spec.seed)
     for record in trained:
         recorded = recorded_losses(record)
         pairs = list(zip(recorded, again[record.spec.number], strict=True))
@@ -240,5 +365,6 @@ def _retrain(found: Findings, records: Mapping[int, TrialRecord], undisturbed: U
         found.num_compared += 1
         if not difference <= LOSS_TOLERANCE:
             found.differing.append(
-                f"trial {record.spec.number}: losses differ by {difference:.2g} from those of undisturbed training"
+                f"other-losses: trial {record.spec.number}: they differ by {difference:.2g} from those of undisturbed "
+                "training"
             )

@@ -1,4 +1,4 @@
-"""A clock that can be moved forward. `events` moves it to the end of a window, `driver` to the start of the next one.
+"""A clock that can be moved. `events` moves it, also back, and to the end of a window; `driver` to the next start.
 
 The offset from the real time is a number in a file, so a running controller sees a move when it next reads the clock.
 The window is `workload.WINDOW`; the first session starts when it opens.
@@ -52,6 +52,10 @@ class Clock:
         end = _WINDOWS.closes_at(self())
         assert end is not None
         self._move_to(max(self(), end + timedelta(seconds=shift_s)))
+
+    def jump(self, seconds: float) -> None:
+        """Move forward, or back if negative."""
+        self._move_to(self() + timedelta(seconds=seconds))
 
     def _move_to(self, moment: datetime) -> None:
         aside = self._file.with_name("clock.tmp")

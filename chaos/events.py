@@ -24,6 +24,7 @@ from chaos.workload import HANG_S, STARTUP_TIMEOUT_S
 from sweeper.errors import DiskFull, StorageDown, SweepLocked, WorkerError
 from sweeper.store.ledger import Ledger
 from sweeper.store.paths import OutputsPaths
+from tests.doubles import write_rows
 
 __all__ = ["EVENTS", "EXITS", "KILLS", "LETHAL", "Event", "count_hung"]
 
@@ -69,9 +70,9 @@ def hang_worker(session: Session, draw: random.Random) -> bool:
             while _is_alive(process) and session.is_alive and time.monotonic() < end:
                 session.wait(0.05)
             if _is_alive(process) and session.is_alive:
-                raise ChaosError(f"worker {process.pid} hangs, but the watchdog does nothing")
+                raise ChaosError(f"hang-ignored: worker {process.pid} hangs, but the watchdog does nothing")
         if _hung_chunks(session) > chunks_before and (charged_s := _spent_s(session) - before_s) < HANG_S:
-            raise ChaosError(f"a chunk that hung for {HANG_S} s was charged with only {charged_s} s")
+            raise ChaosError(f"hang-uncharged: a chunk that hung for {HANG_S} s was charged with only {charged_s} s")
     return bool(workers)
 
 
@@ -141,6 +142,24 @@ def close_window(session: Session, draw: random.Random) -> None:
     session.clock.to_end(draw.uniform(-2.0, 25.0))
 
 
+def jump_clock(session: Session, draw: random.Random) -> None:
+    """Set the clock forward or back by up to an hour, as a correction of the system's time does."""
+    session.clock.jump(draw.uniform(-3600.0, 3600.0))
+
+
+def edit_data(session: Session, draw: random.Random) -> None:
+    """Replace the data file by other rows, kill a worker, then put the file back: no trial may train on other rows."""
+    session.wait(_PATIENCE_S, until_trained=True)  # before the first start is over, no rows are pinned
+    before = session.workload.rows.read_bytes()
+    try:
+        write_rows(session.workload.rows, seed=99)
+        session.wait(draw.uniform(0.0, 0.5))
+        kill_worker(session, draw)
+        session.wait(draw.uniform(0.5, 2.0))
+    finally:
+        session.workload.rows.write_bytes(before)
+
+
 def start_a_second(session: Session, _draw: random.Random) -> None:
     """Start the command a second time while it is running: the second must exit with code 75."""
     session.wait(_PATIENCE_S, until_trained=True)
@@ -153,7 +172,7 @@ def start_a_second(session: Session, _draw: random.Random) -> None:
             second.wait(0.05)
         code = second.process.poll()
         if code != SweepLocked.exit_code and session.wait(_PATIENCE_S):  # unless the first was about to end
-            raise ChaosError(f"a second controller exited with {code} while the first was running")
+            raise ChaosError(f"one-controller: a second one exited with {code} while the first was running")
     finally:
         second.end(0.0)
         survivors(second.pid, _PATIENCE_S)
@@ -174,6 +193,8 @@ EVENTS: dict[str, Event] = {
         lock_mlflow,
         fill_disk,
         close_window,
+        jump_clock,
+        edit_data,
         start_a_second,
     )
 }
@@ -188,6 +209,7 @@ EXITS: dict[str, set[int]] = {
     "kill_worker": {WorkerError.exit_code},
     "hang_worker": {WorkerError.exit_code},
     "pause_worker": {WorkerError.exit_code},
+    "edit_data": {WorkerError.exit_code},
     "fill_disk": {DiskFull.exit_code, StorageDown.exit_code},
     "lock_optuna": {StorageDown.exit_code},
 }

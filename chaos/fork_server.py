@@ -55,11 +55,12 @@ class ForkServer:
         )
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def start(self, arguments: Sequence[str], log: Path) -> Forked:
-        """Fork a controller; its output goes to ``log``."""
+    def start(self, arguments: Sequence[str], log: Path, mutant: str = "") -> Forked:
+        """Fork a controller, with a planted bug if ``mutant`` is not empty; its output goes to ``log``."""
         assert self._process.stdin is not None
         with self._asking:
-            self._process.stdin.write(json.dumps({"arguments": list(arguments), "log": str(log)}) + "\n")
+            order = {"arguments": list(arguments), "log": str(log), "mutant": mutant}
+            self._process.stdin.write(json.dumps(order) + "\n")
             self._process.stdin.flush()
             with self._news:
                 assert self._news.wait_for(lambda: bool(self._pids), 60)
@@ -175,12 +176,12 @@ def _serve(arguments: Sequence[str], environment: Mapping[str, str], parent: int
     serve.main(list(arguments))
 
 
-def _control(arguments: Sequence[str]) -> None:
+def _control(arguments: Sequence[str], mutant: str) -> None:
     import sweeper.execute.process
     from chaos.controller import prepare
     from sweeper.cli import main
 
-    prepare(Path.cwd())
+    prepare(mutant)
     sweeper.execute.process.subprocess = _Subprocess()  # type: ignore[assignment, attr-defined]
     sys.argv = ["sweeper", *arguments]
     main()
@@ -225,7 +226,7 @@ def _fork(order: Mapping[str, Any]) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(Path(order["log"]).parent)
     log = os.open(order["log"], os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    _run_child(lambda: _control(order["arguments"]), log)
+    _run_child(lambda: _control(order["arguments"], order["mutant"]), log)
     raise AssertionError("unreachable")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -12,7 +13,28 @@ from typing import Any
 
 from chaos.events import EVENTS
 
-__all__ = ["Report"]
+__all__ = ["Report", "commit", "upper_bound"]
+
+_ROOT = Path(__file__).resolve().parents[1]
+
+
+def commit() -> str:
+    """Return the commit of the checkout; ``+ changes`` if it has others than results."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=_ROOT, capture_output=True, text=True, check=False)  # noqa: S603, S607
+        return done.stdout.strip()
+
+    is_changed = git("status", "--porcelain", "--", ".", ":!chaos/results", ":!benchmarks/results")
+    return (git("rev-parse", "HEAD") or "unknown") + (" + changes" if is_changed else "")
+
+
+def upper_bound(num_observed: int, confidence: float = 0.95) -> float:
+    """Return the largest rate at which no loss in ``num_observed`` independent observations is still plausible.
+
+    The exact binomial (Clopper-Pearson) bound for zero events, 1 - (1 - confidence)^(1/n); about 3/n.
+    """
+    return 1.0 - (1.0 - confidence) ** (1.0 / num_observed) if num_observed else 1.0
 
 
 class Report:
@@ -78,6 +100,7 @@ class Report:
             "processes left behind": self._sum("zombie"),
             "trials whose losses were compared with those of undisturbed training": self._sum("compared"),
             f"largest relative difference of a loss (tolerance {tolerance:g})": f"{worst:.1e}",
+            **self._bounds(),
             "minutes": round((time.monotonic() - self._started_s) / 60, 1),
         }
         return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in outcomes.items())])
@@ -88,13 +111,21 @@ class Report:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         with (folder / "chaos.jsonl").open("a", encoding="utf-8") as file:
             for row in self.rows:
-                file.write(json.dumps({"run": now, **row}) + "\n")
-        head = f"# Chaos\n\nMade by `{self._command()}`, {now}. Raw rows: [chaos.jsonl](chaos.jsonl).\n\n"
+                file.write(json.dumps({"run": now, "commit": commit(), **row}) + "\n")
+        made = f"Made by `{self._command()}`, {now}, commit {commit()}. Raw rows: [chaos.jsonl](chaos.jsonl)."
+        head = f"# Chaos\n\n{made}\n\n"
         (folder / "chaos.md").write_text(head + self.table(tolerance) + "\n", encoding="utf-8")
 
     @staticmethod
     def _command() -> str:
         return f"make chaos ARGS='{' '.join(sys.argv[1:])}'" if sys.argv[1:] else "make chaos"
+
+    def _bounds(self) -> dict[str, str]:
+        """Return the rates that zero observed losses allow; nothing if there was a loss."""
+        if self._sum("lost") or self._sum("repeated"):
+            return {}
+        of = {"trials lost or repeated": self._sum("trials"), "kills that lose a trial": self.kills}
+        return {f"{what}: highest rate that none seen allows (95 %)": f"{upper_bound(n):.2%}" for what, n in of.items()}
 
     def _num_repaired(self) -> int:
         return sum("repaired" in " ".join(row.get("reconcile", [])) for row in self.rows)

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +14,8 @@ import psutil
 
 from chaos.clock import Clock
 from chaos.fork_server import Forked, ForkServer
-from chaos.workload import SWEEP
+from chaos.mutants import MUTANT_VARIABLE
+from chaos.workload import Workload
 from sweeper.store.paths import OutputsPaths, SweepPaths
 
 __all__ = ["ROOT", "ChaosError", "Session", "survivors"]
@@ -25,39 +25,43 @@ _POLL_S = 0.01
 
 
 class ChaosError(Exception):
-    """The sweep did something that no event explains."""
+    """The sweep did something that no event explains. The message begins with the name of the complaint."""
 
 
 class Session:
     """A controller process in its own process session.
 
     Args:
-        overrides: The overrides of the sweep.
-        outputs: The folder that contains the sweep.
+        workload: The sweep.
         log: The file for its output.
         fork_server: Forks the process; None starts it as users do.
     """
 
-    def __init__(self, overrides: Sequence[str], *, outputs: Path, log: Path, fork_server: ForkServer | None) -> None:
-        self.paths = SweepPaths(OutputsPaths(outputs).sweep(SWEEP))
-        self.outputs = outputs
+    def __init__(self, workload: Workload, *, log: Path, fork_server: ForkServer | None) -> None:
+        self.workload = workload
+        self.paths = SweepPaths(OutputsPaths(workload.outputs).sweep(workload.sweep))
         self.clock = Clock(log.parent)
-        self._again = partial(Session, overrides, outputs=outputs, log=log, fork_server=fork_server)
+        self._again = partial(Session, workload, log=log, fork_server=fork_server)
         self._ledger_before = self._ledger_stamp()
         self.process: subprocess.Popen[bytes] | Forked
         if fork_server is not None:
-            self.process = fork_server.start(["run", *overrides], log)
+            self.process = fork_server.start(workload.arguments, log, workload.mutant)
             return
         with log.open("ab") as file:
             self.process = subprocess.Popen(  # noqa: S603  our own module, no shell
-                [sys.executable, "-m", "chaos.controller", "run", *overrides],
+                [sys.executable, "-m", "chaos.controller", *workload.arguments],
                 cwd=log.parent,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                env={**os.environ, "PYTHONPATH": str(ROOT), MUTANT_VARIABLE: workload.mutant},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
                 start_new_session=True,
             )
+
+    @property
+    def outputs(self) -> Path:
+        """The folder that contains the sweep."""
+        return self.workload.outputs
 
     @property
     def pid(self) -> int:

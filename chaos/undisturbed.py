@@ -7,8 +7,9 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from chaos.workload import Workload
 from sweeper.config.compose import compose
-from sweeper.execute.base import StudyOpened, WorkerSetup
+from sweeper.execute.base import OpenStudy, StudyOpened, Worker, WorkerSetup
 from sweeper.sweep.plan import plan_model, plan_study
 from sweeper.train import make_worker
 from sweeper.types import Admission, ChunkReport, ChunkRequest, TrialRecord
@@ -21,34 +22,48 @@ _LANES = 4
 class Undisturbed:
     """A worker in this process that trains trials again; made once for all sweeps of a run."""
 
-    def __init__(self, overrides: Sequence[str]) -> None:
-        config = compose(list(overrides))
-        settings = config.settings
-        model_dir = plan_model(settings)
-        (dataset,) = settings.dataset.values()
-        plan = plan_study(config, dataset, model_dir=model_dir)
-        cache = Path(settings.cache)
-        setup = WorkerSetup(model=settings.model, model_dir=model_dir, cache=cache, device="cpu", threads=1)
-        self._worker = make_worker(setup, 0)
-        self._worker.start()
-        self._opening = plan.opening
+    def __init__(self) -> None:
+        self._worker: Worker | None = None
+        self._openings: dict[tuple[str, str], OpenStudy] = {}
+        self._model_dir = Path()
         self._one_at_a_time = threading.Lock()
 
-    def losses(self, trials: Sequence[TrialRecord], *, seed: int) -> dict[int, list[float]]:
+    def losses(
+        self, workload: Workload, study: str, trials: Sequence[TrialRecord], *, seed: int
+    ) -> dict[int, list[float]]:
         """Return the training and validation losses by trial number, for as many chunks as each trial has.
 
         Args:
+            workload: The sweep.
+            study: The study.
             trials: The trials.
             seed: Seed of their study; those of a confirmation have others.
         """
         found: dict[int, list[float]] = {}
         with self._one_at_a_time:
+            opening = dataclasses.replace(self._opening(workload, study), seed=seed)
             for first in range(0, len(trials), _LANES):
-                found |= self._pack(trials[first : first + _LANES], seed)
+                found |= self._pack(trials[first : first + _LANES], opening)
         return found
 
-    def _pack(self, trials: Sequence[TrialRecord], seed: int) -> dict[int, list[float]]:
-        assert isinstance(self._worker.answer(dataclasses.replace(self._opening, seed=seed)), StudyOpened)
+    def _opening(self, workload: Workload, study: str) -> OpenStudy:
+        """Return the request that opens a study, with a worker that has its model."""
+        config = compose(workload.overrides, config_dir=workload.config_dir)
+        settings = config.settings
+        model_dir = plan_model(settings)
+        for dataset in settings.dataset.values():
+            plan = plan_study(config, dataset, model_dir=model_dir)
+            self._openings.setdefault((workload.kind, plan.record.name), plan.opening)
+        if self._worker is None or model_dir != self._model_dir:
+            cache = Path(settings.cache)
+            setup = WorkerSetup(model=settings.model, model_dir=model_dir, cache=cache, device="cpu", threads=1)
+            self._worker, self._model_dir = make_worker(setup, 0), model_dir
+            self._worker.start()
+        return self._openings[workload.kind, study]
+
+    def _pack(self, trials: Sequence[TrialRecord], opening: OpenStudy) -> dict[int, list[float]]:
+        assert self._worker is not None
+        assert isinstance(self._worker.answer(opening), StudyOpened)
         found: dict[int, list[float]] = {trial.spec.number: [] for trial in trials}
         admit = tuple(Admission(spec=trial.spec) for trial in trials)
         evict: tuple[int, ...] = ()

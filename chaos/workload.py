@@ -1,19 +1,30 @@
-"""The sweep that is disturbed: a tiny random model, and trials of a fraction of a second. Needs no network."""
+"""The sweeps that are disturbed: tiny random models, and trials of a fraction of a second. Needs no network."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from sweeper.models.load import quiet
 from sweeper.store.paths import OutputsPaths
 from sweeper.track.mlflow import prepare_database, set_environment
-from tests.doubles import save_tiny_bert, write_rows
+from tests.doubles import save_tiny_bert, save_tiny_llama, write_rows
 
-__all__ = ["HANG_S", "KEEP_ADAPTERS", "STARTUP_TIMEOUT_S", "STUDY", "SWEEP", "WINDOW", "Workload"]
+__all__ = ["HANG_S", "KEEP_ADAPTERS", "KINDS", "STARTUP_TIMEOUT_S", "STUDY", "SWEEP", "WINDOW", "Workload"]
 
 SWEEP = "chaos"
+TWIN = "twin"
+"""The sweep that runs beside `SWEEP` in the same folder, and so on the same MLflow database."""
 KEEP_ADAPTERS = 5
+_SIZES = {"train_rows": 48, "validation_rows": 30, "test_rows": 30}
 STUDY = "tiny-tinybert-lora"
+_OTHER_STUDY = "other-tinybert-lora"
+_LANGUAGE_STUDY = "tiny-tinyllama-lora"
+KINDS = ("classifier", "two_datasets", "language_model", "shared_mlflow")
+"""Kinds of sweeps; the last one is a classifier with a twin."""
 HANG_S = 4.0
 """The watchdog kills a worker after this time. A chunk takes a tenth of it, even on a busy machine."""
 STARTUP_TIMEOUT_S = 25.0
@@ -27,8 +38,10 @@ class Workload:
     """A sweep in its own folder.
 
     Attributes:
-        inputs: The folder of the model and the rows, shared by all sweeps of a run.
+        inputs: The folder of models and caches, shared by all sweeps of a run.
         outputs: The folder of the sweep and of MLflow's database, and of nothing else.
+        kind: One of `KINDS`.
+        mutant: A bug that is planted in the controllers and their workers (see `mutants`); empty for none.
     """
 
     inputs: Path
@@ -36,28 +49,70 @@ class Workload:
     trials: int
     workers: int
     seed: int
+    kind: str = KINDS[0]
+    sweep: str = SWEEP
     window: str = WINDOW
+    mutant: str = ""
     more: tuple[str, ...] = ()
 
     @staticmethod
     def write_inputs(folder: Path) -> Path:
-        """Write the model, the rows and an empty MLflow database, unless they exist."""
+        """Write models, rows, the configuration of a second dataset and an empty MLflow database, unless they exist."""
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "rows.jsonl").exists():
-            save_tiny_bert(folder / "tiny-bert")
-            write_rows(folder / "rows.jsonl")
+            with quiet():
+                save_tiny_bert(folder / "tiny-bert")
+                save_tiny_llama(folder / "tiny-llama", folder / "tiny-bert")
+            write_rows(folder / "other.jsonl", seed=1)
+            (folder / "conf" / "dataset").mkdir(parents=True)
+            other = {"source": "files", "name": "other", "path": str(folder / "other.jsonl"), **_SIZES}
+            content = "# @package dataset.other\n" + json.dumps(other)  # JSON is YAML
+            (folder / "conf" / "dataset" / "other.yaml").write_text(content)
             set_environment()
             prepare_database(f"sqlite:///{OutputsPaths(folder).mlflow_db}")
+            write_rows(folder / "rows.jsonl")
         return folder
+
+    def write_rows(self) -> None:
+        """Write the rows of the sweep, which are its own, since `edit_data` changes them."""
+        shutil.copy(self.inputs / "rows.jsonl", self.rows)
+
+    @property
+    def rows(self) -> Path:
+        """The file with the rows."""
+        return self.outputs.parent / "rows.jsonl"
+
+    @property
+    def config_dir(self) -> Path:
+        """The folder with the configuration of the second dataset."""
+        return self.inputs / "conf"
+
+    @property
+    def studies(self) -> tuple[str, ...]:
+        """Names of the studies."""
+        if self.kind == "language_model":
+            return (_LANGUAGE_STUDY,)
+        return (STUDY, _OTHER_STUDY) if self.kind == "two_datasets" else (STUDY,)
+
+    @property
+    def twin(self) -> Workload | None:
+        """The sweep that must run beside this one, undisturbed; None if there is none."""
+        if self.kind != "shared_mlflow":
+            return None
+        return dataclasses.replace(self, kind=KINDS[0], sweep=TWIN, trials=self.trials // 2, workers=1, window="")
+
+    @property
+    def arguments(self) -> list[str]:
+        """The arguments of the command, the same at every start."""
+        return ["run", *self.overrides, "--config-dir", str(self.config_dir)]
 
     @property
     def overrides(self) -> list[str]:
-        """The overrides of the command, the same at every start."""
-        dataset = {"path": self.inputs / "rows.jsonl", "name": "tiny", "train_rows": 48, "validation_rows": 30}
+        """Its overrides."""
+        dataset = {"path": self.rows, "name": "tiny", **_SIZES}
         settings = {
             "model": "hub",
-            "model.id": self.inputs / "tiny-bert",
-            "model.name": "tinybert",
+            **self._model,
             "model.dtype": "float32",
             "model.max_length": 32,
             "lora.r": "choice(2,4,8,16)",
@@ -86,9 +141,18 @@ class Workload:
             "store.keep_adapters": KEEP_ADAPTERS,
             "budget.trials": self.trials,
             "seed": self.seed,
-            "name": SWEEP,
+            "name": self.sweep,
             "outputs": self.outputs,
             "cache": self.inputs / "cache",
         }
-        files = ["dataset=files", *(f"dataset.files.{key}={value}" for key, value in dataset.items())]
-        return [*files, "dataset.files.test_rows=30", *(f"{k}={v}" for k, v in settings.items()), *self.more]
+        datasets = "dataset=[files,other]" if self.kind == "two_datasets" else "dataset=files"
+        files = [datasets, *(f"dataset.files.{key}={value}" for key, value in dataset.items())]
+        return [*files, *(f"{k}={v}" for k, v in settings.items()), *self.more]
+
+    @property
+    def _model(self) -> dict[str, object]:
+        if self.kind != "language_model":
+            # The losses of two trials differ; their accuracies are often equal, so that any would be the best one.
+            return {"model.id": self.inputs / "tiny-bert", "model.name": "tinybert", "task.metric": "loss"}
+        template = {"task": "causal_lm", "dataset.files.prompt_template": "'{text} is'"}
+        return {"model.id": self.inputs / "tiny-llama", "model.name": "tinyllama", **template}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
 import pytest
 
-from chaos.checks import Findings, compare_rows, needed_repairs
+from chaos.checks import Findings, MlflowRun, check_best, compare_rows, curve_problems, needed_repairs
 from chaos.events import EVENTS, EXITS, KILLS, LETHAL
 from chaos.faults import expected_failure, is_expected
-from chaos.report import Report
+from chaos.report import Report, upper_bound
+from sweeper.store.trials import TrialStore
 from sweeper.types import TrialState
 from tests.builders import make_study, make_trial
 
@@ -44,6 +46,39 @@ def test_differences_are_found(rows, kind):
     assert kind in found("MLflow", rows)
 
 
+def test_a_run_without_its_curve_is_found():
+    def complaints(curves):
+        return list(curve_problems([MlflowRun(IN_MLFLOW[0], curves)], RECORDS))
+
+    full = {}
+    for measurement in RECORDS[0].measurements:
+        for name, value in measurement.metrics.items():
+            full.setdefault(name, {})[measurement.chunk] = value
+    assert complaints(full) == []
+    wrong = {name: {step: value + 1e-3 for step, value in points.items()} for name, points in full.items()}
+    for curves in ({}, wrong, {**full, "train/other": {1: 0.5}}):
+        (complaint,) = complaints(curves)
+        assert complaint.startswith("curves-sent: trial 0 ")
+
+
+@pytest.mark.parametrize(
+    ("best", "is_right"),
+    [
+        ({"trial": 0, "value": 0.9}, True),
+        ({"trial": 2, "value": 0.8}, False),
+        ({"trial": 2, "value": 0.9}, False),
+        (None, False),
+    ],
+)
+def test_a_wrong_best_trial_is_found(tmp_path, best, is_right):
+    store, study = TrialStore(tmp_path / "sweep"), make_study()
+    records = {**RECORDS, 2: make_trial(2, 0.8)}
+    store.root.mkdir()
+    store.paths.best.write_text(json.dumps({"studies": [{"name": study.name, "best": best}]}))
+    complaints = list(check_best(store, study, records))
+    assert [each.split(":")[0] for each in complaints] == ([] if is_right else ["best-follows"])
+
+
 def test_a_configuration_with_a_fault_may_not_complete_and_one_without_must_not_fail():
     sound = {"lora.r": 4, "lora.alpha_ratio": 1.0}
     broken = {"lora.r": 16, "lora.alpha_ratio": 1.0}
@@ -68,6 +103,16 @@ def test_the_table_adds_up_the_sweeps():
     assert "(`kill_worker`) | 6 |" in table
     assert "| kills | 6 |" in table
     assert "| lost trials | 0 |" in table
+
+
+def test_the_bound_for_zero_losses_is_exact():
+    assert upper_bound(0) == 1.0
+    assert (1 - upper_bound(229)) ** 229 == pytest.approx(0.05)
+    report = Report(seed=0)
+    report.add({"seed": 0, "events": {}, "exits": {}, "trials": 100, "kills": 59, "lost": 0, "problems": []})
+    assert "| trials lost or repeated: highest rate that none seen allows (95 %) | 2.95% |" in report.table(1e-4)
+    report.add({"seed": 1, "events": {}, "exits": {}, "trials": 100, "kills": 59, "lost": 1, "problems": ["lost"]})
+    assert "highest rate" not in report.table(1e-4)
 
 
 AGREES = "Sweep chaos: store, Optuna and MLflow agree on every trial.\n"

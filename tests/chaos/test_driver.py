@@ -22,8 +22,8 @@ class FakeSession:
     pid = -1
     confirmation = ConfirmationState.COMPLETE
 
-    def __init__(self, _overrides, *, outputs, log, **_more):
-        self._store, self.clock = TrialStore(outputs / SWEEP), driver_module.Clock(log.parent)
+    def __init__(self, workload, *, log, **_more):
+        self._store, self.clock = TrialStore(workload.outputs / SWEEP), driver_module.Clock(log.parent)
         self.is_alive = True
 
     def wait(self, _seconds, **_more):
@@ -83,7 +83,7 @@ def test_after_the_end_of_a_window_the_next_session_continues(play, monkeypatch)
     monkeypatch.setattr(driver_module, "_TOO_EARLY", 1.0)
     played = play([0, 0, 0], trials=1, kinds=["close_window"])
     assert (played.cuts, played.sessions) == (1, 3)
-    assert played.seen[0].state is TrialState.COMPLETE
+    assert played.seen[STUDY][0].state is TrialState.COMPLETE
 
 
 def test_a_session_outside_the_window_must_exit_with_0(play, monkeypatch):

@@ -1,0 +1,349 @@
+"""Planted bugs, one at a time: each must be caught, by name, by the suite that claims to find its kind.
+
+A fault test that cannot fail proves nothing. Each function plants one bug in the present process by replacing a part of
+the product; its docstring says what the bug is. `mutation` runs the suites with each of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sweeper.types import Failure, StudyRecord, TrialRecord, TrialState
+
+__all__ = ["MUTANTS", "MUTANT_VARIABLE", "Mutant", "plant"]
+
+MUTANT_VARIABLE = "SWEEPER_CHAOS_MUTANT"
+"""Environment variable that names the planted bug of a controller that is not forked."""
+
+
+_Plant = Callable[[], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mutant:
+    """A planted bug."""
+
+    plant: _Plant
+    suite: str
+    """The suite that must find it."""
+    rules: tuple[str, ...]
+    """The names of complaints, one of which must appear."""
+    events: tuple[str, ...] = ()
+    """For the suite ``sweep``: the events without which the bug does nothing."""
+
+    @property
+    def description(self) -> str:
+        """What the bug is."""
+        return (self.plant.__doc__ or "").strip().rstrip(".")
+
+
+MUTANTS: dict[str, Mutant] = {}
+"""All planted bugs, by name."""
+
+
+def plant(name: str) -> None:
+    """Plant a bug in this process."""
+    MUTANTS[name].plant()
+
+
+def _caught(
+    suite: str, *rules: str, events: tuple[str, ...] = ()
+) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    """Register a bug, the suite that must find it, the names of the complaints that count, and the events it needs."""
+
+    def register(function: _Plant) -> _Plant:
+        MUTANTS[function.__name__] = Mutant(plant=function, suite=suite, rules=rules, events=events)
+        return function
+
+    return register
+
+
+def _replace(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+    """Replace an attribute by what ``make`` returns for the original."""
+    setattr(owner, name, make(getattr(owner, name)))
+
+
+@_caught("power_cuts", "durable")
+def no_flush() -> None:
+    """Files are renamed into place without being flushed to the disk first."""
+    import sweeper.disk.atomic
+
+    class _Os:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(os, name)
+
+        def fsync(self, number: int) -> None:
+            """Do nothing."""
+
+    setattr(sweeper.disk.atomic, "os", _Os())  # noqa: B010 - mypy rejects the plain assignment
+
+
+@_caught("power_cuts", "durable")
+def no_folder_flush() -> None:
+    """Files are flushed, but the folder that has their names is not."""
+    import sweeper.disk.atomic
+
+    _replace(sweeper.disk.atomic, "sync_folder", lambda _original: lambda _folder: None)
+
+
+@_caught("sweep", "best-follows")
+def worst_is_best() -> None:
+    """The worst complete trial is reported as the best."""
+    import sweeper.analysis.best
+    from sweeper.figures.ranking import rank_trials
+
+    def worst(study: StudyRecord, trials: Collection[TrialRecord]) -> TrialRecord | None:
+        return next(iter(reversed(rank_trials(study, trials))), None)
+
+    for name, replacement in (("best_trial", worst), ("rank_trials", lambda *a: list(reversed(rank_trials(*a))))):
+        if hasattr(sweeper.analysis.best, name):
+            setattr(sweeper.analysis.best, name, replacement)
+
+
+@_caught("sweep", "best-follows", events=("terminate",))
+def stale_report() -> None:
+    """A report that exists is not written again."""
+    import sweeper.analysis.report
+
+    def once(write: Any) -> Any:
+        return lambda store, **more: None if store.paths.best.exists() else write(store, **more)
+
+    _replace(sweeper.analysis.report, "write_reports", once)
+
+
+@_caught("sweep", "adapter-own")
+def one_adapter_for_all() -> None:
+    """Every trial is saved with the first trial's adapter."""
+    from sweeper.control.trial_records import TrialRecords
+
+    first: dict[str, Mapping[str, bytes]] = {}
+
+    def keep(original: Any) -> Any:
+        def replaced(self: TrialRecords, trial: TrialRecord, files: Mapping[str, bytes]) -> None:
+            original(self, trial, first.setdefault("files", files))
+
+        return replaced
+
+    _replace(TrialRecords, "keep_adapter", keep)
+
+
+@_caught("sweep", "curves-sent")
+def no_curves() -> None:
+    """No curves are sent to MLflow."""
+    import sweeper.track.mlflow_view
+
+    sweeper.track.mlflow_view.points_after = lambda *_: []
+
+
+@_caught("sweep", "curves-sent", events=("terminate",))
+def curves_end_at_a_restart() -> None:
+    """A later session sends no points of a run that an earlier one began."""
+    import sweeper.track.mlflow_runs
+
+    def known(original: Any) -> Any:
+        return lambda run: dataclasses.replace(original(run), chunk=10**6)
+
+    _replace(sweeper.track.mlflow_runs._KnownRun, "of", known)
+
+
+@_caught("sweep", "other-losses", events=("kill_worker", "kill_controller", "kill_worker"))
+def moments_are_forgotten() -> None:
+    """A trial that continues from a checkpoint starts with empty moments of AdamW."""
+    from sweeper.train.lane import Lane
+
+    def admit(original: Any) -> Any:
+        def replaced(*arguments: Any, **more: Any) -> Lane:
+            lane: Lane = original(*arguments, **more)
+            lane.moment1.zero_()
+            lane.moment2.zero_()
+            return lane
+
+        return replaced
+
+    _replace(Lane, "admit", admit)
+
+
+@_caught("simulator", "no-charge-without-work")
+def charged_twice() -> None:
+    """Every chunk is charged twice."""
+    from sweeper.store.ledger import Ledger
+
+    _replace(Ledger, "charge", lambda original: lambda self, cost: original(self, cost + cost))
+
+
+@_caught("simulator", "no-work-without-charge")
+def lost_chunks_are_free() -> None:
+    """A chunk that is lost with its worker is not charged to the budget."""
+    from sweeper.control.worker_recovery import WorkerRecovery
+
+    def free(original: Any) -> Any:
+        def replaced(self: WorkerRecovery, slot: Any, failure: Failure, _elapsed_s: float, **more: Any) -> str:
+            return original(self, slot, failure, 0.0, **more)  # type: ignore[no-any-return]
+
+        return replaced
+
+    _replace(WorkerRecovery, "worker_lost", free)
+
+
+@_caught("simulator", "ends-once", "no-repeat")
+def a_finished_trial_trains_again() -> None:
+    """After a restart, the first complete trial is queued again."""
+    from sweeper.control.study_run import StudyRun
+
+    def resume(original: Any) -> Any:
+        def replaced(self: StudyRun) -> None:
+            original(self)
+            complete = [n for n, trial in self.trials.items() if trial.state is TrialState.COMPLETE]
+            for number in complete[:1]:
+                self._queue.add(number)
+
+        return replaced
+
+    _replace(StudyRun, "_resume", resume)
+
+
+@_caught("simulator", "retry-used")
+def no_second_retry() -> None:
+    """A trial that fails for the second time is given up, although retries are left."""
+    import sweeper.control.study_run
+
+    def after(original: Any) -> Any:
+        def replaced(trial: TrialRecord, failure: Failure, max_retries: int) -> TrialRecord:
+            return original(trial, failure, min(max_retries, 1))  # type: ignore[no-any-return]
+
+        return replaced
+
+    _replace(sweeper.control.study_run, "after_failure", after)
+
+
+@_caught("simulator", "retry-used", "ends-once")
+def a_retry_is_lost() -> None:
+    """A trial that is to be retried is not put back into the queue."""
+    from sweeper.control.trial_queue import TrialQueue
+
+    def add(original: Any) -> Any:
+        def replaced(self: TrialQueue, number: int, *, wait_s: float = 0.0, **more: Any) -> None:
+            if not wait_s:
+                original(self, number, wait_s=wait_s, **more)
+
+        return replaced
+
+    _replace(TrialQueue, "add", add)
+
+
+@_caught("simulator", "decision-follows")
+def best_are_pruned() -> None:
+    """Pruning compares in the wrong direction, so the best trials are stopped."""
+    import sweeper.search.study
+
+    def flipped(original: Any) -> Any:
+        return lambda settings, *, study, rungs, maximize: original(
+            settings, study=study, rungs=rungs, maximize=not maximize
+        )
+
+    _replace(sweeper.search.study, "make_pruner", flipped)
+
+
+@_caught("simulator", "decision-acted")
+def pruned_trials_go_on() -> None:
+    """The decision to stop a trial is not acted on."""
+    from sweeper.control.search_client import SearchClient
+    from sweeper.types import Decision
+
+    def decide(original: Any) -> Any:
+        return lambda self, trial: None if original(self, trial) is None else Decision.CONTINUE
+
+    _replace(SearchClient, "decide", decide)
+
+
+@_caught("simulator", "budget")
+def one_trial_too_many() -> None:
+    """A trial more than the budget allows is started."""
+    from sweeper.control.study_run import StudyRun
+
+    def to_start(original: property) -> property:
+        assert original.fget is not None
+        get = original.fget
+
+        def count(self: StudyRun) -> int:
+            self._num_trials += 1
+            try:
+                return int(get(self))
+            finally:
+                self._num_trials -= 1
+
+        return property(count)
+
+    _replace(StudyRun, "num_to_start", to_start)
+
+
+@_caught("simulator", "checkpoint-chain", "order")
+def record_before_checkpoint() -> None:
+    """The record of a chunk is written before its checkpoint, so a kill in between leaves a record without one."""
+    from sweeper.store.trials import TrialStore
+
+    def write(original: Any) -> Any:
+        def replaced(self: TrialStore, record: TrialRecord, checkpoint: bytes | None = None) -> None:
+            original(self, record)
+            if checkpoint is not None:
+                original(self, record, checkpoint)
+
+        return replaced
+
+    _replace(TrialStore, "write_trial", write)
+
+
+@_caught("simulator", "proposal-kept")
+def another_proposal_is_trained() -> None:
+    """A trial trains with another learning rate than the one that was proposed."""
+    from sweeper.types import TrialTemplate
+
+    def spec(original: Any) -> Any:
+        def replaced(self: TrialTemplate, number: int, params: Mapping[str, Any], origin: str) -> Any:
+            key = "train.learning_rate"
+            changed = {**params, key: float(params[key]) * 2} if key in params else params
+            return original(self, number, changed, origin)
+
+        return replaced
+
+    _replace(TrialTemplate, "spec", spec)
+
+
+@_caught("sweep", "one-controller", "left-work", events=("start_a_second",))
+def no_lock() -> None:
+    """A second command runs the same sweep at the same time."""
+    import contextlib
+    from collections.abc import Iterator
+
+    import sweeper.sweep.run
+
+    @contextlib.contextmanager
+    def nothing(_store: Any) -> Iterator[None]:
+        yield
+
+    setattr(sweeper.sweep.run, "hold", nothing)  # noqa: B010
+
+
+@_caught("sweep", "other-losses", "adapter-own", events=("edit_data",))
+def rows_are_read_again() -> None:
+    """A worker reads the data file again, which may have other rows by now."""
+
+
+@_caught("crash_points", "no-repair-needed", "views-agree")
+def search_is_told_before_the_store() -> None:
+    """Optuna's database and MLflow get the end of a trial before the store has it."""
+    from sweeper.control.trial_records import TrialRecords
+
+    def finish(original: Any) -> Any:
+        def replaced(self: TrialRecords, trial: TrialRecord, state: TrialState) -> TrialRecord:
+            finished = dataclasses.replace(trial, state=state, finished_at=trial.started_at, checkpoints={})
+            self._show(finished)
+            return original(self, trial, state)  # type: ignore[no-any-return]
+
+        return replaced
+
+    _replace(TrialRecords, "finish", finish)
