@@ -3,32 +3,31 @@
     python chaos/simulator.py --seed 1234             one sweep: prints what was drawn, what happened and what is wrong
     python chaos/simulator.py --seeds 10000 --jobs 2  many; writes chaos/results/simulator.json
 
-Controller, search, store and ledger are the product's; workers, clocks and the study database are doubles (`simulated`).
-A seed draws the settings of a sweep, then the faults of each session: workers that die, hang, fail or are slow, trials
-that fail, a wall clock that is set both ways, a disk that is full or broken, a database that fails, damaged checkpoints,
-signals, and kills before any change of the disk. The same command runs again and again, at last without faults, until
-the sweep is done. The same seed always gives the same history.
+Controller, search, store and ledger are the product's; workers, clocks and study database are doubles (`simulated`). A
+seed draws the settings of a sweep, then the faults of each session: workers that die, hang, fail or are slow, trials
+that fail, a wall clock that is set both ways, a disk that is full or broken, a database that fails, damaged
+checkpoints, signals, and kills before any change of the disk. The same command runs again and again, at last without
+faults, until the sweep is done. The same seed always gives the same history.
 """
 
 from __future__ import annotations
 
 import argparse
 import errno
+import hashlib
 import json
 import logging
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -44,21 +43,36 @@ import sweeper.control.controller  # noqa: E402
 import sweeper.search.study  # noqa: E402
 from chaos.history import Event, Recorder, recording  # noqa: E402
 from chaos.history_check import check  # noqa: E402
-from chaos.simulated import Databases, Disk, Faults, VirtualClock, VirtualExecutor, VirtualWorker, draw_doom  # noqa: E402
+from chaos.report import commit, upper_bound  # noqa: E402
+from chaos.simulated import (  # noqa: E402
+    Databases,
+    Disk,
+    Faults,
+    VirtualClock,
+    VirtualExecutor,
+    VirtualWorker,
+    draw_doom,
+)
 from sweeper.analysis.best import best_configurations  # noqa: E402
-from sweeper.config.settings import BudgetSettings, ConfirmSettings, ExecutorSettings, Recipe  # noqa: E402
+from sweeper.config.settings import (  # noqa: E402
+    BudgetSettings,
+    ConfirmSettings,
+    ExecutorSettings,
+    Recipe,
+    SearchSettings,
+)
 from sweeper.config.time_windows import parse_windows  # noqa: E402
 from sweeper.control.confirmation import Confirmation  # noqa: E402
 from sweeper.control.shutdown import ShutdownRequest  # noqa: E402
 from sweeper.errors import DiskError, StorageDown, WorkerError  # noqa: E402
 from sweeper.figures.recipes import FIRST_REFERENCE_NUMBER  # noqa: E402
 from sweeper.store.trials import TrialStore  # noqa: E402
-from sweeper.types import FailureKind, Phase, TrialSpec, TrialState  # noqa: E402
+from sweeper.types import FailureKind, TrialSpec  # noqa: E402
 from tests.builders import DEFAULT_PARAMS  # noqa: E402
 from tests.control.bench import Bench, Comparison, Killed, check_intact, probability_best, record  # noqa: E402
 from tests.search.toy import preset  # noqa: E402
 
-__all__ = ["Outcome", "simulate"]
+__all__ = ["Outcome", "digest", "run", "simulate"]
 
 _SEARCHES = ("random", "random", "qmc", "tpe", "grid", "cmaes")
 """Not auto: its Gaussian process takes a second for each proposal."""
@@ -66,6 +80,9 @@ _PRUNERS = ("halving", "halving", "hyperband", "median", "none")
 _WINDOW = "22:00-07:00"
 _WINDOWS = parse_windows(_WINDOW, "UTC")
 _MOST_SESSIONS = 40
+_MOST_PRINTED = 20
+_RECORDED = 10_000
+"""Results are written from so many seeds on."""
 _EXPECTED = (DiskError, StorageDown, WorkerError, KeyboardInterrupt)
 """Errors that end a session with faults. The user runs the same command again."""
 
@@ -99,6 +116,19 @@ def simulate(seed: int, folder: Path) -> Outcome:
             sweep.outcome.complaints.append(f"crash: {traceback.format_exc()}")
     sweep.judge()
     return sweep.outcome
+
+
+def run(seeds: Iterable[int]) -> list[str]:
+    """Simulate a sweep for each seed, in this process; return the complaints.
+
+    Args:
+        seeds: The seeds.
+    """
+    logging.disable(logging.CRITICAL)
+    try:
+        return [complaint for seed in seeds for complaint in _one(seed).complaints]
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 class _Bench(Bench):
@@ -291,7 +321,7 @@ class _Sweep:
         name = draw.choice(_SEARCHES)
         if name == "cmaes":
             changes.pop("cost", None)
-        search = preset(name, **changes)
+        search = replace(_preset(name), **changes)
         num_studies = draw.choice((1, 1, 1, 2, 3))
         hours = draw.choice((0.0, 0.0, 0.0, draw.uniform(0.002, 0.05)))
         references = {FIRST_REFERENCE_NUMBER: Recipe(name="peft_default", params=DEFAULT_PARAMS)}
@@ -343,6 +373,12 @@ class _Sweep:
         return found | {"confirms": bench.confirmation is not None, "doomed": self._doom_share}
 
 
+def _one(seed: int) -> Outcome:
+    memory = Path("/dev/shm")  # noqa: S108  no file of it is trusted
+    with tempfile.TemporaryDirectory(prefix="sweeper-", dir=memory if memory.is_dir() else None) as folder:
+        return simulate(seed, Path(folder) / "sweep")
+
+
 def main() -> None:
     """Simulate one seed and print it, or many and record them; exit with code 1 if there was any complaint."""
     asked = _parse()
@@ -366,12 +402,6 @@ def main() -> None:
     sys.exit(bool(bad))
 
 
-def _one(seed: int) -> Outcome:
-    memory = Path("/dev/shm")  # noqa: S108  no file of it is trusted
-    with tempfile.TemporaryDirectory(prefix="sweeper-", dir=memory if memory.is_dir() else None) as folder:
-        return simulate(seed, Path(folder) / "sweep")
-
-
 def _row(seed: int) -> dict[str, Any]:
     """Return the counts of a seed, which a process can send."""
     logging.disable(logging.CRITICAL)
@@ -391,7 +421,7 @@ def _summary(rows: Sequence[dict[str, Any]], seconds: float) -> dict[str, Any]:
     trials = sum(row["trials"] for row in rows)
     bad = [row["seed"] for row in rows if row["complaints"]]
     found = {
-        "commit": commit(ROOT),
+        "commit": commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seeds": len(rows),
         "first_seed": rows[0]["seed"],
@@ -407,3 +437,36 @@ def _summary(rows: Sequence[dict[str, Any]], seconds: float) -> dict[str, Any]:
         found["upper_bound_95_of_the_share_of_seeds"] = upper_bound(len(rows))
         found["upper_bound_95_of_the_share_of_trials"] = upper_bound(trials)
     return found
+
+
+def _described(outcome: Outcome) -> str:
+    """Return what happened with one seed, to print."""
+    settings = ", ".join(f"{name}={value}" for name, value in outcome.settings.items())
+    sessions = [f"session {number}: {ended}" for number, ended in enumerate(outcome.sessions)]
+    kinds = Counter(event["kind"] for event in outcome.events)
+    history = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
+    lines = [f"seed {outcome.seed}: {settings}", *sessions, f"history: {history}; digest {digest(outcome.events)}"]
+    return "\n".join([*lines, *outcome.complaints, f"{len(outcome.complaints)} complaints"]) + "\n"
+
+
+def digest(events: Sequence[Event]) -> str:
+    """Return a number for a history: equal seeds give equal ones."""
+    return hashlib.sha256(json.dumps(events, default=str).encode()).hexdigest()[:16]
+
+
+@cache
+def _preset(name: str) -> SearchSettings:
+    return preset(name)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Simulate small sweeps with faults, and judge their histories.")
+    parser.add_argument("--seed", type=int, help="simulate and print only this seed")
+    parser.add_argument("--seeds", type=int, default=1000, help="how many seeds; from 10,000 on they are recorded")
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--jobs", type=int, default=2, help="processes")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

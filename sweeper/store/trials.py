@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sweeper.disk.atomic import checksum, new_folder, remove_folder, write_atomic
+from sweeper.disk.space import translate_errors
 from sweeper.errors import StoreError
 from sweeper.figures.confirmation import ConfirmationRecord
 from sweeper.store.outcomes import RowOutcomes
@@ -201,7 +202,8 @@ class TrialStore:
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
-                path.unlink()
+                with translate_errors(path):
+                    path.unlink()
         self._drop_checkpoints(record)
         self._drop_outcomes(record)
 
@@ -237,13 +239,15 @@ class TrialStore:
         useful = self.useful_checkpoints(record)
         for path in self.paths.trial(record.spec.study, record.spec.number).checkpoints():
             if path not in useful:
-                path.unlink(missing_ok=True)
+                with translate_errors(path):
+                    path.unlink(missing_ok=True)
 
     def _drop_outcomes(self, record: TrialRecord) -> None:
         useful = self.useful_outcomes(record)
         for path in self.paths.trial(record.spec.study, record.spec.number).all_outcomes():
             if path not in useful:
-                path.unlink(missing_ok=True)
+                with translate_errors(path):
+                    path.unlink(missing_ok=True)
 
 
 def _read_outcomes(path: Path) -> RowOutcomes | None:

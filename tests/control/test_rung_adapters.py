@@ -61,7 +61,7 @@ def check_adapters(bench):
     keep = adapters_to_keep(STUDY, trials.values(), bench.keep_adapters)
     for number, trial in trials.items():
         chunk = rung_adapter_to_keep(STUDY, trial, keeps_adapter=number in keep)
-        expected = {} if chunk is None else {chunk: f"weights after chunk {chunk}"}
+        expected = {} if chunk is None else {chunk: f"weights of trial {number} after chunk {chunk}"}
         assert rung_adapters(bench, number) == expected
 
 
@@ -70,8 +70,11 @@ def test_a_complete_trial_keeps_the_adapter_of_a_better_rung(bench):
     check_intact(bench)
     for number in bench.trials():
         chunk = BEST[shape_of(number)]
-        assert rung_adapters(bench, number) == ({} if chunk == 4 else {chunk: f"weights after chunk {chunk}"})
-        assert (bench.store.adapter_dir("toy", number) / "adapter_model.safetensors").read_text() == "weights"
+        assert rung_adapters(bench, number) == (
+            {} if chunk == 4 else {chunk: f"weights of trial {number} after chunk {chunk}"}
+        )
+        adapter = bench.store.adapter_dir("toy", number) / "adapter_model.safetensors"
+        assert adapter.read_text() == f"weights of trial {number}"
 
 
 def test_the_objective_is_the_last_rung(bench):
@@ -123,7 +126,8 @@ def test_a_kill_after_any_write_leaves_an_adapter_for_the_best_rung_of_every_rec
     for trial_number, trial in bench.trials().items():
         rung = best_rung(STUDY, trial)
         if rung is not None and trial.state is TrialState.RUNNING:
-            assert rung_adapters(bench, trial_number)[rung.chunk] == f"weights after chunk {rung.chunk}"
+            found = rung_adapters(bench, trial_number)[rung.chunk]
+            assert found == f"weights of trial {trial_number} after chunk {rung.chunk}"
     bench.run()
     check_intact(bench)
     check_adapters(bench)
