@@ -23,9 +23,10 @@ import optuna
 from sweeper.errors import StorageDown, WorkerLost
 from sweeper.execute.base import AdaptersScored, Reply, Request, WorkerFailed, WorkerHandle, WorkerReady
 from sweeper.execute.inline import InlineExecutor
-from sweeper.types import ChunkReport, Cost, Failure, FailureKind, TrialSpec
+from sweeper.types import ChunkReport, Cost, Failure, FailureKind, Measurement, TrialSpec
 from tests.control.bench import RUNGS, Killed, Timer
 from tests.doubles import FakeWorker
+from tests.search.toy import METRIC
 
 __all__ = ["Database", "Databases", "Disk", "Faults", "VirtualClock", "VirtualExecutor", "VirtualWorker"]
 
@@ -273,6 +274,7 @@ class VirtualWorker(FakeWorker):
         draw: Decides what happens.
         faults: What may happen in this session.
         doomed: Returns why a configuration always fails, and from which chunk on; None if it does not.
+        score: Returns the score of a configuration after a chunk; always the same one.
         events: See `FakeWorker`.
     """
 
@@ -283,10 +285,11 @@ class VirtualWorker(FakeWorker):
         draw: Random,
         faults: Faults,
         doomed: Callable[[TrialSpec], tuple[FailureKind, int] | None],
+        score: Callable[[TrialSpec, int], float],
         events: Any,
     ) -> None:
         super().__init__(rungs=RUNGS, num_chunks=RUNGS[-1], index=index, events=events, fails=self._failure)
-        self._draw, self._faults, self._doomed = draw, faults, doomed
+        self._draw, self._faults, self._doomed, self._score_of = draw, faults, doomed, score
         self.elapsed_s = 0.0
         """How long the request that it is about to answer took."""
 
@@ -307,6 +310,11 @@ class VirtualWorker(FakeWorker):
             share = Cost(rows=10, tokens=100, device_s=self.elapsed_s / max(1, len(reply.costs)))
             return dataclasses.replace(reply, costs=dict.fromkeys(reply.costs, share), elapsed_s=self.elapsed_s)
         return dataclasses.replace(reply, elapsed_s=self.elapsed_s) if isinstance(reply, AdaptersScored) else reply
+
+    def _measured(self, spec: TrialSpec, chunk: int) -> Measurement:
+        measured = super()._measured(spec, chunk)
+        scores = {METRIC: self._score_of(spec, chunk)} if measured.is_rung else {}
+        return dataclasses.replace(measured, metrics={**measured.metrics, **scores})
 
     def _may_die(self) -> None:
         if self._draw.random() < self._faults.lost:

@@ -70,15 +70,16 @@ from sweeper.store.trials import TrialStore  # noqa: E402
 from sweeper.types import FailureKind, TrialSpec  # noqa: E402
 from tests.builders import DEFAULT_PARAMS  # noqa: E402
 from tests.control.bench import Bench, Comparison, Killed, check_intact, probability_best, record  # noqa: E402
+from tests.doubles import accuracy  # noqa: E402
 from tests.search.toy import preset  # noqa: E402
 
 __all__ = ["Outcome", "digest", "run", "simulate"]
 
 _SEARCHES = ("random", "random", "qmc", "tpe", "grid", "cmaes")
 """Not auto: its Gaussian process takes a second for each proposal."""
-_PRUNERS = ("halving", "halving", "hyperband", "median", "none")
-_WINDOW = "22:00-07:00"
-_WINDOWS = parse_windows(_WINDOW, "UTC")
+_PRUNERS = ("halving", "hyperband", "median", "none")
+_WINDOWS = ("", "", "22:00-22:01", "22:00-22:02")
+"""A sweep takes a few minutes of virtual time."""
 _MOST_SESSIONS = 40
 _MOST_PRINTED = 20
 _RECORDED = 10_000
@@ -144,7 +145,14 @@ class _Bench(Bench):
 
     def _make_worker(self, index: int) -> VirtualWorker:
         sweep = self.sweep
-        return VirtualWorker(index, draw=sweep.draw, faults=sweep.faults, doomed=sweep.doom, events=self.events)
+        return VirtualWorker(
+            index,
+            draw=sweep.draw,
+            faults=sweep.faults,
+            doomed=sweep.doom,
+            score=sweep.score,
+            events=self.events,
+        )
 
     def in_optuna(self, study: str = "toy") -> list[optuna.trial.FrozenTrial]:
         trials = self.sweep.databases.of[f"sweep/{study}"].trials
@@ -222,6 +230,11 @@ class _Sweep:
         """Return why a configuration always fails, if it does."""
         return draw_doom(Random(f"{self._seed}/{sorted(spec.params.items())}"), self._doom_share)  # noqa: S311
 
+    def score(self, spec: TrialSpec, chunk: int) -> float:
+        """Return the score of a configuration, with much noise, so that good ones are pruned too."""
+        noise = Random(f"{self._seed}/{sorted(spec.params.items())}/{spec.seed}/{chunk}").gauss(0.0, 0.2)  # noqa: S311
+        return min(1.0, max(0.0, accuracy(spec.params, chunk) + noise))
+
     def judge(self) -> None:
         """Check the history and what is left on the disk."""
         outcome, bench = self.outcome, self.bench
@@ -258,7 +271,7 @@ class _Sweep:
         else:
             assert bench.controller is not None
             reason = bench.controller.stop_reason or ""
-            is_done = not bench.shutdown and (not reason or "device_hours" in reason)
+            is_done = not bench.shutdown and not bench.controller.forecast.is_paused
             ended = bench.shutdown.reason or reason or ended
         self.disk.begin(Faults())  # what follows is not the controller's
         self.outcome.faults.update(faults.counts)
@@ -268,9 +281,10 @@ class _Sweep:
     def _open_window(self) -> None:
         """Let time pass until the next session; sometimes it starts while the window is closed."""
         self.bench.timer.advance(self.draw.uniform(1.0, 3600.0))
-        opening = _WINDOWS.next_opening(self._clock()) if self.bench.budget.window else None
-        if opening is not None and not _WINDOWS.is_open(self._clock()) and self.draw.random() < 0.8:
-            self._clock.set(opening + timedelta(seconds=self.draw.uniform(0.0, 60.0)))
+        windows = parse_windows(self.bench.budget.window, "UTC")
+        opening = windows.next_opening(self._clock())
+        if opening is not None and self.draw.random() < 0.8:
+            self._clock.set(opening + timedelta(seconds=self.draw.uniform(0.0, 30.0)))
 
     def _damage(self) -> None:
         """Sometimes damage or remove a checkpoint, as a broken disk does."""
@@ -292,7 +306,7 @@ class _Sweep:
 
     def _draw_faults(self) -> Faults:
         draw = self.draw
-        share = draw.choice((0.0, 0.02, 0.1))
+        share = draw.choice((0.02, 0.05, 0.1, 0.2))
         faults = Faults(
             lost=draw.choice((0.0, share)),
             hung=draw.choice((0.0, 0.0, share / 2)),
@@ -327,7 +341,7 @@ class _Sweep:
         references = {FIRST_REFERENCE_NUMBER: Recipe(name="peft_default", params=DEFAULT_PARAMS)}
         return _Bench(
             self._folder,
-            num_trials=draw.randint(3, 10) if num_studies == 1 else draw.randint(2, 5),
+            num_trials=draw.randint(3, 12) if num_studies == 1 else draw.randint(2, 5),
             lanes=draw.randint(1, 4),
             in_flight=draw.choice((0, 0, 1, 3)),
             recipe_lanes=draw.choice((0, 0, 2)),
@@ -337,7 +351,7 @@ class _Sweep:
             search=search,
             references=references if draw.random() < 0.3 else {},
             confirmation=self._make_confirmation() if draw.random() < 0.4 else None,
-            budget=BudgetSettings(device_hours=hours, window=draw.choice(("", "", _WINDOW)), time_zone="UTC"),
+            budget=BudgetSettings(device_hours=hours, window=draw.choice(_WINDOWS), time_zone="UTC"),
             num_workers=draw.randint(1, 4),
             executor=ExecutorSettings(
                 retry_s=draw.choice((0.0, 5.0)),
