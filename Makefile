@@ -23,7 +23,7 @@ TORCH_INDEX ?= $(shell [ "$$(uname -sm)" = "Linux x86_64" ] && ! command -v nvid
                  && echo https://download.pytorch.org/whl/cpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep confirm overnight schedule unschedule status report ui fresh-clone bench bench-short bench-long bench-growth bench-controller calibration chaos chaos-short test test-slow test-browser test-all wheel-check lint format types ci constraints dist clean distclean
+.PHONY: help setup sweep confirm overnight schedule unschedule status report ui fresh-clone bench bench-short bench-long bench-growth bench-controller calibration chaos chaos-short simulate test test-slow test-browser test-all wheel-check lint format types ci constraints dist clean distclean
 .DELETE_ON_ERROR:
 
 help:  ## List all targets
@@ -81,6 +81,9 @@ chaos: $(VENV)/.installed  ## Kill sweeps 210 times at seeded moments and count 
 
 chaos-short: $(VENV)/.installed  ## Do the same with one small sweep and one event of each kind, under two minutes
 	@$(BIN)/python chaos/run.py --short $(ARGS)
+
+simulate: $(VENV)/.installed  ## Simulate 10,000 small sweeps with faults and judge their histories, about six minutes; ARGS='--seed 7'
+	@$(BIN)/python chaos/simulator.py --seeds 10000 $(ARGS)
 
 test: $(VENV)/.installed-dev  ## Run the quick tests: offline, on the CPU, two to three minutes on two cores; ARGS='-k search' picks some
 	@$(PYTEST) -m "not slow and not network and not browser" $(ARGS)
