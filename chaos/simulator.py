@@ -270,9 +270,9 @@ class _Sweep:
                 raise
         else:
             assert bench.controller is not None
-            reason = bench.controller.stop_reason or ""
-            is_done = not bench.shutdown and not bench.controller.forecast.is_paused
-            ended = bench.shutdown.reason or reason or ended
+            unopened = [run.record.name for run in bench.runs if run.cannot_open]
+            is_done = not (bench.shutdown or bench.controller.forecast.is_paused or unopened)
+            ended = bench.shutdown.reason or bench.controller.stop_reason or ended
         self.disk.begin(Faults())  # what follows is not the controller's
         self.outcome.faults.update(faults.counts)
         self.outcome.sessions.append(f"{ended}; faults: {faults.counts}")
