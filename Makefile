@@ -7,12 +7,13 @@ ARGS   ?=
 JOB    ?= overnight
 
 BIN := $(VENV)/bin
-# antlr4 is published as source only. Building anything else from source would mean that a wheel is missing; this way, pip
-# reports that at once. Compiling 20,000 modules that are never imported would take longer than the download, so only the
-# imported ones are compiled at the end, even where Python is told not to write compiled files (as in many containers):
-# otherwise every process of every sweep would compile them again, which takes six seconds.
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
-       --only-binary :all: --no-binary antlr4-python3-runtime --constraint constraints.txt
+# Every file is checked against the SHA-256 in locks/ (locks/write.py), except PyTorch's CPU build, of which only the version
+# is pinned: it comes from PyTorch's own index. antlr4 is published as source only. Building anything else from source would
+# mean that a wheel is missing; this way, pip reports that at once. Compiling 20,000 modules that are never imported would
+# take longer than the download, so only the imported ones are compiled at the end, even where Python is told not to write
+# compiled files (as in many containers): otherwise every process of every sweep would compile them again, which takes six seconds.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --only-binary :all:
+LOCKED := $(PIP) --no-binary antlr4-python3-runtime --no-build-isolation --use-pep517 --no-deps --require-hashes --requirement
 COMPILE := PYTHONDONTWRITEBYTECODE= $(BIN)/python -P -c 'import sweeper.sweep.run, sweeper.train.worker, sweeper.track.mlflow, sweeper.analysis.report'
 # The package to install: this checkout. tests/installed_wheel.py sets a wheel instead.
 PACKAGE ?= --editable .
@@ -21,9 +22,10 @@ PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist
 # Without an NVIDIA driver, PyTorch's CPU build saves gigabytes. An empty TORCH_INDEX= takes the build of the package index.
 TORCH_INDEX ?= $(shell [ "$$(uname -sm)" = "Linux x86_64" ] && ! command -v nvidia-smi >/dev/null 2>&1 \
                  && echo https://download.pytorch.org/whl/cpu)
+IMAGE ?= sweeper:latest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep confirm overnight schedule unschedule status report ui fresh-clone bench bench-short bench-long bench-growth bench-controller calibration chaos chaos-short simulate test test-slow test-browser test-all wheel-check lint format types ci constraints dist clean distclean
+.PHONY: help setup sweep confirm overnight schedule unschedule status report ui fresh-clone bench bench-short bench-long bench-growth bench-controller calibration chaos chaos-short simulate test test-slow test-browser test-all wheel-check lint format types ci constraints audit image dist clean distclean
 .DELETE_ON_ERROR:
 
 help:  ## List all targets
@@ -117,13 +119,21 @@ types: $(VENV)/.installed-dev  ## Check types
 ci:  ## Run everything that a change must pass, about 20 minutes on two cores
 	@.ci/run
 
-constraints: pyproject.toml  ## Pin the newest versions that pyproject.toml allows, resolved from scratch
+constraints: pyproject.toml  ## Pin the newest versions that pyproject.toml allows, and the hashes of their files
 	@rm -rf .venv-constraints
 	@$(PYTHON) -m venv .venv-constraints
 	@.venv-constraints/bin/python -m pip install --quiet --no-compile --editable '.[dev,browser,bench]'
 	@{ grep '^#' constraints.txt; .venv-constraints/bin/python -m pip freeze --exclude-editable | sed -E 's/\+(cpu|cu[0-9]+)$$//'; } > constraints.new
 	@mv constraints.new constraints.txt
+	@.venv-constraints/bin/python -m pip install --quiet uv
+	@.venv-constraints/bin/python locks/write.py
 	@rm -rf .venv-constraints
+
+audit:  ## Look for known vulnerabilities of the pinned packages; skipped where no database can be reached
+	@$(PYTHON) locks/audit.py --skip-offline
+
+image: jobs/base-image.txt  ## Build the container image on the base image whose digest jobs/base-image.txt has; IMAGE=name:tag
+	@docker build --build-arg BASE_IMAGE="$$(cat jobs/base-image.txt)" --file jobs/Dockerfile --tag $(IMAGE) .
 
 dist: $(VENV)/.installed-dev  ## Build wheel and sdist into dist/
 	@$(BIN)/python -m hatchling build --directory dist
@@ -136,29 +146,37 @@ distclean: clean  ## Remove caches and the environment; keeps outputs and downlo
 	@rm -rf $(VENV)
 
 # The stamps are written last, so an interrupted setup is resumed.
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt $(wildcard locks/*.txt)
 	@$(PYTHON) -c 'import sys; v = sys.version_info; ok = (3, 11) <= v < (3, 14); ok or sys.exit(f"Python 3.11, 3.12 or 3.13 is required, but {sys.executable} is {v[0]}.{v[1]}. Choose another interpreter: make PYTHON=python3.12")'
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv module is missing. On Debian or Ubuntu, install it: sudo apt install python3-venv" >&2; exit 1; }
 	@echo "Setting up $(VENV). This happens once and takes a minute or two."
 	@$(PYTHON) -m venv $(VENV)
-	@if [ -n "$(TORCH_INDEX)" ]; then \
-	  $(PIP) --no-deps --retries 1 --timeout 20 --index-url $(TORCH_INDEX) torch 2>/dev/null \
-	  || echo "$(TORCH_INDEX) cannot be reached; taking PyTorch from the package index."; fi
-	@$(PIP) $(PACKAGE)
+	@$(LOCKED) locks/build.txt
+	@$(LOCKED) locks/base.txt
+	@if [ -z "$(TORCH_INDEX)" ]; then $(LOCKED) locks/torch.txt; else \
+	  $(PIP) --constraint constraints.txt --no-deps --retries 1 --timeout 20 --index-url $(TORCH_INDEX) torch 2>/dev/null \
+	  || { echo "$(TORCH_INDEX) cannot be reached; taking PyTorch from the package index."; \
+	       $(PIP) --constraint constraints.txt torch; }; fi
+	@$(PIP) --no-deps --no-build-isolation $(PACKAGE)
 	@$(COMPILE)
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "Installing the tools for tests, lint and types."
-	@$(PIP) --editable '.[dev]'
+	@$(LOCKED) locks/dev.txt
 	@touch $@
 
 $(VENV)/.installed-browser: $(VENV)/.installed-dev
 	@echo "Installing what the tests of report.html need: Playwright and axe."
-	@$(PIP) --editable '.[browser]'
+	@$(LOCKED) locks/browser.txt
 	@touch $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed
 	@echo "Installing what the benchmarks need: Ray, accelerate, matplotlib."
-	@$(PIP) --editable '.[bench]'
+	@$(LOCKED) locks/bench.txt
 	@touch $@
+
+# The digest of the base image is learnt once. Delete the file to take a newer image.
+jobs/base-image.txt:
+	@docker pull --quiet python:3.13-slim
+	@docker image inspect --format '{{index .RepoDigests 0}}' python:3.13-slim > $@

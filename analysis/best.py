@@ -34,6 +34,7 @@ from sweeper.figures.ranking import best_trial, finite_value, rank_trials
 from sweeper.figures.recipes import default_trial, recipe_name, recorded_default_recipe
 from sweeper.figures.rungs import best_rung, rung_epoch, rung_optimism
 from sweeper.figures.study_time import study_wall_s
+from sweeper.store.damage import intact_adapter, is_adapter_intact
 from sweeper.store.serialization import SCHEMA_VERSION
 from sweeper.store.sessions import SessionLog, SessionRecord
 from sweeper.store.trials import TrialStore
@@ -73,7 +74,7 @@ def trial_summary(store: TrialStore, study: StudyRecord, record: TrialRecord) ->
     """
     value = finite_value(study, record)
     metrics = record.last_rung.metrics if record.last_rung else {}
-    adapter = store.adapter_dir(study.name, record.spec.number)
+    adapter = intact_adapter(store, study.name, record.spec.number)
     return {
         "trial": record.spec.number,
         "state": record.state.value,
@@ -88,7 +89,7 @@ def trial_summary(store: TrialStore, study: StudyRecord, record: TrialRecord) ->
         "num_parameters": record.num_parameters,
         "rows": record.cost.rows,
         "device_s": round(record.cost.device_s, 3),
-        "adapter": str(adapter) if adapter.is_dir() else None,
+        "adapter": str(adapter) if adapter else None,
         "best_rung": _best_rung(store, study, record),
     }
 
@@ -106,7 +107,7 @@ def _best_rung(store: TrialStore, study: StudyRecord, record: TrialRecord) -> di
         "chunk": rung.chunk,
         "epoch": rung_epoch(study, rung),
         "value": rung.metrics[study.metric],
-        "adapter": str(adapter) if adapter.is_dir() else None,
+        "adapter": str(adapter) if is_adapter_intact(adapter) else None,
     }
 
 

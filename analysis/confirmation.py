@@ -18,6 +18,7 @@ from sweeper.figures.ranking import finite_value
 from sweeper.statistics.comparison import compare_with_baseline
 from sweeper.statistics.results import CandidateResult, Difference, Interval, Verdict
 from sweeper.statistics.scores import expected_on_other_rows
+from sweeper.store.damage import intact_adapter
 from sweeper.store.trials import TrialStore
 from sweeper.types import Phase, StudyRecord, TrialRecord, TrialState
 
@@ -98,14 +99,14 @@ def _candidate(findings: Findings, candidate: Candidate) -> dict[str, Any]:
 
 
 def _seed(findings: Findings, trial: TrialRecord) -> dict[str, Any]:
-    adapter = findings.store.adapter_dir(findings.study.name, trial.spec.number)
+    adapter = intact_adapter(findings.store, findings.study.name, trial.spec.number)
     metrics = trial.last_rung.metrics if trial.last_rung else {}
     return {
         "trial": trial.spec.number,
         "seed": trial.spec.seed,
         "value": finite_value(findings.study, trial),
         "metrics": {name: value for name, value in metrics.items() if name.startswith(PREFIX)},
-        "adapter": str(adapter) if adapter.is_dir() else None,
+        "adapter": str(adapter) if adapter else None,
     }
 
 

@@ -26,6 +26,7 @@ from sweeper.analysis.sweep_section import sweep_section
 from sweeper.analysis.texts import duration, flatten
 from sweeper.figures.baselines import baseline_descriptions
 from sweeper.figures.text import plural
+from sweeper.store.damage import adapter_warnings
 from sweeper.store.health import read_health
 from sweeper.store.trials import TrialStore
 
@@ -67,7 +68,7 @@ def render_html(store: TrialStore, best: Mapping[str, Any]) -> str:
         across=sweep_section(best),
         num_unfinished=sum(study["trials"].get("running", 0) for study in studies),
         baseline_descriptions=baseline_descriptions(names),
-        problems=read_health(store.root).lines(),
+        problems=[*read_health(store.root).lines(), *adapter_warnings(store)],
         sessions=session_rows(store, sweep.get("settings") or {}),
         provenance=flatten(sweep.get("provenance") or {}),
         verdicts=_VERDICTS,

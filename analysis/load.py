@@ -17,6 +17,7 @@ from sweeper.analysis.best import best_configurations
 from sweeper.analysis.frames import measurement_frame, outcome_frame, trial_frame, verdict_frame
 from sweeper.errors import SweeperError, did_you_mean
 from sweeper.figures.confirmation import recommended_seed
+from sweeper.store.damage import intact_adapter
 from sweeper.store.paths import OutputsPaths
 from sweeper.store.trials import TrialStore
 
@@ -110,19 +111,22 @@ class Sweep(Mapping[str, Any]):
         """
         content = self.study(study)
         number = _recommended_trial(content)
-        folder = None if number is None else self._store.adapter_dir(content["name"], number)
-        if folder is None or not folder.is_dir():
-            problem = "no trial is complete yet" if number is None else f"the adapter of trial {number} is not on disk"
-            remedy = "Run the sweep to its end; store.keep_adapters is the number of adapters that it keeps."
+        folder = None if number is None else intact_adapter(self._store, content["name"], number)
+        if folder is None:
+            problem = "no trial is complete yet"
+            remedy = "Run the sweep to its end."
+            if number is not None:
+                problem = f"the adapter of trial {number} is missing or damaged"
+                remedy = f"Run sweeper reconcile {self._store.root.name}; if there is no copy, add --retrain."
             raise SweeperError(f"study {content['name']} has no recommended adapter: {problem}. {remedy}")
         return folder
 
     @cached_property
     def _best(self) -> Mapping[str, Any]:
-        """Content of best.json, which each session writes at its end; computed before the first has ended."""
+        """Content of best.json, which each session writes at its end; computed if that cannot be read."""
         try:
             best: Mapping[str, Any] = json.loads(self._store.paths.best.read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):  # there is none yet, or it is torn
             return best_configurations(self._store)
         return best
 

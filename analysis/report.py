@@ -30,9 +30,11 @@ from sweeper.figures.hyperparameters import number_text, params_text
 from sweeper.figures.pareto import COST_LABELS, rung_costs
 from sweeper.figures.ranking import best_trial, rank_trials
 from sweeper.figures.rungs import best_rung_text
-from sweeper.figures.text import plural
+from sweeper.figures.text import markdown_code, markdown_text, plural
 from sweeper.figures.training_rows import capped_rows
+from sweeper.store.damage import adapter_warnings
 from sweeper.store.health import read_health
+from sweeper.store.lock import hold_report
 from sweeper.store.trials import TrialStore
 from sweeper.types import TrialState
 
@@ -42,7 +44,7 @@ _TOP = 5
 
 
 def write_reports(store: TrialStore, *, space: SearchSpace | None = None) -> dict[str, Path]:
-    """Write the four files of a sweep, each atomically.
+    """Write the four files of a sweep, each atomically, one process at a time.
 
     Args:
         store: The sweep, finished or not.
@@ -51,15 +53,16 @@ def write_reports(store: TrialStore, *, space: SearchSpace | None = None) -> dic
     Returns:
         The paths by file name.
     """
-    best = best_configurations(store, space=space)
-    texts = {
-        store.paths.report: render_report(store, best),
-        store.paths.report_html: render_html(store, best),
-        store.paths.best: json.dumps(best, indent=1, allow_nan=False, ensure_ascii=False) + "\n",
-        store.paths.trials_csv: trial_frame(store).to_csv(index=False, lineterminator="\n"),
-    }
-    for path, text in texts.items():
-        write_atomic(path, text.encode())
+    with hold_report(store):
+        best = best_configurations(store, space=space)
+        texts = {
+            store.paths.report: render_report(store, best),
+            store.paths.report_html: render_html(store, best),
+            store.paths.best: json.dumps(best, indent=1, allow_nan=False, ensure_ascii=False) + "\n",
+            store.paths.trials_csv: trial_frame(store).to_csv(index=False, lineterminator="\n"),
+        }
+        for path, text in texts.items():
+            write_atomic(path, text.encode())
     return {path.name: path for path in texts}
 
 
@@ -76,7 +79,7 @@ def render_report(store: TrialStore, best: Mapping[str, Any]) -> str:
     names = {name for study in best["studies"] for name in study["baselines"]}
     provenance = flatten(sweep.get("provenance") or {})
     sessions = session_rows(store, sweep.get("settings") or {})
-    health = read_health(store.root).lines()
+    health = [*read_health(store.root).lines(), *adapter_warnings(store)]
     return template.render(
         best,
         extras=extras,
@@ -100,7 +103,8 @@ def _environment() -> Environment:
     filters = {
         "score": _score,
         "signed": "{:+.4f}".format,
-        "cell": _cell,
+        "inline": markdown_text,
+        "code": markdown_code,
         "configuration": partial(params_text, separator=", "),
         "duration": duration,
         "number": number_text,
@@ -150,11 +154,6 @@ def _score(value: float | None, error: float | None = None) -> str:
     if value is None:
         return "-"
     return f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"
-
-
-def _cell(text: object) -> str:
-    """Escape text for a cell of a Markdown table."""
-    return " ".join(str(text).split()).replace("|", "\\|")
 
 
 def _differences(values: Mapping[str, Sequence[ParamValue]]) -> str:

@@ -171,6 +171,10 @@ class Replay:
                 scores.add(number, chunk, value, costs)
         if record["state"] != "running":
             scores.end(number, record["state"])
+        if record["state"] == "pruned":
+            scores.decided[number, record["chunks"]] = "stop"
+        elif record["decided"]:
+            scores.decided[number, record["decided"]] = "continue"
 
     def _ask(self, event: Event) -> None:
         if event["phase"] == "done":

@@ -9,14 +9,19 @@ Writes chaos/results/mutants.md and mutants.json, unless some bugs are left out.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
 import signal
 import sys
+import tempfile
+import time
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,12 +29,17 @@ sys.path.insert(0, str(ROOT))  # run as a script, from any folder
 
 from chaos.driver import Plan  # noqa: E402  after the path is set
 from chaos.fork_server import ForkServer  # noqa: E402
-from chaos.mutants import MUTANTS  # noqa: E402
+from chaos.mutants import MUTANTS, plant  # noqa: E402
 from chaos.one_sweep import disturb  # noqa: E402
+from chaos.report import commit  # noqa: E402
 from chaos.undisturbed import Undisturbed  # noqa: E402
 from chaos.workload import Workload  # noqa: E402
 
 _TRIALS = 8
+_SEEDS, _SHORT_SEEDS = 400, 120
+"""Seeds of the simulator per bug."""
+_EVENTS = ("kill_controller", "terminate", "edit_data", "start_a_second")
+"""Events of the sweep without a bug."""
 _TIMEOUT_S = 300.0
 
 
@@ -43,8 +53,23 @@ class Result:
     seconds: float
 
     @property
+    def is_good(self) -> bool:
+        """Whether the bug was caught by name, or, without a bug, nothing was complained about."""
+        return bool(self.caught_by) if self.name else not self.complaints
+
+    @property
+    def line(self) -> str:
+        """The result as one line, with the complaints that should not be there."""
+        shown = f"caught by {self.caught_by}" if self.caught_by else f"{len(self.complaints)} complaints"
+        verdict = "ok" if self.is_good else "WRONG"
+        others = [] if self.is_good else [f"    {complaint}" for complaint in self.complaints[:5]]
+        return "\n".join([f"{verdict:5} {self.suite}, {self.name or 'no bug'}: {shown}, {self.seconds:.0f} s", *others])
+
+    @property
     def caught_by(self) -> str:
         """The name of the complaint that counts; empty if the bug was not caught, or only by another complaint."""
+        if not self.name:
+            return ""
         names = [complaint.split(":")[0] for complaint in self.complaints]
         return next((rule for rule in MUTANTS[self.name].rules if rule in names), "")
 
@@ -73,8 +98,10 @@ class SweepSuite:
         problems: list[str] = row["problems"]
         return problems
 
-    def close(self) -> None:
-        """Stop the fork server."""
+    def __enter__(self) -> SweepSuite:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._fork_server.close()
 
 
@@ -101,3 +128,81 @@ def in_a_fork(work: Callable[[], list[str]]) -> list[str]:
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     found: list[str] = json.loads(content) if content else [f"the suite ended with {code}"]
     return found
+
+
+def _all_complaints(asked: argparse.Namespace, names: Sequence[str]) -> Iterator[Result]:
+    """Yield what each suite says of each bug; first the suites in forks, since one with threads cannot fork safely."""
+    from chaos import crash_points, power_loss, simulator
+
+    forked: dict[str, Callable[[], list[str]]] = {
+        "simulator": lambda: simulator.run(range(_SHORT_SEEDS if asked.short else _SEEDS)),
+        "crash_points": lambda: crash_points.run(is_short=True),
+        "power_cuts": lambda: power_loss.run(is_short=True),
+    }
+    for suite, work in forked.items():
+        for name in ("", *(name for name in names if MUTANTS[name].suite == suite)):
+            yield _timed(name, suite, partial(in_a_fork, partial(_planted, name, work)))
+    with tempfile.TemporaryDirectory(prefix="sweeper-mutants-") as folder, SweepSuite(Path(folder)) as sweeps:
+        for name in ("", *(name for name in names if MUTANTS[name].suite == "sweep")):
+            events = MUTANTS[name].events if name else _EVENTS
+            yield _timed(name, "sweep", partial(sweeps.run, name, events))
+
+
+def _planted(name: str, work: Callable[[], list[str]]) -> list[str]:
+    if name:
+        plant(name)
+    return work()
+
+
+def _timed(name: str, suite: str, work: Callable[[], list[str]]) -> Result:
+    started = time.monotonic()
+    complaints = work()
+    return Result(name, suite, complaints, time.monotonic() - started)
+
+
+def main() -> None:
+    """Plant the bugs; exit with code 1 if one is not caught, or if a suite complains without a bug."""
+    parser = argparse.ArgumentParser(description="Plant bugs, and check that the fault tests catch each of them.")
+    parser.add_argument("names", nargs="*", metavar="BUG", help="bugs to plant; all if none is given")
+    parser.add_argument("--short", action="store_true", help="fewer seeds and points")
+    asked = parser.parse_args()
+    unknown = set(asked.names) - set(MUTANTS)
+    if unknown:
+        parser.error(f"no such bug: {', '.join(sorted(unknown))}. There are: {', '.join(MUTANTS)}")
+    results = []
+    for result in _all_complaints(asked, asked.names or list(MUTANTS)):
+        results.append(result)
+        sys.stdout.write(f"{result.line}\n")
+        sys.stdout.flush()
+    if not asked.names and not asked.short:
+        _write(results)
+    missed = [result for result in results if not result.is_good]
+    planted = sum(bool(result.name) for result in results)
+    sys.stdout.write(f"{planted} bugs planted, {len(missed)} results that are wrong\n")
+    sys.exit(1 if missed else 0)
+
+
+def _write(results: Sequence[Result]) -> None:
+    """Write the table and the raw results."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    lines = [
+        "# Planted bugs",
+        "",
+        f"Made by `make chaos-mutants`, {now}, commit {commit()}. Each bug is planted alone. It counts as caught only",
+        "if the suite names it by the right complaint. Without a bug, no suite may complain.",
+        "",
+        "| bug | suite | caught by | seconds |",
+        "| --- | --- | --- | ---: |",
+    ]
+    for result in results:
+        what = MUTANTS[result.name].description if result.name else "(none)"
+        caught = f"`{result.caught_by}`" if result.name else ("no complaint" if result.is_good else "COMPLAINTS")
+        lines.append(f"| {what} | {result.suite} | {caught} | {result.seconds:.0f} |")
+    folder = ROOT / "chaos" / "results"
+    (folder / "mutants.md").write_text("\n".join(lines) + "\n")
+    rows = [{"commit": commit(), "run": now, **asdict(result)} for result in results]
+    (folder / "mutants.json").write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

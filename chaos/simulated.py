@@ -179,11 +179,11 @@ class Database:
         """Trials in the database."""
         return max(self.trials, default=-1) + 1
 
-    def check(self, trials: Sequence[optuna.trial.FrozenTrial]) -> None:
-        """Check that the database has the same configurations as the store."""
+    def discard_stale(self, trials: Sequence[optuna.trial.FrozenTrial]) -> None:
+        """Delete the store's trials, which are written again; none may have another configuration."""
         for trial in trials:
-            known = self.trials.get(trial.number)
-            assert known is None or known.params == trial.params, f"trial {trial.number} has another configuration"
+            known = self.trials.pop(trial.number, trial)
+            assert known.params == trial.params, f"trial {trial.number} has another configuration"
 
     def update(self, trials: Sequence[optuna.trial.FrozenTrial]) -> None:
         """Write what the database lacks; a trial that ended in it is not changed."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,9 +16,10 @@ from rich.console import Console
 from rich.text import Text
 
 from sweeper.config.settings import DEFAULT_OUTPUTS
-from sweeper.display.console import print_line
+from sweeper.display.console import print_line, printable
 from sweeper.errors import SweeperError
 from sweeper.jobs.cli import app as jobs_app
+from sweeper.urls import redact_urls
 
 if TYPE_CHECKING:
     from sweeper.config.settings import SweepSettings
@@ -57,10 +59,10 @@ def run(
     0: the sweep is done, or may not continue now (window, deadline, budget)
     2: an error
     3: no study has a complete trial, and at least one was aborted
-    4: the disk is full
+    4: a disk is full, fails or is read-only
     5: the study database cannot be reached
     75: another process is running the sweep
-    130, 143: stopped by Ctrl-C or SIGTERM
+    129, 130, 143: stopped by SIGHUP (the terminal was closed), Ctrl-C or SIGTERM
     """
     from sweeper.sweep.run import run_sweep
 
@@ -184,14 +186,26 @@ def reconcile(
     outputs: Outputs = Path(DEFAULT_OUTPUTS),
     config_dir: ConfigDir = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only print the differences. Exit code 1: there are some.")
+        bool,
+        typer.Option("--dry-run", help="Only print the differences and their repair. Exit code 1: there are some."),
+    ] = False,
+    retrain: Annotated[
+        bool,
+        typer.Option(
+            "--retrain",
+            help="Train complete trials again whose adapter is lost. Used only if losses and scores are the same.",
+        ),
     ] = False,
 ) -> None:
-    """Compare the trials in Optuna and MLflow with those in the sweep's folder, and repair them from the folder."""
+    """Compare the trials in Optuna and MLflow with those in the sweep's folder, and repair them from the folder.
+
+    Also restores damaged files of the folder. What is replaced is moved to damaged/; finished trials keep their scores.
+    Exit code 1: something is lost for which there is no copy, or could not be repaired.
+    """
     from sweeper.recovery.reconcile import reconcile_sweep
 
     store, settings = _named_sweep(sweep or [], outputs=outputs, config_dir=config_dir)
-    if not reconcile_sweep(store, console=Console(), dry_run=dry_run, settings=settings):
+    if not reconcile_sweep(store, console=Console(), dry_run=dry_run, retrain=retrain, settings=settings):
         raise typer.Exit(1)
 
 
@@ -213,10 +227,13 @@ def main() -> None:
     try:
         app()
     except SweeperError as error:
-        print_line(Console(stderr=True), Text.assemble(("Error: ", "bold red"), str(error)))
+        print_line(Console(stderr=True), Text.assemble(("Error: ", "bold red"), printable(str(error))))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+    except Exception:  # noqa: BLE001  libraries quote the URLs of databases and trackers, with their passwords
+        sys.stderr.write(redact_urls(traceback.format_exc()))
+        sys.exit(1)
 
 
 def _named_sweep(

@@ -8,7 +8,9 @@
     ├── DataError            a dataset cannot be read or split, or a label is wrong
     ├── FetchError           a model or dataset could not be downloaded, or has a wrong checksum
     ├── ModelError           a model cannot be loaded, or its LoRA targets are unknown
+    ├── ContentChanged       rows or weights on disk are not those that the sweep was planned with
     ├── StoreError           a file of a sweep is damaged, or has another schema version
+    │   ├── DamagedFile      a record is missing, torn or edited, so that it cannot be read
     │   ├── DiskError        a file cannot be written; nothing that was saved is lost (exit code 4)
     │   │   └── DiskFull     the disk is full
     │   ├── StorageDown      the study database cannot be reached (exit code 5)
@@ -26,8 +28,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from sweeper.urls import redact_urls
+
 __all__ = [
     "ConfigError",
+    "ContentChanged",
+    "DamagedFile",
     "DataError",
     "DiskError",
     "DiskFull",
@@ -48,10 +54,13 @@ __all__ = [
 
 
 class SweeperError(Exception):
-    """Base class of the errors that sweeper raises deliberately."""
+    """Base class of the errors that sweeper raises deliberately. No message contains a password of a URL."""
 
     exit_code = 2
     """The exit code of the command line when it stops because of this error."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(redact_urls(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class ConfigError(SweeperError):
@@ -66,7 +75,7 @@ class ConfigError(SweeperError):
 
     def __init__(self, key: str, value: object, rule: str, remedy: str) -> None:
         self.key = key
-        self.value = value
+        self.value = redact_urls(value) if isinstance(value, str) else value
         self.rule = rule
         self.remedy = remedy
         super().__init__(f"{key}={value}: {rule}. {remedy}")
@@ -91,8 +100,16 @@ class ModelError(SweeperError):
     """A model cannot be loaded, or its LoRA targets are unknown."""
 
 
+class ContentChanged(SweeperError):
+    """Rows or weights on disk are not those that the sweep was planned with, and cannot be restored."""
+
+
 class StoreError(SweeperError):
     """A file of a sweep is damaged, or has another schema version."""
+
+
+class DamagedFile(StoreError):
+    """A record of a sweep is missing, torn or edited, so it cannot be read. Another schema version is no damage."""
 
 
 class DiskError(StoreError):

@@ -11,15 +11,16 @@ import errno
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sweeper.errors import DataError
+from sweeper.errors import ContentChanged, DataError, DiskError, DiskFull
 from sweeper.types import FailureKind
 
-__all__ = ["POLICIES", "Action", "Policy", "is_full", "is_out_of_memory", "kind_of", "retry_wait_s"]
+__all__ = ["POLICIES", "Action", "Policy", "disk_error", "is_full", "is_out_of_memory", "kind_of", "retry_wait_s"]
 
 _MAX_WAIT_S = 300.0
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 """Texts of plain RuntimeErrors: torch's CPU allocator on Linux and on Windows, and older CUDA libraries."""
 _FULL_CODES = (errno.ENOSPC, errno.EDQUOT)
+_BROKEN_CODES = (errno.EIO, errno.EROFS)
 _FULL_WORDS = ("disk is full", "no space left", "quota exceeded")
 
 
@@ -30,6 +31,7 @@ class Action(enum.StrEnum):
     RETRY = "retried from the last checkpoint"
     REWIND = "continues from the checkpoint before it, or from the start"
     STOP = "the sweep saves everything and stops"
+    END_STUDY = "the study ends with an error; the other studies continue"
     CONTINUE = "the search continues"
 
 
@@ -91,11 +93,22 @@ POLICIES: Mapping[FailureKind, Policy] = {
         action=Action.STOP,
         remedy="Free some space, then run the same command again. Nothing that was saved is lost.",
     ),
+    FailureKind.DISK_ERROR: Policy(
+        title="a disk fails or is read-only, or a path cannot be written",
+        action=Action.STOP,
+        remedy="Check the disk, its permissions and the path, then run the same command again. Nothing that was saved "
+        "is lost.",
+    ),
     FailureKind.DATA: Policy(
         title="the dataset cannot be read or split, or a label is wrong",
         action=Action.RETRY,
         then=_FAILED,
         remedy="Fix the file or the dataset keys that the message names, then run the same command again.",
+    ),
+    FailureKind.CONTENT_CHANGED: Policy(
+        title="the rows or the weights on disk are not those that the sweep was planned with",
+        action=Action.END_STUDY,
+        remedy="Restore the files that the message names, then run the same command again; or start a new sweep.",
     ),
     FailureKind.ERROR: Policy(
         title="an error in the code of a task, a dataset, a library or sweeper",
@@ -145,10 +158,19 @@ def kind_of(error: BaseException, *, device: str = "cpu") -> FailureKind:
     """
     if is_full(error):
         return FailureKind.DISK_FULL
+    if isinstance(error, DiskError) or (isinstance(error, OSError) and error.errno in _BROKEN_CODES):
+        return FailureKind.DISK_ERROR
     if is_out_of_memory(error):
         is_host = isinstance(error, MemoryError | OSError) or (device != "cpu" and "DefaultCPUAllocator" in str(error))
         return FailureKind.HOST_MEMORY if is_host else FailureKind.OUT_OF_MEMORY
+    if isinstance(error, ContentChanged):
+        return FailureKind.CONTENT_CHANGED
     return FailureKind.DATA if isinstance(error, DataError) else FailureKind.ERROR
+
+
+def disk_error(kind: FailureKind, message: str) -> DiskError:
+    """Return the error with which a sweep stops after a worker's failure of a kind whose action is to stop."""
+    return (DiskFull if kind is FailureKind.DISK_FULL else DiskError)(f"{message}. {POLICIES[kind].remedy}")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -162,6 +184,6 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def is_full(error: BaseException | str) -> bool:
     """Whether an exception, or the message of a database, means that the disk is full."""
-    if isinstance(error, OSError) and error.errno in _FULL_CODES:
+    if isinstance(error, DiskFull) or (isinstance(error, OSError) and error.errno in _FULL_CODES):
         return True
     return not isinstance(error, OSError) and any(words in str(error).lower() for words in _FULL_WORDS)

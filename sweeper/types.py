@@ -7,6 +7,7 @@ process, in another process, or on another machine. Units are in the names: ``_s
 from __future__ import annotations
 
 import enum
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,8 +24,11 @@ __all__ = [
     "Decision",
     "Failure",
     "FailureKind",
+    "FileRef",
     "Measurement",
+    "ModelRef",
     "Phase",
+    "RowsRef",
     "StudyRecord",
     "TrialRecord",
     "TrialSpec",
@@ -76,7 +80,9 @@ class FailureKind(enum.StrEnum):
     HUNG = "hung"
     LOST_WORKER = "lost_worker"
     DISK_FULL = "disk_full"
+    DISK_ERROR = "disk_error"
     DATA = "data"
+    CONTENT_CHANGED = "content_changed"
     ERROR = "error"
     CHECKPOINT = "checkpoint"
     TRACKER_DOWN = "tracker_down"
@@ -226,6 +232,53 @@ class TrialRecord:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class FileRef:
+    """A file, by its content."""
+
+    name: str
+    sha256: str
+    num_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelRef:
+    """A base model, by the content of the files that are loaded; where they are is no part of it."""
+
+    name: str
+    files: tuple[FileRef, ...]
+    """Weights, configuration and tokenizer, by name."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the names and contents of all files."""
+        lines = [f"{file.name} {file.sha256}" for file in self.files]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowsRef:
+    """The tokenised rows of a study, by their content: a worker finds them in a cache, and never reads a source."""
+
+    dataset: str
+    """Name of the dataset."""
+    kind: str
+    """Of rows; see `sweeper.data.base.Splits`."""
+    num_labels: int
+    fingerprint: str
+    """Hash of the rows of every split."""
+    digest: str
+    """SHA-256 of the token ids of every split, the choices and the padding token."""
+    splits: str
+    """Name of the splits in the cache."""
+    tokens: str
+    """Name of the token ids in the cache."""
+    max_length: int
+    """Most tokens of a row."""
+    chat: str
+    """When prompts go into a chat template; see `sweeper.data.prompt_tokens.chat_use`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StudyRecord:
     """What all trials of a study share; one JSON file in the store."""
 
@@ -257,6 +310,10 @@ class StudyRecord:
     """Search dimensions in Hydra's sweep grammar."""
     num_available: int = 0
     """Unique rows available for training, of which ``num_rows["train"]`` are used; 0 if unknown."""
+    rows_ref: RowsRef | None = None
+    """The rows that every session trains on; None if an earlier version started the sweep."""
+    model_ref: ModelRef | None = None
+    """The base model that every session trains; None if an earlier version started the sweep."""
     references: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Metrics of baselines that are not trials, e.g. ``frozen_probe``."""
 

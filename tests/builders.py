@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from safetensors.numpy import save
 
 from sweeper.config.hyperparameters import Hyperparameters
-from sweeper.config.settings import ConfirmSettings, LoraSettings, TrainSettings
+from sweeper.config.settings import ConfirmSettings, LoraSettings, TaskSettings, TrainSettings
+from sweeper.execute.base import OpenStudy
 from sweeper.figures.confirmation import Candidate, ConfirmationRecord, ConfirmationState
 from sweeper.figures.recipes import FIRST_CONFIRMATION_NUMBER, confirmation_origin
 from sweeper.store.outcomes import RowOutcomes
@@ -20,8 +22,11 @@ from sweeper.types import (
     Cost,
     Failure,
     FailureKind,
+    FileRef,
     Measurement,
+    ModelRef,
     Phase,
+    RowsRef,
     StudyRecord,
     TrialRecord,
     TrialSpec,
@@ -37,6 +42,11 @@ SPACE = {
 }
 PARAMS = {"lora.r": 16, "lora.alpha_ratio": 2.0, "lora.dropout": 0.05, "train.learning_rate": 0.00123}
 DEFAULTS = Hyperparameters(LoraSettings(), TrainSettings())
+ADAPTER = {
+    "adapter_config.json": b'{"base_model_name_or_path": "/models/minilm", "peft_type": "LORA"}',
+    "adapter_model.safetensors": save({}),
+}
+"""The files of an adapter that can be read."""
 DEFAULT_PARAMS = {"lora.r": 8, "lora.alpha_ratio": 1.0, "lora.dropout": 0.0, "train.learning_rate": 0.001}
 """What the recipe peft_default trains."""
 
@@ -64,6 +74,46 @@ def make_study(dataset="trec", **changes) -> StudyRecord:
         references={"frozen_probe": {"validation/accuracy": 0.82, "validation/macro_f1": 0.8}},
     )
     return replace(study, **changes)
+
+
+def make_rows_ref(dataset="trec", **changes) -> RowsRef:
+    """Make a reference to rows that no cache has; fields of RowsRef may be given."""
+    ref = RowsRef(
+        dataset=dataset,
+        kind="text",
+        num_labels=3,
+        fingerprint="c0ffee" * 10,
+        digest="d1ce" * 16,
+        splits="5p117",
+        tokens="70ke25",
+        max_length=8,
+        chat="never",
+    )
+    return replace(ref, **changes)
+
+
+def make_model_ref(name="minilm", **files) -> ModelRef:
+    """Make a reference to a model; ``files`` maps names, with ``_`` for the dot, to SHA-256 digests."""
+    digests = files or {"config_json": "c0" * 32, "model_safetensors": "3e" * 32}
+    found = [FileRef(name=key.replace("_", "."), sha256=digest, num_bytes=10) for key, digest in digests.items()]
+    return ModelRef(name=name, files=tuple(found))
+
+
+def make_opening(name=STUDY, **changes) -> OpenStudy:
+    """Make the request that opens a study; fields of OpenStudy may be given."""
+    opening = OpenStudy(
+        name=name,
+        rows=make_rows_ref(),
+        model=make_model_ref(),
+        task=TaskSettings(),
+        micro_batch=1,
+        chunks_per_epoch=1,
+        epochs=1,
+        rungs=(1,),
+        seed=0,
+        probe=False,
+    )
+    return replace(opening, **changes)
 
 
 def make_spec(number=0, *, params=PARAMS, fixed=None, study=STUDY, seed=None, origin="tpe", phase=Phase.SEARCH):
@@ -161,8 +211,7 @@ def make_sweep(root, studies, *, adapters=()) -> TrialStore:
         for trial in trials:
             store.write_trial(replace(trial, spec=replace(trial.spec, study=study.name)))
     for name, number in adapters:
-        config = b'{"base_model_name_or_path": "/models/minilm", "peft_type": "LORA"}'
-        store.write_adapter(name, number, {"adapter_config.json": config, "adapter_model.safetensors": b"x"})
+        store.write_adapter(name, number, ADAPTER)
     return store
 
 

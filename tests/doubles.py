@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import save
 
 from sweeper.config.values import ParamValue
 from sweeper.execute.base import (
@@ -30,6 +31,11 @@ from sweeper.types import Admission, ChunkReport, ChunkRequest, Cost, Failure, M
 
 WORDS = {"food": ("bread", "cheese", "soup"), "place": ("river", "town", "hill"), "colour": ("red", "green", "blue")}
 FILLER = ("the", "a", "is", "near", "very", "like", "old", "new", "and", "what", "where", "which")
+
+
+def weights_of(number: int, chunk: int) -> bytes:
+    """Return the content of the adapter that a fake worker sends of a trial after a rung; it can be read."""
+    return save({}, metadata={"made": f"of trial {number} after chunk {chunk}"})
 
 
 def accuracy(params: Mapping[str, ParamValue], chunk: int) -> float:
@@ -146,17 +152,15 @@ class FakeWorker:
                 value = report.measurements[number].metrics["validation/accuracy"]
                 report.outcomes[number] = outcomes_of(value).to_bytes()
             if chunks + 1 == self._num_chunks:
-                report.adapters[number] = {
-                    "adapter_config.json": b"{}",
-                    "adapter_model.safetensors": f"weights of trial {number}".encode(),
-                }
+                weights = weights_of(number, self._num_chunks)
+                report.adapters[number] = {"adapter_config.json": b"{}", "adapter_model.safetensors": weights}
                 del self._lanes[number]
             else:
                 report.checkpoints[number] = json.dumps([number, chunks + 1]).encode()
                 if report.measurements[number].is_rung:
                     report.rung_adapters[number] = {
                         "adapter_config.json": b"{}",
-                        "adapter_model.safetensors": f"weights of trial {number} after chunk {chunks + 1}".encode(),
+                        "adapter_model.safetensors": weights_of(number, chunks + 1),
                     }
         return report
 

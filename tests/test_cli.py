@@ -57,6 +57,11 @@ def test_brackets_in_a_mistake_are_shown_as_they_are(run):
     assert "dataset=[trec,trek]" in err
 
 
+def test_a_mistake_cannot_control_the_terminal(run):
+    _, _, err = run("run", "dataset=\x1b[2Jtrek")
+    assert "dataset=[2Jtrek" in err
+
+
 def test_without_arguments_the_commands_are_listed(run):
     _, out, err = run()
     for command in ("run", "status", "report", "config", "reproduce", "ui"):

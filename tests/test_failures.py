@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.control.early_abort import abort_reason
-from sweeper.errors import DataError
+from sweeper.errors import DataError, DiskError, DiskFull
 from sweeper.failures import POLICIES, Action, is_full, kind_of, retry_wait_s
 from sweeper.types import Failure, FailureKind, Phase, TrialState
 from tests.builders import make_default, make_trial
@@ -44,6 +44,10 @@ def test_only_what_the_configuration_causes_is_infeasible():
         (OSError(errno.ENOSPC, "No space left on device"), FailureKind.DISK_FULL),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), FailureKind.DISK_FULL),
         (RuntimeError("(sqlite3.OperationalError) database or disk is full"), FailureKind.DISK_FULL),
+        (DiskFull("the file cannot be written"), FailureKind.DISK_FULL),
+        (DiskError("the file cannot be written"), FailureKind.DISK_ERROR),
+        (OSError(errno.EIO, "Input/output error"), FailureKind.DISK_ERROR),
+        (OSError(errno.EROFS, "Read-only file system"), FailureKind.DISK_ERROR),
         (DataError("rows.jsonl, line 7: no column 'label'"), FailureKind.DATA),
         (OSError(errno.ENOENT, "No such file"), FailureKind.ERROR),
         (ZeroDivisionError(), FailureKind.ERROR),

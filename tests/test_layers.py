@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = {
     "errors": 0,
     "clock": 0,
+    "urls": 0,
     "config": 1,
     "types": 2,
     "failures": 2,
@@ -39,8 +40,9 @@ LAYERS = {
 }
 """Layer of every module and package directly under sweeper. A package may import from lower layers and from itself."""
 
-SAME_LAYER = {("failures", "types")}
-"""The only import within a layer, as (importer, imported): the table of causes is keyed by the kinds of failures."""
+SAME_LAYER = {("failures", "types"), ("errors", "urls")}
+"""The only imports within a layer, as (importer, imported): causes are keyed by the kinds of failures, and no error
+shows a password."""
 
 SEEN_BY_ANALYSIS = {
     "analysis",
@@ -76,6 +78,7 @@ LIBRARIES = {
     "pandas": {"sweeper.analysis"},
     "plotly": {"sweeper.analysis"},
     "scipy": {"sweeper.search", "sweeper.statistics"},
+    "filelock": {"sweeper.disk", "sweeper.search"},
     "jinja2": {"sweeper.analysis", "sweeper.jobs.render"},
     "yaml": {"sweeper.jobs"},
 }

@@ -20,13 +20,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sweeper.config.checks import check_settings
 from sweeper.config.dimensions import parse_space
-from sweeper.config.hydra_errors import translate_error
+from sweeper.config.hydra_errors import translate_error, translate_unresolved
 from sweeper.config.hyperparameters import without_head_keys
 from sweeper.config.overrides import described_key, keys_set_by, split_overrides
 from sweeper.config.settings import SweepSettings
 from sweeper.config.space import SearchSpace
-from sweeper.config.urls import mask_url
-from sweeper.errors import ConfigError, SpaceError
+from sweeper.config.trust import check_remote_code, limited_environment
+from sweeper.errors import SpaceError
+from sweeper.urls import mask_url, redact_urls
 
 __all__ = ["CONFIG_DIR", "SweepConfig", "as_yaml", "compose"]
 
@@ -52,8 +53,11 @@ def compose(overrides: Sequence[str], *, config_dir: Path | None = None) -> Swee
         ConfigError: A key, a value or a combination of values is wrong.
     """
     plain, varied = split_overrides(overrides)
-    settings = _to_settings(_compose(plain, config_dir))
+    with limited_environment():
+        settings = _to_settings(_compose(plain, config_dir))
     fixed = {key for text in plain for key in keys_set_by(text)}
+    if "model.trust_remote_code" not in fixed:
+        check_remote_code(settings.model, source="a configuration file")
     preset = {key: text for key, text in settings.space.dimensions.items() if text is not None and key not in fixed}
     if not settings.task.has_head:
         _reject_head_dimensions(varied, settings.task.name)
@@ -77,10 +81,10 @@ def _reject_head_dimensions(dimensions: Mapping[str, str], task: str) -> None:
 
 
 def as_yaml(config: SweepConfig) -> str:
-    """Return the complete configuration as YAML; notification URLs are masked."""
+    """Return the complete configuration as YAML, without passwords and notification URLs."""
     masked = OmegaConf.structured(config.settings)
     masked.notify.urls = [mask_url(url) for url in config.settings.notify.urls]
-    return OmegaConf.to_yaml(masked)
+    return redact_urls(OmegaConf.to_yaml(masked))
 
 
 def _compose(overrides: Sequence[str], config_dir: Path | None) -> DictConfig:
@@ -93,7 +97,8 @@ def _compose(overrides: Sequence[str], config_dir: Path | None) -> DictConfig:
         with initialize_config_dir(str(CONFIG_DIR.resolve()), version_base="1.3", job_name="sweeper"):
             return hydra_compose("config", overrides=[*extra, *map(_allow_new_entries, overrides)])
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise translate_error(error, overrides, partial(_options, config_dir=config_dir)) from error
+        # Without its cause, which quotes overrides, and with them passwords.
+        raise translate_error(error, overrides, partial(_options, config_dir=config_dir)) from None
 
 
 def _allow_new_entries(text: str) -> str:
@@ -106,9 +111,7 @@ def _to_settings(composed: DictConfig) -> SweepSettings:
     try:
         settings = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
-        key = str(error.full_key or "")
-        rule = str(error.msg or error).splitlines()[0]
-        raise ConfigError(key, "", rule, "See `sweeper config --help-keys`.") from error
+        raise translate_unresolved(error) from None
     if not isinstance(settings, SweepSettings):
         raise TypeError(f"conf/config.yaml does not name its schema: {type(settings)}")
     for name, dataset in settings.dataset.items():

@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from omegaconf.errors import OmegaConfBaseException, ValidationError
+
 from sweeper.config.keys import all_keys
 from sweeper.config.overrides import SECRET, described_key, near_key, pattern_of, shown_override
-from sweeper.config.urls import redact_urls
 from sweeper.errors import ConfigError, did_you_mean
 
-__all__ = ["translate_error"]
+__all__ = ["translate_error", "translate_unresolved"]
 
 _MAY_BE_NULL = ("experiment", "debug")
 """Groups for which no option need be chosen."""
+_HIDDEN_RULE = "the value is not valid"
+"""Instead of a message that would quote a notification address."""
 _NOT_CHOSEN = ("not in struct", "Could not override", "is not a subclass of DatasetSettings")
 """OmegaConf's messages about keys of a dataset that was not chosen."""
 
@@ -44,11 +47,25 @@ def translate_error(
                 return ConfigError(key, value, f"there is no {key} '{wrong[0]}'", remedy)
         if not options and re.search(rf"(?<![\w.]){re.escape(key)}(?![\w.])", message):
             return _key_error(key, value, str(causes[-1]))
-    shown = redact_urls(" ".join(map(shown_override, overrides)))
+    shown = " ".join(map(shown_override, overrides))
     in_file = re.search(r"In '([^']+)'.*\n(.+)\n\s+full_key: (\S+)", message)
     if in_file:
-        return ConfigError(in_file[3], shown, in_file[2], f"Check {in_file[1]}.yaml.")
-    return ConfigError("configuration", shown, str(error).splitlines()[0].rstrip("."), "Check the overrides.")
+        rule = _HIDDEN_RULE if _is_notification(in_file[3]) else in_file[2]
+        return ConfigError(in_file[3], shown, rule, f"Check {in_file[1]}.yaml.")
+    rule = _HIDDEN_RULE if f"={SECRET}" in shown else str(error).splitlines()[0].rstrip(".")
+    return ConfigError("configuration", shown, rule, "Check the overrides.")
+
+
+def translate_unresolved(error: OmegaConfBaseException) -> ConfigError:
+    """Return a `ConfigError` for a value of the composed configuration that is missing or cannot be resolved."""
+    key = str(error.full_key or "")
+    quotes_address = _is_notification(key) and isinstance(error, ValidationError)
+    rule = _HIDDEN_RULE if quotes_address else str(error.msg or error).splitlines()[0]
+    return ConfigError(key, "", rule, "See `sweeper config --help-keys`.")
+
+
+def _is_notification(key: str) -> bool:
+    return key.partition(".")[0] == "notify"
 
 
 def _key_error(name: str, value: str, message: str) -> ConfigError:
@@ -57,7 +74,7 @@ def _key_error(name: str, value: str, message: str) -> ConfigError:
         dataset = name.split(".")[1] if "." in name else "<name>"
         near = near_key(pattern_of(name), all_keys()).replace("<name>", dataset)
         return ConfigError(name, value, "there is no such key", near or "`sweeper config --help-keys` lists all keys.")
-    rule = "the value is not valid" if value == SECRET else message.splitlines()[0].rstrip(".")
+    rule = _HIDDEN_RULE if value == SECRET else message.splitlines()[0].rstrip(".")
     if "not Optional" in message:
         rule = "a value is needed"
     elif any(part in message for part in _NOT_CHOSEN):

@@ -11,6 +11,7 @@ from hydra.errors import HydraException
 
 from sweeper.config.keys import Key, all_keys, searchable_keys
 from sweeper.errors import ConfigError, SpaceError, did_you_mean
+from sweeper.urls import redact_urls
 
 __all__ = ["SECRET", "described_key", "keys_set_by", "near_key", "pattern_of", "shown_override", "split_overrides"]
 
@@ -68,9 +69,11 @@ def described_key(name: str) -> Key | None:
 
 
 def shown_override(text: str) -> str:
-    """Return an override as error messages may quote it: without notification URLs."""
-    key = text.partition("=")[0]
-    return f"{key}={SECRET}" if key.lstrip("+~").startswith("notify.urls") else text
+    """Return an override as error messages may quote it: without passwords, and without notification URLs."""
+    key, _, value = text.partition("=")
+    section, _, field = key.lstrip("+~'\"").partition(".")
+    is_address = section == "notify" and (field or "://" in value)
+    return f"{key}={SECRET}" if is_address else redact_urls(text)
 
 
 def pattern_of(name: str) -> str:
@@ -101,7 +104,9 @@ def _parse(text: str) -> Override:
     try:
         return OverridesParser.create().parse_override(text)
     except HydraException as error:
-        key, _, value = shown_override(text).partition("=")
-        cause = "" if value == SECRET else f" ({str(error).splitlines()[0]})"
+        shown = shown_override(text)
+        key, _, value = shown.partition("=")
+        # The parser quotes pieces of the text, in which a password can no longer be recognised.
+        cause = "" if shown != text else f" ({str(error).splitlines()[0]})"
         remedy = "Write key=value, e.g. budget.trials=40; quote values that contain spaces or brackets."
-        raise ConfigError(key, value, f"this is not an override{cause}", remedy) from (error if cause else None)
+        raise ConfigError(key, value, f"this is not an override{cause}", remedy) from None

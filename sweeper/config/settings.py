@@ -12,6 +12,7 @@ from typing import Any
 
 __all__ = [
     "DEFAULT_OUTPUTS",
+    "MAX_TRIALS",
     "BudgetSettings",
     "ConfirmSettings",
     "DatasetSettings",
@@ -32,6 +33,8 @@ __all__ = [
 ]
 
 DEFAULT_OUTPUTS = "outputs"
+MAX_TRIALS = 100_000
+"""Largest ``budget.trials``. Far below the numbers of reference trials, which start at 1,000,000."""
 
 
 def key(
@@ -381,7 +384,7 @@ class ExecutorSettings:
 class BudgetSettings:
     """When a sweep is done; restarts do not reset what was spent."""
 
-    trials: int = key(24, "Trials of a study, pruned and infeasible ones included.", at_least=1)
+    trials: int = key(24, "Trials of a study, pruned and infeasible ones included.", at_least=1, at_most=MAX_TRIALS)
     device_hours: float = key(
         0.0, "Device hours of the sweep, over all its studies and sessions; 0 for no limit.", at_least=0
     )

@@ -4,6 +4,9 @@ The only writer of store, search and tracker (through `StudyRun`). It never wait
 chunk when it reports. The trials of a lost worker return to the queue with their last checkpoints. To find out which of
 them caused the loss, each trains alone (`StudyRun.handle_worker_loss`); `WorkerRecovery` finds out whether the device
 did. A chunk that would not end before a window closes is not started (see `forecast`).
+
+If a disk is full or fails, in this process or in a worker's, nothing more is started, and running chunks end and are
+recorded as far as the disk allows. Then the sweep stops.
 """
 
 from __future__ import annotations
@@ -11,7 +14,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from sweeper.config.settings import BudgetSettings, ExecutorSettings
 from sweeper.control.forecast import Forecast
@@ -22,7 +26,7 @@ from sweeper.control.study_run import StudyRun
 from sweeper.control.watchdog import Watchdog
 from sweeper.control.worker_recovery import WorkerRecovery
 from sweeper.control.worker_slots import WorkerSlot, WorkerState
-from sweeper.errors import DiskFull, SweeperError, WorkerError, WorkerLost
+from sweeper.errors import DiskError, SweeperError, WorkerError, WorkerLost
 from sweeper.execute.base import (
     AdaptersScored,
     Executor,
@@ -34,7 +38,7 @@ from sweeper.execute.base import (
     WorkerHandle,
     WorkerReady,
 )
-from sweeper.failures import POLICIES, Action
+from sweeper.failures import POLICIES, Action, disk_error
 from sweeper.figures.text import plural
 from sweeper.store.ledger import Ledger
 from sweeper.types import ChunkReport, ChunkRequest, Cost, Failure, FailureKind
@@ -82,6 +86,7 @@ class Controller:
         self._watchdog = watchdog or Watchdog(ExecutorSettings())
         self._recovery = WorkerRecovery(ledger)
         self._slots: dict[int, WorkerSlot] = {}
+        self._disk_error: DiskError | None = None
         self.stop_reason: str | None = None
         """Why the session ended although work is left; None before its end, and if nothing is left."""
         runs = [run for run, _ in studies.values()]
@@ -101,7 +106,7 @@ class Controller:
         Raises:
             WorkerError: No worker is left, or none can open any study.
             StorageDown: The search's database is down. Running chunks were recorded before.
-            DiskFull: A disk is full. Everything written before is intact.
+            DiskError: A disk is full or fails. Everything written before is intact.
         """
         try:
             if self._open_studies():
@@ -114,10 +119,12 @@ class Controller:
                 self.stop_reason = self.forecast.reason()
             # Abandoned chunks are charged: their time is spent, although they have no results.
             for slot in self._slots.values():
-                self._recovery.charge_lost_chunk(slot, self._watchdog.finished(slot.handle.index))
+                with self._draining_on_disk_errors():
+                    self._recovery.charge_lost_chunk(slot, self._watchdog.finished(slot.handle.index))
         finally:
             self._executor.stop()
-            self._ledger.save()
+            with self._draining_on_disk_errors():
+                self._ledger.save()
         error = self._fatal or self._opening_error()
         if error is not None:
             raise error
@@ -128,17 +135,32 @@ class Controller:
 
     @property
     def _fatal(self) -> SweeperError | None:
-        return next((run.fatal for run, _ in self._studies.values() if run.fatal), None)
+        return self._disk_error or next((run.fatal for run, _ in self._studies.values() if run.fatal), None)
+
+    @contextmanager
+    def _draining_on_disk_errors(self) -> Iterator[None]:
+        """Note the error of a disk in the block, so that the sweep stops once running chunks are recorded."""
+        try:
+            yield
+        except DiskError as error:
+            self._stop_for(error)
+
+    def _stop_for(self, error: DiskError) -> None:
+        if self._disk_error is None:
+            log.error("%s", error)
+            self._disk_error = error
 
     def _step(self) -> None:
         for handle in self._executor.wait(_TICK_S):
             self._receive(self._slots[handle.index])
         self._watchdog.tick()
         self._handle_hung()
-        if not self._is_ending:
-            self._end_searches()
-            self._assign_idle()
-        self._on_change()
+        with self._draining_on_disk_errors():
+            if not self._is_ending:
+                self._end_searches()
+                self._assign_idle()
+        with self._draining_on_disk_errors():
+            self._on_change()
 
     def _handle_hung(self) -> None:
         if any(self._watchdog.overdue(index) for index in self._slots):
@@ -176,7 +198,8 @@ class Controller:
             return
         self._watchdog.finished(slot.handle.index, is_good=True)
         slot.state = WorkerState.IDLE
-        self._handle_reply(slot, reply)
+        with self._draining_on_disk_errors():
+            self._handle_reply(slot, reply)
 
     def _handle_reply(self, slot: WorkerSlot, reply: Reply) -> None:
         match reply:
@@ -305,17 +328,27 @@ class Controller:
         return sum(slot.study is study and slot.is_busy for slot in self._slots.values())
 
     def _handle_loss(self, slot: WorkerSlot, failure: Failure) -> None:
-        """Return the trials of a lost, hung or failing worker to the queue, and restart or disable the worker."""
+        """Handle the loss of a worker; after the error of a disk, or when the session ends, it is not replaced."""
         index = slot.handle.index
         returned = plural(len(slot.lanes), "trial")
         log.warning("worker %d: %s; back in the queue: %s", index, failure.message, returned)
         elapsed_s = self._watchdog.finished(index)
         if POLICIES[failure.kind].action is Action.STOP:
-            raise DiskFull(f"worker {index}: {failure.message}. {POLICIES[failure.kind].remedy}")
+            self._stop_for(disk_error(failure.kind, f"worker {index}: {failure.message}"))
         if self._is_ending:
-            self._recovery.charge_lost_chunk(slot, elapsed_s)
             self._retire(slot)
+            with self._draining_on_disk_errors():
+                self._recovery.charge_lost_chunk(slot, elapsed_s)
             return
+        try:
+            self._replace(slot, failure, elapsed_s)
+        except DiskError as error:
+            self._slots.pop(index, None)  # nobody waits for its chunk
+            self._stop_for(error)
+
+    def _replace(self, slot: WorkerSlot, failure: Failure, elapsed_s: float) -> None:
+        """Return the trials of a worker to the queue, and restart or disable it."""
+        index = slot.handle.index
         if slot.state is WorkerState.SCORE and slot.study is not None:
             self._ledger.charge(Cost(device_s=elapsed_s))
             slot.study.follow_up.scores_failed(failure.message)

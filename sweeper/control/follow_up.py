@@ -6,6 +6,7 @@ They are outside the budget, never pruned, and unknown to the search.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 
 from sweeper.config.settings import Recipe
@@ -96,7 +97,8 @@ class FollowUp:
         trial = self._confirmation.due.pop(0)
         return dataclasses.replace(
             self._records.trials[trial.candidate.trial].spec,
-            number=max((FIRST_CONFIRMATION_NUMBER - 1, *self._records.trials)) + 1,
+            # A trial that replaces a lost one gets its number, so the order of numbers is still that of the seeds.
+            number=next(n for n in itertools.count(FIRST_CONFIRMATION_NUMBER) if n not in self._records.trials),
             seed=trial.seed,
             origin=confirmation_origin(trial.candidate.name),
             phase=Phase.CONFIRMATION,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TypeVar
 
-from sweeper.errors import DiskFull, StorageDown
+from sweeper.errors import DiskError, StorageDown
 from sweeper.figures.pareto import rung_costs
 from sweeper.search.base import ProposalProtocol, SearchProtocol
 from sweeper.types import Decision, Phase, StudyRecord, TrialRecord, TrialState
@@ -30,7 +30,7 @@ class SearchClient:
 
     def __init__(self, search: SearchProtocol, study: StudyRecord) -> None:
         self._search, self._study = search, study
-        self.error: StorageDown | DiskFull | None = None
+        self.error: StorageDown | DiskError | None = None
         """The error after which the search is no longer called; None if there was none."""
 
     def synchronize(self, trials: Sequence[TrialRecord]) -> None:
@@ -63,11 +63,12 @@ class SearchClient:
             before, or the search is down.
         """
         rung = trial.measurements[-1] if trial.measurements else None
-        is_open = rung is not None and rung.is_rung and rung.chunk > trial.decided_chunk
-        if rung is None or not is_open or trial.spec.phase is not Phase.SEARCH:
+        if rung is None or not rung.is_rung or trial.spec.phase is not Phase.SEARCH:
             return None
         number, value, costs = trial.spec.number, rung.metrics[self._study.metric], rung_costs(trial)
-        return self._ask(lambda: self._search.report(number, chunk=rung.chunk, value=value, costs=costs))
+        # A decided rung is trained again if a checkpoint is damaged; the search needs its score, for other trials.
+        decision = self._ask(lambda: self._search.report(number, chunk=rung.chunk, value=value, costs=costs))
+        return decision if rung.chunk > trial.decided_chunk else None
 
     def tell(self, trial: TrialRecord) -> None:
         """Report the final state of a trial to the search."""
@@ -85,6 +86,6 @@ class SearchClient:
         if self.error is None:
             try:
                 return call()
-            except (StorageDown, DiskFull) as error:
+            except (StorageDown, DiskError) as error:
                 self.error = error
         return None

@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 
 from sweeper.config.settings import ExecutorSettings, Recipe
 from sweeper.control.confirmation import Confirmation
@@ -19,8 +20,8 @@ from sweeper.control.resume import after_failure, latest_intact, with_checkpoint
 from sweeper.control.search_client import SearchClient
 from sweeper.control.trial_queue import TrialQueue
 from sweeper.control.trial_records import TrialRecords
-from sweeper.errors import DiskFull, SweeperError
-from sweeper.failures import POLICIES, Action, retry_wait_s
+from sweeper.errors import DiskError, SweeperError
+from sweeper.failures import POLICIES, Action, disk_error, retry_wait_s
 from sweeper.figures.tally import TrialTally
 from sweeper.search.base import SearchProtocol
 from sweeper.types import (
@@ -75,6 +76,8 @@ class StudyRun:
         self._cannot_open = self._aborted = ""
         self._is_search_ended = False
         self._fatal: SweeperError | None = None
+        self._unsaved: set[int] = set()
+        """Trials that could not be written: as after a kill, the next session continues them from what is stored."""
         self._queue = TrialQueue(timer)
         self._resume()
         self._check_early_abort()
@@ -97,7 +100,7 @@ class StudyRun:
 
     @property
     def fatal(self) -> SweeperError | None:
-        """The error that must end the session: the search's database is down, or a disk is full."""
+        """The error that must end the session: the search's database is down, or a disk is full or fails."""
         return self._fatal or self._search_client.error
 
     @property
@@ -216,18 +219,23 @@ class StudyRun:
         self._queue.put_first(numbers)
 
     def absorb(self, report: ChunkReport) -> tuple[int, ...]:
-        """Record the results of a chunk.
+        """Record the results of a chunk, of every trial that the disk allows to write; see `fatal`.
 
         Returns:
             Numbers of the pruned trials, which must leave the pack.
         """
         for number, failure in report.failures.items():
-            self.records.charge(number, report)
-            self.fail(number, failure)
+            with self._saving(number):
+                self.records.charge(number, report)
+                self.fail(number, failure)
+        pruned = []
         # By number, not by lane, so that the search sees the same order in a resumed pack and in a refilled one.
-        pruned = tuple(number for number in sorted(report.measurements) if self._measure(number, report))
-        self._search_client.publish()
-        return pruned
+        for number in sorted(report.measurements.keys() - self._unsaved):
+            with self._saving(number):
+                if self._measure(number, report):
+                    pruned.append(number)
+        self._publish()
+        return tuple(pruned)
 
     def fail(self, number: int, failure: Failure, *, was_alone: bool = False) -> None:
         """Handle a trial's failure according to `POLICIES`.
@@ -238,7 +246,7 @@ class StudyRun:
             was_alone: Whether it was alone on a lost worker, so that it must train its next chunk alone again.
         """
         if POLICIES[failure.kind].action is Action.STOP:
-            self._fatal = DiskFull(failure.message)
+            self._fatal = disk_error(failure.kind, failure.message)
             self._queue.add(number)
             return
         trial = after_failure(self.trials[number], failure, self._executor.max_retries)
@@ -280,8 +288,23 @@ class StudyRun:
         """Bring the search up to date with the store, and queue every unfinished trial."""
         self._search_client.synchronize(list(self.trials.values()))
         for number, trial in list(self.trials.items()):
-            if not trial.state.is_finished and not self._decide(trial):
+            is_undecided = trial.chunks_done > trial.decided_chunk
+            if not trial.state.is_finished and not (is_undecided and self._decide(trial)):
                 self._queue.add(number)
+
+    @contextmanager
+    def _saving(self, number: int) -> Iterator[None]:
+        """Note the error of a disk in the block, and the trial that it concerns; others may still be saved."""
+        try:
+            yield
+        except DiskError as error:
+            self._fatal = self._fatal or error
+            self._unsaved.add(number)
+
+    def _publish(self) -> None:
+        """Let the database show what the search was told, unless some of it could not be stored."""
+        if not self._unsaved:
+            self._search_client.publish()
 
     def _start(self) -> int | None:
         """Start the next trial of the search, or one that follows it; return its number, or None if there is none."""
@@ -295,8 +318,9 @@ class StudyRun:
         if proposal is None:
             return None
         spec = self._template.spec(proposal.number, proposal.params, proposal.origin)
-        self.records.start(spec, proposal.notes)
-        self._search_client.publish()
+        with self._saving(spec.number):
+            self.records.start(spec, proposal.notes)
+        self._publish()
         return proposal.number
 
     def _admission(self, number: int) -> Admission:
@@ -353,7 +377,7 @@ class StudyRun:
     def _finish(self, trial: TrialRecord, state: TrialState) -> None:
         finished = self.records.finish(trial, state)
         self._search_client.tell(finished)
-        self._search_client.publish()
+        self._publish()
         self._check_early_abort()
         self._update_follow_up()
 

@@ -73,8 +73,12 @@ class TrialRecords:
 
     def finish(self, trial: TrialRecord, state: TrialState) -> TrialRecord:
         """Record the final state of a trial; return the record."""
-        finished = dataclasses.replace(trial, state=state, finished_at=timestamp(self.clock), checkpoints={})
+        # A clock that was set back must not end a trial before its start: its time would be negative.
+        at = max(timestamp(self.clock), trial.started_at)
+        finished = dataclasses.replace(trial, state=state, finished_at=at, checkpoints={})
         self.write(finished)
+        if self._num_adapters:  # only now: until then, the adapters that this trial displaces are among the best
+            self._drop_adapters()
         return finished
 
     def show_all(self) -> None:
@@ -110,7 +114,7 @@ class TrialRecords:
             self.write(dataclasses.replace(trial, num_retries=trial.num_retries - 1))
 
     def keep_adapter(self, trial: TrialRecord, files: Mapping[str, bytes]) -> None:
-        """Write the adapter of a trial that is about to be complete if it is kept; delete those that it displaces."""
+        """Write the adapter of a trial that is about to be complete if it is kept; `finish` deletes displaced ones."""
         number = trial.spec.number
         if self._num_adapters:
             # A trial's rank never rises, so only this one and those that are kept so far can be among the best.
@@ -122,8 +126,6 @@ class TrialRecords:
         if number in self._kept:
             self.store.write_adapter(self.study.name, number, files)
             self._adapters.add(number)
-        if self._num_adapters:
-            self._drop_adapters()
 
     def keep_rung_adapter(self, trial: TrialRecord, files: Mapping[str, bytes]) -> None:
         """Write the adapter of the rung that a running trial has just reached, if it is its best rung so far.

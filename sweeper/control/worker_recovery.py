@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from sweeper.control.circuit_breaker import CircuitBreaker, Suspect
 from sweeper.control.study_run import StudyRun
 from sweeper.control.worker_slots import WorkerSlot, WorkerState
+from sweeper.failures import POLICIES, Action
 from sweeper.store.ledger import Ledger
 from sweeper.types import Cost, Failure
 
@@ -65,6 +66,9 @@ class WorkerRecovery:
             Why the device is disabled; empty if it is not.
         """
         index, what = slot.handle.index, failure.message
+        if POLICIES[failure.kind].action is Action.END_STUDY and slot.study is not None:
+            slot.study.mark_unopenable(what)  # no device is at fault, and no other one would do better
+            return ""
         if slot.state is WorkerState.START:
             what = f"worker {index} cannot start: {what}"
         decision = self._circuit_breaker.record_failure(index, what, self._suspect(slot, failure, elapsed_s))

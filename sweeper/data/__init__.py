@@ -1,6 +1,6 @@
 """Datasets: read by a source, split once, tokenised once and cached.
 
-The controller fills the cache with `prepare`; workers then read rows with `prepare_splits` and `tokens.tokenise`.
+The controller fills the cache with `prepare`; workers then read rows from it with `open_rows`, by their content.
 
 A new source is a module here with ``load(settings, cache, progress, build) -> Dataset`` (see `base.Source`) and
 ``identity(settings) -> str``; ``dataset.<name>.source`` is its name. A new dataset is a YAML file in conf/dataset.
@@ -12,20 +12,26 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sweeper.config.modules import find_module
 from sweeper.config.settings import DatasetSettings, ModelSettings
+from sweeper.data.base import Prepared
+from sweeper.errors import ContentChanged, DataError
 from sweeper.fetch.progress import Progress, no_progress
+from sweeper.types import RowsRef
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from sweeper.data.base import Splits, SplitsRecord
+    from sweeper.data.base import Splits, SplitsRecord, TokenisedSplits
+    from sweeper.data.disk import Stored
 
-__all__ = ["prepare", "prepare_splits"]
+__all__ = ["has_rows", "open_rows", "prepare", "prepare_splits"]
 
-SPLITS_VERSION = 2
+_SPLITS, _TOKENS = "splits", "tokens"
+"""Folders of the cache."""
+SPLITS_VERSION = 3
 """Increased when the same settings and data would be split differently, or more is stored with the splits."""
 
 _DESCRIPTIVE = ("name", "path", "sha256")  # `identity` covers the last two
@@ -39,8 +45,8 @@ def prepare(
     cache: Path,
     completions: bool = False,
     progress: Progress | None = None,
-) -> SplitsRecord:
-    """Make sure that the cache has the splits of a dataset and their token ids; return what is known of the splits.
+) -> Prepared:
+    """Make sure that the cache has the splits of a dataset and their token ids; return what is known of them.
 
     If it has them, no row is read.
 
@@ -58,23 +64,33 @@ def prepare(
         DataError: A row, column, label or split is wrong.
         ModelError: The tokenizer cannot be used.
     """
+    from sweeper.data.disk import read_meta
     from sweeper.data.prompt_tokens import chat_use
-    from sweeper.data.tokens import is_tokenised, tokenise
+    from sweeper.data.tokens import tokenise, tokens_folder
 
     chat, length = chat_use(model), model.max_length
-    known = _known_splits(settings, cache=cache, completions=completions)
-    if known and is_tokenised(known, model_dir=model_dir, max_length=length, cache=cache, chat=chat):
-        return known
-    splits = prepare_splits(settings, cache=cache, completions=completions, progress=progress)
-    tokenise(
-        splits,
-        model_dir=model_dir,
+    folder = _folder(settings, cache=cache, completions=completions)
+    record = _known_splits(folder)
+    where: dict[str, Any] = {"model_dir": model_dir, "max_length": length, "cache": cache, "chat": chat}
+    meta = read_meta(tokens_folder(record, **where)) if record else None
+    if record is None or meta is None:
+        made = _load_splits(settings, folder, cache=cache, completions=completions, progress=progress)
+        tokenise(made, trust_remote_code=model.trust_remote_code, **where)
+        record = made.record
+        meta = read_meta(tokens_folder(record, **where))
+        assert meta is not None, settings.name  # noqa: S101  it has just been written
+    ref = RowsRef(
+        dataset=settings.name,
+        kind=record.kind,
+        num_labels=len(record.labels),
+        fingerprint=record.fingerprint,
+        digest=meta["digest"],
+        splits=folder.name,
+        tokens=tokens_folder(record, **where).name,
         max_length=length,
-        cache=cache,
-        trust_remote_code=model.trust_remote_code,
         chat=chat,
     )
-    return splits.record
+    return Prepared(record, ref)
 
 
 def prepare_splits(
@@ -93,25 +109,93 @@ def prepare_splits(
         FetchError: The data cannot be fetched, or its checksum is wrong.
         DataError: A row, column, label or split is wrong.
     """
-    from sweeper.data.base import Splits
+    folder = _folder(settings, cache=cache, completions=completions)
+    return _load_splits(settings, folder, cache=cache, completions=completions, progress=progress)
+
+
+def has_rows(ref: RowsRef, *, cache: Path) -> bool:
+    """Whether the cache has the token ids of a reference; whether they are damaged shows only when they are opened."""
+    from sweeper.data.disk import read_meta
+
+    meta = read_meta(cache.expanduser() / _TOKENS / ref.tokens)
+    return meta is not None and meta["digest"] == ref.digest
+
+
+def open_rows(ref: RowsRef, *, cache: Path, model_dir: Path, trust_remote_code: bool) -> TokenisedSplits:
+    """Return the rows of a reference, as workers train on them: from the cache, checked, and read into memory.
+
+    The source of the dataset is never read. Token ids that are missing or damaged are made again from the cached
+    splits.
+
+    Args:
+        ref: The rows.
+        cache: Folder of splits and token ids.
+        model_dir: Folder of the model, with its tokenizer.
+        trust_remote_code: Whether to run code that comes with the tokenizer.
+
+    Raises:
+        ContentChanged: The cache does not have these rows any more.
+    """
+    from sweeper.data.disk import load_or_make
+    from sweeper.data.tokens import as_tokenised, make_tokens
+
+    splits, tokens = cache.expanduser() / _SPLITS / ref.splits, cache.expanduser() / _TOKENS / ref.tokens
+
+    def missing() -> Stored:
+        raise ContentChanged(
+            f"dataset {ref.dataset}: its rows are gone from the cache, or damaged: neither {tokens} nor {splits} has "
+            "them. Run the same command again: it reads the dataset again, and continues if its rows are the same"
+        )
+
+    def make() -> Stored:
+        found = _as_splits(ref.dataset, load_or_make(splits, missing))
+        if found.fingerprint != ref.fingerprint:
+            raise ContentChanged(_changed(ref, splits, found.fingerprint, ref.fingerprint))
+        return make_tokens(found, model_dir, ref.max_length, trust_remote_code=trust_remote_code, chat=ref.chat)
+
+    # In memory, so that the rows that were checked are those that are trained on, whatever happens to the file.
+    stored = load_or_make(tokens, make, in_memory=True)
+    if stored.meta["digest"] != ref.digest:
+        raise ContentChanged(_changed(ref, tokens, stored.meta["digest"], ref.digest))
+    return as_tokenised(stored)
+
+
+def _changed(ref: RowsRef, folder: Path, got: str, expected: str) -> str:
+    return (
+        f"dataset {ref.dataset}: {folder} has other rows (SHA-256 {got[:12]}) than those that the sweep was planned "
+        f"with ({expected[:12]}). Delete that folder and run the same command again: it reads the dataset again, and "
+        "continues if its rows are the same"
+    )
+
+
+def _load_splits(
+    settings: DatasetSettings, folder: Path, *, cache: Path, completions: bool, progress: Progress | None
+) -> Splits:
     from sweeper.data.completions import split_prompts
     from sweeper.data.disk import Stored, load_or_make
     from sweeper.data.prompts import build_prompts
     from sweeper.data.splits import make_splits
     from sweeper.data.tables import build_table
 
-    source = _source(settings)
-    folder = _folder(settings, cache=cache, completions=completions)
-
     def make() -> Stored:
         build, split = (build_prompts, split_prompts) if completions else (build_table, make_splits)
-        made = split(source.load(settings, cache.expanduser(), progress or no_progress, build), settings)
+        made = split(_source(settings).load(settings, cache.expanduser(), progress or no_progress, build), settings)
+        if _folder(settings, cache=cache, completions=completions) != folder:
+            raise DataError(
+                f"dataset {settings.name}: its files changed while they were read. Run the same command again when "
+                "nothing writes to them"
+            )
         meta = {name: getattr(made, name) for name in ("labels", "fingerprint", "kind", "num_available")}
         return Stored(parts=made.parts, meta=meta)
 
-    stored = load_or_make(folder, make)
+    return _as_splits(settings.name, load_or_make(folder, make))
+
+
+def _as_splits(name: str, stored: Stored) -> Splits:
+    from sweeper.data.base import Splits
+
     return Splits(
-        name=settings.name,
+        name=name,
         labels=tuple(stored.meta["labels"]),
         fingerprint=stored.meta["fingerprint"],
         kind=stored.meta["kind"],
@@ -120,11 +204,11 @@ def prepare_splits(
     )
 
 
-def _known_splits(settings: DatasetSettings, *, cache: Path, completions: bool) -> SplitsRecord | None:
+def _known_splits(folder: Path) -> SplitsRecord | None:
     from sweeper.data.base import SplitsRecord
     from sweeper.data.disk import read_meta
 
-    meta = read_meta(_folder(settings, cache=cache, completions=completions))
+    meta = read_meta(folder)
     if meta is None:
         return None
     return SplitsRecord(
@@ -143,7 +227,7 @@ def _source(settings: DatasetSettings) -> ModuleType:
 
 def _folder(settings: DatasetSettings, *, cache: Path, completions: bool) -> Path:
     identity = _source(settings).identity(settings)
-    return cache.expanduser() / "splits" / _key(settings, identity, completions=completions)
+    return cache.expanduser() / _SPLITS / _key(settings, identity, completions=completions)
 
 
 def _key(settings: DatasetSettings, identity: str, *, completions: bool) -> str:

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Protocol
 
 from sweeper.config.settings import DatasetSettings
 from sweeper.fetch.progress import Progress
+from sweeper.types import RowsRef
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from sweeper.data.tables import Builder
 
-__all__ = ["SPLITS", "Source", "Splits", "SplitsRecord", "TokenisedSplits"]
+__all__ = ["SPLITS", "Prepared", "Source", "Splits", "SplitsRecord", "TokenisedSplits"]
 
 SPLITS = ("train", "validation", "test", "confirmation")
 """Names of the splits."""
@@ -47,6 +48,15 @@ class SplitsRecord:
     kind: str
     num_available: int
     num_rows: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A dataset whose splits and token ids are in the cache."""
+
+    splits: SplitsRecord
+    ref: RowsRef
+    """By which workers find and check the token ids."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

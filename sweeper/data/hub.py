@@ -17,6 +17,7 @@ from sweeper.data.formats import Row
 from sweeper.data.splits import SPLIT_NAMES
 from sweeper.data.tables import Builder
 from sweeper.errors import ConfigError, DataError, FetchError, first_line
+from sweeper.fetch.files import sha256_of
 from sweeper.fetch.progress import Progress
 
 if TYPE_CHECKING:
@@ -41,10 +42,18 @@ def load(settings: DatasetSettings, cache: Path, progress: Progress, build: Buil
 
 
 def identity(settings: DatasetSettings) -> str:
-    """Return a string that identifies this data; without a revision, the cache keeps what was fetched first."""
+    """Return a string that identifies this data: of a local folder, its content.
+
+    Of a dataset on the hub without a revision, the cache keeps what was fetched first.
+    """
     if not settings.id:
         key = f"dataset.{settings.name}.id"
         raise ConfigError(key, "", "must be the id of a dataset on the hub", f"For example {key}=stanfordnlp/sst2")
+    folder = Path(settings.id).expanduser()
+    if folder.is_dir():
+        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        content = " ".join(f"{path.relative_to(folder)}:{sha256_of(path)}" for path in files)
+        return f"{settings.config_name} {content}"
     return f"{settings.id} {settings.config_name} {settings.revision}"
 
 

@@ -1,4 +1,4 @@
-"""Tokenises splits once for a model and caches the token ids; workers read them memory-mapped.
+"""Tokenises splits once for a model and caches the token ids, which workers read.
 
 The key of the cache is made of the rows, the tokenizer's files and the length, so a second call does not import
 transformers. Rows are cut to ``max_length`` and not padded.
@@ -16,24 +16,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.data.base import Splits, SplitsRecord, TokenisedSplits
-from sweeper.data.disk import Stored, load_or_make, read_meta, to_dataset
+from sweeper.data.disk import Stored, load_or_make, to_dataset
 from sweeper.data.prompt_tokens import PromptEncoder
 from sweeper.errors import ModelError, first_line
-from sweeper.fetch.files import sha256_of
+from sweeper.fetch.files import TOKENIZER_FILES, sha256_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["is_tokenised", "tokenise"]
+__all__ = ["as_tokenised", "make_tokens", "tokenise", "tokens_folder"]
 
 log = logging.getLogger(__name__)
 
-TOKENS_VERSION = 1
+TOKENS_VERSION = 2
 TYPES: dict[str, str | list[str]] = {"input_ids": ["int32"], "length": "int32", "label": "int64"}
 OFFSET_POSITIONS = 2
 OFFSET_TYPES = ("roberta", "xlm-roberta", "camembert", "mpnet")
 """Architectures that reserve the first two positions for padding."""
-TOKENIZER_FILES = ("*token*.json", "*.model", "vocab.*", "merges.txt", "*.jinja", "config.json")
 
 
 def tokenise(
@@ -59,31 +58,35 @@ def tokenise(
         ModelError: The tokenizer cannot be loaded, or has no chat template and needs one.
         DataError: A completion is too long.
     """
-    parts = splits.parts
-    folder = _folder(splits.record, model_dir=model_dir, max_length=max_length, cache=cache, chat=chat)
+    folder = tokens_folder(splits.record, model_dir=model_dir, max_length=max_length, cache=cache, chat=chat)
 
     def make() -> Stored:
-        tokenizer = _tokenizer(model_dir, trust_remote_code)
-        length = _limit(tokenizer, model_dir, max_length)
-        meta = {"pad_token_id": _pad_token(tokenizer, model_dir)}
-        if splits.kind == "text":
-            return Stored(parts={name: _encode(part, tokenizer, length) for name, part in parts.items()}, meta=meta)
-        with _errors_only():
-            encoder = PromptEncoder(tokenizer, splits, use=chat, max_length=length)
-            made = {name: encoder.encode(part, name) for name, part in parts.items()}
-        return Stored(parts=made, meta={**meta, "choices": encoder.choices})
+        return make_tokens(splits, model_dir, max_length, trust_remote_code=trust_remote_code, chat=chat)
 
-    stored = load_or_make(folder, make)
+    return as_tokenised(load_or_make(folder, make))
+
+
+def make_tokens(splits: Splits, model_dir: Path, max_length: int, *, trust_remote_code: bool, chat: str) -> Stored:
+    """Return the token ids as they are cached; for arguments and errors see `tokenise`."""
+    parts, tokenizer = splits.parts, _tokenizer(model_dir, trust_remote_code)
+    length = _limit(tokenizer, model_dir, max_length)
+    meta = {"pad_token_id": _pad_token(tokenizer, model_dir)}
+    if splits.kind == "text":
+        return Stored(parts={name: _encode(part, tokenizer, length) for name, part in parts.items()}, meta=meta)
+    with _errors_only():
+        encoder = PromptEncoder(tokenizer, splits, use=chat, max_length=length)
+        made = {name: encoder.encode(part, name) for name, part in parts.items()}
+    return Stored(parts=made, meta={**meta, "choices": encoder.choices})
+
+
+def as_tokenised(stored: Stored) -> TokenisedSplits:
+    """Return token ids that come from the cache."""
     choices = tuple(tuple(choice) for choice in stored.meta.get("choices", ()))
     return TokenisedSplits(pad_token_id=int(stored.meta["pad_token_id"]), choices=choices, **stored.parts)
 
 
-def is_tokenised(splits: SplitsRecord, *, model_dir: Path, max_length: int, cache: Path, chat: str = "never") -> bool:
-    """Whether `tokenise` would find the token ids in the cache."""
-    return read_meta(_folder(splits, model_dir=model_dir, max_length=max_length, cache=cache, chat=chat)) is not None
-
-
-def _folder(splits: SplitsRecord, *, model_dir: Path, max_length: int, cache: Path, chat: str) -> Path:
+def tokens_folder(splits: SplitsRecord, *, model_dir: Path, max_length: int, cache: Path, chat: str) -> Path:
+    """Return the folder in which `tokenise` caches the token ids."""
     key = _key(splits, model_dir, max_length, "" if splits.kind == "text" else chat)
     return cache.expanduser() / "tokens" / key
 

@@ -1,1 +1,1 @@
-"""Writes files so that they survive a kill and a power failure, and translates the errors of disks. Knows no sweep."""
+"""Writes files so that they survive kills and power failures, locks them, and translates the errors of disks."""

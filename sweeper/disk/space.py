@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sweeper.errors import DiskError, DiskFull
+from sweeper.errors import DiskError, DiskFull, SweeperError, first_line
 from sweeper.failures import is_full
 
 __all__ = ["check_space", "free_mb", "translate_errors"]
@@ -18,7 +19,8 @@ _WARNING_FACTOR = 10
 
 def free_mb(path: Path) -> float:
     """Return the free space, in MB, of the disk that a path is on; the path need not exist."""
-    existing = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    # Unlike the method of a path, this function has no error for a folder that may not be read.
+    existing = next(folder for folder in (path.absolute(), *path.absolute().parents) if os.path.exists(folder))  # noqa: PTH110
     return shutil.disk_usage(existing).free / 1e6
 
 
@@ -48,7 +50,7 @@ def check_space(folder: Path, least_mb: int) -> str:
 
 @contextmanager
 def translate_errors(path: Path) -> Iterator[None]:
-    """Raise the operating system's errors of a write as `DiskError`.
+    """Raise the operating system's errors of a write as `DiskError`, and those of libraries if the disk is full.
 
     Args:
         path: The file or folder that is being written, for the message.
@@ -59,13 +61,30 @@ def translate_errors(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
+    except SweeperError:
+        raise
+    except Exception as error:
         if is_full(error):
             raise DiskFull(
-                f"{path} cannot be written ({error.strerror}): {free_mb(path):.1f} MB are free on its disk. Everything "
-                "saved before is intact. Free space, then run the same command again"
+                f"{path} cannot be written ({_cause(error)}){_free(path)}. Everything saved before is intact. Free "
+                "space, then run the same command again"
             ) from error
-        raise DiskError(
-            f"{path} cannot be written ({error.strerror}). Everything saved before is intact. Check the disk, its "
-            "permissions and the path, then run the same command again"
-        ) from error
+        if isinstance(error, OSError):
+            raise DiskError(
+                f"{path} cannot be written ({_cause(error)}). Everything saved before is intact. Check the disk, its "
+                "permissions and the path, then run the same command again"
+            ) from error
+        raise
+
+
+def _cause(error: Exception) -> str:
+    strerror = error.strerror if isinstance(error, OSError) else ""
+    return strerror or first_line(error).rstrip(".")
+
+
+def _free(path: Path) -> str:
+    """Return how much space is left, as the rest of a clause; empty if a failing disk does not say it."""
+    try:
+        return f": {free_mb(path):.1f} MB are free on its disk"
+    except OSError:
+        return ""

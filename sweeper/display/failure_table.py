@@ -9,8 +9,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sweeper.display.console import printable
 from sweeper.failures import POLICIES
 from sweeper.figures.failure_counts import count_failures, first_line, has_failed, has_recovered
+from sweeper.store.damage import adapter_warnings
 from sweeper.store.health import read_health
 from sweeper.store.trials import TrialStore
 from sweeper.types import StudyRecord, TrialRecord, TrialState
@@ -23,7 +25,8 @@ _MAX_CHARACTERS = 160
 
 def failure_view(store: TrialStore) -> RenderableType | None:
     """Return the problems of a sweep and its failed trials; None if there are none."""
-    parts: list[RenderableType] = [Text(f"! {line}", style="yellow") for line in read_health(store.root).lines()]
+    problems = [*read_health(store.root).lines(), *adapter_warnings(store)]
+    parts: list[RenderableType] = [Text(f"! {line}", style="yellow") for line in problems]
     for study in store.studies():
         trials = store.trials(study.name)
         counts = cause_counts(trials)
@@ -53,7 +56,7 @@ def _table(study: StudyRecord, trials: Sequence[TrialRecord]) -> Table:
     for trial in trials[:_MAX_TRIALS]:
         if trial.failure is not None:
             policy = POLICIES[trial.failure.kind]
-            line = first_line(trial.failure)
+            line = printable(first_line(trial.failure))
             message = line if len(line) <= _MAX_CHARACTERS else f"{line[:_MAX_CHARACTERS]}..."
             advice = Text.assemble(f"{message}\n", (policy.remedy, "dim"))
             table.add_row(str(trial.spec.number), trial.failure.kind.value, str(trial.num_retries), advice)

@@ -15,6 +15,7 @@ from sweeper.figures.baselines import baseline_descriptions
 from sweeper.figures.comparison import NOISE_ERRORS
 from sweeper.figures.confirmation import recommended_seed
 from sweeper.figures.rungs import better_rung
+from sweeper.store.damage import adapter_warnings, is_adapter_intact
 from sweeper.store.trials import TrialStore
 
 __all__ = ["caution", "final_view"]
@@ -52,6 +53,7 @@ def final_view(
     names = ", ".join(path.name for path in (store.paths.report, store.paths.best, store.paths.trials_csv))
     parts += [Text(f"\nTo read the results, open:  {store.paths.report_html}")]
     parts += [Text(f"In {sweep_dir}:"), Text(f"  {names}")]
+    parts += [Text(f"! {line}", style="yellow") for line in adapter_warnings(store)]
     for study in progress:
         parts += [Text(f"  {line}") for line in _adapter_lines(store, study, blocks.get(study.study.name))]
     if ui_command:
@@ -84,7 +86,7 @@ def _adapter_lines(store: TrialStore, progress: StudyProgress, block: Mapping[st
     found = [(store.adapter_dir(study.name, best.spec.number), f"best of {study.dataset}")]
     if rung := better_rung(study, best):
         found.append((store.rung_adapter_dir(study.name, best.spec.number, rung.chunk), progress.best_rung))
-    return [f"{folder.relative_to(store.root)}  ({what})" for folder, what in found if folder.is_dir()]
+    return [f"{folder.relative_to(store.root)}  ({what})" for folder, what in found if is_adapter_intact(folder)]
 
 
 def caution(progress: StudyProgress) -> str:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from sweeper.config.settings import DatasetSettings, ModelSettings, TaskSettings
-from sweeper.types import ChunkReport, ChunkRequest, Failure, FailureKind, TrialSpec
+from sweeper.config.settings import ModelSettings, TaskSettings
+from sweeper.types import ChunkReport, ChunkRequest, Failure, FailureKind, ModelRef, RowsRef, TrialSpec
 
 __all__ = [
     "AdaptersScored",
@@ -36,6 +36,7 @@ class WorkerSetup:
 
     model: ModelSettings
     model_dir: Path
+    """Where the model is on the worker's machine; `OpenStudy.model` says what it must be."""
     cache: Path
     device: str
     """``cpu`` or ``cuda``; the executor selects the CUDA device with CUDA_VISIBLE_DEVICES."""
@@ -44,12 +45,15 @@ class WorkerSetup:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OpenStudy:
-    """Request: train trials of this study from now on."""
+    """Request: train trials of this study from now on.
+
+    Rows and model are named by their content. A worker looks for them in its own cache, and refuses others.
+    """
 
     name: str
-    dataset: DatasetSettings
+    rows: RowsRef
+    model: ModelRef
     task: TaskSettings
-    max_length: int
     micro_batch: int
     chunks_per_epoch: int
     epochs: int

@@ -3,8 +3,8 @@
 A worker process is ``python -m sweeper.execute.serve`` with one end of a private pipe. Nothing is forked, the user's
 main module is not imported again, and the environment (devices, threads) is set before any library is loaded.
 
-Terminals and service managers send Ctrl-C and SIGTERM to the whole process group. Workers ignore them: the controller
-lets running chunks end, then kills its workers. A worker exits by itself if its controller dies.
+Terminals and service managers send Ctrl-C, SIGTERM and SIGHUP to the whole process group. Workers ignore them: the
+controller lets running chunks end, then kills its workers. A worker exits by itself if its controller dies.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from io import FileIO
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,6 +24,8 @@ from threading import Thread
 
 import psutil
 
+from sweeper.disk.atomic import make_folder
+from sweeper.disk.space import translate_errors
 from sweeper.errors import WorkerLost
 from sweeper.execute.base import Reply, Request, Worker, WorkerHandle
 
@@ -134,8 +137,12 @@ class ProcessExecutor:
         self._ready: SimpleQueue[_ProcessHandle] = SimpleQueue()
 
     def start(self) -> Sequence[WorkerHandle]:
-        """Start all workers in parallel. A second call returns the same workers."""
-        self._logs.mkdir(parents=True, exist_ok=True)
+        """Start all workers in parallel. A second call returns the same workers.
+
+        Raises:
+            DiskError: The log of a worker cannot be written.
+        """
+        make_folder(self._logs)
         for index in range(self._num_workers if not self._handles else 0):
             self._launch(index)
         return list(self._handles.values())
@@ -174,8 +181,9 @@ class ProcessExecutor:
         device = self._cuda_devices[index] if self._cuda_devices else ""
         environment = worker_environment(device, self._threads, num_workers=self._num_workers)
         command = [sys.executable, "-m", "sweeper.execute.serve", str(worker_end.fileno()), str(os.getpid())]
-        with (self._logs / f"worker-{index}.log").open("ab", buffering=0) as log:
-            log.write(f"worker {index}: {_memory_note(environment)}\n".encode())
+        with self._open_log(index) as log:
+            with translate_errors(self._logs):
+                log.write(f"worker {index}: {_memory_note(environment)}\n".encode())
             process = subprocess.Popen(  # noqa: S603  our own module, no shell
                 command,
                 pass_fds=[worker_end.fileno()],
@@ -189,6 +197,11 @@ class ProcessExecutor:
         self._handles[index] = handle
         handle.send_factory(self._make_worker)
         return handle
+
+    def _open_log(self, index: int) -> FileIO:
+        path = self._logs / f"worker-{index}.log"
+        with translate_errors(path):
+            return path.open("ab", buffering=0)
 
 
 _AMPLE_BYTES = 3 * 2**30

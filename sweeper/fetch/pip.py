@@ -10,9 +10,9 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from sweeper.config.urls import redact_urls
 from sweeper.errors import FetchError
 from sweeper.fetch.progress import Progress
+from sweeper.urls import redact_urls
 
 __all__ = ["download"]
 

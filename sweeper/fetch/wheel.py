@@ -14,15 +14,14 @@ If a file is cached, neither the network nor pip is used. On a machine without n
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from filelock import FileLock
-
 from sweeper.config.settings import DatasetSettings, ModelSettings
+from sweeper.disk.atomic import move
+from sweeper.disk.lock import hold_file
 from sweeper.errors import ConfigError, FetchError
 from sweeper.fetch.files import check_sha256, temporary_folder
 from sweeper.fetch.pip import download
@@ -93,8 +92,7 @@ def fetch_wheel(pin: WheelPin, *, cache: Path, progress: Progress = no_progress)
         FetchError: pip cannot download it, or its checksum is wrong.
     """
     wheels = cache.expanduser() / "wheels"
-    wheels.mkdir(parents=True, exist_ok=True)
-    with FileLock(wheels / f".{pin.package}.lock"):
+    with hold_file(wheels / f".{pin.package}.lock"):
         cached = next(filter(pin.matches, sorted(wheels.glob("*.whl"))), None)
         if cached is not None:
             check_sha256(cached, pin.sha256, f"Delete {cached} to fetch it again, or correct the sha256 setting.")
@@ -116,6 +114,6 @@ def _download(pin: WheelPin, wheels: Path, progress: Progress) -> Path:
         remedy = f"If {pin.package} was republished on purpose, set its new sha256; otherwise do not use it."
         check_sha256(found[0], pin.sha256, remedy)
         target = wheels / found[0].name
-        os.replace(found[0], target)
+        move(found[0], target)
     progress(pin.package, target.stat().st_size, target.stat().st_size)
     return target

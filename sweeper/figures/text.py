@@ -1,10 +1,36 @@
-"""Words that summary and report share."""
+"""Words that summary and report share, and texts from data as Markdown that shows them unchanged."""
 
 from __future__ import annotations
 
-__all__ = ["plural"]
+import re
+
+__all__ = ["markdown_block", "markdown_code", "markdown_text", "plural"]
 
 
 def plural(number: int, noun: str) -> str:
     """Return a count with its noun, e.g. ``1 trial`` or ``3 trials``."""
     return f"{number} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def markdown_text(text: object) -> str:
+    """Return a text as one line of Markdown, also for a cell of a table: no HTML, code, emphasis or link."""
+    line = re.sub(r"&(?=#?\w+;)", "&amp;", " ".join(str(text).split())).replace("<", "&lt;")
+    return re.sub(r"[\\`*|]", r"\\\g<0>", line).replace("](", "]\\(")
+
+
+def markdown_code(text: object) -> str:
+    """Return a text as code within a line, between more backticks than it has in a row."""
+    line = " ".join(str(text).split())
+    ticks = "`" * (_longest_ticks(line) + 1)
+    space = " " if line.startswith("`") or line.endswith("`") else ""
+    return f"{ticks}{space}{line}{space}{ticks}"
+
+
+def markdown_block(text: str) -> str:
+    """Return a text as a block of code that it cannot end."""
+    fence = "`" * max(3, _longest_ticks(text) + 1)
+    return f"{fence}\n{text}\n{fence}"
+
+
+def _longest_ticks(text: str) -> int:
+    return max(map(len, re.findall("`+", text)), default=0)

@@ -34,13 +34,15 @@ SchedulerName = Annotated[
 @app.command("list")
 def list_jobs(jobs_dir: JobsDir = None) -> None:
     """List the jobs with their windows and overrides."""
+    from sweeper.config.overrides import shown_override
     from sweeper.jobs.settings import find_jobs_dir, load_jobs
 
     folder = find_jobs_dir(jobs_dir)
     table = _table("Job", "Window", "Overrides", "Description")
     for job in load_jobs(folder):
         window = f"{job.window or 'none'} {job.time_zone}".strip()
-        table.add_row(job.name, window, "\n".join(job.overrides), job.description)
+        overrides = "\n".join(map(shown_override, job.overrides))
+        table.add_row(*map(Text, (job.name, window, overrides, job.description)))
     _print(f"Jobs in {folder}")
     Console().print(table)
 

@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from sweeper.clock import utc_now
+from sweeper.config.overrides import SECRET, shown_override
 from sweeper.config.settings import DEFAULT_OUTPUTS
 from sweeper.errors import ConfigError
 from sweeper.jobs.schedule_lines import calendar_lines, cron_lines, cron_lines_in_zone, longest_window_s
-from sweeper.jobs.settings import Job
+from sweeper.jobs.settings import Job, has_control_character
 from sweeper.store.paths import OutputsPaths
 
 __all__ = ["TARGETS", "Resources", "log_path", "render", "run_command", "unit_names"]
@@ -56,11 +58,15 @@ def render(job: Job, target: str, *, resources: Resources | None = None, now: da
         now: The current time; cron lines cover the year that starts here.
 
     Raises:
-        ConfigError: The job has no window, so it has no starting time.
+        ConfigError: The job has no window, so it has no starting time; a path has a line break; or a secret would be
+            readable in a manifest.
     """
     if not job.windows:
         rule = "a scheduled job needs a window, which sets when it starts"
         raise ConfigError(f"{job.file.name}: window", job.window, rule, 'Add, for example, window: "22:00-07:00".')
+    _check_paths(job, resources or Resources())
+    if target == "kubernetes":
+        _check_secrets(job)
     values = _values(job, resources or Resources(), now or utc_now())
     service, timer = unit_names(job.name)
     names = {
@@ -92,6 +98,33 @@ def run_command(job: Job) -> list[str]:
     return [str(job.python), "-P", "-m", "sweeper.cli", "jobs", "run", job.name, "--jobs-dir", str(job.file.parent)]
 
 
+def _check_paths(job: Job, resources: Resources) -> None:
+    """Reject what would end a line of a unit, a crontab or a script, and let the rest of it be read as another line."""
+    texts = {
+        "folder": job.folder,
+        "virtual_environment": job.python,
+        "the path of the file": job.file,
+        "--image": resources.image,
+    }
+    for key, text in texts.items():
+        if has_control_character(str(text)):
+            rule = "no scheduler can read a line break or another control character here"
+            raise ConfigError(f"{job.file.name}: {key}", repr(str(text)), rule, "Rename it.")
+
+
+def _check_secrets(job: Job) -> None:
+    """Reject passwords and addresses: everyone who may read the manifest could read them."""
+    for key, text in [("notify", text) for text in job.notify] + [("overrides", text) for text in job.overrides]:
+        is_secret = key == "notify" or shown_override(text) != text
+        if is_secret and "${oc.env:" not in text:
+            rule = "a manifest is not secret, so it cannot contain passwords or notification addresses"
+            remedy = (
+                f"Write ${{oc.env:SWEEPER_SECRET}} instead, and create the Kubernetes secret sweeper-{job.name} with "
+                "SWEEPER_SECRET; to render the job, set the variable here, too."
+            )
+            raise ConfigError(f"{job.file.name}: {key}", SECRET, rule, remedy)
+
+
 def _values(job: Job, resources: Resources, now: datetime) -> dict[str, Any]:
     window_s = longest_window_s(job.windows)
     return {
@@ -119,11 +152,15 @@ def _values(job: Job, resources: Resources, now: datetime) -> dict[str, Any]:
 
 
 def _cron_command(job: Job) -> str:
-    """Return one shell command line. Each % is escaped, because cron would turn it into a line break."""
+    """Return one shell command line. Each % is escaped, because cron would turn it into a line break.
+
+    To cron, a backslash before that escape would escape the escape. All of them are in single quotes, so an empty
+    string comes between the two.
+    """
     log = shlex.quote(str(log_path(job)))
     folder = shlex.quote(str(log_path(job).parent))
     command = shlex.join(["nice", "-n", "10", *run_command(job)])
-    return f"mkdir -p {folder} && {command} >> {log} 2>&1".replace("%", "\\%")
+    return f"mkdir -p {folder} && {command} >> {log} 2>&1".replace("\\%", "\\''%").replace("%", "\\%")
 
 
 def _in_container(job: Job, resources: Resources) -> str:
@@ -149,6 +186,7 @@ def _slurm_time(seconds: int) -> str:
     return f"{minutes // 1440}-{minutes // 60 % 24:02d}:{minutes % 60:02d}:00"
 
 
+@cache
 def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
@@ -158,6 +196,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters |= {"unit_text": _unit_text, "unit_folder": _unit_folder}
     environment.filters |= {"specifiers": _specifiers, "systemd": _systemd_words, "sh": _shell_word}
     return environment
 
@@ -165,6 +204,17 @@ def _environment() -> Environment:
 def _specifiers(text: object) -> str:
     """Escape %, which starts a specifier in unit files."""
     return str(text).replace("%", "%%")
+
+
+def _unit_text(text: str) -> str:
+    """Escape a text for a line of a unit file, which an odd number of backslashes at its end would continue."""
+    num_backslashes = len(text) - len(text.rstrip("\\"))
+    return _specifiers(text + "\\" * (num_backslashes % 2))
+
+
+def _unit_folder(path: object) -> str:
+    """Escape a path for a line of a unit file: with a slash at its end, so that no backslash or space is there."""
+    return f"{_specifiers(path)}/"
 
 
 def _systemd_words(words: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from sweeper.config.compose import SweepConfig, compose
+from sweeper.config.trust import check_remote_code
 from sweeper.display.console import print_line
 from sweeper.errors import ConfigError, SweeperError, SweepLocked
 from sweeper.jobs.environment import environment_file, load_environment
@@ -43,6 +44,8 @@ def plan_job(job: Job) -> Plan:
     with contextlib.chdir(job.folder):
         try:
             config = compose(job.all_overrides)
+            # Its overrides are not typed by the user, but part of a file.
+            check_remote_code(config.settings.model, source="the job")
         except ConfigError as error:
             raise ConfigError(f"{job.file.name}: {error.key}", error.value, error.rule, error.remedy) from error
         outputs = OutputsPaths(Path(config.settings.outputs))  # made absolute here, in the job's folder
@@ -92,10 +95,10 @@ def _report(job: Job, plan: Plan, console: Console) -> None:
     """Write the report, if the job asks for one and the sweep exists. After an error, the sweep has not written it."""
     if not (job.report and plan.store.exists):
         return
-    from sweeper.analysis.report import write_reports
+    from sweeper.sweep.reports import current_best
 
     try:
-        write_reports(plan.store, space=plan.config.space)
+        current_best(plan.store, plan.config)
     except SweeperError as error:
         print_line(console, f"The report could not be written: {error}")
     else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ import yaml
 from sweeper.config.time_windows import TimeWindows, parse_windows
 from sweeper.errors import ConfigError, SweeperError, did_you_mean
 
-__all__ = ["Job", "find_job", "find_jobs_dir", "load_job", "load_jobs", "override_text"]
+__all__ = ["Job", "find_job", "find_jobs_dir", "has_control_character", "load_job", "load_jobs", "override_text"]
 
 _KEYS: Mapping[str, tuple[type, str, object]] = {
     "name": (str, "a name", ""),
@@ -33,6 +34,8 @@ _KEYS: Mapping[str, tuple[type, str, object]] = {
 }
 """The keys of a job: type, description of the value for error messages, default."""
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
+_CONTROL = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode's categories of control characters, lone surrogates, line separators and paragraph separators."""
 _KEY_OF_OVERRIDE = {"budget.window": "window", "budget.time_zone": "time_zone", "notify.urls": "notify"}
 
 
@@ -73,6 +76,11 @@ def override_text(value: str) -> str:
     # In this grammar, a backslash is special only before a quote or at the end.
     escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
     return f"'{escaped}'"
+
+
+def has_control_character(text: str, allowed: str = "") -> bool:
+    """Whether a text contains a line break or another character that a line of a unit or crontab cannot have."""
+    return any(unicodedata.category(letter) in _CONTROL and letter not in allowed for letter in text)
 
 
 def find_jobs_dir(given: Path | None = None) -> Path:
@@ -175,10 +183,15 @@ def _check_value(path: Path, key: str, value: object) -> None:
     if value is None:
         return
     is_texts = not isinstance(value, list) or all(isinstance(item, str) for item in value)
-    is_line = key == "description" or not isinstance(value, str) or "\n" not in value
-    if not (isinstance(value, kind) and is_texts and is_line):
+    if not (isinstance(value, kind) and is_texts):
         remedy = "Put texts that YAML would read as another type in quotes."
         raise ConfigError(f"{path.name}: {key}", value, f"the value must be {meaning}", remedy)
+    # The line breaks of a description become spaces, and only manifests contain the items of lists.
+    texts = value if isinstance(value, list) else [str(value)]
+    allowed = "\n\t" if key == "description" or isinstance(value, list) else ""
+    if any(has_control_character(text, allowed) for text in texts):
+        rule = "a line break or another control character is not allowed here"
+        raise ConfigError(f"{path.name}: {key}", repr(value), rule, "Remove it.")
 
 
 def _check_given_once(path: Path, values: Mapping[str, Any]) -> None:

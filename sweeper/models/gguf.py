@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-import shutil
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
-from sweeper.errors import ModelError, first_line
+from sweeper.disk.atomic import new_folder, remove_unfinished
+from sweeper.disk.lock import hold_file
+from sweeper.errors import DiskError, ModelError, first_line
+from sweeper.fetch.digests import files_of, write_record
 from sweeper.fetch.progress import Progress
 
-__all__ = ["convert_gguf"]
+__all__ = ["convert_gguf", "converted_folder"]
 
 CONVERSION_VERSION = 1
 """Increased when the same file would be converted differently."""
@@ -36,14 +35,14 @@ def convert_gguf(path: Path, *, key: str, cache: Path, progress: Progress) -> Pa
 
     Raises:
         ModelError: transformers cannot read the file.
+        DiskError: The disk is full or fails.
     """
-    name = hashlib.sha256(f"{CONVERSION_VERSION} {key}".encode()).hexdigest()[:20]
-    folder = cache / "converted" / name / path.stem
+    folder = converted_folder(path.stem, key=key, cache=cache)
     if folder.is_dir():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.parent / ".lock"):
+    with hold_file(folder.parent / ".lock"):
         if not folder.is_dir():
+            remove_unfinished(folder.parent)
             size = path.stat().st_size
             progress(f"{path.name}, converted to safetensors", 0, size)
             _write(path, folder)
@@ -51,25 +50,30 @@ def convert_gguf(path: Path, *, key: str, cache: Path, progress: Progress) -> Pa
     return folder
 
 
+def converted_folder(stem: str, *, key: str, cache: Path) -> Path:
+    """Return the folder of a converted file, which may not exist yet."""
+    name = hashlib.sha256(f"{CONVERSION_VERSION} {key}".encode()).hexdigest()[:20]
+    return cache / "converted" / name / stem
+
+
 def _write(path: Path, folder: Path) -> None:
     from sweeper.models.load import quiet
 
-    # The caller holds the lock, so a temporary folder that is there was left by a process that was killed.
-    aside = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
     try:
         # For GGUF, transformers shows a progress bar that its own switch for progress bars does not turn off.
         with quiet(), redirect_stderr(io.StringIO()):
             tokenizer, model = _read(path)
-            model.save_pretrained(aside)
-            tokenizer.save_pretrained(aside)
+            with new_folder(folder) as new:
+                model.save_pretrained(new)
+                tokenizer.save_pretrained(new)
+                write_record(folder, files_of(new))
+    except DiskError:
+        raise
     except Exception as error:
-        shutil.rmtree(aside, ignore_errors=True)
         raise ModelError(
             f"{path} cannot be converted to safetensors: {first_line(error)} Choose a GGUF file of an architecture "
             f"that transformers reads, or the model's safetensors with model.source=hub."
         ) from error
-    os.replace(aside, folder)
 
 
 def _read(path: Path) -> tuple[Any, Any]:

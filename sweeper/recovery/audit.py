@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sweeper.config.space import SearchSpace
-from sweeper.errors import StoreError
+from sweeper.errors import DamagedFile, StoreError
 from sweeper.recovery.differences import Difference, Place, Remedy, compare_view
-from sweeper.store.damage import Damage, DamageKind, find_damage, find_study_damage, readable_trials
+from sweeper.store.damage import Damage, DamageKind, find_damage, find_record_damage, readable_trials
 from sweeper.store.ledger import Ledger
 from sweeper.store.trials import TrialStore
 from sweeper.track import database_fault
@@ -29,7 +29,7 @@ class SweepViews:
     """Reads the runs; None without a tracker, or if its database cannot be used."""
     space: SearchSpace
     keep_adapters: int
-    """``store.keep_adapters``."""
+    """Number of best trials that must have adapters; 0 for all complete ones."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -48,6 +48,11 @@ class Audit:
     ledger_fault: str = ""
 
     @property
+    def lost(self) -> list[Damage]:
+        """What no copy can restore, only a new training: adapters, and row outcomes of the confirmation."""
+        return [damage for damage in self.damage if damage.kind in (DamageKind.ADAPTER, DamageKind.OUTCOMES)]
+
+    @property
     def is_clean(self) -> bool:
         """Whether store, Optuna and MLflow agree and nothing is damaged."""
         return not (self.damage or self.differences)
@@ -61,17 +66,19 @@ def audit_sweep(store: TrialStore, views: SweepViews) -> Audit:
     """
     from sweeper.search.stored_study import database_fault as search_fault
 
-    audit = Audit(damage=find_study_damage(store))
+    audit = Audit(damage=find_record_damage(store))
     audit.search_fault = search_fault(views.search_url)
     audit.tracker_fault = database_fault(views.tracker_url) if views.tracker_url else ""
     faults = ((Place.SEARCH, audit.search_fault), (Place.TRACKER, audit.tracker_fault))
     for place, what in faults:
         if what:
             audit.differences.append(Difference(place=place, study="", what=what, remedy=Remedy.REPLACE))
-    broken = {damage.study for damage in audit.damage}
     for folder in store.paths.studies():
-        if folder.name not in broken:
-            _audit_study(audit, store, store.read_study(folder.name), views)
+        try:
+            study = store.read_study(folder.name)
+        except DamagedFile:
+            continue  # listed as damage; its trials can be checked when it is rebuilt
+        _audit_study(audit, store, study, views)
     _audit_ledger(audit, store)
     return audit
 

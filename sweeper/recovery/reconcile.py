@@ -1,16 +1,15 @@
 """Compares store, Optuna and MLflow trial by trial, and repairs the two views from the store. `cli` calls it.
 
-Holds the sweep's lock, so no controller can run. Damaged files of the store are moved aside and rebuilt (see `repair`).
-What is missing in a view is sent as at any restart. What contradicts the store is deleted from the view and sent again.
+Holds the sweep's lock, so no controller can run. Damaged files of the store are moved to ``damaged/`` and rebuilt (see
+`repair`). What is missing in a view is sent as at any restart. What contradicts the store is deleted from the view and
+sent again.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -19,77 +18,96 @@ from rich.text import Text
 
 from sweeper.config.compose import SweepConfig
 from sweeper.config.dimensions import parse_space
-from sweeper.config.hyperparameters import Hyperparameters
 from sweeper.config.settings import SweepSettings
-from sweeper.errors import StoreError
+from sweeper.disk.atomic import write_atomic
+from sweeper.errors import DamagedFile, StoreError
 from sweeper.recovery.audit import Audit, SweepViews, audit_sweep, total_cost
-from sweeper.recovery.differences import Place, Remedy
-from sweeper.recovery.repair import TrialRepair
-from sweeper.store.damage import DamageKind, set_aside
+from sweeper.recovery.differences import Difference, Place, Remedy
+from sweeper.recovery.repair import Repair, TrialRepair
+from sweeper.recovery.retraining import Retraining
+from sweeper.recovery.study_fault import study_fault
+from sweeper.store.damage import Damage, DamageKind, new_stamp, readable_trials, set_aside
 from sweeper.store.ledger import Ledger
 from sweeper.store.lock import hold
+from sweeper.store.retention import num_adapters_kept
 from sweeper.store.serialization import from_jsonable
 from sweeper.store.trials import TrialStore
 from sweeper.sweep.factory import keep_report, open_search, open_study_run, open_tracker, storage_url
-from sweeper.sweep.plan import plan_model, plan_study
+from sweeper.sweep.identity import check_identity
+from sweeper.sweep.plan import plan_model, plan_study, trial_template
+from sweeper.sweep.reports import write_report
+from sweeper.sweep.sweep_record import restore_sweep
 from sweeper.track import database_fault, database_files, open_audit, tracking_uri
-from sweeper.types import Cost, TrialState, TrialTemplate, ViewedTrial
+from sweeper.types import Cost, TrialState, ViewedTrial
 
 __all__ = ["reconcile_sweep"]
 
 _TRACKER_TIMEOUT_S = 600.0
 """Time to bring MLflow up to date, at about 5 ms per point."""
+_RECORDS = (DamageKind.SWEEP, DamageKind.STUDY, DamageKind.CONFIRMATION, DamageKind.NOTE)
+_Difference = tuple[str, str, str, str]
+"""Place, study, trial and difference."""
 _Row = tuple[str, str, str, str, str]
-"""Place, study, trial, difference and repair."""
+"""The same, and the repair."""
 
 
 def reconcile_sweep(
-    store: TrialStore, *, console: Console, dry_run: bool = False, settings: SweepSettings | None = None
+    store: TrialStore,
+    *,
+    console: Console,
+    dry_run: bool = False,
+    retrain: bool = False,
+    settings: SweepSettings | None = None,
 ) -> bool:
     """Print the differences between store, Optuna and MLflow, and repair them.
 
     Args:
         store: The sweep.
         console: Where to print.
-        dry_run: Only print them.
+        dry_run: Only print them, and what would be done.
+        retrain: Train complete trials again whose adapter or row outcomes have no copy.
         settings: Settings from the command line, which may contain a database's password; the stored ones if None.
 
     Returns:
-        Whether all three agree now.
+        Whether all three agree now, and nothing is damaged or lost.
 
     Raises:
         SweepLocked: A controller is running the sweep.
+        SweepMismatch: The settings are not those of the sweep.
         SweeperError: A record cannot be repaired, or a view is not reachable.
     """
     with hold(store):
-        settings = settings or from_jsonable(SweepSettings, store.read_sweep()["settings"])
+        if settings is None:
+            settings = from_jsonable(SweepSettings, store.read_sweep()["settings"])
+        else:
+            check_identity(store, settings)
         # The outputs folder may have been moved since the sweep started.
-        reconciler = _Reconciler(store, dataclasses.replace(settings, outputs=str(store.root.parent)))
+        settings = dataclasses.replace(settings, outputs=str(store.root.parent))
+        reconciler = _Reconciler(store, settings, console=console, retrain=retrain)
         audit = reconciler.audit()
         if audit.is_clean:
             console.print(Text(f"Sweep {store.root.name}: store, Optuna and MLflow agree on every trial."))
             return True
-        done = [(*row[:4], "") for row in _rows(audit)] if dry_run else reconciler.repair(audit)
-        console.print(_table(done, is_repaired=not dry_run))
+        done = reconciler.plan(audit) if dry_run else reconciler.repair(audit)
+        console.print(_table(done, "repair" if dry_run else "done"))
         if dry_run:
             console.print(Text(f"Differences: {len(done)}. Run without --dry-run to repair them."))
             return False
         left = reconciler.audit()
-        if not left.is_clean:
-            console.print(_table(_rows(left), is_repaired=False))
-            console.print(Text(f"Differences that could not be repaired: {len(_rows(left))}.", style="bold red"))
-            return False
-        console.print(Text(f"Sweep {store.root.name}: repaired. Store, Optuna and MLflow agree now."))
-        return True
+        if left.is_clean:
+            console.print(Text(f"Sweep {store.root.name}: repaired. Store, Optuna and MLflow agree now."))
+            return True
+        _print_left(left, store, console)
+        return False
 
 
 class _Reconciler:
     """Audits and repairs one sweep."""
 
-    def __init__(self, store: TrialStore, settings: SweepSettings) -> None:
-        self._store = store
+    def __init__(self, store: TrialStore, settings: SweepSettings, *, console: Console, retrain: bool) -> None:
+        self._store, self._console, self._retrain = store, console, retrain
         self._config = SweepConfig(settings, parse_space(settings.space.dimensions))
-        self._stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+        self._stamp = new_stamp()
 
     @property
     def _settings(self) -> SweepSettings:
@@ -99,14 +117,23 @@ class _Reconciler:
         """Compare store, Optuna and MLflow as they are now."""
         return audit_sweep(self._store, self._views())
 
+    def plan(self, audit: Audit) -> list[_Row]:
+        """Return a row for each repair that an audit asks for; change nothing."""
+        rows = [_row(damage, self._plan_record(damage)) for damage in audit.damage if damage.kind in _RECORDS]
+        rows += [(*row, repair.what) for row, repair in self._plan_trials(audit)]
+        # A trial that is only in a view is in these rows already.
+        views = [d for d in audit.differences if d.remedy is not Remedy.RECOVER or d.number is None]
+        return rows + _difference_rows(views)
+
     def repair(self, audit: Audit) -> list[_Row]:
         """Repair what an audit found; return a row for each repair."""
-        done = self._repair_studies(audit)
+        done = self._repair_records(audit)
         if done:
             audit = self.audit()  # only now that its record is readable can the trials of a study be checked
-        done += self._repair_trials(audit)
+        self._repair_ledger()
+        done += [(*row, repair.run()) for row, repair in self._plan_trials(audit)]
         left = self.audit()
-        done += _rows(dataclasses.replace(left, damage=[]))  # differences in the views and the ledger
+        done += _difference_rows(left.differences)
         self._delete_contradictions(left)
         self._update_views()
         self._repair_ledger()
@@ -123,53 +150,99 @@ class _Reconciler:
             tracker_url=url,
             tracker=tracker,
             space=self._config.space,
-            keep_adapters=settings.store.keep_adapters,
+            keep_adapters=num_adapters_kept(self._store.root, settings.store.keep_adapters),
         )
 
-    def _repair_studies(self, audit: Audit) -> list[_Row]:
-        broken = [damage for damage in audit.damage if damage.kind is DamageKind.STUDY]
-        if not broken:
-            return []
+    def _plan_record(self, damage: Damage) -> str:
+        """Return how the damaged record of the sweep, a session, a study or a confirmation is repaired."""
+        if damage.kind is DamageKind.NOTE:
+            return f"moved to damaged/{self._stamp}"
+        if damage.kind is DamageKind.CONFIRMATION:
+            return f"moved to damaged/{self._stamp}; the next session computes it again"
+        try:
+            self._store.read_study(damage.study) if damage.study else self._store.read_sweep()
+        except DamagedFile:
+            return "rebuilt from the settings, which agree with the trials"
+        return "restored from its copy"
+
+    def _repair_records(self, audit: Audit) -> list[_Row]:
+        broken = [damage for damage in audit.damage if damage.kind in _RECORDS]
+        done = [_row(damage, self._plan_record(damage)) for damage in broken]
+        restore_sweep(self._store, self._settings, self._stamp)
+        for damage in broken:
+            if damage.kind in (DamageKind.CONFIRMATION, DamageKind.NOTE):
+                set_aside(self._store, damage.path, self._stamp)
+        lost = [name for name in (d.study for d in broken if d.kind is DamageKind.STUDY) if not self._has_study(name)]
+        if lost:
+            self._rebuild_studies(lost)
+        return done
+
+    def _has_study(self, name: str) -> bool:
+        try:
+            self._store.read_study(name)
+        except DamagedFile:
+            return False
+        return True
+
+    def _rebuild_studies(self, names: Sequence[str]) -> None:
+        """Plan studies again whose record and its copy are lost.
+
+        Raises:
+            StoreError: The settings have no such study, or its trials cannot have been trained with them.
+        """
         model_dir = plan_model(self._settings)
         plans = [plan_study(self._config, data, model_dir=model_dir) for data in self._settings.dataset.values()]
         records = {plan.record.name: plan.record for plan in plans}
-        for damage in broken:
-            if damage.study not in records:
-                why = f"the sweep's settings have no study {damage.study}"
-                raise StoreError(f"{damage.path} is damaged ({damage.what}) and cannot be rebuilt: {why}")
-            if damage.path.exists():
-                set_aside(self._store, damage.path, self._stamp)
-            self._store.write_study(records[damage.study])
-        return [("store", damage.study, "", damage.what, "rebuilt from the settings") for damage in broken]
+        for name in names:
+            path = self._store.paths.study_record(name)
+            if name not in records:
+                raise StoreError(f"{path} is damaged and cannot be rebuilt: the sweep's settings have no study {name}")
+            trials = readable_trials(self._store, name)
+            if fault := study_fault(records[name], trials, template=trial_template(self._settings, records[name])):
+                raise StoreError(
+                    f"{path} is damaged and cannot be rebuilt from the settings and the data: {fault}. If the data was "
+                    "changed since the sweep started, restore it and run the same command again"
+                )
+            for damaged in (path, self._store.paths.study_backup(name)):
+                if damaged.exists():
+                    set_aside(self._store, damaged, self._stamp)
+            self._store.write_study(records[name])
 
-    def _repair_trials(self, audit: Audit) -> list[_Row]:
+    def _plan_trials(self, audit: Audit) -> Iterator[tuple[_Difference, Repair]]:
+        """Yield what is wrong with the trials in the store, and its repair, which is carried out before the next."""
         tracker = self._views().tracker
-        done: list[_Row] = []
-        for study in self._store.studies():
+        for folder in self._store.paths.studies():
+            if not self._has_study(folder.name):
+                continue
+            study = self._store.read_study(folder.name)
+            retraining = Retraining(
+                store=self._store, study=study, settings=self._settings, console=self._console, stamp=self._stamp
+            )
             trials = TrialRepair(
                 store=self._store,
                 study=study.name,
-                template=TrialTemplate(study.name, Hyperparameters.of(self._settings), self._settings.seed),
+                template=trial_template(self._settings, study),
                 searched=_by_number(audit.searched.get(study.name)),
                 runs=_by_number(audit.runs.get(study.name)),
                 copies=tracker,
+                retrain=retraining if self._retrain else None,
                 stamp=self._stamp,
             )
-            done += [
-                ("store", study.name, str(damage.number), damage.what, trials.repair(damage))
-                for damage in audit.damage
-                if damage.study == study.name
-            ]
+            for damage in audit.damage:
+                if damage.study == study.name and damage.kind not in _RECORDS:
+                    yield _row(damage, "")[:4], trials.plan(damage)
             lost = [d for d in audit.differences if d.study == study.name and d.remedy is Remedy.RECOVER]
             for number in sorted({each.number for each in lost if each.number is not None}):
                 what = "the trial is missing, but a view has it"
-                done.append(("store", study.name, str(number), what, trials.recover(number)))
-        return done
+                yield (Place.STORE.value, study.name, str(number), what), trials.plan_recovery(number)
 
     def _delete_contradictions(self, audit: Audit) -> None:
-        """Delete data that contradicts the store from the views, and move damaged databases aside."""
+        """Delete data that contradicts the store from the views, and move damaged databases aside.
+
+        What is deleted from Optuna is kept as a JSON file in ``damaged``. MLflow moves deleted runs to its trash.
+        """
         from sweeper.search.stored_study import database_files as search_files
-        from sweeper.search.stored_study import delete_study
+        from sweeper.search.stored_study import delete_study, export_study
 
         views = self._views()
         if audit.search_fault:
@@ -178,7 +251,10 @@ class _Reconciler:
             self._set_files_aside(database_files(views.tracker_url))
         wrong = [each for each in audit.differences if each.remedy in (Remedy.REPLACE, Remedy.RECOVER) and each.study]
         for name in {each.study for each in wrong if each.place is Place.SEARCH}:
-            delete_study(views.search_url, f"{self._store.root.name}/{name}")
+            in_optuna = f"{self._store.root.name}/{name}"
+            kept = self._store.paths.damaged(self._stamp, self._store.root / f"optuna-{name}.json")
+            write_atomic(kept, export_study(views.search_url, in_optuna))
+            delete_study(views.search_url, in_optuna)
         for each in wrong:
             if each.place is Place.TRACKER and views.tracker is not None:
                 runs = audit.runs.get(each.study) or []
@@ -194,6 +270,8 @@ class _Reconciler:
                     open_study_run(study, search, self._settings, store=self._store, tracker=tracker)
             finally:
                 tracker.close(_TRACKER_TIMEOUT_S)
+            if self._store.paths.best.exists():
+                write_report(self._store, self._config)
             keep_report(tracker, self._store, _TRACKER_TIMEOUT_S)
 
     def _repair_ledger(self) -> None:
@@ -212,7 +290,7 @@ class _Reconciler:
 
     def _set_files_aside(self, paths: Sequence[Path]) -> None:
         for path in paths:
-            os.replace(path, path.with_name(f"{path.name}.damaged-{self._stamp}"))
+            set_aside(self._store, path, self._stamp)
 
 
 def _by_number(trials: Sequence[ViewedTrial] | None) -> dict[int, ViewedTrial]:
@@ -221,19 +299,41 @@ def _by_number(trials: Sequence[ViewedTrial] | None) -> dict[int, ViewedTrial]:
     return {trial.number: trial for trial in found}
 
 
-def _rows(audit: Audit) -> list[_Row]:
-    damage = [(Place.STORE.value, d.study, _number_text(d.number), d.what, Remedy.RECOVER.value) for d in audit.damage]
-    return damage + [
-        (d.place.value, d.study, _number_text(d.number), d.what, d.remedy.value) for d in audit.differences
-    ]
+def _row(damage: Damage, repair: str) -> _Row:
+    return Place.STORE.value, damage.study, _number_text(damage.number), damage.what, repair
+
+
+def _difference_rows(differences: Sequence[Difference]) -> list[_Row]:
+    """Return a row for each difference of the views and the ledger."""
+    return [(d.place.value, d.study, _number_text(d.number), d.what, d.remedy.value) for d in differences]
+
+
+def _print_left(left: Audit, store: TrialStore, console: Console) -> None:
+    """Print what a repair has left: what only a new training restores, and what could not be repaired."""
+    lost = [_row(damage, "") for damage in left.lost]
+    others = [_row(damage, "") for damage in left.damage if damage not in left.lost]
+    others += _difference_rows(left.differences)
+    if others:
+        console.print(_table(others))
+        console.print(Text(f"Differences that could not be repaired: {len(others)}.", style="bold red"))
+    if lost:
+        console.print(_table(lost))
+        console.print(
+            Text(
+                f"Lost, without a copy: {len(lost)}. The trials keep their scores. To train them again, run: "
+                f"sweeper reconcile {store.root.name} --retrain",
+                style="bold yellow",
+            )
+        )
 
 
 def _number_text(number: int | None) -> str:
     return "" if number is None else str(number)
 
 
-def _table(rows: Sequence[_Row], *, is_repaired: bool) -> Table:
-    columns = ["where", "study", "trial", "difference", *(["repair"] if is_repaired else [])]
+def _table(rows: Sequence[_Row], repair: str = "") -> Table:
+    """Return a table; ``repair`` is the header of its last column, which is left out without one."""
+    columns = ["where", "study", "trial", "difference", *([repair] if repair else [])]
     table = Table(*columns, header_style="bold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row[: len(columns)]))

@@ -20,10 +20,12 @@ from sweeper.figures.pareto import Point, dominates
 from sweeper.search.distributions import distributions, to_stored
 from sweeper.types import TrialState
 
-__all__ = ["CONSTRAINT", "StudyMirror", "is_infeasible", "rung_attribute", "score_of"]
+__all__ = ["CONSTRAINT", "STATE", "StudyMirror", "is_infeasible", "rung_attribute", "score_of"]
 
 CONSTRAINT = "infeasible"
 """Name of the constraint that an infeasible trial violates."""
+STATE = "state"
+"""User attribute with the state in which a trial ended."""
 _COMPLETE = optuna.trial.TrialState.COMPLETE
 _PRUNED = optuna.trial.TrialState.PRUNED
 _STATES = {
@@ -144,7 +146,7 @@ class StudyMirror:
             self._note_value(value)
         elif state is TrialState.PRUNED and trial.last_step is not None:
             self._set_value(trial, trial.intermediate_values[trial.last_step], self._latest_cost(trial))
-        trial.user_attrs = {**trial.user_attrs, "state": str(state)}
+        trial.user_attrs = {**trial.user_attrs, STATE: str(state)}
         trial.state = _STATES[state]
         trial.datetime_complete = _naive(finished_at)
         self._running.discard(number)

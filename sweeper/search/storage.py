@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import os
 import sqlite3
 import tempfile
 from collections.abc import Iterator
@@ -20,11 +21,11 @@ import sqlalchemy
 import tenacity
 from filelock import FileLock
 
-from sweeper.config.urls import redact_urls
 from sweeper.disk.space import free_mb
 from sweeper.errors import ConfigError, DiskFull, StorageDown
 from sweeper.failures import POLICIES, is_full
 from sweeper.types import FailureKind
+from sweeper.urls import redact_urls
 
 __all__ = ["RETRIES", "open_storage", "translate_errors"]
 
@@ -46,6 +47,15 @@ RETRIES = tenacity.Retrying(
 )
 """For calls to a database that fails: 5 attempts within about 8 s, plus SQLite's own wait for a lock each time."""
 _KEY = "search.storage"
+_NOT_REACHED = (
+    "Stop the process that locks the database, or move the database away (it is rebuilt from the sweep's folder); then "
+    "run the same command again"
+)
+_DAMAGED = (
+    "The file is damaged. Run the same command again: a database in the sweep's own folder is then rebuilt. Any other "
+    "one may have more than this sweep, so it is left as it is: restore it from a backup, or move it away; each sweep "
+    "rebuilds its studies there at its next start"
+)
 _DRIVERS = {
     "postgresql": "psycopg2-binary",
     "postgresql+psycopg2": "psycopg2-binary",
@@ -63,8 +73,8 @@ class _Connection(sqlite3.Connection):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # With a write-ahead log, NORMAL loses nothing when the process dies. A power failure may lose the last trials;
-        # the next start restores them from the store.
+        # With a write-ahead log, NORMAL loses nothing when the process dies. A loss of power may lose the last
+        # transactions; the next start writes them again from the store (`StudyDatabase.discard_stale`, `update`).
         self.execute("PRAGMA journal_mode=WAL").close()
         self.execute("PRAGMA synchronous=NORMAL").close()
 
@@ -86,7 +96,7 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
     if is_sqlite:
         options = {"connect_args": {"timeout": _BUSY_S, "factory": _Connection}}
     try:
-        with FileLock(_lock_path(url, path)):
+        with _creation_lock(url, path):
             return optuna.storages.RDBStorage(url, engine_kwargs=options)
     except ImportError as error:
         driver = _DRIVERS.get(parsed.drivername, getattr(error.__cause__ or error, "name", None) or "its driver")
@@ -98,6 +108,8 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
             raise _disk_full(url, cause) from error
         rule = f"the database cannot be opened ({cause})"
         remedy = "Check that it runs, that the name exists and that you may write to it."
+        if _is_damaged(cause):
+            remedy = _DAMAGED
         raise ConfigError(_KEY, redact_urls(url), rule, remedy) from None
 
 
@@ -115,10 +127,9 @@ def translate_errors(url: str) -> Iterator[None]:
         cause = _redact(url, error.__cause__ or error)
         if _is_disk_full(url, cause):
             raise _disk_full(url, cause) from error
+        remedy = _DAMAGED if _is_damaged(cause) else _NOT_REACHED
         raise StorageDown(
-            f"the study database {redact_urls(url)} failed ({cause}). Trials are safe in the sweep's folder. Stop "
-            "the process that locks the database, or move the database away (it is rebuilt from the sweep's folder); "
-            "then run the same command again"
+            f"the study database {redact_urls(url)} failed ({cause}). Trials are safe in the sweep's folder. {remedy}"
         ) from error
 
 
@@ -153,12 +164,38 @@ def _parse(url: str) -> sqlalchemy.URL:
     raise ConfigError(_KEY, redact_urls(url), rule, remedy) from None
 
 
-def _lock_path(url: str, path: Path | None) -> Path:
+def _is_damaged(cause: str) -> bool:
+    """Whether an error of SQLite says that a page of the database is damaged, or that the file is none."""
+    return "malformed" in cause or "not a database" in cause
+
+
+@contextlib.contextmanager
+def _creation_lock(url: str, path: Path | None) -> Iterator[None]:
+    """Hold a lock while tables are created, so that processes of one user on this machine do not create them twice.
+
+    A lock beside a SQLite database must be held. That for a server is a convenience, since processes elsewhere do not
+    see it: if its file cannot be opened, the block runs without.
+    """
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return path.with_name(f"{path.name}.lock")
+        with FileLock(path.with_name(f"{path.name}.lock")):
+            yield
+        return
+    lock = FileLock(_server_lock(url))
+    try:
+        lock.acquire()
+    except OSError as error:
+        log.warning("no lock while the tables of the study database are created (%s)", error)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _server_lock(url: str) -> Path:
+    """Return the lock file for a database server. Each user has an own one, since nobody may open that of another."""
     digest = hashlib.sha256(url.encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"sweeper-{digest}.lock"
+    return Path(tempfile.gettempdir()) / f"sweeper-{os.getuid()}-{digest}.lock"
 
 
 def _redact(url: str, error: BaseException) -> str:

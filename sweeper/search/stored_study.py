@@ -5,6 +5,7 @@ Called by `sweeper.recovery`. Adds nothing: `study.Search.sync` adds what is mis
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import optuna
@@ -18,8 +19,18 @@ from sweeper.search.storage import open_storage, translate_errors
 from sweeper.store.sqlite import sqlite_fault, sqlite_files
 from sweeper.types import TrialState, ViewedTrial
 
-__all__ = ["database_fault", "database_files", "delete_study", "read_study"]
+__all__ = ["database_fault", "database_files", "delete_study", "export_study", "read_study"]
 
+_EXPORTED = (
+    "number",
+    "values",
+    "params",
+    "intermediate_values",
+    "user_attrs",
+    "system_attrs",
+    "datetime_start",
+    "datetime_complete",
+)
 _STATES = {
     optuna.trial.TrialState.COMPLETE: TrialState.COMPLETE,
     optuna.trial.TrialState.PRUNED: TrialState.PRUNED,
@@ -63,6 +74,25 @@ def read_study(url: str, name: str, space: SearchSpace) -> list[ViewedTrial] | N
                 return None
             trials = storage.get_all_trials(storage.get_study_id_from_name(name), deepcopy=False)
             return [_viewed(t, space) for t in trials if t.state is not optuna.trial.TrialState.WAITING]
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def export_study(url: str, name: str) -> bytes:
+    """Return all that the database has of a study's trials as JSON, to keep it before `delete_study`.
+
+    Raises:
+        StoreError: The database failed, or has no such study.
+    """
+    storage = open_storage(url)
+    try:
+        with translate_errors(url):
+            trials = storage.get_all_trials(storage.get_study_id_from_name(name), deepcopy=False)
+        rows = [{"state": trial.state.name, **{key: getattr(trial, key) for key in _EXPORTED}} for trial in trials]
+        return json.dumps(rows, indent=1, default=str).encode()
+    except KeyError as error:
+        raise StoreError(f"the study database has no study {name}") from error
     finally:
         storage.remove_session()
         storage.engine.dispose()

@@ -62,8 +62,8 @@ class Search:
         self._cost = settings.cost
         self._mirror = StudyMirror(proposer.space, maximize=maximize, has_cost=proposer.has_cost)
         self._pruner = make_pruner(settings, study=name, rungs=rungs, maximize=maximize)
-        self._decisions: dict[tuple[int, int], Decision] = {}
-        """Decisions of running trials by number and chunk, so that a repeated report gets the same answer."""
+        self._decisions: dict[int, tuple[int, Decision]] = {}
+        """The latest chunk at which a trial was decided, and the decision; it continued at earlier ones."""
         self._writer = WriteBehind(database.update)
 
     @classmethod
@@ -154,6 +154,8 @@ class Search:
     def report(self, number: int, *, chunk: int, value: float, costs: Mapping[str, float] | None = None) -> Decision:
         """Report the objective of a trial at a rung. The same rung reported again gets the same answer.
 
+        That includes a rung whose decision an earlier session recorded, and a trial that has ended since.
+
         Args:
             number: The trial.
             chunk: Chunks completed.
@@ -166,16 +168,12 @@ class Search:
         """
         self._writer.check()
         trial = self._mirror.trials[number]
-        if (number, chunk) in self._decisions:
-            return self._decisions[number, chunk]
         self._score(number, chunk, value, costs)
-        if trial.state.is_finished() or chunk >= self._last_rung:
-            return Decision.CONTINUE
-        is_default = trial.user_attrs.get("origin") == self._proposer.default_origin
-        scores = trial.intermediate_values
-        prunes = not math.isfinite(value) or (not is_default and self._pruner.should_prune(number, chunk, scores))
-        self._decisions[number, chunk] = Decision.STOP if prunes else Decision.CONTINUE
-        return self._decisions[number, chunk]
+        decided_chunk, decision = self._decisions.get(number, (0, Decision.CONTINUE))
+        if chunk > decided_chunk and not trial.state.is_finished():
+            decided_chunk, decision = chunk, self._decide(trial, chunk, value)
+            self._decisions[number] = decided_chunk, decision
+        return decision if chunk == decided_chunk else Decision.CONTINUE
 
     def tell(
         self, number: int, *, state: TrialState, value: float | None = None, finished_at: datetime | None = None
@@ -201,15 +199,17 @@ class Search:
     def sync(self, records: Sequence[TrialRecord], value_of: Callable[[TrialRecord], float | None]) -> None:
         """Build the trials in memory from the store, once before the first proposal, and update the database.
 
-        The database gets the trials, rungs and endings that it lacks. A number that the store does not know, because
-        a record was lost or an earlier version wrote the database first, is used up: its trial counts as failed.
+        The database gets the trials, rungs and endings that it lacks, and what contradicts the store is replaced in it:
+        after a loss of power, it may be older than the store or have part of a configuration. A number that the store
+        does not know, because a record was lost or an earlier version wrote the database first, is used up: its trial
+        counts as failed.
 
         Args:
             records: All trials of the study in the store.
             value_of: The objective of a record at its latest rung, e.g. `StudyRecord.value`.
 
         Raises:
-            StoreError: A trial has another configuration in the database than in the store.
+            StoreError: A trial has another whole configuration in the database than in the store.
             StorageDown: The database failed.
         """
         searched = {record.spec.number: record for record in records if record.spec.phase is Phase.SEARCH}
@@ -225,12 +225,20 @@ class Search:
             if record.state.is_finished:
                 self._finish(number, record.state, value_of(record), _moment(record.finished_at))
         trials = self._mirror.take_changes()
-        self._database.check([trial for trial in trials if trial.number in searched])
+        self._database.discard_stale([trial for trial in trials if trial.number in searched])
         self._database.update(trials)
 
     def publish(self) -> None:
         """Let the thread write all changes to the database. To call once the store has them."""
         self._writer.put(self._mirror.take_changes())
+
+    def _decide(self, trial: optuna.trial.FrozenTrial, chunk: int, value: float) -> Decision:
+        if chunk >= self._last_rung:
+            return Decision.CONTINUE
+        is_default = trial.user_attrs.get("origin") == self._proposer.default_origin
+        scores = trial.intermediate_values
+        prunes = not math.isfinite(value) or (not is_default and self._pruner.should_prune(trial.number, chunk, scores))
+        return Decision.STOP if prunes else Decision.CONTINUE
 
     def _attributes(self, number: int, origin: str, notes: Mapping[str, object]) -> dict[str, object]:
         return {"origin": origin, "seed": trial_seed(self._proposer.seed, number), **notes}
@@ -249,13 +257,17 @@ class Search:
         self._mirror.finish(number, state, value, finished_at)
         if state in (TrialState.COMPLETE, TrialState.INFEASIBLE):
             self._pruner.complete(trial.intermediate_values)
-        for chunk in trial.intermediate_values:
-            self._decisions.pop((number, chunk), None)
+        if state is not TrialState.PRUNED:
+            self._decisions.pop(number, None)
 
     def _restore(self, record: TrialRecord) -> None:
         spec = record.spec
         attributes = self._attributes(spec.number, spec.origin, record.notes)
         self._mirror.start(spec.params, attributes, _moment(record.started_at))
+        if record.state is TrialState.PRUNED:
+            self._decisions[spec.number] = record.chunks_done, Decision.STOP
+        elif record.decided_chunk:
+            self._decisions[spec.number] = record.decided_chunk, Decision.CONTINUE
 
     def _restore_scores(self, record: TrialRecord, value_of: Callable[[TrialRecord], float | None]) -> None:
         for index, measurement in enumerate(record.measurements):

@@ -1,15 +1,19 @@
 """Writes a study to Optuna's database, where people look at it (optuna-dashboard) and `reconcile` audits it.
 
-The database is a view: nothing that the search decides is read from it. `StudyDatabase.update` brings it in line with
-trials in memory, whatever it has of them, so it serves every write: the first after a start, those during the search
-(from the thread of `write_behind`), and repeated ones after an error. Called by `study`.
+The database is a view: nothing that the search decides is read from it. `StudyDatabase.update` adds what it lacks of
+trials in memory, so it serves every write: the first after a start, those during the search (from the thread of
+`write_behind`), and repeated ones after an error. At a start, `StudyDatabase.discard_stale` first deletes what the
+store contradicts. Called by `study`.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
@@ -24,9 +28,12 @@ from optuna.storages._rdb import models
 from sweeper.config.space import SearchSpace
 from sweeper.errors import StoreError, SweepMismatch
 from sweeper.search.distributions import distributions, from_stored
+from sweeper.search.mirror import STATE, is_infeasible
 from sweeper.search.storage import RETRIES, open_storage, translate_errors
 
 __all__ = ["StudyDatabase"]
+
+log = logging.getLogger(__name__)
 
 _BATCH = 200
 """Trials per transaction; old versions of SQLite allow 999 variables in a statement."""
@@ -38,9 +45,23 @@ _USER_ATTRS: Any = models.TrialUserAttributeModel.__table__
 _SYSTEM_ATTRS: Any = models.TrialSystemAttributeModel.__table__
 _KEYS = {_PARAMS: "param_name", _VALUES: "objective", _RUNGS: "step", _USER_ATTRS: "key", _SYSTEM_ATTRS: "key"}
 """The tables of a trial's properties; each has a row per trial and key."""
+_TRIAL_TABLES = [table for table in reversed(models.BaseModel.metadata.sorted_tables) if "trial_id" in table.c]
+"""All tables with rows of trials, in an order in which foreign keys allow to delete them."""
 _Trial = optuna.trial.FrozenTrial
 _Row = dict[str, Any]
 T = TypeVar("T")
+
+
+@dataclass(kw_only=True, slots=True)
+class _StoredTrial:
+    """What the database has of a trial."""
+
+    trial_id: int
+    state: optuna.trial.TrialState
+    numbers: defaultdict[Any, dict[Any, Any]] = field(default_factory=lambda: defaultdict(dict))
+    """Its parameters, values and values at rungs, by table and key; None for a value that is not finite."""
+    ending: str | None = None
+    """How it ended, as in the store."""
 
 
 class StudyDatabase:
@@ -101,34 +122,29 @@ class StudyDatabase:
         last: int | None = self._retry(lambda connection: connection.execute(query).scalar())
         return 0 if last is None else last + 1
 
-    def check(self, trials: Sequence[_Trial]) -> None:
-        """Check that the database has the same configurations as the store.
+    def discard_stale(self, trials: Sequence[_Trial]) -> None:
+        """Delete the trials that the store contradicts; `update` then writes them again.
+
+        Such trials are left by a loss of power, a database from a backup, or a process that died while it drew: part of
+        a configuration, an end or a score that the store does not have.
 
         Args:
             trials: All trials of the store.
 
         Raises:
-            StoreError: A configuration differs, so the database belongs to another sweep.
+            StoreError: A whole configuration differs, so the database belongs to another sweep.
+            StorageDown: The database failed.
         """
-        query = (
-            sa.select(_TRIALS.c.number, _PARAMS.c.param_name, _PARAMS.c.param_value)
-            .select_from(_TRIALS.outerjoin(_PARAMS, _TRIALS.c.trial_id == _PARAMS.c.trial_id))
-            .where(_TRIALS.c.study_id == self._study_id)
-        )
-        stored: defaultdict[int, dict[str, float]] = defaultdict(dict)
-        for number, name, value in self._retry(lambda connection: connection.execute(query).all()):
-            stored[number].update({} if name is None else {name: value})
-        for trial in trials:
-            if trial.number in stored and stored[trial.number] != self._internal(trial.params):
-                known = {
-                    name: self._distributions[name].to_external_repr(value) if name in self._distributions else value
-                    for name, value in stored[trial.number].items()
-                }
-                raise StoreError(
-                    f"trial {trial.number} of {self._name} has {from_stored(self._space, trial.params)} in the sweep's "
-                    f"folder but {known} in the study database, so the database belongs to another sweep. Move the "
-                    "database away (it is rebuilt from the sweep's folder), or use a new sweep name"
-                )
+        stored = self._retry(self._read_study)
+        stale = [
+            stored[trial.number].trial_id
+            for trial in trials
+            if trial.number in stored and self._is_stale(stored[trial.number], trial)
+        ]
+        if stale:
+            log.warning("%s: trials written again in the study database: %d", self._name, len(stale))
+        for start in range(0, len(stale), _BATCH):
+            self._retry(partial(_delete, trial_ids=stale[start : start + _BATCH]))
 
     def update(self, trials: Sequence[_Trial]) -> None:
         """Write what the database lacks of these trials. A trial that ended in the database is not changed.
@@ -150,6 +166,64 @@ class StudyDatabase:
 
         with translate_errors(self._storage.url):
             return RETRIES(attempt)
+
+    def _read_study(self, connection: sa.Connection) -> dict[int, _StoredTrial]:
+        """Return what the database has of all trials of the study, by number."""
+        is_ours = _TRIALS.c.study_id == self._study_id
+        rows = connection.execute(sa.select(_TRIALS.c.trial_id, _TRIALS.c.number, _TRIALS.c.state).where(is_ours)).all()
+        found = {trial_id: _StoredTrial(trial_id=trial_id, state=state) for trial_id, _, state in rows}
+        columns = (
+            (_PARAMS.c.param_name, _PARAMS.c.param_value),
+            (_VALUES.c.objective, _VALUES.c.value),
+            (_RUNGS.c.step, _RUNGS.c.intermediate_value),
+        )
+        for key, value in columns:
+            query = sa.select(key.table.c.trial_id, key, value).join(
+                _TRIALS, _TRIALS.c.trial_id == key.table.c.trial_id
+            )
+            for trial_id, name, number in connection.execute(query.where(is_ours)):
+                found[trial_id].numbers[key.table][name] = number
+        query = sa.select(_USER_ATTRS.c.trial_id, _USER_ATTRS.c.value_json).join(
+            _TRIALS, _TRIALS.c.trial_id == _USER_ATTRS.c.trial_id
+        )
+        for trial_id, text in connection.execute(query.where(is_ours, _USER_ATTRS.c.key == STATE)):
+            found[trial_id].ending = json.loads(text)
+        return {number: found[trial_id] for trial_id, number, _ in rows}
+
+    def _is_stale(self, stored: _StoredTrial, trial: _Trial) -> bool:
+        """Whether `update`, which only adds, cannot turn what the database has of a trial into what the store has.
+
+        Raises:
+            StoreError: The configuration differs.
+        """
+        params, wanted = stored.numbers[_PARAMS], self._internal(trial.params)
+        if wanted.keys() - params.keys():
+            return True
+        if not _are_among(params, wanted):
+            raise self._mismatch(trial, params)
+        rungs = {} if self._has_cost else trial.intermediate_values
+        if stored.state is optuna.trial.TrialState.WAITING or not _are_among(stored.numbers[_RUNGS], rungs):
+            return True
+        if not stored.state.is_finished():
+            return False
+        has_all_rungs = len(stored.numbers[_RUNGS]) == len(rungs)
+        if stored.state is not trial.state or stored.ending != trial.user_attrs.get(STATE) or not has_all_rungs:
+            return True
+        # The value of an infeasible trial is the worst one seen before it ended, an order that a restart may change.
+        values = dict(enumerate(trial.values or ()))
+        is_same = _are_among(stored.numbers[_VALUES], values) and len(stored.numbers[_VALUES]) == len(values)
+        return not is_same and not is_infeasible(trial)
+
+    def _mismatch(self, trial: _Trial, params: Mapping[str, Any]) -> StoreError:
+        known = {
+            name: self._distributions[name].to_external_repr(value) if name in self._distributions else value
+            for name, value in params.items()
+        }
+        return StoreError(
+            f"trial {trial.number} of {self._name} has {from_stored(self._space, trial.params)} in the sweep's folder "
+            f"but {known} in the study database, so the database belongs to another sweep. Move the database away (it "
+            "is rebuilt from the sweep's folder), or use a new sweep name"
+        )
 
     def _write(self, connection: sa.Connection, trials: Sequence[_Trial]) -> None:
         known = self._read(connection, trials)
@@ -247,6 +321,25 @@ def _check_same(study: optuna.Study, space: SearchSpace, directions: Sequence[st
                 f"{key}={new}: {study.study_name} was started with {key}={old}, and trials of different spaces cannot "
                 f"be compared. Use a new sweep name, or set {key}={old} again"
             )
+
+
+def _of_trials(key: Any, value: Any) -> sa.Select[Any]:
+    """Return a query for identifier, key and value of a property, joined with the trials."""
+    trial_id = key.table.c.trial_id
+    return sa.select(trial_id, key, value).join(_TRIALS, _TRIALS.c.trial_id == trial_id)
+
+
+def _delete(connection: sa.Connection, *, trial_ids: Sequence[int]) -> None:
+    for table in _TRIAL_TABLES:
+        connection.execute(sa.delete(table).where(table.c.trial_id.in_(trial_ids)))
+
+
+def _are_among(stored: Mapping[Any, float | None], wanted: Mapping[Any, float]) -> bool:
+    """Whether each stored number is a wanted one, up to what a database server may round."""
+    return all(
+        key in wanted and value is not None and math.isclose(value, wanted[key], rel_tol=1e-9)
+        for key, value in stored.items()
+    )
 
 
 def _utc(moment: datetime | None) -> datetime | None:

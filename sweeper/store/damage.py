@@ -1,38 +1,47 @@
-"""Finds damaged files in a sweep's folder and moves them to ``damaged/``. Deletes nothing and repairs nothing.
+"""Finds damaged files in a sweep's folder, moves them to ``damaged/``, and restores records from their copies.
 
 A killed controller leaves no damage, only unfinished files (see `trials`). Damage comes from manual edits, faulty disks
-and full file systems. `reconcile` calls this while it holds the sweep's lock.
+and full file systems. `run` and `reconcile` call what changes files while they hold the sweep's lock. Nothing is
+deleted: `reconcile` repairs what has no copy here (see `sweeper.recovery`).
 """
 
 from __future__ import annotations
 
 import enum
 import json
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 
-from sweeper.disk.atomic import checksum
-from sweeper.errors import StoreError
+from sweeper.disk.atomic import checksum, make_folder, move, write_atomic
+from sweeper.errors import DamagedFile
+from sweeper.figures.confirmation import ConfirmationRecord
 from sweeper.store.paths import TrialPaths
-from sweeper.store.retention import adapters_to_keep, rung_adapter_to_keep
+from sweeper.store.retention import adapters_to_keep, num_adapters_kept, rung_adapter_to_keep
 from sweeper.store.serialization import from_bytes
+from sweeper.store.sessions import SessionRecord
 from sweeper.store.trials import TrialStore
-from sweeper.types import StudyRecord, TrialRecord, TrialState
+from sweeper.types import Phase, StudyRecord, TrialRecord, TrialState
 
 __all__ = [
     "Damage",
     "DamageKind",
+    "adapter_warnings",
+    "copy_aside",
     "find_damage",
-    "find_study_damage",
+    "find_record_damage",
     "has_checksum",
+    "intact_adapter",
     "is_adapter_intact",
+    "new_stamp",
     "readable_trials",
+    "restore_records",
     "set_aside",
+    "without_adapter",
 ]
 
 T = TypeVar("T")
@@ -41,7 +50,12 @@ T = TypeVar("T")
 class DamageKind(enum.StrEnum):
     """Kind of the damaged file."""
 
+    SWEEP = "sweep"
     STUDY = "study"
+    CONFIRMATION = "confirmation"
+    """The record of a confirmation, which is computed again from the trials."""
+    NOTE = "note"
+    """The record of a session, or of current problems; no trial depends on it."""
     RECORD = "record"
     CHECKPOINT = "checkpoint"
     ADAPTER = "adapter"
@@ -55,10 +69,11 @@ class DamageKind(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Damage:
-    """One damaged, missing or superfluous file in the folder of a study."""
+    """One damaged, missing or superfluous file of a sweep."""
 
     kind: DamageKind
     study: str
+    """Empty for the sweep itself."""
     path: Path
     what: str
     """Description, to print."""
@@ -66,15 +81,44 @@ class Damage:
     """The trial; None for the study itself."""
 
 
-def find_study_damage(store: TrialStore) -> list[Damage]:
-    """Return damage for each study whose study.json cannot be read."""
+def find_record_damage(store: TrialStore) -> list[Damage]:
+    """Return damage for the records of the sweep, its sessions, its studies and their confirmations."""
     found = []
+    if fault := _read(store.paths.sweep, dict[str, Any])[1]:
+        found.append(Damage(kind=DamageKind.SWEEP, study="", path=store.paths.sweep, what=fault))
+    notes = {path: _read(path, SessionRecord)[1] for path in store.paths.session_records()}
+    if store.paths.health.exists():
+        notes[store.paths.health] = _json_fault(store.paths.health)
+    found += [Damage(kind=DamageKind.NOTE, study="", path=path, what=fault) for path, fault in notes.items() if fault]
     for folder in store.paths.studies():
-        path = store.paths.study_record(folder.name)
-        _, fault = _read(path, StudyRecord)
-        if fault:
-            found.append(Damage(kind=DamageKind.STUDY, study=folder.name, path=path, what=fault))
+        study = folder.name
+        path = store.paths.study_record(study)
+        if fault := _read(path, StudyRecord)[1]:
+            found.append(Damage(kind=DamageKind.STUDY, study=study, path=path, what=fault))
+        path = store.paths.confirmation(study)
+        if path.exists() and (fault := _read(path, ConfirmationRecord)[1]):
+            found.append(Damage(kind=DamageKind.CONFIRMATION, study=study, path=path, what=fault))
     return found
+
+
+def restore_records(store: TrialStore, stamp: str) -> list[Path]:
+    """Restore the damaged records of the sweep and its studies from their copies, and renew copies that differ.
+
+    Returns:
+        The restored records.
+    """
+    studies = [folder.name for folder in store.paths.studies()]
+    pairs: list[tuple[Path, Path, type]] = [(store.paths.sweep, store.paths.sweep_backup, dict[str, Any])]
+    pairs += [(store.paths.study_record(name), store.paths.study_backup(name), StudyRecord) for name in studies]
+    restored = []
+    for path, backup, kind in pairs:
+        is_intact, has_copy = not _read(path, kind)[1], not _read(backup, kind)[1]
+        if is_intact and not (has_copy and backup.read_bytes() == path.read_bytes()):
+            _replace(store, backup, path.read_bytes(), stamp)
+        elif has_copy and not is_intact:
+            _replace(store, path, backup.read_bytes(), stamp)
+            restored.append(path)
+    return restored
 
 
 def readable_trials(store: TrialStore, study: str) -> list[TrialRecord]:
@@ -99,14 +143,63 @@ def find_damage(store: TrialStore, study: StudyRecord, *, keep_adapters: int) ->
     return found
 
 
+def without_adapter(
+    store: TrialStore, study: StudyRecord, trials: Iterable[TrialRecord], *, keep_adapters: int
+) -> list[int]:
+    """Return the complete trials that must have an adapter and have no intact one, by number.
+
+    They keep their scores. `reconcile` restores their adapters from MLflow, or trains them again if it is told to.
+
+    Args:
+        store: The sweep.
+        study: The study.
+        trials: Its trials.
+        keep_adapters: Number of best trials that must have adapters; 0 for all complete ones.
+    """
+    keep = adapters_to_keep(study, trials, keep_adapters)
+    return sorted(number for number in keep if intact_adapter(store, study.name, number) is None)
+
+
+def adapter_warnings(store: TrialStore) -> list[str]:
+    """Return a line for each study with trials that must have an adapter and have none."""
+    settings = store.read_sweep().get("settings", {}) if store.exists else {}
+    if "store" not in settings:
+        return []
+    keep, lines = num_adapters_kept(store.root, settings["store"]["keep_adapters"]), []
+    for study in store.studies():
+        numbers = without_adapter(store, study, store.trials(study.name), keep_adapters=keep)
+        if numbers:
+            trials = f"trial{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
+            lines.append(
+                f"{study.dataset}: the adapter of {trials} is missing or damaged. The score stays. To restore the "
+                f"adapter, run: sweeper reconcile {store.root.name}; if there is no copy, add --retrain"
+            )
+    return lines
+
+
+def new_stamp() -> str:
+    """Return the present time as the name of a folder in ``damaged``."""
+    return datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+
+
 def set_aside(store: TrialStore, path: Path, stamp: str) -> Path:
-    """Move a file or folder of the sweep to ``damaged/<stamp>``, under its former path; return its new path."""
-    target = store.paths.damaged(stamp, path)
-    while target.exists():
-        target = target.with_name(f"{target.name}.again")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(path, target)
+    """Move a file or folder to ``damaged/<stamp>``, under its former path; return its new path."""
+    target = _new_path(store, path, stamp)
+    move(path, target)
     return target
+
+
+def copy_aside(store: TrialStore, path: Path, stamp: str) -> Path:
+    """Copy a file that is about to be rewritten to ``damaged/<stamp>``, under its former path; return the copy."""
+    target = _new_path(store, path, stamp)
+    write_atomic(target, path.read_bytes())
+    return target
+
+
+def intact_adapter(store: TrialStore, study: str, number: int) -> Path | None:
+    """Return the folder of a trial's adapter; None if it is missing or damaged."""
+    folder = store.adapter_dir(study, number)
+    return folder if is_adapter_intact(folder) else None
 
 
 def is_adapter_intact(folder: Path) -> bool:
@@ -117,6 +210,20 @@ def is_adapter_intact(folder: Path) -> bool:
 def has_checksum(path: Path, digest: str) -> bool:
     """Whether a safetensors file can be read and is the one with this checksum."""
     return not _file_fault(path, digest)
+
+
+def _new_path(store: TrialStore, path: Path, stamp: str) -> Path:
+    target = store.paths.damaged(stamp, path)
+    while target.exists():
+        target = target.with_name(f"{target.name}.again")
+    make_folder(target.parent)
+    return target
+
+
+def _replace(store: TrialStore, path: Path, content: bytes, stamp: str) -> None:
+    if path.exists():
+        copy_aside(store, path, stamp)
+    write_atomic(path, content)
 
 
 def _trial_damage(
@@ -161,25 +268,39 @@ def _outcomes_damage(
             yield DamageKind.LEFTOVER, path, f"{path.name} is no longer needed"
         elif fault := _file_fault(path, listed.get(path, "")):
             yield DamageKind.OUTCOMES, path, fault
+    # A confirmation compares these, so their loss is reported until they are there again.
+    is_compared = record.spec.phase is Phase.CONFIRMATION and record.state is TrialState.COMPLETE
+    if is_compared and (last := record.last_rung) is not None and not last.outcomes:
+        yield DamageKind.OUTCOMES, paths.outcomes(last.chunk), f"{paths.outcomes(last.chunk).name} is lost"
 
 
 def _read(path: Path, kind: type[T]) -> tuple[T | None, str]:
-    """Return a record and an empty text, or None and why it cannot be read."""
+    """Return a record and an empty text, or None and why it cannot be read.
+
+    Raises:
+        StoreError: It has another schema version, so it is not damaged.
+    """
     try:
         return from_bytes(kind, path.read_bytes(), name=path.name), ""
     except FileNotFoundError:
         return None, f"{path.name} is missing"
     except OSError as error:
         return None, f"{path.name} cannot be read ({error.strerror})"
-    except StoreError as error:
+    except DamagedFile as error:
         return None, str(error)
 
 
-def _adapter_fault(folder: Path) -> str:
+def _json_fault(path: Path) -> str:
     try:
-        json.loads((folder / "adapter_config.json").read_text())
+        json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        return f"adapter_config.json cannot be read ({type(error).__name__})"
+        return f"{path.name} cannot be read ({type(error).__name__})"
+    return ""
+
+
+def _adapter_fault(folder: Path) -> str:
+    if fault := _json_fault(folder / "adapter_config.json"):
+        return fault
     return _tensors_fault(folder / "adapter_model.safetensors")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sweeper.errors import SweeperError, did_you_mean
-from sweeper.store.paths import OutputsPaths
+from sweeper.store.paths import OutputsPaths, SweepPaths
 from sweeper.store.trials import TrialStore
 
 __all__ = ["find_sweep"]
@@ -22,7 +22,7 @@ def find_sweep(name: str, outputs: Path) -> TrialStore:
         SweeperError: There is no such sweep.
     """
     paths = OutputsPaths(outputs)
-    sweeps = sorted(paths.sweeps(), key=lambda sweep: sweep.sweep.stat().st_mtime)
+    sweeps = sorted(paths.sweeps(), key=_written_at)
     names = [sweep.root.name for sweep in sweeps]
     if name and name in names:
         return TrialStore(paths.sweep(name))
@@ -31,3 +31,7 @@ def find_sweep(name: str, outputs: Path) -> TrialStore:
     known = f"Existing sweeps: {', '.join(names)}." if names else f"{outputs} contains no sweep."
     remedy = f"{did_you_mean(name, names)} {known}".strip()
     raise SweeperError(f"there is no sweep '{name}'. {remedy}" if name else f"no sweep has been run yet. {known}")
+
+
+def _written_at(sweep: SweepPaths) -> float:
+    return max(path.stat().st_mtime for path in (sweep.sweep, sweep.sweep_backup) if path.exists())

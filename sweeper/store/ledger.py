@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -26,15 +28,17 @@ class Ledger:
 
     Args:
         path: The sweep's ledger.json; created by the first charge.
-        clock: The present time.
+        clock: The present time; decides when windows and deadlines end.
+        timer: A monotonic clock, in seconds; measures durations, so that they are right if the clock is set.
 
     Raises:
         StoreError: The file is damaged.
     """
 
-    def __init__(self, path: Path, clock: Clock = utc_now) -> None:
+    def __init__(self, path: Path, clock: Clock = utc_now, timer: Callable[[], float] = time.monotonic) -> None:
         self._path = path
-        self._clock = clock
+        self._clock, self._timer = clock, timer
+        self._started_s = timer()
         self.started_at = clock()
         """When this session started."""
         self.cost = Cost()
@@ -49,13 +53,13 @@ class Ledger:
 
     @property
     def wall_s(self) -> float:
-        """Wall-clock seconds of all sessions, this one included."""
+        """Seconds of all sessions, this one included; those during which the machine was suspended do not count."""
         return self._past_s + self.session_s
 
     @property
     def session_s(self) -> float:
         """Seconds since this session started."""
-        return (self._clock() - self.started_at).total_seconds()
+        return self._timer() - self._started_s
 
     def charge(self, cost: Cost) -> None:
         """Add the cost of a chunk and write the file."""

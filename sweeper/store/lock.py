@@ -2,6 +2,8 @@
 
 The operating system owns the lock, so it is released however its holder ends, and a later process with the same process
 id does not hold it. The note only serves error messages. `run` and `reconcile` hold the lock while they work.
+
+The report has a lock of its own, since `sweeper report` may write it while a session runs.
 """
 
 from __future__ import annotations
@@ -10,43 +12,71 @@ import getpass
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from sweeper.clock import utc_now
-from sweeper.disk.atomic import write_atomic
+from sweeper.disk.atomic import remove_unfinished, write_atomic
+from sweeper.disk.lock import Timeout, hold_file
 from sweeper.errors import SweepLocked
 from sweeper.store.trials import TrialStore
 
-__all__ = ["hold"]
+__all__ = ["hold", "hold_report"]
+
+_REPORT_TIMEOUT_S = 600.0
+"""A report takes seconds. A process that is stopped while it writes one must not block all others for ever."""
 
 
 @contextmanager
 def hold(store: TrialStore) -> Iterator[None]:
-    """Hold the sweep's lock for the duration of the block.
+    """Hold the sweep's lock for the duration of the block; first remove what a killed holder left unfinished.
+
+    The unfinished files of a trial stay: `TrialStore.tidy` removes them, and `sweeper reconcile` lists them.
 
     Raises:
         SweepLocked: Another process holds it.
+        DiskError: The file system has no locks, or the lock cannot be created.
     """
-    store.root.mkdir(parents=True, exist_ok=True)
     note = store.paths.holder
-    lock = FileLock(store.paths.lock, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise SweepLocked(
-            f"sweep {store.root.name} is being run by {_holder(note)}. Wait until it ends, or stop it first"
-        ) from None
-    try:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(hold_file(store.paths.lock, timeout_s=0, key="outputs"))
+        except Timeout:
+            raise SweepLocked(
+                f"sweep {store.root.name} is being run by {_holder(note)}. Wait until it ends, or stop it first"
+            ) from None
+        for folder in (store.root, store.paths.sessions, *store.paths.studies()):
+            remove_unfinished(folder)
         since = utc_now().isoformat(timespec="seconds")
         holder = {"pid": os.getpid(), "host": os.uname().nodename, "user": _user(), "since": since}
+        stack.callback(_remove, note)
         write_atomic(note, json.dumps(holder).encode())
         yield
-    finally:
-        note.unlink(missing_ok=True)
-        lock.release()
+
+
+def _remove(note: Path) -> None:
+    with suppress(OSError):  # nothing depends on it, and an error of the disk must not hide another one
+        note.unlink()
+
+
+@contextmanager
+def hold_report(store: TrialStore) -> Iterator[None]:
+    """Hold the lock of the sweep's report while the block reads the trials and writes the report's files.
+
+    Whoever gets it later has read the trials later. So the files always belong together, and an old report never
+    replaces a newer one.
+
+    Raises:
+        SweepLocked: Another process has been writing the report for ten minutes.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(hold_file(store.paths.report_lock, timeout_s=_REPORT_TIMEOUT_S, key="outputs"))
+        except Timeout:
+            raise SweepLocked(
+                f"another process has been writing the report of sweep {store.root.name} for {_REPORT_TIMEOUT_S:g} s"
+            ) from None
+        yield
 
 
 def _user() -> str:

@@ -7,15 +7,17 @@
         jobs/<name>.log                 output of a job that cron starts
         <sweep>/
             sweep.json                  resolved settings and provenance, written once
+            sweep.backup.json           its copy, which is read if it is damaged
             ledger.json                 what the sweep has spent
             optuna.db                   Optuna's studies, unless another database is used
             health.json                 current problems: disabled workers, aborted studies, a tracker that is behind
             sweep.lock  holder.json     the lock, and its holder
+            report.lock                 the lock of the report's files
             sweep.log  logs/            log of the controller; logs of the workers
             sessions/0003.json .md      record and summary of each session
             summary.md                  summary of the latest session
             report.html report.md best.json trials.csv
-            studies/<study>/study.json  StudyRecord
+            studies/<study>/study.json  StudyRecord; study.backup.json is its copy
             studies/<study>/confirmation.json  ConfirmationRecord, once the search is over
             studies/<study>/trials/0007/
                 trial.json              TrialRecord, with the checksums of its checkpoints
@@ -40,6 +42,7 @@ __all__ = ["TRIAL_FILE", "OutputsPaths", "SweepPaths", "TrialPaths"]
 TRIAL_FILE = "trial.json"
 """Name of a trial's record; the tracker's copy has the same name."""
 _SWEEP_FILE = "sweep.json"
+_SWEEP_BACKUP = "sweep.backup.json"
 
 
 class TrialPaths:
@@ -99,10 +102,12 @@ class SweepPaths:
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
         self.sweep = self.root / _SWEEP_FILE
+        self.sweep_backup = self.root / _SWEEP_BACKUP
         self.ledger = self.root / "ledger.json"
         self.optuna_db = self.root / "optuna.db"
         self.health = self.root / "health.json"
         self.lock = self.root / "sweep.lock"
+        self.report_lock = self.root / "report.lock"
         self.holder = self.root / "holder.json"
         self.log = self.root / "sweep.log"
         self.worker_logs = self.root / "logs"
@@ -120,6 +125,10 @@ class SweepPaths:
     def study_record(self, name: str) -> Path:
         """Return the record of a study."""
         return self.study(name) / "study.json"
+
+    def study_backup(self, name: str) -> Path:
+        """Return the copy of a study's record."""
+        return self.study(name) / "study.backup.json"
 
     def confirmation(self, name: str) -> Path:
         """Return the record of a study's confirmation."""
@@ -143,9 +152,15 @@ class SweepPaths:
         """Return the record of a session, or its summary with the suffix ``.md``."""
         return self.sessions / f"{number:04d}{suffix}"
 
+    def session_records(self) -> list[Path]:
+        """Return the records of sessions that exist, by number."""
+        return sorted(self.sessions.glob("[0-9]*.json"))
+
     def damaged(self, stamp: str, path: Path) -> Path:
-        """Return the path to which a damaged file or folder of the sweep is moved."""
-        return self.root / "damaged" / stamp / path.relative_to(self.root)
+        """Return the path to which a damaged file or folder is moved; its former path if that was in the sweep."""
+        inside = path.absolute()
+        former = inside.relative_to(self.root) if inside.is_relative_to(self.root) else Path(path.name)
+        return self.root / "damaged" / stamp / former
 
 
 class OutputsPaths:
@@ -166,7 +181,8 @@ class OutputsPaths:
 
     def sweeps(self) -> list[SweepPaths]:
         """Return the sweeps that exist, by name."""
-        return [SweepPaths(path.parent) for path in sorted(self.root.glob(f"*/{_SWEEP_FILE}"))]
+        folders = {path.parent for name in (_SWEEP_FILE, _SWEEP_BACKUP) for path in self.root.glob(f"*/{name}")}
+        return [SweepPaths(folder) for folder in sorted(folders)]
 
     def job_log(self, name: str) -> Path:
         """Return the log of a job that cron starts."""

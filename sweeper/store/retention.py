@@ -11,12 +11,14 @@ exist and which must not.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from sweeper.figures.ranking import rank_trials
 from sweeper.figures.rungs import best_rung, better_rung
+from sweeper.store.sessions import SessionLog
 from sweeper.types import Phase, StudyRecord, TrialRecord, TrialState
 
-__all__ = ["adapters_to_keep", "rung_adapter_to_keep"]
+__all__ = ["adapters_to_keep", "num_adapters_kept", "rung_adapter_to_keep"]
 
 
 def adapters_to_keep(study: StudyRecord, records: Iterable[TrialRecord], num_best: int) -> set[int]:
@@ -33,6 +35,19 @@ def adapters_to_keep(study: StudyRecord, records: Iterable[TrialRecord], num_bes
     # Which candidate wins is known only at the end, and then the adapters of all its seeds are scored on the test rows.
     always = {r.spec.number for r in complete if r.spec.is_recipe or r.spec.phase is Phase.CONFIRMATION}
     return always | {record.spec.number for record in rank_trials(study, complete, num_best)}
+
+
+def num_adapters_kept(root: Path, keep_adapters: int) -> int:
+    """Return the number of best trials whose adapters no session has deleted; 0 if all are kept.
+
+    ``store.keep_adapters`` may differ between sessions, and what one has deleted is not missing in the next.
+
+    Args:
+        root: The sweep's folder.
+        keep_adapters: The setting with which the sweep started.
+    """
+    numbers = [keep_adapters, *(session.keep_adapters for session in SessionLog(root).read())]
+    return min((number for number in numbers if number), default=0)
 
 
 def rung_adapter_to_keep(study: StudyRecord, trial: TrialRecord, *, keeps_adapter: bool) -> int | None:

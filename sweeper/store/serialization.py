@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, TypeVar, cast
 
-from sweeper.errors import StoreError
+from sweeper.errors import DamagedFile, StoreError
 
 __all__ = ["SCHEMA_VERSION", "from_bytes", "from_jsonable", "to_bytes", "to_jsonable"]
 
@@ -35,15 +35,16 @@ def from_bytes(kind: type[T], content: bytes, *, name: str, remedy: str = "") ->
         remedy: What the user can do if it is damaged, for errors.
 
     Raises:
-        StoreError: The content is damaged or has another schema version.
+        DamagedFile: The content is damaged.
+        StoreError: It has another schema version.
     """
     try:
         fields = json.loads(content)
     except ValueError as error:
-        raise StoreError(f"{name} cannot be read ({error}). {remedy}".strip()) from error
+        raise DamagedFile(f"{name} cannot be read ({error}). {remedy}".strip()) from error
     version = fields.pop(_VERSION_KEY, None) if isinstance(fields, dict) else None
     if not isinstance(version, int):
-        raise StoreError(f"{name} is damaged (it has no {_VERSION_KEY}). {remedy}".strip())
+        raise DamagedFile(f"{name} is damaged (it has no {_VERSION_KEY}). {remedy}".strip())
     if version != SCHEMA_VERSION:
         age = "an earlier" if version < SCHEMA_VERSION else "a later"
         raise StoreError(
@@ -53,7 +54,7 @@ def from_bytes(kind: type[T], content: bytes, *, name: str, remedy: str = "") ->
     try:
         record: T = from_jsonable(kind, fields)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise StoreError(f"{name} is damaged ({error!r}). {remedy}".strip()) from error
+        raise DamagedFile(f"{name} is damaged ({error!r}). {remedy}".strip()) from error
     return record
 
 

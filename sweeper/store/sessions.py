@@ -59,6 +59,8 @@ class SessionRecord:
     has_failed: bool = False
     """Whether an error ended it."""
     device_s: float = 0.0
+    keep_adapters: int = 0
+    """``store.keep_adapters``: it deleted the adapters of all but so many best trials; 0 if it kept all."""
     before: Mapping[str, StudyTally] = field(default_factory=dict)
     """Each study at the start of the session, by name."""
     after: Mapping[str, StudyTally] = field(default_factory=dict)
@@ -90,12 +92,12 @@ class SessionLog:
 
     def read(self) -> list[SessionRecord]:
         """Return all sessions that can be read, by number."""
-        records = [self._read(path) for path in sorted(self._paths.sessions.glob("[0-9]*.json"))]
+        records = [self._read(path) for path in self._paths.session_records()]
         return [record for record in records if record is not None]
 
     def next_number(self) -> int:
         """Return the number for a new session; it is above that of every existing file, damaged ones included."""
-        numbers = [int(path.stem) for path in self._paths.sessions.glob("[0-9]*.json") if path.stem.isdigit()]
+        numbers = [int(path.stem) for path in self._paths.session_records() if path.stem.isdigit()]
         return max(numbers, default=0) + 1
 
     @staticmethod

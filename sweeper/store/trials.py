@@ -3,19 +3,29 @@
 ``trial.json`` is the commit point. A checkpoint is written before it, under the number of its chunk, so record and
 checkpoint always agree after a kill. The same is true for the adapter and the row outcomes of a rung. The adapter of
 the last chunk is written before the record with the state ``complete``. This order is why one class writes all of them.
-Only the controller writes. `paths` shows the layout.
+It also survives a power failure: content and names of all these files are flushed before the record gets its name, and
+what the record no longer needs is deleted only once its own name is flushed. The records of the sweep and its studies,
+which hardly ever change, have a copy that is read if they are damaged. Only the controller writes. `paths` shows the
+layout.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sweeper.disk.atomic import checksum, new_folder, remove_folder, write_atomic
+from sweeper.disk.atomic import (
+    checksum,
+    make_folder,
+    new_folder,
+    remove_folder,
+    remove_unfinished,
+    sync_folder,
+    write_atomic,
+)
 from sweeper.disk.space import translate_errors
-from sweeper.errors import StoreError
+from sweeper.errors import DamagedFile, StoreError
 from sweeper.figures.confirmation import ConfirmationRecord
 from sweeper.store.outcomes import RowOutcomes
 from sweeper.store.paths import SweepPaths
@@ -49,35 +59,48 @@ class TrialStore:
     @property
     def exists(self) -> bool:
         """Whether a sweep has been recorded here."""
-        return self.paths.sweep.exists()
+        return self.paths.sweep.exists() or self.paths.sweep_backup.exists()
 
     def write_sweep(self, sweep: Mapping[str, Any]) -> None:
-        """Write settings and provenance of the sweep."""
-        write_atomic(self.paths.sweep, to_bytes(sweep))
+        """Write settings and provenance of the sweep, and the copy."""
+        for path in (self.paths.sweep, self.paths.sweep_backup):
+            write_atomic(path, to_bytes(sweep))
 
     def read_sweep(self) -> dict[str, Any]:
         """Return what `write_sweep` wrote.
 
         Raises:
-            StoreError: The file is missing, damaged or of another schema version.
+            DamagedFile: The file and its copy are missing or damaged.
+            StoreError: The file is of another schema version.
         """
-        return self._read(self.paths.sweep, dict[str, Any])
+        remedy = (
+            f"To rebuild it, run the sweep again with the same overrides: sweeper run ... name={self.root.name}. They "
+            "are compared with the trials first"
+        )
+        return self._read_either(self.paths.sweep, self.paths.sweep_backup, dict[str, Any], remedy)
 
     def write_study(self, record: StudyRecord) -> None:
-        """Write the record of a study."""
-        write_atomic(self.paths.study_record(record.name), to_bytes(record))
+        """Write the record of a study, and its copy."""
+        for path in (self.paths.study_record(record.name), self.paths.study_backup(record.name)):
+            write_atomic(path, to_bytes(record))
 
     def read_study(self, study: str) -> StudyRecord:
         """Return the record of a study.
 
         Raises:
-            StoreError: The file is missing, damaged or of another schema version.
+            DamagedFile: The file and its copy are missing or damaged.
+            StoreError: The file is of another schema version.
         """
-        return self._read(self.paths.study_record(study), StudyRecord)
+        record, backup = self.paths.study_record(study), self.paths.study_backup(study)
+        return self._read_either(record, backup, StudyRecord, self._repair)
 
     def studies(self) -> list[StudyRecord]:
         """Return all studies, in the order of sweep.json."""
-        found = [path for path in self.paths.studies() if self.paths.study_record(path.name).exists()]
+        found = [
+            path
+            for path in self.paths.studies()
+            if self.paths.study_record(path.name).exists() or self.paths.study_backup(path.name).exists()
+        ]
         order = self.read_sweep().get("studies", []) if self.exists else []
         index = {name: number for number, name in enumerate(order)}
         found.sort(key=lambda path: (index.get(path.name, len(order)), path.stat().st_ctime_ns, path))
@@ -107,7 +130,13 @@ class TrialStore:
         """
         paths = self.paths.trial(record.spec.study, record.spec.number)
         if checkpoint is not None:
-            write_atomic(paths.checkpoint(record.chunks_done), checkpoint)
+            # The search would survive the loss of a checkpoint, since the trial continues from the one before. But the
+            # kernel may keep unflushed files in memory for 30 s, which both checkpoints of a fast trial are younger
+            # than: a power failure would cost the whole trial, not one chunk.
+            write_atomic(paths.checkpoint(record.chunks_done), checkpoint, is_name_flushed=False)
+        if checkpoint is not None or record.state.is_finished:
+            make_folder(paths.folder)
+            sync_folder(paths.folder)  # the names of checkpoint, row outcomes and adapter, in one flush
         write_atomic(paths.record, to_bytes(record))
         if checkpoint is not None or record.state.is_finished:
             self._drop_checkpoints(record)
@@ -146,8 +175,11 @@ class TrialStore:
         return content if not sha256 or checksum(content) == sha256 else None
 
     def write_outcomes(self, study: str, number: int, chunk: int, content: bytes) -> str:
-        """Write the row outcomes of a rung, before the record that has its score; return their checksum."""
-        write_atomic(self.paths.trial(study, number).outcomes(chunk), content)
+        """Write the row outcomes of a rung, before the record that has its score; return their checksum.
+
+        Their name is flushed by `write_trial`, with the checkpoint or the final state of the trial.
+        """
+        write_atomic(self.paths.trial(study, number).outcomes(chunk), content, is_name_flushed=False)
         return checksum(content)
 
     def read_outcomes(self, study: str, number: int, chunk: int) -> RowOutcomes | None:
@@ -163,7 +195,7 @@ class TrialStore:
         return _read_outcomes(self.paths.trial(study, number).test_outcomes)
 
     def write_adapter(self, study: str, number: int, files: Mapping[str, bytes]) -> None:
-        """Write the adapter of a trial's last chunk."""
+        """Write the adapter of a trial's last chunk, before the record with the state ``complete``."""
         _write_folder(self.paths.trial(study, number).adapter, files)
 
     def read_adapter(self, study: str, number: int) -> dict[str, bytes]:
@@ -176,9 +208,10 @@ class TrialStore:
     def write_rung_adapter(self, study: str, number: int, chunk: int, files: Mapping[str, bytes]) -> None:
         """Write the adapter of a rung, before the record that has the score of this rung.
 
-        The adapter of an earlier rung stays, because until then it is the one that the record calls best.
+        The adapter of an earlier rung stays, because until then it is the one that the record calls best. Its name is
+        flushed by `write_trial`, with the checkpoint of the trial.
         """
-        _write_folder(self.paths.trial(study, number).rung_adapter(chunk), files)
+        _write_folder(self.paths.trial(study, number).rung_adapter(chunk), files, is_name_flushed=False)
 
     def adapters(self, study: str) -> set[int]:
         """Return the numbers of the trials that have an adapter."""
@@ -198,12 +231,7 @@ class TrialStore:
     def tidy(self, record: TrialRecord) -> None:
         """Remove a trial's unfinished files, left by a kill during a write, and files that its record does not list."""
         paths = self.paths.trial(record.spec.study, record.spec.number)
-        for path in paths.unfinished():
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                with translate_errors(path):
-                    path.unlink()
+        remove_unfinished(paths.folder)
         self._drop_checkpoints(record)
         self._drop_outcomes(record)
 
@@ -225,29 +253,43 @@ class TrialStore:
         test = {paths.test_outcomes} if record.state is TrialState.COMPLETE else set()
         return test | self.rung_outcomes(record).keys()
 
-    def _read(self, path: Path, kind: type[T]) -> T:
-        remedy = f"To repair it, run: sweeper reconcile {self.root.name}"
+    def _read_either(self, path: Path, backup: Path, kind: type[T], remedy: str = "") -> T:
+        """Return a record, or its copy if it is damaged."""
+        try:
+            return self._read(path, kind, remedy)
+        except DamagedFile:
+            try:
+                return self._read(backup, kind)
+            except DamagedFile:
+                pass
+            raise
+
+    def _read(self, path: Path, kind: type[T], remedy: str = "") -> T:
         try:
             content = path.read_bytes()
         except FileNotFoundError:
-            raise StoreError(f"{path} does not exist") from None
+            raise DamagedFile(f"{path} does not exist. {remedy}".strip()) from None
         except OSError as error:
-            raise StoreError(f"{path} cannot be read ({error}). {remedy}") from error
-        return from_bytes(kind, content, name=str(path), remedy=remedy)
+            raise DamagedFile(f"{path} cannot be read ({error}). {remedy or self._repair}") from error
+        return from_bytes(kind, content, name=str(path), remedy=remedy or self._repair)
+
+    @property
+    def _repair(self) -> str:
+        return f"To repair it, run: sweeper reconcile {self.root.name}"
 
     def _drop_checkpoints(self, record: TrialRecord) -> None:
-        useful = self.useful_checkpoints(record)
-        for path in self.paths.trial(record.spec.study, record.spec.number).checkpoints():
-            if path not in useful:
-                with translate_errors(path):
-                    path.unlink(missing_ok=True)
+        _drop(self.paths.trial(record.spec.study, record.spec.number).checkpoints(), self.useful_checkpoints(record))
 
     def _drop_outcomes(self, record: TrialRecord) -> None:
-        useful = self.useful_outcomes(record)
-        for path in self.paths.trial(record.spec.study, record.spec.number).all_outcomes():
-            if path not in useful:
-                with translate_errors(path):
-                    path.unlink(missing_ok=True)
+        _drop(self.paths.trial(record.spec.study, record.spec.number).all_outcomes(), self.useful_outcomes(record))
+
+
+def _drop(found: Iterable[Path], useful: Container[Path]) -> None:
+    """Delete the files that are not useful."""
+    for path in found:
+        if path not in useful:
+            with translate_errors(path):
+                path.unlink(missing_ok=True)
 
 
 def _read_outcomes(path: Path) -> RowOutcomes | None:
@@ -257,7 +299,7 @@ def _read_outcomes(path: Path) -> RowOutcomes | None:
         return None
 
 
-def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    with new_folder(folder) as new:
+def _write_folder(folder: Path, files: Mapping[str, bytes], *, is_name_flushed: bool = True) -> None:
+    with new_folder(folder, is_name_flushed=is_name_flushed) as new:
         for name, content in files.items():
             (new / name).write_bytes(content)

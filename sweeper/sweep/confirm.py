@@ -15,6 +15,7 @@ from sweeper.config.checks import check_settings
 from sweeper.config.compose import SweepConfig, compose
 from sweeper.config.dimensions import parse_space
 from sweeper.config.settings import ConfirmSettings, NotifySettings, SweepSettings
+from sweeper.config.trust import check_remote_code
 from sweeper.errors import SweeperError
 from sweeper.store.discovery import find_sweep
 from sweeper.store.serialization import from_jsonable
@@ -53,6 +54,7 @@ def confirm_sweep(
 def _settings(store: TrialStore, overrides: Sequence[str], config_dir: Path | None) -> SweepSettings:
     """Return the stored settings, with the sections that the overrides name, and with a confirmation."""
     settings: SweepSettings = from_jsonable(SweepSettings, store.read_sweep()["settings"])
+    check_remote_code(settings.model, source="the sweep on disk")
     keys = [override.partition("=")[0] for override in overrides]
     sections = {key.partition(".")[0] for key in keys}
     if others := sorted(sections - set(_SECTIONS)):

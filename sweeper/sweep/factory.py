@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,8 @@ from sweeper.control.trial_records import TrialRecords
 from sweeper.execute import make_executor
 from sweeper.execute.base import Executor, WorkerSetup
 from sweeper.figures.recipes import default_recipe
+from sweeper.store.damage import new_stamp, set_aside
+from sweeper.store.sqlite import sqlite_damage, sqlite_files
 from sweeper.store.trials import TrialStore
 from sweeper.sweep.plan import trial_template
 from sweeper.track import Tracker, make_tracker
@@ -36,12 +39,20 @@ __all__ = [
     "storage_url",
 ]
 
+log = logging.getLogger(__name__)
+
 
 def open_search(record: StudyRecord, config: SweepConfig, store: TrialStore) -> Search:
-    """Open the search of a study, or create it."""
+    """Open the search of a study, or create it.
+
+    A damaged database in the sweep's own folder is moved aside; `Search.sync` fills the new one from the store. One
+    that the user names may have other sweeps, so it is never moved.
+    """
     from sweeper.search.study import Search
 
     settings = config.settings
+    if not settings.search.storage:
+        _set_damaged_database_aside(store)
     return Search.open(
         f"{store.root.name}/{record.name}",
         config.space,
@@ -52,6 +63,15 @@ def open_search(record: StudyRecord, config: SweepConfig, store: TrialStore) -> 
         rungs=record.rungs,
         fixed=Hyperparameters.of(settings).by_key(),
     )
+
+
+def _set_damaged_database_aside(store: TrialStore) -> None:
+    path = store.paths.optuna_db
+    damage = sqlite_damage(path)
+    if damage:
+        stamp = new_stamp()
+        moved = [set_aside(store, each, stamp) for each in sqlite_files(path)]
+        log.warning("%s: %s; it is rebuilt from the sweep's folder, and the old one is %s", path, damage, moved[0])
 
 
 def storage_url(settings: SweepSettings, store: TrialStore) -> str:

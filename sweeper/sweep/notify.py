@@ -16,8 +16,8 @@ from functools import cache
 from types import ModuleType
 
 from sweeper.config.settings import NotifySettings
-from sweeper.config.urls import mask_url
 from sweeper.errors import ConfigError
+from sweeper.urls import mask_url, redact_urls
 
 __all__ = ["check_urls", "send"]
 
@@ -65,6 +65,7 @@ def send(
     Returns:
         A line for each URL that failed; empty if none did.
     """
+    title, text = redact_urls(title), redact_urls(text)
     urls = [part for url in settings.urls for part in url.split()]
     failures = dict.fromkeys(range(len(urls)), f"no answer within {timeout_s:g} s")
     deadline = time.monotonic() + timeout_s

@@ -16,7 +16,7 @@ from sweeper.config.compose import SweepConfig
 from sweeper.config.hyperparameters import Hyperparameters
 from sweeper.config.settings import DatasetSettings, Recipe, SweepSettings
 from sweeper.config.space import SearchSpace
-from sweeper.errors import ConfigError, DataError, did_you_mean
+from sweeper.errors import ConfigError, DataError, SweepMismatch, did_you_mean
 from sweeper.execute.base import OpenStudy
 from sweeper.fetch.progress import Progress
 from sweeper.figures.recipes import FIRST_REFERENCE_NUMBER, default_recipe
@@ -25,12 +25,22 @@ from sweeper.search.proposals import fit_recipes
 from sweeper.search.pruning import rung_chunks
 from sweeper.tasks import make_task
 from sweeper.train.chunks import ChunkPlan, choose_chunks_per_epoch, choose_epochs
-from sweeper.types import StudyRecord, TrialSpec, TrialTemplate
+from sweeper.types import ModelRef, RowsRef, StudyRecord, TrialTemplate
 
 if TYPE_CHECKING:
-    from sweeper.data.base import SplitsRecord
+    from sweeper.data.base import Prepared
 
-__all__ = ["StudyPlan", "plan_model", "plan_study", "reference_recipes", "study_name", "trial_template"]
+__all__ = [
+    "StudyPlan",
+    "check_content",
+    "pinned_plan",
+    "plan_model",
+    "plan_study",
+    "plan_weights",
+    "reference_recipes",
+    "study_name",
+    "trial_template",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +52,10 @@ class StudyPlan:
     """The request that opens it on a worker."""
 
     def resumed(self, record: StudyRecord) -> StudyPlan:
-        """Return the plan of a study that exists on disk: its trials keep the length that they started with."""
+        """Return the plan of a study that exists on disk: its trials keep the length that they started with.
+
+        The caller has compared rows and model (`check_content`).
+        """
         opening = dataclasses.replace(
             self.opening,
             micro_batch=record.micro_batch,
@@ -74,11 +87,26 @@ def plan_model(settings: SweepSettings, progress: Progress | None = None) -> Pat
     return folder
 
 
+def plan_weights(settings: SweepSettings, model_dir: Path, progress: Progress | None = None) -> ModelRef:
+    """Read the base model's files, and return them by their content; what is damaged is fetched again if possible.
+
+    It reads the whole model, so call it while workers start.
+
+    Raises:
+        FetchError: A file is damaged and cannot be fetched again.
+        ModelError: A file in a folder of the user's is damaged.
+    """
+    from sweeper.models import read_model
+
+    return read_model(settings.model, model_dir, cache=_cache(settings), progress=progress)
+
+
 def plan_study(
     config: SweepConfig,
     dataset: DatasetSettings,
     *,
     model_dir: Path,
+    model: ModelRef | None = None,
     lane_limit: int = 0,
     progress: Progress | None = None,
 ) -> StudyPlan:
@@ -88,6 +116,7 @@ def plan_study(
         config: The configuration.
         dataset: The dataset.
         model_dir: Folder of the base model.
+        model: What `plan_weights` returned; it is called if None.
         lane_limit: The most lanes that a worker tries when it opens the study; 0 if it need not choose.
         progress: Shows downloads.
 
@@ -103,7 +132,8 @@ def plan_study(
     if task.has_head != settings.task.has_head:
         rule = f"{settings.task.name} adds {'a' if task.has_head else 'no'} head to the model"
         raise ConfigError("task.has_head", settings.task.has_head, rule, f"Choose task={settings.task.name}.")
-    splits = prepare(
+    model = model or plan_weights(settings, model_dir, progress)
+    prepared = prepare(
         dataset,
         settings.model,
         model_dir=model_dir,
@@ -111,10 +141,11 @@ def plan_study(
         completions=task.takes_completions,
         progress=progress,
     )
+    splits = prepared.splits
     if splits.num_rows["train"] < 2:  # noqa: PLR2004  nothing can be learnt from one row
         rows = plural(splits.num_rows["train"], "training row")
         raise DataError(f"dataset {dataset.name} has {rows} after the split; at least 2 are needed")
-    return _plan(config, dataset, splits, lane_limit=lane_limit)
+    return _plan(config, dataset, prepared, model, lane_limit=lane_limit)
 
 
 def trial_template(settings: SweepSettings, record: StudyRecord) -> TrialTemplate:
@@ -141,8 +172,58 @@ def reference_recipes(settings: SweepSettings, space: SearchSpace) -> dict[int, 
     return found
 
 
-def _plan(config: SweepConfig, dataset: DatasetSettings, splits: SplitsRecord, *, lane_limit: int) -> StudyPlan:
-    settings, search = config.settings, config.settings.search
+def check_content(before: StudyRecord, now: StudyRecord, *, sweep: str, cache: Path) -> None:
+    """Check that rows and model are those that a study of a sweep was started with.
+
+    Args:
+        before: The record of the study.
+        now: The record that a new plan has.
+        sweep: Name of the sweep, for the error.
+        cache: Folder of rows.
+
+    Raises:
+        SweepMismatch: They have changed.
+    """
+    from sweeper.data import has_rows
+    from sweeper.models.content import first_difference
+
+    what, remedy = "", "Restore them"
+    if before.fingerprint != now.fingerprint:
+        what = f"the rows of {before.dataset} have changed since sweep {sweep} started"
+        remedy = "Restore the dataset's files"
+        if before.rows_ref is not None and has_rows(before.rows_ref, cache=cache):
+            remedy += " (the cache still has the tokens of the old rows, so `sweeper reproduce` works without them)"
+    elif before.rows_ref and now.rows_ref and before.rows_ref.digest != now.rows_ref.digest:
+        what = f"the rows of {before.dataset} have other token ids than when sweep {sweep} started"
+        remedy = "Install the versions of transformers and tokenizers that sweep.json names"
+    elif before.model_ref and now.model_ref and before.model_ref.digest != now.model_ref.digest:
+        difference = first_difference(before.model_ref.files, now.model_ref.files)
+        what = f"the model {before.model} has changed since sweep {sweep} started ({difference})"
+        remedy = "Restore the model's files (those of a hub model stay the same if model.revision names a commit)"
+    if what:
+        raise SweepMismatch(
+            f"{what}, so its trials cannot be compared with new ones. {remedy} to continue this sweep, or give the new "
+            "sweep its own name, e.g. name=second"
+        )
+
+
+def pinned_plan(config: SweepConfig, record: StudyRecord, *, model: ModelRef) -> StudyPlan | None:
+    """Return the plan of a study on disk from its record alone, without reading the dataset.
+
+    None if the cache does not have its rows any more, so that they must be made again with `plan_study`.
+    """
+    from sweeper.data import has_rows
+
+    if record.rows_ref is None or not has_rows(record.rows_ref, cache=_cache(config.settings)):
+        return None
+    opening = _opening(record, config, record.rows_ref, model, lane_limit=0)
+    return StudyPlan(dataclasses.replace(record, model_ref=model), opening)
+
+
+def _plan(
+    config: SweepConfig, dataset: DatasetSettings, prepared: Prepared, model: ModelRef, *, lane_limit: int
+) -> StudyPlan:
+    settings, search, splits = config.settings, config.settings.search, prepared.splits
     metric, direction = _objective(settings, len(splits.labels))
     num_rows = splits.num_rows["train"]
     epochs = settings.train.epochs or choose_epochs(num_rows, len(splits.labels))
@@ -171,11 +252,10 @@ def _plan(config: SweepConfig, dataset: DatasetSettings, splits: SplitsRecord, *
         num_rows=splits.num_rows,
         space=config.space.texts,
         num_available=splits.num_available,
+        rows_ref=prepared.ref,
+        model_ref=model,
     )
-    template = trial_template(settings, record)
-    typical = template.spec(0, config.space.point((0.5,) * len(config.space)), "typical")
-    opening = _opening(record, settings, dataset, chunks, typical=typical, lane_limit=lane_limit)
-    return StudyPlan(record, opening)
+    return StudyPlan(record, _opening(record, config, prepared.ref, model, lane_limit=lane_limit))
 
 
 def _objective(settings: SweepSettings, num_labels: int) -> tuple[str, str]:
@@ -192,28 +272,22 @@ def _objective(settings: SweepSettings, num_labels: int) -> tuple[str, str]:
     return f"validation/{metric}", task.direction(metric)
 
 
-def _opening(
-    record: StudyRecord,
-    settings: SweepSettings,
-    dataset: DatasetSettings,
-    chunks: ChunkPlan,
-    *,
-    typical: TrialSpec,
-    lane_limit: int,
-) -> OpenStudy:
+def _opening(record: StudyRecord, config: SweepConfig, rows: RowsRef, model: ModelRef, *, lane_limit: int) -> OpenStudy:
+    settings = config.settings
+    template = trial_template(settings, record)
     return OpenStudy(
         name=record.name,
-        dataset=dataset,
+        rows=rows,
+        model=model,
         task=settings.task,
-        max_length=settings.model.max_length,
-        micro_batch=chunks.micro_batch,
-        chunks_per_epoch=chunks.chunks_per_epoch,
-        epochs=chunks.epochs,
+        micro_batch=record.micro_batch,
+        chunks_per_epoch=record.chunks_per_epoch,
+        epochs=record.epochs,
         rungs=record.rungs,
         seed=settings.seed,
         probe=False,
         lane_limit=lane_limit,
-        typical=typical,
+        typical=template.spec(0, config.space.point((0.5,) * len(config.space)), "typical"),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,19 +13,21 @@ from rich.text import Text
 from sweeper.config.compose import SweepConfig
 from sweeper.config.dimensions import parse_space
 from sweeper.config.settings import SweepSettings
+from sweeper.config.trust import check_remote_code
 from sweeper.display.downloads import fetch_progress
 from sweeper.errors import StoreError, SweeperError
 from sweeper.execute import choose_devices
 from sweeper.execute.base import StudyOpened, WorkerSetup
+from sweeper.fetch.progress import Progress
 from sweeper.figures.comparison import standard_error
 from sweeper.store.discovery import find_sweep
 from sweeper.store.serialization import from_jsonable
 from sweeper.store.trials import TrialStore
-from sweeper.sweep.plan import plan_model, plan_study
+from sweeper.sweep.plan import StudyPlan, check_content, pinned_plan, plan_model, plan_study, plan_weights
 from sweeper.train import make_worker
-from sweeper.types import Admission, ChunkReport, ChunkRequest, Measurement, StudyRecord, TrialRecord
+from sweeper.types import Admission, ChunkReport, ChunkRequest, Cost, Measurement, StudyRecord, TrialRecord
 
-__all__ = ["Reproduction", "reproduce_trial"]
+__all__ = ["Reproduction", "reproduce_trial", "train_again"]
 
 _MAX_LOSS_DIFFERENCE = 0.05
 """Relative, of a chunk's mean training loss. In float32 it is below 1e-4. In bfloat16 the rounding of a product changes
@@ -40,6 +42,11 @@ class Reproduction:
     recorded: TrialRecord
     measurements: tuple[Measurement, ...]
     initial_hash: str
+    cost: Cost
+    adapter: Mapping[str, bytes]
+    """Files of the adapter of the last chunk; empty if the trial is not complete."""
+    outcomes: Mapping[int, bytes]
+    """Row outcomes of every rung, by chunk."""
 
     @property
     def is_same_start(self) -> bool:
@@ -89,16 +96,33 @@ def reproduce_trial(trial: str, *, outputs: Path, console: Console) -> bool:
     """
     store, study, recorded = _find_trial(trial, outputs)
     settings = from_jsonable(SweepSettings, store.read_sweep()["settings"])
+    result = train_again(study, recorded, settings, sweep=store.root.name, console=console)
+    _print(result, console)
+    return result.is_reproduced
+
+
+def train_again(
+    study: StudyRecord, recorded: TrialRecord, settings: SweepSettings, *, sweep: str, console: Console
+) -> Reproduction:
+    """Train a recorded trial again in this process, as far as it came; write nothing.
+
+    Args:
+        study: The trial's study.
+        recorded: Its record.
+        settings: Settings of the sweep.
+        sweep: Its name.
+        console: Where progress is printed.
+
+    Raises:
+        SweeperError: The rows have changed, or the training fails.
+    """
+    check_remote_code(settings.model, source="the sweep on disk")
     space = parse_space(study.space)
     console.print(f"Training trial {recorded.spec.number} of {study.name} again, alone: {recorded.chunks_done} chunks.")
     with fetch_progress(console) as progress:
         model_dir = plan_model(settings, progress)
-        dataset = next(d for d in settings.dataset.values() if d.name == study.dataset)
-        plan = plan_study(SweepConfig(settings, space), dataset, model_dir=model_dir, progress=progress)
-    if plan.record.fingerprint != study.fingerprint:
-        raise SweeperError(
-            f"the rows of {study.dataset} have changed since the sweep, so its trials cannot be reproduced"
-        )
+        plan = _plan(SweepConfig(settings, space), study, model_dir=model_dir, progress=progress)
+    check_content(study, plan.record, sweep=sweep, cache=Path(settings.cache))
     setup = WorkerSetup(
         model=settings.model,
         model_dir=model_dir,
@@ -116,9 +140,16 @@ def reproduce_trial(trial: str, *, outputs: Path, console: Console) -> bool:
         report = worker.answer(ChunkRequest(admit=admit))
         assert isinstance(report, ChunkReport)  # noqa: S101  our own protocol
         reports.append(report)
-    result = _compare(study, recorded, reports)
-    _print(result, console)
-    return result.is_reproduced
+    return _compare(study, recorded, reports)
+
+
+def _plan(config: SweepConfig, study: StudyRecord, *, model_dir: Path, progress: Progress) -> StudyPlan:
+    """Return the plan with the rows that the sweep pinned; the dataset is read only if the cache has lost them."""
+    model = plan_weights(config.settings, model_dir, progress)
+    if pinned := pinned_plan(config, study, model=model):
+        return pinned
+    dataset = next(d for d in config.settings.dataset.values() if d.name == study.dataset)
+    return plan_study(config, dataset, model_dir=model_dir, model=model, progress=progress)
 
 
 def _find_trial(trial: str, outputs: Path) -> tuple[TrialStore, StudyRecord, TrialRecord]:
@@ -145,8 +176,15 @@ def _compare(study: StudyRecord, recorded: TrialRecord, reports: Sequence[ChunkR
     for report in reports:
         if number in report.failures:
             raise SweeperError(f"trial {number} failed when it was trained again: {report.failures[number].message}")
-    measurements = tuple(report.measurements[number] for report in reports)
-    return Reproduction(study, recorded, measurements, reports[0].details[number]["initial_hash"])
+    return Reproduction(
+        study,
+        recorded,
+        measurements=tuple(report.measurements[number] for report in reports),
+        initial_hash=reports[0].details[number]["initial_hash"],
+        cost=sum((report.costs[number] for report in reports), Cost()),
+        adapter=reports[-1].adapters.get(number, {}),
+        outcomes={r.measurements[number].chunk: r.outcomes[number] for r in reports if number in r.outcomes},
+    )
 
 
 def _print(result: Reproduction, console: Console) -> None:

@@ -5,7 +5,6 @@ For a sweep that is already done, the result is read from its files before any h
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,20 +24,21 @@ from sweeper.control.controller import Controller
 from sweeper.control.lane_limits import LaneLimits, choose_limits
 from sweeper.control.shutdown import ShutdownRequest, shutdown_on_signals
 from sweeper.control.watchdog import Watchdog
+from sweeper.disk.atomic import make_folder
 from sweeper.disk.space import check_space
 from sweeper.display.console import print_line
 from sweeper.display.downloads import fetch_progress
 from sweeper.display.final_view import final_view
 from sweeper.display.live_view import LiveView
 from sweeper.display.progress import StudyProgress, progress_from_disk
-from sweeper.errors import DiskFull, SweepMismatch
+from sweeper.errors import DiskError
 from sweeper.execute import choose_devices
 from sweeper.fetch.progress import Progress
 from sweeper.figures.text import plural
+from sweeper.store.damage import new_stamp
 from sweeper.store.ledger import Ledger
 from sweeper.store.lock import hold
 from sweeper.store.paths import OutputsPaths
-from sweeper.store.provenance import collect
 from sweeper.store.trials import TrialStore
 from sweeper.sweep.factory import (
     keep_report,
@@ -48,13 +48,15 @@ from sweeper.sweep.factory import (
     open_study_run,
     open_tracker,
 )
-from sweeper.sweep.identity import check_identity, settings_to_keep, sweep_name
+from sweeper.sweep.identity import check_identity, sweep_name
 from sweeper.sweep.log_file import log_to
 from sweeper.sweep.memory import return_large_blocks
 from sweeper.sweep.monitor import SweepMonitor
 from sweeper.sweep.notify import check_urls
-from sweeper.sweep.plan import StudyPlan, plan_model, plan_study, reference_recipes
+from sweeper.sweep.plan import StudyPlan, check_content, plan_model, plan_study, plan_weights, reference_recipes
+from sweeper.sweep.reports import current_best, write_report
 from sweeper.sweep.session_recorder import SessionRecorder
+from sweeper.sweep.sweep_record import has_sweep_record, restore_sweep, write_sweep_record
 from sweeper.sweep.window_wait import wait_for_window
 from sweeper.track import Tracker
 
@@ -144,39 +146,58 @@ def run_config(config: SweepConfig, *, console: Console, clock: Clock = utc_now,
     warning = check_space(store.root, settings.executor.min_free_mb)
     if warning:
         print_line(console, f"! {warning}")
+    # Early, so that a mistake is shown before the wait. Only the check under the lock, in `_run_sessions`, is final.
     check_identity(store, settings)
-    progress = _progress(store, settings) if store.exists else []
-    is_done = [study.is_done if searches else study.is_confirmed and not study.is_running for study in progress]
-    if len(progress) == len(settings.dataset) and all(is_done):
-        budget = settings.budget.trials
-        done = f"all {budget} trials of each study have finished" if searches else "its candidates are confirmed"
-        print_line(console, f"Sweep {store.root.name} is done: {done}.")
-        print_line(console, f"To continue the search, raise the budget, e.g. budget.trials={2 * budget}.")
-        outcome = SweepOutcome(_report(store, config), store.root)
-    elif wait_for_window(settings.budget, clock, print_line=partial(print_line, console)):
+    is_done = _is_done(store, settings, searches=searches)
+    if is_done or wait_for_window(settings.budget, clock, print_line=partial(print_line, console)):
         outcome = _run_sessions(config, store, console, clock, searches=searches)
-    else:
-        best = _report(store, config) if store.exists else {"studies": []}
-        limit = find_time_limit(settings.budget, clock())
-        is_paused = limit is not None and not limit.is_final
-        return SweepOutcome(best, store.root, reason=limit.reason if limit else "", is_paused=is_paused)
-    _print_final_view(store, settings, outcome.best, console)
-    return outcome
+        _print_final_view(store, settings, outcome.best, console)
+        return outcome
+    limit = find_time_limit(settings.budget, clock())
+    is_paused = limit is not None and not limit.is_final
+    best = current_best(store, config)
+    return SweepOutcome(best, store.root, reason=limit.reason if limit else "", is_paused=is_paused)
 
 
 def _run_sessions(
     config: SweepConfig, store: TrialStore, console: Console, clock: Clock, *, searches: bool
 ) -> SweepOutcome:
-    """Run a session; with ``budget.wait``, also those of the following windows."""
-    store.root.mkdir(parents=True, exist_ok=True)
+    """Run a session; with ``budget.wait``, also those of the following windows.
+
+    Between two sessions, and before the first, any other command may have run or started a sweep of this name. So
+    whether it has these settings, and what is left to do, is decided under the lock.
+    """
+    settings = config.settings
+    make_folder(store.root)
     while True:
-        recorder = SessionRecorder(store, config.settings, clock)
+        recorder = SessionRecorder(store, settings, clock)
         with log_to(store.paths.log), recorder.notifying(), hold(store), recorder.recording_errors():
+            check_identity(store, settings)
+            for path in restore_sweep(store, settings, new_stamp()):
+                print_line(console, f"! {path.name} was damaged and has been restored; the old one is in damaged/.")
+            if _is_done(store, settings, searches=searches):
+                return _done(config, store, console, searches=searches)
             outcome = _run(config, store, console, recorder=recorder, clock=clock, searches=searches)
-        budget = config.settings.budget
+        budget = settings.budget
         is_over = not (outcome.is_paused and budget.wait)
         if is_over or not wait_for_window(budget, clock, print_line=partial(print_line, console), after=True):
             return outcome
+
+
+def _is_done(store: TrialStore, settings: SweepSettings, *, searches: bool) -> bool:
+    """Whether nothing is left to train."""
+    progress = _progress(store, settings) if has_sweep_record(store) else []
+    done = [study.is_done if searches else study.is_confirmed and not study.is_running for study in progress]
+    return len(progress) == len(settings.dataset) and all(done)
+
+
+def _done(config: SweepConfig, store: TrialStore, console: Console, *, searches: bool) -> SweepOutcome:
+    """Print that nothing is left to do, and write the report again; the caller holds the lock."""
+    budget = config.settings.budget.trials
+    done = f"all {budget} trials of each study have finished" if searches else "its candidates are confirmed"
+    print_line(console, f"Sweep {store.root.name} is done: {done}.")
+    print_line(console, f"To continue the search, raise the budget, e.g. budget.trials={2 * budget}.")
+    return SweepOutcome(write_report(store, config), store.root)
 
 
 def _progress(store: TrialStore, settings: SweepSettings) -> list[StudyProgress]:
@@ -221,7 +242,7 @@ def _run(
             plans = _plan(config, store, model_dir=model_dir, limits=limits, progress=progress)
         shutdown = stack.enter_context(shutdown_on_signals(settings.executor.shutdown_grace_s))
         opened = [stack.enter_context(open_search(plan.record, config, store)) for plan in plans]
-        _write_records(store, settings, plans, num_references=len(references))
+        _write_records(store, settings, plans)
         tracker = open_tracker(settings, store)
         runs = [
             open_study_run(
@@ -261,7 +282,7 @@ def _run(
         recorder.end(shutdown.reason or controller.stop_reason or "nothing is left to do", monitor.progress())
     if shutdown:
         print_line(console, f"Stopped by {shutdown.reason}. Everything is saved; the same command resumes.")
-    best = _report(store, config)
+    best = write_report(store, config)
     keep_report(tracker, store, _CLOSE_STOPPED_S if shutdown else _CLOSE_S)
     return SweepOutcome(
         best,
@@ -282,7 +303,7 @@ def _run_controller(controller: Controller, monitor: SweepMonitor, tracker: Trac
     finally:
         missed = tracker.close(timeout_s)["missed"]
         why = f" ({tracker.problem})" if tracker.problem else ""
-        with suppress(DiskFull):
+        with suppress(DiskError):
             monitor.record_final_health(
                 f"not up to date: {plural(missed, 'trial')}{why}; the next run sends them" if missed else ""
             )
@@ -294,38 +315,26 @@ def _plan(
     """Fetch and check all data; a study that exists on disk keeps its record."""
     datasets = config.settings.dataset.values()
     lane_limit = limits.lanes if limits.is_measured else 0
+    model = plan_weights(config.settings, model_dir, progress)
     plans = [
-        plan_study(config, dataset, model_dir=model_dir, lane_limit=lane_limit, progress=progress)
+        plan_study(config, dataset, model_dir=model_dir, model=model, lane_limit=lane_limit, progress=progress)
         for dataset in datasets
     ]
     known = {study.name: study for study in store.studies()}
     for plan in plans:
-        before = known.get(plan.record.name)
-        if before is not None and before.fingerprint != plan.record.fingerprint:
-            raise SweepMismatch(
-                f"the rows of {plan.record.dataset} have changed since sweep {store.root.name} started, so its trials "
-                "cannot be compared with new ones. Give the new sweep its own name, e.g. name=second"
-            )
+        if plan.record.name not in known and store.paths.trials(plan.record.name):
+            store.read_study(plan.record.name)  # trials without a study: raises an error that names the remedy
+        if plan.record.name in known:
+            cache = Path(config.settings.cache)
+            check_content(known[plan.record.name], plan.record, sweep=store.root.name, cache=cache)
     return [plan.resumed(known[plan.record.name]) if plan.record.name in known else plan for plan in plans]
 
 
-def _write_records(
-    store: TrialStore, settings: SweepSettings, plans: Sequence[StudyPlan], *, num_references: int
-) -> None:
+def _write_records(store: TrialStore, settings: SweepSettings, plans: Sequence[StudyPlan]) -> None:
     """Write the records of the sweep and its studies, once and after every check, since they never change."""
     if not store.exists:
-        names = [plan.record.name for plan in plans]
-        sweep = {"settings": settings_to_keep(settings), "studies": names, "num_references": num_references}
-        store.write_sweep({**sweep, "provenance": collect()})
+        write_sweep_record(store, settings)
     known = {study.name for study in store.studies()}
     for plan in plans:
         if plan.record.name not in known:
             store.write_study(plan.record)
-
-
-def _report(store: TrialStore, config: SweepConfig) -> Mapping[str, Any]:
-    from sweeper.analysis.report import write_reports
-
-    write_reports(store, space=config.space)
-    best: Mapping[str, Any] = json.loads(store.paths.best.read_text())
-    return best

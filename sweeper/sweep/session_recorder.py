@@ -20,7 +20,7 @@ from sweeper.config.time_windows import local_time
 from sweeper.disk.atomic import write_atomic
 from sweeper.display.progress import StudyProgress, progress_from_disk
 from sweeper.display.summary import failures_since, since_last_summary, summary_text, summary_title
-from sweeper.errors import DiskFull, SweeperError
+from sweeper.errors import DiskError, SweeperError
 from sweeper.store.ledger import Ledger
 from sweeper.store.serialization import to_bytes
 from sweeper.store.sessions import Prediction, SessionLog, SessionRecord, StudyTally
@@ -92,7 +92,11 @@ class SessionRecorder:
         tallies = {study.study.name: _tally(study) for study in progress}
         self._save(
             SessionRecord(
-                begun_at=timestamp(self._clock), saved_at="", number=self._sessions.next_number(), before=tallies
+                begun_at=timestamp(self._clock),
+                saved_at="",
+                number=self._sessions.next_number(),
+                keep_adapters=self._settings.store.keep_adapters,
+                before=tallies,
             )
         )
 
@@ -105,7 +109,7 @@ class SessionRecorder:
             prediction = Prediction(at=timestamp(self._clock), ends_at=ends_at.isoformat(timespec="seconds"))
             record = dataclasses.replace(record, predictions=(*record.predictions, prediction))
             self._save_progress(record, progress)
-        elif self._since_s(record.saved_at) >= _SAVE_EVERY_S:
+        elif not 0 <= self._since_s(record.saved_at) < _SAVE_EVERY_S:  # negative if the clock was set back
             self._save_progress(record, progress)
 
     def prediction_text(self, ends_at: datetime | None) -> str:
@@ -125,9 +129,10 @@ class SessionRecorder:
             progress: The studies at its end.
             has_failed: Whether an error ended it.
         """
-        record = dataclasses.replace(
-            self._started_record(), ended_at=timestamp(self._clock), reason=reason, has_failed=has_failed
-        )
+        record = self._started_record()
+        # A clock that was set back must not end a session before its start: its time would be negative.
+        at = max(timestamp(self._clock), record.begun_at)
+        record = dataclasses.replace(record, ended_at=at, reason=reason, has_failed=has_failed)
         record = self._save_progress(record, progress)
         title = summary_title(self._store.root.name, record)
         text = self._summary_text(record, progress)
@@ -192,7 +197,7 @@ def _write(path: Path, content: bytes) -> None:
     """Write a file, or log a warning: a session must not end because its record cannot be written."""
     try:
         write_atomic(path, content)
-    except (OSError, DiskFull) as error:
+    except DiskError as error:
         log.warning("%s was not written: %s", path, error)
 
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from sweeper.config.urls import redact_urls
 from sweeper.types import StudyRecord, TrialRecord
+from sweeper.urls import redact_urls
 
 __all__ = ["BackgroundTracker", "Pace", "Writer"]
 

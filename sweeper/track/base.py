@@ -94,9 +94,17 @@ class TrackerAudit(Protocol):
         ...
 
     def kept_record(self, run: ViewedTrial) -> bytes | None:
-        """Return the copy of ``trial.json`` that is kept with a finished trial, if there is one."""
+        """Return the copy of ``trial.json`` that is kept with a finished trial, if there is one.
+
+        Raises:
+            TrackerError: The copies cannot be reached.
+        """
         ...
 
     def kept_adapter(self, run: ViewedTrial) -> Mapping[str, bytes]:
-        """Return the files of the adapter that is kept with a trial; empty if there is none."""
+        """Return the files of the adapter that is kept with a trial; empty if there is none.
+
+        Raises:
+            TrackerError: The copies cannot be reached.
+        """
         ...

@@ -15,13 +15,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
-
-from sweeper.config.urls import redact_urls
+from sweeper.disk.atomic import move
+from sweeper.disk.lock import hold_file
 from sweeper.errors import ConfigError
 from sweeper.store.paths import OutputsPaths
 from sweeper.store.sqlite import sqlite_fault, sqlite_files
 from sweeper.track.background import Writer
+from sweeper.urls import redact_urls
 
 if TYPE_CHECKING:
     from sweeper.track.mlflow_audit import MlflowAudit
@@ -95,8 +95,7 @@ def prepare_database(uri: str) -> None:
     path = _sqlite_path(uri)
     if path is None or _has_content(path):
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
+    with hold_file(path.with_name(f".{path.name}.lock"), key="tracker.uri"):
         if _has_content(path):
             return
         aside = path.with_name(f".{path.name}.tmp")
@@ -104,7 +103,7 @@ def prepare_database(uri: str) -> None:
         for leftover in [*sqlite_files(aside), *sqlite_files(path)]:
             leftover.unlink()
         _make_schema(f"{_SQLITE}{aside}")
-        os.replace(aside, path)
+        move(aside, path)
 
 
 def connect(uri: str, *, artifacts: str, sweep: str, tags: Mapping[str, str]) -> Writer:

@@ -8,17 +8,19 @@ module imports mlflow.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
+from mlflow.artifacts import download_artifacts
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from sweeper.config.urls import redact_urls
 from sweeper.errors import TrackerError
 from sweeper.store.paths import TRIAL_FILE
 from sweeper.types import TrialState, ViewedTrial
+from sweeper.urls import redact_urls
 
 __all__ = ["MlflowAudit"]
 
@@ -42,7 +44,7 @@ class MlflowAudit:
             self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         except (MlflowException, OSError) as error:
             raise _unreadable(error) from error
-        self._sweep = sweep
+        self._uri, self._sweep = uri, sweep
 
     def read(self, study: str, metric: str) -> list[ViewedTrial] | None:
         """Return the runs of a study, or None if there is no such experiment.
@@ -78,30 +80,59 @@ class MlflowAudit:
             self._client.delete_run(run.key)
 
     def kept_record(self, run: ViewedTrial) -> bytes | None:
-        """Return the copy of ``trial.json`` among a finished run's artifacts, if there is one."""
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                path = Path(self._client.download_artifacts(run.key, TRIAL_FILE, folder))
-            except (MlflowException, OSError):
+        """Return the copy of ``trial.json`` among a finished run's artifacts; None if there is none.
+
+        Raises:
+            TrackerError: The artifacts cannot be reached.
+        """
+        with _translate_errors():
+            if TRIAL_FILE not in {each.path for each in self._client.list_artifacts(run.key)}:
                 return None
-            return path.read_bytes() if path.is_file() else None
+            with tempfile.TemporaryDirectory() as folder:
+                return Path(self._client.download_artifacts(run.key, TRIAL_FILE, folder)).read_bytes()
 
     def kept_adapter(self, run: ViewedTrial) -> Mapping[str, bytes]:
-        """Return the files of a run's logged adapter; empty if there is none."""
-        tag = self._client.get_run(run.key).data.tags.get("adapter", "")
-        if not tag:
-            return {}
+        """Return the files of a run's logged adapter; empty if there is none.
+
+        Raises:
+            TrackerError: The artifacts cannot be reached.
+        """
+        with _translate_errors():
+            tag = self._client.get_run(run.key).data.tags.get("adapter", "")
+            model_id = tag.removeprefix("models:/")
+            location = self._artifact_location(model_id) if model_id else ""
+            if not location or not self._client.list_logged_model_artifacts(model_id):
+                return {}
+            with tempfile.TemporaryDirectory() as folder:
+                # MLflow resolves the location: it may be quoted, on a server, or in a bucket.
+                copy = Path(download_artifacts(artifact_uri=location, dst_path=folder, tracking_uri=self._uri))
+                return {path.name: path.read_bytes() for path in copy.glob("adapter_*")}
+
+    def _artifact_location(self, model_id: str) -> str:
+        """Return the URI of a logged model's files; empty if MLflow has no such model."""
         try:
-            folder = self._client.get_logged_model(tag.removeprefix("models:/")).artifact_location
-        except MlflowException:
-            return {}
-        path = Path(folder.removeprefix("file://"))
-        return {each.name: each.read_bytes() for each in path.glob("adapter_*")} if path.is_dir() else {}
+            return str(self._client.get_logged_model(model_id).artifact_location)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return ""
+            raise
+
+
+@contextmanager
+def _translate_errors() -> Iterator[None]:
+    """Raise errors as `TrackerError`: a copy that cannot be reached now must not be taken for one that is lost."""
+    try:
+        yield
+    except Exception as error:  # each kind of storage has a library, with errors of its own
+        raise _unreadable(error) from error
 
 
 def _unreadable(error: Exception) -> TrackerError:
     cause = redact_urls(f"{type(error).__name__}: {error}").splitlines()[0]
-    return TrackerError(f"MLflow cannot be read ({cause})")
+    return TrackerError(
+        f"MLflow cannot be read ({cause}). To do without it, run the same command with the sweep's overrides and "
+        "tracker=none"
+    )
 
 
 def _viewed(run: Run, metric: str) -> ViewedTrial:

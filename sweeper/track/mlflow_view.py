@@ -16,6 +16,7 @@ from sweeper.figures.baselines import reference_label
 from sweeper.figures.hyperparameters import ALPHA, alpha, params_text, shown_params
 from sweeper.figures.recipes import candidate_name, recipe_name
 from sweeper.figures.rungs import best_rung, best_rung_text
+from sweeper.figures.text import markdown_block, markdown_code, markdown_text
 from sweeper.figures.training_rows import capped_rows
 from sweeper.types import StudyRecord, TrialRecord, TrialState
 
@@ -103,7 +104,7 @@ def run_tags(study: StudyRecord, trial: TrialRecord, sweep: str) -> dict[str, st
     }
     if trial.failure is not None:
         kind, message = trial.failure.kind.value, trial.failure.message[:_MAX_TAG]
-        note = f"**{trial.state.value}: {kind}** after {trial.chunks_done} chunks\n\n```\n{message}\n```"
+        note = f"**{trial.state.value}: {kind}** after {trial.chunks_done} chunks\n\n{markdown_block(message)}"
         tags |= {"sweeper.failure.kind": kind, "sweeper.failure.message": message, "mlflow.note.content": note}
     return {key: value for key, value in tags.items() if value}
 
@@ -158,15 +159,16 @@ def experiment_note(study: StudyRecord, sweep: str, link: str, report: str = "")
     rows = ", ".join(f"{count} {split}" for split, count in study.num_rows.items())
     capped = capped_rows(study)
     rows += f" (training uses {capped}: train_rows caps them)" if capped else ""
-    space = "\n".join(f"| `{key}` | `{text}` |" for key, text in study.space.items())
+    cells = ((markdown_code(key), markdown_code(text).replace("|", "\\|")) for key, text in study.space.items())
+    space = "\n".join(f"| {key} | {text} |" for key, text in cells)
     metric = study.metric.removeprefix("validation/")
     better = "higher" if study.direction == "maximize" else "lower"
     references = "".join(f"\n- {_reference_text(name, values)}" for name, values in study.references.items())
     verdicts = f" **[Read the report]({report})** for verdicts and effects." if report else ""
     return f"""\
-## {study.dataset}: LoRA hyperparameters of {study.model}
+## {markdown_text(study.dataset)}: LoRA hyperparameters of {markdown_text(study.model)}
 
-Study `{study.name}` of sweep `{sweep}`. Rows: {rows}; {len(study.labels)} labels.
+Study {markdown_code(study.name)} of sweep {markdown_code(sweep)}. Rows: {rows}; {len(study.labels)} labels.
 Objective: **{study.metric}**, {better} is better. A full trial has {study.num_chunks} chunks of
 {study.rows_per_chunk} rows and is scored after chunks {", ".join(map(str, study.rungs))}.{references}
 
@@ -177,8 +179,8 @@ Objective: **{study.metric}**, {better} is better. A full trial has {study.num_c
 {space}
 
 ### How to read the runs
-- One run is one trial; only `report: {sweep}` has the sweep's report instead. **`final/{metric}`** is the score that
-  the search uses, `best/{metric}` that of the best rung.
+- One run is one trial; only {markdown_code(f"report: {sweep}")} has the sweep's report instead.
+- **`final/{metric}`** is the score that the search uses, `best/{metric}` that of the best rung.
   Early rungs score half of the validation rows if there are many; the best rung is one that scored all.
   `tags.best_rung` names the best rung of a complete trial if an earlier one scored higher than the last.
 - Filter: `tags.state = 'complete'`; other states are `running`, `pruned` (stopped early for a low score),

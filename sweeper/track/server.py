@@ -18,6 +18,7 @@ from types import FrameType
 from sweeper.errors import ConfigError, TrackerError
 from sweeper.track.mlflow import prepare_database, set_environment
 from sweeper.track.mlflow_saved_view import TAG, page
+from sweeper.urls import redact_urls
 
 __all__ = ["serve"]
 
@@ -44,7 +45,7 @@ def serve(uri: str, artifact_root: str, port: int, *, echo: Callable[[str], None
         TrackerError: The server did not start.
     """
     if uri.startswith(("http://", "https://")):
-        echo(f"MLflow is at {uri}")
+        echo(f"MLflow is at {redact_urls(uri)}")
         return 0
     _check_port(port)
     set_environment()

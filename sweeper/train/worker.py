@@ -17,10 +17,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from sweeper.config.settings import LoraSettings, TrainSettings
-from sweeper.data import prepare_splits
-from sweeper.data.base import Splits, TokenisedSplits
-from sweeper.data.prompt_tokens import chat_use
-from sweeper.data.tokens import tokenise
+from sweeper.data import open_rows
+from sweeper.data.base import TokenisedSplits
 from sweeper.errors import StoreError, WorkerError
 from sweeper.execute.base import (
     AdaptersScored,
@@ -34,6 +32,7 @@ from sweeper.execute.base import (
 )
 from sweeper.figures.rungs import rows_to_score
 from sweeper.models import model_type_of
+from sweeper.models.content import check_model
 from sweeper.models.device_choice import choose_attention, choose_dtype
 from sweeper.models.first_token import read_first_token
 from sweeper.models.linear import is_linear, is_transposed
@@ -44,7 +43,7 @@ from sweeper.tasks.base import Examples, TaskProtocol
 from sweeper.train.batches import EvaluationBatches, TrainingRows
 from sweeper.train.chunks import ChunkPlan
 from sweeper.train.divergence import find_diverged, loss_limit
-from sweeper.train.initial_head import STRENGTH, head_values, initial_head, model_identity
+from sweeper.train.initial_head import STRENGTH, head_values, initial_head
 from sweeper.train.lane import Lane
 from sweeper.train.lane_choice import choose_lanes, typical_rows
 from sweeper.train.out_of_memory import OutOfMemoryFallback
@@ -85,7 +84,6 @@ class _Study:
     request: OpenStudy
     task: TaskProtocol
     tokens: TokenisedSplits
-    fingerprint: str
     num_labels: int
     pack: Pack
     train: TrainingRows
@@ -150,16 +148,16 @@ class TrainingWorker:
             self._study, self._lanes = None, {}
             gc.collect()
         task = make_task(request.task.name)
-        splits = prepare_splits(request.dataset, cache=self._setup.cache, completions=task.takes_completions)
-        tokens = tokenise(
-            splits,
-            model_dir=self._setup.model_dir,
-            max_length=request.max_length,
+        self._check_model(request)
+        tokens = open_rows(
+            request.rows,
             cache=self._setup.cache,
+            model_dir=self._setup.model_dir,
             trust_remote_code=self._setup.model.trust_remote_code,
-            chat=chat_use(self._setup.model),
         )
-        study = self._study = self._prepare(request, task.of(tokens), tokens, splits)
+        study = self._prepare(request, task.of(tokens), tokens)
+        self._check_model(request)  # nobody has written to the files while they were loaded
+        self._study = study
         references = self._references(study) if request.probe else {}
         if request.lane_limit == 0 or request.typical is None:
             return StudyOpened(references=references)
@@ -172,8 +170,12 @@ class TrainingWorker:
         choice = choose_lanes(study.pack, rows, study.task.row_loss, spec=request.typical, limit=request.lane_limit)
         return StudyOpened(references=references, lanes=choice.lanes, notes=(str(choice),))
 
-    def _prepare(self, request: OpenStudy, task: TaskProtocol, tokens: TokenisedSplits, splits: Splits) -> _Study:
-        num_labels = len(splits.labels)
+    def _check_model(self, request: OpenStudy) -> None:
+        setup = self._setup
+        check_model(request.model, setup.model_dir, cache=setup.cache, with_code=setup.model.trust_remote_code)
+
+    def _prepare(self, request: OpenStudy, task: TaskProtocol, tokens: TokenisedSplits) -> _Study:
+        num_labels = request.rows.num_labels
         model: Any = load_model(
             self._setup.model_dir,
             kind=task.model_kind,
@@ -199,7 +201,6 @@ class TrainingWorker:
             request=request,
             task=task,
             tokens=tokens,
-            fingerprint=splits.fingerprint,
             num_labels=num_labels,
             pack=pack,
             train=TrainingRows(train, plan, seed=request.seed, pad_token_id=tokens.pad_token_id, device=self._device),
@@ -293,8 +294,7 @@ class TrainingWorker:
 
         # A head of several layers starts from the seed, and the probe reads what its first layers make.
         seed = spec.seed if len(heads) > 1 else 0
-        model = model_identity(setup.model_dir)
-        rows = [study.fingerprint, study.request.max_length]
+        model, rows = study.request.model.digest, study.request.rows.digest
         return initial_head(setup.cache, [model, str(self._dtype), rows, seed], fit)
 
     def _train_once(self, study: _Study) -> EvaluationBatches:
@@ -304,7 +304,7 @@ class TrainingWorker:
         started = time.perf_counter()
         split, examples = study.validation, study.task.examples(study.tokens, request.split)
         if not examples.ids:
-            name = study.request.dataset.name
+            name = study.request.rows.dataset
             raise WorkerError(f"dataset {name} has no {request.split} rows: set dataset.{name}.{request.split}_rows")
         if request.split != "validation":
             split = self._evaluation_batches(examples, study.tokens.pad_token_id)

@@ -182,7 +182,7 @@ def test_the_adapter_is_found_after_the_folder_was_moved(store, tmp_path):
 
 def test_a_missing_adapter_is_an_error_with_a_remedy(store):
     store.drop_adapter(TREC, 1)
-    with pytest.raises(SweeperError, match=r"the adapter of trial 1 is not on disk.*store\.keep_adapters"):
+    with pytest.raises(SweeperError, match=r"the adapter of trial 1 is missing or damaged.*add --retrain"):
         sweeper.load(store.root).adapter("trec")
 
 

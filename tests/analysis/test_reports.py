@@ -1,9 +1,12 @@
 import io
 import json
 import re
+from html import unescape
+from itertools import pairwise
 
 import pandas as pd
 import pytest
+from markdown_it import MarkdownIt
 
 from sweeper.analysis.best import best_configurations
 from sweeper.analysis.frames import trial_frame
@@ -12,6 +15,7 @@ from sweeper.config.space import Dimension, Scale, SearchSpace
 from sweeper.store.trials import TrialStore
 from sweeper.types import Failure, FailureKind, Phase, TrialState
 from tests.builders import (
+    ADAPTER,
     DEFAULT_PARAMS,
     SPACE,
     make_default,
@@ -21,6 +25,7 @@ from tests.builders import (
     make_sweep,
     make_trial,
 )
+from tests.report_sweeps import EVIL
 
 TREC = "trec-minilm-lora"
 
@@ -222,7 +227,7 @@ def test_the_best_rung_is_reported_if_it_scored_higher_than_the_last(tmp_path):
     study = make_study(epochs=3)
     trials = [make_default(0.8), make_trial(1, measurements=rungs_of(0.85, 0.92, 0.9))]
     store = make_sweep(tmp_path / "mine", [(study, trials)], adapters=[(TREC, 1)])
-    store.write_rung_adapter(TREC, 1, 8, {"adapter_config.json": b"{}"})
+    store.write_rung_adapter(TREC, 1, 8, ADAPTER)
     report = write_reports(store)["report.md"].read_text()
     found = json.loads(store.paths.best.read_text())["studies"][0]
     adapter = str(store.rung_adapter_dir(TREC, 1, 8))
@@ -281,6 +286,27 @@ def test_causes_of_infeasible_trials_are_grouped(tmp_path):
     report, _ = report_of(tmp_path, trials)
     assert "CUDA out of memory, tried 2.0 GiB. Trials 0, 1" in report
     assert "loss \\| is. Trial 2" in report
+
+
+def test_no_text_from_data_becomes_html_a_link_or_code(tmp_path):
+    nasty = f"{EVIL} [x](javascript:alert(1)) ![](http://host/x) | **b** `c`"
+    study = make_study(nasty, name="trec-minilm-lora", labels=(nasty, "```\n# b"))
+    trials = [
+        make_default(0.8, study=study),
+        make_trial(1, 0.9, study=study, origin=f"recipe:{nasty}"),
+        make_infeasible(2, f"{nasty}\n```\n<b>", study=study),
+    ]
+    report, _ = report_of(tmp_path, trials, study=study, adapters=[(study.name, 1)])
+    tokens = MarkdownIt("commonmark").enable("table").parse(report)
+    inline = [child for token in tokens for child in token.children or ()]
+    assert not [token.content for token in (*tokens, *inline) if token.type.startswith(("html", "image", "link"))]
+    headings = [after.content for token, after in pairwise(tokens) if token.type == "heading_open"]
+    assert "b" not in headings
+    cells = [sum(token.type == "th_open" for token in tokens), sum(token.type == "td_open" for token in tokens)]
+    clean = report_of(tmp_path / "clean", [make_default(0.8), make_trial(1, 0.9), make_infeasible(2)])[0]
+    tokens = MarkdownIt("commonmark").enable("table").parse(clean)
+    assert cells == [sum(token.type == kind for token in tokens) for kind in ("th_open", "td_open")]
+    assert EVIL in unescape(report)
 
 
 def test_failed_and_infeasible_trials_are_listed_separately(tmp_path):

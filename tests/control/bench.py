@@ -12,11 +12,9 @@ import optuna
 from sweeper.clock import Clock, utc_now
 from sweeper.config.settings import (
     BudgetSettings,
-    DatasetSettings,
     ExecutorSettings,
     Recipe,
     SearchSettings,
-    TaskSettings,
 )
 from sweeper.config.values import ParamValue
 from sweeper.control.confirmation import Confirmation
@@ -38,7 +36,7 @@ from sweeper.store.trials import TrialStore
 from sweeper.track import NullTracker
 from sweeper.types import Phase, StudyRecord, TrialRecord, TrialState, TrialTemplate
 from tests import builders
-from tests.builders import make_study
+from tests.builders import make_opening, make_rows_ref, make_study
 from tests.doubles import FakeWorker
 from tests.search.toy import FIXED, SPACE, preset
 
@@ -167,9 +165,9 @@ class Bench:
         with ExitStack() as stack:
             yield {name: (self._study_run(name, stack), open_request(name)) for name in self.studies}
 
-    def _study_run(self, name: str, stack: ExitStack) -> StudyRun:
-        search = Search.open(
-            f"sweep/{name}",
+    def _open_search(self, study: StudyRecord) -> Search:
+        return Search.open(
+            f"sweep/{study.name}",
             SPACE,
             self.search,
             direction="maximize",
@@ -178,7 +176,10 @@ class Bench:
             rungs=RUNGS,
             fixed=DEFAULTS.by_key(),
         )
+
+    def _study_run(self, name: str, stack: ExitStack) -> StudyRun:
         study = next((study for study in self.store.studies() if study.name == name), record(name))
+        search = self._open_search(study)
         records = TrialRecords(
             study, store=self.store, tracker=NullTracker(), keep_adapters=self.keep_adapters, clock=self.clock
         )
@@ -245,18 +246,7 @@ def record(name: str) -> StudyRecord:
 
 
 def open_request(name: str) -> OpenStudy:
-    return OpenStudy(
-        name=name,
-        dataset=DatasetSettings(name=name),
-        task=TaskSettings(),
-        max_length=8,
-        micro_batch=2,
-        chunks_per_epoch=2,
-        epochs=2,
-        rungs=RUNGS,
-        seed=0,
-        probe=False,
-    )
+    return make_opening(name, rows=make_rows_ref(name), micro_batch=2, chunks_per_epoch=2, epochs=2, rungs=RUNGS)
 
 
 def no_pruning(**changes: object) -> SearchSettings:

@@ -11,6 +11,7 @@ from sweeper.execute.inline import _InlineHandle
 from sweeper.store.trials import TrialStore
 from sweeper.types import TrialState
 from tests.control.bench import RUNGS, Bench, check_intact, no_pruning
+from tests.doubles import FakeClock
 from tests.search.toy import preset
 
 
@@ -78,6 +79,14 @@ def test_every_trial_has_the_same_seed_and_all_hyperparameters(bench):
     assert {trial.spec.seed for trial in trials} == {0}
     assert all(trial.spec.by_key()["train.batch_size"] == 16 for trial in trials)
     assert all(trial.spec.by_key()["lora.r"] == trial.spec.params["lora.r"] for trial in trials)
+
+
+def test_a_clock_that_is_set_back_ends_no_trial_before_its_start(bench):
+    clock = bench.clock = FakeClock()
+    bench.worker = {"before": lambda _numbers: clock.pass_s(-60)}
+    for trial in bench.run().trials().values():
+        assert trial.finished_at >= trial.started_at
+    assert bench.runs[0].tally.wall_s() >= 0
 
 
 def test_recipes_come_first(bench):

@@ -299,6 +299,33 @@ def test_a_worker_that_cannot_open_a_study_that_another_opened_is_disabled(bench
     assert bench.states() == [COMPLETE] * bench.num_trials
 
 
+@pytest.mark.parametrize("trained", [0, 3])
+def test_a_study_whose_rows_have_changed_ends_at_once_and_blames_no_device(bench, trained):
+    """Also if it was open before: a worker that was restarted finds other rows than its predecessor."""
+    opened = []
+
+    class Changed(FakeWorker):
+        def answer(self, request):
+            if getattr(request, "name", "") == "toy":
+                opened.append(self._index)
+                if trained == 0 or len(opened) > 1:
+                    message = "ContentChanged: dataset toy: its rows are gone from the cache"
+                    return WorkerFailed(message=message, traceback="", kind=FailureKind.CONTENT_CHANGED)
+            return super().answer(request)
+
+    bench.studies = ("toy", "other")
+    bench.worker = {"before": once(lose, at=trained)} if trained else {}
+    bench._make_worker = lambda index: Changed(
+        rungs=(2, 4), num_chunks=4, events=bench.events, index=index, **bench.worker
+    )
+    bench.run()
+    assert len(opened) == (2 if trained else 1)
+    assert bench.runs[0].stop_reason == "ContentChanged: dataset toy: its rows are gone from the cache"
+    assert bench.states("other") == [COMPLETE] * bench.num_trials
+    assert COMPLETE not in bench.states("toy")
+    assert bench.controller.disabled == {}
+
+
 # Studies in which everything fails.
 
 

@@ -41,8 +41,8 @@ def folders(model_dir, kind):
 
 def test_the_record_is_that_of_the_splits(dataset, model_dir):
     first = prepared(dataset, model_dir)
-    assert first == prepare_splits(dataset, cache=model_dir.parent / "cache").record
-    assert first.num_rows == {"train": 30, "validation": 10, "test": 0, "confirmation": 0}
+    assert first.splits == prepare_splits(dataset, cache=model_dir.parent / "cache").record
+    assert first.splits.num_rows == {"train": 30, "validation": 10, "test": 0, "confirmation": 0}
     assert prepared(dataset, model_dir) == first
 
 
@@ -81,4 +81,4 @@ def test_a_full_cache_of_another_dataset_does_not_count(dataset, model_dir, tmp_
     other = tmp_path / "other.jsonl"
     other.write_text("\n".join(json.dumps({**row, "text": f"another {row['text']}"}) for row in ROWS))
     changed = DatasetSettings(name="mine", source="files", path=str(other), validation_rows=10, test_rows=0)
-    assert prepared(changed, model_dir).fingerprint != prepared(dataset, model_dir).fingerprint
+    assert prepared(changed, model_dir).splits.fingerprint != prepared(dataset, model_dir).splits.fingerprint

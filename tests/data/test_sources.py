@@ -124,7 +124,7 @@ def test_a_damaged_cache_is_made_again(tmp_path, jsonl, caplog):
         arrow.write_bytes(b"damaged")
     second = prepare_splits(mine(path=str(jsonl)), cache=tmp_path / "cache")
     assert second.fingerprint == first.fingerprint
-    assert "is made again" in caplog.text
+    assert "and made again" in caplog.text
 
 
 def test_a_broken_row_leaves_no_cache_behind(tmp_path):
@@ -180,6 +180,13 @@ def test_splits_of_the_hub_are_used(tmp_path, no_hub):
 def test_a_single_split_of_the_hub_is_split_here(tmp_path, no_hub):
     found = hub_folder(tmp_path / "data", train=split_rows("train", 60))
     assert prepare_splits(mine(source="hub", id=found), cache=no_hub).num_rows["validation"] == 12
+
+
+def test_an_edited_folder_has_other_rows(tmp_path, no_hub):
+    found = hub_folder(tmp_path / "data", train=split_rows("train", 60))
+    first = prepare_splits(mine(source="hub", id=found), cache=no_hub)
+    write_jsonl(tmp_path / "data" / "train.jsonl", split_rows("other", 60))
+    assert prepare_splits(mine(source="hub", id=found), cache=no_hub).fingerprint != first.fingerprint
 
 
 def test_an_unlabelled_test_split_is_replaced_by_training_rows(tmp_path, no_hub, caplog):

@@ -80,3 +80,9 @@ def test_health_is_written_only_when_it_changes(tmp_path):
 def test_health_that_cannot_be_read_is_none(tmp_path, content):
     (tmp_path / "health.json").write_text(content)
     assert read_health(tmp_path) == Health()
+
+
+def test_a_message_cannot_control_the_terminal(sweep):
+    evil = Failure(kind=FailureKind.ERROR, message="[red]a\x1b[2J\x1b]52;c;eA==\x07b")
+    text = shown(sweep([make_trial(0, state=TrialState.FAILED, chunks=0, failure=evil)]))
+    assert "[red]a[2J]52;c;eA==b" in text

@@ -13,6 +13,7 @@ from sweeper.display.tables import final_table, progress_line, progress_table
 from sweeper.figures.tally import TrialTally
 from sweeper.types import TrialState
 from tests.builders import (
+    ADAPTER,
     SPACE,
     make_default,
     make_infeasible,
@@ -174,7 +175,7 @@ def test_the_final_view_shows_the_adapter_of_the_best_rung(tmp_path):
     rungs = tuple(make_measurement(chunk, value) for chunk, value in ((4, 0.8), (8, 0.92), (12, 0.9)))
     study, trials = make_study(epochs=3), [make_trial(1, measurements=rungs)]
     store = make_sweep(tmp_path / "mine", [(study, trials)], adapters=[(study.name, 1)])
-    store.write_rung_adapter(study.name, 1, 8, {"adapter_config.json": b"{}"})
+    store.write_rung_adapter(study.name, 1, 8, ADAPTER)
     text = drawn(final_view([progress_of(trials, study=study)], sweep_dir=store.root), 200)
     assert f"studies/{study.name}/trials/0001/adapter-chunk-8  (best after epoch 2 of 3)" in text
 

@@ -263,7 +263,7 @@ def test_a_damaged_database_is_kept(sweep):
     truncate(sweep.store.root / "optuna.db")
     content = (sweep.store.root / "optuna.db").read_bytes()
     sweep.reconcile()
-    (kept,) = sweep.store.root.glob("optuna.db.damaged-*")
+    (kept,) = sweep.store.root.glob("damaged/*/optuna.db")
     assert kept.read_bytes() == content
 
 

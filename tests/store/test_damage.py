@@ -8,8 +8,19 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import save
 
-from sweeper.store.damage import DamageKind, find_damage
-from sweeper.types import TrialState
+from sweeper.disk.atomic import write_atomic
+from sweeper.errors import StoreError
+from sweeper.store.damage import (
+    DamageKind,
+    adapter_warnings,
+    find_damage,
+    find_record_damage,
+    restore_records,
+    without_adapter,
+)
+from sweeper.store.serialization import to_bytes
+from sweeper.store.sessions import SessionLog, SessionRecord
+from sweeper.types import Phase, TrialState
 from tests.builders import make_measurement, make_study, make_sweep, make_trial
 from tests.doubles import outcomes_of
 
@@ -106,3 +117,89 @@ def test_unreadable_outcomes_of_the_test_rows_are_damage_and_missing_ones_are_no
 def test_row_outcomes_that_the_record_does_not_list_are_leftovers(with_outcomes, study):
     with_outcomes.write_outcomes(study.name, 0, 4, b"x")
     assert found(with_outcomes, study) == [(DamageKind.LEFTOVER, "outcomes-4.safetensors")]
+
+
+# Records and their copies.
+
+
+@pytest.mark.parametrize("content", [b"", bytes(100), b'{"schema_version": 2'])
+def test_a_damaged_record_is_read_from_its_copy_and_restored(store, study, content):
+    sweep, record = store.read_sweep(), store.paths.study_record(study.name)
+    before = [path.read_bytes() for path in (store.paths.sweep, record)]
+    for path in (store.paths.sweep, record):
+        path.write_bytes(content)
+    assert (store.read_sweep(), store.studies()) == (sweep, [study])
+    assert [damage.kind for damage in find_record_damage(store)] == [DamageKind.SWEEP, DamageKind.STUDY]
+    assert restore_records(store, "now") == [store.paths.sweep, record]
+    assert [path.read_bytes() for path in (store.paths.sweep, record)] == before
+    assert [store.paths.damaged("now", path).read_bytes() for path in (store.paths.sweep, record)] == [content] * 2
+    assert find_record_damage(store) == []
+
+
+def test_a_copy_follows_its_record(store, study):
+    store.paths.study_backup(study.name).unlink()
+    store.paths.sweep_backup.write_bytes(b"{")
+    assert restore_records(store, "now") == []
+    assert store.paths.sweep_backup.read_bytes() == store.paths.sweep.read_bytes()
+    changed = replace(study, references={})
+    store.write_study(changed)
+    store.paths.study_record(study.name).unlink()
+    assert store.read_study(study.name) == changed
+
+
+def test_a_record_of_another_version_is_not_replaced_by_its_copy(store):
+    store.paths.sweep.write_text('{"schema_version": 1}')
+    for read in (store.read_sweep, lambda: find_record_damage(store), lambda: restore_records(store, "now")):
+        with pytest.raises(StoreError, match="an earlier version"):
+            read()
+    assert store.paths.sweep.read_text() == '{"schema_version": 1}'
+
+
+@pytest.mark.parametrize("content", ["", "{"])
+def test_a_damaged_record_of_a_session_is_found(store, content):
+    path = store.paths.session(3)
+    write_atomic(path, content.encode())
+    assert [(damage.kind, damage.path) for damage in find_record_damage(store)] == [(DamageKind.NOTE, path)]
+
+
+# Missing adapters.
+
+
+def with_keep_adapters(store, number):
+    sweep = store.read_sweep()
+    store.write_sweep({**sweep, "settings": {**sweep["settings"], "store": {"keep_adapters": number}}})
+
+
+def test_a_missing_or_damaged_adapter_of_one_of_the_best_trials_is_reported_with_its_remedy(store, study):
+    with_keep_adapters(store, 1)
+    assert adapter_warnings(store) == []
+    (store.adapter_dir(study.name, 0) / "adapter_model.safetensors").write_bytes(bytes(8))
+    (line,) = adapter_warnings(store)
+    assert "the adapter of trial 0 is missing or damaged. The score stays" in line
+    assert "sweeper reconcile mine; if there is no copy, add --retrain" in line
+    store.drop_adapter(study.name, 0)
+    assert adapter_warnings(store) == [line]
+
+
+def test_the_adapter_of_a_trial_that_is_not_among_the_best_is_not_missing(store, study):
+    store.write_trial(make_trial(1, 0.1))
+    trials = store.trials(study.name)
+    assert without_adapter(store, study, trials, keep_adapters=1) == []
+    assert without_adapter(store, study, trials, keep_adapters=2) == [1]
+
+
+def test_what_a_session_with_a_smaller_limit_has_deleted_is_not_missing(store):
+    store.write_trial(make_trial(1, 0.1))
+    with_keep_adapters(store, 0)
+    assert len(adapter_warnings(store)) == 1
+    session = SessionRecord(number=1, begun_at="2026-01-01T00:00:00+00:00", saved_at="", keep_adapters=1)
+    write_atomic(SessionLog(store.root).path(1), to_bytes(session))
+    assert adapter_warnings(store) == []
+
+
+def test_outcomes_that_a_confirmation_trial_has_lost_are_reported_although_its_record_does_not_list_them(store, study):
+    trial = make_trial(1, 0.9)
+    assert found(store, study) == []
+    store.write_trial(replace(trial, spec=replace(trial.spec, phase=Phase.CONFIRMATION)))
+    store.write_adapter(study.name, 1, FILES)
+    assert found(store, study) == [(DamageKind.OUTCOMES, "outcomes-12.safetensors")]

@@ -18,6 +18,15 @@ from tests.doubles import FakeClock
 HOUR = Cost(rows=10, tokens=100, device_s=3600.0)
 
 
+class Timer:
+    """A monotonic clock that a test moves; it starts anywhere."""
+
+    now = 777.0
+
+    def __call__(self):
+        return self.now
+
+
 @pytest.fixture
 def clock():
     return FakeClock()
@@ -33,7 +42,7 @@ def test_the_present_time_has_a_time_zone():
 
 
 def test_a_new_ledger_is_empty(path, clock):
-    ledger = Ledger(path, clock)
+    ledger = Ledger(path, clock, Timer())
     assert (ledger.cost, ledger.wall_s) == (Cost(), 0.0)
     assert not path.exists()
 
@@ -46,14 +55,26 @@ def test_costs_add_up_over_restarts(path, clock):
 
 
 def test_the_time_of_every_session_counts_but_not_the_time_between(path, clock):
-    ledger = Ledger(path, clock)
-    clock.pass_s(60)
+    timer = Timer()
+    ledger = Ledger(path, clock, timer)
+    timer.now += 60
     ledger.save()
-    clock.pass_s(1000)
-    again = Ledger(path, clock)
-    clock.pass_s(5)
+    timer.now += 1000
+    again = Ledger(path, clock, timer)
+    timer.now += 5
     assert again.session_s == 5
     assert again.wall_s == 65
+
+
+@pytest.mark.parametrize("jump_s", [-86_400, 86_400])
+def test_time_counts_rightly_when_the_clock_is_set(path, clock, jump_s):
+    timer = Timer()
+    ledger = Ledger(path, clock, timer)
+    clock.pass_s(jump_s)
+    timer.now += 60
+    ledger.charge(HOUR)
+    assert ledger.session_s == 60
+    assert Ledger(path, clock, timer).wall_s == 60
 
 
 def test_without_a_limit_there_is_no_reason_to_stop(path, clock):

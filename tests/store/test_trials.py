@@ -321,7 +321,7 @@ def test_a_kill_while_an_adapter_of_a_rung_is_dropped_leaves_no_part_of_it(store
         raise Killed
 
     real = shutil.rmtree
-    monkeypatch.setattr("sweeper.store.trials.shutil.rmtree", lambda f, **o: real(f, **o) if o else killed(f))
+    monkeypatch.setattr("sweeper.disk.atomic.shutil.rmtree", lambda f, **o: real(f, **o) if o else killed(f))
     with pytest.raises(Killed):
         store.drop_rung_adapters(STUDY, 0, but=None)
     monkeypatch.undo()

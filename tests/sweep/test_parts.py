@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import logging
 import os
+import pty
 import signal
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 
 import pytest
+from rich.console import Console
 
 from sweeper.config.compose import compose
 from sweeper.control.shutdown import shutdown_on_signals
-from sweeper.errors import SweeperError, SweepLocked
+from sweeper.errors import DiskError, SweeperError, SweepLocked
 from sweeper.store.discovery import find_sweep
 from sweeper.store.lock import hold
 from sweeper.store.trials import TrialStore
 from sweeper.sweep.identity import settings_to_keep, sweep_name
 from sweeper.sweep.log_file import log_to
+from sweeper.sweep.run import run_sweep
 
 
 def name_of(*overrides):
@@ -81,6 +88,60 @@ def test_a_damaged_note_of_the_holder_does_not_hide_the_lock(tmp_path):
 # Signals.
 
 
+def test_a_closed_terminal_is_a_request_to_stop_and_may_say_so_twice():
+    with shutdown_on_signals(5.0) as request:
+        signal.raise_signal(signal.SIGHUP)
+        assert request.reason == "SIGHUP"
+        signal.raise_signal(signal.SIGHUP)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_under_nohup_a_closed_terminal_changes_nothing():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with shutdown_on_signals(5.0) as request:
+            signal.raise_signal(signal.SIGHUP)
+            assert not request
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+TERMINAL = """
+import os, signal, sys
+from sweeper.control.shutdown import shutdown_on_signals
+
+woken, wakes = os.pipe()
+os.set_blocking(wakes, False)
+signal.set_wakeup_fd(wakes)
+with shutdown_on_signals(5.0) as request:
+    print("ready", flush=True)
+    os.read(woken, 1)
+    print("the last chunk is saved", flush=True)
+    print("with a warning", file=sys.stderr, flush=True)
+os.write(int(sys.argv[1]), request.reason.encode())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="terminals differ")
+def test_after_its_terminal_was_closed_a_sweep_can_still_print_and_end():
+    own, theirs = pty.openpty()
+    answer, to_answer = os.pipe()
+    command = [sys.executable, "-c", TERMINAL, str(to_answer)]
+    with subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, pass_fds=[to_answer], start_new_session=True
+    ) as process:
+        os.close(theirs)
+        os.close(to_answer)
+        assert b"ready" in os.read(own, 100)
+        os.close(own)
+        process.send_signal(signal.SIGHUP)
+        assert os.read(answer, 100) == b"SIGHUP"
+        assert process.wait() == 0
+    os.close(answer)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_is_a_request_to_stop_and_the_second_interrupts(number):
     before = signal.getsignal(number)
@@ -136,6 +197,35 @@ def test_an_application_that_has_configured_logging_shows_warnings_itself(tmp_pa
     with handlers(logging.NullHandler()), log_to(tmp_path / "sweep.log"):
         logging.getLogger("sweeper.x").warning("loud")
     assert capsys.readouterr().err == ""
+
+
+def test_a_log_on_a_failing_disk_prints_no_tracebacks_but_bugs_still_do(tmp_path, capsys):
+    def fail(_text):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with handlers() as root, log_to(tmp_path / "sweep.log"):
+        logging.getLogger("sweeper.x").info("first")
+        [file] = root.handlers
+        file.stream.close()
+        file.stream = io.StringIO()
+        file.stream.write = fail
+        logging.getLogger("sweeper.x").info("lost")
+        assert capsys.readouterr().err == ""
+        logging.getLogger("sweeper.x").info("a bug: %d", "text")
+        assert "TypeError" in capsys.readouterr().err
+    assert "first" in (tmp_path / "sweep.log").read_text()
+
+
+def test_a_log_that_cannot_be_opened_is_an_error_of_ours(tmp_path):
+    with pytest.raises(DiskError, match=r"sweep\.log cannot be written"), log_to(tmp_path / "none" / "sweep.log"):
+        pass
+
+
+def test_an_outputs_path_below_a_file_is_an_error_of_ours(tmp_path):
+    """The model and the rows are not fetched for that."""
+    (tmp_path / "file").touch()
+    with pytest.raises(DiskError, match=r"/file cannot be written \(it is a file, not a folder\)"):
+        run_sweep(["dataset=trec", "tracker=none", f"outputs={tmp_path / 'file' / 'outputs'}"], console=Console())
 
 
 def test_logging_is_restored(tmp_path):

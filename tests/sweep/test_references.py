@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from sweeper.config.dimensions import parse_space
-from sweeper.config.settings import Recipe, SearchSettings, SweepSettings
+from sweeper.config.settings import MAX_TRIALS, Recipe, SearchSettings, SweepSettings
+from sweeper.figures.recipes import FIRST_CONFIRMATION_NUMBER
 from sweeper.figures.recipes import FIRST_REFERENCE_NUMBER as FIRST
 from sweeper.sweep.plan import reference_recipes
 
@@ -18,6 +19,13 @@ def names_of(references, *, recipes=(DEFAULT, OTHER), space="choice(4,8,16)", sa
     search = SearchSettings(recipes=list(recipes), references=list(references), sampler=sampler)
     found = reference_recipes(SweepSettings(search=search), parse_space({"lora.r": space}))
     return {number: recipe.name for number, recipe in found.items()}
+
+
+def test_no_trial_of_the_largest_search_has_the_number_of_a_reference_nor_a_reference_that_of_a_confirmation():
+    # Numbers that a kill wastes are not in the budget; there would have to be 900,000 of them.
+    assert 9 * MAX_TRIALS < FIRST
+    most = [Recipe(name=f"recipe {rank}", params={"lora.r": rank}) for rank in range(1, 1000)]
+    assert max(names_of(most)) < FIRST_CONFIRMATION_NUMBER
 
 
 def test_references_are_numbered_by_position_after_the_default_recipe():

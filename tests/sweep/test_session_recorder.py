@@ -222,6 +222,22 @@ def test_the_end_of_a_session_is_written_and_sent(bench):
         assert (bench.store.root / name).read_text() == f"# {title}\n\n{text}"
 
 
+def test_a_clock_that_is_set_back_ends_no_session_before_its_start(bench):
+    bench.clock.pass_s = lambda _seconds: bench.clock.set("2025-12-31T12:00+00:00")
+    bench.session(trials=[make_default(0.8)])
+    [record] = SessionLog(bench.store.root).read()
+    assert record.ended_at == record.begun_at == "2026-01-01T21:00:00.000+00:00"
+
+
+def test_the_progress_is_saved_although_the_clock_was_set_back(bench):
+    recorder = SessionRecorder(bench.store, bench.settings, bench.clock)
+    recorder.start(bench.ledger, [progress_of([])])
+    bench.clock.set("2025-12-31T12:00+00:00")
+    recorder.update([progress_of([make_default(0.8)])], None)
+    [record] = SessionLog(bench.store.root).read()
+    assert record.num_finished == 1
+
+
 def test_device_hours_are_those_of_the_session(bench):
     bench.session()
     bench.session()
@@ -238,7 +254,8 @@ def test_an_error_is_reported_with_its_message_and_raised(bench):
 
 def test_an_error_is_reported_even_if_the_store_cannot_be_read(bench):
     def damage():
-        (bench.store.paths.study_record("trec-minilm-lora")).write_text("{")
+        bench.store.paths.study_record("trec-minilm-lora").write_text("{")
+        bench.store.paths.study_backup("trec-minilm-lora").write_text("{")
         return RuntimeError("all is lost")
 
     with pytest.raises(RuntimeError, match="all is lost"):

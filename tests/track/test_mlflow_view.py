@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 import pytest
+from markdown_it import MarkdownIt
 
 from sweeper.track.mlflow_view import (
     CHUNKS,
@@ -142,3 +143,21 @@ def test_the_note_describes_objective_space_references_and_where_the_view_is():
     note = experiment_note(study(references={"frozen_probe": {"accuracy": 0.65}}), "s1", "#/here")
     for part in ("validation/accuracy", "tag(log2,interval(1,64))", "**probe**", "0.6500", "(#/here)", "1000 train"):
         assert part in note
+
+
+def test_a_failure_cannot_end_the_code_of_its_note():
+    failure = Failure(kind=FailureKind.DATA, message="before\n```\n<script>alert(1)</script>")
+    tags = run_tags(study(), trial(state=TrialState.FAILED, failure=failure), "s1")
+    block = MarkdownIt("commonmark").parse(tags["mlflow.note.content"])[-1]
+    assert (block.type, block.content) == ("fence", f"{failure.message}\n")
+
+
+def test_names_and_spaces_are_escaped_in_the_note():
+    nasty = "<script>alert(1)</script> | `x`"
+    note = experiment_note(study(dataset=nasty, model=nasty, space={"lora.r": nasty}), nasty, "#/here")
+    tokens = MarkdownIt("commonmark").enable("table").parse(note)
+    inline = [child for token in tokens for child in token.children or ()]
+    assert not [token.content for token in (*tokens, *inline) if token.type.startswith("html")]
+    assert sum(token.type == "td_open" for token in tokens) == 2
+    # Dataset, model, sweep, its report, and the space, each unchanged.
+    assert sum(nasty in child.content for child in inline) == 5

@@ -7,9 +7,10 @@ import torch
 from torch.nn import functional as F
 
 from sweeper.train.batches import EvaluationBatches
-from sweeper.train.initial_head import head_values, initial_head, model_identity
+from sweeper.train.initial_head import head_values, initial_head
 from sweeper.train.lane import Lane
 from sweeper.train.probe import fit_probe
+from tests.data.test_rows import flip, halve, zero
 from tests.train.tiny import CPU, NUM_LABELS, PAD, build_pack, examples, outputs, spec, token_rows
 
 ROWS = token_rows(60)
@@ -58,10 +59,21 @@ def test_it_is_fitted_once(tmp_path):
     assert len(fitted) == 2
 
 
-def test_other_weights_are_another_model(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "model.safetensors").write_bytes(b"one")
-    before = model_identity(tmp_path)
-    assert model_identity(tmp_path) == before
-    (tmp_path / "model.safetensors").write_bytes(b"three")
-    assert model_identity(tmp_path) != before
+@pytest.mark.parametrize("damage", [flip, halve, zero])
+def test_a_damaged_file_is_moved_aside_and_fitted_again(tmp_path, damage):
+    def fit():
+        return torch.tensor([1.0, 2.0])
+
+    initial_head(tmp_path, "rows", fit)
+    (path,) = (tmp_path / "heads").glob("*.safetensors")
+    damage(path)
+    assert initial_head(tmp_path, "rows", fit).tolist() == [1.0, 2.0]
+    assert initial_head(tmp_path, "rows", lambda: pytest.fail("fitted again")).tolist() == [1.0, 2.0]
+    assert len(list(path.parent.glob("*.damaged-*"))) == 1
+
+
+def test_other_values_in_an_intact_file_are_noticed(tmp_path):
+    initial_head(tmp_path, "rows", lambda: torch.tensor([1.0, 2.0]))
+    (path,) = (tmp_path / "heads").glob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:-4] + bytes(4))
+    assert initial_head(tmp_path, "rows", lambda: torch.tensor([1.0, 2.0])).tolist() == [1.0, 2.0]

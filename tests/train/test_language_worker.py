@@ -9,11 +9,13 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from sweeper.config.settings import DatasetSettings, ModelSettings, TaskSettings
-from sweeper.data import prepare_splits
+from sweeper.data import prepare, prepare_splits
 from sweeper.errors import ModelError
-from sweeper.execute.base import OpenStudy, ScoreAdapters, WorkerSetup
+from sweeper.execute.base import ScoreAdapters, WorkerSetup
+from sweeper.models import read_model
 from sweeper.train import make_worker
 from sweeper.types import Admission, ChunkRequest
+from tests.builders import make_opening
 from tests.data.builders import write_jsonl
 from tests.data.test_prompt_tokens import TEMPLATE, make_tokenizer, with_template
 from tests.tasks.languages import language_model, nll_alone
@@ -47,7 +49,7 @@ def disk(tmp_path_factory, request):
 
 def opened(disk, file, *, probe=False, **model):
     setup = WorkerSetup(
-        model=ModelSettings(name="tiny", **{"dtype": "float32", **model}),
+        model=ModelSettings(name="tiny", max_length=16, **{"dtype": "float32", "id": str(disk / "model"), **model}),
         model_dir=disk / "model",
         cache=disk / "cache",
         device="cpu",
@@ -58,16 +60,16 @@ def opened(disk, file, *, probe=False, **model):
     dataset = DatasetSettings(
         name="mine", path=str(disk / f"{file}.jsonl"), train_rows=96, validation_rows=24, test_rows=24
     )
-    request = OpenStudy(
-        name="mine-tiny-lora",
-        dataset=dataset,
+    settings, where = setup.model, {"model_dir": setup.model_dir, "cache": setup.cache}
+    request = make_opening(
+        "mine-tiny-lora",
+        rows=prepare(dataset, settings, completions=True, **where).ref,
+        model=read_model(settings, setup.model_dir, cache=setup.cache),
         task=TaskSettings(name="causal_lm", metric="auto"),
-        max_length=16,
         micro_batch=8,
         chunks_per_epoch=2,
         epochs=CHUNKS // 2,
         rungs=(6, CHUNKS),
-        seed=0,
         probe=probe,
     )
     return worker, worker.answer(request)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -12,13 +14,18 @@ from safetensors.torch import load
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
-from sweeper.config.settings import DatasetSettings, ModelSettings, TaskSettings
-from sweeper.errors import WorkerError
-from sweeper.execute.base import OpenStudy, ScoreAdapters, StudyOpened, WorkerSetup
+import sweeper.train.worker
+from sweeper.config.settings import DatasetSettings, ModelSettings
+from sweeper.data import prepare, prepare_splits
+from sweeper.errors import ContentChanged, WorkerError
+from sweeper.execute.base import ScoreAdapters, StudyOpened, WorkerSetup
+from sweeper.models import read_model
 from sweeper.store.outcomes import RowOutcomes
 from sweeper.train import make_worker
 from sweeper.train.lane import Lane
 from sweeper.types import Admission, ChunkRequest, FailureKind, Phase
+from tests.builders import make_opening
+from tests.data.test_rows import flip
 from tests.train.tiny import SIZES, no_peft_deprecation, spec
 
 WORDS = {
@@ -85,23 +92,23 @@ def started(disk, **model):
     return worker
 
 
-def study(disk, **changes):
-    dataset = DatasetSettings(
-        name="topics", path=str(disk / "rows.jsonl"), train_rows=96, validation_rows=30, test_rows=0
-    )
+def dataset_of(disk, **changes):
+    path = str(disk / "rows.jsonl")
+    return replace(DatasetSettings(name="topics", path=path, train_rows=96, validation_rows=30, test_rows=0), **changes)
+
+
+def study(disk, *, dataset=None, **changes):
+    """Plan a study as the controller does, and return the request that opens it."""
+    where, model = {"cache": disk / "cache"}, ModelSettings(name="tiny", id=str(disk / "model"), max_length=16)
     values = {
-        "name": "topics-tiny-lora",
-        "dataset": dataset,
-        "task": TaskSettings(),
-        "max_length": 16,
+        "rows": prepare(dataset or dataset_of(disk), model, model_dir=disk / "model", **where).ref,
+        "model": read_model(model, disk / "model", **where),
         "micro_batch": 8,
         "chunks_per_epoch": 2,
         "epochs": 2,
         "rungs": RUNGS,
-        "seed": 0,
-        "probe": False,
     }
-    return OpenStudy(**{**values, **changes})
+    return make_opening("topics-tiny-lora", **{**values, **changes})
 
 
 @pytest.fixture
@@ -156,7 +163,7 @@ def test_a_trial_of_a_confirmation_is_scored_at_its_end_only(worker):
 
 
 def test_a_confirmation_is_scored_on_rows_that_are_new_to_all_trials(disk):
-    dataset = replace(study(disk).dataset, train_rows=80, validation_rows=30, confirm_rows=25)
+    dataset = dataset_of(disk, train_rows=80, validation_rows=30, confirm_rows=25)
     found = started(disk)
     assert found.answer(study(disk, dataset=dataset)) == StudyOpened()
     confirming = replace(trial(2), phase=Phase.CONFIRMATION)
@@ -242,7 +249,7 @@ def test_scoring_adapters_leaves_the_pack_as_it_is(worker):
 
 def test_test_rows_are_scored_in_groups_and_other_adapters_fail_alone(disk, monkeypatch):
     monkeypatch.setattr("sweeper.train.worker._ADAPTERS_AT_ONCE", 2)
-    dataset = replace(study(disk).dataset, train_rows=80, validation_rows=30, test_rows=20)
+    dataset = dataset_of(disk, train_rows=80, validation_rows=30, test_rows=20)
     worker = started(disk)
     worker.answer(study(disk, dataset=dataset, epochs=1, chunks_per_epoch=1, rungs=(1,)))
     trials = [trial(number) for number in (1, 2, 3)]
@@ -487,7 +494,6 @@ def test_target_modules_that_match_nothing_are_an_error(disk):
 def test_the_finished_adapter_scores_in_peft_as_reported(worker, disk, tmp_path, head_init):
     from peft import PeftModel
 
-    from sweeper.data import prepare_splits
     from sweeper.models.load import load_model
     from sweeper.tasks import make_task
 
@@ -501,7 +507,7 @@ def test_the_finished_adapter_scores_in_peft_as_reported(worker, disk, tmp_path,
     )
     with no_peft_deprecation():
         model = PeftModel.from_pretrained(base, tmp_path).eval()
-    validation = prepare_splits(study(disk).dataset, cache=disk / "cache").validation
+    validation = prepare_splits(dataset_of(disk), cache=disk / "cache").validation
     tokenizer = PreTrainedTokenizerFast.from_pretrained(disk / "model")
     with torch.no_grad():
         logits = torch.cat(
@@ -520,3 +526,32 @@ def test_the_adapter_names_the_revision_of_its_base(disk, setting, saved):
     worker.answer(study(disk, epochs=1, chunks_per_epoch=1, rungs=(1,)))
     config = json.loads(worker.answer(admit(trial(1))).adapters[1]["adapter_config.json"])
     assert (config["base_model_name_or_path"], config["revision"]) == ("some/base", saved)
+
+
+def test_weights_that_change_while_they_are_loaded_are_refused(disk, tmp_path, monkeypatch):
+    shutil.copytree(disk, tmp_path, dirs_exist_ok=True)
+    load_model, weights = sweeper.train.worker.load_model, tmp_path / "model" / "model.safetensors"
+
+    def load_and_change(*arguments, **options):
+        found = load_model(*arguments, **options)
+        flip(weights)
+        return found
+
+    monkeypatch.setattr("sweeper.train.worker.load_model", load_and_change)
+    worker = started(tmp_path)
+    with pytest.raises(ContentChanged, match=r"model\.safetensors has the SHA-256"):
+        worker.answer(study(tmp_path))
+    with pytest.raises(WorkerError, match="before the one that opens a study"):
+        worker.answer(ChunkRequest())
+
+
+def test_the_requests_reach_a_worker_that_has_no_source(disk, tmp_path):
+    """Cache and model, at other paths, are all that a worker on another machine needs."""
+    request = pickle.loads(pickle.dumps(study(disk)))  # noqa: S301  our own
+    for name in ("cache", "model"):
+        shutil.copytree(disk / name, tmp_path / name)
+    expected = started(disk)
+    expected.answer(study(disk))
+    worker = started(tmp_path)
+    worker.answer(request)
+    assert worker.answer(admit(trial(1))).measurements == expected.answer(admit(trial(1))).measurements

@@ -1,4 +1,8 @@
-"""Removes passwords and tokens from URLs before they are printed, logged or stored."""
+"""Removes passwords and tokens from URLs before they are printed, logged or stored.
+
+Every error message and log record passes through here, so repetitions that could start anywhere in a text are bounded:
+the time grows linearly with its length.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +12,19 @@ __all__ = ["mask_url", "redact_urls"]
 
 _URL = re.compile(
     r"""
-    (?P<scheme>[a-z][a-z0-9+.-]*://)
-    (?P<rest>(?:(?![,;|'"()<>\[\]{}]+[a-z][a-z0-9+.-]*://)\S)*)   # up to white space, or to the next URL of a list
+    (?P<scheme>[a-z][a-z0-9+.-]{0,40}://)
+    # Up to white space, or to the next URL of a list.
+    (?P<rest>(?:(?![,;|'"()<>\[\]{}]{1,5}[a-z][a-z0-9+.-]{0,40}://)\S)*)
     """,
     re.IGNORECASE | re.VERBOSE,
 )
 _DATABASES = ("postgres", "mysql", "mariadb", "mssql", "oracle")
 """Schemes in which a single word before the @ is a user name, not a token. The stored settings need it."""
-_SPACED_PASSWORD = re.compile(r"(://[^:@/\s]*):(?!\d*(?:[/?#,;)\s]|$))[^\s@][^@\n]*@")
+_SPACED_PASSWORD = re.compile(r"(://[^:@/\s]{0,200}):(?!\d*(?:[/?#,;)\s]|$))[^\s@][^@\n]{0,500}@")
 """A password that contains a space. ``http://host:5000 refused bob@example.org`` has a port there, not a password."""
 _SECRET = re.compile(
-    r"([?&][^=&\s]*(?:password|passwd|pwd|token|secret|api[_-]?key|signature|credential)[^=&\s]*=)[^&\s]*",
+    r"([?&][^=&\s]{0,40}?(?:password|passwd|pwd|token|secret|api[_-]?key|signature|credential)[^=&\s]{0,100}=)"
+    r"[^&\s]*?(?=[:.,;)'\"\]}]{0,5}(?:[&\s]|$))",  # without the punctuation of a sentence around the URL
     re.IGNORECASE,
 )
 
