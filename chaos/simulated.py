@@ -140,7 +140,7 @@ class Disk:
         fsync, opened = os.fsync, Path.open
         for name in names:
             setattr(os, name, self._changing(name, originals[name]))
-        os.fsync = lambda _file: self.step("fsync")
+        setattr(os, "fsync", lambda _file: self.step("fsync"))  # noqa: B010  mypy
         setattr(Path, "open", self._opening(opened))  # noqa: B010  mypy
         try:
             yield

@@ -137,7 +137,7 @@ class _Bench(Bench):
 
     sweep: _Sweep
 
-    def _executor(self, make_worker: Any, num_workers: int, **_more: Any) -> VirtualExecutor:
+    def _executor(self, make_worker: Any, num_workers: int, **_more: Any) -> VirtualExecutor:  # type: ignore[override]
         sweep = self.sweep
         return VirtualExecutor(
             make_worker, num_workers, timer=self.timer, draw=sweep.draw, faults=sweep.faults, on_wait=sweep.tick
@@ -257,7 +257,6 @@ class _Sweep:
         self.disk.begin(faults)
         self.databases.begin(faults)
         bench.shutdown = ShutdownRequest()
-        bench.controller = None
         self._recorder.start(number)
         ended, is_done = "done", False
         try:
