@@ -86,8 +86,7 @@ class Replay:
         """The cost of a reply that is still to be charged."""
         self._loss_s: float | None = None
         """A charge for lost work, until it is known which worker lost it."""
-        self._losing: int | None = None
-        self._is_ending = False
+        self._losing: _Worker | None = None
         self._limit: Event = {"until": None, "device_hours": 0}
         self._replied_t: dict[int, float] = {}
         self._unseen: dict[_Key, tuple[int, str]] = {}
@@ -116,7 +115,6 @@ class Replay:
         self._replied_t.clear()
         self._unseen.clear()
         self._unpaid = self._loss_s = self._losing = self.end = None
-        self._is_ending = False
         for trial in self.trials.values():
             trial.asked = trial.decision = trial.failure = trial.now = None
             trial.refundable = 0
@@ -131,7 +129,8 @@ class Replay:
         for (study, number), trial in self.trials.items():
             now = trial.now or trial.written
             if study not in event["unopened"] and now is not None and now["state"] == "running":
-                self._complain("lost-trial", f"trial {number} of {study} is unfinished, but nothing is left", event)
+                rule = "retry-used" if now["failure"] is not None and now["retries"] else "lost-trial"
+                self._complain(rule, f"trial {number} of {study} is unfinished, but nothing is left", event)
 
     def _open(self, event: Event) -> None:
         self.studies[event["study"]] = event
@@ -172,6 +171,10 @@ class Replay:
                 scores.add(number, chunk, value, costs)
         if record["state"] != "running":
             scores.end(number, record["state"])
+        if record["state"] == "pruned":
+            scores.decided[number, record["chunks"]] = "stop"
+        elif record["decided"]:
+            scores.decided[number, record["decided"]] = "continue"
 
     def _ask(self, event: Event) -> None:
         if event["phase"] == "done":
@@ -195,7 +198,8 @@ class Replay:
             self._complain("decision-follows", text, event)
         if number not in scores.ended:
             trial.decision = (chunk, event["decision"])
-            self._unseen[event["study"], number] = (chunk, "a value")
+            if trial.written is None or trial.written["chunks"] < chunk:
+                self._unseen[event["study"], number] = (chunk, "a value")
 
     def _tell(self, event: Event) -> None:
         if event["phase"] == "begin":
@@ -206,11 +210,9 @@ class Replay:
             self._scores[event["study"]].end(event["trial"], event["state"])
 
     def _publish(self, event: Event) -> None:
-        for (study, number), (chunk, what) in list(self._unseen.items()):
+        for (study, number), (_, what) in list(self._unseen.items()):
             if study == event["study"]:
-                written = self.trials[study, number].written
-                if written is None or (written["chunks"] < chunk and written["state"] == "running"):
-                    self._complain("order", f"{what} of trial {number} of {study} is published, not written", event)
+                self._complain("order", f"{what} of trial {number} of {study} is published, not written", event)
                 del self._unseen[study, number]
 
     def _show(self, event: Event) -> None:
@@ -230,6 +232,14 @@ class Replay:
         elif event["phase"] == "done":
             trial.written = event
             trial.doubtful.clear()
+            self._seen(event)
+
+    def _seen(self, event: Event) -> None:
+        """Note that what the search has of a trial is written."""
+        key = (event["study"], event["trial"])
+        chunk, _ = self._unseen.get(key, (math.inf, ""))
+        if event["chunks"] >= chunk or event["state"] != "running":
+            self._unseen.pop(key, None)
 
     def _judge_record(self, event: Event, trial: TrialHistory) -> None:
         before, name = trial.now, self._name(event)
@@ -416,22 +426,21 @@ class Replay:
             worker.lanes.pop(int(number), None)
 
     def _loss(self, event: Event) -> None:
+        worker = self._losing if event["phase"] != "begin" else self._worker(event)
+        assert worker is not None
         if event["phase"] == "begin":
-            self._losing, self._is_ending = event["worker"], event["is_ending"]
-            worker = self._worker(event)
+            self._losing = worker
             if worker.works == "chunk" and len(worker.lanes) == 1 and not event["is_ending"]:
                 trial = self.trials[worker.study, next(iter(worker.lanes))]
                 if event["failure"] not in _STOPPING:
                     trial.failure, trial.refundable = event["failure"], trial.refundable + 1
-        else:
-            self._losing = None
+            return
+        if event["phase"] == "done" and worker.works in ("chunk", "score") and not worker.is_charged:
+            self._complain("no-work-without-charge", f"lost work of worker {event['worker']} is not charged", event)
+        self._losing = None
 
     def _retire(self, event: Event) -> None:
-        self._settle(event, worker=event["worker"])
-        worker = self._worker(event)
-        if worker.works in ("chunk", "score") and not worker.is_charged:
-            self._complain("no-work-without-charge", f"lost work of worker {event['worker']} is not charged", event)
-        del self._workers[event["worker"]]
+        self._workers.pop(event["worker"], None)
 
     _restart = _retire
 
@@ -468,18 +477,16 @@ class Replay:
     def _attribute(self, event: Event) -> None:
         """Find out from a trial's record which worker a charge for lost work was for."""
         if self._loss_s is not None:
-            for index, worker in self._workers.items():
+            for worker in self._workers.values():
                 if worker.study == event["study"] and event["trial"] in worker.lanes and worker.works == "chunk":
-                    self._charge_loss(event, index)
+                    self._charge_loss(event, worker)
                     return
 
-    def _charge_loss(self, event: Event, index: int) -> None:
-        worker, loss_s = self._workers.setdefault(index, _Worker()), self._loss_s or 0.0
+    def _charge_loss(self, event: Event, worker: _Worker) -> None:
+        loss_s = self._loss_s or 0.0
         elapsed_s = event["m"] - worker.asked_m
         if worker.works not in ("chunk", "score") or worker.is_charged:
-            self._complain(
-                "no-charge-without-work", f"{loss_s} s are charged for worker {index}, which lost none", event
-            )
+            self._complain("no-charge-without-work", f"{loss_s} s are charged for an idle worker", event)
         elif loss_s > elapsed_s * 1.01 + 0.01:
             self._complain("no-charge-without-work", f"{loss_s} s are charged for {elapsed_s} s of work", event)
         elif elapsed_s < 10 and loss_s < elapsed_s / 2 - _SLACK_S:
@@ -488,14 +495,12 @@ class Replay:
         for number in worker.lanes if worker.works == "chunk" else ():
             self.trials[worker.study, number].cost[2] += loss_s / len(worker.lanes)
 
-    def _settle(self, event: Event, *, worker: int | None = None) -> None:
+    def _settle(self, event: Event) -> None:
         """Complain about a reply that was never charged, and a charge that no worker explains."""
         if self._unpaid is not None:
             self._complain("no-work-without-charge", f"{self._unpaid} of a reply is not charged", event)
             self._unpaid = None
-        if self._loss_s is not None and worker is not None:
-            self._charge_loss(event, worker)
-        elif self._loss_s is not None:
+        if self._loss_s is not None:
             self._complain("no-charge-without-work", f"{self._loss_s} s are charged, but nothing was lost", event)
             self._loss_s = None
 

@@ -281,7 +281,7 @@ def one_trial_too_many() -> None:
     _replace(StudyRun, "num_to_start", to_start)
 
 
-@_caught("simulator", "checkpoint-chain", "order")
+@_caught("simulator", "checkpoint-chain", "order", "no-repeat")
 def record_before_checkpoint() -> None:
     """The record of a chunk is written before its checkpoint, so a kill in between leaves a record without one."""
     from sweeper.store.trials import TrialStore

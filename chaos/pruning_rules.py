@@ -47,9 +47,9 @@ class Scores:
 
     def decide(self, trial: int, chunk: int, value: float) -> str:
         """Return ``stop`` or ``continue`` for a trial whose value at a rung was added."""
-        if trial in self.ended or chunk >= self.search["rungs"][-1]:
-            return "continue"
         if (trial, chunk) not in self.decided:
+            if trial in self.ended or chunk >= self.search["rungs"][-1]:
+                return "continue"
             is_default = self.origins.get(trial) == self.search["default"]
             prunes = not math.isfinite(value) or (not is_default and self._prunes(trial, chunk))
             self.decided[trial, chunk] = "stop" if prunes else "continue"

@@ -32,13 +32,10 @@ from sweeper.types import Admission, ChunkReport, ChunkRequest, Cost, Failure, M
 WORDS = {"food": ("bread", "cheese", "soup"), "place": ("river", "town", "hill"), "colour": ("red", "green", "blue")}
 FILLER = ("the", "a", "is", "near", "very", "like", "old", "new", "and", "what", "where", "which")
 
-WEIGHTS = save({})
-"""Content of the adapters that fake workers send: it can be read."""
 
-
-def weights_after(chunk: int) -> bytes:
-    """Return the content of the adapter that a fake worker sends after a rung."""
-    return save({}, metadata={"chunk": str(chunk)})
+def weights_of(number: int, chunk: int) -> bytes:
+    """Return the content of the adapter that a fake worker sends of a trial after a rung; it can be read."""
+    return save({}, metadata={"made": f"of trial {number} after chunk {chunk}"})
 
 
 def accuracy(params: Mapping[str, ParamValue], chunk: int) -> float:
@@ -155,14 +152,15 @@ class FakeWorker:
                 value = report.measurements[number].metrics["validation/accuracy"]
                 report.outcomes[number] = outcomes_of(value).to_bytes()
             if chunks + 1 == self._num_chunks:
-                report.adapters[number] = {"adapter_config.json": b"{}", "adapter_model.safetensors": WEIGHTS}
+                weights = weights_of(number, self._num_chunks)
+                report.adapters[number] = {"adapter_config.json": b"{}", "adapter_model.safetensors": weights}
                 del self._lanes[number]
             else:
                 report.checkpoints[number] = json.dumps([number, chunks + 1]).encode()
                 if report.measurements[number].is_rung:
                     report.rung_adapters[number] = {
                         "adapter_config.json": b"{}",
-                        "adapter_model.safetensors": weights_after(chunks + 1),
+                        "adapter_model.safetensors": weights_of(number, chunks + 1),
                     }
         return report
 

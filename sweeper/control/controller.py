@@ -249,7 +249,12 @@ class Controller:
     def _send_chunk(self, slot: WorkerSlot, study: StudyRun) -> None:
         """Refill the pack and send its next chunk; the worker stays idle if no trial or time is left."""
         slot.is_isolated = False
-        if self._is_ending or not self.forecast.may_train(study):
+        if self._is_ending:
+            return
+        if not self.forecast.may_train(study):
+            # Without its pack, the worker is free for another study, whose chunks may be short enough.
+            study.put_back(slot.lanes)
+            slot.evict, slot.lanes = (*slot.evict, *slot.lanes), set()
             return
         is_tested = any(s.is_isolated and s.study is study for s in self._slots.values())
         if study.has_quarantined and not (slot.lanes and is_tested):

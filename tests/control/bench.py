@@ -27,8 +27,11 @@ from sweeper.control.watchdog import Watchdog
 from sweeper.errors import WorkerLost
 from sweeper.execute.base import OpenStudy
 from sweeper.execute.inline import InlineExecutor
+from sweeper.figures.ranking import finite_value, rank_trials
 from sweeper.search.study import Search
+from sweeper.statistics.results import CandidateResult, Difference, Interval, Verdict
 from sweeper.store.ledger import Ledger
+from sweeper.store.retention import adapters_to_keep
 from sweeper.store.trials import TrialStore
 from sweeper.track import NullTracker
 from sweeper.types import Phase, StudyRecord, TrialRecord, TrialState, TrialTemplate
@@ -192,6 +195,40 @@ class Bench:
         )
 
 
+def probability_best(study, trials):
+    """One trial of the search is the best with 50 %, three may be the best, all others are with 1 %."""
+    ranked = [trial.spec.number for trial in rank_trials(study, trials)]
+    return {number: {0: 0.5, 1: 0.2, 2: 0.1, 3: 0.1}.get(rank, 0.01) for rank, number in enumerate(ranked)}
+
+
+class Comparison:
+    """Calls a comparison undecided until a candidate has as many seeds as it needs; notes how it was called."""
+
+    def __init__(self, **needed):
+        self.needed, self.calls = needed, []
+
+    def __call__(self, study, candidates, *, default, max_seeds):
+        self.calls.append(({name: len(trials) for name, trials in candidates.items()}, max_seeds))
+        values = {name: finite_value(study, trials[-1]) for name, trials in candidates.items()}
+        best = max(values, key=lambda name: (values[name], name))
+        return [self._result(name, trials, best, default) for name, trials in candidates.items()]
+
+    def _result(self, name, trials, best, default):
+        is_open = len(trials) < self.needed.get(name.replace(" ", "_"), 0)
+        difference = Difference(
+            gain=Interval(estimate=0.0, low=-1.0, high=1.0),
+            verdict=Verdict.UNDECIDED if is_open else Verdict.WORSE,
+            seeds_needed=99 if is_open else None,
+        )
+        return CandidateResult(
+            name=name,
+            num_seeds=len(trials),
+            metrics={},
+            against_default=None if name == default else difference,
+            against_best=None if name == best else difference,
+        )
+
+
 def record(name: str) -> StudyRecord:
     return make_study(
         name=name,
@@ -237,6 +274,7 @@ def lose(message: str = "worker 0 was killed by SIGKILL") -> None:
 def check_intact(bench: Bench, study: str = "toy") -> None:
     """Check what must hold for every sweep that ended, whatever happened on the way."""
     trials = bench.trials(study)
+    kept = adapters_to_keep(record(study), trials.values(), bench.keep_adapters)
     assert all(trial.state.is_finished for trial in trials.values())
     for trial in trials.values():
         chunks = [measurement.chunk for measurement in trial.measurements]
@@ -249,7 +287,8 @@ def check_intact(bench: Bench, study: str = "toy") -> None:
         assert set(paths.all_outcomes()) - {paths.test_outcomes} == set(listed)
         if trial.state is TrialState.COMPLETE:
             assert chunks[-1] == RUNGS[-1]
-            assert (bench.store.adapter_dir(study, trial.spec.number) / "adapter_config.json").exists()
+        adapter = bench.store.adapter_dir(study, trial.spec.number) / "adapter_config.json"
+        assert adapter.exists() == (trial.spec.number in kept)
         assert not list(bench.store.paths.trial(study, trial.spec.number).folder.glob("checkpoint-*"))
     searched = [number for number, trial in trials.items() if trial.spec.phase is Phase.SEARCH]
     stored = bench.in_optuna(study)

@@ -10,12 +10,20 @@ from sweeper.config.settings import BudgetSettings, ConfirmSettings, Recipe
 from sweeper.control.confirmation import Confirmation
 from sweeper.execute.base import ScoreAdapters, WorkerFailed
 from sweeper.figures.confirmation import ConfirmationState, confirmation_trials
-from sweeper.figures.ranking import finite_value, rank_trials
 from sweeper.figures.recipes import FIRST_CONFIRMATION_NUMBER, FIRST_REFERENCE_NUMBER
 from sweeper.search.proposals import trial_seed
-from sweeper.statistics.results import CandidateResult, Difference, Interval, Verdict
 from sweeper.types import Failure, FailureKind, Phase, TrialState
-from tests.control.bench import Bench, Killed, check_intact, lose, no_pruning, once, record
+from tests.control.bench import (
+    Bench,
+    Comparison,
+    Killed,
+    check_intact,
+    lose,
+    no_pruning,
+    once,
+    probability_best,
+    record,
+)
 from tests.doubles import FakeClock, FakeWorker, outcomes_of
 from tests.search.toy import preset
 
@@ -23,40 +31,6 @@ NUM_TRIALS = 6
 SEEDS = [trial_seed(0, FIRST_CONFIRMATION_NUMBER + index) for index in range(12)]
 ENOUGH = ConfirmSettings(max_share=2.0)
 """Twelve trials after six that are not pruned."""
-
-
-def probability_best(study, trials):
-    """One trial of the search is the best with 50 %, three may be the best, all others are with 1 %."""
-    ranked = [trial.spec.number for trial in rank_trials(study, trials)]
-    return {number: {0: 0.5, 1: 0.2, 2: 0.1, 3: 0.1}.get(rank, 0.01) for rank, number in enumerate(ranked)}
-
-
-class Comparison:
-    """Calls a comparison undecided until a candidate has as many seeds as it needs; notes how it was called."""
-
-    def __init__(self, **needed):
-        self.needed, self.calls = needed, []
-
-    def __call__(self, study, candidates, *, default, max_seeds):
-        self.calls.append(({name: len(trials) for name, trials in candidates.items()}, max_seeds))
-        values = {name: finite_value(study, trials[-1]) for name, trials in candidates.items()}
-        best = max(values, key=lambda name: (values[name], name))
-        return [self._result(name, trials, best, default) for name, trials in candidates.items()]
-
-    def _result(self, name, trials, best, default):
-        is_open = len(trials) < self.needed.get(name.replace(" ", "_"), 0)
-        difference = Difference(
-            gain=Interval(estimate=0.0, low=-1.0, high=1.0),
-            verdict=Verdict.UNDECIDED if is_open else Verdict.WORSE,
-            seeds_needed=99 if is_open else None,
-        )
-        return CandidateResult(
-            name=name,
-            num_seeds=len(trials),
-            metrics={},
-            against_default=None if name == default else difference,
-            against_best=None if name == best else difference,
-        )
 
 
 def confirming(folder, settings=ENOUGH, compare=None, **changes):

@@ -13,7 +13,7 @@ from sweeper.store.retention import adapters_to_keep, rung_adapter_to_keep
 from sweeper.types import Failure, FailureKind, TrialState
 from tests.control.bench import Bench, Killed, check_intact, no_pruning, record
 from tests.control.test_exactly_once import kill_at_write
-from tests.doubles import WEIGHTS, FakeWorker, weights_after
+from tests.doubles import FakeWorker, weights_of
 from tests.search.toy import preset
 
 RUNGS = (1, 2, 3, 4)
@@ -61,7 +61,7 @@ def check_adapters(bench):
     keep = adapters_to_keep(STUDY, trials.values(), bench.keep_adapters)
     for number, trial in trials.items():
         chunk = rung_adapter_to_keep(STUDY, trial, keeps_adapter=number in keep)
-        expected = {} if chunk is None else {chunk: weights_after(chunk)}
+        expected = {} if chunk is None else {chunk: weights_of(number, chunk)}
         assert rung_adapters(bench, number) == expected
 
 
@@ -70,8 +70,9 @@ def test_a_complete_trial_keeps_the_adapter_of_a_better_rung(bench):
     check_intact(bench)
     for number in bench.trials():
         chunk = BEST[shape_of(number)]
-        assert rung_adapters(bench, number) == ({} if chunk == 4 else {chunk: weights_after(chunk)})
-        assert (bench.store.adapter_dir("toy", number) / "adapter_model.safetensors").read_bytes() == WEIGHTS
+        assert rung_adapters(bench, number) == ({} if chunk == 4 else {chunk: weights_of(number, chunk)})
+        adapter = bench.store.adapter_dir("toy", number) / "adapter_model.safetensors"
+        assert adapter.read_bytes() == weights_of(number, RUNGS[-1])
 
 
 def test_the_objective_is_the_last_rung(bench):
@@ -123,7 +124,7 @@ def test_a_kill_after_any_write_leaves_an_adapter_for_the_best_rung_of_every_rec
     for trial_number, trial in bench.trials().items():
         rung = best_rung(STUDY, trial)
         if rung is not None and trial.state is TrialState.RUNNING:
-            assert rung_adapters(bench, trial_number)[rung.chunk] == weights_after(rung.chunk)
+            assert rung_adapters(bench, trial_number)[rung.chunk] == weights_of(trial_number, rung.chunk)
     bench.run()
     check_intact(bench)
     check_adapters(bench)

@@ -152,6 +152,17 @@ def test_several_studies_are_interrupted_like_one(tmp_path, clock):
         check_intact(cut, study)
 
 
+def test_a_worker_whose_next_chunk_does_not_fit_trains_another_study_in_the_time_that_is_left(tmp_path, clock):
+    bench = window_bench(tmp_path, clock, window_s=1.5 * CHUNK_S, studies=("long", "short"), search=no_pruning())
+    durations = iter([CHUNK_S, 100.0])
+    bench.worker["before"] = lambda _numbers: clock.pass_s(next(durations))
+    bench.run()
+    assert {trial.chunks_done for trial in bench.trials("long").values()} == {1}
+    assert {trial.chunks_done for trial in bench.trials("short").values()} == {1}
+    assert "closes at 22:15" in bench.controller.stop_reason
+    assert bench.controller.forecast.is_paused
+
+
 # Where no session follows, a whole trial must fit.
 
 
