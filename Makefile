@@ -25,7 +25,7 @@ TORCH_INDEX ?= $(shell [ "$$(uname -sm)" = "Linux x86_64" ] && ! command -v nvid
 IMAGE ?= sweeper:latest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep confirm overnight schedule unschedule status report ui fresh-clone bench bench-short bench-long bench-growth bench-controller calibration chaos chaos-short simulate test test-slow test-browser test-all wheel-check lint format types ci constraints audit image dist clean distclean
+.PHONY: help setup sweep confirm overnight schedule unschedule status report ui fresh-clone bench bench-short bench-long bench-growth bench-controller calibration chaos chaos-short chaos-mutants crash-points simulate test test-slow test-browser test-all wheel-check lint format types ci constraints audit image dist clean distclean
 .DELETE_ON_ERROR:
 
 help:  ## List all targets
@@ -81,8 +81,14 @@ calibration: $(VENV)/.installed  ## Count wrong verdicts of simulated confirmati
 chaos: $(VENV)/.installed  ## Kill sweeps 210 times at seeded moments and count what was lost, 15 minutes; ARGS='--seed 7'
 	@$(BIN)/python chaos/run.py $(ARGS)
 
+chaos-mutants: $(VENV)/.installed  ## Plant bugs, one at a time, and check that the fault tests catch each by name; ARGS=--short
+	@$(BIN)/python chaos/mutation.py $(ARGS)
+
 chaos-short: $(VENV)/.installed  ## Do the same with one small sweep and one event of each kind, under two minutes
 	@$(BIN)/python chaos/run.py --short $(ARGS)
+
+crash-points: $(VENV)/.installed  ## Kill a small sweep at each operation on its disk, fail each write, cut the power; ARGS='--every 20'
+	@$(BIN)/python -m chaos.crash_points $(ARGS)
 
 simulate: $(VENV)/.installed  ## Simulate 10,000 small sweeps with faults and judge their histories, about six minutes; ARGS='--seed 7'
 	@$(BIN)/python chaos/simulator.py --seeds 10000 $(ARGS)

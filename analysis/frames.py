@@ -185,12 +185,12 @@ def _outcomes(
         found = store.read_outcomes(study.name, number, at)
     if found is None:
         return None
-    codes = np.array([labels.index(label) for label in study.labels], dtype=np.int64)
+    # The last code is a missing value, for labels that no training row has.
+    codes = np.array([*(labels.index(label) for label in study.labels), -1], dtype=np.int64)
 
     def named(labels_N: np.ndarray[Any, Any] | None) -> Any:
-        return pd.Categorical.from_codes(
-            np.full(found.num_rows, -1) if labels_N is None else codes[labels_N], categories=pd.Index(labels, dtype=str)
-        )
+        found_N = np.full(found.num_rows, -1) if labels_N is None else codes[np.minimum(labels_N, len(study.labels))]
+        return pd.Categorical.from_codes(found_N, categories=pd.Index(labels, dtype=str))
 
     predicted_N, target_N = found.predicted_N, found.target_N
     is_right = None if predicted_N is None or target_N is None else predicted_N == target_N

@@ -21,20 +21,22 @@ def confusion_counts(
     Args:
         store: The sweep.
         trials: Trials of one configuration, such as one per seed; those without outcomes are left out.
-        num_labels: Labels of the study.
+        num_labels: C, the labels of the study.
 
     Returns:
-        ``counts_CC``, int64: rows by true label, then by predicted label, summed over the trials; and how many
-        trials were counted. None if there is none.
+        Counts, ``[C + 1, C + 1]`` int64: rows by true label, then by predicted label, summed over the trials. The last
+        row is for labels that no training row has, and the last column is always 0. And how many trials were counted.
+        None if there is none.
     """
-    counts_CC = np.zeros((num_labels, num_labels), dtype=np.int64)
+    counts_CC = np.zeros((num_labels + 1, num_labels + 1), dtype=np.int64)
     num_counted = 0
     for trial in trials:
         rung = trial.last_rung
         found = None if rung is None else store.read_outcomes(trial.spec.study, trial.spec.number, rung.chunk)
         if found is None or found.predicted_N is None or found.target_N is None:
             continue
-        np.add.at(counts_CC, (found.target_N.astype(np.int64), found.predicted_N.astype(np.int64)), 1)
+        target_N = np.minimum(found.target_N.astype(np.int64), num_labels)
+        np.add.at(counts_CC, (target_N, found.predicted_N.astype(np.int64)), 1)
         num_counted += 1
     return (counts_CC, num_counted) if num_counted else None
 

@@ -22,6 +22,7 @@ from sweeper.types import Phase, StudyRecord, TrialRecord, TrialState
 __all__ = ["PlotGroup", "StudyPlots", "quality_text"]
 
 _SEARCH_PHASES = (Phase.SEARCH, Phase.REFERENCE)
+_UNLEARNT = "(label of no training row)"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,18 +164,22 @@ class StudyPlots:
         if counted is None:
             return PlotGroup(title=title, plots=[], notes=["No outcomes of single rows were recorded."])
         counts_CC, num_seeds = counted
-        drawn = [label_plots.confusion_plot(counts_CC.tolist(), labels, name=name, num_seeds=num_seeds)]
+        num_unlearnt = int(counts_CC[-1].sum()) // num_seeds
+        size = len(labels) + (num_unlearnt > 0)
+        shown = [*labels, _UNLEARNT][:size]
+        matrix = counts_CC[:size, :size].tolist()
+        drawn = [label_plots.confusion_plot(matrix, shown, name=name, num_seeds=num_seeds)]
         for default, trials in rest:
             others = confusion_counts(self._store, trials, len(labels))
             if others is not None:
                 change = [
                     None if one is None or other is None else one - other
-                    for one, other in zip(recalls(counts_CC), recalls(others[0]), strict=True)
+                    for one, other in zip(recalls(counts_CC)[:-1], recalls(others[0])[:-1], strict=True)
                 ]
-                rows = [int(number) // num_seeds for number in counts_CC.sum(axis=1)]
+                rows = [int(number) // num_seeds for number in counts_CC[:-1].sum(axis=1)]
                 plot = label_plots.class_change_plot(labels, change, rows, name=name, default=default)
                 drawn += [plot] if plot else []
-        return PlotGroup(title=title, plots=drawn)
+        return PlotGroup(title=title, plots=drawn, notes=[_unlearnt_text(num_unlearnt)] if num_unlearnt else [])
 
     def _outcome_trials(self) -> list[tuple[str, list[TrialRecord]]]:
         """Return the trials of the recommended configuration, and of the default if that is another one."""
@@ -250,6 +255,13 @@ class StudyPlots:
             is_complete=trial.state is TrialState.COMPLETE,
             is_stopped=trial.state is TrialState.PRUNED,
         )
+
+
+def _unlearnt_text(num_rows: int) -> str:
+    return (
+        f"{plural(num_rows, 'scored row')} {'has' if num_rows == 1 else 'have'} a label that no training row has. They "
+        "count as errors of every trial; take more training rows, or add some with these labels."
+    )
 
 
 def _confirmation_text(found: Mapping[str, Any]) -> str:

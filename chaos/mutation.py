@@ -28,10 +28,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run as a script, from any folder
 
 from chaos.driver import Plan  # noqa: E402  after the path is set
+from chaos.evidence import commit  # noqa: E402
 from chaos.fork_server import ForkServer  # noqa: E402
 from chaos.mutants import MUTANTS, plant  # noqa: E402
 from chaos.one_sweep import disturb  # noqa: E402
-from chaos.report import commit  # noqa: E402
 from chaos.undisturbed import Undisturbed  # noqa: E402
 from chaos.workload import Workload  # noqa: E402
 

@@ -18,7 +18,6 @@ import json
 import logging
 import shutil
 import sqlite3
-import subprocess
 import sys
 import tempfile
 import time
@@ -37,11 +36,13 @@ import optuna
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run as a script, from any folder
 
-from sweeper.config.compose import SweepConfig, compose  # noqa: E402  after the path is set
+from chaos.evidence import commit as commit_name  # noqa: E402  after the path is set
+from sweeper.config.compose import SweepConfig, compose  # noqa: E402
 from sweeper.config.settings import SweepSettings  # noqa: E402
 from sweeper.search.distributions import from_stored  # noqa: E402
 from sweeper.search.study import Search  # noqa: E402
 from sweeper.search.write_behind import WriteBehind  # noqa: E402
+from sweeper.store.paths import SweepPaths  # noqa: E402
 from sweeper.store.sqlite import sqlite_files  # noqa: E402
 from sweeper.sweep.factory import open_search  # noqa: E402
 from sweeper.types import Phase, StudyRecord, TrialRecord, TrialState  # noqa: E402
@@ -169,13 +170,19 @@ def run(folder: Path, *, moments: Sequence[int] = _MOMENTS, every: int = 1) -> l
     return suite.complaints
 
 
+def _file(folder: Path, suffix: str = "") -> Path:
+    """Return a file of the database of a sweep."""
+    database = SweepPaths(folder).optuna_db
+    return database.with_name(database.name + suffix)
+
+
 def _search() -> Any:
     return dataclasses.replace(preset("tpe", num_startup_trials=2), reduction_factor=2)
 
 
 def _points(folder: Path, earlier: Sequence[Path]) -> Iterator[Point]:
     """Yield the points at a moment."""
-    log = folder / "optuna.db-wal"
+    log = _file(folder, "-wal")
     size, frame = log.stat().st_size, _FRAME_HEADER + _page_size(folder)
     for length in (0, 1, _LOG_HEADER // 2, _LOG_HEADER - 1):
         yield Point(kind="torn header of the log", where=f"{length} bytes", damage=partial(_cut, length=length))
@@ -189,11 +196,11 @@ def _points(folder: Path, earlier: Sequence[Path]) -> Iterator[Point]:
                 yield Point(kind=f"torn {kind} of a frame", where=where, damage=partial(_cut, length=end + part))
             yield Point(kind="frame of zeros", where=where, damage=partial(_cut, length=end, fill=frame))
     for missing in (["-wal"], ["-shm"], ["-wal", "-shm"], [""], ["", "-wal"], ["", "-wal", "-shm"]):
-        names = ", ".join(f"optuna.db{suffix}" for suffix in missing)
+        names = ", ".join(_file(folder, suffix).name for suffix in missing)
         yield Point(kind="missing files", where=names, damage=partial(_remove, suffixes=missing))
     for other in earlier:
         for suffixes in ([""], ["", "-wal", "-shm"], ["-wal"]):
-            names = ", ".join(f"optuna.db{suffix}" for suffix in suffixes)
+            names = ", ".join(_file(folder, suffix).name for suffix in suffixes)
             damage = partial(_replace, source=other, suffixes=suffixes)
             yield Point(kind="files of an earlier moment", where=f"{names} of {other.parent.name}", damage=damage)
     for number in range(_num_pages(folder)):
@@ -224,18 +231,18 @@ _HALF_WRITTEN = {
 
 
 def _cut(folder: Path, *, length: int, fill: int = 0) -> None:
-    log = folder / "optuna.db-wal"
+    log = _file(folder, "-wal")
     log.write_bytes(log.read_bytes()[:length] + bytes(fill))
 
 
 def _remove(folder: Path, *, suffixes: Sequence[str]) -> None:
     for suffix in suffixes:
-        (folder / f"optuna.db{suffix}").unlink(missing_ok=True)
+        (_file(folder, suffix)).unlink(missing_ok=True)
 
 
 def _replace(folder: Path, *, source: Path, suffixes: Sequence[str]) -> None:
     for suffix in suffixes:
-        shutil.copyfile(source / f"optuna.db{suffix}", folder / f"optuna.db{suffix}")
+        shutil.copyfile(_file(source, suffix), _file(folder, suffix))
 
 
 def _overwrite(folder: Path, *, page: int) -> None:
@@ -251,14 +258,14 @@ def _truncate(folder: Path, *, page: int) -> None:
 
 
 def _execute(folder: Path, *, statements: Sequence[str], trial: int) -> None:
-    with closing(sqlite3.connect(folder / "optuna.db", isolation_level=None)) as connection:
+    with closing(sqlite3.connect(_file(folder), isolation_level=None)) as connection:
         for statement in statements:
             connection.execute(statement, [trial])
 
 
 def _checkpointed(folder: Path) -> Path:
     """Move the log into the database file, as the last connection does when it closes; return the file."""
-    path = folder / "optuna.db"
+    path = _file(folder)
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("SELECT count(*) FROM trials").fetchone()
     assert sqlite_files(path) == [path]
@@ -266,7 +273,7 @@ def _checkpointed(folder: Path) -> Path:
 
 
 def _page_size(folder: Path) -> int:
-    return int.from_bytes((folder / "optuna.db").read_bytes()[16:18], "big")
+    return int.from_bytes((_file(folder)).read_bytes()[16:18], "big")
 
 
 def _num_pages(folder: Path) -> int:
@@ -280,9 +287,9 @@ def _num_trials(folder: Path) -> int:
 def _number(folder: Path, query: str) -> int:
     """Answer a query from a copy, since a connection that closes changes the files."""
     with tempfile.TemporaryDirectory() as copy:
-        for path in sqlite_files(folder / "optuna.db"):
+        for path in sqlite_files(_file(folder)):
             shutil.copy(path, copy)
-        with closing(sqlite3.connect(Path(copy) / "optuna.db")) as connection:
+        with closing(sqlite3.connect(_file(Path(copy)))) as connection:
             (found,) = connection.execute(query).fetchone()
             return int(found)
 
@@ -347,7 +354,7 @@ def main() -> None:
     asked = parser.parse_args()
     logging.getLogger("sweeper").setLevel(logging.ERROR)
     memory = Path("/dev/shm")  # noqa: S108  a file system, not a file
-    commit, started_s = _commit(), time.monotonic()
+    commit, started_s = commit_name(), time.monotonic()
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         suite = Suite(Path(folder), every=20 if asked.short else 1)
         suite.run()
@@ -366,14 +373,6 @@ def main() -> None:
     if not asked.short:
         (ROOT / "chaos" / "results" / "wal_prefixes.json").write_text(text + "\n", encoding="utf-8")
     sys.exit(1 if suite.complaints else 0)
-
-
-def _commit() -> str:
-    def git(*arguments: str) -> str:
-        found = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603, S607
-        return found.stdout.strip()
-
-    return git("rev-parse", "HEAD") + (" + changes" if git("status", "--porcelain") else "")
 
 
 if __name__ == "__main__":

@@ -69,6 +69,7 @@ LIBRARIES = {
     "mlflow": {"sweeper.track"},
     "apprise": {"sweeper.sweep.notify"},
     "datasets": {"sweeper.data"},
+    "charset_normalizer": {"sweeper.data.content"},
     "pyarrow": {"sweeper.data"},
     "transformers": {"sweeper.data", "sweeper.models"},
     "torch": {"sweeper.train", "sweeper.models", "sweeper.tasks"},

@@ -19,6 +19,7 @@ __all__ = ["check_settings", "micro_batch"]
 
 _SAMPLERS_WITH_COST = ("tpe", "random", "qmc", "grid", "auto")
 _PRUNERS_WITH_COST = ("successive_halving", "none")
+_MOST_LANES = 1024
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,99}")
 
 
@@ -35,8 +36,9 @@ def check_settings(settings: SweepSettings, space: SearchSpace) -> None:
         if name not in space.keys:
             key.check(value, key=name)
     lanes = settings.executor.lanes
-    if lanes != "auto" and (isinstance(lanes, str) or lanes < 1):
-        raise ConfigError("executor.lanes", lanes, "must be a whole number of at least 1, or auto", "Write 8 or auto.")
+    if lanes != "auto" and (isinstance(lanes, str) or not 1 <= lanes <= _MOST_LANES):
+        rule = f"must be a whole number from 1 to {_MOST_LANES}, or auto"
+        raise ConfigError("executor.lanes", lanes, rule, "Write 8 or auto.")
     _check_batches(settings, space)
     _check_recipes(settings.search)
     _check_cost(settings.search)

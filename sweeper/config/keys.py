@@ -57,11 +57,11 @@ class Key:
         if self.kind == "bool":
             return "true or false"
         noun = "a whole number" if self.is_integer else "a number"
-        low = "" if self.at_least is None else f"{self.at_least:g}"
+        low = "" if self.at_least is None else _shown(self.at_least)
         if self.at_most is not None:
-            return f"{noun} from {low} to {self.at_most:g}"
+            return f"{noun} from {low} to {_shown(self.at_most)}"
         if self.below is not None:
-            return f"{noun} of at least {low} and below {self.below:g}"
+            return f"{noun} of at least {low} and below {_shown(self.below)}"
         return f"{noun} of at least {low}" if low else ""
 
     @property
@@ -102,7 +102,7 @@ class Key:
             return
         given = value if shown is None else shown
         found = f", not {value!r}" if shown is not None and shown != value else ""
-        remedy = did_you_mean(str(value), self.choices) or f"{self.name}: {self.doc}"
+        remedy = did_you_mean(str(value), self.choices) or self.doc
         raise error(key or self.name, given, f"must be {self.rule}{found}", remedy)
 
     def cast(self, value: ParamValue) -> ParamValue:
@@ -130,6 +130,11 @@ def find_key(name: str) -> Key:
         KeyError: There is no such key.
     """
     return all_keys()[name]
+
+
+def _shown(bound: float) -> str:
+    """Return a bound in full: ``{:g}`` would round 4294967295."""
+    return str(int(bound)) if float(bound).is_integer() else f"{bound:g}"
 
 
 def _keys_of(kind: type, prefix: str) -> dict[str, Key]:

@@ -35,7 +35,9 @@ def find_module(package: str, name: str, *, attributes: Collection[str], key: st
         if all(hasattr(module, attribute) for attribute in attributes):
             return module
     known = choices_of(package, attributes)
-    raise ConfigError(key, name, f"must be one of {', '.join(known)}", did_you_mean(name, known))
+    raise ConfigError(
+        key, name, f"must be one of {', '.join(known)}", did_you_mean(name, known) or "Choose one of these."
+    )
 
 
 def choices_of(package: str, attributes: Collection[str]) -> list[str]:

@@ -73,8 +73,37 @@ def key(
     return field(default=default, metadata=metadata)
 
 
+# Upper bounds of keys that have no natural one. They catch slips of the keyboard (a zero or three too many) before
+# these exhaust memory or overflow in a library; no real sweep comes near them.
+_MOST_ROWS = 10**9
+_MOST_CHUNKS = 10_000
+_LARGEST_SEED = 2**32 - 1
+"""NumPy takes no larger one."""
+_DAY_S = 86_400.0
+_WEEK_S = 7 * _DAY_S
+
+
+class _DatasetPlace:
+    """Where the settings of a dataset stand in the configuration: not a key, so no file and no override can set it."""
+
+    __slots__ = ("_key",)
+    _key: str
+
+    @property
+    def section(self) -> str:
+        """The dotted key that the settings are under, e.g. ``dataset.files``, for messages that name a key.
+
+        Settings that are not part of `SweepSettings` stand under their name.
+        """
+        return f"dataset.{getattr(self, '_key', '') or self.name}"  # type: ignore[attr-defined]  # of the subclass
+
+    def place_under(self, key: str) -> None:
+        """Set the key under ``dataset``."""
+        self._key = key
+
+
 @dataclass(kw_only=True, slots=True)
-class DatasetSettings:
+class DatasetSettings(_DatasetPlace):
     """Where labelled rows come from and how they are split."""
 
     name: str = key("", "Name in studies, reports and MLflow; its key under dataset if empty.")
@@ -94,7 +123,10 @@ class DatasetSettings:
         choices=("auto", "jsonl", "csv", "parquet", "lines"),
     )
     pattern: str = key("", "lines: regular expression whose named groups are the columns.")
-    encoding: str = key("utf-8", "Encoding of text files.")
+    encoding: str = key(
+        "auto",
+        "Encoding of text files, e.g. utf-8, latin-1 or utf-16; auto takes that of the byte order mark, then UTF-8, then the one that is detected, which is logged.",
+    )
     where: dict[str, str] = key({}, "Keep only rows whose column equals the value, e.g. {source: imdb}.")
     text: str = key("text", "Column with the text.")
     label: str = key("label", "Column with the label, a string or an integer.")
@@ -115,17 +147,27 @@ class DatasetSettings:
         {}, "causal_lm: the word that replaces {label}, by label; the label itself if empty."
     )
     split: str = key("split", "files, hub: optional column that names each row's split (train, validation, test).")
-    labels: list[str] = key([], "The labels, in order; those of the training rows if empty.")
-    train_rows: int = key(1000, "Training rows of a trial; 0 for all rows outside the other splits.", at_least=0)
-    validation_rows: int = key(400, "Rows that score a trial; 0 for a fifth of the rows.", at_least=0)
-    test_rows: int = key(1000, "Rows held out for the final score, never seen by the search; 0 for none.", at_least=0)
+    labels: list[str] = key(
+        [],
+        "The labels, in order; those of the training rows if empty. In a classification, a label that differs from a listed one only in case or blanks counts as that one.",
+    )
+    train_rows: int = key(
+        1000, "Training rows of a trial; 0 for all rows outside the other splits.", at_least=0, at_most=_MOST_ROWS
+    )
+    validation_rows: int = key(
+        400, "Rows that score a trial; 0 for a fifth of the rows.", at_least=0, at_most=_MOST_ROWS
+    )
+    test_rows: int = key(
+        1000, "Rows held out for the final score, never seen by the search; 0 for none.", at_least=0, at_most=_MOST_ROWS
+    )
     confirm_rows: int = key(
         2000,
         "Most rows for the confirmation, new to every trial, of those that train_rows leaves over (or validation_rows, if "
         "the data names validation rows). If none are left, it uses the validation rows.",
         at_least=0,
+        at_most=_MOST_ROWS,
     )
-    seed: int = key(0, "Seed of the random split.")
+    seed: int = key(0, "Seed of the random split.", at_least=0, at_most=_LARGEST_SEED)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -164,6 +206,7 @@ class ModelSettings:
         128,
         "Longest row in tokens. Longer texts are cut at the end, prompts at the start, completions never.",
         at_least=1,
+        at_most=2**20,
     )
     chat_template: str = key(
         "auto",
@@ -257,12 +300,19 @@ class TrainSettings:
         0,
         "Rows of a lane in one forward pass; 0 uses the smallest batch_size of the space.",
         at_least=0,
+        at_most=4096,
     )
-    epochs: int = key(0, "Passes over the training rows; 0 chooses them by the number of rows and labels.", at_least=0)
+    epochs: int = key(
+        0,
+        "Passes over the training rows; 0 chooses them by the number of rows and labels.",
+        at_least=0,
+        at_most=10_000,
+    )
     chunks_per_epoch: int = key(
         0,
         "Chunks per epoch; trials enter, leave and are checkpointed between chunks. 0 makes about 12 in a trial.",
         at_least=0,
+        at_most=_MOST_CHUNKS,
     )
     max_grad_norm: float = key(
         1.0,
@@ -273,7 +323,9 @@ class TrainSettings:
     )
     adam_beta1: float = key(0.9, "AdamW's decay of the first moment.", at_least=0, at_most=0.9999, searchable=True)
     adam_beta2: float = key(0.999, "AdamW's decay of the second moment.", at_least=0, at_most=0.999999, searchable=True)
-    adam_epsilon: float = key(1e-8, "AdamW's epsilon.", at_least=0)
+    adam_epsilon: float = key(
+        1e-8, "AdamW's epsilon; not 0, since a first step divides by it.", at_least=1e-15, at_most=1
+    )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -308,7 +360,9 @@ class SearchSettings:
         "Proposes configurations after the recipes and the Sobol points.",
         choices=("tpe", "gp", "random", "qmc", "cmaes", "grid", "auto"),
     )
-    num_startup_trials: int = key(8, "Trials of a Sobol sequence before the sampler takes over.", at_least=0)
+    num_startup_trials: int = key(
+        8, "Trials of a Sobol sequence before the sampler takes over.", at_least=0, at_most=100_000
+    )
     recipes: list[Recipe] = key(
         [], "Known configurations, tried first; the first is the default recipe, the baseline of all comparisons."
     )
@@ -316,16 +370,16 @@ class SearchSettings:
         [],
         "Known configurations, trained once at the end for comparison: outside the budget, and unknown to the sampler.",
     )
-    grid_points: int = key(4, "grid: number of values of each continuous dimension.", at_least=1)
+    grid_points: int = key(4, "grid: number of values of each continuous dimension.", at_least=1, at_most=1000)
     pruner: str = key(
         "successive_halving",
         "Rule by which trials are pruned at rungs.",
         choices=("successive_halving", "median", "hyperband", "none"),
     )
     reduction_factor: int = key(
-        2, "Ratio of successive rungs; about one in this many trials passes a rung.", at_least=2
+        2, "Ratio of successive rungs; about one in this many trials passes a rung.", at_least=2, at_most=1000
     )
-    min_chunks: int = key(2, "Chunks before the first rung.", at_least=1)
+    min_chunks: int = key(2, "Chunks before the first rung.", at_least=1, at_most=_MOST_CHUNKS)
     cost: str = key(
         "none",
         "A second objective, which is minimised beside the metric: trainable parameters, or device seconds of a trial. The best trial is still that with the best metric; the report lists those that no other one beats in both.",
@@ -344,40 +398,58 @@ class ExecutorSettings:
         choices=("process", "inline"),
     )
     workers: int = key(
-        0, "Worker processes; 0 starts one per CUDA device, or one per CPU core if there is no CUDA device.", at_least=0
+        0,
+        "Worker processes, at most 8 for each CUDA device, or each CPU core if there is no CUDA device; 0 starts one for each.",
+        at_least=0,
+        at_most=256,
     )
     lanes: int | str = key(
         "auto",
-        "Trials that a worker co-trains. auto: a third of budget.trials for all workers of a study, at most 4 for each on a CPU; on CUDA a worker tries 1, 2, 4, ... and keeps the fastest.",
+        "Trials that a worker co-trains, 1 to 1024. auto: a third of budget.trials for all workers of a study, at most 4 for each on a CPU; on CUDA a worker tries 1, 2, 4, ... and keeps the fastest.",
     )
     device: str = key(
         "auto", "Device of the workers; auto uses CUDA if it is available.", choices=("auto", "cpu", "cuda")
     )
-    threads: int = key(1, "CPU threads per worker.", at_least=1)
-    max_retries: int = key(2, "Retries of a trial whose failure its configuration did not cause.", at_least=0)
+    threads: int = key(1, "CPU threads per worker.", at_least=1, at_most=1024)
+    max_retries: int = key(
+        2, "Retries of a trial whose failure its configuration did not cause.", at_least=0, at_most=100
+    )
     retry_s: float = key(
         5.0,
         "Seconds before a trial's first retry; doubled for each later one, longer if the host ran out of memory.",
         at_least=0,
+        at_most=_DAY_S,
     )
     abort_after_failures: int = key(
         8,
         "A study is aborted once this many of its trials failed for the same cause and none succeeded; 0 never aborts.",
         at_least=0,
+        at_most=1e6,
     )
     hang_timeout_factor: float = key(
-        10.0, "A worker that takes this many times as long as its longest chunk (per lane) is killed.", at_least=1
+        10.0,
+        "A worker that takes this many times as long as its longest chunk (per lane) is killed.",
+        at_least=1,
+        at_most=1e6,
     )
     hang_timeout_min_s: float = key(
-        120.0, "Seconds that every worker has for a chunk, however fast its earlier chunks were.", at_least=0
+        120.0,
+        "Seconds that every worker has for a chunk, however fast its earlier chunks were.",
+        at_least=0,
+        at_most=_WEEK_S,
     )
     startup_timeout_s: float = key(
         3600.0,
         "Seconds that a worker has to start, to open a study, and to train its first chunk.",
         at_least=1,
+        at_most=_WEEK_S,
     )
-    min_free_mb: int = key(100, "Free disk space in MB that a sweep needs to start; 0 skips the check.", at_least=0)
-    shutdown_grace_s: float = key(10.0, "Seconds that a stopping sweep waits for running chunks.", at_least=0)
+    min_free_mb: int = key(
+        100, "Free disk space in MB that a sweep needs to start; 0 skips the check.", at_least=0, at_most=1e9
+    )
+    shutdown_grace_s: float = key(
+        10.0, "Seconds that a stopping sweep waits for running chunks.", at_least=0, at_most=_DAY_S
+    )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -386,7 +458,7 @@ class BudgetSettings:
 
     trials: int = key(24, "Trials of a study, pruned and infeasible ones included.", at_least=1, at_most=MAX_TRIALS)
     device_hours: float = key(
-        0.0, "Device hours of the sweep, over all its studies and sessions; 0 for no limit.", at_least=0
+        0.0, "Device hours of the sweep, over all its studies and sessions; 0 for no limit.", at_least=0, at_most=1e6
     )
     window: str = key(
         "", 'When it may run: "22:00-07:00" or "mon-fri 22:00-07:00; sat,sun 00:00-24:00"; always if empty.'
@@ -415,12 +487,14 @@ class ConfirmSettings:
         0.005,
         "Two configurations are equivalent if their difference in the metric is shown to be smaller than this.",
         at_least=0,
+        at_most=1000,
     )
     confidence: float = key(0.95, "Confidence of all intervals and verdicts.", at_least=0.5, below=1)
     max_parameters: int = key(
         0,
         "The report names the best configuration with at most this many trainable parameters; 0: those of the default.",
         at_least=0,
+        at_most=10**12,
     )
 
 
@@ -432,6 +506,7 @@ class StoreSettings:
         20,
         "Adapters kept per study: those of this many best trials, of all recipes and of the confirmation; 0 keeps all.",
         at_least=0,
+        at_most=1e6,
     )
 
 
@@ -466,7 +541,9 @@ class SweepSettings:
     )
     outputs: str = key(DEFAULT_OUTPUTS, "Folder of all sweeps.")
     cache: str = key("~/.cache/sweeper", "Folder of fetched models and datasets, and of tokenised rows.")
-    seed: int = key(0, "Seed of the search, the data order and the initial adapters.")
+    seed: int = key(
+        0, "Seed of the search, the data order and the initial adapters.", at_least=0, at_most=_LARGEST_SEED
+    )
     dataset: dict[str, DatasetSettings] = key({}, "Datasets by name; one study each.")
     model: ModelSettings = key(ModelSettings, "The frozen base model.")
     task: TaskSettings = key(TaskSettings, "What trials learn, and how they are scored.")
@@ -481,3 +558,7 @@ class SweepSettings:
     store: StoreSettings = key(StoreSettings, "What stays on disk.")
     tracker: TrackerSettings = key(TrackerSettings, "Where trials are shown.")
     notify: NotifySettings = key(NotifySettings, "Who gets the summary of a session.")
+
+    def __post_init__(self) -> None:
+        for name, dataset in self.dataset.items():
+            dataset.place_under(name)

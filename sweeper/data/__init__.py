@@ -2,8 +2,9 @@
 
 The controller fills the cache with `prepare`; workers then read rows from it with `open_rows`, by their content.
 
-A new source is a module here with ``load(settings, cache, progress, build) -> Dataset`` (see `base.Source`) and
-``identity(settings) -> str``; ``dataset.<name>.source`` is its name. A new dataset is a YAML file in conf/dataset.
+A new source is a module here with ``load(settings, cache, progress, build) -> Dataset`` (see `base.Source`),
+``identity(settings) -> str`` and ``check(settings)``; ``dataset.<name>.source`` is its name. A new dataset is a YAML
+file in conf/dataset.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.config.modules import find_module
 from sweeper.config.settings import DatasetSettings, ModelSettings
 from sweeper.data.base import Prepared
+from sweeper.data.kept_warnings import collect_warnings
 from sweeper.errors import ContentChanged, DataError
 from sweeper.fetch.progress import Progress, no_progress
 from sweeper.types import RowsRef
@@ -27,7 +30,9 @@ if TYPE_CHECKING:
     from sweeper.data.base import Splits, SplitsRecord, TokenisedSplits
     from sweeper.data.disk import Stored
 
-__all__ = ["has_rows", "open_rows", "prepare", "prepare_splits"]
+__all__ = ["check_source", "has_rows", "open_rows", "prepare", "prepare_splits", "repeat_warnings"]
+
+log = logging.getLogger(__name__)
 
 _SPLITS, _TOKENS = "splits", "tokens"
 """Folders of the cache."""
@@ -35,6 +40,28 @@ SPLITS_VERSION = 3
 """Increased when the same settings and data would be split differently, or more is stored with the splits."""
 
 _DESCRIPTIVE = ("name", "path", "sha256")  # `identity` covers the last two
+
+
+def check_source(settings: DatasetSettings) -> None:
+    """Check the settings of a dataset's source as far as nothing needs to be fetched or read.
+
+    Raises:
+        ConfigError: The source is unknown, a file does not exist, or a setting of the source is wrong.
+    """
+    _source(settings).check(settings)
+
+
+def repeat_warnings(settings: DatasetSettings, *, cache: Path, completions: bool = False) -> bool:
+    """Log again what was warned of when the splits of a dataset were made; return whether the cache has these splits.
+
+    For the arguments see `prepare_splits`.
+    """
+    from sweeper.data.disk import read_meta
+
+    meta = read_meta(_folder(settings, cache=cache, completions=completions))
+    for text in meta.get("warnings", ()) if meta else ():
+        log.warning("%s", text)
+    return meta is not None
 
 
 def prepare(
@@ -179,14 +206,15 @@ def _load_splits(
 
     def make() -> Stored:
         build, split = (build_prompts, split_prompts) if completions else (build_table, make_splits)
-        made = split(_source(settings).load(settings, cache.expanduser(), progress or no_progress, build), settings)
+        with collect_warnings() as warnings:
+            made = split(_source(settings).load(settings, cache.expanduser(), progress or no_progress, build), settings)
         if _folder(settings, cache=cache, completions=completions) != folder:
             raise DataError(
                 f"dataset {settings.name}: its files changed while they were read. Run the same command again when "
                 "nothing writes to them"
             )
         meta = {name: getattr(made, name) for name in ("labels", "fingerprint", "kind", "num_available")}
-        return Stored(parts=made.parts, meta=meta)
+        return Stored(parts=made.parts, meta={**meta, "warnings": warnings})
 
     return _as_splits(settings.name, load_or_make(folder, make))
 
@@ -221,8 +249,8 @@ def _known_splits(folder: Path) -> SplitsRecord | None:
 
 
 def _source(settings: DatasetSettings) -> ModuleType:
-    key = f"dataset.{settings.name}.source"
-    return find_module(__name__, settings.source, attributes=["load", "identity"], key=key)
+    key = f"{settings.section}.source"
+    return find_module(__name__, settings.source, attributes=["load", "identity", "check"], key=key)
 
 
 def _folder(settings: DatasetSettings, *, cache: Path, completions: bool) -> Path:

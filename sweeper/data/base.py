@@ -61,7 +61,10 @@ class Prepared:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Splits:
-    """Rows, deduplicated and split; column ``label`` is an index into ``labels``, or -1 if completions are open."""
+    """Rows, deduplicated and split; column ``label`` is an index into ``labels``, or -1 if completions are open.
+
+    A row with a label that no training row has (see `sweeper.data.labels`) has an index beyond ``labels``.
+    """
 
     name: str
     train: Dataset

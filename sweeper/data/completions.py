@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from sweeper.config.settings import DatasetSettings
 from sweeper.data.base import Splits
 from sweeper.data.disk import to_dataset
+from sweeper.data.labels import check_labels
 from sweeper.data.prompts import label_completion
-from sweeper.data.splits import Row, check_labels, check_parts, divide, fingerprint, row_order, same_text
+from sweeper.data.splits import Row, check_parts, divide, fingerprint, row_order, same_text
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -48,7 +49,7 @@ def split_prompts(table: Dataset, settings: DatasetSettings) -> Splits:
     check_parts(parts, settings)
     if choices:
         parts["confirmation"] = [row for row in parts["confirmation"] if row.label in choices]
-        check_labels(parts, choices, settings)
+        check_labels({name: [row.label for row in part] for name, part in parts.items()}, choices, settings)
     made = {name: _dataset(part, kind, choices) for name, part in parts.items()}
     return Splits(
         name=settings.name,

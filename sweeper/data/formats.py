@@ -1,4 +1,4 @@
-"""Reads the rows of JSONL, CSV, Parquet and pattern-matched text files, one mapping per row.
+"""Reads the rows of JSON, CSV, Parquet and pattern-matched text files, one mapping per row.
 
 These readers report a broken row with its number and its content; the builders of `datasets` report neither. `tables`
 and `prompts` pick and check the columns.
@@ -10,20 +10,21 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from sweeper.config.settings import DatasetSettings
+from sweeper.data.content import check_encoding, read_bytes, read_text, shorten
 from sweeper.errors import ConfigError, DataError, did_you_mean
 
-__all__ = ["ENDINGS", "Row", "read_rows", "shorten"]
+__all__ = ["ENDINGS", "Row", "check_format", "ending_of", "read_rows"]
 
 Row = tuple[str, Mapping[str, Any]]
 """Place of the row (file and number), and its columns."""
 
 FIELD_LIMIT = 2**31 - 1
-SHOWN_CHARACTERS = 80
 ENDINGS = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -35,6 +36,34 @@ ENDINGS = {
 """Format of a file by its ending, for ``format: auto``."""
 
 
+def ending_of(path: PurePath) -> str:
+    """Return the ending of a file's name in lower case; that before .gz if it is compressed."""
+    name = path.name.lower()
+    return PurePath(name.removesuffix(".gz")).suffix
+
+
+def check_format(path: PurePath, settings: DatasetSettings) -> str:
+    """Return the format of a file, without opening it.
+
+    Raises:
+        ConfigError: ``format`` is not known, or is auto and the file's name does not tell it; or ``pattern`` or
+            ``encoding`` is wrong.
+    """
+    name, key = settings.format, f"{settings.section}.format"
+    if name == "auto":
+        name = ENDINGS.get(ending_of(path), "")
+        if not name:
+            rule = f"the ending of {path.name} is not that of a known format"
+            raise ConfigError(key, "auto", rule, f"Set it to one of {', '.join(_READERS)}.")
+    if name not in _READERS:
+        rule = f"must be auto or one of {', '.join(_READERS)}"
+        raise ConfigError(key, name, rule, did_you_mean(name, _READERS) or f"For example {key}=jsonl.")
+    check_encoding(settings)
+    if name == "lines":
+        _compiled(settings)
+    return name
+
+
 def read_rows(path: Path, settings: DatasetSettings) -> Iterator[Row]:
     """Yield the rows of a file.
 
@@ -42,63 +71,29 @@ def read_rows(path: Path, settings: DatasetSettings) -> Iterator[Row]:
         ConfigError: ``format``, ``pattern`` or ``encoding`` is wrong.
         DataError: The file cannot be read, or a row is broken; the message gives its number.
     """
-    name = settings.format
-    if name == "auto":
-        name = ENDINGS.get(path.suffix.lower(), "")
-        if not name:
-            rule = f"the ending of {path.name} is not that of a known format"
-            raise ConfigError(_key(settings, "format"), "auto", rule, f"Set it to one of {', '.join(_READERS)}.")
-    if name not in _READERS:
-        rule = f"must be auto or one of {', '.join(_READERS)}"
-        raise ConfigError(_key(settings, "format"), name, rule, did_you_mean(name, _READERS))
-    return _READERS[name](path, settings)
+    return _READERS[check_format(path, settings)](path, settings)
 
 
-def shorten(content: object) -> str:
-    """Return content as an error message shows it, cut to a readable length."""
-    shown = content if isinstance(content, str) else repr(content)
-    return repr(shown if len(shown) <= SHOWN_CHARACTERS else f"{shown[:SHOWN_CHARACTERS]}...")
-
-
-def _key(settings: DatasetSettings, name: str) -> str:
-    return f"dataset.{settings.name}.{name}"
-
-
-def _read_text(path: Path, settings: DatasetSettings) -> str:
-    # Spreadsheets write a byte order mark; utf-8-sig removes it, and reads plain UTF-8 as well.
-    encoding = "utf-8-sig" if settings.encoding.lower().replace("_", "-") in ("utf-8", "utf8") else settings.encoding
-    try:
-        content = path.read_bytes()
-        return content.decode(encoding)
-    except LookupError:
-        rule = "is not an encoding that Python knows"
-        raise ConfigError(_key(settings, "encoding"), encoding, rule, "For example utf-8, latin-1 or utf-16.") from None
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        near = shorten(content[max(0, error.start - 30) : error.start + 30])
-        raise DataError(
-            f"{path} line {line} is not {settings.encoding}: {near}. "
-            f"Set {_key(settings, 'encoding')}, for example to latin-1."
-        ) from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-
-
-def _lines(path: Path, settings: DatasetSettings) -> Iterator[tuple[int, str]]:
+def _lines(text: str) -> Iterator[tuple[int, str]]:
     # Only newlines end a line: str.splitlines would also split at U+2028 and U+0085, which occur inside texts.
-    for number, line in enumerate(_read_text(path, settings).split("\n"), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield number, line.removesuffix("\r")
 
 
 def _read_jsonl(path: Path, settings: DatasetSettings) -> Iterator[Row]:
-    for number, line in _lines(path, settings):
+    text = read_text(path, settings)
+    if text.lstrip().startswith("["):
+        yield from _read_array(path, text)
+        return
+    for number, line in _lines(text):
         try:
             row = json.loads(line)
         except ValueError as error:
-            is_array = number == 1 and line[0] == "["
-            rule = "Each line must be one JSON object" + (", not part of one JSON array." if is_array else ".")
-            raise DataError(f"{path} line {number} is not JSON ({error}): {shorten(line)}. {rule}") from None
+            raise DataError(
+                f"{path} line {number} is not JSON ({error}): {shorten(line)}. Each line must be one JSON object; or "
+                "the whole file one JSON array of objects."
+            ) from None
         if not isinstance(row, dict):
             raise DataError(
                 f"{path} line {number} is not a JSON object: {shorten(line)}. Each line must be one JSON object."
@@ -106,9 +101,27 @@ def _read_jsonl(path: Path, settings: DatasetSettings) -> Iterator[Row]:
         yield f"{path} line {number}", row
 
 
+def _read_array(path: Path, text: str) -> Iterator[Row]:
+    """Yield the objects of a file that is one JSON array, as many programs write it."""
+    try:
+        rows = json.loads(text)
+    except ValueError as error:
+        raise DataError(
+            f"{path} begins with [ but is not one JSON array ({error}). Correct it, or write one JSON object on each "
+            "line, without brackets around them."
+        ) from None
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise DataError(
+                f"{path} item {number} is not a JSON object: {shorten(row)}. Each item of the array must be one, e.g. "
+                '{"text": "...", "label": "..."}.'
+            )
+        yield f"{path} item {number}", row
+
+
 def _read_csv(path: Path, settings: DatasetSettings) -> Iterator[Row]:
     csv.field_size_limit(FIELD_LIMIT)  # some reviews are longer than the default of 128 KiB
-    text = _read_text(path, settings)
+    text = read_text(path, settings)
     delimiter = max(",;\t", key=text.split("\n", maxsplit=1)[0].count)
     # strict, because otherwise a quote that is never closed takes in the rest of the file without an error.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -124,12 +137,25 @@ def _read_csv(path: Path, settings: DatasetSettings) -> Iterator[Row]:
                         f"{where} has {len(fields)} fields, but the header has {len(header)}: {shown}. Correct the row."
                     )
                 yield where, dict(zip(header, fields, strict=True))
-            header = header or fields
+            if fields and not header:
+                header = fields
+                _check_header(path, header)
             begin = reader.line_num + 1
     except csv.Error as error:
         raise DataError(
             f"{path} line {begin} is not CSV ({error}). Correct the row; a quote inside a field must be doubled."
         ) from None
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    # Empty names are common: a delimiter at the end of each line makes one.
+    twice = [name for name, count in Counter(header).items() if count > 1 and name.strip()]
+    if twice:
+        places = ", ".join(str(n) for n, name in enumerate(header, start=1) if name == twice[0])
+        raise DataError(
+            f"{path}: the header has the column {twice[0]!r} more than once (fields {places}), so it is not clear "
+            "which one is meant. Rename all but one of them in the file."
+        )
 
 
 def _read_parquet(path: Path, settings: DatasetSettings) -> Iterator[Row]:  # noqa: ARG001  called like the other readers
@@ -138,7 +164,7 @@ def _read_parquet(path: Path, settings: DatasetSettings) -> Iterator[Row]:  # no
 
     number = 0
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(_plain_parquet(path)) as file:
             for batch in file.iter_batches():
                 for row in batch.to_pylist():
                     number += 1
@@ -147,20 +173,30 @@ def _read_parquet(path: Path, settings: DatasetSettings) -> Iterator[Row]:  # no
         raise DataError(f"{path} cannot be read as Parquet after row {number}: {error}") from error
 
 
-def _read_pattern(path: Path, settings: DatasetSettings) -> Iterator[Row]:
+def _plain_parquet(path: Path) -> Path | io.BytesIO:
+    """Return the file, or its decompressed content if it is gzip: Parquet files are read in parts, gzip as a whole."""
+    with path.open("rb") as file:
+        is_parquet = file.read(4) == b"PAR1"
+    return path if is_parquet else io.BytesIO(read_bytes(path))
+
+
+def _compiled(settings: DatasetSettings) -> re.Pattern[str]:
+    key, example = f"{settings.section}.pattern", r"For example (?P<label>\w+):(?P<text>.+)"
     try:
         pattern = re.compile(settings.pattern)
     except re.error as error:
-        raise ConfigError(
-            _key(settings, "pattern"), settings.pattern, f"is not a regular expression: {error}", "Correct it."
-        ) from None
+        raise ConfigError(key, settings.pattern, f"is not a regular expression: {error}", example) from None
     if not pattern.groupindex:
-        rule = "must have named groups, which are the columns"
-        raise ConfigError(_key(settings, "pattern"), settings.pattern, rule, r"For example (?P<label>\w+):(?P<text>.+)")
-    for number, line in _lines(path, settings):
+        raise ConfigError(key, settings.pattern, "must have named groups, which are the columns", example)
+    return pattern
+
+
+def _read_pattern(path: Path, settings: DatasetSettings) -> Iterator[Row]:
+    pattern = _compiled(settings)
+    for number, line in _lines(read_text(path, settings)):
         match = pattern.fullmatch(line)
         if match is None:
-            remedy = f"Correct the line or {_key(settings, 'pattern')}={settings.pattern}"
+            remedy = f"Correct the line or {settings.section}.pattern={settings.pattern}"
             raise DataError(f"{path} line {number} does not match the pattern: {shorten(line)}. {remedy}")
         yield f"{path} line {number}", match.groupdict()
 

@@ -23,9 +23,14 @@ from sweeper.fetch.progress import Progress
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
-__all__ = ["identity", "load"]
+__all__ = ["check", "identity", "load"]
 
 log = logging.getLogger(__name__)
+
+
+def check(settings: DatasetSettings) -> None:
+    """Check the settings; see `sweeper.data.check_source`."""
+    identity(settings)
 
 
 def load(settings: DatasetSettings, cache: Path, progress: Progress, build: Builder) -> Dataset:
@@ -47,7 +52,7 @@ def identity(settings: DatasetSettings) -> str:
     Of a dataset on the hub without a revision, the cache keeps what was fetched first.
     """
     if not settings.id:
-        key = f"dataset.{settings.name}.id"
+        key = f"{settings.section}.id"
         raise ConfigError(key, "", "must be the id of a dataset on the hub", f"For example {key}=stanfordnlp/sst2")
     folder = Path(settings.id).expanduser()
     if folder.is_dir():
@@ -73,13 +78,13 @@ def _fetch(settings: DatasetSettings, cache: Path, progress: Progress) -> Datase
     except Exception as error:
         raise FetchError(
             f"dataset {settings.name}: {settings.id} could not be loaded from the hub: {first_line(error)} Check the "
-            f"network, dataset.{settings.name}.id, config_name and revision; a private dataset needs `hf auth login`. "
+            f"network, {settings.section}.id, config_name and revision; a private dataset needs `hf auth login`. "
             f"Without a network, save it as JSONL on another machine and use dataset=files."
         ) from error
     if not isinstance(found, DatasetDict):
         raise DataError(
             f"dataset {settings.name}: {settings.id} is a {type(found).__name__}, not a set of splits. Set "
-            f"dataset.{settings.name}.id to a dataset with splits."
+            f"{settings.section}.id to a dataset with splits."
         )
     return found
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.config.settings import ModelSettings
 from sweeper.data.base import Splits
+from sweeper.data.content import shorten
 from sweeper.data.disk import to_dataset
-from sweeper.data.formats import shorten
 from sweeper.errors import ConfigError, DataError, ModelError, first_line
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sweeper.config.settings import DatasetSettings
+from sweeper.data.content import shorten
 from sweeper.data.disk import to_dataset
-from sweeper.data.formats import Row, shorten
+from sweeper.data.formats import Row
 from sweeper.data.tables import check_text, is_kept, label_text, label_value, no_rows, split_value
 from sweeper.errors import ConfigError, DataError, did_you_mean
 
@@ -72,7 +73,7 @@ def label_completion(label: str, settings: DatasetSettings) -> str:
     words = settings.label_words
     if words and label not in words:
         raise DataError(
-            f"dataset {settings.name}: the label '{label}' has no word in dataset.{settings.name}.label_words, which "
+            f"dataset {settings.name}: the label '{label}' has no word in {settings.section}.label_words, which "
             f"has {', '.join(words)}. {did_you_mean(label, words)} Add it."
         )
     return settings.completion_template.replace("{label}", words.get(label, label))
@@ -88,7 +89,7 @@ def _kind(
         return "messages", _of_messages
     if settings.prompt in row and settings.completion in row:
         return "prompt", _of_columns
-    name = f"dataset.{settings.name}"
+    name = settings.section
     raise DataError(
         f"{where} has neither the columns '{settings.prompt}' and '{settings.completion}' nor '{settings.messages}'; "
         f"its columns are {', '.join(map(repr, row))}. Name them with {name}.prompt and {name}.completion, or "
@@ -97,7 +98,7 @@ def _kind(
 
 
 def _check_template(where: str, row: Mapping[str, Any], settings: DatasetSettings) -> None:
-    key = f"dataset.{settings.name}.prompt_template"
+    key = f"{settings.section}.prompt_template"
     wanted = [settings.text if field == "text" else field for field in _FIELD.findall(settings.prompt_template)]
     if not wanted:
         rule = "must name a column in braces"
@@ -108,7 +109,7 @@ def _check_template(where: str, row: Mapping[str, Any], settings: DatasetSetting
         rule = f"{where} has no column '{missing[0]}'; its columns are {names}"
         raise ConfigError(key, settings.prompt_template, rule, did_you_mean(missing[0], map(str, row)))
     if "{label}" not in settings.completion_template:
-        key = f"dataset.{settings.name}.completion_template"
+        key = f"{settings.section}.completion_template"
         raise ConfigError(key, settings.completion_template, "must contain {label}", "The default is ' {label}'.")
 
 
@@ -118,7 +119,7 @@ def _of_template(where: str, row: Mapping[str, Any], settings: DatasetSettings) 
         if row.get(column) is None:
             raise DataError(
                 f"{where} has nothing in column '{column}', which the prompt needs: {shorten(dict(row))}. Correct the "
-                f"row, or dataset.{settings.name}.prompt_template."
+                f"row, or {settings.section}.prompt_template."
             )
         return label_text(row[column])
 

@@ -3,6 +3,7 @@
 A hash of seed and text decides which split a row goes to, not a random generator. So the splits are the same for any
 order of the rows and any library version, and a file that grows keeps most of its splits. Duplicates are removed first,
 because a text in two splits would let the search score rows that it was trained on. `sizes` sets the number of rows.
+`labels` finds the labels and checks them.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import hashlib
 import json
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sweeper.config.settings import DatasetSettings
 from sweeper.data.base import Splits
 from sweeper.data.disk import to_dataset
+from sweeper.data.labels import check_classes, check_labels, label_index, learnt_labels, with_listed_labels
 from sweeper.data.sizes import Sizes, plan_sizes
 from sweeper.errors import DataError, did_you_mean
 
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 __all__ = [
     "SPLIT_NAMES",
     "Row",
-    "check_labels",
     "check_parts",
     "divide",
     "fingerprint",
@@ -49,8 +50,6 @@ SPLIT_NAMES = {
     "test": "test",
 }
 """Accepted names of splits, in upper or lower case, and the split that each stands for."""
-
-MIN_LABELS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +77,17 @@ def make_splits(table: Dataset, settings: DatasetSettings) -> Splits:
         settings: Sizes, seed and labels.
 
     Raises:
-        DataError: A split is empty, a label is unknown, or there are fewer than two labels.
+        DataError: A split is empty, a label is not among those listed, or the labels are no classes.
     """
-    parts, num_available = divide(_rows(table, settings), settings, given="split" in table.column_names)
-    labels = tuple(settings.labels) or _labels_of(parts["train"])
+    rows = _rows(table, settings)
+    check_classes([row.label for row in rows], settings)
+    parts, num_available = divide(rows, settings, given="split" in table.column_names)
     check_parts(parts, settings)
-    # No trial learns a label that only these rows have.
-    parts["confirmation"] = [row for row in parts["confirmation"] if row.label in labels]
-    check_labels(parts, labels, settings)
-    made = {name: _dataset(part, labels) for name, part in parts.items()}
+    found = {name: [row.label for row in part] for name, part in parts.items()}
+    labels = learnt_labels(found["train"], settings)
+    check_labels(found, labels, settings)
+    index = label_index(found, labels, settings)
+    made = {name: _dataset(part, index) for name, part in parts.items()}
     return Splits(
         name=settings.name,
         **made,
@@ -130,9 +131,10 @@ def divide(rows: Iterable[Row], settings: DatasetSettings, *, given: bool) -> tu
 def _rows(table: Dataset, settings: DatasetSettings) -> list[Row]:
     splits = table["split"] if "split" in table.column_names else [""] * len(table)
     keys = [same_text(text) for text in table["text"]]
+    labels = with_listed_labels(table["label"], settings)
     return [
         Row(text, label, split, row_order(settings.seed, key), key)
-        for text, label, split, key in zip(table["text"], table["label"], splits, keys, strict=True)
+        for text, label, split, key in zip(table["text"], labels, splits, keys, strict=True)
     ]
 
 
@@ -142,7 +144,7 @@ def _split_name(name: str, settings: DatasetSettings) -> str:
         raise DataError(
             f"dataset {settings.name}: column '{settings.split}' names a split '{name}', but must name one of "
             f"{', '.join(SPLIT_NAMES)}. {did_you_mean(name, SPLIT_NAMES)} If the column means something else, set "
-            f"dataset.{settings.name}.split=none."
+            f"{settings.section}.split=none."
         )
     return known
 
@@ -218,7 +220,7 @@ def _take_given(rows: Sequence[Row], settings: DatasetSettings) -> dict[str, lis
     if not given["train"]:
         raise DataError(
             f"dataset {settings.name}: column '{settings.split}' names no training rows, only "
-            f"{dict(Counter(row.split for row in rows))}. Name some train, or set dataset.{settings.name}.split=none."
+            f"{dict(Counter(row.split for row in rows))}. Name some train, or set {settings.section}.split=none."
         )
     needed = {name: not given[name] for name in ("validation", "test")}
     sizes = plan_sizes(len(given["train"]), settings, validation=needed["validation"], test=needed["test"])
@@ -250,60 +252,23 @@ def _sample(rows: Sequence[Row], cap: int) -> tuple[list[Row], list[Row]]:
     return mixed[:cap], mixed[cap:]
 
 
-def _labels_of(rows: Iterable[Row]) -> tuple[str, ...]:
-    found = {row.label for row in rows}
-    is_number = all(label.lstrip("-").isdecimal() for label in found)
-    return tuple(sorted(found, key=lambda label: (int(label), label) if is_number else (0, label)))
-
-
 def check_parts(parts: dict[str, list[Row]], settings: DatasetSettings) -> None:
     """Check that no split is empty.
 
     Raises:
         DataError: One is.
     """
-    name = settings.name
     for split, rows in parts.items():
         is_optional = split == "confirmation" or (split == "test" and settings.test_rows == 0)
         if not rows and not is_optional:
             counts = {key: len(part) for key, part in parts.items()}
             raise DataError(
-                f"dataset {name}: the {split} split is empty; after deduplication the splits have {counts} rows. "
-                f"Add rows, or change dataset.{name}.train_rows, validation_rows and test_rows."
+                f"dataset {settings.name}: the {split} split is empty; after deduplication the splits have {counts} "
+                f"rows. Add rows, or change {settings.section}.train_rows, validation_rows and test_rows."
             )
 
 
-def check_labels(parts: dict[str, list[Row]], labels: Sequence[str], settings: DatasetSettings) -> None:
-    """Check that there are at least two labels, and that every row has one of them.
-
-    Raises:
-        DataError: There are fewer labels, or a row has another one.
-    """
-    name = settings.name
-    if len(labels) < MIN_LABELS:
-        raise DataError(
-            f"dataset {name}: there must be two labels or more, but the training rows have {list(labels)}. Check that "
-            f"dataset.{name}.label={settings.label} is the column with the label, and the filter "
-            f"dataset.{name}.where={settings.where}."
-        )
-    for split, rows in parts.items():
-        _check_known(split, rows, labels, name)
-
-
-def _check_known(split: str, rows: Iterable[Row], labels: Sequence[str], name: str) -> None:
-    unknown = Counter(row.label for row in rows if row.label not in labels)
-    if unknown:
-        label, count = unknown.most_common(1)[0]
-        raise DataError(
-            f"dataset {name}: {count} {split} rows have the label '{label}', which is not among {list(labels)}. "
-            f"{did_you_mean(label, labels)} Correct the rows, take more training rows, or list every label in "
-            f"dataset.{name}.labels."
-        )
-
-
-def _dataset(rows: Iterable[Row], labels: Sequence[str]) -> Dataset:
-    index = {label: number for number, label in enumerate(labels)}
-    rows = list(rows)
+def _dataset(rows: Sequence[Row], index: Mapping[str, int]) -> Dataset:
     content = {"text": [row.text for row in rows], "label": [index[row.label] for row in rows]}
     return to_dataset(content, {"text": "string", "label": "int64"})
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.config.settings import DatasetSettings
+from sweeper.data.content import shorten
 from sweeper.data.disk import to_dataset
-from sweeper.data.formats import Row, read_rows, shorten
+from sweeper.data.formats import Row, read_rows
 from sweeper.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def no_rows(settings: DatasetSettings, *, is_filtered: bool) -> DataError:
         settings: The dataset.
         is_filtered: Whether there were rows before the filter ``where``.
     """
-    key = f"dataset.{settings.name}.where"
+    key = f"{settings.section}.where"
     cause = f"no row has {settings.where}. Correct {key}" if is_filtered and settings.where else "it has no rows"
     return DataError(f"dataset {settings.name} is empty: {cause}.")
 
@@ -94,14 +95,14 @@ def label_text(value: object) -> str:
 
 
 def _check_columns(where: str, row: Mapping[str, Any], settings: DatasetSettings) -> None:
-    wanted = {"text": settings.text, "label": settings.label}
-    wanted.update({f"where.{column}": column for column in settings.where})
-    for key, column in wanted.items():
+    wanted = [("text", settings.text), ("label", settings.label), *(("where", column) for column in settings.where)]
+    for key, column in wanted:
         if column not in row:
             names = ", ".join(map(repr, row))
+            remedy = "Correct {0}." if key == "where" else "Set {0} to the name of the column."
             raise DataError(
                 f"{where} has no column '{column}'; its columns are {names}. {did_you_mean(column, map(str, row))} "
-                f"Set dataset.{settings.name}.{key} to the name of the column."
+                f"{remedy.format(f'{settings.section}.{key}')}"
             )
 
 
@@ -113,7 +114,7 @@ def is_kept(where: str, row: Mapping[str, Any], settings: DatasetSettings) -> bo
     """
     for column, wanted in settings.where.items():
         if column not in row:
-            key = f"dataset.{settings.name}.where"
+            key = f"{settings.section}.where"
             raise DataError(f"{where} has no column '{column}', which {key} filters by. Correct the row or {key}.")
         if label_text(row[column]) != label_text(wanted):
             return False
@@ -129,7 +130,7 @@ def _text(where: str, row: Mapping[str, Any], settings: DatasetSettings) -> str:
     if not isinstance(value, str):
         raise DataError(
             f"{where}: column '{settings.text}' holds a {type(value).__name__}, not text: {shorten(value)}. "
-            f"Set dataset.{settings.name}.text to the column with the text."
+            f"Set {settings.section}.text to the column with the text."
         )
     return check_text(where, value)
 
@@ -163,7 +164,7 @@ def label_value(where: str, row: Mapping[str, Any], settings: DatasetSettings) -
         )
         raise DataError(
             f"{where} has {kind}: column '{settings.label}' is {shorten(value)} in {shorten(dict(row))}. "
-            f"Correct the row, or set dataset.{settings.name}.label to the column with the label."
+            f"Correct the row, or set {settings.section}.label to the column with the label."
         )
     return label_text(value)
 
@@ -178,6 +179,6 @@ def split_value(where: str, row: Mapping[str, Any], settings: DatasetSettings) -
     if not isinstance(value, str) or not value.strip():
         raise DataError(
             f"{where} names no split: column '{settings.split}' is {shorten(value)}. Name one in every row, or set "
-            f"dataset.{settings.name}.split=none."
+            f"{settings.section}.split=none."
         )
     return value.strip()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from sweeper.config.settings import DatasetSettings
+from sweeper.data.formats import check_format
 from sweeper.data.tables import Builder, read_table
 from sweeper.fetch.members import extract_file
 from sweeper.fetch.progress import Progress
@@ -14,7 +15,12 @@ from sweeper.fetch.wheel import WheelPin
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["identity", "load"]
+__all__ = ["check", "identity", "load"]
+
+
+def check(settings: DatasetSettings) -> None:
+    """Check the settings; see `sweeper.data.check_source`."""
+    check_format(PurePosixPath(_pin(settings).member), settings)
 
 
 def load(settings: DatasetSettings, cache: Path, progress: Progress, build: Builder) -> Dataset:
@@ -28,4 +34,4 @@ def identity(settings: DatasetSettings) -> str:
 
 
 def _pin(settings: DatasetSettings) -> WheelPin:
-    return WheelPin.of(f"dataset.{settings.name}", settings)
+    return WheelPin.of(settings.section, settings)

@@ -15,6 +15,10 @@ from sweeper.figures.text import plural
 __all__ = ["Devices", "choose_devices", "visible_cuda_devices"]
 
 
+_MOST_PER_DEVICE = 8
+"""Workers for each CUDA device or CPU core; more than one is rarely faster."""
+
+
 @dataclass(frozen=True, slots=True)
 class Devices:
     """The devices that the workers run on."""
@@ -32,7 +36,8 @@ def choose_devices(settings: ExecutorSettings) -> Devices:
     """Return the devices for ``executor.device`` and ``executor.workers``.
 
     Raises:
-        ConfigError: ``executor.device=cuda``, but no CUDA device is visible.
+        ConfigError: ``executor.device=cuda``, but no CUDA device is visible; or there are far more workers than
+            devices or cores.
     """
     found = () if settings.device == "cpu" else visible_cuda_devices()
     if settings.device == "cuda" and not found:
@@ -43,16 +48,25 @@ def choose_devices(settings: ExecutorSettings) -> Devices:
             "Set executor.device=cpu, or check the NVIDIA driver and CUDA_VISIBLE_DEVICES.",
         )
     wanted = 1 if settings.name == "inline" else settings.workers
+    cores = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count() or 1
+    what = plural(len(found), "CUDA device") if found else plural(cores, "CPU core")
+    _check_workers(wanted, what, num_devices=len(found) or cores)
     if found:
         workers = wanted or len(found)
         cuda = tuple(found[index % len(found)] for index in range(workers))
         return Devices("cuda", workers, cuda, f"{plural(workers, 'worker')} on {plural(len(found), 'CUDA device')}")
-    cores = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count() or 1
     workers = wanted or max(1, cores // settings.threads)
     note = f"{plural(workers, 'worker')} on {plural(cores, 'CPU core')}, {plural(settings.threads, 'thread')} each"
     if workers * settings.threads > cores:
         note += " (with more threads than cores, fewer workers would be much faster)"
     return Devices("cpu", workers, (), note)
+
+
+def _check_workers(workers: int, what: str, *, num_devices: int) -> None:
+    """Check that workers are not so many that they only exhaust the memory, since each holds a model of its own."""
+    if workers > _MOST_PER_DEVICE * num_devices:
+        rule = f"there may be at most {_MOST_PER_DEVICE} for each device, and this machine has {what}"
+        raise ConfigError("executor.workers", workers, rule, "Leave it at 0 for one worker each.")
 
 
 def visible_cuda_devices() -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Base models: the controller fetches them with `fetch_model` and reads them with `read_model`, workers load them.
 
-A new source is a module here with ``fetch(settings, cache, progress) -> Path``; ``model.source`` is its name. A new
-model is a YAML file in conf/model. Importing this package loads no torch.
+A new source is a module here with ``fetch(settings, cache, progress) -> Path`` and ``check(settings)``;
+``model.source`` is its name. A new model is a YAML file in conf/model. Importing this package loads no torch.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 
 from sweeper.config.modules import find_module
 from sweeper.config.settings import ModelSettings
@@ -21,9 +22,18 @@ from sweeper.fetch.digests import files_of, read_record, write_record
 from sweeper.fetch.progress import Progress, no_progress
 from sweeper.types import ModelRef
 
-__all__ = ["fetch_model", "model_type_of", "read_model"]
+__all__ = ["check_source", "fetch_model", "model_type_of", "read_model"]
 
 log = logging.getLogger(__name__)
+
+
+def check_source(settings: ModelSettings) -> None:
+    """Check the settings of a model's source as far as nothing needs to be fetched.
+
+    Raises:
+        ConfigError: The source is unknown, or one of its settings is wrong.
+    """
+    _source(settings).check(settings)
 
 
 def fetch_model(settings: ModelSettings, *, cache: Path, progress: Progress | None = None) -> Path:
@@ -82,7 +92,7 @@ def _fetch(
     """Return the model's folder; what is damaged in the cache is moved aside and fetched again."""
     from sweeper.models.content import find_damage
 
-    source = find_module(__name__, settings.source, attributes=["fetch"], key="model.source")
+    source = _source(settings)
     cache, report = cache.expanduser().absolute(), progress or no_progress
     fetched: Path = folder or source.fetch(settings, cache, report)
     damage = find_damage(fetched, cache=cache, reads_weights=reads_weights)
@@ -128,6 +138,10 @@ def _move_aside(folder: Path, damage: Mapping[Path, str]) -> Path:
 def _commit(folder: Path) -> str:
     """Return the commit that a folder of the hub's cache has; empty for other folders."""
     return folder.name if folder.parent.name == "snapshots" else ""
+
+
+def _source(settings: ModelSettings) -> ModuleType:
+    return find_module(__name__, settings.source, attributes=["fetch", "check"], key="model.source")
 
 
 def model_type_of(folder: Path) -> str:

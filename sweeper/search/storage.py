@@ -27,7 +27,7 @@ from sweeper.failures import POLICIES, is_full
 from sweeper.types import FailureKind
 from sweeper.urls import redact_urls
 
-__all__ = ["RETRIES", "open_storage", "translate_errors"]
+__all__ = ["RETRIES", "check_url", "open_storage", "translate_errors"]
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +79,19 @@ class _Connection(sqlite3.Connection):
         self.execute("PRAGMA synchronous=NORMAL").close()
 
 
+def check_url(url: str) -> None:
+    """Check a database's URL and that its driver is installed, without connecting.
+
+    Raises:
+        ConfigError: The URL is wrong, or the driver is missing.
+    """
+    parsed = _parse(url)
+    try:
+        parsed.get_dialect().import_dbapi()
+    except ImportError as error:
+        raise _no_driver(parsed, error) from None
+
+
 def open_storage(url: str) -> optuna.storages.RDBStorage:
     """Open the database; create missing tables, under a lock.
 
@@ -99,9 +112,7 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
         with _creation_lock(url, path):
             return optuna.storages.RDBStorage(url, engine_kwargs=options)
     except ImportError as error:
-        driver = _DRIVERS.get(parsed.drivername, getattr(error.__cause__ or error, "name", None) or "its driver")
-        rule = f"the driver for {parsed.drivername} is not installed"
-        raise ConfigError(_KEY, redact_urls(url), rule, f"Run: pip install {driver}") from None
+        raise _no_driver(parsed, error) from None
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError, OSError) as error:
         cause = _redact(url, error)
         if is_full(error) or _is_disk_full(url, cause):
@@ -162,6 +173,13 @@ def _parse(url: str) -> sqlalchemy.URL:
         return parsed
     remedy = "Write e.g. sqlite:///optuna.db or postgresql://user:password@host/name."
     raise ConfigError(_KEY, redact_urls(url), rule, remedy) from None
+
+
+def _no_driver(parsed: sqlalchemy.URL, error: ImportError) -> ConfigError:
+    driver = _DRIVERS.get(parsed.drivername, getattr(error.__cause__ or error, "name", None) or "its driver")
+    rule = f"the driver for {parsed.drivername} is not installed"
+    shown = redact_urls(parsed.render_as_string(hide_password=False))
+    return ConfigError(_KEY, shown, rule, f"Run: pip install {driver}")
 
 
 def _is_damaged(cause: str) -> bool:

@@ -33,7 +33,10 @@ class RowOutcomes:
     predicted_N: NDArray[np.unsignedinteger[Any]] | None = None
     """Index of the predicted label or choice; None if completions are open."""
     target_N: NDArray[np.unsignedinteger[Any]] | None = None
-    """Index of the true label or choice; None if completions are open."""
+    """Index of the true label or choice; None if completions are open.
+
+    A label that no training row has is above every label that can be predicted.
+    """
     tokens_N: NDArray[np.int32] | None = None
     """Tokens with a loss; None for one label per text."""
 
@@ -54,9 +57,10 @@ class RowOutcomes:
             predicted_N: Predicted labels or choices.
             target_N: True labels or choices.
             tokens_N: Numbers of tokens.
-            num_labels: Number of labels or choices.
+            num_labels: Number of labels or choices that can be predicted.
         """
-        label = np.min_scalar_type(max(num_labels - 1, 0))
+        highest = 0 if target_N is None else int(target_N.max(initial=0))
+        label = np.min_scalar_type(max(num_labels - 1, highest, 0))
         return cls(
             loss_N=np.clip(loss_N, -_LARGEST, _LARGEST).astype(np.float16),
             predicted_N=None if predicted_N is None else predicted_N.astype(label),

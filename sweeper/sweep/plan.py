@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "StudyPlan",
     "check_content",
+    "check_task",
     "pinned_plan",
     "plan_model",
     "plan_study",
@@ -128,10 +129,8 @@ def plan_study(
     from sweeper.data import prepare
 
     settings = config.settings
+    check_task(settings)
     task = make_task(settings.task.name)
-    if task.has_head != settings.task.has_head:
-        rule = f"{settings.task.name} adds {'a' if task.has_head else 'no'} head to the model"
-        raise ConfigError("task.has_head", settings.task.has_head, rule, f"Choose task={settings.task.name}.")
     model = model or plan_weights(settings, model_dir, progress)
     prepared = prepare(
         dataset,
@@ -146,6 +145,19 @@ def plan_study(
         rows = plural(splits.num_rows["train"], "training row")
         raise DataError(f"dataset {dataset.name} has {rows} after the split; at least 2 are needed")
     return _plan(config, dataset, prepared, model, lane_limit=lane_limit)
+
+
+def check_task(settings: SweepSettings) -> None:
+    """Check task and metric, as far as that does not depend on the rows.
+
+    Raises:
+        ConfigError: The task is unknown, has another head than ``task.has_head`` says, or has no such metric.
+    """
+    task = make_task(settings.task.name)
+    if task.has_head != settings.task.has_head:
+        rule = f"{settings.task.name} adds {'a' if task.has_head else 'no'} head to the model"
+        raise ConfigError("task.has_head", settings.task.has_head, rule, f"Choose task={settings.task.name}.")
+    _objective(settings, num_labels=2)
 
 
 def trial_template(settings: SweepSettings, record: StudyRecord) -> TrialTemplate:

@@ -40,6 +40,7 @@ from sweeper.store.ledger import Ledger
 from sweeper.store.lock import hold
 from sweeper.store.paths import OutputsPaths
 from sweeper.store.trials import TrialStore
+from sweeper.sweep.early_checks import check_before_start, split_files
 from sweeper.sweep.factory import (
     keep_report,
     make_confirmation,
@@ -52,7 +53,6 @@ from sweeper.sweep.identity import check_identity, sweep_name
 from sweeper.sweep.log_file import log_to
 from sweeper.sweep.memory import return_large_blocks
 from sweeper.sweep.monitor import SweepMonitor
-from sweeper.sweep.notify import check_urls
 from sweeper.sweep.plan import StudyPlan, check_content, plan_model, plan_study, plan_weights, reference_recipes
 from sweeper.sweep.reports import current_best, write_report
 from sweeper.sweep.session_recorder import SessionRecorder
@@ -141,7 +141,6 @@ def run_config(config: SweepConfig, *, console: Console, clock: Clock = utc_now,
         SweeperError: A setting, the data or the model is wrong, or no worker is left.
     """
     settings = config.settings
-    check_urls(settings.notify)
     store = TrialStore(OutputsPaths(Path(settings.outputs)).sweep(sweep_name(settings)))
     warning = check_space(store.root, settings.executor.min_free_mb)
     if warning:
@@ -149,6 +148,8 @@ def run_config(config: SweepConfig, *, console: Console, clock: Clock = utc_now,
     # Early, so that a mistake is shown before the wait. Only the check under the lock, in `_run_sessions`, is final.
     check_identity(store, settings)
     is_done = _is_done(store, settings, searches=searches)
+    if not is_done:
+        check_before_start(settings)
     if is_done or wait_for_window(settings.budget, clock, print_line=partial(print_line, console)):
         outcome = _run_sessions(config, store, console, clock, searches=searches)
         _print_final_view(store, settings, outcome.best, console)
@@ -233,6 +234,7 @@ def _run(
     devices = choose_devices(settings.executor)
     limits = choose_limits(settings, devices.kind)
     references = reference_recipes(settings, config.space)
+    split_files(settings)
     with ExitStack() as stack:
         with fetch_progress(console) as progress:
             model_dir = plan_model(settings, progress)

@@ -1,10 +1,14 @@
 """One label per text: cross-entropy, accuracy, macro-F1 and Matthews correlation.
 
+A scored row may have a label that no training row has. Its target is C or above, so no prediction is right, and its
+cross-entropy, which would be infinite, is that of a uniform guess, ln C: the same for every trial.
+
 Shapes: N rows, C labels, F = C outputs of a row.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -79,19 +83,15 @@ class Task:
 
     def score(self, outputs_NF: torch.Tensor, targets_N: torch.Tensor) -> Mapping[str, float]:
         """Return the metrics of `score_labels` and the mean cross-entropy."""
-        from torch.nn import functional as F
-
-        loss = F.cross_entropy(outputs_NF, targets_N).item()
+        loss = _row_losses(outputs_NF, targets_N).mean().item()
         return {**self.score_labels(outputs_NF.argmax(-1), targets_N, outputs_NF.shape[-1]), "loss": loss}
 
     def row_outcomes(self, outputs_NF: torch.Tensor, targets_N: torch.Tensor) -> RowOutcomes:
         """Return the likeliest label of each row, and its cross-entropy."""
-        from torch.nn import functional as F
-
         from sweeper.store.outcomes import RowOutcomes
 
         return RowOutcomes.of(
-            F.cross_entropy(outputs_NF, targets_N, reduction="none").numpy(),
+            _row_losses(outputs_NF, targets_N).numpy(),
             predicted_N=outputs_NF.argmax(-1).numpy(),
             target_N=targets_N.numpy(),
             num_labels=outputs_NF.shape[-1],
@@ -103,10 +103,12 @@ class Task:
         MCC is the Matthews correlation for any number of labels (Gorodkin 2004, equation 8): 0 if all rows have one
         label or one prediction.
         """
-        # Confusion matrix: true labels in rows, predicted ones in columns.
-        pairs = labels_N * num_labels + predicted_N
-        table = pairs.bincount(minlength=num_labels**2).view(num_labels, num_labels).double()
-        hits, true, predicted = table.diagonal(), table.sum(1), table.sum(0)
+        # Diagonal, row sums and column sums of the confusion matrix.
+        width = max(num_labels, int(labels_N.max()) + 1)
+        hits, true, predicted = (
+            labels.bincount(minlength=width).double()
+            for labels in (labels_N[labels_N == predicted_N], labels_N, predicted_N)
+        )
         occurs = (true + predicted) > 0
         f1 = 2 * hits[occurs] / (true + predicted)[occurs]
         num_rows = len(labels_N)
@@ -117,3 +119,13 @@ class Task:
             "macro_f1": f1.mean().item(),
             "mcc": (covariance / variances.sqrt()).item() if variances > 0 else 0.0,
         }
+
+
+def _row_losses(outputs_NF: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
+    """Return the cross-entropy of each row, ``[N]``; ln C where no training row has the label."""
+    from torch.nn import functional as F
+
+    num_labels = outputs_NF.shape[-1]
+    known_N = targets_N < num_labels
+    loss_N = F.cross_entropy(outputs_NF, targets_N.clamp(max=num_labels - 1), reduction="none")
+    return loss_N.where(known_N, math.log(num_labels))

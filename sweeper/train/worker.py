@@ -305,7 +305,7 @@ class TrainingWorker:
         split, examples = study.validation, study.task.examples(study.tokens, request.split)
         if not examples.ids:
             name = study.request.rows.dataset
-            raise WorkerError(f"dataset {name} has no {request.split} rows: set dataset.{name}.{request.split}_rows")
+            raise WorkerError(f"dataset {name} has no {request.split} rows: set its key {request.split}_rows")
         if request.split != "validation":
             split = self._evaluation_batches(examples, study.tokens.pad_token_id)
         lanes: list[Lane] = []

@@ -9,8 +9,9 @@ import pytest
 
 from chaos.checks import Findings, MlflowRun, check_best, compare_rows, curve_problems, needed_repairs
 from chaos.events import EVENTS, EXITS, KILLS, LETHAL
+from chaos.evidence import upper_bound
 from chaos.faults import expected_failure, is_expected
-from chaos.report import Report, upper_bound
+from chaos.report import Report
 from sweeper.store.trials import TrialStore
 from sweeper.types import TrialState
 from tests.builders import make_study, make_trial

@@ -160,7 +160,7 @@ def test_an_open_prompt_may_have_several_completions_and_none_comes_twice(tmp_pa
 def test_completions_that_are_named_are_the_choices(tmp_path):
     rows = [{"prompt": f"row {n}", "completion": "ab"[n % 2]} for n in range(40)]
     assert splits_of(tmp_path, rows, labels=["b", "a"]).labels == ("b", "a")
-    with pytest.raises(DataError, match="label 'b', which is not among"):
+    with pytest.raises(DataError, match="label 'b' of 12 train rows is not among"):
         splits_of(tmp_path, rows, labels=["a", "c"])
 
 

@@ -103,6 +103,16 @@ def test_a_file_that_changes_while_it_is_read_is_an_error_and_nothing_is_cached(
     assert not list((disk / "cache" / "splits").glob("[!.]*"))
 
 
+def test_rows_that_are_open_do_not_change_with_their_files(disk):
+    ref = planned(disk)
+    tokens = open_rows(ref, cache=disk / "cache", model_dir=disk / "model", trust_remote_code=False)
+    before = list(tokens.train)
+    (arrow,) = entry(disk, "tokens").glob("train/*.arrow")
+    with arrow.open("r+b") as file:  # in place, as an editor of bytes or a failing disk would
+        file.write(bytes(arrow.stat().st_size))
+    assert list(tokens.train) == before
+
+
 @pytest.mark.parametrize("damage", [zero, halve, flip, lambda path: path.unlink()])
 @pytest.mark.parametrize("file", ["train/*.arrow", "train/state.json", "meta.json"])
 def test_damaged_token_ids_are_made_again_from_the_splits_without_the_source(disk, damage, file, caplog):

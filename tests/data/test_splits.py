@@ -137,14 +137,20 @@ def test_given_labels_set_the_order():
 
 
 def test_a_label_that_is_not_among_the_given_ones_is_an_error():
-    with pytest.raises(DataError, match=r"label 'spam', which is not among \['ham', 'spm'\]. Did you mean 'spm'"):
+    with pytest.raises(
+        DataError, match=r"the label 'spam' of 50 train rows is not among \['ham', 'spm'\]. Did you mean 'spm'"
+    ):
         make_splits(table_of({"ham": 100, "spam": 100}), mine(labels=["ham", "spm"]))
 
 
-def test_a_test_label_that_no_training_row_has_is_an_error():
-    rows = [*table_of({"a": 20, "b": 20}, "train").to_list(), {"text": "x", "label": "new", "split": "test"}]
-    with pytest.raises(DataError, match="1 test rows have the label 'new'"):
-        make_splits(Dataset.from_list(rows), mine())
+def test_a_test_label_that_no_training_row_has_is_warned_of_and_gets_an_index_that_no_model_predicts(caplog):
+    rows = [*table_of({"a": 20, "b": 20}, "train").to_list(), {"text": "x", "label": "aa", "split": "test"}]
+    splits = make_splits(Dataset.from_list(rows), mine())
+    assert splits.labels == ("a", "b")
+    assert list(splits.test["label"]) == [2]
+    assert set(splits.train["label"]) == {0, 1}
+    assert "no training row has the label 'aa', only 1 test row" in caplog.text
+    assert "dataset.mine.train_rows" in caplog.text
 
 
 @pytest.mark.parametrize("counts", [{"a": 50}, {"a": 1}])
@@ -226,12 +232,12 @@ def test_rows_for_the_confirmation_are_named_validation_rows_if_there_are_any():
     assert all(text.startswith("dev") for text in splits.confirmation["text"])
 
 
-def test_a_row_with_a_label_that_no_trial_can_learn_is_left_out_of_the_confirmation():
+def test_a_row_with_a_label_that_no_trial_can_learn_counts_in_the_confirmation_as_well():
     rare = {"text": "dev c", "label": "c", "split": "dev"}
     rows = [*whole("train", 400), *whole("dev", 100), rare, *whole("test", 60)]
     splits = make_splits(Dataset.from_list(rows), mine())
     assert splits.labels == ("a", "b")
-    assert splits.num_rows["confirmation"] == 60
+    assert [*splits.validation["label"], *splits.confirmation["label"]].count(2) == 1
 
 
 def test_a_text_in_training_and_test_stays_in_the_test_only():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -95,7 +96,7 @@ def test_labels_become_strings(value, text):
 )
 def test_a_missing_column_names_those_there_are_and_the_key(tmp_path, setting, names):
     key = f"dataset.mine.{next(iter(setting))}"
-    with pytest.raises(DataError, match=f"its columns are 'text', 'label'.*Set {key}") as caught:
+    with pytest.raises(DataError, match=f"its columns are 'text', 'label'.*(Set|Correct) {key}") as caught:
         rows_of(write_jsonl(tmp_path / "a.jsonl", ROWS), **setting)
     assert not names or f"Did you mean {names}?" in str(caught.value)
 
@@ -122,9 +123,33 @@ def test_a_broken_jsonl_row_is_named_by_its_line(tmp_path, broken, said):
         rows_of(path)
 
 
-def test_a_json_array_is_explained(tmp_path):
-    with pytest.raises(DataError, match="must be one JSON object, not part of one JSON array"):
-        rows_of(write(tmp_path / "a.json", '[\n{"text": "a", "label": "b"}\n]'))
+@pytest.mark.parametrize("indent", [None, 1], ids=["on one line", "indented"])
+def test_a_json_array_is_read(tmp_path, indent):
+    rows = [{"text": "a", "label": "x"}, {"text": "b [1]", "label": "y"}]
+    assert rows_of(write(tmp_path / "a.json", "\n " + json.dumps(rows, indent=indent))) == rows
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('[{"text": "a", "label": "b"}', r"begins with \[ but is not one JSON array .*one JSON object on each line"),
+        ('["a", 1]\n["b", 2]\n', r"begins with \[ but is not one JSON array"),
+        ('[{"text": "a", "label": "b"}, 7]', r"item 2 is not a JSON object: '7'"),
+        ('[{"text": "a", "label": "b"}, {"text": "a"}]', "item 2 has no label"),
+    ],
+)
+def test_a_broken_json_array_is_explained(tmp_path, content, said):
+    with pytest.raises(DataError, match=said):
+        rows_of(write(tmp_path / "a.json", content))
+
+
+def test_a_column_that_the_header_has_twice_is_an_error(tmp_path):
+    with pytest.raises(DataError, match=r"the column 'label' more than once \(fields 2, 3\).*Rename"):
+        rows_of(write(tmp_path / "a.csv", "text,label,label\na,1,2\n"))
+
+
+def test_columns_without_a_name_may_repeat(tmp_path):
+    assert rows_of(write(tmp_path / "a.csv", "text,label,,\na,1,,\n")) == [{"text": "a", "label": "1"}]
 
 
 @pytest.mark.parametrize(
@@ -149,12 +174,6 @@ def test_long_content_is_shortened_in_errors(tmp_path):
     with pytest.raises(DataError) as caught:
         rows_of(write(tmp_path / "a.jsonl", "x" * 10_000))
     assert len(str(caught.value)) < 500
-
-
-def test_another_encoding_is_named_by_its_line(tmp_path):
-    path = write(tmp_path / "a.csv", "text,label\nok,1\nété,0\n".encode("latin-1"))
-    with pytest.raises(DataError, match=r"line 3 is not utf-8.*Set dataset\.mine\.encoding"):
-        rows_of(path)
 
 
 def test_a_file_that_is_no_parquet_is_named(tmp_path):

@@ -23,6 +23,8 @@ class Disk:
         self._contents: dict[int, bytes] = {}
         self._names: dict[int, dict[str, int]] = {}
         self._folders: set[int] = set()
+        self._held: dict[int, int] = {}
+        """Open files by inode: as long as one is open, its inode's number is not given to another file."""
         self._fsync, self._replace = os.fsync, os.replace
         monkeypatch.setattr(os, "fsync", self._note_flush)
         monkeypatch.setattr(os, "replace", self._check_rename)
@@ -50,8 +52,9 @@ class Disk:
         return self._contents.get(number)
 
     def restore(self, target: Path) -> None:
-        """Write what a power failure would leave to another folder."""
+        """Write what a power failure would leave to another folder, and close the model."""
         self._restore(inode(self.root), target)
+        self.close()
 
     def _restore(self, number: int, target: Path) -> None:
         target.mkdir()
@@ -71,11 +74,24 @@ class Disk:
         path, status = Path(f"/proc/self/fd/{number}").readlink(), os.fstat(number)
         if path.is_relative_to(self.root):
             self.num_flushes += 1
+            self._hold(path)
             if stat.S_ISDIR(status.st_mode):
+                for child in path.iterdir():
+                    self._hold(child)
                 self._names[status.st_ino] = {child.name: inode(child) for child in path.iterdir()}
                 self._folders |= {inode(child) for child in path.iterdir() if child.is_dir()}
             else:
                 self._contents[status.st_ino] = path.read_bytes()
+
+    def close(self) -> None:
+        """Close the files that are held open."""
+        for number in self._held.values():
+            os.close(number)
+        self._held.clear()
+
+    def _hold(self, path: Path) -> None:
+        if path.exists() and inode(path) not in self._held:
+            self._held[inode(path)] = os.open(path, os.O_RDONLY)
 
     def _check_rename(self, source: str | Path, target: str | Path) -> None:
         source, target = Path(source), Path(target)

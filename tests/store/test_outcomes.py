@@ -31,6 +31,12 @@ def test_open_completions_have_losses_and_tokens_only():
     assert (after.tokens_N.dtype, after.tokens_N.tolist()) == (np.int32, [1, 2, 3])
 
 
+def test_a_true_label_may_be_above_those_that_can_be_predicted():
+    target = np.array([0, 256])
+    found = RowOutcomes.of(np.ones(2), predicted_N=np.array([0, 0]), target_N=target, num_labels=256)
+    assert found.target_N.tolist() == [0, 256]
+
+
 @pytest.mark.parametrize(("num_labels", "kind"), [(1, np.uint8), (256, np.uint8), (257, np.uint16), (65536, np.uint16)])
 def test_labels_have_the_narrowest_type(num_labels, kind):
     last = np.array([num_labels - 1])

@@ -14,6 +14,7 @@ from torch import nn
 
 from sweeper.config.modules import choices_of
 from sweeper.errors import ConfigError, ModelError
+from sweeper.statistics.outcomes import CandidateOutcomes, metric_values
 from sweeper.tasks import make_task
 from sweeper.tasks.base import Batch
 
@@ -108,3 +109,31 @@ def test_a_task_loads_no_torch():
     code = "import sys; from sweeper.tasks import make_task; make_task('causal_lm'); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_row_whose_label_no_training_row_has_counts_as_an_error(task):
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = 3 * torch.randn(60, 3, generator=generator), torch.randint(3, (60,), generator=generator)
+    known = task.row_outcomes(logits, labels)
+    labels[:4] = torch.tensor([3, 3, 4, 3])
+    scores, rows = task.score(logits, labels), task.row_outcomes(logits, labels)
+    predicted = logits.argmax(-1)
+    assert scores["accuracy"] == pytest.approx(accuracy_score(labels, predicted))
+    assert scores["accuracy"] == pytest.approx((known.predicted_N == known.target_N)[4:].sum() / 60)
+    assert scores["macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro"))
+    assert scores["mcc"] == pytest.approx(matthews_corrcoef(labels, predicted))
+    assert rows.loss_N[:4].tolist() == pytest.approx([math.log(3)] * 4, rel=1e-3)
+    assert rows.loss_N[4:].tolist() == known.loss_N[4:].tolist()
+    assert scores["loss"] == pytest.approx(rows.loss_N.astype(float).mean(), rel=1e-3)
+
+
+def test_statistics_of_such_rows_agree_with_the_scores(task):
+    generator = torch.Generator().manual_seed(1)
+    logits, labels = 3 * torch.randn(60, 3, generator=generator), torch.randint(3, (60,), generator=generator)
+    labels[:4] = torch.tensor([3, 3, 4, 3])
+    scores, rows = task.score(logits, labels), task.row_outcomes(logits, labels)
+    outcomes = CandidateOutcomes(
+        name="one", seeds=(0,), loss_SN=rows.loss_N[None], predicted_SN=rows.predicted_N[None], target_N=rows.target_N
+    )
+    for metric in task.metrics:
+        assert metric_values(outcomes, metric)[0] == pytest.approx(scores[metric], rel=1e-3), metric

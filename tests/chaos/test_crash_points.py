@@ -1,0 +1,72 @@
+"""Kills and power failures at chosen operations of a small sweep, and planted bugs that the suite must find."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import pytest
+
+from chaos.crash_points import Result, run
+from chaos.crash_report import write_report
+from chaos.disk_shim import Fault, Operation
+from chaos.strace_points import is_available
+
+SHORT = 60
+"""A few points of each kind; the suite itself tries every one."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", ["alone", "pack", "reconcile"])
+def test_a_sample_of_points_loses_nothing(scenario):
+    results = []
+    assert run([scenario], kinds=("kill", "power"), every=SHORT, seed=1, results=results) == []
+    assert any(result.is_reached for result in results)
+
+
+@pytest.mark.slow
+def test_a_sample_of_errors_ends_with_a_message_and_loses_nothing():
+    assert run(["alone"], kinds=("error",), every=100, seed=1) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not is_available(), reason="strace is not installed, or may not trace")
+def test_a_sample_of_kills_at_system_calls_loses_nothing():
+    assert run(["alone"], kinds=("strace",), every=100, seed=1) == []
+
+
+def flush_no_files():
+    """Plant a bug: the content of files is never flushed."""
+    real = os.fsync
+    os.fsync = lambda number: real(number) if stat.S_ISDIR(os.fstat(number).st_mode) else None
+
+
+def flush_no_folders():
+    """Plant a bug: names are never flushed."""
+    real = os.fsync
+    os.fsync = lambda number: None if stat.S_ISDIR(os.fstat(number).st_mode) else real(number)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bug", [flush_no_files, flush_no_folders])
+def test_writes_that_are_not_flushed_are_found(bug):
+    complaints = run(["alone"], kinds=("power",), every=SHORT, seed=1, mutant=bug)
+    assert "not-durable" in {each.split(":")[0] for each in complaints}
+
+
+def result(what, *, fault="before", kind="rename", **more):
+    return Result(scenario="alone", fault=Fault(Operation("MainThread", kind, 1, "x"), fault), what=what, **more)
+
+
+def test_the_table_counts_points_by_kind_and_outcome(tmp_path):
+    results = [
+        result("killed"),
+        result("killed", is_same=True),
+        result("killed", is_reached=False),
+        result("EIO", fault="EIO", kind="write", complaints=["traceback: one"]),
+    ]
+    table = write_report(tmp_path, results, seconds=60, command="make crash-points")
+    assert "| alone | kill before rename | 3 | 1 | 1 | 1 | 0 |" in table
+    assert "| alone | EIO at write | 1 | 0 | 0 | 1 | 1 |" in table
+    assert "| all |  | 4 | 1 | 1 | 2 | 1 |" in table
+    assert "traceback: one" in (tmp_path / "crash_points.json").read_text()
