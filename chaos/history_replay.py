@@ -233,6 +233,8 @@ class Replay:
             trial.written = event
             trial.doubtful.clear()
             self._seen(event)
+        else:
+            trial.now = trial.written  # the session goes on from what is written, if it goes on
 
     def _seen(self, event: Event) -> None:
         """Note that what the search has of a trial is written."""

@@ -311,7 +311,7 @@ class _Sweep:
             hung=draw.choice((0.0, 0.0, share / 2)),
             failed=draw.choice((0.0, 0.0, share)),
             slow=draw.choice((0.0, share)),
-            trial=draw.choice((0.0, share)),
+            trial=draw.choice((0.0, share, 0.4)),
             jumps=draw.choice((0.0, 0.0, 0.01)),
         )
         match draw.choice(("kill", "kill", "kill", "disk", "stop", "database", "none")):

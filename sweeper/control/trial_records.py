@@ -57,7 +57,9 @@ class TrialRecords:
             spec: The trial.
             notes: What the search must know about its proposal to make later ones.
         """
-        self.write(TrialRecord(spec=spec, started_at=timestamp(self.clock), notes=notes or {}))
+        trial = TrialRecord(spec=spec, started_at=timestamp(self.clock), notes=notes or {})
+        self._set(trial)  # the search knows it, whether the disk allows to write it or not
+        self.write(trial)
 
     def write(self, trial: TrialRecord, checkpoint: bytes | None = None) -> None:
         """Write a trial to the store and show it.
@@ -66,8 +68,9 @@ class TrialRecords:
             trial: The trial.
             checkpoint: The checkpoint of its last chunk; None if there is no new one.
         """
-        self._set(trial)
+        # In this order: if the disk fails, a later record of the trial must not list a checkpoint that was not written.
         self.store.write_trial(trial, checkpoint)
+        self._set(trial)
         self._drop_rung_adapters(trial)
         self._show(trial)
 

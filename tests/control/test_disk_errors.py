@@ -131,6 +131,17 @@ def test_a_record_that_cannot_be_written_does_not_keep_others_from_being_written
     resume(bench, monkeypatch)
 
 
+@pytest.mark.parametrize("file", ["trial.json", "checkpoint-1.safetensors"])
+def test_a_record_that_could_not_be_written_is_not_known_either(bench, monkeypatch, file):
+    """Otherwise a later record, e.g. with the cost of a lost chunk, would list a checkpoint that was not written."""
+    fail_renames(monkeypatch, nth_of("0001", file, nth=2 if file == "trial.json" else 1))
+    with pytest.raises(DiskError):
+        bench.run()
+    (run,) = bench.runs
+    assert run.trials[1].chunks_done == bench.trials()[1].chunks_done == 0
+    resume(bench, monkeypatch)
+
+
 @pytest.mark.parametrize("nth", [3, 5])
 def test_after_an_error_the_database_shows_nothing_that_could_not_be_stored(bench, monkeypatch, nth):
     fail_renames(monkeypatch, nth_of("0001", "trial.json", nth=nth))
