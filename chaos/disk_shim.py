@@ -33,8 +33,8 @@ Kind = str
 KILLABLE = ("rename", "fsync", "unlink", "commit")
 ERRORS = {
     "EIO": ("fsync", "write", "rename", "unlink"),
-    "ENOSPC": ("write", "mkdir", "rename"),
-    "EROFS": ("open", "unlink"),
+    "ENOSPC": ("write", "rename"),
+    "EROFS": ("mkdir", "unlink"),
 }
 """The kinds of operations that each error is injected into."""
 _STICKY = {
