@@ -345,7 +345,7 @@ def _plan(name: str, seed: int, kinds: Collection[str]) -> tuple[list[Point], li
     points, same = _points(trier, seed)
     if _STRACE in kinds:
         for call, number in sorted(count_calls(trier.bench).items()):
-            faults = (Fault(Operation("any thread", call, each), _STRACE) for each in range(1, number + 1))
+            faults = (Fault(Operation("any thread", call, each, "any path"), _STRACE) for each in range(1, number + 1))
             points += [Point(scenario=name, fault=fault, states=(_KILLED,)) for fault in faults]
     return points, same
 
