@@ -28,10 +28,13 @@ _REPORT_TIMEOUT_S = 600.0
 
 
 @contextmanager
-def hold(store: TrialStore) -> Iterator[None]:
+def hold(store: TrialStore) -> Iterator[bool]:
     """Hold the sweep's lock for the duration of the block; first remove what a killed holder left unfinished.
 
     The unfinished files of a trial stay: `TrialStore.tidy` removes them, and `sweeper reconcile` lists them.
+
+    Yields:
+        Whether the holder before was killed, so that what it had begun may be unfinished.
 
     Raises:
         SweepLocked: Another process holds it.
@@ -47,11 +50,12 @@ def hold(store: TrialStore) -> Iterator[None]:
             ) from None
         for folder in (store.root, store.paths.sessions, *store.paths.studies()):
             remove_unfinished(folder)
+        was_killed = note.exists()
         since = utc_now().isoformat(timespec="seconds")
         holder = {"pid": os.getpid(), "host": os.uname().nodename, "user": _user(), "since": since}
         stack.callback(_remove, note)
         write_atomic(note, json.dumps(holder).encode())
-        yield
+        yield was_killed
 
 
 def _remove(note: Path) -> None:

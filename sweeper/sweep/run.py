@@ -36,9 +36,11 @@ from sweeper.execute import choose_devices
 from sweeper.fetch.progress import Progress
 from sweeper.figures.text import plural
 from sweeper.store.damage import new_stamp
+from sweeper.store.health import read_health
 from sweeper.store.ledger import Ledger
 from sweeper.store.lock import hold
 from sweeper.store.paths import OutputsPaths
+from sweeper.store.sessions import SessionLog
 from sweeper.store.trials import TrialStore
 from sweeper.sweep.early_checks import check_before_start, split_files
 from sweeper.sweep.factory import (
@@ -172,11 +174,17 @@ def _run_sessions(
     make_folder(store.root)
     while True:
         recorder = SessionRecorder(store, settings, clock)
-        with log_to(store.paths.log), recorder.notifying(), hold(store), recorder.recording_errors():
+        with (
+            log_to(store.paths.log),
+            recorder.notifying(),
+            hold(store) as was_killed,
+            recorder.recording_errors(),
+        ):
             check_identity(store, settings)
             for path in restore_sweep(store, settings, new_stamp()):
                 print_line(console, f"! {path.name} was damaged and has been restored; the old one is in damaged/.")
-            if _is_done(store, settings, searches=searches):
+            is_finished = not (was_killed or _has_open_ends(store))
+            if is_finished and _is_done(store, settings, searches=searches):
                 return _done(config, store, console, searches=searches)
             outcome = _run(config, store, console, recorder=recorder, clock=clock, searches=searches)
         budget = settings.budget
@@ -190,6 +198,12 @@ def _is_done(store: TrialStore, settings: SweepSettings, *, searches: bool) -> b
     progress = _progress(store, settings) if has_sweep_record(store) else []
     done = [study.is_done if searches else study.is_confirmed and not study.is_running for study in progress]
     return len(progress) == len(settings.dataset) and all(done)
+
+
+def _has_open_ends(store: TrialStore) -> bool:
+    """Whether Optuna or MLflow may lack the end of the last session, although all of its trials have finished."""
+    last = SessionLog(store.root).read()[-1:]
+    return any(session.has_failed or not session.ended_at for session in last) or bool(read_health(store.root).tracker)
 
 
 def _done(config: SweepConfig, store: TrialStore, console: Console, *, searches: bool) -> SweepOutcome:

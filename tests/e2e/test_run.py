@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -10,11 +11,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import optuna
 import pytest
 
 import sweeper
 from sweeper.cli import main
 from sweeper.errors import ConfigError, SweepLocked, SweepMismatch
+from sweeper.store.serialization import to_bytes
+from sweeper.store.sessions import SessionLog
 from sweeper.store.trials import TrialStore
 from sweeper.sweep.run import run_sweep
 from sweeper.types import TrialState
@@ -198,6 +202,8 @@ HOLDER = """
 import sys
 from pathlib import Path
 from sweeper.store.lock import hold
+from sweeper.store.serialization import to_bytes
+from sweeper.store.sessions import SessionLog
 from sweeper.store.trials import TrialStore
 
 with hold(TrialStore(Path(sys.argv[1]))):
@@ -254,3 +260,36 @@ def test_a_plain_script_needs_no_main_guard_to_use_processes(tiny, tmp_path):
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100, check=True
     )
     assert done.stdout.count("trials: 3") == 1
+
+
+def _stored_states(folder):
+    storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'optuna.db'}")
+    try:
+        return [trial.state.is_finished() for trial in optuna.load_study(study_name=None, storage=storage).trials]
+    finally:
+        storage.engine.dispose()
+
+
+@pytest.mark.parametrize("end", ["killed", "failed", "tracker behind"])
+def test_a_sweep_whose_last_session_ended_badly_is_finished_by_the_same_command(tiny, folder, end):
+    """All trials may have finished, but Optuna and MLflow may lack the last ones."""
+    sweeper.run(tiny)
+    for path in folder.glob("optuna.db*"):
+        path.unlink()
+    sweeper.run(tiny)
+    assert not (folder / "optuna.db").exists()  # it was done, so that nothing was opened
+    if end == "killed":
+        (folder / "holder.json").write_text("{}")
+    elif end == "failed":
+        log = SessionLog(folder)
+        last = dataclasses.replace(log.read()[-1], has_failed=True)
+        log.path(last.number).write_bytes(to_bytes(last))
+    else:
+        (folder / "health.json").write_text(json.dumps({"tracker": "not up to date"}))
+    before = trial_files(folder)
+    sweeper.run(tiny)
+    assert _stored_states(folder) == [True] * 5
+    assert trial_files(folder) == before
+    sessions = len(SessionLog(folder).read())
+    sweeper.run(tiny)
+    assert len(SessionLog(folder).read()) == sessions

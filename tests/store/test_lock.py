@@ -64,8 +64,11 @@ def test_a_killed_holder_releases_the_lock(store, holder):
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     assert (store.root / "holder.json").exists()
-    with hold(store):
+    with hold(store) as was_killed:
+        assert was_killed
         assert json.loads((store.root / "holder.json").read_text())["pid"] == os.getpid()
+    with hold(store) as was_killed:
+        assert not was_killed
 
 
 def test_a_note_that_names_a_running_process_does_not_hold_the_lock(store):
