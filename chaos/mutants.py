@@ -140,7 +140,7 @@ def no_curves() -> None:
     sweeper.track.mlflow_view.points_after = lambda *_: []
 
 
-@_caught("sweep", "curves-sent", events=("terminate",))
+@_caught("sweep", "curves-sent", events=("terminate", "kill_controller", "terminate"))
 def curves_end_at_a_restart() -> None:
     """A later session sends no points of a run that an earlier one began."""
     import sweeper.track.mlflow_runs
@@ -314,7 +314,7 @@ def another_proposal_is_trained() -> None:
     _replace(TrialTemplate, "spec", spec)
 
 
-@_caught("sweep", "one-controller", "left-work", events=("start_a_second",))
+@_caught("sweep", "one-controller", "left-work", "order", "checkpoint-chain", events=("start_a_second",))
 def no_lock() -> None:
     """A second command runs the same sweep at the same time."""
     import contextlib

@@ -40,7 +40,7 @@ _TRIALS = 8
 _SEEDS, _SHORT_SEEDS = 400, 120
 """Seeds of the simulator per bug."""
 _CRASHES = {
-    "power_cuts": ("alone", "power", 20),
+    "power_cuts": ("alone", "power", 4),
     "crash_points": ("pack", "kill", 20),
     "reconcile": ("reconcile", "kill", 20),
 }

@@ -249,6 +249,8 @@ class MlflowRuns:
 
     def _upload_adapter(self, known: _KnownRun, study: StudyRecord, trial: TrialRecord, folder: Path) -> str:
         model_id = known.tags.get(_ADAPTER, "").removeprefix("models:/")
+        # MLflow refuses an output that a run has already, as after a kill at the end of an interrupted upload.
+        is_output = bool(model_id) and self._has_output(known.run_id, model_id)
         if not model_id:
             model = self._client.create_logged_model(
                 known.experiment_id,
@@ -262,8 +264,13 @@ class MlflowRuns:
             self._tag(known, _ADAPTER, f"models:/{model_id}")
         self._client.log_model_artifacts(model_id, str(folder))
         self._client.finalize_logged_model(model_id, "READY")
-        self._client.log_outputs(known.run_id, [LoggedModelOutput(model_id, trial.chunks_done)])
+        if not is_output:
+            self._client.log_outputs(known.run_id, [LoggedModelOutput(model_id, trial.chunks_done)])
         return model_id
+
+    def _has_output(self, run_id: str, model_id: str) -> bool:
+        outputs = self._client.get_run(run_id).outputs
+        return outputs is not None and any(each.model_id == model_id for each in outputs.model_outputs)
 
     def _tag(self, known: _KnownRun, key: str, value: str) -> None:
         self._client.set_tag(known.run_id, key, value)

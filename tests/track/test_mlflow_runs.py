@@ -135,9 +135,22 @@ def test_an_adapter_becomes_a_model_that_can_be_registered_and_loaded_back(place
     assert version.status == "READY"
 
 
-def test_an_interrupted_upload_is_finished_under_the_same_model(place, tmp_path, monkeypatch):
-    folder = adapter_folder(tmp_path)
-    monkeypatch.setattr(MlflowClient, "finalize_logged_model", lambda *_: (_ for _ in ()).throw(TimeoutError()))
+@pytest.mark.parametrize(
+    "call", ["log_model_artifacts", "finalize_logged_model", "log_outputs", "files_kept", "log_batch"]
+)
+def test_an_interrupted_upload_is_finished_under_the_same_model(place, tmp_path, monkeypatch, call):
+    folder, set_tag = adapter_folder(tmp_path), MlflowClient.set_tag
+
+    def cut(*_arguments, **_more):
+        raise TimeoutError
+
+    def cut_tag(client, run_id, key, value):
+        if key == "files_kept":
+            raise TimeoutError
+        set_tag(client, run_id, key, value)
+
+    name, fault = ("set_tag", cut_tag) if call == "files_kept" else (call, cut)
+    monkeypatch.setattr(MlflowClient, name, fault)
     with pytest.raises(TimeoutError):
         place.connect().show(study(), complete(), [folder])
     monkeypatch.undo()
@@ -145,6 +158,9 @@ def test_an_interrupted_upload_is_finished_under_the_same_model(place, tmp_path,
     experiment = place.client.get_experiment_by_name("s1/trec-minilm-lora")
     (model,) = place.client.search_logged_models([experiment.experiment_id])
     assert model.status == "READY"
+    (run,) = place.runs()
+    assert [output.model_id for output in run.outputs.model_outputs] == [model.model_id]
+    assert run.info.status == "FINISHED"
 
 
 def test_files_of_a_running_trial_are_not_uploaded(place, tmp_path):
