@@ -190,8 +190,7 @@ class Replay:
             return
         scores, trial = self._scores[event["study"]], self._trial(event)
         number, chunk, value = event["trial"], event["chunk"], event["value"]
-        if number not in scores.ended and (number, chunk) not in scores.decided:
-            scores.add(number, chunk, value, event["costs"])
+        scores.add(number, chunk, value, event["costs"])
         right = scores.decide(number, chunk, value)
         if event["decision"] != right:
             text = f"{self._name(event)} after chunk {chunk}: {event['decision']}, but the rule says {right}"

@@ -41,9 +41,9 @@ import optuna  # noqa: E402  after the path is set
 
 import sweeper.control.controller  # noqa: E402
 import sweeper.search.study  # noqa: E402
+from chaos.evidence import commit, upper_bound  # noqa: E402
 from chaos.history import Event, Recorder, recording  # noqa: E402
 from chaos.history_check import check  # noqa: E402
-from chaos.report import commit, upper_bound  # noqa: E402
 from chaos.simulated import (  # noqa: E402
     Databases,
     Disk,
