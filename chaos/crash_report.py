@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -11,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chaos.disk_shim import ERRORS
+from chaos.evidence import commit, upper_bound
 from chaos.power_loss import IMAGES
 
 if TYPE_CHECKING:
     from chaos.crash_points import Result
 
-__all__ = ["commit_of", "write_report"]
+__all__ = ["write_report"]
 
 _COLUMNS = ("points", "same", "not reached", "tried", "with complaints")
 
@@ -33,13 +33,13 @@ def write_report(folder: Path | None, results: Sequence[Result], *, seconds: flo
     rows = _rows(results)
     head = {
         "command": command,
-        "commit": commit_of(Path(__file__).parents[1]),
+        "commit": commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "minutes": round(seconds / 60, 1),
     }
     total = {column: sum(row[column] for row in rows) for column in _COLUMNS}
     # With no complaint in n tries, the chance of one is at most this, with 95 % confidence, if points were alike.
-    bound = 1 - 0.05 ** (1 / total["tried"]) if total["tried"] and not total["with complaints"] else None
+    bound = upper_bound(total["tried"]) if total["tried"] and not total["with complaints"] else None
     complaints = [
         {"point": f"{r.scenario}: {r.fault.what} {r.fault.at.kind} {r.fault.at.number} of {r.fault.at.thread}"}
         | {"path": r.fault.at.path, "what": r.what, "complaints": r.complaints}
@@ -62,15 +62,6 @@ _LEGEND = (
     "decisions, reports, adapters, ledger, Optuna, MLflow, leftover files, `sweeper reconcile --dry-run`. `same`: not "
     "tried, since an earlier point leaves an identical disk. `not reached`: threads did not get there in this session."
 )
-
-
-def commit_of(root: Path) -> str:
-    """Return the commit of a checkout, and whether it has changes."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603, S607
-
-    return git("rev-parse", "HEAD") + (" + changes" if git("status", "--porcelain", "--untracked-files=no") else "")
 
 
 def _rows(results: Iterable[Result]) -> list[dict[str, Any]]:

@@ -4,8 +4,8 @@ Patches the functions of `os`, `open` and SQLAlchemy's commit, below everything 
 one folder count. What C libraries write themselves (SQLite, Arrow) is not seen; `strace_points` sees that. Installed in
 a forked child by `crash_session`; there is no way to uninstall it.
 
-Operations are numbered per thread and kind: the threads that write to Optuna's database and to MLflow run at their own
-pace, so a number over all threads would mean another operation each time.
+Operations are numbered per thread, kind and path. The threads that write to Optuna's database and MLflow run at their
+own pace, and some files are written at certain times, so the n-th operation of a session is another one each time.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import errno
 import io
 import os
 import pickle
+import re
 import signal
 import threading
 from collections import Counter
@@ -33,8 +34,8 @@ Kind = str
 KILLABLE = ("rename", "fsync", "unlink", "commit")
 ERRORS = {
     "EIO": ("fsync", "write", "rename", "unlink"),
-    "ENOSPC": ("write", "mkdir", "rename"),
-    "EROFS": ("open", "unlink"),
+    "ENOSPC": ("write", "rename"),
+    "EROFS": ("mkdir", "unlink"),
 }
 """The kinds of operations that each error is injected into."""
 _STICKY = {
@@ -42,6 +43,8 @@ _STICKY = {
     "EROFS": ("open", "write", "mkdir", "rename", "unlink"),
 }
 """The kinds that fail from then on: a disk stays full or read-only. EIO happens once."""
+_RANDOM = {r"\.[0-9a-f-]+\.tmp": ".*.tmp", r"[0-9a-f]{32}": "*", r"damaged([/-])\w+": r"damaged\1*"}
+"""Parts of paths that differ between sessions, as regular expressions, and what replaces them."""
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
@@ -52,14 +55,14 @@ class Operation:
     Attributes:
         thread: Name of the thread.
         kind: What it does.
-        number: Its number among those of this kind in this thread, counted from 1.
-        path: The path it changes, relative to the folder; random parts differ between sessions.
+        number: Its number among those of this kind on this path in this thread, counted from 1.
+        path: The path it changes, relative to the folder, without the parts that are random.
     """
 
     thread: str
     kind: Kind
     number: int
-    path: str = field(compare=False, default="")
+    path: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,7 @@ class DiskShim:
     """What the session knows to be saved; `crash_session` fills it."""
 
     def __post_init__(self) -> None:
-        self._counts: Counter[tuple[str, str]] = Counter()
+        self._counts: Counter[tuple[str, str, str]] = Counter()
         self._lock = threading.RLock()
         self._is_failing = False
         self._root = f"{self.folder}{os.sep}"
@@ -152,12 +155,13 @@ class DiskShim:
         with self._lock if self.watches else contextlib.nullcontext():
             with self._lock:
                 thread = threading.current_thread().name
-                self._counts[thread, kind] += 1
-                operation = Operation(thread, kind, self._counts[thread, kind], path.removeprefix(self._root))
+                stable = _stable(path.removeprefix(self._root))
+                self._counts[thread, kind, stable] += 1
+                operation = Operation(thread, kind, self._counts[thread, kind, stable], stable)
                 self.operations.append(operation)
                 is_here = self.fault is not None and self.fault.at == operation
                 self._watch(operation, "before")
-                self._inject(operation, is_here=is_here)
+                self._inject(operation, path, is_here=is_here)
             result = call()
             with self._lock:
                 if frees is not None:
@@ -176,7 +180,7 @@ class DiskShim:
             }
             self.states.append((operation, when, {kind: digest(image) for kind, image in images.items()}))
 
-    def _inject(self, operation: Operation, *, is_here: bool) -> None:
+    def _inject(self, operation: Operation, path: str, *, is_here: bool) -> None:
         """Kill the process before an operation, or raise the fault's error, if it is to happen here."""
         what = self.fault.what if self.fault is not None else ""
         if is_here and what == "before":
@@ -186,7 +190,7 @@ class DiskShim:
         if what in ERRORS and (is_here or (self._is_failing and operation.kind in _STICKY[what])):
             self.failed.append(operation.path)
             number = getattr(errno, what)
-            raise OSError(number, os.strerror(number), str(self.folder / operation.path))
+            raise OSError(number, os.strerror(number), path)
 
     def _patch_renames(self) -> None:
         def patched(real: Callable[..., Any]) -> Callable[..., None]:
@@ -288,6 +292,13 @@ class DiskShim:
             self._run("commit", path, lambda: real(dialect, connection))
 
         setattr(DefaultDialect, "do_commit", do_commit)  # noqa: B010  mypy knows it as a method
+
+
+def _stable(path: str) -> str:
+    """Return a path without what is random in it, or a time: parts of temporary names, run ids, stamps of repairs."""
+    for pattern, text in _RANDOM.items():
+        path = re.sub(pattern, text, path)
+    return path
 
 
 def _full(path: Any, folder: int | None) -> str:

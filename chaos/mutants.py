@@ -10,6 +10,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sweeper.types import Failure, StudyRecord, TrialRecord, TrialState
@@ -67,7 +68,7 @@ def _replace(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
     setattr(owner, name, make(getattr(owner, name)))
 
 
-@_caught("power_cuts", "durable")
+@_caught("power_cuts", "not-durable")
 def no_flush() -> None:
     """Files are renamed into place without being flushed to the disk first."""
     import sweeper.disk.atomic
@@ -82,7 +83,7 @@ def no_flush() -> None:
     setattr(sweeper.disk.atomic, "os", _Os())  # noqa: B010 - mypy rejects the plain assignment
 
 
-@_caught("power_cuts", "durable")
+@_caught("power_cuts", "not-durable")
 def no_folder_flush() -> None:
     """Files are flushed, but the folder that has their names is not."""
     import sweeper.disk.atomic
@@ -331,9 +332,47 @@ def no_lock() -> None:
 @_caught("sweep", "other-losses", "adapter-own", events=("edit_data",))
 def rows_are_read_again() -> None:
     """A worker reads the data file again, which may have other rows by now."""
+    import sweeper.train.worker
+    from sweeper.config.settings import DatasetSettings
+    from sweeper.data import prepare_splits
+    from sweeper.data.base import TokenisedSplits
+    from sweeper.data.tokens import as_tokenised, make_tokens
+    from sweeper.types import RowsRef
+
+    folder = Path.cwd()  # of the sweep, where its rows are
+
+    def read_again(_original: Any) -> Any:
+        def replaced(ref: RowsRef, *, cache: Path, model_dir: Path, trust_remote_code: bool) -> TokenisedSplits:
+            sizes: dict[str, Any] = {"train_rows": 48, "validation_rows": 30, "test_rows": 30}
+            settings = DatasetSettings(source="files", name=ref.dataset, path=str(folder / "rows.jsonl"), **sizes)
+            splits = prepare_splits(settings, cache=cache)
+            return as_tokenised(
+                make_tokens(splits, model_dir, ref.max_length, trust_remote_code=trust_remote_code, chat=ref.chat)
+            )
+
+        return replaced
+
+    _replace(sweeper.train.worker, "open_rows", read_again)
 
 
-@_caught("crash_points", "no-repair-needed", "views-agree")
+@_caught("reconcile", "changed-trial", "differing-trial", "lost-trial")
+def repair_resets_trials() -> None:
+    """`sweeper reconcile` resets a complete trial whose adapter has no copy, and so erases its scores."""
+    from sweeper.recovery.repair import Repair, TrialRepair
+    from sweeper.types import TrialRecord
+
+    def plan(_original: Any) -> Any:
+        def replaced(self: TrialRepair, number: int) -> Repair:
+            record = self.store.read_trial(self.study, number)
+            again = TrialRecord(spec=record.spec, started_at=record.started_at)
+            return Repair("restarted", lambda: self.store.write_trial(again))
+
+        return replaced
+
+    _replace(TrialRepair, "_plan_adapter", plan)
+
+
+@_caught("crash_points", "mlflow-differs", "mlflow-repeated", "reconcile-needed")
 def search_is_told_before_the_store() -> None:
     """Optuna's database and MLflow get the end of a trial before the store has it."""
     from sweeper.control.trial_records import TrialRecords

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -27,7 +27,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run as a script, from any folder
 
-from chaos.driver import Plan  # noqa: E402  after the path is set
+from chaos import crash_points, simulator  # noqa: E402  after the path is set
+from chaos.driver import Plan  # noqa: E402
 from chaos.evidence import commit  # noqa: E402
 from chaos.fork_server import ForkServer  # noqa: E402
 from chaos.mutants import MUTANTS, plant  # noqa: E402
@@ -38,6 +39,12 @@ from chaos.workload import Workload  # noqa: E402
 _TRIALS = 8
 _SEEDS, _SHORT_SEEDS = 400, 120
 """Seeds of the simulator per bug."""
+_CRASHES = {
+    "power_cuts": ("alone", "power", 20),
+    "crash_points": ("pack", "kill", 20),
+    "reconcile": ("reconcile", "kill", 20),
+}
+"""Scenario, kind of disturbance and share of the points of each suite of crash points."""
 _EVENTS = ("kill_controller", "terminate", "edit_data", "start_a_second")
 """Events of the sweep without a bug."""
 _TIMEOUT_S = 300.0
@@ -132,26 +139,31 @@ def in_a_fork(work: Callable[[], list[str]]) -> list[str]:
 
 def _all_complaints(asked: argparse.Namespace, names: Sequence[str]) -> Iterator[Result]:
     """Yield what each suite says of each bug; first the suites in forks, since one with threads cannot fork safely."""
-    from chaos import crash_points, power_loss, simulator
-
-    forked: dict[str, Callable[[], list[str]]] = {
-        "simulator": lambda: simulator.run(range(_SHORT_SEEDS if asked.short else _SEEDS)),
-        "crash_points": lambda: crash_points.run(is_short=True),
-        "power_cuts": lambda: power_loss.run(is_short=True),
+    seeds = range(_SHORT_SEEDS if asked.short else _SEEDS)
+    forked: dict[str, Callable[[str], list[str]]] = {
+        "simulator": lambda name: in_a_fork(partial(_simulate, name, seeds)),
+        **{suite: partial(_crash, suite, 3 if asked.short else 1) for suite in _CRASHES},
     }
     for suite, work in forked.items():
         for name in ("", *(name for name in names if MUTANTS[name].suite == suite)):
-            yield _timed(name, suite, partial(in_a_fork, partial(_planted, name, work)))
+            yield _timed(name, suite, partial(work, name))
     with tempfile.TemporaryDirectory(prefix="sweeper-mutants-") as folder, SweepSuite(Path(folder)) as sweeps:
         for name in ("", *(name for name in names if MUTANTS[name].suite == "sweep")):
             events = MUTANTS[name].events if name else _EVENTS
             yield _timed(name, "sweep", partial(sweeps.run, name, events))
 
 
-def _planted(name: str, work: Callable[[], list[str]]) -> list[str]:
+def _simulate(name: str, seeds: Iterable[int]) -> list[str]:
     if name:
         plant(name)
-    return work()
+    return simulator.run(seeds)
+
+
+def _crash(suite: str, share: int, name: str) -> list[str]:
+    """Run a suite of crash points, in processes of its own."""
+    scenario, kind, every = _CRASHES[suite]
+    mutant = MUTANTS[name].plant if name else None
+    return crash_points.run((scenario,), kinds=(kind,), every=every * share, jobs=2, mutant=mutant)
 
 
 def _timed(name: str, suite: str, work: Callable[[], list[str]]) -> Result:

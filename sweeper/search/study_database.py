@@ -178,15 +178,10 @@ class StudyDatabase:
             (_RUNGS.c.step, _RUNGS.c.intermediate_value),
         )
         for key, value in columns:
-            query = sa.select(key.table.c.trial_id, key, value).join(
-                _TRIALS, _TRIALS.c.trial_id == key.table.c.trial_id
-            )
-            for trial_id, name, number in connection.execute(query.where(is_ours)):
+            for trial_id, name, number in connection.execute(_of_trials(key, value).where(is_ours)):
                 found[trial_id].numbers[key.table][name] = number
-        query = sa.select(_USER_ATTRS.c.trial_id, _USER_ATTRS.c.value_json).join(
-            _TRIALS, _TRIALS.c.trial_id == _USER_ATTRS.c.trial_id
-        )
-        for trial_id, text in connection.execute(query.where(is_ours, _USER_ATTRS.c.key == STATE)):
+        endings = _of_trials(_USER_ATTRS.c.key, _USER_ATTRS.c.value_json).where(is_ours, _USER_ATTRS.c.key == STATE)
+        for trial_id, _, text in connection.execute(endings):
             found[trial_id].ending = json.loads(text)
         return {number: found[trial_id] for trial_id, number, _ in rows}
 
@@ -202,17 +197,19 @@ class StudyDatabase:
         if not _are_among(params, wanted):
             raise self._mismatch(trial, params)
         rungs = {} if self._has_cost else trial.intermediate_values
-        if stored.state is optuna.trial.TrialState.WAITING or not _are_among(stored.numbers[_RUNGS], rungs):
-            return True
-        if not stored.state.is_finished():
-            return False
-        has_all_rungs = len(stored.numbers[_RUNGS]) == len(rungs)
-        if stored.state is not trial.state or stored.ending != trial.user_attrs.get(STATE) or not has_all_rungs:
-            return True
         # The value of an infeasible trial is the worst one seen before it ended, an order that a restart may change.
-        values = dict(enumerate(trial.values or ()))
-        is_same = _are_among(stored.numbers[_VALUES], values) and len(stored.numbers[_VALUES]) == len(values)
-        return not is_same and not is_infeasible(trial)
+        values = stored.numbers[_VALUES] if is_infeasible(trial) else dict(enumerate(trial.values or ()))
+        ending = trial.user_attrs.get(STATE)
+        has_more = (
+            stored.state is optuna.trial.TrialState.WAITING
+            or stored.ending not in (None, ending)
+            or not _are_among(stored.numbers[_RUNGS], rungs)
+            or not _are_among(stored.numbers[_VALUES], values)
+        )
+        if has_more or not stored.state.is_finished():
+            return has_more
+        has_less = len(stored.numbers[_RUNGS]) < len(rungs) or len(stored.numbers[_VALUES]) < len(values)
+        return has_less or stored.state is not trial.state or stored.ending != ending
 
     def _mismatch(self, trial: _Trial, params: Mapping[str, Any]) -> StoreError:
         known = {

@@ -180,6 +180,13 @@ def test_the_adapter_is_found_after_the_folder_was_moved(store, tmp_path):
     assert sweeper.load(tmp_path / "moved").adapter(SMS).is_dir()
 
 
+def test_a_torn_best_json_is_computed_again(store):
+    write_reports(store)
+    expected = dict(sweeper.load(store.root))
+    store.paths.best.write_bytes(store.paths.best.read_bytes()[:99])
+    assert dict(sweeper.load(store.root)) == expected
+
+
 def test_a_missing_adapter_is_an_error_with_a_remedy(store):
     store.drop_adapter(TREC, 1)
     with pytest.raises(SweeperError, match=r"the adapter of trial 1 is missing or damaged.*add --retrain"):

@@ -55,6 +55,17 @@ def test_operations_below_the_folder_are_counted(disk):
     assert kinds == ["mkdir", "fsync", "write", "fsync", "rename", "fsync", "unlink"]
 
 
+def test_an_operation_has_the_same_name_in_every_session(disk):
+    def work():
+        write_atomic(disk / "record", b"content")
+        write_atomic(disk / "record", b"content")
+
+    first, second = (shimmed(disk, work)[1]["operations"] for _ in range(2))
+    assert first == second
+    assert Operation("MainThread", "rename", 2, "record") in second
+    assert Operation("MainThread", "write", 2, ".record.*.tmp") in second
+
+
 def test_a_tree_that_is_removed_counts_each_file(disk):
     def work():
         with new_folder(disk / "adapter") as new:
@@ -82,7 +93,7 @@ def test_commits_are_counted_and_reads_are_not(disk):
 
 @pytest.mark.parametrize(("when", "exists"), [("before", False), ("after", True)])
 def test_a_kill_comes_before_or_after_the_operation(disk, when, exists):
-    fault = Fault(Operation("MainThread", "rename", 1), when)
+    fault = Fault(Operation("MainThread", "rename", 1, "record"), when)
     code, _ = shimmed(disk, partial(write_atomic, disk / "record", b"content"), fault)
     assert code == -9
     assert (disk / "record").exists() is exists
@@ -97,7 +108,7 @@ def test_a_kill_before_a_commit_rolls_it_back(disk):
                 connection.execute(sqlalchemy.text("CREATE TABLE IF NOT EXISTS numbers (n INTEGER)"))
                 connection.execute(sqlalchemy.text(f"INSERT INTO numbers VALUES ({number})"))  # noqa: S608
 
-    code, _ = shimmed(disk, work, Fault(Operation("MainThread", "commit", 2), "before"))
+    code, _ = shimmed(disk, work, Fault(Operation("MainThread", "commit", 2, "some.db"), "before"))
     assert code == -9
     with sqlite3.connect(disk / "some.db") as database:
         assert database.execute("SELECT n FROM numbers").fetchall() == [(1,)]
@@ -113,7 +124,7 @@ def test_a_disk_stays_full_but_an_input_error_happens_once(disk):
                 (disk.parent / "errors").open("a").write(f"{name} {error.errno} ")
 
     for what in ("ENOSPC", "EIO"):
-        shimmed(disk, work, Fault(Operation("MainThread", "write", 2), what))
+        shimmed(disk, work, Fault(Operation("MainThread", "write", 1, "second"), what))
     text = (disk.parent / "errors").read_text()
     assert text == "second 28 third 28 second 5 "
 

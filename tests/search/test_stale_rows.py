@@ -75,6 +75,15 @@ DAMAGES = {
         "UPDATE trials SET state = 'WAITING', datetime_start = NULL, datetime_complete = NULL WHERE @",
     ],
     "waiting": ["UPDATE trials SET state = 'WAITING', datetime_start = NULL WHERE @"],
+    "running with another value": [
+        "UPDATE trials SET state = 'RUNNING', datetime_complete = NULL WHERE @",
+        "UPDATE trial_values SET value = 0.01 WHERE @",
+    ],
+    "running with an ending": [
+        "UPDATE trials SET state = 'RUNNING', datetime_complete = NULL WHERE @",
+        "INSERT OR REPLACE INTO trial_user_attributes (trial_id, key, value_json) "
+        """SELECT trial_id, 'state', '"failed"' FROM trials WHERE @""",
+    ],
     "running": ["UPDATE trials SET state = 'RUNNING', datetime_complete = NULL WHERE @"],
     "failed": ["UPDATE trials SET state = 'FAIL' WHERE @"],
     "complete": ["UPDATE trials SET state = 'COMPLETE' WHERE @"],

@@ -268,7 +268,7 @@ def test_test_rows_are_scored_in_groups_and_other_adapters_fail_alone(disk, monk
 
 
 def test_a_split_without_rows_is_an_error_that_names_the_setting(worker):
-    with pytest.raises(WorkerError, match=r"topics has no test rows: set dataset\.topics\.test_rows"):
+    with pytest.raises(WorkerError, match=r"topics has no test rows: set its key test_rows"):
         worker.answer(ScoreAdapters(split="test", adapters={}))
 
 
