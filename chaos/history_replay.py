@@ -360,7 +360,9 @@ class Replay:
             now = self.trials[worker.study, number].now
             if now is not None and now["state"] != "running":
                 self._complain("ends-once", f"trial {number} of {worker.study} is {now['state']}, but trains", event)
-            if sum(number in each.lanes and each.study == worker.study for each in self._workers.values()) > 1:
+            # An idle worker may still have it: it evicts it with its next request.
+            busy = [each for each in self._workers.values() if each is not worker and each.works == "chunk"]
+            if any(number in each.lanes and each.study == worker.study for each in busy):
                 self._complain("no-repeat", f"trial {number} of {worker.study} trains on two workers", event)
         until, before = self._limit["until"], self._replied_t.get(event["worker"], -math.inf)
         if until is not None and before > until and event["t"] > until:

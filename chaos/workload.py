@@ -128,7 +128,7 @@ class Workload:
             "executor.workers": self.workers,
             "executor.lanes": 4,
             "executor.shutdown_grace_s": 3,
-            "executor.max_retries": 1000,  # kills by the suite must not make a trial fail
+            "executor.max_retries": 100,  # kills by the suite must not make a trial fail
             "executor.retry_s": 0.02,
             "executor.min_free_mb": 0,  # the disk is small, and `fill_disk` fills it
             "executor.hang_timeout_factor": 5,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import math
 import shutil
@@ -157,10 +158,13 @@ def test_going_back_without_damage_is_a_repeat(sweep):
 
 def test_a_trial_in_two_packs_is_a_repeat(sweep):
     events, folder = copy.deepcopy(sweep)
-    for event in find(events, "request", what="chunk", worker=1):
-        event["worker"] = 0
-    both_packs = [event for event in find(events, "request", what="chunk") if event["admit"]]
-    both_packs[1]["admit"] += [dict(each, chunks=0, checkpoint=None) for each in both_packs[0]["admit"]]
+    asked = [event for event in events if event["kind"] in ("request", "reply")]
+    first, second = next(
+        (one, other)
+        for one, other in itertools.pairwise(asked)
+        if one["worker"] != other["worker"] and one.get("admit") and other["kind"] == "request" and "admit" in other
+    )
+    second["admit"] += first["admit"]
     assert "no-repeat" in rules(events, folder)
 
 
