@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import json
 import math
 import shutil
@@ -158,13 +157,16 @@ def test_going_back_without_damage_is_a_repeat(sweep):
 
 def test_a_trial_in_two_packs_is_a_repeat(sweep):
     events, folder = copy.deepcopy(sweep)
-    asked = [event for event in events if event["kind"] in ("request", "reply")]
-    first, second = next(
-        (one, other)
-        for one, other in itertools.pairwise(asked)
-        if one["worker"] != other["worker"] and one.get("admit") and other["kind"] == "request" and "admit" in other
-    )
-    second["admit"] += first["admit"]
+    open_requests = {}
+    for event in events:
+        if event["kind"] == "reply":
+            open_requests.pop(event["worker"], None)
+        elif event["kind"] == "request" and event["what"] == "chunk":
+            first = next((each for each in open_requests.values() if each["admit"]), None)
+            if first is not None:
+                break
+            open_requests[event["worker"]] = event
+    event["admit"] += first["admit"]
     assert "no-repeat" in rules(events, folder)
 
 
