@@ -190,8 +190,7 @@ class Replay:
             return
         scores, trial = self._scores[event["study"]], self._trial(event)
         number, chunk, value = event["trial"], event["chunk"], event["value"]
-        if number not in scores.ended and (number, chunk) not in scores.decided:
-            scores.add(number, chunk, value, event["costs"])
+        scores.add(number, chunk, value, event["costs"])
         right = scores.decide(number, chunk, value)
         if event["decision"] != right:
             text = f"{self._name(event)} after chunk {chunk}: {event['decision']}, but the rule says {right}"
@@ -361,7 +360,9 @@ class Replay:
             now = self.trials[worker.study, number].now
             if now is not None and now["state"] != "running":
                 self._complain("ends-once", f"trial {number} of {worker.study} is {now['state']}, but trains", event)
-            if sum(number in each.lanes and each.study == worker.study for each in self._workers.values()) > 1:
+            # An idle worker may still have it: it evicts it with its next request.
+            busy = [each for each in self._workers.values() if each is not worker and each.works == "chunk"]
+            if any(number in each.lanes and each.study == worker.study for each in busy):
                 self._complain("no-repeat", f"trial {number} of {worker.study} trains on two workers", event)
         until, before = self._limit["until"], self._replied_t.get(event["worker"], -math.inf)
         if until is not None and before > until and event["t"] > until:
