@@ -262,7 +262,7 @@ def _end_faults(ended: Ended) -> Iterator[str]:
         yield f"exit-code: {ended.code} after an error on {ended.failed[0]}: {_tail(ended)}"
     if "Traceback" in ended.output:
         yield f"traceback: after an error on {ended.failed[0]}: {_tail(ended)}"
-    if ended.code in _CLEAN and ended.output.count("Error: ") != 1:
+    if ended.code in _CLEAN and sum(line.startswith("Error: ") for line in ended.output.splitlines()) != 1:
         yield f"message: not one paragraph after an error on {ended.failed[0]}"
 
 
