@@ -29,7 +29,7 @@ from chaos.crash_checks import State, compare, not_durable, read_records, read_s
 from chaos.crash_damage import damaged_contents
 from chaos.crash_report import write_report
 from chaos.crash_session import SCENARIOS, SWEEP, Bench, Ended, Mutant, Scenario, warm_up, write_inputs
-from chaos.disk_shim import ERRORS, Fault, Operation
+from chaos.disk_shim import ERRORS, KILLABLE, Fault, Operation
 from chaos.power_loss import IMAGES, build_image, write_image
 from chaos.strace_points import count_calls, is_available, run_and_kill
 
@@ -121,11 +121,9 @@ def run(
         make = partial(ProcessPoolExecutor, mp_context=workers, initializer=_start_worker)
         with make(1, initargs=(base, mutant)) as first:
             first.submit(_prepare).result()
-            planned = [first.submit(_plan, name, seed, kinds).result() for name in scenarios]
+            planned = [first.submit(_plan, name, seed, kinds, is_sample=every > 1).result() for name in scenarios]
             points = [point for points, _ in planned for each in points for point in _only(each, kinds)]
-            found += (
-                [same for _, skipped in planned for same in skipped if _kind(same.what) in kinds] if every == 1 else []
-            )
+            found += [same for _, skipped in planned for same in skipped if _kind(same.what) in kinds]
             if every > 1:
                 points = random.Random(seed).sample(points, -(-len(points) // every))  # noqa: S311  no secret
             points.sort(key=lambda point: point.scenario)
@@ -167,9 +165,8 @@ class _Trier:
         # The sweep to compare with has no planted bug.
         self.bench, self.scenario = Bench(folder, inputs, scenario), scenario
         self.bench.restore()
-        ended = self.bench.run(watches=True)
+        ended = self.bench.run()
         assert ended.code == 0, ended.output
-        self.states = ended.states
         self.operations = ended.operations
         self.undisturbed: State = self.bench.call(partial(read_state, self.bench.disk))
         assert not self.undisturbed.problems, self.undisturbed.problems
@@ -178,6 +175,11 @@ class _Trier:
         if scenario.reconciles:
             self.bench.restore()
             self._damaged = damaged_contents(self.bench.outputs / SWEEP)
+
+    def watch(self) -> list[tuple[Operation, str, dict[str, str]]]:
+        """Return checksums of what each point would leave, from one more undisturbed session."""
+        self.bench.restore()
+        return self.bench.run(watches=True).states
 
     def kill(self, point: Point) -> Iterator[Result]:
         """Kill a session at a point, and resume from each state that it may have left."""
@@ -262,7 +264,7 @@ def _end_faults(ended: Ended) -> Iterator[str]:
         yield f"exit-code: {ended.code} after an error on {ended.failed[0]}: {_tail(ended)}"
     if "Traceback" in ended.output:
         yield f"traceback: after an error on {ended.failed[0]}: {_tail(ended)}"
-    if ended.code in _CLEAN and ended.output.count("Error: ") != 1:
+    if ended.code in _CLEAN and sum(line.startswith("Error: ") for line in ended.output.splitlines()) != 1:
         yield f"message: not one paragraph after an error on {ended.failed[0]}"
 
 
@@ -276,13 +278,14 @@ def _tail(ended: Ended) -> str:
     return error or (lines[-1] if lines else "no output")
 
 
-def _points(trier: _Trier, seed: int) -> tuple[list[Point], list[Result]]:
+def _all_points(trier: _Trier, seed: int) -> tuple[list[Point], list[Result]]:
     """Return the points to try, and those that leave the same disk as an earlier one."""
     name = trier.scenario.name
     known = {kind: set() for kind in (_KILLED, *IMAGES)}  # type: dict[str, set[str]]
     points, same = [], []
-    all_before = {digests[_KILLED] for _, when, digests in trier.states if when == "before"}
-    for operation, when, digests in trier.states:
+    states = trier.watch()
+    all_before = {digests[_KILLED] for _, when, digests in states if when == "before"}
+    for operation, when, digests in states:
         fault = Fault(operation, when)
         is_commit = operation.kind == "commit"
         wanted = []
@@ -301,14 +304,30 @@ def _points(trier: _Trier, seed: int) -> tuple[list[Point], list[Result]]:
                 same.append(Result(scenario=name, fault=fault, what=kind, is_same=True))
         if wanted:
             points.append(Point(scenario=name, fault=fault, states=tuple(wanted), seed=seed))
-    points += [
+    return [*points, *_errors(trier)], same
+
+
+def _sampled_points(trier: _Trier, seed: int) -> list[Point]:
+    """Return every point with one thing that may happen there, for a sample; it is not worth finding those alike."""
+    cases = [("before", _KILLED), ("after", _KILLED), *(("before", kind) for kind in IMAGES)]
+    points = [
+        Point(scenario=trier.scenario.name, fault=Fault(operation, when), states=(state,), seed=seed)
+        for operation in trier.operations
+        if operation.kind in KILLABLE
+        for when, state in cases
+    ]
+    return [*points, *_errors(trier)]
+
+
+def _errors(trier: _Trier) -> list[Point]:
+    name = trier.scenario.name
+    return [
         Point(scenario=name, fault=Fault(operation, error))
         for operation in trier.operations
         for error, kinds in ERRORS.items()
         # What the main thread writes for packs, it also writes for single trials.
         if operation.kind in kinds and (name != "pack" or operation.thread != "MainThread")
     ]
-    return points, same
 
 
 # The processes of the pool. Each has imported everything, has no other thread, and forks the sessions.
@@ -340,9 +359,9 @@ def _trier(name: str) -> _Trier:
     return _triers[name]
 
 
-def _plan(name: str, seed: int, kinds: Collection[str]) -> tuple[list[Point], list[Result]]:
+def _plan(name: str, seed: int, kinds: Collection[str], *, is_sample: bool) -> tuple[list[Point], list[Result]]:
     trier = _trier(name)
-    points, same = _points(trier, seed)
+    points, same = (_sampled_points(trier, seed), []) if is_sample else _all_points(trier, seed)
     if _STRACE in kinds:
         for call, number in sorted(count_calls(trier.bench).items()):
             faults = (Fault(Operation("any thread", call, each, "any path"), _STRACE) for each in range(1, number + 1))

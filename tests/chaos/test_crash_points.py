@@ -12,7 +12,7 @@ from chaos.crash_report import write_report
 from chaos.disk_shim import Fault, Operation
 from chaos.strace_points import is_available
 
-SHORT = 60
+SHORT = 150
 """A few points of each kind; the suite itself tries every one."""
 
 
