@@ -24,6 +24,11 @@ class _LogFile(logging.FileHandler):
         with suppress(OSError):
             super().emit(record)
 
+    def close(self) -> None:
+        """Close the file. What its disk did not take is still in its buffer, and is left out."""
+        with suppress(OSError):
+            super().close()
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  the name in the base class
         """Report an error of a record, but not one of the disk: it would come with every record, as a traceback."""
         if not isinstance(sys.exception(), OSError):

@@ -223,6 +223,15 @@ def test_a_log_that_cannot_be_opened_stops_nothing(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_a_log_that_cannot_be_flushed_stops_nothing(tmp_path, monkeypatch):
+    def full(_stream):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with log_to(tmp_path / "sweep.log"):
+        logging.getLogger("sweeper").info("lost")
+        monkeypatch.setattr(logging.StreamHandler, "flush", full)
+
+
 def test_an_outputs_path_below_a_file_is_an_error_of_ours(tmp_path):
     """The model and the rows are not fetched for that."""
     (tmp_path / "file").touch()
