@@ -87,6 +87,7 @@ def measure(folder: Path, *, trials: int, tracker: str = "mlflow") -> list[Sampl
     )
     outputs = folder / "outputs"
     work = Workload(inputs=inputs, outputs=outputs, trials=trials, workers=1, seed=0, window="00:00-24:00", more=more)
+    work.write_rows()
     store = work.outputs / SWEEP
     samples: list[Sample] = []
     command = [sys.executable, "-m", "sweeper.cli", "run", *work.overrides]
