@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
-
 import pytest
 
 from chaos.crash_points import Result, run
@@ -32,26 +29,7 @@ def test_a_sample_of_errors_ends_with_a_message_and_loses_nothing():
 @pytest.mark.slow
 @pytest.mark.skipif(not is_available(), reason="strace is not installed, or may not trace")
 def test_a_sample_of_kills_at_system_calls_loses_nothing():
-    assert run(["alone"], kinds=("strace",), every=100, seed=1) == []
-
-
-def flush_no_files():
-    """Plant a bug: the content of files is never flushed."""
-    real = os.fsync
-    os.fsync = lambda number: real(number) if stat.S_ISDIR(os.fstat(number).st_mode) else None
-
-
-def flush_no_folders():
-    """Plant a bug: names are never flushed."""
-    real = os.fsync
-    os.fsync = lambda number: None if stat.S_ISDIR(os.fstat(number).st_mode) else real(number)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("bug", [flush_no_files, flush_no_folders])
-def test_writes_that_are_not_flushed_are_found(bug):
-    complaints = run(["alone"], kinds=("power",), every=SHORT, seed=1, mutant=bug)
-    assert "not-durable" in {each.split(":")[0] for each in complaints}
+    assert run(["alone"], kinds=("strace",), every=2000, seed=1) == []
 
 
 def result(what, *, fault="before", kind="rename", **more):
