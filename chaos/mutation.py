@@ -42,7 +42,7 @@ _SEEDS, _SHORT_SEEDS = 400, 60
 _SHORT = ("no_flush", "worst_is_best", "one_adapter_for_all", "no_curves", "repair_resets_trials")
 """The bugs, beside those for the simulator, of the short form."""
 _CRASHES = {
-    "power_cuts": ("alone", "power", 4),
+    "power_cuts": ("alone", "power", 8),
     "crash_points": ("pack", "kill", 20),
     "reconcile": ("reconcile", "kill", 20),
 }
