@@ -151,8 +151,7 @@ class Controller:
             self._disk_error = error
 
     def _step(self) -> None:
-        for handle in self._executor.wait(_TICK_S):
-            self._receive(self._slots[handle.index])
+        self._receive_from_ready(_TICK_S)
         self._watchdog.tick()
         self._handle_hung()
         with self._draining_on_disk_errors():
@@ -162,10 +161,15 @@ class Controller:
         with self._draining_on_disk_errors():
             self._on_change()
 
+    def _receive_from_ready(self, timeout_s: float) -> None:
+        for handle in self._executor.wait(timeout_s):
+            # A worker that could not be replaced, because of a disk's error, has no slot any more.
+            if (slot := self._slots.get(handle.index)) is not None:
+                self._receive(slot)
+
     def _handle_hung(self) -> None:
         if any(self._watchdog.overdue(index) for index in self._slots):
-            for handle in self._executor.wait(0.0):  # replies that arrived while this process was busy
-                self._receive(self._slots[handle.index])
+            self._receive_from_ready(0.0)  # replies that arrived while this process was busy
         for slot in list(self._slots.values()):
             if why := self._watchdog.overdue(slot.handle.index):
                 self._handle_loss(slot, Failure(kind=FailureKind.HUNG, message=why))

@@ -42,6 +42,7 @@ class TrialRecords:
         self.tally = TrialTally(study)
         self._tracker, self._num_adapters = tracker, keep_adapters
         self._adapters = store.adapters(study.name)
+        store.tidy_study(study.name)
         for trial in store.trials(study.name):
             store.tidy(trial)
             self._set(trial)

@@ -228,6 +228,15 @@ class TrialStore:
             if but is None or folder != paths.rung_adapter(but):
                 remove_folder(folder)
 
+    def tidy_study(self, study: str) -> None:
+        """Remove the unfinished files that a kill left in the folders of trials that were never recorded.
+
+        A folder with other files lacks its record, which is damage: `reconcile` repairs it.
+        """
+        for paths in self.paths.trials(study):
+            if not paths.record.exists():
+                remove_unfinished(paths.folder)
+
     def tidy(self, record: TrialRecord) -> None:
         """Remove a trial's unfinished files, left by a kill during a write, and files that its record does not list."""
         paths = self.paths.trial(record.spec.study, record.spec.number)

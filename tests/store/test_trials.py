@@ -291,6 +291,17 @@ def test_the_next_start_removes_what_a_kill_left(store, kill_at, monkeypatch):
     assert store.read_checkpoint(STUDY, 0, 2) == b"two again"
 
 
+def test_the_next_start_removes_what_a_kill_left_of_a_trial_that_was_never_recorded(store, kill_at, monkeypatch):
+    kill_at(1)
+    with pytest.raises(Killed):
+        store.write_trial(trial())
+    monkeypatch.undo()
+    folder = store.paths.trial(STUDY, 0).folder
+    assert files(folder) != []
+    store.tidy_study(STUDY)
+    assert files(folder) == []
+
+
 def test_a_kill_while_an_adapter_is_written_leaves_the_trial_running(store, kill_at):
     store.write_trial(trial(chunks=1), b"one")
     kill_at(1)
