@@ -50,8 +50,8 @@ class Clock:
     def to_end(self, shift_s: float) -> None:
         """Move forward to ``shift_s`` seconds after the end of the open window (before it, if negative)."""
         end = _WINDOWS.closes_at(self())
-        assert end is not None
-        self._move_to(max(self(), end + timedelta(seconds=shift_s)))
+        if end is not None:  # unless a jump has closed the window
+            self._move_to(max(self(), end + timedelta(seconds=shift_s)))
 
     def jump(self, seconds: float) -> None:
         """Move forward, or back if negative."""

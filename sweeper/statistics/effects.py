@@ -41,6 +41,8 @@ _NUM_INTERACTING = 5
 """Interactions are computed between the keys that matter most."""
 _NEAR = 0.1
 """A value has data if at least two configurations are this near, as a share of the key's range."""
+_ROUNDING = 1e-9
+"""Relative; a rate that was computed from a candidate must count as that of the candidate."""
 _NEAR_CONTOUR = 0.15
 _NUM_CONTOUR = 13
 _NUM_IMPUTED = 400
@@ -205,20 +207,23 @@ def _rate_profile(land: Landscape, fixed: Mapping[str, ParamValue]) -> dict[str,
     others_K = np.sqrt(_numbers(land, RANK, fixed)) * _numbers(land, RATIO, fixed)
     pool_K = _numbers(land, RATE, fixed) * others_K
     ends = np.log(np.quantile(pool_K, [0.02, 0.98]))
-    rates_G = np.exp(np.linspace(ends[0], ends[1], NUM_GRID))
+    grid_G = np.exp(np.linspace(ends[0], ends[1], NUM_GRID))
     dimension = land.surrogate.space.dimensions[index]
-    wanted_GK = rates_G[:, None] / others_K[None, :]
+    wanted_GK = grid_G[:, None] / others_K[None, :]
     bounds = (min(map(float, dimension.choices)), max(map(float, dimension.choices))) if dimension.choices else ()
     low, high = bounds or (dimension.low, dimension.high)
-    is_allowed_GK = (wanted_GK >= low) & (wanted_GK <= high)
-    points_GKC = np.repeat(land.pool_KC[None], NUM_GRID, axis=0)
+    is_allowed_GK = (wanted_GK >= low * (1 - _ROUNDING)) & (wanted_GK <= high * (1 + _ROUNDING))
+    # Between two ranks or alpha ratios, a narrow range of learning rates may leave rates that no configuration has.
+    exists_G = is_allowed_GK.any(axis=1)
+    rates_G, wanted_GK, is_allowed_GK = grid_G[exists_G], wanted_GK[exists_G], is_allowed_GK[exists_G]
+    points_GKC = np.repeat(land.pool_KC[None], len(rates_G), axis=0)
     column = int(land.encoder.columns_of(index)[0])
     points_GKC[:, :, column] = np.vectorize(
         lambda rate: land.encoder.column_values(index, min(max(rate, low), high))[0]
     )(wanted_GK)
     trials = [(effective_rate(trial.params, fixed), trial) for trial in land.surrogate.trials]
     logs = np.log([rate for rate, _ in trials])
-    width = _NEAR * math.log(rates_G[-1] / rates_G[0])
+    width = _NEAR * (ends[1] - ends[0])
     return _profile_json(
         land,
         EFFECTIVE_RATE,

@@ -7,10 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.synthetic_sweeps import NUM_ROWS, SPACE, additive_surface, null_surface, ridge_surface, simulate
+from benchmarks.synthetic_sweeps import NUM_ROWS, SHARES, SPACE, additive_surface, null_surface, ridge_surface, simulate
 from sweeper.config.dimensions import parse_space
 from sweeper.statistics.effects import EFFECTIVE_RATE, effective_rate, study_effects
-from sweeper.statistics.surrogate import fit_surrogate
+from sweeper.statistics.landscape import NUM_GRID
+from sweeper.statistics.surrogate import ScoredTrial, fit_surrogate
 
 DEFAULT = dict(zip(SPACE.keys, (8, 1.0, 0.0, 1e-3, 30.0), strict=True))
 BEST = {**DEFAULT, "lora.r": 64, "train.learning_rate": 2e-3}
@@ -99,6 +100,25 @@ def test_the_effective_rate_has_a_profile(additive):
     profile = by_key(additive["profiles"])[EFFECTIVE_RATE]
     assert profile["x"] == sorted(profile["x"])
     assert np.isfinite(profile["best"]).all()
+
+
+@pytest.mark.parametrize("rates", ["tag(log,interval(1e-3,1.2e-3))", "tag(log,interval(1e-4,1e-2))"])
+def test_effective_rates_that_no_configuration_has_are_left_out(rates):
+    """Between two ranks, a narrow range of learning rates leaves gaps; and rounding must not leave out the ends."""
+    space = parse_space({"lora.r": "choice(2,64)", "lora.alpha_ratio": "choice(0.5,4)", "train.learning_rate": rates})
+    draw = np.random.default_rng(0)
+    trials = []
+    for number in range(24):
+        params = space.point(tuple(draw.random(3)))
+        score = 0.6 + 0.15 * (params["lora.r"] == 64) + 0.02 * draw.standard_normal()
+        trials.append(ScoredTrial(number=number, params=params, shares=SHARES[:1], values=(float(score),)))
+    surrogate = fit_surrogate(space, trials, num_rows=NUM_ROWS)
+    default = dict(trials[0].params)
+    found = study_effects(surrogate, fixed={}, default=default, best=dict(trials[1].params))
+    json.dumps(found, allow_nan=False)
+    profile = by_key(found["profiles"])[EFFECTIVE_RATE]
+    assert len(profile["x"]) == len(profile["best"]) == len(profile["has_data"])
+    assert (len(profile["x"]) < NUM_GRID) == rates.endswith("1.2e-3))")
 
 
 def test_the_path_leads_from_default_to_best_by_the_largest_gain_first(additive):
