@@ -19,7 +19,7 @@ from sweeper.models.load import quiet
 
 __all__ = ["TOLERANCE", "check_adapter", "stock_scores"]
 
-TOLERANCE = 1e-3
+TOLERANCE = 1e-4
 """Relative, of a loss in float32: a pack of adapters and a single one round differently."""
 
 
@@ -90,8 +90,8 @@ def _classify(model: Any, tokenizer: Any, rows: Iterable[Any], max_length: int) 
 def _completion_loss(model: Any, tokenizer: Any, rows: Iterable[Any], max_length: int) -> dict[str, float]:
     total, num_tokens = 0.0, 0
     for row in rows:
-        # The class token of the suite's tokenizer begins a prompt, and its separator ends a completion.
-        prompt = [tokenizer.cls_token_id, *tokenizer(row["prompt"], add_special_tokens=False)["input_ids"]]
+        # The suite's tokenizer has no token that begins a text; its separator ends a completion.
+        prompt = tokenizer(row["prompt"], add_special_tokens=False)["input_ids"]
         completion = tokenizer(row["completion"], add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
         assert len(prompt) + len(completion) <= max_length, "the suite's rows are short"
         logits = model(input_ids=torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
