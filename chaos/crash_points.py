@@ -379,12 +379,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Kill a small sweep at each operation on its disk, and check the rest."
     )
-    parser.add_argument("--every", type=int, default=1, help="try about one of so many points, and record nothing")
+    parser.add_argument("--every", type=int, default=1, help="try about one of so many points")
+    parser.add_argument("--record", default="", help="name of the files in chaos/results; records nothing by default")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sample and of mixtures")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--scenarios", nargs="+", default=list(SCENARIOS), choices=list(SCENARIOS))
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
-    parser.add_argument("--strace", action="store_true", help="kill at system calls instead, and record nothing")
+    parser.add_argument("--strace", action="store_true", help="kill at system calls instead")
     asked = parser.parse_args()
     if asked.strace:
         asked.kinds = [_STRACE]
@@ -398,11 +399,7 @@ def main() -> None:
     seconds = time.monotonic() - started
     print("\n".join(complaints[:_SHOWN]))
     command = f"make crash-points ARGS='{' '.join(sys.argv[1:])}'" if sys.argv[1:] else "make crash-points"
-    print(
-        write_report(
-            _RESULTS if asked.every == 1 and not asked.strace else None, results, seconds=seconds, command=command
-        )
-    )
+    print(write_report(_RESULTS / asked.record if asked.record else None, results, seconds=seconds, command=command))
     sys.exit(bool(complaints))
 
 

@@ -21,11 +21,11 @@ __all__ = ["write_report"]
 _COLUMNS = ("points", "same", "not reached", "tried", "with complaints")
 
 
-def write_report(folder: Path | None, results: Sequence[Result], *, seconds: float, command: str) -> str:
+def write_report(file: Path | None, results: Sequence[Result], *, seconds: float, command: str) -> str:
     """Return the table as Markdown, and write it with the counts and complaints as JSON.
 
     Args:
-        folder: Where to write crash_points.json and crash_points.md; None writes nothing.
+        file: Where to write counts and complaints (.json) and the table (.md), without suffix; None writes nothing.
         results: The outcomes.
         seconds: How long it took.
         command: The command that was run.
@@ -47,13 +47,13 @@ def write_report(folder: Path | None, results: Sequence[Result], *, seconds: flo
         if r.complaints
     ]
     table = _table(rows, total)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
         content = {**head, "rows": rows, "total": total, "upper_bound_95": bound, "complaints": complaints}
-        (folder / "crash_points.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        file.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         made = f"Made by `{command}`, commit {head['commit']}, {head['date']}, {head['minutes']} minutes."
         text = f"# Crash points\n\n{made}\n"
-        (folder / "crash_points.md").write_text(f"{text}\n{_LEGEND}\n\n{table}\n", encoding="utf-8")
+        file.with_suffix(".md").write_text(f"{text}\n{_LEGEND}\n\n{table}\n", encoding="utf-8")
     return table
 
 

@@ -43,7 +43,7 @@ def test_the_table_counts_points_by_kind_and_outcome(tmp_path):
         result("killed", is_reached=False),
         result("EIO", fault="EIO", kind="write", complaints=["traceback: one"]),
     ]
-    table = write_report(tmp_path, results, seconds=60, command="make crash-points")
+    table = write_report(tmp_path / "crash_points", results, seconds=60, command="make crash-points")
     assert "| alone | kill before rename | 3 | 1 | 1 | 1 | 0 |" in table
     assert "| alone | EIO at write | 1 | 0 | 0 | 1 | 1 |" in table
     assert "| all |  | 4 | 1 | 1 | 2 | 1 |" in table
