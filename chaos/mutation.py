@@ -4,7 +4,7 @@
     python chaos/mutation.py --short           two thirds of the bugs, as CI runs it; under three minutes
     python chaos/mutation.py worst_is_best no_flush
 
-Writes chaos/results/mutants.md and mutants.json, unless some bugs are left out.
+Writes chaos/results/mutants.md and mutants.json if nothing is left out, or with --record.
 """
 
 from __future__ import annotations
@@ -180,6 +180,7 @@ def main() -> None:
     """Plant the bugs; exit with code 1 if one is not caught, or if a suite complains without a bug."""
     parser = argparse.ArgumentParser(description="Plant bugs, and check that the fault tests catch each of them.")
     parser.add_argument("names", nargs="*", metavar="BUG", help="bugs to plant; all if none is given")
+    parser.add_argument("--record", action="store_true", help="write the results although seeds or bugs are left out")
     parser.add_argument("--short", action="store_true", help="two thirds of the bugs, and fewer seeds and points")
     asked = parser.parse_args()
     unknown = set(asked.names) - set(MUTANTS)
@@ -191,7 +192,7 @@ def main() -> None:
         results.append(result)
         sys.stdout.write(f"{result.line}\n")
         sys.stdout.flush()
-    if not asked.names and not asked.short:
+    if asked.record or not (asked.names or asked.short):
         _write(results)
     missed = [result for result in results if not result.is_good]
     planted = sum(bool(result.name) for result in results)
@@ -205,7 +206,7 @@ def _write(results: Sequence[Result]) -> None:
     lines = [
         "# Planted bugs",
         "",
-        f"Made by `make chaos-mutants`, {now}, commit {commit()}. Each bug is planted alone. It counts as caught only",
+        f"Made by `python {' '.join(sys.argv)}`, {now}, commit {commit()}. Each bug is planted alone. It counts as caught only",
         "if the suite names it by the right complaint. Without a bug, no suite may complain.",
         "",
         "| bug | suite | caught by | seconds |",
