@@ -206,7 +206,8 @@ def _write(results: Sequence[Result]) -> None:
     lines = [
         "# Planted bugs",
         "",
-        f"Made by `python {' '.join(sys.argv)}`, {now}, commit {commit()}. Each bug is planted alone. It counts as caught only",
+        f"Made by `python {' '.join(sys.argv)}`, {now}, commit {commit()}.",
+        "Each bug is planted alone. It counts as caught only "
         "if the suite names it by the right complaint. Without a bug, no suite may complain.",
         "",
         "| bug | suite | caught by | seconds |",
