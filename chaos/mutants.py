@@ -372,9 +372,9 @@ def repair_resets_trials() -> None:
     _replace(TrialRepair, "_plan_adapter", plan)
 
 
-@_caught("crash_points", "mlflow-differs", "mlflow-repeated", "reconcile-needed")
-def search_is_told_before_the_store() -> None:
-    """Optuna's database and MLflow get the end of a trial before the store has it."""
+@_caught("simulator", "order")
+def tracker_is_told_before_the_store() -> None:
+    """MLflow gets the end of a trial before the store has it."""
     from sweeper.control.trial_records import TrialRecords
 
     def finish(original: Any) -> Any:

@@ -43,7 +43,6 @@ _SHORT = ("no_flush", "worst_is_best", "one_adapter_for_all", "no_curves", "repa
 """The bugs, beside those for the simulator, of the short form."""
 _CRASHES = {
     "power_cuts": ("alone", "power", 8),
-    "crash_points": ("pack", "kill", 20),
     "reconcile": ("reconcile", "kill", 20),
 }
 """Scenario, kind of disturbance and share of the points of each suite of crash points."""
