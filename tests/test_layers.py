@@ -79,7 +79,7 @@ LIBRARIES = {
     "pandas": {"sweeper.analysis"},
     "plotly": {"sweeper.analysis"},
     "scipy": {"sweeper.search", "sweeper.statistics"},
-    "filelock": {"sweeper.disk", "sweeper.search"},
+    "filelock": {"sweeper.disk"},
     "jinja2": {"sweeper.analysis", "sweeper.jobs.render"},
     "yaml": {"sweeper.jobs"},
 }

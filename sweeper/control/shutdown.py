@@ -18,8 +18,6 @@ from types import FrameType
 __all__ = ["ShutdownRequest", "shutdown_on_signals"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
 _OUTPUTS = (1, 2)
 """Descriptors of standard output and standard error."""
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sweeper.disk.atomic import sync_folder
-from sweeper.disk.space import translate_errors
+from sweeper.disk.atomic import move
 
 __all__ = ["move_aside"]
 
@@ -20,7 +18,5 @@ def move_aside(path: Path) -> Path:
     """
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
     target = path.with_name(f"{path.name}.damaged-{stamp}")
-    with translate_errors(path):
-        os.replace(path, target)
-        sync_folder(path.parent)
+    move(path, target)
     return target

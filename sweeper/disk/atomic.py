@@ -124,7 +124,10 @@ def move(path: Path, target: Path) -> None:
     """
     with translate_errors(target):
         make_folder(target.parent)
-        _sync_tree(path) if path.is_dir() else _sync_file(path)
+        if path.is_dir():
+            _sync_tree(path)
+        else:
+            _sync_file(path)
         os.replace(path, target)
         sync_folder(target.parent)
         if path.parent != target.parent:

@@ -19,10 +19,10 @@ from typing import Any
 import optuna
 import sqlalchemy
 import tenacity
-from filelock import FileLock
 
+from sweeper.disk.lock import hold_file
 from sweeper.disk.space import free_mb
-from sweeper.errors import ConfigError, DiskFull, StorageDown
+from sweeper.errors import ConfigError, DiskError, DiskFull, StorageDown
 from sweeper.failures import POLICIES, is_full
 from sweeper.types import FailureKind
 from sweeper.urls import redact_urls
@@ -113,6 +113,11 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
             return optuna.storages.RDBStorage(url, engine_kwargs=options)
     except ImportError as error:
         raise _no_driver(parsed, error) from None
+    except DiskFull:
+        raise
+    except DiskError as error:
+        rule = f"the database cannot be opened ({str(error).partition('. ')[0]})"
+        raise ConfigError(_KEY, redact_urls(url), rule, "Check its folder, or name another file.") from None
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError, OSError) as error:
         cause = _redact(url, error)
         if is_full(error) or _is_disk_full(url, cause):
@@ -194,20 +199,15 @@ def _creation_lock(url: str, path: Path | None) -> Iterator[None]:
     A lock beside a SQLite database must be held. That for a server is a convenience, since processes elsewhere do not
     see it: if its file cannot be opened, the block runs without.
     """
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(f"{path.name}.lock")):
-            yield
-        return
-    lock = FileLock(_server_lock(url))
-    try:
-        lock.acquire()
-    except OSError as error:
-        log.warning("no lock while the tables of the study database are created (%s)", error)
-    try:
+    with contextlib.ExitStack() as stack:
+        if path is not None:
+            stack.enter_context(hold_file(path.with_name(f"{path.name}.lock"), key=_KEY))
+        else:
+            try:
+                stack.enter_context(hold_file(_server_lock(url)))
+            except DiskError as error:
+                log.warning("no lock while the tables of the study database are created: %s", error)
         yield
-    finally:
-        lock.release()
 
 
 def _server_lock(url: str) -> Path:
