@@ -88,6 +88,15 @@ def test_a_damaged_note_of_the_holder_does_not_hide_the_lock(tmp_path):
 # Signals.
 
 
+@pytest.fixture
+def not_under_nohup():
+    """The tests may themselves run under nohup, which processes inherit."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("not_under_nohup")
 def test_a_closed_terminal_is_a_request_to_stop_and_may_say_so_twice():
     with shutdown_on_signals(5.0) as request:
         signal.raise_signal(signal.SIGHUP)
@@ -124,6 +133,7 @@ os.write(int(sys.argv[1]), request.reason.encode())
 """
 
 
+@pytest.mark.usefixtures("not_under_nohup")
 @pytest.mark.skipif(sys.platform != "linux", reason="terminals differ")
 def test_after_its_terminal_was_closed_a_sweep_can_still_print_and_end():
     own, theirs = pty.openpty()
