@@ -299,6 +299,8 @@ def _json_fault(path: Path) -> str:
 
 
 def _adapter_fault(folder: Path) -> str:
+    if not folder.is_dir():
+        return "the adapter is missing"
     if fault := _json_fault(folder / "adapter_config.json"):
         return fault
     return _tensors_fault(folder / "adapter_model.safetensors")
