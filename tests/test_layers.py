@@ -33,6 +33,7 @@ LAYERS = {
     "control": 7,
     "train": 8,
     "display": 8,
+    "simulate": 9,
     "sweep": 9,
     "recovery": 10,
     "jobs": 10,
