@@ -35,7 +35,7 @@ PLANS: Mapping[str, TablePlan] = {
     "trec": TablePlan(dataset="trec", train_rows=1000, epochs=2),
     "sms_spam": TablePlan(dataset="sms_spam_500", train_rows=500, epochs=3),
     "trec_entity": TablePlan(dataset="trec_entity", train_rows=600, epochs=3),
-    "rotten_tomatoes": TablePlan(dataset="rotten_tomatoes", train_rows=500, epochs=3),
+    "rotten_tomatoes": TablePlan(dataset="rotten_tomatoes", train_rows=500, epochs=2),
     "trec_fine": TablePlan(dataset="trec_fine", train_rows=1000, epochs=2),
     "smollm2_trec": TablePlan(
         dataset="trec",
