@@ -27,7 +27,7 @@ from optuna.storages._rdb import models
 
 from sweeper.config.space import SearchSpace
 from sweeper.errors import StoreError, SweepMismatch
-from sweeper.search.distributions import distributions, from_stored
+from sweeper.search.distributions import from_drawn, shown_distributions, to_shown
 from sweeper.search.mirror import STATE, is_infeasible
 from sweeper.search.storage import RETRIES, open_storage, translate_errors
 
@@ -62,6 +62,8 @@ class _StoredTrial:
     """Its parameters, values and values at rungs, by table and key; None for a value that is not finite."""
     ending: str | None = None
     """How it ended, as in the store."""
+    is_readable: bool = True
+    """Whether its parameters have our distributions; otherwise their numbers may mean something else."""
 
 
 class StudyDatabase:
@@ -78,7 +80,7 @@ class StudyDatabase:
         self._name = study.study_name
         self._study_id = storage.get_study_id_from_name(study.study_name)
         self._has_cost = len(study.directions) > 1
-        self._distributions = distributions(space)
+        self._distributions = shown_distributions(space)
         self._distributions_json = {
             key: optuna.distributions.distribution_to_json(each) for key, each in self._distributions.items()
         }
@@ -172,8 +174,13 @@ class StudyDatabase:
         is_ours = _TRIALS.c.study_id == self._study_id
         rows = connection.execute(sa.select(_TRIALS.c.trial_id, _TRIALS.c.number, _TRIALS.c.state).where(is_ours)).all()
         found = {trial_id: _StoredTrial(trial_id=trial_id, state=state) for trial_id, _, state in rows}
+        params = sa.select(
+            _PARAMS.c.trial_id, _PARAMS.c.param_name, _PARAMS.c.param_value, _PARAMS.c.distribution_json
+        ).join(_TRIALS, _TRIALS.c.trial_id == _PARAMS.c.trial_id)
+        for trial_id, name, number, distribution in connection.execute(params.where(is_ours)):
+            found[trial_id].numbers[_PARAMS][name] = number
+            found[trial_id].is_readable &= distribution == self._distributions_json.get(name, distribution)
         columns = (
-            (_PARAMS.c.param_name, _PARAMS.c.param_value),
             (_VALUES.c.objective, _VALUES.c.value),
             (_RUNGS.c.step, _RUNGS.c.intermediate_value),
         )
@@ -191,8 +198,8 @@ class StudyDatabase:
         Raises:
             StoreError: The configuration differs.
         """
-        params, wanted = stored.numbers[_PARAMS], self._internal(trial.params)
-        if wanted.keys() - params.keys():
+        params, wanted = stored.numbers[_PARAMS], self._shown(trial)
+        if not stored.is_readable or wanted.keys() - params.keys():
             return True
         if not _are_among(params, wanted):
             raise self._mismatch(trial, params)
@@ -217,7 +224,7 @@ class StudyDatabase:
             for name, value in params.items()
         }
         return StoreError(
-            f"trial {trial.number} of {self._name} has {from_stored(self._space, trial.params)} in the sweep's folder "
+            f"trial {trial.number} of {self._name} has {from_drawn(self._space, trial.params)} in the sweep's folder "
             f"but {known} in the study database, so the database belongs to another sweep. Move the database away (it "
             "is rebuilt from the sweep's folder), or use a new sweep name"
         )
@@ -276,7 +283,7 @@ class StudyDatabase:
         }
 
     def _property_rows(self, trial: _Trial) -> Iterator[tuple[Any, _Row]]:
-        for name, value in self._internal(trial.params).items():
+        for name, value in self._shown(trial).items():
             distribution = self._distributions_json[name]
             yield _PARAMS, {"param_name": name, "param_value": value, "distribution_json": distribution}
         for objective, value in enumerate(trial.values or ()):
@@ -290,7 +297,9 @@ class StudyDatabase:
             for name, attribute in attributes.items():
                 yield table, {"key": name, "value_json": json.dumps(attribute)}
 
-    def _internal(self, params: Mapping[str, Any]) -> dict[str, float]:
+    def _shown(self, trial: _Trial) -> dict[str, float]:
+        """Return the numbers that the database should have of a trial's parameters; none if the trial was lost."""
+        params = to_shown(self._space, from_drawn(self._space, trial.params)) if trial.params else {}
         return {name: self._distributions[name].to_internal_repr(value) for name, value in params.items()}
 
 
