@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -86,13 +87,13 @@ class StudyDatabase:
         }
 
     @classmethod
-    def open(cls, name: str, space: SearchSpace, *, directions: Sequence[str], url: str) -> StudyDatabase:
+    def open(cls, name: str, space: SearchSpace, *, directions: Mapping[str, str], url: str) -> StudyDatabase:
         """Open a study; create it if it does not exist.
 
         Args:
             name: ``<sweep>/<study>``.
             space: The search space; must be the one the study was started with.
-            directions: ``maximize`` or ``minimize`` for each objective: the metric, and the cost if there is one.
+            directions: ``maximize`` or ``minimize`` by objective: the metric, and the cost if there is one.
             url: SQLAlchemy URL of the database.
 
         Raises:
@@ -104,7 +105,11 @@ class StudyDatabase:
         try:
             with translate_errors(url):
                 study = RETRIES(
-                    optuna.create_study, study_name=name, storage=storage, directions=directions, load_if_exists=True
+                    optuna.create_study,
+                    study_name=name,
+                    storage=storage,
+                    directions=list(directions.values()),
+                    load_if_exists=True,
                 )
                 _check_same(study, space, directions)
                 return cls(storage, study, space)
@@ -293,9 +298,11 @@ class StudyDatabase:
         for step, value in () if self._has_cost else trial.intermediate_values.items():
             finite_rung = models.TrialIntermediateValueModel.TrialIntermediateValueType.FINITE
             yield _RUNGS, {"step": step, "intermediate_value": value, "intermediate_value_type": finite_rung}
-        for table, attributes in ((_USER_ATTRS, trial.user_attrs), (_SYSTEM_ATTRS, trial.system_attrs)):
-            for name, attribute in attributes.items():
-                yield table, {"key": name, "value_json": json.dumps(attribute)}
+        for name, attribute in trial.user_attrs.items():
+            yield _USER_ATTRS, {"key": name, "value_json": json.dumps(attribute)}
+        if trial.constraints:
+            # In the older of the two forms that Optuna reads: optuna-dashboard 0.21 knows no other.
+            yield _SYSTEM_ATTRS, {"key": "constraints", "value_json": json.dumps(list(trial.constraints.values()))}
 
     def _shown(self, trial: _Trial) -> dict[str, float]:
         """Return the numbers that the database should have of a trial's parameters; none if the trial was lost."""
@@ -303,19 +310,22 @@ class StudyDatabase:
         return {name: self._distributions[name].to_internal_repr(value) for name, value in params.items()}
 
 
-def _check_same(study: optuna.Study, space: SearchSpace, directions: Sequence[str]) -> None:
-    """Check that a study has the space and the directions it was started with; record the space if the study is new.
+def _check_same(study: optuna.Study, space: SearchSpace, directions: Mapping[str, str]) -> None:
+    """Check that a study has the space and the directions it was started with; describe the study if it is new.
 
     Raises:
         SweepMismatch: A direction or a dimension of the space differs.
     """
     known = study.user_attrs.get("space")
     if known is None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names(list(directions))
         study.set_user_attr("space", json.dumps(space.texts))
         return
     stored = [direction.name.lower() for direction in study.directions]
-    if stored != list(directions):
-        now, before = ",".join(directions), ",".join(stored)
+    if stored != list(directions.values()):
+        now, before = ",".join(directions.values()), ",".join(stored)
         raise SweepMismatch(
             f"direction={now}: {study.study_name} was started with direction={before}. Use a new sweep name"
         )

@@ -11,9 +11,10 @@ import pytest
 
 from sweeper.config.space import Dimension, Scale, SearchSpace
 from sweeper.search.distributions import distributions, from_drawn, to_drawn
+from sweeper.search.mirror import is_infeasible
 from sweeper.search.stored_study import read_study
 from sweeper.types import TrialState
-from tests.search.toy import SPACE, Driver, open_toy, preset, stored_trials, value_of
+from tests.search.toy import METRIC, SPACE, Driver, open_toy, preset, stored_trials, value_of
 
 WIDE = SearchSpace(
     (
@@ -38,7 +39,7 @@ def opened(folder):
 
 def run(folder, settings, num_trials=NUM_TRIALS):
     driver = Driver()
-    with open_toy(folder, settings, space=WIDE) as search:
+    with open_toy(folder, settings, space=WIDE, metric=METRIC) as search:
         driver.run(search, num_trials)
     return driver
 
@@ -53,6 +54,7 @@ def test_optuna_reads_the_values_of_the_store(tmp_path, cost):
     driver = run(tmp_path, preset("tpe", cost=cost))
     with opened(tmp_path) as study:
         trials = study.get_trials()
+        assert study.metric_names == ([METRIC] if cost == "none" else [METRIC, "parameters"])
     assert len(trials) == NUM_TRIALS
     for trial in trials:
         record = driver.records[trial.number]
@@ -102,6 +104,16 @@ def test_optunas_importances_find_what_matters(tmp_path):
         )
     assert set(importances) == set(WIDE.keys)
     assert set(list(importances)[:2]) == {"train.learning_rate", "lora.r"}
+
+
+def test_the_dashboard_sees_which_trials_were_infeasible(tmp_path):
+    """It reads this attribute, not Optuna's newer ones."""
+    driver = run(tmp_path, preset("random", recipes=[]))
+    infeasible = {number for number, record in driver.records.items() if record.state is TrialState.INFEASIBLE}
+    assert infeasible
+    trials = stored_trials(tmp_path)
+    assert {trial.number for trial in trials if trial.system_attrs.get("constraints") == [1.0]} == infeasible
+    assert {trial.number for trial in trials if is_infeasible(trial)} == infeasible
 
 
 def make_old(folder):
