@@ -39,7 +39,7 @@ sys.path.insert(0, str(ROOT))  # run as a script, from any folder
 from chaos.evidence import commit as commit_name  # noqa: E402  after the path is set
 from sweeper.config.compose import SweepConfig, compose  # noqa: E402
 from sweeper.config.settings import SweepSettings  # noqa: E402
-from sweeper.search.distributions import from_stored  # noqa: E402
+from sweeper.search.distributions import from_shown  # noqa: E402
 from sweeper.search.study import Search  # noqa: E402
 from sweeper.search.write_behind import WriteBehind  # noqa: E402
 from sweeper.store.paths import SweepPaths  # noqa: E402
@@ -336,7 +336,7 @@ def _check_database(sweep: Bench, trials: Mapping[int, TrialRecord]) -> Iterator
 
 
 def _stored(trial: optuna.trial.FrozenTrial) -> tuple[Any, ...]:
-    params = from_stored(SPACE, trial.params) if trial.params.keys() == set(SPACE.keys) else dict(trial.params)
+    params = from_shown(SPACE, trial.params) if trial.params.keys() == set(SPACE.keys) else dict(trial.params)
     value = trial.value if trial.state is optuna.trial.TrialState.COMPLETE else None
     return trial.state.name, params, value, trial.intermediate_values
 

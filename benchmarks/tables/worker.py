@@ -111,8 +111,10 @@ class TableWorker(TrainingWorker):
             request = ChunkRequest()
             assert isinstance(report, ChunkReport)
             spent = time.process_time() - started
-            train_s += (spent - self._score_s) / len(trials)
-            score_s += self._score_s / len(trials)
+            # The lanes of a pack share the device equally; one that failed earlier takes no part.
+            num_lanes = len(report.measurements) + len(report.failures)
+            train_s += (spent - self._score_s) / max(1, num_lanes)
+            score_s += self._score_s / max(1, num_lanes)
             sizes |= {number: detail["num_parameters"] for number, detail in report.details.items()}
             lanes = lanes or sorted(self._lanes.values(), key=lambda lane: lane.spec.number)
             tests = self._test(lanes) if chunk == record.num_chunks else {}
@@ -120,6 +122,7 @@ class TableWorker(TrainingWorker):
                 row: dict[str, Any] = {"setting": setting, "seed": seed, "chunk": chunk}
                 row |= {key: float(value) for key, value in points[number].items()}
                 row |= {"num_parameters": sizes[number], "failure": ""}
+                row |= {"train_s": round(train_s, 4), "score_s": round(score_s, 4)}
                 found = report.measurements.get(number)
                 if found is None:
                     # A trial that failed has one row more, with the reason.
@@ -133,10 +136,8 @@ class TableWorker(TrainingWorker):
                         "score": found.metrics[record.metric],
                         "loss": found.metrics["validation/loss"],
                         "half_score": _half_score(half),
-                        "half_loss": float(half.loss_N[: half.num_rows // 2].mean(dtype=float)),
+                        "half_loss": _half_loss(half),
                         "train_loss": found.metrics["train/loss"],
-                        "train_s": round(train_s, 4),
-                        "score_s": round(score_s, 4),
                         "test_score": tests.get(number),
                     }
                 )
@@ -167,3 +168,10 @@ def _half_score(outcomes: RowOutcomes) -> float:
     assert outcomes.target_N is not None
     half = outcomes.num_rows // 2
     return float((outcomes.predicted_N[:half] == outcomes.target_N[:half]).mean())
+
+
+def _half_loss(outcomes: RowOutcomes) -> float:
+    """Return the loss on the first half of the rows: the mean over rows, or over the tokens of completions."""
+    half = outcomes.num_rows // 2
+    size = half if outcomes.tokens_N is None else int(outcomes.tokens_N[:half].sum())
+    return float(outcomes.loss_N[:half].sum(dtype=float) / size)

@@ -15,7 +15,7 @@ import optuna
 
 from sweeper.config.space import SearchSpace
 from sweeper.config.values import ParamValue
-from sweeper.search.distributions import distributions, from_stored
+from sweeper.search.distributions import distributions, from_drawn
 from sweeper.search.mirror import is_infeasible, score_of
 from sweeper.search.proposals import trial_seed
 
@@ -47,7 +47,7 @@ def draw(
         if trial.state is _RUNNING:
             study.add_trial(_copy(trial, None))
     study.add_trials(_scored(trials, maximize=maximize))
-    return from_stored(space, study.ask(distributions(space)).params)
+    return from_drawn(space, study.ask(distributions(space)).params)
 
 
 def expected_value(trial: optuna.trial.FrozenTrial, complete: Sequence[optuna.trial.FrozenTrial]) -> float | None:

@@ -17,7 +17,7 @@ import optuna
 from sweeper.config.space import SearchSpace
 from sweeper.config.values import ParamValue
 from sweeper.figures.pareto import Point, dominates
-from sweeper.search.distributions import distributions, to_stored
+from sweeper.search.distributions import distributions, to_drawn
 from sweeper.types import TrialState
 
 __all__ = ["CONSTRAINT", "STATE", "StudyMirror", "is_infeasible", "rung_attribute", "score_of"]
@@ -101,7 +101,7 @@ class StudyMirror:
         """
         trial = optuna.trial.create_trial(
             state=optuna.trial.TrialState.RUNNING,
-            params=to_stored(self.space, params),
+            params=to_drawn(self.space, params),
             distributions=self._distributions,
             user_attrs=dict(attributes),
         )

@@ -6,14 +6,16 @@ Called by `sweeper.recovery`. Adds nothing: `study.Search.sync` adds what is mis
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import optuna
 import sqlalchemy
 
 from sweeper.config.space import SearchSpace
+from sweeper.config.values import ParamValue
 from sweeper.errors import StoreError, SweeperError
-from sweeper.search.distributions import from_stored
+from sweeper.search.distributions import from_shown, shown_distributions
 from sweeper.search.mirror import is_infeasible, score_of
 from sweeper.search.storage import open_storage, translate_errors
 from sweeper.store.sqlite import sqlite_fault, sqlite_files
@@ -73,7 +75,13 @@ def read_study(url: str, name: str, space: SearchSpace) -> list[ViewedTrial] | N
             if name not in {summary.study_name for summary in storage.get_all_studies()}:
                 return None
             trials = storage.get_all_trials(storage.get_study_id_from_name(name), deepcopy=False)
-            return [_viewed(t, space) for t in trials if t.state is not optuna.trial.TrialState.WAITING]
+            shown = shown_distributions(space)
+            return [
+                # Half a configuration is none, and numbers with other distributions than ours may mean something else.
+                _viewed(trial, from_shown(space, trial.params) if trial.distributions == shown else {})
+                for trial in trials
+                if trial.state is not optuna.trial.TrialState.WAITING
+            ]
     finally:
         storage.remove_session()
         storage.engine.dispose()
@@ -120,7 +128,7 @@ def _sqlite_path(url: str) -> Path | None:
     return Path(parsed.database) if parsed.get_backend_name() == "sqlite" and parsed.database else None
 
 
-def _viewed(trial: optuna.trial.FrozenTrial, space: SearchSpace) -> ViewedTrial:
+def _viewed(trial: optuna.trial.FrozenTrial, params: Mapping[str, ParamValue]) -> ViewedTrial:
     infeasible = is_infeasible(trial)
     is_complete = trial.state is optuna.trial.TrialState.COMPLETE
     return ViewedTrial(
@@ -128,6 +136,6 @@ def _viewed(trial: optuna.trial.FrozenTrial, space: SearchSpace) -> ViewedTrial:
         # Infeasible trials are stored as complete with a violated constraint (see `StudyMirror.finish`).
         state=TrialState.INFEASIBLE if infeasible and is_complete else _STATES[trial.state],
         value=score_of(trial) if is_complete and not infeasible else None,
-        params=from_stored(space, trial.params) if set(trial.params) == set(space.keys) else {},
+        params=params,
         origin=str(trial.user_attrs.get("origin", "")),
     )

@@ -78,6 +78,7 @@ class Search:
         seed: int,
         rungs: tuple[int, ...],
         fixed: Mapping[str, ParamValue] | None = None,
+        metric: str = "score",
     ) -> Search:
         """Open a study; create it if it does not exist. It has no trials before `sync`.
 
@@ -90,6 +91,7 @@ class Search:
             seed: Seed of all proposals.
             rungs: Chunks after which trials are scored; the last one ends a trial (see `pruning.rung_chunks`).
             fixed: Values of the keys outside the space, and of dimensions that a recipe leaves out.
+            metric: Name of the objective, for people who look at the database.
 
         Raises:
             ConfigError: A setting is wrong, or the database cannot be opened.
@@ -97,7 +99,7 @@ class Search:
         """
         maximize = direction == "maximize"
         proposer = Proposer(space, settings, seed=seed, fixed=fixed or {}, maximize=maximize)
-        directions = [direction, *(["minimize"] if proposer.has_cost else [])]
+        directions = {metric: direction, **({settings.cost: "minimize"} if proposer.has_cost else {})}
         database = StudyDatabase.open(name, space, directions=directions, url=storage_url)
         return cls(name, database, proposer, settings=settings, rungs=rungs, maximize=maximize)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from optuna.storages._rdb import models
 
 from sweeper.config.space import SearchSpace
 from sweeper.errors import StoreError, SweepMismatch
-from sweeper.search.distributions import distributions, from_stored
+from sweeper.search.distributions import from_drawn, shown_distributions, to_shown
 from sweeper.search.mirror import STATE, is_infeasible
 from sweeper.search.storage import RETRIES, open_storage, translate_errors
 
@@ -62,6 +63,8 @@ class _StoredTrial:
     """Its parameters, values and values at rungs, by table and key; None for a value that is not finite."""
     ending: str | None = None
     """How it ended, as in the store."""
+    is_readable: bool = True
+    """Whether its parameters have our distributions; otherwise their numbers may mean something else."""
 
 
 class StudyDatabase:
@@ -78,19 +81,19 @@ class StudyDatabase:
         self._name = study.study_name
         self._study_id = storage.get_study_id_from_name(study.study_name)
         self._has_cost = len(study.directions) > 1
-        self._distributions = distributions(space)
+        self._distributions = shown_distributions(space)
         self._distributions_json = {
             key: optuna.distributions.distribution_to_json(each) for key, each in self._distributions.items()
         }
 
     @classmethod
-    def open(cls, name: str, space: SearchSpace, *, directions: Sequence[str], url: str) -> StudyDatabase:
+    def open(cls, name: str, space: SearchSpace, *, directions: Mapping[str, str], url: str) -> StudyDatabase:
         """Open a study; create it if it does not exist.
 
         Args:
             name: ``<sweep>/<study>``.
             space: The search space; must be the one the study was started with.
-            directions: ``maximize`` or ``minimize`` for each objective: the metric, and the cost if there is one.
+            directions: ``maximize`` or ``minimize`` by objective: the metric, and the cost if there is one.
             url: SQLAlchemy URL of the database.
 
         Raises:
@@ -102,7 +105,11 @@ class StudyDatabase:
         try:
             with translate_errors(url):
                 study = RETRIES(
-                    optuna.create_study, study_name=name, storage=storage, directions=directions, load_if_exists=True
+                    optuna.create_study,
+                    study_name=name,
+                    storage=storage,
+                    directions=list(directions.values()),
+                    load_if_exists=True,
                 )
                 _check_same(study, space, directions)
                 return cls(storage, study, space)
@@ -172,8 +179,13 @@ class StudyDatabase:
         is_ours = _TRIALS.c.study_id == self._study_id
         rows = connection.execute(sa.select(_TRIALS.c.trial_id, _TRIALS.c.number, _TRIALS.c.state).where(is_ours)).all()
         found = {trial_id: _StoredTrial(trial_id=trial_id, state=state) for trial_id, _, state in rows}
+        params = sa.select(
+            _PARAMS.c.trial_id, _PARAMS.c.param_name, _PARAMS.c.param_value, _PARAMS.c.distribution_json
+        ).join(_TRIALS, _TRIALS.c.trial_id == _PARAMS.c.trial_id)
+        for trial_id, name, number, distribution in connection.execute(params.where(is_ours)):
+            found[trial_id].numbers[_PARAMS][name] = number
+            found[trial_id].is_readable &= distribution == self._distributions_json.get(name, distribution)
         columns = (
-            (_PARAMS.c.param_name, _PARAMS.c.param_value),
             (_VALUES.c.objective, _VALUES.c.value),
             (_RUNGS.c.step, _RUNGS.c.intermediate_value),
         )
@@ -191,8 +203,8 @@ class StudyDatabase:
         Raises:
             StoreError: The configuration differs.
         """
-        params, wanted = stored.numbers[_PARAMS], self._internal(trial.params)
-        if wanted.keys() - params.keys():
+        params, wanted = stored.numbers[_PARAMS], self._shown(trial)
+        if not stored.is_readable or wanted.keys() - params.keys():
             return True
         if not _are_among(params, wanted):
             raise self._mismatch(trial, params)
@@ -217,7 +229,7 @@ class StudyDatabase:
             for name, value in params.items()
         }
         return StoreError(
-            f"trial {trial.number} of {self._name} has {from_stored(self._space, trial.params)} in the sweep's folder "
+            f"trial {trial.number} of {self._name} has {from_drawn(self._space, trial.params)} in the sweep's folder "
             f"but {known} in the study database, so the database belongs to another sweep. Move the database away (it "
             "is rebuilt from the sweep's folder), or use a new sweep name"
         )
@@ -276,7 +288,7 @@ class StudyDatabase:
         }
 
     def _property_rows(self, trial: _Trial) -> Iterator[tuple[Any, _Row]]:
-        for name, value in self._internal(trial.params).items():
+        for name, value in self._shown(trial).items():
             distribution = self._distributions_json[name]
             yield _PARAMS, {"param_name": name, "param_value": value, "distribution_json": distribution}
         for objective, value in enumerate(trial.values or ()):
@@ -286,27 +298,34 @@ class StudyDatabase:
         for step, value in () if self._has_cost else trial.intermediate_values.items():
             finite_rung = models.TrialIntermediateValueModel.TrialIntermediateValueType.FINITE
             yield _RUNGS, {"step": step, "intermediate_value": value, "intermediate_value_type": finite_rung}
-        for table, attributes in ((_USER_ATTRS, trial.user_attrs), (_SYSTEM_ATTRS, trial.system_attrs)):
-            for name, attribute in attributes.items():
-                yield table, {"key": name, "value_json": json.dumps(attribute)}
+        for name, attribute in trial.user_attrs.items():
+            yield _USER_ATTRS, {"key": name, "value_json": json.dumps(attribute)}
+        if trial.constraints:
+            # In the older of the two forms that Optuna reads: optuna-dashboard 0.21 knows no other.
+            yield _SYSTEM_ATTRS, {"key": "constraints", "value_json": json.dumps(list(trial.constraints.values()))}
 
-    def _internal(self, params: Mapping[str, Any]) -> dict[str, float]:
+    def _shown(self, trial: _Trial) -> dict[str, float]:
+        """Return the numbers that the database should have of a trial's parameters; none if the trial was lost."""
+        params = to_shown(self._space, from_drawn(self._space, trial.params)) if trial.params else {}
         return {name: self._distributions[name].to_internal_repr(value) for name, value in params.items()}
 
 
-def _check_same(study: optuna.Study, space: SearchSpace, directions: Sequence[str]) -> None:
-    """Check that a study has the space and the directions it was started with; record the space if the study is new.
+def _check_same(study: optuna.Study, space: SearchSpace, directions: Mapping[str, str]) -> None:
+    """Check that a study has the space and the directions it was started with; describe the study if it is new.
 
     Raises:
         SweepMismatch: A direction or a dimension of the space differs.
     """
     known = study.user_attrs.get("space")
     if known is None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names(list(directions))
         study.set_user_attr("space", json.dumps(space.texts))
         return
     stored = [direction.name.lower() for direction in study.directions]
-    if stored != list(directions):
-        now, before = ",".join(directions), ",".join(stored)
+    if stored != list(directions.values()):
+        now, before = ",".join(directions.values()), ",".join(stored)
         raise SweepMismatch(
             f"direction={now}: {study.study_name} was started with direction={before}. Use a new sweep name"
         )

@@ -17,7 +17,7 @@ import optuna
 
 from sweeper.config.space import SearchSpace
 from sweeper.config.values import ParamValue
-from sweeper.search.distributions import distributions, from_stored
+from sweeper.search.distributions import distributions, from_drawn
 from sweeper.search.gp import expected_value
 from sweeper.search.mirror import is_infeasible, rung_attribute
 from sweeper.search.proposals import trial_seed
@@ -55,7 +55,7 @@ def draw(
     directions = [optuna.study.StudyDirection.MAXIMIZE if maximize else minimize, *([minimize] if has_cost else [])]
     fitted = _with_expected_values(trials) if has_cost else trials
     study = optuna.create_study(storage=_Snapshot(fitted, number), sampler=sampler, directions=directions)
-    return from_stored(space, study.ask(distributions(space)).params)
+    return from_drawn(space, study.ask(distributions(space)).params)
 
 
 def _with_expected_values(trials: Sequence[optuna.trial.FrozenTrial]) -> list[optuna.trial.FrozenTrial]:

@@ -39,7 +39,7 @@ def rules(suite):
 
 def test_a_start_that_refuses_half_written_rows_is_noticed(suite, monkeypatch):
     def is_stale(self, stored, trial):
-        if dict(stored.numbers[_PARAMS]) != self._internal(trial.params):
+        if dict(stored.numbers[_PARAMS]) != self._shown(trial):
             raise StoreError("the database belongs to another sweep")
         return False
 

@@ -181,7 +181,9 @@ def test_only_whole_configurations_that_differ_belong_to_another_sweep(tmp_path,
 @pytest.mark.usefixtures("driver")
 def test_rows_of_other_studies_are_left_alone(tmp_path):
     trials, num_params = stored_trials(tmp_path), query(tmp_path, "SELECT count(*) FROM trial_params")
-    database = StudyDatabase.open("other/toy", SPACE, directions=["maximize"], url=f"sqlite:///{tmp_path}/optuna.db")
+    database = StudyDatabase.open(
+        "other/toy", SPACE, directions={"score": "maximize"}, url=f"sqlite:///{tmp_path}/optuna.db"
+    )
     execute(tmp_path, "INSERT INTO trials (number, study_id, state) VALUES (0, 2, 'WAITING')")
     database.discard_stale(trials)
     database.close()

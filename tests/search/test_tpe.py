@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import optuna
 
-from sweeper.search.distributions import distributions, from_stored
+from sweeper.search.distributions import distributions, from_drawn
 from sweeper.search.proposals import trial_seed
 from sweeper.search.tpe import draw
 from tests.search.test_mirror import LIMIT, make_mirror
@@ -18,7 +18,7 @@ def drawn_by_optuna(trials, *, number, seed):
     )
     study = optuna.create_study(direction="maximize", sampler=sampler)
     study.add_trials(trials)
-    return from_stored(SPACE, study.ask(distributions(SPACE)).params)
+    return from_drawn(SPACE, study.ask(distributions(SPACE)).params)
 
 
 def test_below_the_limit_the_draw_is_that_of_all_trials():
