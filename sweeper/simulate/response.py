@@ -80,7 +80,7 @@ class TableResponse:
     def __init__(self, table: Table) -> None:
         self.name, self.space, self.fixed = table.name, table.space, table.fixed
         self.num_chunks, self.maximize, self.num_rows = table.num_chunks, table.maximize, table.num_rows
-        self.majority, self._is_share, self._table = table.majority, table.is_share, table
+        self.majority, self._is_share, self.table = table.majority, table.is_share, table
         self._params = [_clip(self.space, trial.params) for trial in table.trials]
         raw_VNT = _without_failures(np.array([[getattr(t, name) for t in table.trials] for name in _CURVES]), table)
         raw_VNT = np.array([_filled(raw, maximize=table.maximize) for raw in raw_VNT])
@@ -96,16 +96,17 @@ class TableResponse:
         self._center_VT = y_VTN.mean(2)
         self._y_NVT = (y_VTN - self._center_VT[:, :, None]).transpose(2, 0, 1)
         self._smoother = Smoother(self.space, self._params, y_VTN[_S, -1])
-        self._noise_NVT = self._noise()
+        x_NC = self._smoother.encoder.encode(self._params)
+        score, loss = (Score.of(raw_VNT[v], maximize=self.maximize and v == _S) for v in (_S, _L))
+        self._scales = (score, loss, score, loss)
+        self._level_N = self._levels(x_NC)
+        self._noise_NVT = self._noise(x_NC)
         self._is_tied_NVT = self._ties()
-        self._train_s, self._score_s = (
-            _Seconds(table.trials, self._smoother.encoder.encode(self._params)),
-            _score_s(table),
-        )
+        self._train_s, self._score_s = _Seconds(table.trials, x_NC), _score_s(table)
         units = np.array([unit_point(len(self.space), 0, index) for index in range(_NUM_POINTS)])
         points = self._smoother.encoder.encode_units(units)
         means = self._mean_scores(points)
-        own = self._mean_scores(self._smoother.encoder.encode(self._params))
+        own = self._mean_scores(x_NC)
         best = np.max if self.maximize else np.min
         self.best_mean = float(best(np.concatenate([means, own])))
         self._good_from = float(np.quantile(means, 1 - GOOD_SHARE if self.maximize else GOOD_SHARE))
@@ -114,11 +115,11 @@ class TableResponse:
         """Return the curve of a configuration, trained with a seed; outside of the space, that of the nearest point."""
         params = _clip(self.space, params)
         x_1C = self._smoother.encoder.encode([params])
-        mean_VT = self._center_VT + np.tensordot(self._smoother.weights(x_1C)[0], self._y_NVT, axes=1)
-        near = self._donors(x_1C)[0]
-        donor = near[_hash(params, seed) % len(near)]
-        noise_VT = _centered(self._noise_NVT[near])[list(near).index(donor)]
-        value_VT = self._values(mean_VT + noise_VT)
+        surface_VT = self._center_VT + np.tensordot(self._smoother.weights(x_1C)[0], self._y_NVT, axes=1)
+        near = self._donors(x_1C, surface_VT[None, _S, -1])[0]
+        lot = _hash(params, seed) % len(near)
+        donor, noise_VT = near[lot], _centered(self._noise_NVT[near])[lot]
+        value_VT = self._add(self._values(surface_VT), noise_VT)
         is_tied = self._is_tied_NVT[donor]
         value_VT[is_tied] = self._recorded_VNT[:, donor][is_tied]
         score, half = self._rounded(value_VT[_S], value_VT[_HS])
@@ -167,16 +168,29 @@ class TableResponse:
 
     def _mean_scores(self, x_MC: Array) -> Array:
         """Return the mean final score of points over all their donors, which is that over all seeds (M)."""
-        y_M = self._center_VT[_S, -1] + self._smoother.weights(x_MC) @ self._y_NVT[:, _S, -1]
-        near_MD = self._donors(x_MC)
-        noise_DM = _centered(self._noise_NVT[near_MD.T, _S, -1])
-        value_DM = self._clipped(self._ranks[_S][-1].value(y_M + noise_DM))
-        is_tied_DM = self._is_tied_NVT[near_MD.T, _S, -1]
-        return np.asarray(np.where(is_tied_DM, self._recorded_VNT[_S, near_MD.T, -1], value_DM).mean(0))
+        level_M = self._levels(x_MC)
+        near_DM = self._donors(x_MC, level_M).T
+        scale, noise_DM = self._scales[_S], _centered(self._noise_NVT[near_DM, _S, -1])
+        value_DM = scale.restore(scale.transform(self._clipped(self._ranks[_S][-1].value(level_M))) + noise_DM)
+        is_tied_DM = self._is_tied_NVT[near_DM, _S, -1]
+        return np.asarray(np.where(is_tied_DM, self._recorded_VNT[_S, near_DM, -1], value_DM).mean(0))
 
-    def _donors(self, x_MC: Array) -> NDArray[np.int64]:
-        """Return the trials near points, of which one lends its noise (M x D)."""
-        return np.argsort(self._smoother.distances(x_MC), axis=1, kind="stable")[:, :_NUM_DONORS]
+    def _levels(self, x_MC: Array) -> Array:
+        """Return the normal score of the surface at points, at the full length (M)."""
+        return np.asarray(self._center_VT[_S, -1] + self._smoother.weights(x_MC) @ self._y_NVT[:, _S, -1])
+
+    def _donors(self, x_MC: Array, level_M: Array) -> NDArray[np.int64]:
+        """Return the trials near points, of which one lends its noise (M x D).
+
+        Near in the space and in the height of the surface: on the two sides of a cliff, noise differs.
+        """
+        squared = self._smoother.distances(x_MC) ** 2 + (level_M[:, None] - self._level_N[None]) ** 2
+        return np.argsort(squared, axis=1, kind="stable")[:, :_NUM_DONORS]
+
+    def _add(self, value_VT: Array, noise_VT: Array) -> Array:
+        """Return values with noise, which is on the scales of `Score`."""
+        scales = zip(self._scales, value_VT, noise_VT, strict=True)
+        return np.array([scale.restore(scale.transform(value_T) + noise_T) for scale, value_T, noise_T in scales])
 
     def _values(self, y_VT: Array) -> Array:
         """Return the values that normal scores stand for."""
@@ -200,28 +214,33 @@ class TableResponse:
     def _repeated(self) -> list[list[int]]:
         """The indices of the trials of each setting with several seeds."""
         groups = self._settings()
-        return [trials for trials in groups if len({self._table.trials[trial].seed for trial in trials}) > 1]
+        return [trials for trials in groups if len({self.table.trials[trial].seed for trial in trials}) > 1]
 
-    def _noise(self) -> Array:
-        """Return the noise of each trial, which a donor lends.
+    def _noise(self, x_NC: Array) -> Array:
+        """Return the noise of each trial, which a donor lends, on the scales of `Score`.
 
         Of a setting with several seeds, these are the deviations from its own mean, scaled for their degrees of
         freedom. Of the others, it is what the surface leaves over, which is partly the surface's own error. So it is
         scaled to the noise that the repeated settings have.
         """
-        weights_NN = self._smoother.weights(self._smoother.encoder.encode(self._params))
-        left_NVT = self._y_NVT - np.tensordot(weights_NN, self._y_NVT, axes=1)
+        surface_NVT = self._center_VT + np.tensordot(self._smoother.weights(x_NC), self._y_NVT, axes=1)
+        value_NVT = np.array([self._values(surface_VT) for surface_VT in surface_NVT])
+        recorded_NVT = self._recorded_VNT.transpose(1, 0, 2)
+        on_scale = [
+            np.stack([s.transform(a[:, v]) for v, s in enumerate(self._scales)], 1) for a in (recorded_NVT, value_NVT)
+        ]
+        left_NVT = on_scale[0] - on_scale[1]
         repeated = self._repeated
         if len(repeated) < _LEAST_REPEATED:
-            return left_NVT
+            return np.asarray(left_NVT)
         own_NVT, among = np.zeros_like(left_NVT), np.concatenate(repeated)
         for trials in repeated:
-            own = self._y_NVT[trials]
+            own = on_scale[0][trials]
             own_NVT[trials] = (own - own.mean(0)) * math.sqrt(len(trials) / (len(trials) - 1))
         noise_VT, left_VT = own_NVT[among].std(0), left_NVT[among].std(0)
         noise_NVT = left_NVT * np.minimum(noise_VT / np.maximum(left_VT, 1e-9), _LARGEST_FACTOR)
         noise_NVT[among] = own_NVT[among]
-        return noise_NVT
+        return np.asarray(noise_NVT)
 
     def _is_majority(self, scores: Array) -> NDArray[np.bool_]:
         if math.isnan(self.majority):
