@@ -234,6 +234,4 @@ def make_pruner(
         return _ParetoHalving(rungs, majority, factor=factor, maximize=maximize)
     is_hyperband = settings.pruner == "hyperband"
     num_brackets = math.floor(math.log(rungs[-1] / rungs[0], factor)) + 1 if is_hyperband else 1
-    return _SuccessiveHalving(
-        rungs, majority, study=study, factor=factor, num_brackets=num_brackets, maximize=maximize
-    )
+    return _SuccessiveHalving(rungs, majority, study=study, factor=factor, num_brackets=num_brackets, maximize=maximize)

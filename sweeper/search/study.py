@@ -255,9 +255,7 @@ class Search:
     def _attributes(self, number: int, origin: str, notes: Mapping[str, object]) -> dict[str, object]:
         return {"origin": origin, "seed": trial_seed(self._proposer.seed, number), **notes}
 
-    def _score(
-        self, number: int, chunk: int, value: float, loss: float, costs: Mapping[str, float] | None
-    ) -> None:
+    def _score(self, number: int, chunk: int, value: float, loss: float, costs: Mapping[str, float] | None) -> None:
         trial = self._mirror.trials[number]
         if math.isfinite(value) and chunk not in trial.intermediate_values and not trial.state.is_finished():
             cost = 0.0 if self._cost == "none" else (costs or {})[self._cost]
