@@ -214,6 +214,7 @@ def _search_opened(recorder: Recorder, original: Any) -> Any:
             cost=settings.cost,
             rungs=list(more["rungs"]),
             maximize=more["maximize"],
+            majority=list(more["majority"]),
             default=f"recipe:{settings.recipes[0].name}" if settings.recipes else None,
         )
 
@@ -231,10 +232,10 @@ def _ask(recorder: Recorder, original: Any) -> Any:
 
 
 def _report(recorder: Recorder, original: Any) -> Any:
-    def method(search: Any, number: int, *, chunk: int, value: float, costs: Mapping[str, float] | None = None) -> Any:
-        fields = {"chunk": chunk, "value": value, "costs": dict(costs or {})}
+    def method(search: Any, number: int, *, chunk: int, value: float, loss: float, costs: Mapping[str, float]) -> Any:
+        fields = {"chunk": chunk, "value": value, "loss": loss, "costs": dict(costs)}
         with recorder.call("report", study=_study(search._name), trial=number, **fields) as result:
-            decision = original(search, number, chunk=chunk, value=value, costs=costs)
+            decision = original(search, number, chunk=chunk, value=value, loss=loss, costs=costs)
             result["decision"] = decision.value
         return decision
 

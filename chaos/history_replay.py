@@ -166,9 +166,10 @@ class Replay:
         scores.origins[number] = record["origin"]
         for chunk in sorted(map(int, record["rungs"])):
             costs = {"parameters": record["parameters"], "device_s": record["rungs"][str(chunk)]["elapsed_s"]}
-            value = record["rungs"][str(chunk)].get(self.studies[record["study"]]["metric"])
+            measured = record["rungs"][str(chunk)]
+            value = measured.get(self.studies[record["study"]]["metric"])
             if value is not None:
-                scores.add(number, chunk, value, costs)
+                scores.add(number, chunk, value, measured.get("validation/loss", math.nan), costs)
         if record["state"] != "running":
             scores.end(number, record["state"])
         if record["state"] == "pruned":
@@ -190,7 +191,7 @@ class Replay:
             return
         scores, trial = self._scores[event["study"]], self._trial(event)
         number, chunk, value = event["trial"], event["chunk"], event["value"]
-        scores.add(number, chunk, value, event["costs"])
+        scores.add(number, chunk, value, event["loss"], event["costs"])
         right = scores.decide(number, chunk, value)
         if event["decision"] != right:
             text = f"{self._name(event)} after chunk {chunk}: {event['decision']}, but the rule says {right}"

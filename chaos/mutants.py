@@ -242,9 +242,7 @@ def best_are_pruned() -> None:
     import sweeper.search.study
 
     def flipped(original: Any) -> Any:
-        return lambda settings, *, study, rungs, maximize: original(
-            settings, study=study, rungs=rungs, maximize=not maximize
-        )
+        return lambda settings, *, maximize, **more: original(settings, maximize=not maximize, **more)
 
     _replace(sweeper.search.study, "make_pruner", flipped)
 

@@ -6,7 +6,6 @@ Deliberately simple: each decision looks at all values again. Shares no code wit
 from __future__ import annotations
 
 import math
-import statistics
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,24 +21,24 @@ class Scores:
     """What a search has seen of one study, and the decisions that follow from it.
 
     Attributes:
-        search: The event ``search`` of the study: pruner, factor, cost, rungs, direction, default recipe.
-        points: Value and cost by rung and trial.
+        search: The event ``search`` of the study: pruner, factor, cost, rungs, majority, direction, default recipe.
+        points: Value, loss and cost by rung and trial.
         ended: Final states of the trials.
         decided: The decisions so far by trial and rung: the same rung gets the same answer.
     """
 
     search: Mapping[str, Any]
-    points: dict[int, dict[int, tuple[float, float]]] = field(default_factory=dict)
+    points: dict[int, dict[int, tuple[float, float, float]]] = field(default_factory=dict)
     ended: dict[int, str] = field(default_factory=dict)
     decided: dict[tuple[int, int], str] = field(default_factory=dict)
     origins: dict[int, str] = field(default_factory=dict)
 
-    def add(self, trial: int, chunk: int, value: float, costs: Mapping[str, float]) -> None:
+    def add(self, trial: int, chunk: int, value: float, loss: float, costs: Mapping[str, float]) -> None:
         """Add the value of a trial at a rung; the first one counts, and one that is not finite does not."""
         known = self.points.setdefault(chunk, {})
         if math.isfinite(value) and trial not in known and trial not in self.ended:
             cost = self.search["cost"]
-            known[trial] = (value, 0.0 if cost == "none" else costs[cost])
+            known[trial] = (value, loss, 0.0 if cost == "none" else costs[cost])
 
     def end(self, trial: int, state: str) -> None:
         """Add how a trial ended; the first time counts."""
@@ -65,18 +64,29 @@ class Scores:
             return self._is_dominated(trial, chunk)
         return self._is_halved(trial, chunk)
 
-    def _loss(self, value: float) -> float:
+    def _order(self, trial: int, chunk: int) -> tuple[float, float, int]:
+        """What is compared: score, then validation loss, then number; lower comes first."""
+        value, loss, _ = self.points[chunk][trial]
+        return (self._signed(value), loss if math.isfinite(loss) else math.inf, trial)
+
+    def _signed(self, value: float) -> float:
         return -value if self.search["maximize"] else value
+
+    def _is_spared(self, trial: int, chunk: int, num_scored: int, enough: int) -> bool:
+        """Before enough are scored, all continue but those that score no more than the commonest label."""
+        majority = dict(zip(self.search["rungs"], self.search["majority"], strict=False)).get(chunk)
+        has_learnt = majority is None or self._order(trial, chunk)[0] < self._signed(majority)
+        return num_scored < enough and has_learnt
 
     def _is_halved(self, trial: int, chunk: int) -> bool:
         """ASHA: a trial continues if it is among the best 1/factor of its bracket, with 2 * factor scored in all."""
         factor, scored = self.search["factor"], self.points[chunk]
         bracket = self._bracket(trial)
         num_earlier = sum(rung < chunk for rung in self.search["rungs"])
-        if len(scored) < 2 * factor or num_earlier < bracket:
+        if self._is_spared(trial, chunk, len(scored), 2 * factor) or num_earlier < bracket:
             return False
-        losses = sorted(self._loss(value) for each, (value, _) in scored.items() if self._bracket(each) == bracket)
-        return self._loss(scored[trial][0]) > losses[max(1, len(losses) // factor) - 1]
+        ranked = sorted(self._order(each, chunk) for each in scored if self._bracket(each) == bracket)
+        return self._order(trial, chunk) not in ranked[: max(1, len(ranked) // factor)]
 
     def _bracket(self, trial: int) -> int:
         rungs, factor = self.search["rungs"], self.search["factor"]
@@ -86,23 +96,23 @@ class Scores:
         return next(bracket for bracket in range(num) if position < sum(shares[: bracket + 1]))
 
     def _is_below_median(self, trial: int, chunk: int) -> bool:
-        """A trial continues if its best value so far reaches the median of the trials that ran to their end."""
-        complete = {each for each, state in self.ended.items() if state in ("complete", "infeasible")}
-        values = [value for each, (value, _) in self.points[chunk].items() if each in complete]
-        if len(complete) < _MEDIAN_STARTUP or not values:
+        """A trial stops if more than half of the trials that ran to their end beat its best value so far."""
+        ended = {each for each, state in self.ended.items() if state in ("complete", "infeasible")}
+        peers = [self._order(each, chunk) for each in self.points[chunk] if each in ended]
+        if self._is_spared(trial, chunk, len(ended), _MEDIAN_STARTUP):
             return False
-        best = min(self._loss(known[trial][0]) for known in self.points.values() if trial in known)
-        median = self._loss(statistics.median(values))
-        return best > median and not math.isclose(best, median, rel_tol=1e-12)
+        best = min(self._order(trial, rung) for rung, known in self.points.items() if rung <= chunk and trial in known)
+        return sum(peer < best for peer in peers) > len(peers) / 2
 
     def _is_dominated(self, trial: int, chunk: int) -> bool:
-        """With a cost: a trial continues if it is among the first 1/factor in the order of NSGA-II."""
-        points = {each: (self._loss(value), cost) for each, (value, cost) in self.points[chunk].items()}
+        """With a cost: a trial continues if it is among the first 1/factor in the order of NSGA-II, then by loss."""
+        points = {each: (self._signed(value), cost) for each, (value, _, cost) in self.points[chunk].items()}
         factor = self.search["factor"]
-        if len(points) < 2 * factor:
+        if self._is_spared(trial, chunk, len(points), 2 * factor):
             return False
         keys = _nsga_keys(sorted(set(points.values())))
-        return sum(keys[point] < keys[points[trial]] for point in points.values()) >= len(points) // factor
+        ranked = sorted(points, key=lambda each: (keys[points[each]], self._order(each, chunk)[1:]))
+        return trial not in ranked[: max(1, len(points) // factor)]
 
 
 def _nsga_keys(left: Sequence[tuple[float, float]]) -> dict[tuple[float, float], tuple[int, float, float]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -177,6 +178,11 @@ class Measurement:
         """Whether the trial was scored here."""
         return any(name.startswith("validation/") for name in self.metrics)
 
+    @property
+    def validation_loss(self) -> float:
+        """Mean validation loss over the scored rows; nan if none were scored."""
+        return self.metrics.get("validation/loss", math.nan)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
@@ -314,6 +320,11 @@ class StudyRecord:
     """The rows that every session trains on; None if an earlier version started the sweep."""
     model_ref: ModelRef | None = None
     """The base model that every session trains; None if an earlier version started the sweep."""
+    majority: tuple[float, ...] = ()
+    """Score of always predicting the commonest label, on the rows that each of ``rungs`` scores.
+
+    Empty for losses and open completions, where that has no meaning, and if an earlier version started the sweep.
+    """
     references: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Metrics of baselines that are not trials, e.g. ``frozen_probe``."""
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 from sweeper.errors import DiskError, StorageDown
 from sweeper.figures.pareto import rung_costs
 from sweeper.search.base import ProposalProtocol, SearchProtocol
-from sweeper.types import Decision, Phase, StudyRecord, TrialRecord, TrialState
+from sweeper.types import Decision, Measurement, Phase, StudyRecord, TrialRecord, TrialState
 
 __all__ = ["SearchClient"]
 
@@ -65,9 +65,8 @@ class SearchClient:
         rung = trial.measurements[-1] if trial.measurements else None
         if rung is None or not rung.is_rung or trial.spec.phase is not Phase.SEARCH:
             return None
-        number, value, costs = trial.spec.number, rung.metrics[self._study.metric], rung_costs(trial)
         # A decided rung is trained again if a checkpoint is damaged; the search needs its score, for other trials.
-        decision = self._ask(lambda: self._search.report(number, chunk=rung.chunk, value=value, costs=costs))
+        decision = self._ask(lambda: self._report(trial, rung))
         return decision if rung.chunk > trial.decided_chunk else None
 
     def tell(self, trial: TrialRecord) -> None:
@@ -76,11 +75,20 @@ class SearchClient:
             self._ask(lambda: self._tell(trial))
 
     def _tell(self, trial: TrialRecord) -> None:
-        number, value = trial.spec.number, self._study.value(trial)
-        if trial.state is TrialState.COMPLETE and value is not None:
-            self._search.report(number, chunk=trial.chunks_done, value=value, costs=rung_costs(trial))
+        rung, value = trial.last_rung, self._study.value(trial)
+        if trial.state is TrialState.COMPLETE and rung is not None and value is not None:
+            self._report(trial, rung)
         finished_at = datetime.fromisoformat(trial.finished_at)
-        self._search.tell(number, state=trial.state, value=value, finished_at=finished_at)
+        self._search.tell(trial.spec.number, state=trial.state, value=value, finished_at=finished_at)
+
+    def _report(self, trial: TrialRecord, rung: Measurement) -> Decision:
+        return self._search.report(
+            trial.spec.number,
+            chunk=rung.chunk,
+            value=rung.metrics[self._study.metric],
+            loss=rung.validation_loss,
+            costs=rung_costs(trial),
+        )
 
     def _ask(self, call: Callable[[], T]) -> T | None:
         if self.error is None:

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 _SPLITS, _TOKENS = "splits", "tokens"
 """Folders of the cache."""
-SPLITS_VERSION = 3
+SPLITS_VERSION = 4
 """Increased when the same settings and data would be split differently, or more is stored with the splits."""
 
 _DESCRIPTIVE = ("name", "path", "sha256")  # `identity` covers the last two
@@ -213,7 +213,9 @@ def _load_splits(
                 f"dataset {settings.name}: its files changed while they were read. Run the same command again when "
                 "nothing writes to them"
             )
-        meta = {name: getattr(made, name) for name in ("labels", "fingerprint", "kind", "num_available")}
+        meta = {
+            name: getattr(made, name) for name in ("labels", "fingerprint", "kind", "num_available", "label_counts")
+        }
         return Stored(parts=made.parts, meta={**meta, "warnings": warnings})
 
     return _as_splits(settings.name, load_or_make(folder, make))
@@ -245,6 +247,7 @@ def _known_splits(folder: Path) -> SplitsRecord | None:
         kind=meta["kind"],
         num_available=meta["num_available"],
         num_rows=meta["parts"],
+        label_counts=meta["label_counts"],
     )
 
 

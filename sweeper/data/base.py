@@ -6,7 +6,8 @@ token ids of it. All rows are kept in a `datasets.Dataset`; nothing here imports
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -48,6 +49,7 @@ class SplitsRecord:
     kind: str
     num_available: int
     num_rows: Mapping[str, int]
+    label_counts: Mapping[str, Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,19 @@ class Splits:
         return {name: len(part) for name, part in self.parts.items()}
 
     @property
+    def label_counts(self) -> Mapping[str, Sequence[int]]:
+        """Rows of each label, by its index, among the first half of the validation rows and among all of them.
+
+        The keys are the numbers of these rows, as text. Empty if completions are open.
+        """
+        labels = list(self.validation["label"]) if self.labels else []
+        found = {}
+        for num_rows in {len(labels) // 2, len(labels)} - {0}:
+            counts = Counter(labels[:num_rows])
+            found[str(num_rows)] = [counts[label] for label in range(max(*counts, len(self.labels) - 1) + 1)]
+        return found
+
+    @property
     def record(self) -> SplitsRecord:
         """Everything but the rows."""
         return SplitsRecord(
@@ -101,6 +116,7 @@ class Splits:
             kind=self.kind,
             num_available=self.num_available,
             num_rows=self.num_rows,
+            label_counts=self.label_counts,
         )
 
 

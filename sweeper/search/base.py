@@ -57,8 +57,16 @@ class SearchProtocol(Protocol):
         """Propose a configuration; its trial counts as running until `tell`."""
         ...
 
-    def report(self, number: int, *, chunk: int, value: float, costs: Mapping[str, float] | None = None) -> Decision:
-        """Report a trial's objective at a rung, and its costs so far; return whether the trial continues."""
+    def report(
+        self,
+        number: int,
+        *,
+        chunk: int,
+        value: float,
+        loss: float = ...,
+        costs: Mapping[str, float] | None = None,
+    ) -> Decision:
+        """Report a trial's objective, validation loss and costs at a rung; return whether the trial continues."""
         ...
 
     def tell(

@@ -1,9 +1,9 @@
 """Which trials are pruned, and after which chunks that is decided.
 
-Asynchronous: a decision uses the values reported so far; no trial waits for another. The decisions are those of
-Optuna's pruners of the same names, which a test compares; studies with a cost have a rule of their own. But Optuna
-reads all trials for each decision; here, the values of each rung are kept in order. Called by `study`; `rung_chunks`
-also by the code that plans a study. Does not use Optuna.
+Asynchronous: a decision uses what has been recorded at the rung so far; no trial waits for another. It depends on these
+values and those of the trial alone, not on their order. Trials are compared by their score, equal scores by the
+validation loss, and equal trials by their number, so ties never all pass. Called by `study`; `rung_chunks` also by the
+code that plans a study.
 """
 
 from __future__ import annotations
@@ -12,15 +12,18 @@ import bisect
 import math
 import zlib
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 from sweeper.config.settings import SearchSettings
-from sweeper.figures.pareto import Point, pareto_keys
+from sweeper.figures.pareto import pareto_keys
 
 __all__ = ["Pruner", "make_pruner", "rung_chunks"]
 
 _MEDIAN_STARTUP = 4
 """Complete trials before the median prunes anything; Optuna's 5 would be a fifth of the default budget of 24."""
+
+_Key = tuple[float, float, int]
+"""What trials are compared by at a rung, lower is better: score (negative if higher ones are better), loss, number."""
 
 
 def rung_chunks(num_chunks: int, *, min_chunks: int, reduction_factor: int) -> tuple[int, ...]:
@@ -46,73 +49,96 @@ def rung_chunks(num_chunks: int, *, min_chunks: int, reduction_factor: int) -> t
 class Pruner:
     """Prunes nothing; the base class of the others."""
 
-    def record(self, number: int, chunk: int, value: float, cost: float = 0.0) -> None:
-        """Record the value of a trial at a rung, once.
+    def record(self, number: int, chunk: int, value: float, *, loss: float = math.inf, cost: float = 0.0) -> None:
+        """Record what a trial scored at a rung, once.
 
         Args:
             number: The trial.
             chunk: The rung.
             value: Its objective, finite.
+            loss: Its validation loss; one that is unknown or not finite counts as the worst.
             cost: Its cost so far; only read if the study has one.
         """
 
-    def complete(self, scores: Mapping[int, float]) -> None:
-        """Record that a trial ran to its end; an infeasible one counts, as in Optuna.
+    def complete(self, number: int) -> None:
+        """Record that a trial ran to its end, or was infeasible."""
 
-        Args:
-            scores: Its values by rung.
-        """
-
-    def should_prune(self, number: int, chunk: int, scores: Mapping[int, float]) -> bool:  # noqa: ARG002
-        """Return whether a trial is pruned at a rung at which its value was recorded.
-
-        Args:
-            number: The trial.
-            chunk: The rung; not the last one.
-            scores: Its values by rung, this one included.
-        """
+    def should_prune(self, number: int, chunk: int) -> bool:  # noqa: ARG002
+        """Return whether a trial is pruned at a rung, not the last one, at which its value was recorded."""
         return False
 
 
-class _SuccessiveHalving(Pruner):
-    """A trial continues if it is among the best 1/factor of those scored at the rung (ASHA, arXiv:1810.05934).
-
-    Hyperband (arXiv:1603.06560) divides the trials into brackets, which compete apart and start to prune at different
-    rungs.
+class _RungRule(Pruner):
+    """What the rules have in common: the values of each rung, by which trials are compared.
 
     Args:
+        rungs: What `rung_chunks` returned.
+        majority: Score of always predicting the commonest label, by the position of the rung; empty if there is none.
+        maximize: Whether higher values are better.
+    """
+
+    def __init__(self, rungs: Sequence[int], majority: Sequence[float], *, maximize: bool) -> None:
+        self._rungs, self._sign = rungs, -1.0 if maximize else 1.0
+        self._majority = dict(zip(rungs, majority, strict=False))
+        self._keys: dict[int, dict[int, _Key]] = defaultdict(dict)
+        """By rung and trial."""
+
+    def record(self, number: int, chunk: int, value: float, *, loss: float = math.inf, cost: float = 0.0) -> None:  # noqa: ARG002
+        self._keys[chunk][number] = (self._sign * value, loss if math.isfinite(loss) else math.inf, number)
+
+    def _has_learnt(self, number: int, chunk: int) -> bool:
+        """Whether a trial scored more than always predicting the commonest label does, if that is known."""
+        majority = self._majority.get(chunk)
+        return majority is None or self._keys[chunk][number][0] < self._sign * majority
+
+
+class _SuccessiveHalving(_RungRule):
+    """A trial continues if it is among the best 1/factor of those scored at the rung (ASHA, arXiv:1810.05934).
+
+    The first ``2 * factor - 1`` trials at a rung continue, unless they have learnt nothing: a trial whose score is that
+    of the commonest label or lower competes from the second on. Hyperband (arXiv:1603.06560) divides the trials into
+    brackets, which compete apart and start to prune at different rungs.
+
+    Args:
+        rungs: What `rung_chunks` returned.
+        majority: As for `_RungRule`.
         study: Name of the study. A trial's bracket is a hash of it and of the trial's number, so it is the same after a
             resume.
-        rungs: What `rung_chunks` returned.
         factor: The reduction factor.
         num_brackets: 1 for successive halving.
         maximize: Whether higher values are better.
     """
 
-    def __init__(self, study: str, rungs: tuple[int, ...], *, factor: int, num_brackets: int, maximize: bool) -> None:
-        self._study, self._rungs, self._factor, self._maximize = study, rungs, factor, maximize
+    def __init__(
+        self,
+        rungs: Sequence[int],
+        majority: Sequence[float],
+        *,
+        study: str,
+        factor: int,
+        num_brackets: int,
+        maximize: bool,
+    ) -> None:
+        super().__init__(rungs, majority, maximize=maximize)
+        self._study, self._factor = study, factor
         # Each bracket's share of the trials, as in Optuna: ceil(n * factor^s / (s + 1)) for s = n - 1, ..., 0.
         self._shares = [math.ceil(num_brackets * factor**s / (s + 1)) for s in reversed(range(num_brackets))]
-        self._num_scored: dict[int, int] = defaultdict(int)
-        self._values: dict[tuple[int, int], list[float]] = defaultdict(list)
-        """Values of the competing trials by bracket and rung, ascending."""
+        self._ranked: dict[tuple[int, int], list[_Key]] = defaultdict(list)
+        """Keys of the trials that compete, by bracket and rung, best first."""
 
-    def record(self, number: int, chunk: int, value: float, cost: float = 0.0) -> None:  # noqa: ARG002
-        self._num_scored[chunk] += 1
-        bisect.insort(self._values[self._bracket(number), chunk], value)
+    def record(self, number: int, chunk: int, value: float, *, loss: float = math.inf, cost: float = 0.0) -> None:
+        super().record(number, chunk, value, loss=loss, cost=cost)
+        bisect.insort(self._ranked[self._bracket(number), chunk], self._keys[chunk][number])
 
-    def should_prune(self, number: int, chunk: int, scores: Mapping[int, float]) -> bool:
+    def should_prune(self, number: int, chunk: int) -> bool:
         bracket = self._bracket(number)
-        # Optuna's rule keeps only the best of the first three, so an average early trial survives with probability 1/n
-        # rather than 1/factor. Its `bootstrap_count` makes it worse: it *prunes* the first ones. Twice the reduction
-        # factor is the first number of trials of which two pass.
-        has_peers = self._num_scored[chunk] >= 2 * self._factor
+        # Twice the reduction factor is the first number of trials of which two pass; if all competed, the best of the
+        # first three would be the only one to pass, and an average early trial would survive with probability 1/n.
+        has_peers = len(self._keys[chunk]) >= 2 * self._factor or not self._has_learnt(number, chunk)
         if not has_peers or sum(rung < chunk for rung in self._rungs) < bracket:
             return False
-        values = self._values[bracket, chunk]
-        num_promoted = max(1, len(values) // self._factor)
-        worst_promoted = values[-num_promoted] if self._maximize else values[num_promoted - 1]
-        return scores[chunk] < worst_promoted if self._maximize else scores[chunk] > worst_promoted
+        ranked = self._ranked[bracket, chunk]
+        return bisect.bisect_left(ranked, self._keys[chunk][number]) >= max(1, len(ranked) // self._factor)
 
     def _bracket(self, number: int) -> int:
         position = zlib.crc32(f"{self._study}_{number}".encode()) % sum(self._shares)
@@ -123,63 +149,73 @@ class _SuccessiveHalving(Pruner):
         raise AssertionError("the shares add up to the modulus")
 
 
-class _ParetoHalving(Pruner):
+class _ParetoHalving(_RungRule):
     """A trial continues if it is among the first 1/factor of those scored at the rung, in the order of `pareto_keys`.
 
-    So it is pruned if too many others are better in score and cost, or as good but in more crowded places. Optuna
-    prunes nothing if there are two objectives. A decision depends on the values at the rung alone, and takes
-    O(n log n): 30 ms with 10,000 of them.
+    So it is pruned if too many others are better in score and cost, or as good but in more crowded places. Of trials
+    with equal score and cost, those with the lower loss come first. The first trials continue as in successive halving.
+    A decision takes O(n log n): 30 ms with 10,000 trials at the rung.
 
     Args:
+        rungs: What `rung_chunks` returned.
+        majority: As for `_RungRule`.
         factor: The reduction factor.
         maximize: Whether higher values are better.
     """
 
-    def __init__(self, *, factor: int, maximize: bool) -> None:
-        self._factor, self._sign = factor, -1.0 if maximize else 1.0
-        self._points: dict[int, dict[int, Point]] = defaultdict(dict)
+    def __init__(self, rungs: Sequence[int], majority: Sequence[float], *, factor: int, maximize: bool) -> None:
+        super().__init__(rungs, majority, maximize=maximize)
+        self._factor = factor
+        self._costs: dict[int, dict[int, float]] = defaultdict(dict)
         """By rung and trial."""
 
-    def record(self, number: int, chunk: int, value: float, cost: float = 0.0) -> None:
-        self._points[chunk][number] = (self._sign * value, cost)
+    def record(self, number: int, chunk: int, value: float, *, loss: float = math.inf, cost: float = 0.0) -> None:
+        super().record(number, chunk, value, loss=loss)
+        self._costs[chunk][number] = cost
 
-    def should_prune(self, number: int, chunk: int, scores: Mapping[int, float]) -> bool:  # noqa: ARG002
-        points = self._points[chunk]
-        if len(points) < 2 * self._factor:  # as in successive halving
+    def should_prune(self, number: int, chunk: int) -> bool:
+        keys, costs = self._keys[chunk], self._costs[chunk]
+        if len(keys) < 2 * self._factor and self._has_learnt(number, chunk):
             return False
-        keys = dict(zip(points, pareto_keys(list(points.values())), strict=True))
-        num_promoted = len(points) // self._factor
-        return sum(key < keys[number] for key in keys.values()) >= num_promoted
+        fronts = pareto_keys([(key[0], costs[each]) for each, key in keys.items()])
+        order = {each: (front, *key[1:]) for (each, key), front in zip(keys.items(), fronts, strict=True)}
+        return sum(key < order[number] for key in order.values()) >= max(1, len(keys) // self._factor)
 
 
-class _Median(Pruner):
-    """A trial continues if its best value so far reaches the median of the complete trials at the rung.
+class _Median(_RungRule):
+    """A trial continues unless its best value so far is beaten by more than half of the complete trials at the rung.
 
-    Args:
-        maximize: Whether higher values are better.
+    Before there are four complete trials, only those compete that have learnt nothing.
     """
 
-    def __init__(self, *, maximize: bool) -> None:
-        self._maximize = maximize
+    def __init__(self, rungs: Sequence[int], majority: Sequence[float], *, maximize: bool) -> None:
+        super().__init__(rungs, majority, maximize=maximize)
         self._num_complete = 0
-        self._values: dict[int, list[float]] = defaultdict(list)
-        """Values of the complete trials by rung, ascending."""
+        self._complete: dict[int, list[_Key]] = defaultdict(list)
+        """Keys of the complete trials by rung, best first."""
 
-    def complete(self, scores: Mapping[int, float]) -> None:
+    def complete(self, number: int) -> None:
         self._num_complete += 1
-        for chunk, value in scores.items():
-            bisect.insort(self._values[chunk], value)
+        for chunk, keys in self._keys.items():
+            if number in keys:
+                bisect.insort(self._complete[chunk], keys[number])
 
-    def should_prune(self, number: int, chunk: int, scores: Mapping[int, float]) -> bool:  # noqa: ARG002
-        values = self._values[chunk]
-        if self._num_complete < _MEDIAN_STARTUP or not values:
+    def should_prune(self, number: int, chunk: int) -> bool:
+        if self._num_complete < _MEDIAN_STARTUP and self._has_learnt(number, chunk):
             return False
-        low, high = values[(len(values) - 1) // 2], values[len(values) // 2]
-        median = high - (high - low) * 0.5  # rounded like numpy.percentile, which Optuna uses
-        return max(scores.values()) < median if self._maximize else min(scores.values()) > median
+        best = min(keys[number] for rung, keys in self._keys.items() if rung <= chunk and number in keys)
+        complete = self._complete[chunk]
+        return 2 * bisect.bisect_left(complete, best) > len(complete)
 
 
-def make_pruner(settings: SearchSettings, *, study: str, rungs: tuple[int, ...], maximize: bool) -> Pruner:
+def make_pruner(
+    settings: SearchSettings,
+    *,
+    study: str,
+    rungs: Sequence[int],
+    maximize: bool,
+    majority: Sequence[float] = (),
+) -> Pruner:
     """Return the configured pruner.
 
     Args:
@@ -187,14 +223,15 @@ def make_pruner(settings: SearchSettings, *, study: str, rungs: tuple[int, ...],
         study: Name of the study.
         rungs: What `rung_chunks` returned. The pruner decides at all of them but the last.
         maximize: Whether higher values are better.
+        majority: Score of always predicting the commonest label at each rung; empty if that has no meaning.
     """
     if settings.pruner == "none" or len(rungs) == 1:
         return Pruner()
     if settings.pruner == "median":
-        return _Median(maximize=maximize)
+        return _Median(rungs, majority, maximize=maximize)
     factor = settings.reduction_factor
     if settings.cost != "none":
-        return _ParetoHalving(factor=factor, maximize=maximize)
+        return _ParetoHalving(rungs, majority, factor=factor, maximize=maximize)
     is_hyperband = settings.pruner == "hyperband"
     num_brackets = math.floor(math.log(rungs[-1] / rungs[0], factor)) + 1 if is_hyperband else 1
-    return _SuccessiveHalving(study, rungs, factor=factor, num_brackets=num_brackets, maximize=maximize)
+    return _SuccessiveHalving(rungs, majority, study=study, factor=factor, num_brackets=num_brackets, maximize=maximize)

@@ -46,6 +46,7 @@ class Search:
         settings: Pruner, its reduction factor, and the cost.
         rungs: Chunks after which trials are scored.
         maximize: Whether higher values are better.
+        majority: Score of always predicting the commonest label at each rung; empty if that has no meaning.
     """
 
     def __init__(
@@ -57,12 +58,13 @@ class Search:
         settings: SearchSettings,
         rungs: tuple[int, ...],
         maximize: bool,
+        majority: Sequence[float] = (),
     ) -> None:
         self._name, self._database, self._proposer = name, database, proposer
         self._last_rung = rungs[-1]
         self._cost = settings.cost
         self._mirror = StudyMirror(proposer.space, maximize=maximize, has_cost=proposer.has_cost)
-        self._pruner = make_pruner(settings, study=name, rungs=rungs, maximize=maximize)
+        self._pruner = make_pruner(settings, study=name, rungs=rungs, maximize=maximize, majority=majority)
         self._decisions: dict[int, tuple[int, Decision]] = {}
         """The latest chunk at which a trial was decided, and the decision; it continued at earlier ones."""
         self._writer = WriteBehind(database.update)
@@ -80,6 +82,7 @@ class Search:
         rungs: tuple[int, ...],
         fixed: Mapping[str, ParamValue] | None = None,
         metric: str = "score",
+        majority: Sequence[float] = (),
     ) -> Search:
         """Open a study; create it if it does not exist. It has no trials before `sync`.
 
@@ -93,6 +96,7 @@ class Search:
             rungs: Chunks after which trials are scored; the last one ends a trial (see `pruning.rung_chunks`).
             fixed: Values of the keys outside the space, and of dimensions that a recipe leaves out.
             metric: Name of the objective, for people who look at the database.
+            majority: Score of always predicting the commonest label at each rung; empty if that has no meaning.
 
         Raises:
             ConfigError: A setting is wrong, or the database cannot be opened.
@@ -104,7 +108,7 @@ class Search:
         database: StudyView = NullView()
         if storage_url is not None:
             database = StudyDatabase.open(name, space, directions=directions, url=storage_url)
-        return cls(name, database, proposer, settings=settings, rungs=rungs, maximize=maximize)
+        return cls(name, database, proposer, settings=settings, rungs=rungs, maximize=maximize, majority=majority)
 
     def __enter__(self) -> Search:
         return self
@@ -156,7 +160,15 @@ class Search:
         self._mirror.start(proposal.params, self._attributes(proposal.number, proposal.origin, proposal.notes))
         return proposal
 
-    def report(self, number: int, *, chunk: int, value: float, costs: Mapping[str, float] | None = None) -> Decision:
+    def report(
+        self,
+        number: int,
+        *,
+        chunk: int,
+        value: float,
+        loss: float = math.inf,
+        costs: Mapping[str, float] | None = None,
+    ) -> Decision:
         """Report the objective of a trial at a rung. The same rung reported again gets the same answer.
 
         That includes a rung whose decision an earlier session recorded, and a trial that has ended since.
@@ -165,6 +177,7 @@ class Search:
             number: The trial.
             chunk: Chunks completed.
             value: The objective. A trial whose value is not finite is pruned.
+            loss: The validation loss, by which trials with equal objectives are compared; infinite if unknown.
             costs: Its costs so far by name (`sweeper.figures.pareto.rung_costs`); only ``search.cost`` is read.
 
         Returns:
@@ -173,7 +186,7 @@ class Search:
         """
         self._writer.check()
         trial = self._mirror.trials[number]
-        self._score(number, chunk, value, costs)
+        self._score(number, chunk, value, loss, costs)
         decided_chunk, decision = self._decisions.get(number, (0, Decision.CONTINUE))
         if chunk > decided_chunk and not trial.state.is_finished():
             decided_chunk, decision = chunk, self._decide(trial, chunk, value)
@@ -241,19 +254,18 @@ class Search:
         if chunk >= self._last_rung:
             return Decision.CONTINUE
         is_default = trial.user_attrs.get("origin") == self._proposer.default_origin
-        scores = trial.intermediate_values
-        prunes = not math.isfinite(value) or (not is_default and self._pruner.should_prune(trial.number, chunk, scores))
+        prunes = not math.isfinite(value) or (not is_default and self._pruner.should_prune(trial.number, chunk))
         return Decision.STOP if prunes else Decision.CONTINUE
 
     def _attributes(self, number: int, origin: str, notes: Mapping[str, object]) -> dict[str, object]:
         return {"origin": origin, "seed": trial_seed(self._proposer.seed, number), **notes}
 
-    def _score(self, number: int, chunk: int, value: float, costs: Mapping[str, float] | None) -> None:
+    def _score(self, number: int, chunk: int, value: float, loss: float, costs: Mapping[str, float] | None) -> None:
         trial = self._mirror.trials[number]
         if math.isfinite(value) and chunk not in trial.intermediate_values and not trial.state.is_finished():
             cost = 0.0 if self._cost == "none" else (costs or {})[self._cost]
             self._mirror.score(number, chunk, value, cost)
-            self._pruner.record(number, chunk, value, cost)
+            self._pruner.record(number, chunk, value, loss=loss, cost=cost)
 
     def _finish(self, number: int, state: TrialState, value: float | None, finished_at: datetime | None) -> None:
         trial = self._mirror.trials[number]
@@ -261,7 +273,7 @@ class Search:
             return
         self._mirror.finish(number, state, value, finished_at)
         if state in (TrialState.COMPLETE, TrialState.INFEASIBLE):
-            self._pruner.complete(trial.intermediate_values)
+            self._pruner.complete(number)
         if state is not TrialState.PRUNED:
             self._decisions.pop(number, None)
 
@@ -280,7 +292,8 @@ class Search:
                 earlier = dataclasses.replace(record, measurements=record.measurements[: index + 1])
                 value = value_of(earlier)
                 if value is not None:
-                    self._score(record.spec.number, measurement.chunk, value, rung_costs(earlier))
+                    costs = rung_costs(earlier)
+                    self._score(record.spec.number, measurement.chunk, value, measurement.validation_loss, costs)
 
 
 def _moment(text: str) -> datetime | None:

@@ -87,7 +87,7 @@ def _scored(study: StudyRecord, trial: TrialRecord, space: SearchSpace) -> Score
         shares=tuple(min(1.0, m.chunk / study.num_chunks) for m in rungs),
         values=tuple(m.metrics[study.metric] for m in rungs),
         train_losses=tuple(m.metrics.get("train/loss", math.nan) for m in rungs),
-        validation_losses=tuple(m.metrics.get("validation/loss", math.nan) for m in rungs),
+        validation_losses=tuple(m.validation_loss for m in rungs),
     )
 
 

@@ -61,6 +61,7 @@ def open_search(record: StudyRecord, config: SweepConfig, store: TrialStore) -> 
         storage_url=storage_url(settings, store),
         seed=settings.seed,
         rungs=record.rungs,
+        majority=record.majority,
         fixed=Hyperparameters.of(settings).by_key(),
         metric=record.metric,
     )

@@ -20,6 +20,7 @@ from sweeper.errors import ConfigError, DataError, SweepMismatch, did_you_mean
 from sweeper.execute.base import OpenStudy
 from sweeper.fetch.progress import Progress
 from sweeper.figures.recipes import FIRST_REFERENCE_NUMBER, default_recipe
+from sweeper.figures.rungs import rows_to_score
 from sweeper.figures.text import plural
 from sweeper.search.proposals import fit_recipes
 from sweeper.search.pruning import rung_chunks
@@ -28,7 +29,7 @@ from sweeper.train.chunks import ChunkPlan, choose_chunks_per_epoch, choose_epoc
 from sweeper.types import ModelRef, RowsRef, StudyRecord, TrialTemplate
 
 if TYPE_CHECKING:
-    from sweeper.data.base import Prepared
+    from sweeper.data.base import Prepared, SplitsRecord
 
 __all__ = [
     "StudyPlan",
@@ -245,6 +246,7 @@ def _plan(
         chunks_per_epoch=settings.train.chunks_per_epoch or choose_chunks_per_epoch(epochs),
         epochs=epochs,
     )
+    rungs = rung_chunks(chunks.num_chunks, min_chunks=search.min_chunks, reduction_factor=search.reduction_factor)
     record = StudyRecord(
         name=study_name(settings, dataset),
         dataset=dataset.name,
@@ -256,7 +258,7 @@ def _plan(
         num_chunks=chunks.num_chunks,
         epochs=chunks.epochs,
         chunks_per_epoch=chunks.chunks_per_epoch,
-        rungs=rung_chunks(chunks.num_chunks, min_chunks=search.min_chunks, reduction_factor=search.reduction_factor),
+        rungs=rungs,
         rows_per_chunk=chunks.rows_per_chunk,
         micro_batch=chunks.micro_batch,
         fingerprint=splits.fingerprint,
@@ -266,6 +268,7 @@ def _plan(
         num_available=splits.num_available,
         rows_ref=prepared.ref,
         model_ref=model,
+        majority=_majority(settings, splits, metric, rungs),
     )
     return StudyPlan(record, _opening(record, config, prepared.ref, model, lane_limit=lane_limit))
 
@@ -282,6 +285,17 @@ def _objective(settings: SweepSettings, num_labels: int) -> tuple[str, str]:
         remedy = did_you_mean(metric, known) or f"Metrics are: {', '.join(known)}."
         raise ConfigError("task.metric", metric, rule, remedy)
     return f"validation/{metric}", task.direction(metric)
+
+
+def _majority(settings: SweepSettings, splits: SplitsRecord, metric: str, rungs: tuple[int, ...]) -> tuple[float, ...]:
+    """Return the score of always predicting the commonest label at each rung, on the rows that it scores."""
+    if not splits.label_counts:
+        return ()
+    task, num_rows = make_task(settings.task.name), splits.num_rows["validation"]
+    scored = [rows_to_score(rung, num_chunks=rungs[-1], num_rows=num_rows) for rung in rungs]
+    name = metric.removeprefix("validation/")
+    found = [task.majority_score(name, splits.label_counts[str(rows)], len(splits.labels)) for rows in scored]
+    return tuple(score for score in found if score is not None)
 
 
 def _opening(record: StudyRecord, config: SweepConfig, rows: RowsRef, model: ModelRef, *, lane_limit: int) -> OpenStudy:

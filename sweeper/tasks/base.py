@@ -117,6 +117,19 @@ class TaskProtocol(Protocol):
         """Return prediction and loss of each row of one lane, from which `score` could be computed."""
         ...
 
+    def majority_score(self, metric: str, counts: Sequence[int], num_labels: int) -> float | None:
+        """Return the score of always predicting the commonest label.
+
+        Args:
+            metric: One of `metrics`.
+            counts: Rows of each label, by its index; empty if completions are open.
+            num_labels: Labels that can be predicted, the first ones; scored rows may have others.
+
+        Returns:
+            None if that has no meaning for the metric.
+        """
+        ...
+
     def score_labels(self, predicted_N: torch.Tensor, labels_N: torch.Tensor, num_labels: int) -> Mapping[str, float]:
         """Return the metrics that depend on predicted labels only."""
         ...

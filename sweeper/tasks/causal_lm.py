@@ -132,6 +132,10 @@ class Task:
             num_labels=num_labels,
         )
 
+    def majority_score(self, metric: str, counts: Sequence[int], num_labels: int) -> float | None:
+        """Return the accuracy of always predicting the commonest choice; None for losses and open completions."""
+        return max(counts[:num_labels]) / sum(counts) if metric == "accuracy" and counts else None
+
     def score_labels(self, predicted_N: torch.Tensor, labels_N: torch.Tensor, num_labels: int) -> Mapping[str, float]:  # noqa: ARG002  part of the contract
         """Return the accuracy."""
         return {"accuracy": (predicted_N == labels_N).double().mean().item()}

@@ -9,7 +9,7 @@ Shapes: N rows, C labels, F = C outputs of a row.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sweeper.errors import ModelError
@@ -96,6 +96,16 @@ class Task:
             target_N=targets_N.numpy(),
             num_labels=outputs_NF.shape[-1],
         )
+
+    def majority_score(self, metric: str, counts: Sequence[int], num_labels: int) -> float | None:
+        """Return the score of always predicting the commonest label; None for the loss."""
+        hits, num_rows = max(counts[:num_labels]), sum(counts)
+        scores = {
+            "accuracy": hits / num_rows,
+            "macro_f1": 2 * hits / (num_rows + hits) / sum(count > 0 for count in counts),
+            "mcc": 0.0,
+        }
+        return scores.get(metric)
 
     def score_labels(self, predicted_N: torch.Tensor, labels_N: torch.Tensor, num_labels: int) -> Mapping[str, float]:
         """Return accuracy, macro-F1 (the mean over the labels that occur in ``labels_N`` or ``predicted_N``) and MCC.

@@ -94,7 +94,7 @@ def windows_are_ignored(patch):
 
 def the_first_are_pruned(patch):
     rule = sweeper.search.pruning._SuccessiveHalving
-    patch.setattr(rule, "should_prune", lambda _self, number, _chunk, _scores: number % 3 == 1)
+    patch.setattr(rule, "should_prune", lambda _self, number, _chunk: number % 3 == 1)
 
 
 def a_finished_trial_continues(patch):

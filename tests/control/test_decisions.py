@@ -126,8 +126,8 @@ def test_a_decided_rung_that_is_trained_again_is_scored_but_not_decided_again(tm
         path.write_bytes(b"")
     real, reports = Search.report, []
 
-    def report(self, number, *, chunk, value, costs):
-        decision = real(self, number, chunk=chunk, value=value, costs=costs)
+    def report(self, number, *, chunk, value, loss, costs):
+        decision = real(self, number, chunk=chunk, value=value, loss=loss, costs=costs)
         reports.append((number, chunk, chunk in self._mirror.trials[number].intermediate_values))
         return Decision.STOP if (number, chunk) == (1, FIRST) else decision
 

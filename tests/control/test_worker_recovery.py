@@ -360,7 +360,7 @@ def test_a_restart_aborts_the_same_study_at_once(bench):
 def test_a_decision_that_a_kill_interrupted_is_requested_again(bench, monkeypatch):
     asked = []
 
-    def report(self, number, *, chunk, value, costs):  # noqa: ARG001  the protocol's names
+    def report(self, number, *, chunk, value, loss, costs):  # noqa: ARG001  the protocol's names
         asked.append((number, chunk))
         if asked == [(0, 2)]:
             raise Killed
@@ -382,9 +382,9 @@ def test_a_recorded_decision_is_not_requested_again(bench, monkeypatch):
     asked = []
     real = Search.report
 
-    def report(self, number, *, chunk, value, costs):
+    def report(self, number, *, chunk, value, loss, costs):
         asked.append((number, chunk))
-        return real(self, number, chunk=chunk, value=value, costs=costs)
+        return real(self, number, chunk=chunk, value=value, loss=loss, costs=costs)
 
     monkeypatch.setattr(Search, "report", report)
     with pytest.raises(Killed):

@@ -82,3 +82,10 @@ def test_a_full_cache_of_another_dataset_does_not_count(dataset, model_dir, tmp_
     other.write_text("\n".join(json.dumps({**row, "text": f"another {row['text']}"}) for row in ROWS))
     changed = DatasetSettings(name="mine", source="files", path=str(other), validation_rows=10, test_rows=0)
     assert prepared(changed, model_dir).splits.fingerprint != prepared(dataset, model_dir).splits.fingerprint
+
+
+def test_labels_of_the_validation_rows_are_counted_in_their_order(dataset, model_dir):
+    splits = prepare_splits(dataset, cache=model_dir.parent / "cache")
+    labels = splits.validation["label"]
+    expected = {str(n): [labels[:n].count(0), labels[:n].count(1)] for n in (5, 10)}
+    assert prepared(dataset, model_dir).splits.label_counts == expected

@@ -31,8 +31,8 @@ def decisions(points, **changes):
     """Record points at a rung, and decide about each with all of them known."""
     pruner = make_cost_pruner(**changes)
     for number, (value, cost) in enumerate(points):
-        pruner.record(number, 3, value, cost)
-    return [pruner.should_prune(number, 3, {3: value}) for number, (value, _) in enumerate(points)]
+        pruner.record(number, 3, value, cost=cost)
+    return [pruner.should_prune(number, 3) for number in range(len(points))]
 
 
 def test_a_dominated_trial_is_pruned_and_a_cheap_one_is_not():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import optuna
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from sweeper.config.space import Dimension, Scale, SearchSpace
 from sweeper.errors import ConfigError, StoreError, SweeperError, SweepMismatch
 from sweeper.types import Decision, TrialState
+from tests.builders import make_measurement, make_spec, make_trial
 from tests.search.toy import METRIC, SPACE, Driver, open_toy, preset, stored_trials, value_of
 
 
@@ -47,6 +49,42 @@ def test_a_rung_prunes_only_when_enough_trials_were_scored_there(tmp_path):
         good = search.report(numbers[6], chunk=3, value=0.85)
     assert decisions == [Decision.CONTINUE] * 3 + [Decision.STOP] * 3
     assert good is Decision.CONTINUE
+
+
+def test_of_equal_scores_the_lower_loss_continues_also_after_a_resume(tmp_path):
+    """Trials that always predict the commonest label have the same score, whatever they have learnt."""
+    settings, losses = preset("random", recipes=[]), (0.5, 0.4, 0.3, 0.2, 0.1)
+    with open_toy(tmp_path, settings) as search:
+        params = [search.ask().params for _ in range(6)]
+        for number, loss in enumerate(losses):
+            search.report(number, chunk=3, value=0.8775, loss=loss)
+        assert search.report(5, chunk=3, value=0.8775, loss=0.25) is Decision.CONTINUE
+    records = [
+        make_trial(
+            spec=make_spec(number, params=params[number], study="toy", origin="random"),
+            state=TrialState.RUNNING,
+            measurements=(scored_with_loss(3, 0.8775, loss),) if loss else (),
+            chunks=0,
+        )
+        for number, loss in enumerate((*losses, None))
+    ]
+    for loss, decision in ((0.25, Decision.CONTINUE), (0.45, Decision.STOP)):
+        with open_toy(tmp_path, settings) as search:
+            search.sync(records, value_of)
+            assert search.report(5, chunk=3, value=0.8775, loss=loss) is decision
+
+
+def scored_with_loss(chunk, value, loss):
+    return replace(make_measurement(chunk), metrics={METRIC: value, "validation/loss": loss})
+
+
+def test_a_trial_at_the_majority_has_no_free_pass(tmp_path):
+    decisions = {}
+    for majority in ((), (0.5, 0.5, 0.5)):
+        with open_toy(tmp_path, preset("random", recipes=[]), majority=majority) as search:
+            for value in (0.6, 0.5):
+                decisions[majority] = search.report(search.ask().number, chunk=3, value=value)
+    assert list(decisions.values()) == [Decision.CONTINUE, Decision.STOP]
 
 
 def test_nothing_is_pruned_at_the_last_rung(tmp_path):

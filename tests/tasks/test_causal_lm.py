@@ -159,3 +159,10 @@ def test_an_adapted_output_layer_is_refused():
     model.lm_head = torch.nn.Sequential(model.lm_head)
     with pytest.raises(ModelError, match=r"Sequential as output layer.*model\.target_modules"):
         token_loss.output_layer(model)
+
+
+def test_the_majority_score_is_the_share_of_the_commonest_choice():
+    assert Task(CHOICES).majority_score("accuracy", [1, 5, 2], 3) == 5 / 8
+    assert Task(CHOICES).majority_score("accuracy", [1, 2, 5], 2) == 2 / 8  # rows with the last cannot be right
+    assert Task(CHOICES).majority_score("loss", [1, 5, 2], 3) is None
+    assert Task().majority_score("perplexity", [], 0) is None

@@ -137,3 +137,14 @@ def test_statistics_of_such_rows_agree_with_the_scores(task):
     )
     for metric in task.metrics:
         assert metric_values(outcomes, metric)[0] == pytest.approx(scores[metric], rel=1e-3), metric
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 1, 2, 2, 2], [1, 1, 1], [3, 3, 3, 0, 0], [0, 0, 2, 2, 2, 1, 1]])
+def test_the_majority_score_is_that_of_the_best_constant(task, labels):
+    """Label 3 is that of scored rows only, so no row can be predicted as it."""
+    targets = torch.tensor(labels)
+    constants = [task.score_labels(torch.full_like(targets, label), targets, 3) for label in range(3)]
+    counts = targets.bincount(minlength=3).tolist()
+    for metric in ("accuracy", "macro_f1", "mcc"):
+        assert task.majority_score(metric, counts, 3) == max(scores[metric] for scores in constants)
+    assert task.majority_score("loss", counts, 3) is None

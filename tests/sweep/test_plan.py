@@ -1,0 +1,58 @@
+"""What trials of a study share: the score of always predicting the commonest label, which pruning compares with."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+import torch
+
+from sweeper.config.compose import compose
+from sweeper.config.settings import DatasetSettings
+from sweeper.data import open_rows
+from sweeper.store.trials import TrialStore
+from sweeper.sweep.plan import plan_study
+from sweeper.tasks import make_task
+from tests.builders import make_model_ref
+from tests.data.test_tokens import make_tokenizer
+
+
+def plan(tmp_path, *overrides):
+    folder, path = make_tokenizer(tmp_path / "model"), tmp_path / "rows.jsonl"
+    rng = random.Random(1)  # noqa: S311 - no secret
+    texts = [{"text": f"row {number}", "label": rng.choice("aab")} for number in range(1700)]
+    path.write_text("\n".join(map(json.dumps, texts)))
+    dataset = DatasetSettings(name="mine", source="files", path=str(path), validation_rows=401, test_rows=0)
+    config = compose(["dataset=trec", f"cache={tmp_path / 'cache'}", *overrides])
+    return plan_study(config, dataset, model_dir=folder, model=make_model_ref()), folder
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1", "mcc"])
+def test_the_majority_is_what_a_constant_scores_on_the_rows_of_each_rung(tmp_path, metric):
+    planned, folder = plan(tmp_path, f"task.metric={metric}")
+    record, cache = planned.record, tmp_path / "cache"
+    rows = open_rows(record.rows_ref, cache=cache, model_dir=folder, trust_remote_code=False)
+    labels = torch.tensor(rows.validation["label"])
+    commonest = int(labels.bincount().argmax())
+    expected = []
+    for rung in record.rungs:
+        scored = labels[:200] if 2 * rung <= record.num_chunks else labels
+        constant = torch.full_like(scored, commonest)
+        expected.append(make_task("text_classification").score_labels(constant, scored, 2)[metric])
+    assert len(record.rungs) > 2
+    assert list(record.majority) == expected  # exactly, since scores are compared with it
+    assert metric == "mcc" or len(set(expected)) == 2
+    store = TrialStore(tmp_path / "sweep")
+    store.write_study(record)
+    assert store.read_study(record.name) == record
+
+
+def test_a_loss_has_no_majority(tmp_path):
+    assert plan(tmp_path, "task.metric=loss")[0].record.majority == ()
+
+
+def test_a_resumed_study_keeps_its_majority(tmp_path):
+    planned, _ = plan(tmp_path)
+    before = planned.record
+    assert planned.resumed(before).record.majority == before.majority != ()
