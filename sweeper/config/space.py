@@ -98,6 +98,22 @@ class Dimension:
         value = min(max(math.floor(value + half) if self.is_integer else value, self.low), self.high)
         return int(value) if self.is_integer else value
 
+    def position(self, value: ParamValue) -> float:
+        """Return the ``unit`` in [0, 1) at which `at` returns ``value``; the middle of those of a discrete value."""
+        number = 0.0 if isinstance(value, str) else float(value)
+        if self.choices:
+            return (self.choices.index(value) + 0.5) / len(self.choices)
+        if self.scale is Scale.LOG2:
+            first, last = self.exponents
+            return (round(math.log2(number)) - first + 0.5) / (last - first + 1)
+        half = 0.5 if self.is_integer else 0.0
+        low, high = self.low - half, self.high + half
+        if self.scale is Scale.LOG:
+            found = math.log(number / low) / math.log(high / low)
+        else:
+            found = (number - low) / (high - low)
+        return min(max(found, 0.0), 1 - 1e-9)
+
     def unit(self, value: ParamValue) -> float:
         """Return the position of ``value`` in [0, 1], where 0 and 1 are the bounds; 0.5 for a category."""
         if self.scale is Scale.CATEGORICAL:

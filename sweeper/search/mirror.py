@@ -83,11 +83,15 @@ class StudyMirror:
         self._changed: set[int] = set()
         self._worst: float | None = None
         self._worst_cost = 0.0
-        self.num_scored = 0
-        """Complete and pruned trials that are feasible."""
+        self._scored: set[int] = set()
 
     def __len__(self) -> int:
         return len(self.trials)
+
+    @property
+    def num_scored(self) -> int:
+        """Feasible trials with a score, running ones included."""
+        return len(self._scored)
 
     def start(
         self, params: Mapping[str, ParamValue], attributes: Mapping[str, object], started_at: datetime | None = None
@@ -121,6 +125,7 @@ class StudyMirror:
             trial.user_attrs = {**trial.user_attrs, rung_attribute(chunk): [value, cost]}
             self._worst_cost = max(self._worst_cost, cost)
         self._note_value(value)
+        self._scored.add(number)
         self._changed.add(number)
 
     def finish(self, number: int, state: TrialState, value: float | None, finished_at: datetime | None = None) -> None:
@@ -141,6 +146,7 @@ class StudyMirror:
             self._set_value(trial, self._worst_value(value), self._worst_cost)
             trial.system_attrs = dict(trial.system_attrs)
             trial.set_constraint(CONSTRAINT, 1.0)
+            self._scored.discard(number)
         elif state is TrialState.COMPLETE:
             self._set_value(trial, value, self._latest_cost(trial))
             self._note_value(value)
@@ -211,7 +217,6 @@ class StudyMirror:
             # Optuna ranks a pruned trial by how far it got, then by its value there; one without a value comes last.
             step = trial.last_step
             rank = (1.0, 1.0, 0.0) if step is None else (1.0, -step, sign * (score_of(trial) or 0.0))
-        self.num_scored += rank[0] < 2.0  # noqa: PLR2004
         bisect.insort(self._best, (rank, trial.number))
         del self._best[_NUM_BEST:]
 

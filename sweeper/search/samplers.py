@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sweeper.config.settings import SearchSettings
-from sweeper.config.space import Scale, SearchSpace
+from sweeper.config.space import SearchSpace
 from sweeper.config.values import ParamValue
 from sweeper.figures.recipes import default_recipe, recipe_origin
 from sweeper.search import cma, gp, tpe
@@ -100,9 +100,8 @@ class Proposer:
     def _model(self, number: int) -> str:
         if self._settings.sampler != "auto":
             return self._settings.sampler
-        is_numeric = all(dimension.scale is not Scale.CATEGORICAL for dimension in self.space.dimensions)
-        return "gp" if is_numeric and not self.has_cost and number < gp.MAX_TRIALS else "tpe"
+        return "gp" if not self.has_cost and number < gp.MAX_TRIALS else "tpe"
 
     def _is_ready(self, model: str, mirror: StudyMirror) -> bool:
         """Whether enough trials are scored to fit a model: many lanes start all startup trials before one is scored."""
-        return model not in ("tpe", "gp") or mirror.num_scored >= max(2, self._settings.num_startup_trials // 2)
+        return model not in ("tpe", "gp") or mirror.num_scored >= len(self.space) + 2

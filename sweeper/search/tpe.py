@@ -1,7 +1,6 @@
-"""Optuna's tree-structured Parzen estimator on a bounded number of trials.
+"""Optuna's tree-structured Parzen estimator on a bounded number of trials, compared at one rung (see `rung_view`).
 
-With a cost, it is the multi-objective one (MOTPE, Ozaki et al. 2020, doi:10.1145/3377930.3389817). That reads complete
-trials only, so pruned ones are shown to it as complete, with what they were expected to reach.
+With a cost, it is the multi-objective one (MOTPE, Ozaki et al. 2020, doi:10.1145/3377930.3389817).
 
 Each trial is drawn by a new sampler, seeded with the study's seed and the trial's number: Optuna does not store a
 sampler's state, so a long-lived one would repeat its draws after a resume. Called by `samplers`.
@@ -9,8 +8,6 @@ sampler's state, so a long-lived one would repeat its draws after a resume. Call
 
 from __future__ import annotations
 
-import copy
-import statistics
 from collections.abc import Container, Sequence
 
 import optuna
@@ -18,9 +15,8 @@ import optuna
 from sweeper.config.space import SearchSpace
 from sweeper.config.values import ParamValue
 from sweeper.search.distributions import distributions, from_drawn
-from sweeper.search.gp import expected_value
-from sweeper.search.mirror import is_infeasible, rung_attribute
 from sweeper.search.proposals import trial_seed
+from sweeper.search.rung_view import compared_at_one_rung
 
 __all__ = ["MAX_TRIALS", "draw"]
 
@@ -47,38 +43,15 @@ def draw(
         maximize: Whether higher values are better.
         has_cost: Whether the trials have a cost, which is minimised.
     """
-    # Joint draws; running trials count as bad ones (constant liar), so that parallel trials spread out.
+    # Joint draws; trials without a score count as bad ones (constant liar), so that parallel trials spread out.
     sampler = optuna.samplers.TPESampler(
         seed=trial_seed(seed, number), multivariate=True, constant_liar=True, n_startup_trials=1
     )
     minimize = optuna.study.StudyDirection.MINIMIZE
     directions = [optuna.study.StudyDirection.MAXIMIZE if maximize else minimize, *([minimize] if has_cost else [])]
-    fitted = _with_expected_values(trials) if has_cost else trials
-    study = optuna.create_study(storage=_Snapshot(fitted, number), sampler=sampler, directions=directions)
+    seen = compared_at_one_rung(trials, num_dimensions=len(space), maximize=maximize, has_cost=has_cost)
+    study = optuna.create_study(storage=_Snapshot(seen, number), sampler=sampler, directions=directions)
     return from_drawn(space, study.ask(distributions(space)).params)
-
-
-def _with_expected_values(trials: Sequence[optuna.trial.FrozenTrial]) -> list[optuna.trial.FrozenTrial]:
-    """Return the trials, with pruned ones as complete if they were scored.
-
-    Their expected cost is that at the rung they reached, times the median growth of complete trials after it.
-    """
-    complete = [t for t in trials if t.state is optuna.trial.TrialState.COMPLETE and not is_infeasible(t)]
-    return [
-        _completed(trial, complete) if trial.state is optuna.trial.TrialState.PRUNED and trial.values else trial
-        for trial in trials
-    ]
-
-
-def _completed(
-    trial: optuna.trial.FrozenTrial, complete: Sequence[optuna.trial.FrozenTrial]
-) -> optuna.trial.FrozenTrial:
-    key, cost = rung_attribute(trial.last_step or 0), trial.values[1]
-    growth = [t.values[1] / t.user_attrs[key][1] for t in complete if t.user_attrs.get(key, (0, 0))[1] > 0]
-    found = copy.copy(trial)
-    found.state = optuna.trial.TrialState.COMPLETE
-    found.values = [expected_value(trial, complete), cost * (statistics.median(growth) if growth else 1.0)]
-    return found
 
 
 class _Snapshot(optuna.storages.InMemoryStorage):

@@ -24,7 +24,7 @@ from scipy.stats import qmc, rankdata
 from sweeper.config.space import Dimension, Scale
 from sweeper.config.values import ParamValue
 from sweeper.statistics.landscape import NUM_GRID, Landscape, interval_of
-from sweeper.statistics.observations import ScoredTrial
+from sweeper.statistics.observations import RANK, RATE, RATIO, ScoredTrial, effective_rates
 from sweeper.statistics.results import Interval
 from sweeper.statistics.surrogate import Quality, Surrogate
 
@@ -34,7 +34,6 @@ Array = NDArray[np.float64]
 
 EFFECTIVE_RATE = "effective_rate"
 """Name of the profile over learning rate x alpha / r x sqrt(r), the size of the adapter's first steps."""
-RANK, RATIO, RATE = "lora.r", "lora.alpha_ratio", "train.learning_rate"
 
 _NUM_BASE = 256
 _NUM_INTERACTING = 5
@@ -110,8 +109,7 @@ def effective_rate(params: Mapping[str, ParamValue], fixed: Mapping[str, ParamVa
         params: Searched values by dotted key.
         fixed: Values of the other keys.
     """
-    rank, ratio, rate = (float(params.get(key, fixed.get(key, 1.0))) for key in (RANK, RATIO, RATE))
-    return rate * ratio * math.sqrt(rank)
+    return float(effective_rates(*(np.array(float(params.get(k, fixed.get(k, 1.0)))) for k in (RANK, RATIO, RATE))))
 
 
 def _importance(land: Landscape) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -30,7 +30,7 @@ from scipy.stats import t as student
 
 from sweeper.statistics.effects import interval_json
 from sweeper.statistics.landscape import Landscape, interval_of
-from sweeper.statistics.observations import ScoredTrial
+from sweeper.statistics.observations import RANK, RATE, RATIO, ScoredTrial
 from sweeper.statistics.results import Interval
 from sweeper.statistics.surrogate import Surrogate, fit_surrogate
 
@@ -52,7 +52,7 @@ _MAX_GAP = 2.0
 _EXPONENTS = np.linspace(-2.0, 1.0, 25)
 _NUM_LINES = 17
 _NUM_OTHERS = 4
-RANK, RATIO, RATE, DROPOUT = "lora.r", "lora.alpha_ratio", "train.learning_rate", "lora.dropout"
+DROPOUT = "lora.dropout"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

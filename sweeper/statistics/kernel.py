@@ -86,6 +86,13 @@ class Parameters:
         """Return the parameters of a vector."""
         return cls(units_P, data.num_dimensions, data.is_numeric_C, data.dimension_C)
 
+    @classmethod
+    def typical(cls, dimension_C: Indices, is_numeric_C: NDArray[np.bool_]) -> Parameters:
+        """Return the prior medians."""
+        num_dimensions = int(dimension_C[-1]) + 1
+        size = num_dimensions + int(is_numeric_C.sum()) + len(_VARIANCE_PRIORS)
+        return cls(np.zeros(size), num_dimensions, is_numeric_C, dimension_C)
+
     @property
     def lengths(self) -> Array:
         """Length scales by dimension; long if it has no effect. The prior median grows with the root of D."""
@@ -113,6 +120,11 @@ class Kernel:
         self.parameters = parameters
         self.smooth, self.gap, self.deviation, self.seed, self.own_gap = parameters.variances
         self.scale_C = 1 / parameters.lengths[parameters.dimension_C]
+
+    @property
+    def variance(self) -> float:
+        """Prior variance of the mean and f at a point."""
+        return float(MEAN_VARIANCE + self.smooth)
 
     def embed(self, x_MC: Array) -> Array:
         """Return points in coordinates in which the kernel depends on the Euclidean distance."""

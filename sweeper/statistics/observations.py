@@ -17,9 +17,11 @@ from sweeper.config.space import Dimension, Scale, SearchSpace
 from sweeper.config.values import ParamValue
 from sweeper.types import StudyRecord, TrialRecord
 
-__all__ = ["Encoder", "Score", "ScoredTrial", "scored_trials"]
+__all__ = ["RANK", "RATE", "RATIO", "Encoder", "Score", "ScoredTrial", "effective_rates", "scored_trials"]
 
 Array = NDArray[np.float64]
+
+RANK, RATIO, RATE = "lora.r", "lora.alpha_ratio", "train.learning_rate"
 
 _CEILING = 1.02
 """Above every accuracy, so that the logarithm of the distance to it is finite."""
@@ -89,6 +91,11 @@ def _scored(study: StudyRecord, trial: TrialRecord, space: SearchSpace) -> Score
         train_losses=tuple(m.metrics.get("train/loss", math.nan) for m in rungs),
         validation_losses=tuple(m.validation_loss for m in rungs),
     )
+
+
+def effective_rates(rank_M: Array, ratio_M: Array, rate_M: Array) -> Array:
+    """Return learning rate x alpha / r x sqrt(r), the size of an adapter's first steps."""
+    return np.asarray(rate_M * ratio_M * np.sqrt(rank_M))
 
 
 class Encoder:

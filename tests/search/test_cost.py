@@ -14,6 +14,7 @@ from sweeper.figures.pareto import dominates, nondominated_ranks
 from sweeper.search import tpe
 from sweeper.search.mirror import StudyMirror
 from sweeper.search.pruning import make_pruner
+from sweeper.search.rung_view import compared_at_one_rung
 from sweeper.types import Decision, TrialState
 from tests.search.toy import SPACE, Driver, open_toy, preset, stored_trials, value_of
 
@@ -146,19 +147,32 @@ def make_mirror(*, num_trials, seed=0):
     return mirror
 
 
+def compared(mirror):
+    return compared_at_one_rung(mirror.trials, num_dimensions=len(SPACE), maximize=True, has_cost=True)
+
+
 def test_a_pruned_trial_counts_with_the_score_and_the_cost_that_it_was_expected_to_reach():
     mirror = make_mirror(num_trials=8)
     pruned = mirror.trials[1]
-    seen = tpe._with_expected_values(mirror.trials)[1]
+    seen = compared(mirror)[1]
     assert (pruned.state.name, seen.state.name) == ("PRUNED", "COMPLETE")
     assert seen.values == pytest.approx([pruned.values[0] + 0.2, 4 * pruned.values[1]])
+
+
+def test_a_trial_that_runs_counts_with_its_score_and_cost():
+    mirror = make_mirror(num_trials=8)
+    mirror.start(SPACE.point((0.5, 0.5, 0.5)), {})
+    mirror.score(8, 3, 0.4, 5.0)
+    assert compared(mirror)[8].values == pytest.approx([0.6, 20.0])
+    mirror.score(8, 12, 0.5, 6.0)
+    assert compared(mirror)[8].values == [0.5, 6.0]
 
 
 def test_a_pruned_trial_that_was_never_scored_stays_pruned():
     mirror = make_mirror(num_trials=8)
     mirror.start(SPACE.point((0.5, 0.5, 0.5)), {})
     mirror.finish(8, TrialState.PRUNED, None)
-    assert tpe._with_expected_values(mirror.trials)[8] is mirror.trials[8]
+    assert compared(mirror)[8] is mirror.trials[8]
     assert SPACE.contains(tpe.draw(SPACE, mirror.trials, seed=0, number=9, maximize=True, has_cost=True))
 
 

@@ -278,11 +278,11 @@ def test_cmaes_needs_numeric_dimensions(tmp_path):
         open_toy(tmp_path, preset("cmaes"), space=SearchSpace((*SPACE.dimensions, schedule)))
 
 
-def test_auto_uses_tpe_in_a_space_with_a_categorical_dimension(tmp_path):
+def test_auto_uses_the_gaussian_process_in_a_space_with_a_categorical_dimension(tmp_path):
     schedule = Dimension(
         key="train.lr_schedule", scale=Scale.CATEGORICAL, choices=("linear", "cosine"), text="choice(linear,cosine)"
     )
     driver = Driver(lanes=1)
     with open_toy(tmp_path, preset("auto"), space=SearchSpace((*SPACE.dimensions, schedule))) as search:
-        driver.run(search, 6)
-    assert driver.proposals[-1][1] == "tpe"
+        driver.run(search, 12)
+    assert driver.proposals[-1][1] == "gp"

@@ -1,12 +1,15 @@
-"""TPE draws what Optuna would draw from the same trials."""
+"""TPE draws what Optuna would draw from the trials as they are compared at one rung."""
 
 from __future__ import annotations
 
 import optuna
 
 from sweeper.search.distributions import distributions, from_drawn
+from sweeper.search.mirror import StudyMirror
 from sweeper.search.proposals import trial_seed
+from sweeper.search.rung_view import compared_at_one_rung
 from sweeper.search.tpe import draw
+from sweeper.types import TrialState
 from tests.search.test_mirror import LIMIT, make_mirror
 from tests.search.toy import SPACE
 
@@ -17,7 +20,7 @@ def drawn_by_optuna(trials, *, number, seed):
         seed=trial_seed(seed, number), multivariate=True, constant_liar=True, n_startup_trials=1
     )
     study = optuna.create_study(direction="maximize", sampler=sampler)
-    study.add_trials(trials)
+    study.add_trials(compared_at_one_rung(trials, num_dimensions=len(SPACE), maximize=True))
     return from_drawn(SPACE, study.ask(distributions(SPACE)).params)
 
 
@@ -43,3 +46,19 @@ def test_the_first_trial_is_read_too():
         return [draw(SPACE, trials, seed=seed, number=33, maximize=True) for seed in range(20)]
 
     assert draws(mirror.trials) != draws(without)
+
+
+def test_draws_are_near_the_survivors_while_they_run():
+    """Optuna itself takes trials that run for bad ones, and those that were stopped for good ones."""
+    mirror = StudyMirror(SPACE, maximize=True)
+    for number in range(16):
+        is_good = number % 2 == 0
+        rate = 0.8 if is_good else 0.2
+        mirror.start(SPACE.point((0.5, 0.06 * number, rate + 0.01 * number)), {})
+        mirror.score(number, 3, (0.8 if is_good else 0.3) + number / 1000)
+        if not is_good:
+            mirror.finish(number, TrialState.PRUNED, None)
+    rates = [
+        draw(SPACE, mirror.trials, seed=seed, number=16, maximize=True)["train.learning_rate"] for seed in range(20)
+    ]
+    assert sum(rate > 1e-3 for rate in rates) >= 17
