@@ -27,7 +27,7 @@ from sweeper.search.pruning import make_pruner
 from sweeper.search.samplers import Proposer
 from sweeper.search.study_database import StudyDatabase
 from sweeper.search.write_behind import WriteBehind
-from sweeper.types import Decision, Phase, TrialRecord, TrialState
+from sweeper.types import Decision, Phase, PortfolioPoint, TrialRecord, TrialState
 
 __all__ = ["Search"]
 
@@ -78,6 +78,7 @@ class Search:
         seed: int,
         rungs: tuple[int, ...],
         fixed: Mapping[str, ParamValue] | None = None,
+        portfolio: Sequence[PortfolioPoint] = (),
     ) -> Search:
         """Open a study; create it if it does not exist. It has no trials before `sync`.
 
@@ -90,13 +91,14 @@ class Search:
             seed: Seed of all proposals.
             rungs: Chunks after which trials are scored; the last one ends a trial (see `pruning.rung_chunks`).
             fixed: Values of the keys outside the space, and of dimensions that a recipe leaves out.
+            portfolio: What to propose after the recipes (`StudyRecord.portfolio`).
 
         Raises:
             ConfigError: A setting is wrong, or the database cannot be opened.
             SweepMismatch: The study was started with another space or direction.
         """
         maximize = direction == "maximize"
-        proposer = Proposer(space, settings, seed=seed, fixed=fixed or {}, maximize=maximize)
+        proposer = Proposer(space, settings, seed=seed, fixed=fixed or {}, maximize=maximize, portfolio=portfolio)
         directions = [direction, *(["minimize"] if proposer.has_cost else [])]
         database = StudyDatabase.open(name, space, directions=directions, url=storage_url)
         return cls(name, database, proposer, settings=settings, rungs=rungs, maximize=maximize)

@@ -62,6 +62,7 @@ def open_search(record: StudyRecord, config: SweepConfig, store: TrialStore) -> 
         seed=settings.seed,
         rungs=record.rungs,
         fixed=Hyperparameters.of(settings).by_key(),
+        portfolio=record.portfolio,
     )
 
 
