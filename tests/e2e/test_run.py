@@ -293,3 +293,18 @@ def test_a_sweep_whose_last_session_ended_badly_is_finished_by_the_same_command(
     sessions = len(SessionLog(folder).read())
     sweeper.run(tiny)
     assert len(SessionLog(folder).read()) == sessions
+
+
+def test_a_second_sweep_starts_with_what_the_first_found_and_keeps_to_it_when_the_first_is_gone(tiny, folder):
+    sweeper.run([*tiny, "budget.trials=8"])
+    second = [*tiny, "name=second", "search.num_startup_trials=4", "search.recipes=[]"]
+    sweeper.run([*second, "budget.trials=2"])
+    store = TrialStore(folder.with_name("second"))
+    portfolio = store.read_study(STUDY).portfolio
+    assert [point.source for point in portfolio] == ["tiny/tiny"] * 3
+    shutil.rmtree(folder)
+    sweeper.run([*second, "budget.trials=4"])
+    assert store.read_study(STUDY).portfolio == portfolio
+    specs = [trial.spec for trial in store.trials(STUDY)]
+    assert [spec.params for spec in specs[:3]] == [point.params for point in portfolio]
+    assert [spec.origin for spec in specs] == [*["portfolio:tiny/tiny"] * 3, "sobol"]
