@@ -25,7 +25,7 @@ TORCH_INDEX ?= $(shell [ "$$(uname -sm)" = "Linux x86_64" ] && ! command -v nvid
 IMAGE ?= sweeper:latest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep confirm overnight schedule unschedule status report ui fresh-clone bench bench-short bench-long bench-growth bench-controller calibration chaos chaos-short chaos-mutants chaos-mutants-short crash-points simulate test test-slow test-browser test-all wheel-check lint format types ci constraints audit image dist clean distclean
+.PHONY: help setup sweep confirm overnight schedule unschedule status report ui fresh-clone bench bench-short bench-long bench-growth bench-controller calibration chaos chaos-short chaos-mutants chaos-mutants-short crash-points chaos-simulate simulate test test-slow test-browser test-all wheel-check lint format types ci constraints audit image dist clean distclean
 .DELETE_ON_ERROR:
 
 help:  ## List all targets
@@ -52,6 +52,9 @@ unschedule: $(VENV)/.installed  ## Undo make schedule
 
 status: $(VENV)/.installed  ## Show the progress of a sweep, also while it runs
 	@$(BIN)/sweeper status $(ARGS)
+
+simulate: $(VENV)/.installed  ## Replay searches on recorded trials to plan a budget; ARGS='<sweep> budget.trials=24'
+	@$(BIN)/sweeper simulate $(ARGS)
 
 report: $(VENV)/.installed  ## Write the reports of a sweep, also while it runs, and print the path of report.html
 	@$(BIN)/sweeper report $(ARGS)
@@ -93,7 +96,7 @@ chaos-short: $(VENV)/.installed  ## Do the same with one small sweep and one eve
 crash-points: $(VENV)/.installed  ## Kill a small sweep at each operation on its disk, fail each write, cut the power; ARGS='--every 20'
 	@$(BIN)/python -m chaos.crash_points $(ARGS)
 
-simulate: $(VENV)/.installed  ## Simulate 10,000 small sweeps with faults and judge their histories, about six minutes; ARGS='--seed 7'
+chaos-simulate: $(VENV)/.installed  ## Simulate 10,000 small sweeps with faults and judge their histories, about six minutes; ARGS='--seed 7'
 	@$(BIN)/python chaos/simulator.py --seeds 10000 $(ARGS)
 
 test: $(VENV)/.installed-dev  ## Run the quick tests: offline, on the CPU, two to three minutes on two cores; ARGS='-k search' picks some
