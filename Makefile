@@ -25,7 +25,7 @@ TORCH_INDEX ?= $(shell [ "$$(uname -sm)" = "Linux x86_64" ] && ! command -v nvid
 IMAGE ?= sweeper:latest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep confirm overnight schedule unschedule status report ui fresh-clone bench bench-short bench-long bench-growth bench-controller calibration chaos chaos-short chaos-mutants chaos-mutants-short crash-points chaos-simulate simulate test test-slow test-browser test-all wheel-check lint format types ci constraints audit image dist clean distclean
+.PHONY: help setup sweep confirm overnight schedule unschedule status report ui fresh-clone bench bench-short bench-long bench-growth bench-controller calibration portfolio chaos chaos-short chaos-mutants chaos-mutants-short crash-points chaos-simulate simulate test test-slow test-browser test-all wheel-check lint format types ci constraints audit image dist clean distclean
 .DELETE_ON_ERROR:
 
 help:  ## List all targets
@@ -80,6 +80,9 @@ bench-controller: $(VENV)/.installed  ## Measure CPU, waiting times and memory o
 calibration: $(VENV)/.installed  ## Count wrong verdicts of simulated confirmations and searches, about six minutes; ARGS='--studies 50'
 	@$(BIN)/python benchmarks/calibration.py $(ARGS)
 	@$(BIN)/python benchmarks/calibration_effects.py $(ARGS)
+
+portfolio: $(VENV)/.installed  ## Compute the shipped warm starts from the tables of real trials; ARGS=--replay measures them, minutes
+	@$(BIN)/python -m benchmarks.portfolio $(ARGS)
 
 chaos: $(VENV)/.installed  ## Kill sweeps 210 times at seeded moments and count what was lost, 15 minutes; ARGS='--seed 7'
 	@$(BIN)/python chaos/run.py $(ARGS)

@@ -1,37 +1,56 @@
 """Computes the portfolios that sweeper ships from the tables of real trials (``make portfolio``).
 
-    python -m benchmarks.portfolio
+    python -m benchmarks.portfolio             the files
+    python -m benchmarks.portfolio --replay    and what they are worth, a second for each study: 120 a table
 
 Writes ``sweeper/search/portfolios/<model>.json``: every setting of the model's tables with its quantile in each table,
 in the order in which `sweeper.search.portfolio` chooses them. A pure function of the tables: the same tables give the
 same files.
+
+The replay leaves each table out, chooses a portfolio from the other tables of the model, and runs the search with it on
+the table left out (`sweeper.simulate`), with the search's default settings and recipes. It is compared with the search
+without a portfolio, and with an adversarial one: that of the same table with its order reversed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
 
+from benchmarks.arithmetic import paired_difference
+from sweeper.config.compose import compose
 from sweeper.config.dimensions import parse_space
+from sweeper.config.hyperparameters import Hyperparameters
+from sweeper.config.settings import LoraSettings, TrainSettings
 from sweeper.config.space import SearchSpace
 from sweeper.disk.atomic import make_folder, write_atomic
 from sweeper.search.portfolio import Ranking, choose_portfolio, to_quantiles
+from sweeper.search.proposals import fit_recipes
+from sweeper.simulate.response import TableResponse
+from sweeper.simulate.study import simulate_study
+from sweeper.simulate.table import Table
+from sweeper.sweep.warm_start import num_portfolio_points
+from sweeper.types import PortfolioPoint
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = ROOT / "benchmarks" / "tables"
 PORTFOLIOS = ROOT / "sweeper" / "search" / "portfolios"
+RESULTS = ROOT / "benchmarks" / "results"
 ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {
     "minilm": {"model_type": "bert", "num_hidden_layers": 6, "hidden_size": 384},
     "smollm2": {"model_type": "llama", "num_hidden_layers": 30, "hidden_size": 576},
 }
 """What a model's config.json says if it is one of these; their weights may be others, e.g. those of the hub."""
+_OVERRIDES = {"minilm": ["dataset=trec"], "smollm2": ["experiment=smollm2_trec"]}
+_LANES = 4
 _MIN_SETTINGS = 16
 """Least settings of a table that is used: it may still be growing."""
 
@@ -58,11 +77,31 @@ class RankedTable:
         return parse_space(self.about["space"])
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReplayedTable:
+    """Mean scores of the incumbents on a table, one for each seed, after so many trials."""
+
+    name: str
+    best: float
+    """The best mean score of the table."""
+    cold_16: Sequence[float]
+    """Without a portfolio."""
+    warm_8: Sequence[float]
+    """With that of the other tables."""
+    cold_24: Sequence[float]
+    warm_24: Sequence[float]
+    adverse_24: Sequence[float]
+    """With the worst configurations of the table."""
+
+
 def main() -> None:
     """Write the portfolio of each model that has tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tables", type=Path, default=TABLES)
     parser.add_argument("--folder", type=Path, default=PORTFOLIOS)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--replay", action="store_true")
+    parser.add_argument("--seeds", type=int, default=20)
     asked = parser.parse_args()
     tables = read_tables(asked.tables)
     make_folder(asked.folder)
@@ -134,6 +173,82 @@ def json_lines(content: Mapping[str, Any]) -> bytes:
     head = {key: value for key, value in content.items() if key != "points"}
     lines = ",\n".join(f"  {json.dumps(point)}" for point in content["points"])
     return f'{json.dumps(head, indent=1)[:-2]},\n "points": [\n{lines}\n ]\n}}\n'.encode()
+
+
+def replay(table: RankedTable, tables: list[RankedTable], folder: Path, num_seeds: int) -> ReplayedTable | None:
+    """Replay searches on a table; None if the model has no other table.
+
+    Args:
+        table: The table that is left out.
+        tables: All tables.
+        folder: Where they are.
+        num_seeds: Studies of each kind.
+    """
+    others = [each.ranking for each in tables if each is not table and each.about["model"] == table.about["model"]]
+    if not others:
+        return None
+    search = compose(_OVERRIDES[table.about["model"]]).settings.search
+    response = TableResponse(Table.read(folder / f"{table.name}.parquet"))
+    fixed = Hyperparameters(LoraSettings(), TrainSettings()).with_params(response.fixed).by_key()
+    known = [params for _, params in fit_recipes(search.recipes, response.space, fixed)]
+    reversed_ranking = replace(table.ranking, quantiles=tuple(1 - q for q in table.ranking.quantiles))
+    warm, adverse = (
+        choose_portfolio(rankings, response.space, fixed=fixed, known=known, limit=num_portfolio_points(search))
+        for rankings in (others, [reversed_ranking])
+    )
+
+    def scores(points: Sequence[PortfolioPoint], num_trials: int) -> list[float]:
+        found = []
+        for seed in range(num_seeds):
+            study = simulate_study(response, search, seed=seed, portfolio=points, num_trials=num_trials, lanes=_LANES)
+            found.append(response.best_mean - study.regret_at())
+        return found
+
+    cold, full = scores((), 16), scores((), 24)
+    return ReplayedTable(
+        name=table.name,
+        best=response.best_mean,
+        cold_16=cold,
+        warm_8=scores(warm, 8),
+        cold_24=full,
+        warm_24=scores(warm, 24),
+        adverse_24=scores(adverse, 24),
+    )
+
+
+def results_page(rows: Sequence[ReplayedTable], num_seeds: int) -> str:
+    """Return the page of the replay's results."""
+    lines = [
+        "# Portfolios, one table left out",
+        "",
+        f"Mean score of the incumbent ({num_seeds} seeds, {_LANES} lanes), and paired differences with 95 % intervals.",
+        "",
+        "| table | best | none, 16 trials | portfolio, 8 trials | difference |"
+        " none, 24 trials | portfolio | difference | reversed | difference |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        cells = [row.name, f"{row.best:.4f}", _mean(row.cold_16), _mean(row.warm_8), _gain(row.warm_8, row.cold_16)]
+        cells += [_mean(row.cold_24), _mean(row.warm_24), _gain(row.warm_24, row.cold_24)]
+        cells += [_mean(row.adverse_24), _gain(row.adverse_24, row.cold_24)]
+        lines.append(f"| {' | '.join(cells)} |")
+    met = sum(round(fmean(row.warm_8) - fmean(row.cold_16), 3) >= 0 for row in rows)
+    harm = max((fmean(row.cold_24) - fmean(row.adverse_24) for row in rows), default=0.0)
+    lines += [
+        "",
+        f"After 8 trials with a portfolio, the score is at least that after 16 without, to three decimals, on {met} of "
+        f"{len(rows)} tables. The largest harm of a reversed portfolio after 24 trials is {harm:.4f}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _mean(scores: Sequence[float]) -> str:
+    return f"{fmean(scores):.4f}"
+
+
+def _gain(ones: Sequence[float], others: Sequence[float]) -> str:
+    paired = paired_difference(ones, others)
+    return f"{paired.mean:+.4f} ({paired.low:+.4f} to {paired.high:+.4f})"
 
 
 def _order(order: Mapping[tuple, int], point: Mapping[str, Any]) -> tuple[int, float]:

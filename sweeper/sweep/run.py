@@ -59,7 +59,7 @@ from sweeper.sweep.plan import StudyPlan, check_content, plan_model, plan_study,
 from sweeper.sweep.reports import current_best, write_report
 from sweeper.sweep.session_recorder import SessionRecorder
 from sweeper.sweep.sweep_record import has_sweep_record, restore_sweep, write_sweep_record
-from sweeper.sweep.warm_start import with_portfolio
+from sweeper.sweep.warm_start import with_portfolios
 from sweeper.sweep.window_wait import wait_for_window
 from sweeper.track import Tracker
 
@@ -344,10 +344,12 @@ def _plan(
         if plan.record.name in known:
             cache = Path(config.settings.cache)
             check_content(known[plan.record.name], plan.record, sweep=store.root.name, cache=cache)
+    new = [plan.record for plan in plans if plan.record.name not in known]
+    records = {record.name: record for record in with_portfolios(new, config, model_dir=model_dir, sweep=store.root)}
     return [
         plan.resumed(known[plan.record.name])
         if plan.record.name in known
-        else StudyPlan(with_portfolio(plan.record, config, model_dir=model_dir, sweep=store.root), plan.opening)
+        else StudyPlan(records[plan.record.name], plan.opening)
         for plan in plans
     ]
 

@@ -11,8 +11,9 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from sweeper.config.compose import SweepConfig
 from sweeper.config.hyperparameters import Hyperparameters
@@ -34,15 +35,16 @@ from sweeper.store.paths import OutputsPaths, SweepPaths
 from sweeper.store.trials import TrialStore
 from sweeper.types import Phase, StudyRecord, TrialRecord, TrialState
 
-__all__ = ["check_warm_start", "earlier_rankings", "with_portfolio"]
+__all__ = ["check_warm_start", "earlier_rankings", "num_portfolio_points", "with_portfolios"]
 
 _SAMPLERS = ("tpe", "gp", "auto")
 """Samplers with a model to warm up. The others study the space, and CMA-ES draws whole generations."""
 _MAX_STUDIES = 50
 _MAX_SWEEPS = 200
 """Latest sweeps that are searched for studies of the same model and task, and most such studies that are read."""
-_MAX_TRIALS = 200
-"""Most trials of a study that are read."""
+_MAX_TRIALS = 2000
+_MAX_TRIALS_OF_STUDY = 200
+"""Most trials that are read, in all and of one study."""
 _MIN_TRIALS = 8
 """Least number of trials of a study whose order says something."""
 _RANKED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.INFEASIBLE)
@@ -60,11 +62,13 @@ def check_warm_start(search: SearchSettings) -> None:
         read_portfolio(Path(search.warm_start).expanduser())
 
 
-def with_portfolio(record: StudyRecord, config: SweepConfig, *, model_dir: Path, sweep: Path) -> StudyRecord:
-    """Return the record of a new study with its first proposals.
+def with_portfolios(
+    records: Sequence[StudyRecord], config: SweepConfig, *, model_dir: Path, sweep: Path
+) -> list[StudyRecord]:
+    """Return the records of new studies with their first proposals.
 
     Args:
-        record: The planned study.
+        records: The planned studies.
         config: The configuration.
         model_dir: Folder of the base model.
         sweep: Folder of the sweep; earlier sweeps are beside it.
@@ -73,51 +77,64 @@ def with_portfolio(record: StudyRecord, config: SweepConfig, *, model_dir: Path,
         ConfigError: The portfolio file that the settings name cannot be used.
     """
     search = config.settings.search
-    limit = _num_points(search)
-    if not limit:
-        return record
+    limit = num_portfolio_points(search)
+    if not limit or not records:
+        return list(records)
     fixed = Hyperparameters.of(config.settings).by_key()
     known = [params for _, params in fit_recipes(search.recipes, config.space, fixed)]
     if search.warm_start == "auto":
         architecture = json.loads((model_dir / "config.json").read_text())
-        shipped = shipped_portfolio(architecture, record.task)
-        rankings = _weighted(earlier_rankings(sweep, record), shipped.rankings if shipped else (), record)
-        points = choose_portfolio(rankings, config.space, fixed=fixed, known=known, limit=limit)
+        earlier = earlier_rankings(sweep, records)
+        chosen = [
+            choose_portfolio(
+                _weighted(record, earlier, architecture), config.space, fixed=fixed, known=known, limit=limit
+            )
+            for record in records
+        ]
     else:
         portfolio = read_portfolio(Path(search.warm_start).expanduser())
-        points = fit_points(portfolio, config.space, fixed=fixed, known=known, limit=limit)
-    logger.info("%s: %d startup trials come from %s", record.name, len(points), sorted({p.source for p in points}))
-    return dataclasses.replace(record, portfolio=points)
+        chosen = [fit_points(portfolio, config.space, fixed=fixed, known=known, limit=limit)] * len(records)
+    for record, points in zip(records, chosen, strict=True):
+        sources = ", ".join(sorted({point.source for point in points})) or "nowhere"
+        logger.info("%s: %d startup trials come from %s", record.name, len(points), sources)
+    return [dataclasses.replace(record, portfolio=points) for record, points in zip(records, chosen, strict=True)]
 
 
-def earlier_rankings(sweep: Path, record: StudyRecord) -> list[tuple[str, Ranking]]:
-    """Return what earlier studies of the same model, task and objective have found, the latest sweep first.
+def earlier_rankings(sweep: Path, records: Sequence[StudyRecord]) -> list[tuple[StudyRecord, Ranking]]:
+    """Return what earlier studies have found of the model, the task and the objective of a new one.
+
+    Reading stops after `_MAX_STUDIES` such studies or `_MAX_TRIALS` trials: 1,200 trials take two to three seconds.
 
     Args:
         sweep: Folder of the new sweep; earlier sweeps are beside it, finished or not.
-        record: The planned study.
+        records: The new studies.
 
     Returns:
-        The fingerprint of its rows, and the ranking, of each study. Damaged ones are left out, with a line in the log.
+        The record and the ranking of each study, those of the latest sweep first. What is damaged is left out, with a
+        line in the log.
     """
-    found: list[tuple[str, Ranking]] = []
+    found: list[tuple[StudyRecord, Ranking]] = []
+    num_left = _MAX_TRIALS
     for paths in _latest_sweeps(sweep):
         store = TrialStore(paths.root)
         for folder in paths.studies():
             try:
                 study = store.read_study(folder.name)
-                ranking = _ranking(store, study) if _is_comparable(study, record) else None
+                if not any(_is_comparable(study, record) for record in records):
+                    continue
+                trials = readable_trials(store, study.name, limit=min(num_left, _MAX_TRIALS_OF_STUDY))
             except (StoreError, OSError) as error:
                 logger.warning("%s is not used for a warm start: %s", folder, first_line(error))
                 continue
-            if ranking is not None:
-                found.append((study.fingerprint, ranking))
-            if len(found) == _MAX_STUDIES:
+            num_left -= len(trials)
+            if ranking := _ranking(f"{paths.root.name}/{study.dataset}", study, trials):
+                found.append((study, ranking))
+            if len(found) == _MAX_STUDIES or num_left <= 0:
                 return found
     return found
 
 
-def _num_points(search: SearchSettings) -> int:
+def num_portfolio_points(search: SearchSettings) -> int:
     """Return how many startup trials come from a portfolio: all but a quarter, which covers the space evenly."""
     if search.warm_start == "none" or search.sampler not in _SAMPLERS:
         return 0
@@ -140,19 +157,15 @@ def _is_comparable(study: StudyRecord, new: StudyRecord) -> bool:
     return (study.task, study.metric, study.direction) == (new.task, new.metric, new.direction)
 
 
-def _ranking(store: TrialStore, study: StudyRecord) -> Ranking | None:
+def _ranking(source: str, study: StudyRecord, trials: Sequence[TrialRecord]) -> Ranking | None:
     """Return the order of a study's trials; None if too few of them have ended."""
-    trials = [
-        trial
-        for trial in readable_trials(store, study.name, limit=_MAX_TRIALS)
-        if trial.spec.phase is Phase.SEARCH and trial.state in _RANKED
-    ]
-    if len(trials) < _MIN_TRIALS:
+    ended = [trial for trial in trials if trial.spec.phase is Phase.SEARCH and trial.state in _RANKED]
+    if len(ended) < _MIN_TRIALS:
         return None
     return Ranking(
-        source=f"{store.root.name}/{study.dataset}",
-        configurations=tuple(_searchable(trial) for trial in trials),
-        quantiles=to_quantiles([_rank(study, trial) for trial in trials]),
+        source=source,
+        configurations=tuple(_searchable(trial) for trial in ended),
+        quantiles=to_quantiles([_rank(study, trial) for trial in ended]),
     )
 
 
@@ -170,14 +183,19 @@ def _rank(study: StudyRecord, trial: TrialRecord) -> tuple[float, float]:
     return float(rung.chunk if rung else 0), value if study.direction == "maximize" else -value
 
 
-def _weighted(earlier: Sequence[tuple[str, Ranking]], shipped: Sequence[Ranking], record: StudyRecord) -> list[Ranking]:
-    """Return all rankings with their weights.
+def _weighted(
+    record: StudyRecord, earlier: Sequence[tuple[StudyRecord, Ranking]], architecture: Mapping[str, Any]
+) -> list[Ranking]:
+    """Return all rankings that are useful for a new study, with their weights.
 
-    Each dataset counts once, like a shipped table, however many studies of it there are. Studies of the very rows of
-    the new study count as much as all others together.
+    Each dataset counts once, like a table of a shipped portfolio, however many studies of it there are. Studies of the
+    very rows of the new one count as much as all others together.
     """
-    studies = Counter(fingerprint for fingerprint, _ in earlier)
-    others = len(studies.keys() - {record.fingerprint}) + len(shipped)
+    shipped = shipped_portfolio(architecture, record.task)
+    tables = shipped.rankings if shipped else ()
+    found = [(study.fingerprint, ranking) for study, ranking in earlier if _is_comparable(study, record)]
+    studies = Counter(fingerprint for fingerprint, _ in found)
+    others = len(studies.keys() - {record.fingerprint}) + len(tables)
     totals = dict.fromkeys(studies, 1.0) | {record.fingerprint: max(1.0, float(others))}
-    own = [dataclasses.replace(r, weight=totals[fingerprint] / studies[fingerprint]) for fingerprint, r in earlier]
-    return [*own, *shipped]
+    own = [dataclasses.replace(r, weight=totals[fingerprint] / studies[fingerprint]) for fingerprint, r in found]
+    return [*own, *tables]

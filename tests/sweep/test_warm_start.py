@@ -14,7 +14,7 @@ from sweeper.config.dimensions import parse_space
 from sweeper.config.settings import SearchSettings, SweepSettings
 from sweeper.errors import ConfigError
 from sweeper.store.trials import TrialStore
-from sweeper.sweep.warm_start import check_warm_start, earlier_rankings, with_portfolio
+from sweeper.sweep.warm_start import check_warm_start, earlier_rankings, with_portfolios
 from sweeper.types import Phase, TrialState
 from tests.builders import SPACE, make_measurement, make_model_ref, make_spec, make_study, make_trial
 
@@ -35,7 +35,8 @@ def plan(tmp_path, outputs):
     def planned(architecture=None, *, study=NEW, **search):
         (tmp_path / "config.json").write_text(json.dumps(architecture or {"model_type": "tiny"}))
         config = SweepConfig(_settings(**search), parse_space(SPACE))
-        return with_portfolio(study, config, model_dir=tmp_path, sweep=outputs / "now").portfolio
+        (record,) = with_portfolios([study], config, model_dir=tmp_path, sweep=outputs / "now")
+        return record.portfolio
 
     return planned
 
@@ -155,7 +156,7 @@ def test_a_stopped_trial_ranks_below_one_that_got_further_and_a_failed_one_below
         store.write_trial(make_trial(spec=spec[number], state=state, measurements=measured))
     confirmed = make_spec(2_000_000, params=_params(0.5), study=study.name, phase=Phase.CONFIRMATION)
     store.write_trial(make_trial(spec=confirmed, state=TrialState.COMPLETE, measurements=(make_measurement(12, 1.0),)))
-    [(_, ranking)] = earlier_rankings(outputs / "now", NEW)
+    [(_, ranking)] = earlier_rankings(outputs / "now", [NEW])
     order = sorted(zip(ranking.quantiles, ranking.configurations, strict=True), key=lambda pair: pair[0])
     assert [round(c["train.learning_rate"] - 1e-3) for _, c in order[:3]] == [10, 8, 9]
     assert len(order) == 11
@@ -164,7 +165,7 @@ def test_a_stopped_trial_ranks_below_one_that_got_further_and_a_failed_one_below
 def test_a_lower_loss_is_better(outputs):
     new = replace(NEW, metric="validation/loss", direction="minimize")
     _write(outputs, "before", best=5, metric="validation/loss", direction="minimize")
-    [(_, ranking)] = earlier_rankings(outputs / "now", new)
+    [(_, ranking)] = earlier_rankings(outputs / "now", [new])
     worst = min(zip(ranking.quantiles, ranking.configurations, strict=True), key=lambda pair: pair[0])
     assert round(worst[1]["train.learning_rate"], 6) == round(1e-4 * 100 ** (5 / 7), 6)
 
@@ -193,8 +194,16 @@ def test_the_latest_sweeps_come_first_and_no_more_than_fifty_studies_are_read(ou
     monkeypatch.setattr("sweeper.sweep.warm_start._MAX_STUDIES", 2)
     for number in range(3):
         _write(outputs, f"s{number}", best=5, age=number)
-    found = earlier_rankings(outputs / "now", NEW)
+    found = earlier_rankings(outputs / "now", [NEW])
     assert [ranking.source for _, ranking in found] == ["s0/trec", "s1/trec"]
+
+
+def test_no_more_trials_are_read_than_a_second_or_two_allow(outputs, monkeypatch):
+    monkeypatch.setattr("sweeper.sweep.warm_start._MAX_TRIALS", 18)
+    for number in range(4):
+        _write(outputs, f"s{number}", best=5, age=number, num_trials=10)
+    found = earlier_rankings(outputs / "now", [NEW])
+    assert [len(ranking.quantiles) for _, ranking in found] == [10, 8]
 
 
 def test_a_file_gives_its_points_in_their_order_and_nothing_else(plan, outputs, tmp_path):
