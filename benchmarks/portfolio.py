@@ -111,6 +111,10 @@ def main() -> None:
             path = asked.folder / f"{model}.json"
             write_atomic(path, json_lines(portfolio(model, own)))
             print(f"{path}: {len(own)} tables")
+    if asked.replay:
+        found = (replay(table, tables, asked.tables, asked.seeds) for table in tables)
+        rows = [row for row in found if row is not None]
+        write_atomic(asked.results / "portfolio.md", results_page(rows, asked.seeds).encode())
 
 
 def read_tables(folder: Path) -> list[RankedTable]:
