@@ -25,7 +25,7 @@ TORCH_INDEX ?= $(shell [ "$$(uname -sm)" = "Linux x86_64" ] && ! command -v nvid
 IMAGE ?= sweeper:latest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep confirm overnight schedule unschedule status report ui fresh-clone bench bench-short bench-long bench-growth bench-controller calibration tables chaos chaos-short chaos-mutants chaos-mutants-short crash-points chaos-simulate simulate test test-slow test-browser test-all wheel-check lint format types ci constraints audit image dist clean distclean
+.PHONY: help setup sweep confirm overnight schedule unschedule status report ui fresh-clone bench bench-short bench-long bench-growth bench-controller calibration tables portfolio chaos chaos-short chaos-mutants chaos-mutants-short crash-points chaos-simulate simulate test test-slow test-browser test-all wheel-check lint format types ci constraints audit image dist clean distclean
 .DELETE_ON_ERROR:
 
 help:  ## List all targets
@@ -84,6 +84,9 @@ calibration: $(VENV)/.installed  ## Count wrong verdicts of simulated confirmati
 tables: $(VENV)/.installed  ## Train what the tables of real trials lack, hours if they are empty; ARGS='trec sms_spam' picks some
 	@$(BIN)/python -m benchmarks.tables.make $(ARGS)
 	@$(BIN)/python -m benchmarks.tables.describe
+
+portfolio: $(VENV)/.installed  ## Compute the shipped warm starts from the tables of real trials; ARGS=--replay measures them, minutes
+	@$(BIN)/python -m benchmarks.portfolio $(ARGS)
 
 chaos: $(VENV)/.installed  ## Kill sweeps 210 times at seeded moments and count what was lost, 15 minutes; ARGS='--seed 7'
 	@$(BIN)/python chaos/run.py $(ARGS)

@@ -113,7 +113,7 @@ class TrialSpec:
     """Hyperparameters of the training, searched values included."""
     seed: int
     origin: str
-    """Source of the configuration: ``recipe:<name>``, ``sobol`` or the sampler's name."""
+    """Source of the configuration: ``recipe:<name>``, ``portfolio:<source>``, ``sobol`` or the sampler's name."""
     phase: Phase = Phase.SEARCH
 
     def by_key(self) -> dict[str, ParamValue]:
@@ -285,6 +285,16 @@ class RowsRef:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PortfolioPoint:
+    """A configuration that is tried early, because it did well elsewhere."""
+
+    params: Mapping[str, ParamValue]
+    """Searched values by dotted key."""
+    source: str
+    """Name of the portfolio it is from, or ``<sweep>/<dataset>`` of the user's."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StudyRecord:
     """What all trials of a study share; one JSON file in the store."""
 
@@ -325,6 +335,8 @@ class StudyRecord:
 
     Empty for losses and open completions, where that has no meaning, and if an earlier version started the sweep.
     """
+    portfolio: tuple[PortfolioPoint, ...] = ()
+    """What every session proposes after the recipes, chosen when the study was planned (``search.warm_start``)."""
     references: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Metrics of baselines that are not trials, e.g. ``frozen_probe``."""
 

@@ -361,7 +361,14 @@ class SearchSettings:
         choices=("tpe", "gp", "random", "qmc", "cmaes", "grid", "auto"),
     )
     num_startup_trials: int = key(
-        8, "Trials of a Sobol sequence before the sampler takes over.", at_least=0, at_most=100_000
+        8,
+        "Trials of a portfolio and of a Sobol sequence before the sampler takes over.",
+        at_least=0,
+        at_most=100_000,
+    )
+    warm_start: str = key(
+        "auto",
+        "tpe, gp and auto: where three quarters of the startup trials come from. auto: configurations that did well on other datasets, as measured for this model and in earlier sweeps of the outputs folder; none: the Sobol sequence; else the path of a portfolio file.",
     )
     recipes: list[Recipe] = key(
         [], "Known configurations, tried first; the first is the default recipe, the baseline of all comparisons."

@@ -37,6 +37,7 @@ from sweeper.sweep.identity import check_identity
 from sweeper.sweep.plan import plan_model, plan_study, trial_template
 from sweeper.sweep.reports import write_report
 from sweeper.sweep.sweep_record import restore_sweep
+from sweeper.sweep.warm_start import with_portfolios
 from sweeper.track import database_fault, database_files, open_audit, tracking_uri
 from sweeper.types import Cost, TrialState, ViewedTrial
 
@@ -192,7 +193,11 @@ class _Reconciler:
         """
         model_dir = plan_model(self._settings)
         plans = [plan_study(self._config, data, model_dir=model_dir) for data in self._settings.dataset.values()]
-        records = {plan.record.name: plan.record for plan in plans}
+        # The portfolio is chosen again. It may differ from the lost one if other sweeps have changed since.
+        planned = with_portfolios(
+            [plan.record for plan in plans], self._config, model_dir=model_dir, sweep=self._store.root
+        )
+        records = {record.name: record for record in planned}
         for name in names:
             path = self._store.paths.study_record(name)
             if name not in records:

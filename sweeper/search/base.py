@@ -31,7 +31,7 @@ class ProposalProtocol(Protocol):
 
     @property
     def origin(self) -> str:
-        """What proposed it: ``recipe:<name>``, ``sobol``, ``grid`` or the sampler's name."""
+        """What proposed it: ``recipe:<name>``, ``portfolio:<source>``, ``sobol``, ``grid`` or the sampler's name."""
         ...
 
     @property

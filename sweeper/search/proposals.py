@@ -19,8 +19,9 @@ from sweeper.config.space import Dimension, Scale, SearchSpace
 from sweeper.config.values import ParamValue
 from sweeper.errors import ConfigError
 from sweeper.search.sobol import unit_point
+from sweeper.types import PortfolioPoint
 
-__all__ = ["Grid", "Proposal", "fit_recipes", "random_point", "sobol_point", "trial_seed"]
+__all__ = ["Grid", "Proposal", "fit_recipes", "portfolio_origin", "random_point", "sobol_point", "trial_seed"]
 
 MAX_GRID = 100_000
 
@@ -36,7 +37,7 @@ class Proposal:
     params: Mapping[str, ParamValue]
     """Searched values by dotted key."""
     origin: str
-    """``recipe:<name>``, ``sobol``, ``grid``, ``random`` or the sampler's name."""
+    """``recipe:<name>``, ``portfolio:<source>``, ``sobol``, ``grid``, ``random`` or the sampler's name."""
     notes: Mapping[str, object] = field(default_factory=dict)
     """What later proposals must know about this one; kept in the trial's record."""
 
@@ -44,6 +45,11 @@ class Proposal:
 def trial_seed(seed: int, number: int) -> int:
     """Return the seed of trial ``number``, a 32-bit number that does not depend on what ran before."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{number}".encode()).digest()[:4], "big")
+
+
+def portfolio_origin(point: PortfolioPoint) -> str:
+    """Return `TrialSpec.origin` of the trial of a portfolio's point."""
+    return f"portfolio:{point.source}"
 
 
 def fit_recipes(

@@ -1,4 +1,4 @@
-"""Chooses what proposes trial ``number``: a recipe, the Sobol sequence, or a model fitted to the trials so far.
+"""Chooses what proposes trial ``number``: a recipe, a portfolio, the Sobol sequence, or a fitted model.
 
 Called by `study`. Each trial gets a new model, seeded with the study's seed and the trial's number, so a resumed search
 proposes what an uninterrupted one would have.
@@ -6,7 +6,7 @@ proposes what an uninterrupted one would have.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sweeper.config.settings import SearchSettings
 from sweeper.config.space import SearchSpace
@@ -14,7 +14,8 @@ from sweeper.config.values import ParamValue
 from sweeper.figures.recipes import default_recipe, recipe_origin
 from sweeper.search import cma, gp, tpe
 from sweeper.search.mirror import StudyMirror
-from sweeper.search.proposals import Grid, Proposal, fit_recipes, random_point, sobol_point
+from sweeper.search.proposals import Grid, Proposal, fit_recipes, portfolio_origin, random_point, sobol_point
+from sweeper.types import PortfolioPoint
 
 __all__ = ["Proposer"]
 
@@ -28,6 +29,7 @@ class Proposer:
         seed: The study's seed.
         fixed: Values of the keys outside the space, and of dimensions that a recipe leaves out.
         maximize: Whether higher values are better.
+        portfolio: What to propose after the recipes, as the first of the startup trials.
 
     Raises:
         ConfigError: The sampler cannot search this space.
@@ -41,6 +43,7 @@ class Proposer:
         seed: int,
         fixed: Mapping[str, ParamValue],
         maximize: bool,
+        portfolio: Sequence[PortfolioPoint] = (),
     ) -> None:
         if settings.sampler == "cmaes":
             cma.check_space(space)
@@ -50,6 +53,7 @@ class Proposer:
         """Whether trials have a cost, which is minimised beside the objective."""
         self._grid = Grid(space, settings.grid_points, seed=seed) if settings.sampler == "grid" else None
         self._recipes = [] if self._grid else fit_recipes(settings.recipes, space, fixed)
+        self._portfolio = portfolio
 
     @property
     def size(self) -> int | None:
@@ -75,10 +79,14 @@ class Proposer:
         if number < len(self._recipes):
             name, params = self._recipes[number]
             return Proposal(number=number, params=params, origin=recipe_origin(name))
-        index = number - len(self._recipes)
+        startup_index = number - len(self._recipes)
+        if startup_index < len(self._portfolio):
+            point = self._portfolio[startup_index]
+            return Proposal(number=number, params=point.params, origin=portfolio_origin(point))
         model = self._model(number)
-        if index < self._settings.num_startup_trials or model == "qmc" or not self._is_ready(model, mirror):
-            return Proposal(number=number, params=sobol_point(self.space, self.seed, index), origin="sobol")
+        if startup_index < self._settings.num_startup_trials or model == "qmc" or not self._is_ready(model, mirror):
+            sobol_index = startup_index - len(self._portfolio)
+            return Proposal(number=number, params=sobol_point(self.space, self.seed, sobol_index), origin="sobol")
         return self._draw_from_model(model, mirror)
 
     def _draw_from_model(self, model: str, mirror: StudyMirror) -> Proposal:

@@ -28,7 +28,7 @@ from sweeper.search.samplers import Proposer
 from sweeper.search.study_database import StudyDatabase
 from sweeper.search.study_view import NullView, StudyView
 from sweeper.search.write_behind import WriteBehind
-from sweeper.types import Decision, Phase, TrialRecord, TrialState
+from sweeper.types import Decision, Phase, PortfolioPoint, TrialRecord, TrialState
 
 __all__ = ["Search"]
 
@@ -83,6 +83,7 @@ class Search:
         fixed: Mapping[str, ParamValue] | None = None,
         metric: str = "score",
         majority: Sequence[float] = (),
+        portfolio: Sequence[PortfolioPoint] = (),
     ) -> Search:
         """Open a study; create it if it does not exist. It has no trials before `sync`.
 
@@ -97,13 +98,14 @@ class Search:
             fixed: Values of the keys outside the space, and of dimensions that a recipe leaves out.
             metric: Name of the objective, for people who look at the database.
             majority: Score of always predicting the commonest label at each rung; empty if that has no meaning.
+            portfolio: What to propose after the recipes (`StudyRecord.portfolio`).
 
         Raises:
             ConfigError: A setting is wrong, or the database cannot be opened.
             SweepMismatch: The study was started with another space or direction.
         """
         maximize = direction == "maximize"
-        proposer = Proposer(space, settings, seed=seed, fixed=fixed or {}, maximize=maximize)
+        proposer = Proposer(space, settings, seed=seed, fixed=fixed or {}, maximize=maximize, portfolio=portfolio)
         directions = {metric: direction, **({settings.cost: "minimize"} if proposer.has_cost else {})}
         database: StudyView = NullView()
         if storage_url is not None:

@@ -36,7 +36,7 @@ from sweeper.simulate.executor import SimulatedExecutor, StopSimulation, Virtual
 from sweeper.simulate.store import MemoryStore
 from sweeper.store.ledger import Ledger
 from sweeper.track.base import NullTracker
-from sweeper.types import ModelRef, RowsRef, StudyRecord, TrialRecord, TrialState, TrialTemplate
+from sweeper.types import ModelRef, PortfolioPoint, RowsRef, StudyRecord, TrialRecord, TrialState, TrialTemplate
 
 __all__ = ["SimulatedStudy", "SimulatedTrial", "simulate_study"]
 
@@ -134,6 +134,7 @@ def simulate_study(
     search: SearchSettings,
     *,
     seed: int,
+    portfolio: Sequence[PortfolioPoint] = (),
     num_trials: int = MAX_TRIALS,
     workers: int = 1,
     lanes: int = 4,
@@ -148,6 +149,7 @@ def simulate_study(
         response: What trials measure.
         search: Sampler, pruner, recipes.
         seed: Seed of the search and of every trial, as in a sweep.
+        portfolio: What the search proposes after the recipes.
         num_trials: ``budget.trials``.
         workers: Workers, each with a device of its own.
         lanes: Most lanes of a worker.
@@ -172,6 +174,7 @@ def simulate_study(
         seed=seed,
         rungs=rungs,
         fixed=defaults.by_key(),
+        portfolio=portfolio,
     ) as proposals:
         run = StudyRun(
             TrialRecords(record, store=MemoryStore(), tracker=NullTracker(), clock=clock),

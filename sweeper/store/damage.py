@@ -121,9 +121,9 @@ def restore_records(store: TrialStore, stamp: str) -> list[Path]:
     return restored
 
 
-def readable_trials(store: TrialStore, study: str) -> list[TrialRecord]:
-    """Return the trials of a study whose records can be read, by number."""
-    records = [_read(paths.record, TrialRecord)[0] for paths in store.paths.trials(study)]
+def readable_trials(store: TrialStore, study: str, *, limit: int | None = None) -> list[TrialRecord]:
+    """Return the trials of a study whose records can be read, by number; only the first ``limit`` are read."""
+    records = [_read(paths.record, TrialRecord)[0] for paths in store.paths.trials(study)[:limit]]
     return [record for record in records if record is not None]
 
 

@@ -14,13 +14,19 @@ from sweeper.execute import choose_devices
 from sweeper.models import check_source as check_model_source
 from sweeper.sweep.notify import check_urls
 from sweeper.sweep.plan import check_task
+from sweeper.sweep.warm_start import check_warm_start
 from sweeper.tasks import make_task
 
 __all__ = ["check_before_start", "split_files"]
 
 
-def check_before_start(settings: SweepSettings) -> None:
-    """Check sources, paths, metric, database URL, devices and notification URLs. Nothing is fetched, read or started.
+def check_before_start(settings: SweepSettings, *, is_new: bool = True) -> None:
+    """Check sources, paths, metric, database URL, devices and notification URLs. Nothing is fetched or started.
+
+    Args:
+        settings: The settings.
+        is_new: Whether the sweep has not started yet. One that has needs no portfolio file, since its studies have
+            recorded what they took from it.
 
     Raises:
         ConfigError: One of them is wrong.
@@ -32,6 +38,8 @@ def check_before_start(settings: SweepSettings) -> None:
         from sweeper.search.storage import check_url
 
         check_url(settings.search.storage)
+    if is_new:
+        check_warm_start(settings.search)
     check_model_source(settings.model)
     choose_devices(settings.executor)
     check_urls(settings.notify)

@@ -64,6 +64,7 @@ def open_search(record: StudyRecord, config: SweepConfig, store: TrialStore) -> 
         majority=record.majority,
         fixed=Hyperparameters.of(settings).by_key(),
         metric=record.metric,
+        portfolio=record.portfolio,
     )
 
 

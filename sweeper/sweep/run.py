@@ -59,6 +59,7 @@ from sweeper.sweep.plan import StudyPlan, check_content, plan_model, plan_study,
 from sweeper.sweep.reports import current_best, write_report
 from sweeper.sweep.session_recorder import SessionRecorder
 from sweeper.sweep.sweep_record import has_sweep_record, restore_sweep, write_sweep_record
+from sweeper.sweep.warm_start import with_portfolios
 from sweeper.sweep.window_wait import wait_for_window
 from sweeper.track import Tracker
 
@@ -151,7 +152,7 @@ def run_config(config: SweepConfig, *, console: Console, clock: Clock = utc_now,
     check_identity(store, settings)
     is_done = _is_done(store, settings, searches=searches)
     if not is_done:
-        check_before_start(settings)
+        check_before_start(settings, is_new=not store.exists)
     if is_done or wait_for_window(settings.budget, clock, print_line=partial(print_line, console)):
         outcome = _run_sessions(config, store, console, clock, searches=searches)
         _print_final_view(store, settings, outcome.best, console)
@@ -328,7 +329,7 @@ def _run_controller(controller: Controller, monitor: SweepMonitor, tracker: Trac
 def _plan(
     config: SweepConfig, store: TrialStore, *, model_dir: Path, limits: LaneLimits, progress: Progress
 ) -> list[StudyPlan]:
-    """Fetch and check all data; a study that exists on disk keeps its record."""
+    """Fetch and check all data; a study that exists on disk keeps its record, and with it its portfolio."""
     datasets = config.settings.dataset.values()
     lane_limit = limits.lanes if limits.is_measured else 0
     model = plan_weights(config.settings, model_dir, progress)
@@ -343,7 +344,14 @@ def _plan(
         if plan.record.name in known:
             cache = Path(config.settings.cache)
             check_content(known[plan.record.name], plan.record, sweep=store.root.name, cache=cache)
-    return [plan.resumed(known[plan.record.name]) if plan.record.name in known else plan for plan in plans]
+    new = [plan.record for plan in plans if plan.record.name not in known]
+    records = {record.name: record for record in with_portfolios(new, config, model_dir=model_dir, sweep=store.root)}
+    return [
+        plan.resumed(known[plan.record.name])
+        if plan.record.name in known
+        else StudyPlan(records[plan.record.name], plan.opening)
+        for plan in plans
+    ]
 
 
 def _write_records(store: TrialStore, settings: SweepSettings, plans: Sequence[StudyPlan]) -> None:

@@ -185,8 +185,8 @@ Objective: **{study.metric}**, {better} is better. A full trial has {study.num_c
   `tags.best_rung` names the best rung of a complete trial if an earlier one scored higher than the last.
 - Filter: `tags.state = 'complete'`; other states are `running`, `pruned` (stopped early for a low score),
   `infeasible` (the configuration cannot work: out of memory, or a loss that is not finite), `failed` (another cause).
-- `tags.origin` is the source of the configuration: `recipe:<name>`, `sobol`, the sampler, or `confirm:<name>` for a
-  candidate that was trained again with a fresh seed.
+- `tags.origin` is the source of the configuration: `recipe:<name>`, `portfolio:<source>`, `sobol`, the sampler, or
+  `confirm:<name>` for a candidate that was trained again with a fresh seed.
 - Steps are chunks. Relative time is device time, so curves compare the cost of trials.
 - To compare runs, select them and press *Compare*. Its axes are linear: use the `log10.*` and `log2.*` params.
 - The *Models* tab has the adapters in PEFT's format. Params have four digits; `trial.json` of a run has all.

@@ -293,3 +293,21 @@ def test_a_sweep_whose_last_session_ended_badly_is_finished_by_the_same_command(
     sessions = len(SessionLog(folder).read())
     sweeper.run(tiny)
     assert len(SessionLog(folder).read()) == sessions
+
+
+def test_a_second_sweep_starts_with_what_the_first_found_and_keeps_to_it_when_the_first_is_gone(
+    tiny, folder, monkeypatch
+):
+    monkeypatch.setattr("sweeper.sweep.warm_start._MIN_TRIALS", 3)
+    sweeper.run([*tiny, "budget.trials=3"])
+    second = [*tiny, "name=second", "search.recipes=[]"]
+    sweeper.run([*second, "budget.trials=1"])
+    store = TrialStore(folder.with_name("second"))
+    portfolio = store.read_study(STUDY).portfolio
+    assert [point.source for point in portfolio] == ["tiny/tiny"] * 2
+    shutil.rmtree(folder)
+    sweeper.run([*second, "budget.trials=2"])
+    assert store.read_study(STUDY).portfolio == portfolio
+    specs = [trial.spec for trial in store.trials(STUDY)]
+    assert [spec.params for spec in specs] == [point.params for point in portfolio]
+    assert [spec.origin for spec in specs] == ["portfolio:tiny/tiny"] * 2
