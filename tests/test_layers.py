@@ -71,7 +71,7 @@ LIBRARIES = {
     "apprise": {"sweeper.sweep.notify"},
     "datasets": {"sweeper.data"},
     "charset_normalizer": {"sweeper.data.content"},
-    "pyarrow": {"sweeper.data"},
+    "pyarrow": {"sweeper.data", "sweeper.simulate"},
     "transformers": {"sweeper.data", "sweeper.models"},
     "torch": {"sweeper.train", "sweeper.models", "sweeper.tasks"},
     "pynvml": {"sweeper.store.provenance", "sweeper.execute"},

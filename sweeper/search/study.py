@@ -26,6 +26,7 @@ from sweeper.search.proposals import Proposal, trial_seed
 from sweeper.search.pruning import make_pruner
 from sweeper.search.samplers import Proposer
 from sweeper.search.study_database import StudyDatabase
+from sweeper.search.study_view import NullView, StudyView
 from sweeper.search.write_behind import WriteBehind
 from sweeper.types import Decision, Phase, TrialRecord, TrialState
 
@@ -50,7 +51,7 @@ class Search:
     def __init__(
         self,
         name: str,
-        database: StudyDatabase,
+        database: StudyView,
         proposer: Proposer,
         *,
         settings: SearchSettings,
@@ -74,7 +75,7 @@ class Search:
         settings: SearchSettings,
         *,
         direction: str,
-        storage_url: str,
+        storage_url: str | None,
         seed: int,
         rungs: tuple[int, ...],
         fixed: Mapping[str, ParamValue] | None = None,
@@ -86,7 +87,7 @@ class Search:
             space: The search space; must be the one the study was started with.
             settings: Sampler, pruner, cost and recipes.
             direction: ``maximize`` or ``minimize``.
-            storage_url: SQLAlchemy URL of the database.
+            storage_url: SQLAlchemy URL of the database; None to show the trials nowhere.
             seed: Seed of all proposals.
             rungs: Chunks after which trials are scored; the last one ends a trial (see `pruning.rung_chunks`).
             fixed: Values of the keys outside the space, and of dimensions that a recipe leaves out.
@@ -98,7 +99,9 @@ class Search:
         maximize = direction == "maximize"
         proposer = Proposer(space, settings, seed=seed, fixed=fixed or {}, maximize=maximize)
         directions = [direction, *(["minimize"] if proposer.has_cost else [])]
-        database = StudyDatabase.open(name, space, directions=directions, url=storage_url)
+        database: StudyView = NullView()
+        if storage_url is not None:
+            database = StudyDatabase.open(name, space, directions=directions, url=storage_url)
         return cls(name, database, proposer, settings=settings, rungs=rungs, maximize=maximize)
 
     def __enter__(self) -> Search:

@@ -37,6 +37,8 @@ class ResponseProtocol(Protocol):
     fixed: Mapping[str, ParamValue]
     """Values of the keys outside the space."""
     num_chunks: int
+    num_rows: int
+    """Validation rows; an early rung may score half of them."""
     maximize: bool
     majority: float
     """Score of always predicting the commonest label; nan if that has no meaning."""

@@ -27,7 +27,7 @@ class Ledger:
     """What one sweep has spent.
 
     Args:
-        path: The sweep's ledger.json; created by the first charge.
+        path: The sweep's ledger.json; created by the first charge. None keeps nothing on disk.
         clock: The present time; decides when windows and deadlines end.
         timer: A monotonic clock, in seconds; measures durations, so that they are right if the clock is set.
 
@@ -35,7 +35,7 @@ class Ledger:
         StoreError: The file is damaged.
     """
 
-    def __init__(self, path: Path, clock: Clock = utc_now, timer: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, path: Path | None, clock: Clock = utc_now, timer: Callable[[], float] = time.monotonic) -> None:
         self._path = path
         self._clock, self._timer = clock, timer
         self._started_s = timer()
@@ -43,8 +43,8 @@ class Ledger:
         """When this session started."""
         self.cost = Cost()
         self._past_s = 0.0
-        if path.exists():
-            self._read()
+        if path is not None and path.exists():
+            self._read(path)
 
     @property
     def now(self) -> datetime:
@@ -68,6 +68,8 @@ class Ledger:
 
     def save(self) -> None:
         """Write the file."""
+        if self._path is None:
+            return
         content = {"cost": dataclasses.asdict(self.cost), "wall_s": self.wall_s, "saved_at": self._clock().isoformat()}
         write_atomic(self._path, json.dumps(content, indent=1).encode())
 
@@ -84,13 +86,13 @@ class Ledger:
         """Return the seconds until a time limit; negative once it has passed."""
         return (limit.at - self._clock()).total_seconds()
 
-    def _read(self) -> None:
+    def _read(self, path: Path) -> None:
         try:
-            content = json.loads(self._path.read_text())
+            content = json.loads(path.read_text())
             self.cost = Cost(**content["cost"])
             self._past_s = float(content["wall_s"])
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(
-                f"{self._path} is damaged ({error!r}). To rebuild it from the trials, run: "
-                f"sweeper reconcile {self._path.parent.name}"
+                f"{path} is damaged ({error!r}). To rebuild it from the trials, run: "
+                f"sweeper reconcile {path.parent.name}"
             ) from error

@@ -1,0 +1,308 @@
+"""Answers any configuration of a space with a curve, from the trials of a table.
+
+A curve is a smooth surface plus the noise of a recorded trial nearby (its donor), chunk by chunk, so that noise keeps
+its autocorrelation, its size at this place of the space, and how score and loss vary together. All values of all chunks
+are smoothed with the same weights (`sweeper.statistics.smoother`), on scales on which noise is even: -log(1.02 - score)
+for shares, the logarithm of losses. Where the donor scores at most the majority share, its score stands as it was: a
+model that predicts one label has no noise, and ties are what a pruning rule must cope with.
+
+The mean score, from which regret is counted, is that of the surface: the best is no lucky trial.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sweeper.config.space import Dimension, Scale, SearchSpace
+from sweeper.config.values import ParamValue
+from sweeper.search.sobol import unit_point
+from sweeper.simulate.base import Curve
+from sweeper.simulate.table import Table, TableTrial
+from sweeper.statistics.observations import Score
+from sweeper.statistics.smoother import Smoother
+
+__all__ = ["GOOD_SHARE", "Agreement", "TableResponse"]
+
+Array = NDArray[np.float64]
+
+GOOD_SHARE = 0.4
+"""Share of the space that is the good zone."""
+_NUM_POINTS = 1024
+"""Sobol points over which the best mean and the good zone are taken."""
+_NUM_DONORS = 8
+"""Trials near a configuration, of which one lends its noise."""
+_LEAST_REPEATED = 4
+"""Configurations with several seeds that are needed to measure the noise between seeds."""
+_LARGEST_FACTOR = 1.5
+"""Most that noise is scaled up, so that a few seeds that differ much do not blow it up everywhere."""
+_CURVES = ("score", "loss", "half_score", "half_loss")
+_S, _L, _HS, _HL = range(len(_CURVES))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Agreement:
+    """How far a response is what its table says."""
+
+    rank_correlation: float
+    """Spearman's, of each setting's final score with what all other settings predict."""
+    noise: float
+    """Standard deviation over seeds of the response's final scores, mean over the repeated settings; NaN without any."""
+    recorded_noise: float
+    """The same of the recorded scores."""
+    ties: float
+    """Share of the scores at the majority share or below, over the table's settings and chunks, in the response."""
+    recorded_ties: float
+    """The same of the recorded scores."""
+
+
+class TableResponse:
+    """The response of a table.
+
+    Args:
+        table: Recorded trials.
+    """
+
+    def __init__(self, table: Table) -> None:
+        self.name, self.space, self.fixed = table.name, table.space, table.fixed
+        self.num_chunks, self.maximize, self.num_rows = table.num_chunks, table.maximize, table.num_rows
+        self.majority, self._is_share, self._table = table.majority, table.is_share, table
+        self._params = [_clip(self.space, trial.params) for trial in table.trials]
+        raw_VNT = np.array([[getattr(trial, name) for trial in table.trials] for name in _CURVES])
+        raw_VNT = _without_failures(raw_VNT, table)
+        scores, losses = (raw_VNT[index][np.isfinite(raw_VNT[index])] for index in (_S, _L))
+        score = Score.of(scores, maximize=self.maximize)
+        loss = Score.of(losses, maximize=False)
+        self._scales = (score, loss, score, loss)
+        y_VNT = np.array([_filled(scale.transform(raw)) for scale, raw in zip(self._scales, raw_VNT, strict=True)])
+        self._recorded_VNT = raw_VNT
+        self._center_VT = y_VNT.mean(1)
+        self._y_NVT = (y_VNT - self._center_VT[:, None]).transpose(1, 0, 2)
+        self._smoother = Smoother(self.space, self._params, y_VNT[_S, :, -1])
+        self._noise_NVT = self._noise()
+        self._is_tied_NVT = self._ties()
+        self._train_s, self._score_s = (
+            _Seconds(table.trials, self._smoother.encoder.encode(self._params)),
+            _score_s(table),
+        )
+        units = np.array([unit_point(len(self.space), 0, index) for index in range(_NUM_POINTS)])
+        points = self._smoother.encoder.encode_units(units)
+        means = self._mean_scores(points)
+        own = self._mean_scores(self._smoother.encoder.encode(self._params))
+        best = np.max if self.maximize else np.min
+        self.best_mean = float(best(np.concatenate([means, own])))
+        self._good_from = float(np.quantile(means, 1 - GOOD_SHARE if self.maximize else GOOD_SHARE))
+
+    def curve(self, params: Mapping[str, ParamValue], seed: int) -> Curve:
+        """Return the curve of a configuration, trained with a seed; outside of the space, that of the nearest point."""
+        params = _clip(self.space, params)
+        x_1C = self._smoother.encoder.encode([params])
+        mean_VT = self._center_VT + np.tensordot(self._smoother.weights(x_1C)[0], self._y_NVT, axes=1)
+        near = np.argsort(self._smoother.distances(x_1C)[0], kind="stable")[:_NUM_DONORS]
+        donor = near[_hash(params, seed) % len(near)]
+        # Centred over the donors, so that the mean over seeds is the surface; their number corrects the variance.
+        noise_VT = self._noise_NVT[donor] - self._noise_NVT[near].mean(0)
+        noise_VT = noise_VT * math.sqrt(len(near) / max(1, len(near) - 1))
+        value_VT = np.array([s.restore(y) for s, y in zip(self._scales, mean_VT + noise_VT, strict=True)])
+        is_tied = self._is_tied_NVT[donor]
+        value_VT[is_tied] = self._recorded_VNT[:, donor][is_tied]
+        score, half = self._rounded(value_VT[_S], value_VT[_HS])
+        return Curve(
+            score=_floats(score),
+            loss=_floats(value_VT[_L]),
+            half_score=_floats(half),
+            half_loss=_floats(value_VT[_HL]),
+            train_s=_floats(self._train_s.at(x_1C[0])),
+            score_s=self._score_s,
+        )
+
+    def mean_score(self, params: Mapping[str, ParamValue]) -> float:
+        """Return a configuration's mean score at the full length, over all seeds."""
+        return float(self._mean_scores(self._smoother.encoder.encode([_clip(self.space, params)]))[0])
+
+    def is_good(self, params: Mapping[str, ParamValue]) -> bool:
+        """Whether a configuration lies in the good zone: the best 40 % of the space, by mean score."""
+        mean = self.mean_score(params)
+        return mean >= self._good_from if self.maximize else mean <= self._good_from
+
+    @cached_property
+    def trial_s(self) -> float:
+        """Device seconds of a trial that is scored at its end only, mean over the table."""
+        return float(self._train_s.mean.sum()) + self._score_s
+
+    def agreement(self, num_seeds: int = 16) -> Agreement:
+        """Compare the response with its table.
+
+        Args:
+            num_seeds: Seeds that each of the table's settings is asked with.
+        """
+        left_out, y_N = self._smoother.left_out(), self._y_NVT[:, _S, -1]
+        curves = [[self.curve(p, seed) for seed in range(num_seeds)] for p in self._params]
+        score_NKT = np.array([[curve.score for curve in row] for row in curves])
+        repeated = self._repeated()
+        recorded_NT = self._recorded_VNT[_S]
+        recorded = [recorded_NT[trials, -1].std(ddof=1) for trials in repeated]
+        return Agreement(
+            rank_correlation=_rank_correlation(left_out, y_N),
+            noise=float(np.mean([score_NKT[t[0], :, -1].std(ddof=1) for t in repeated])) if repeated else math.nan,
+            recorded_noise=float(np.mean(recorded)) if repeated else math.nan,
+            ties=float(self._is_majority(score_NKT).mean()),
+            recorded_ties=float(self._is_majority(recorded_NT).mean()),
+        )
+
+    def _mean_scores(self, x_MC: Array) -> Array:
+        mean_M = self._center_VT[_S, -1] + self._smoother.weights(x_MC) @ self._y_NVT[:, _S, -1]
+        return self._scales[_S].restore(mean_M)
+
+    def _repeated(self) -> list[list[int]]:
+        """Return the indices of the trials of each setting with several seeds."""
+        of: dict[tuple[ParamValue, ...], list[int]] = {}
+        for index, params in enumerate(self._params):
+            of.setdefault(tuple(params.values()), []).append(index)
+        return [trials for trials in of.values() if len(trials) > 1]
+
+    def _noise(self) -> Array:
+        """Return the noise of each trial, which a donor lends.
+
+        Of a setting with several seeds, these are the deviations from its own mean, scaled for their degrees of
+        freedom. Of the others, it is what the surface leaves over, which is partly the surface's own error. So it is
+        scaled to the noise that the repeated settings have.
+        """
+        weights_NN = self._smoother.weights(self._smoother.encoder.encode(self._params))
+        left_NVT = self._y_NVT - np.tensordot(weights_NN, self._y_NVT, axes=1)
+        repeated = [trials for trials in self._repeated() if len({self._table.trials[t].seed for t in trials}) > 1]
+        if len(repeated) < _LEAST_REPEATED:
+            return left_NVT
+        own_NVT, among = np.zeros_like(left_NVT), np.concatenate(repeated)
+        for trials in repeated:
+            own = self._y_NVT[trials]
+            own_NVT[trials] = (own - own.mean(0)) * math.sqrt(len(trials) / (len(trials) - 1))
+        noise_VT, left_VT = own_NVT[among].std(0), left_NVT[among].std(0)
+        noise_NVT = left_NVT * np.minimum(noise_VT / np.maximum(left_VT, 1e-9), _LARGEST_FACTOR)
+        noise_NVT[among] = own_NVT[among]
+        return noise_NVT
+
+    def _is_majority(self, scores: Array) -> NDArray[np.bool_]:
+        if math.isnan(self.majority):
+            return np.zeros(scores.shape, dtype=bool)
+        return scores <= self.majority + 1e-9 if self.maximize else np.zeros(scores.shape, dtype=bool)
+
+    def _ties(self) -> NDArray[np.bool_]:
+        """Return which values of a donor stand as recorded: both scores where that on all rows is no more than chance."""
+        found = np.zeros(self._y_NVT.shape, dtype=bool)
+        found[:, [_S, _HS]] = self._is_majority(self._recorded_VNT[_S])[:, None]
+        return found
+
+    def _rounded(self, score: Array, half: Array) -> tuple[Array, Array]:
+        """Return scores that so many rows can have: whole numbers of right rows, no more of a half than of all."""
+        if not (self._is_share and self.num_rows):
+            return score, half
+        num_half = max(1, self.num_rows // 2)
+        right = np.rint(score * self.num_rows)
+        right_half = np.clip(np.rint(half * num_half), right - (self.num_rows - num_half), right)
+        return right / self.num_rows, np.clip(right_half, 0, num_half) / num_half
+
+
+class _Seconds:
+    """Device seconds of training by chunk: log-linear in the point, with the mean shape over chunks.
+
+    Recorded seconds are noisy, since machines do other things, too; a straight line leaves that out.
+    """
+
+    def __init__(self, trials: Sequence[TableTrial], x_NC: Array) -> None:
+        seconds_NT = np.array([trial.train_s for trial in trials])
+        self.mean = np.array(
+            [float(np.median(c[np.isfinite(c)])) if np.isfinite(c).any() else 0.0 for c in seconds_NT.T]
+        )
+        known = np.isfinite(seconds_NT)
+        expected = np.where(known, self.mean, 0.0).sum(1)
+        total = np.where(known, seconds_NT, 0.0).sum(1)
+        usable = (expected > 0) & (total > 0)
+        # The ridge keeps a few trials from making a steep line.
+        design = np.column_stack([np.ones(usable.sum()), x_NC[usable]])
+        target = np.log(total[usable] / expected[usable])
+        ridge = np.diag([0.0, *[1.0] * x_NC.shape[1]])
+        self._slopes = np.linalg.lstsq(design.T @ design + ridge, design.T @ target, rcond=None)[0]
+
+    def at(self, x_C: Array) -> Array:
+        """Return the seconds of each chunk at a point."""
+        return np.asarray(self.mean * math.exp(float(self._slopes[0] + x_C @ self._slopes[1:])))
+
+
+def _score_s(table: Table) -> float:
+    known = [trial.score_s for trial in table.trials if math.isfinite(trial.score_s)]
+    return float(np.median(known)) if known else 0.0
+
+
+def _without_failures(raw_VNT: Array, table: Table) -> Array:
+    """Give the chunks that a failed trial did not reach the worst recorded values."""
+    found = raw_VNT.copy()
+    for index, name in enumerate(_CURVES):
+        worst = np.nanmin if name.endswith("score") and table.maximize else np.nanmax
+        for at, trial in enumerate(table.trials):
+            if trial.has_failed:
+                missing = ~np.isfinite(found[index, at])
+                found[index, at, missing] = worst(raw_VNT[index])
+    return found
+
+
+def _filled(y_NT: Array) -> Array:
+    """Fill what was not measured: between rungs linearly, after the last one by how the other trials went on.
+
+    That is the regression, over the trials that have both, of the missing value on the latest known one.
+    """
+    found, chunks = y_NT.copy(), np.arange(y_NT.shape[1])
+    last_N = np.array([np.flatnonzero(np.isfinite(row))[-1] if np.isfinite(row).any() else -1 for row in y_NT])
+    for index, row in enumerate(y_NT):
+        known = np.isfinite(row)
+        if known.any():
+            found[index, : last_N[index] + 1] = np.interp(chunks[: last_N[index] + 1], chunks[known], row[known])
+    mean_T = np.nanmean(found, axis=0)
+    for index, last in enumerate(last_N):
+        if last < 0:
+            found[index] = mean_T
+        for chunk in chunks[last + 1 :] if last >= 0 else ():
+            both = last_N >= chunk
+            found[index, chunk] = _regressed(found[both, last], found[both, chunk], float(found[index, last]))
+    return found
+
+
+def _regressed(known: Array, later: Array, value: float) -> float:
+    """Return the later value that a known one leads to; at least as far from the mean as half the known one."""
+    if len(known) < 3 or known.std() == 0:  # noqa: PLR2004  a line through two points is no regression
+        return value + float((later - known).mean()) if len(known) else value
+    slope = float(np.cov(known, later, bias=True)[0, 1] / known.var())
+    return float(later.mean()) + min(max(slope, 0.0), 1.5) * (value - float(known.mean()))
+
+
+def _clip(space: SearchSpace, params: Mapping[str, ParamValue]) -> dict[str, ParamValue]:
+    """Return the values of the space's keys, moved to the nearest bound if they lie outside."""
+    return {dimension.key: _clip_value(dimension, params[dimension.key]) for dimension in space.dimensions}
+
+
+def _clip_value(dimension: Dimension, value: ParamValue) -> ParamValue:
+    if dimension.scale is Scale.CATEGORICAL or dimension.choices or isinstance(value, str):
+        return value
+    return min(max(value, type(value)(dimension.low)), type(value)(dimension.high))
+
+
+def _hash(params: Mapping[str, ParamValue], seed: int) -> int:
+    """Return a number that is the same wherever the configuration comes from."""
+    text = json.dumps([[key, f"{value:.6g}" if isinstance(value, float) else value] for key, value in params.items()])
+    return int.from_bytes(hashlib.sha256(f"{text}/{seed}".encode()).digest()[:8], "big")
+
+
+def _rank_correlation(one: Array, other: Array) -> float:
+    ranks = [np.argsort(np.argsort(values)).astype(float) for values in (one, other)]
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def _floats(values: Array) -> tuple[float, ...]:
+    return tuple(values.tolist())
