@@ -17,11 +17,10 @@ import numpy as np
 
 from sweeper.config.values import ParamValue
 from sweeper.figures.rungs import rows_to_score
-from sweeper.search.proposals import trial_seed
 from sweeper.search.sobol import unit_point
 from sweeper.simulate.base import Curve, ResponseProtocol
 
-__all__ = ["Assignment", "Contender", "Draw", "Log", "Rung", "drive", "full_trial_s"]
+__all__ = ["Assignment", "Contender", "CpuTimer", "Draw", "Log", "Rung", "drive", "full_trial_s"]
 
 _NUM_POINTS = 64
 """Sobol points over which the device time of a full trial is averaged."""
@@ -85,8 +84,6 @@ class Log:
     draws: list[Draw] = field(default_factory=list)
     rungs: list[Rung] = field(default_factory=list)
     chunks: int = 0
-    score_s: float = 0.0
-    """Device seconds spent on scores."""
     cpu_s: float = 0.0
     """CPU seconds of the search's own code."""
 
@@ -121,7 +118,7 @@ def drive(
         response: What its trials measure.
         num_lanes: Trials that train side by side.
         budget_s: Device seconds.
-        seed: Of the trials' seeds; trial ``n`` of every contender is trained with the same one.
+        seed: With which every trial is trained, as in a sweep.
     """
     contender = make()
     log, trials, lanes = Log(), dict[str, _Trial](), list[_Lane]()
@@ -130,7 +127,7 @@ def drive(
         while len(lanes) < num_lanes and (assignment := contender.ask()) is not None:
             if assignment.trial not in trials:
                 index = len(log.draws)
-                trials[assignment.trial] = _Trial(index, response.curve(assignment.params, trial_seed(seed, index)))
+                trials[assignment.trial] = _Trial(index, response.curve(assignment.params, seed))
                 log.draws.append(Draw(dict(assignment.params), not assignment.is_given))
             lanes.append(_Lane(assignment.trial, assignment.until))
             _check(response, trials[assignment.trial].chunk, assignment.until)
@@ -148,7 +145,6 @@ def drive(
         if now_s > budget_s:
             break
         log.chunks += len(lanes)
-        log.score_s += score_s
         for lane, trial in scored:
             score, loss, _ = _rung(response, trial)
             log.rungs.append(Rung(now_s, trial.index, trial.chunk, score))
@@ -164,7 +160,7 @@ def drive(
 
 def _rung(response: ResponseProtocol, trial: _Trial) -> tuple[float, float, float]:
     """Return score, loss and device seconds of scoring a trial where it stands."""
-    curve, last, num_rows = trial.curve, trial.chunk - 1, int(getattr(response, "num_rows", 0))
+    curve, last, num_rows = trial.curve, trial.chunk - 1, response.num_rows
     if num_rows and rows_to_score(trial.chunk, num_chunks=response.num_chunks, num_rows=num_rows) < num_rows:
         return curve.half_score[last], curve.half_loss[last], curve.score_s / 2
     return curve.score[last], curve.loss[last], curve.score_s

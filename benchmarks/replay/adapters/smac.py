@@ -13,8 +13,8 @@ from smac.runhistory.dataclasses import TrialInfo, TrialValue
 
 from benchmarks.replay.adapters.protocol import Message
 
-_NUM_TRIALS = 200
-"""Most trials of a run, from which SMAC takes the size of its initial design; no run of a budget has as many."""
+_NUM_TRIALS = 60
+"""About as many as fit into the budget; SMAC takes the size of its initial design from it, a quarter."""
 
 
 class Smac:
