@@ -1,0 +1,58 @@
+"""This project's own search on a response: the real controller with its defaults, in virtual time."""
+
+from __future__ import annotations
+
+import functools
+import time
+
+from benchmarks.replay.driver import Draw, Log, Rung
+from sweeper.config.compose import compose
+from sweeper.config.settings import SweepSettings
+from sweeper.control.lane_limits import choose_limits
+from sweeper.simulate.base import ResponseProtocol
+from sweeper.simulate.study import SimulatedStudy, simulate_study
+
+__all__ = ["drive_ours", "log_of"]
+
+
+def drive_ours(response: ResponseProtocol, *, num_lanes: int, budget_s: float, seed: int) -> Log:
+    """Run the search until its device time is spent.
+
+    Args:
+        response: What its trials measure.
+        num_lanes: ``executor.lanes``.
+        budget_s: Device seconds, ``budget.device_hours``.
+        seed: ``seed``.
+    """
+    settings = _settings(num_lanes)
+    limits = choose_limits(settings, "cpu")
+    begun_s = time.process_time()
+    study = simulate_study(
+        response,
+        settings.search,
+        seed=seed,
+        lanes=limits.lanes,
+        in_flight=limits.in_flight,
+        recipe_lanes=limits.recipe_lanes,
+        device_s=budget_s,
+        stop_s=budget_s,
+    )
+    log = log_of(study)
+    # The controller's and the simulated worker's seconds count, too.
+    log.cpu_s = time.process_time() - begun_s
+    return log
+
+
+def log_of(study: SimulatedStudy) -> Log:
+    """Return a simulated study as the log that all contenders have."""
+    log = Log(chunks=sum(trial.chunks for trial in study.trials))
+    for index, trial in enumerate(study.trials):
+        log.draws.append(Draw(trial.params, trial.is_model_draw))
+        log.rungs += [Rung(trial.scored_s[chunk], index, chunk, score) for chunk, score in trial.scores.items()]
+    log.rungs.sort(key=lambda rung: rung.at_s)
+    return log
+
+
+@functools.cache
+def _settings(num_lanes: int) -> SweepSettings:
+    return compose([f"executor.lanes={num_lanes}"]).settings
