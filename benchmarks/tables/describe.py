@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
@@ -110,9 +111,10 @@ def _nearest_to_default(frame: pd.DataFrame, about: Mapping[str, Any]) -> int:
     recipe = default_recipe(settings.search)
     assert recipe is not None
     ((_, params),) = fit_recipes([recipe], space, {"train.head_lr_ratio": settings.train.head_lr_ratio})
-    settings_of = frame.drop_duplicates("setting").set_index("setting")
-    squares = sum((settings_of[d.key].map(d.unit) - d.unit(params[d.key])) ** 2 for d in space.dimensions)
-    return int(squares.idxmin())
+    points = frame.drop_duplicates("setting")
+    units = np.array([[d.unit(value) for value in points[d.key]] for d in space.dimensions])
+    wanted = np.array([[d.unit(params[d.key])] for d in space.dimensions])
+    return int(points["setting"].iloc[int(((units - wanted) ** 2).sum(0).argmin())])
 
 
 if __name__ == "__main__":
