@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from sweeper.search.proposals import random_point, sobol_point
-from sweeper.simulate.response import TableResponse
+from sweeper.simulate.response import TableResponse, _centered
 from sweeper.simulate.table import Table
 from sweeper.types import TrialState
 from tests.simulate.recorded import MAJORITY, NOISE, NUM_CHUNKS, NUM_ROWS, SPACE, truth, write_table
@@ -76,6 +78,12 @@ def test_noise_lasts_over_chunks_as_recorded(response, points):
     assert np.mean(lagged) == pytest.approx(0.8, abs=0.15)  # as tests/simulate/recorded.py makes it
 
 
+def test_the_luck_of_a_points_donors_does_not_move_its_mean():
+    noise = _centered(np.random.default_rng(0).normal(0.5, 1.0, (8, 1000)))
+    assert np.abs(noise.mean(0)).max() < 1e-12
+    assert noise.std() == pytest.approx(1.0, abs=0.03)
+
+
 def test_ties_at_the_majority_share_survive(response, points):
     found = response.agreement(NUM_SEEDS)
     assert found.recorded_ties > 0.05
@@ -134,8 +142,6 @@ def test_pruned_trials_of_a_sweep_count_as_far_as_they_went():
 
 
 def test_a_failed_setting_scores_as_the_worst_one(tmp_path):
-    import dataclasses
-
     table = Table.read(write_table(tmp_path / "toy.parquet", settings=48, repeated=0))
     trials = [
         dataclasses.replace(trial, has_failed=True, score=np.full(NUM_CHUNKS, np.nan))
