@@ -28,7 +28,7 @@ PEER_VENVS ?= .venv-peers
 PEERS := $(patsubst benchmarks/replay/peers/%.txt,$(PEER_VENVS)/%/.installed,$(wildcard benchmarks/replay/peers/*.txt))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep confirm overnight schedule unschedule status report ui fresh-clone bench bench-short bench-long bench-growth bench-controller calibration replay replay-short chaos chaos-short chaos-mutants chaos-mutants-short crash-points simulate test test-slow test-browser test-all wheel-check lint format types ci constraints audit image dist clean distclean
+.PHONY: help setup sweep confirm overnight schedule unschedule status report ui fresh-clone bench bench-short bench-long bench-growth bench-controller calibration replay replay-short chaos chaos-short chaos-mutants chaos-mutants-short crash-points chaos-simulate simulate test test-slow test-browser test-all wheel-check lint format types ci constraints audit image dist clean distclean
 .DELETE_ON_ERROR:
 
 help:  ## List all targets
@@ -55,6 +55,9 @@ unschedule: $(VENV)/.installed  ## Undo make schedule
 
 status: $(VENV)/.installed  ## Show the progress of a sweep, also while it runs
 	@$(BIN)/sweeper status $(ARGS)
+
+simulate: $(VENV)/.installed  ## Replay searches on recorded trials to plan a budget; ARGS='<sweep> budget.trials=24'
+	@$(BIN)/sweeper simulate $(ARGS)
 
 report: $(VENV)/.installed  ## Write the reports of a sweep, also while it runs, and print the path of report.html
 	@$(BIN)/sweeper report $(ARGS)
@@ -102,7 +105,7 @@ chaos-short: $(VENV)/.installed  ## Do the same with one small sweep and one eve
 crash-points: $(VENV)/.installed  ## Kill a small sweep at each operation on its disk, fail each write, cut the power; ARGS='--every 20'
 	@$(BIN)/python -m chaos.crash_points $(ARGS)
 
-simulate: $(VENV)/.installed  ## Simulate 10,000 small sweeps with faults and judge their histories, about six minutes; ARGS='--seed 7'
+chaos-simulate: $(VENV)/.installed  ## Simulate 10,000 small sweeps with faults and judge their histories, about six minutes; ARGS='--seed 7'
 	@$(BIN)/python chaos/simulator.py --seeds 10000 $(ARGS)
 
 test: $(VENV)/.installed-dev  ## Run the quick tests: offline, on the CPU, two to three minutes on two cores; ARGS='-k search' picks some

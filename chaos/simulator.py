@@ -1,4 +1,4 @@
-"""Simulates small sweeps in virtual time, with faults at seeded moments, and judges their histories. `make simulate`.
+"""Simulates small sweeps in virtual time, with seeded faults, and judges their histories. `make chaos-simulate`.
 
     python chaos/simulator.py --seed 1234             one sweep: prints what was drawn, what happened and what is wrong
     python chaos/simulator.py --seeds 10000 --jobs 2  many; writes chaos/results/simulator.json

@@ -1,4 +1,4 @@
-"""The command line: run, confirm, status, report, config, reproduce, reconcile, ui, jobs.
+"""The command line: run, confirm, simulate, status, report, config, reproduce, reconcile, ui, jobs.
 
 Prints a SweeperError without a traceback.
 """
@@ -98,6 +98,33 @@ def confirm(
     )
     if outcome.exit_code:
         raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
+def simulate(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="The recorded trials: a table, for example benchmarks/tables/trec.parquet, or the name of a sweep."
+        ),
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Hydra overrides, for example: search=gp budget.trials=24 executor.workers=2.", show_default=False
+        ),
+    ] = None,
+    runs: Annotated[int, typer.Option(help="Simulated searches with each budget, each with another seed.", min=1)] = 20,
+    outputs: Outputs = Path(DEFAULT_OUTPUTS),
+    config_dir: ConfigDir = None,
+) -> None:
+    """Replay searches on recorded trials, to plan a budget. Nothing is trained.
+
+    Prints what a quarter, half, all and twice of budget.trials would find, and how long that would take.
+    """
+    from sweeper.simulate.command import simulate as simulate_search
+
+    simulate_search(source, overrides or [], outputs=outputs, num_runs=runs, console=Console(), config_dir=config_dir)
 
 
 @app.command()

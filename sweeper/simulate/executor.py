@@ -53,7 +53,10 @@ class _SimulatedWorker:
             self._rungs, self._lanes = request.rungs, {}
             self._reply = StudyOpened()
             return
-        assert isinstance(request, ChunkRequest), "without a confirmation, no adapter is scored"
+        if not isinstance(request, ChunkRequest):
+            raise TypeError(
+                f"a simulated worker cannot answer {request!r}: without a confirmation, no adapter is scored"
+            )
         report = self._train(request)
         self._reply = report
         self.due_s += report.elapsed_s

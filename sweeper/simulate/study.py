@@ -162,14 +162,12 @@ def simulate_study(
     clock, rungs = VirtualClock(), _rungs(response, search)
     record = _record(response, rungs)
     defaults = Hyperparameters(LoraSettings(), TrainSettings()).with_params(response.fixed)
-    name = f"simulated-{seed}/{response.name}"
-    direction = record.direction
     executor = SimulatedExecutor(response, clock, metric=_METRIC, num_workers=workers, stop_s=stop_s)
     with Search.open(
-        name,
+        f"simulated-{seed}/{response.name}",
         response.space,
         search,
-        direction=direction,
+        direction=record.direction,
         storage_url=None,
         seed=seed,
         rungs=rungs,

@@ -1,7 +1,7 @@
-"""Recorded trials that a search can be replayed on: from a Parquet file of `benchmarks/tables`, or from a sweep's study.
+"""Recorded trials that a search can be replayed on: a Parquet file of `benchmarks/tables`, or a study of a sweep.
 
-A table has the curve of every trial by chunk. Trials of a sweep may have been pruned, and are only scored at rungs; what
-is missing is NaN here, and `response` fills it.
+A table has the curve of every trial by chunk. Trials of a sweep may have been pruned, and are only scored at rungs;
+what is missing is NaN here, and `response` fills it in.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class Smoother:
         factor, _ = cho_factor(self._kernel.scores(data, matern_UU), lower=True)
         inverse_NN = cho_solve((factor, True), np.eye(len(data.y_N)))
         self._inverse_NN = inverse_NN
-        self._embedded_N = self._kernel.embed(data.x_UC[data.configuration_N])
+        self._embedded_NE = self._kernel.embed(data.x_UC[data.configuration_N])
 
     def weights(self, x_MC: Array) -> Array:
         """Return the weight of each trial's value at points (M x N)."""
@@ -58,8 +58,9 @@ class Smoother:
 
     def distances(self, x_MC: Array) -> Array:
         """Return the distances of points to the trials, as the kernel measures them (M x N)."""
-        embedded = self._kernel.embed(x_MC)
-        return np.asarray(np.sqrt(((embedded[:, None] - self._embedded_N[None]) ** 2).sum(2)))
+        one, other = self._kernel.embed(x_MC), self._embedded_NE
+        squared = (one**2).sum(1)[:, None] + (other**2).sum(1)[None] - 2 * one @ other.T
+        return np.asarray(np.sqrt(np.maximum(squared, 0.0)))
 
     @on_one_thread
     def left_out(self) -> Array:
