@@ -23,9 +23,12 @@ PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist
 TORCH_INDEX ?= $(shell [ "$$(uname -sm)" = "Linux x86_64" ] && ! command -v nvidia-smi >/dev/null 2>&1 \
                  && echo https://download.pytorch.org/whl/cpu)
 IMAGE ?= sweeper:latest
+# The requirements of these searches conflict with ours and with each other, so each has an environment of its own.
+PEER_VENVS ?= .venv-peers
+PEERS := $(patsubst benchmarks/replay/peers/%.txt,$(PEER_VENVS)/%/.installed,$(wildcard benchmarks/replay/peers/*.txt))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep confirm overnight schedule unschedule status report ui fresh-clone bench bench-short bench-long bench-growth bench-controller calibration tables portfolio chaos chaos-short chaos-mutants chaos-mutants-short crash-points chaos-simulate simulate test test-slow test-browser test-all wheel-check lint format types ci constraints audit image dist clean distclean
+.PHONY: help setup sweep confirm overnight schedule unschedule status report ui fresh-clone bench bench-short bench-long bench-growth bench-controller calibration tables portfolio replay replay-short chaos chaos-short chaos-mutants chaos-mutants-short crash-points chaos-simulate simulate test test-slow test-browser test-all wheel-check lint format types ci constraints audit image dist clean distclean
 .DELETE_ON_ERROR:
 
 help:  ## List all targets
@@ -87,6 +90,12 @@ tables: $(VENV)/.installed  ## Train what the tables of real trials lack, hours 
 
 portfolio: $(VENV)/.installed  ## Compute the shipped warm starts from the tables of real trials; ARGS=--replay measures them, minutes
 	@$(BIN)/python -m benchmarks.portfolio $(ARGS)
+
+replay: $(VENV)/.installed-bench $(PEERS)  ## Compare the search with Optuna, Syne Tune, SMAC3 and PriorBand on recorded trials, 40 minutes
+	@$(BIN)/python -m benchmarks.replay.run --peers $(PEER_VENVS) $(ARGS)
+
+replay-short: $(VENV)/.installed-bench $(PEERS)  ## Check in two minutes that every search can be compared; the numbers mean nothing
+	@$(BIN)/python -m benchmarks.replay.run --peers $(PEER_VENVS) --short $(ARGS)
 
 chaos: $(VENV)/.installed  ## Kill sweeps 210 times at seeded moments and count what was lost, 15 minutes; ARGS='--seed 7'
 	@$(BIN)/python chaos/run.py $(ARGS)
@@ -194,6 +203,16 @@ $(VENV)/.installed-bench: $(VENV)/.installed
 	@echo "Installing what the benchmarks need: Ray, accelerate, matplotlib."
 	@$(LOCKED) locks/bench.txt
 	@touch $@
+
+# A peer that cannot be installed is left out, and the page says so. The one that needs PyTorch takes ours.
+$(PEER_VENVS)/%/.installed: benchmarks/replay/peers/%.txt | $(VENV)/.installed
+	@echo "Installing a peer of the search: $*."
+	@rm -rf $(@D)
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $< \
+	  && { ! grep -q '^gpytorch' $< || $(BIN)/python -c 'import pathlib, torch; print(pathlib.Path(torch.__file__).parents[1])' \
+	       > "$$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch.pth"; } \
+	  && touch $@ || { rm -rf $(@D); echo "$* cannot be installed; the comparison leaves it out."; }
 
 # The digest of the base image is learnt once. Delete the file to take a newer image.
 jobs/base-image.txt:

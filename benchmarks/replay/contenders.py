@@ -38,7 +38,7 @@ class Start:
 
 
 class RandomSearch:
-    """Trains uniform draws to the end."""
+    """Trains uniform draws to the end, and scores them at half of it, too, as scripts do after each of two epochs."""
 
     def __init__(self, start: Start) -> None:
         self._start, self._random, self._count = start, np.random.default_rng(start.seed), 0
@@ -55,11 +55,11 @@ class RandomSearch:
             self._count += 1
             units = self._random.random(len(self._start.space))
             params = self._start.space.point(tuple(units.tolist()))
-            return Assignment(trial=str(self._count), until=self._start.num_chunks, params=params)
+            return Assignment(trial=str(self._count), until=self._start.num_chunks // 2, params=params)
 
     def tell(self, trial: str, chunk: int, score: float, loss: float) -> int:  # noqa: ARG002  learns nothing
-        """Free the lane."""
-        return 0
+        """Go on to the end."""
+        return self._start.num_chunks
 
 
 class OptunaSearch:
@@ -163,16 +163,15 @@ class Peer:
     """A process in a peer's environment. It answers lines of JSON, and is kept for the next search.
 
     Args:
-        python: The environment's interpreter.
-        adapter: Name of its module in `adapters`.
+        command: Runs its adapter with its environment's interpreter.
     """
 
-    def __init__(self, python: Path, adapter: str) -> None:
+    def __init__(self, command: Sequence[str]) -> None:
         # One thread: a search may share the machine, and its CPU seconds are compared.
         environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         environment |= {"PYTHONPATH": "", "PYTHONHASHSEED": "0", "PYTHONWARNINGS": "ignore"}
         self._process = subprocess.Popen(  # noqa: S603  the environment that make replay made
-            [str(python), "-m", "benchmarks.replay.adapters.protocol", adapter],
+            [*command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -2,7 +2,8 @@
 
 One device has several lanes, which train side by side: in a round, every occupied lane trains one chunk, and the device
 needs the sum of their seconds. Lanes share a device equally, so this is what was measured. A trial is scored where the
-search asks for it, and that takes device time, too; early rungs score half of the rows, as `sweeper` does, for everybody.
+search asks for it, and that takes device time, too. Early rungs score half of the rows, as `sweeper` does, for all
+searches.
 """
 
 from __future__ import annotations

@@ -62,10 +62,10 @@ def _introduction(cells: Cells, names: Sequence[str]) -> list[str]:
         text for peer, text in PEERS.items() if not any(CONTENDERS[n].peer == peer for n in names if n in CONTENDERS)
     ]
     return [
-        f"Written by `make replay` from replay.jsonl; {seeds} seeds. Every search has the device time of 16 full trials on "
-        "one device. Regret: by how much the mean score of the configuration that a user would choose at that moment (the "
-        "best complete trial) is below the best mean score. Negative differences are in favour of sweeper; the verdict is "
-        "*worse* or *better* if the 95 % interval of the paired difference leaves out zero. [How it is "
+        f"Written by `make replay` from replay.jsonl; {seeds} seeds. Every search has the device time of 16 full trials "
+        "on one device. Regret: by how much the mean score of the configuration that a user would choose at that "
+        "moment (the best complete trial) is below the best mean score. Negative differences are in favour of sweeper; "
+        "the verdict is *worse* or *better* if the 95 % interval of the paired difference leaves out zero. [How it is "
         "measured](../../docs/benchmarks.md#searches-on-the-same-trials).",
         *(["", f"Not installed, so left out: {', '.join(missing)}."] if missing else []),
     ]
@@ -83,8 +83,16 @@ def _goal(cells: Cells, tables: Sequence[str]) -> list[str]:
     if not any(key[1] == OURS for key in cells):
         return []
     if not lines:
-        return ["**Over all tables, no search is better than sweeper at 50 and 100 % of the budget, at 8 and 16 lanes.**", ""]
-    return ["**Over all tables, these are better than sweeper at 50 or 100 % of the budget, at 8 or 16 lanes:**", "", *lines, ""]
+        return [
+            "**Over all tables, no search is better than sweeper at 50 and 100 % of the budget, at 8 and 16 lanes.**",
+            "",
+        ]
+    return [
+        "**Over all tables, these are better than sweeper at 50 or 100 % of the budget, at 8 or 16 lanes:**",
+        "",
+        *lines,
+        "",
+    ]
 
 
 def _overview(cells: Cells, tables: Sequence[str]) -> list[str]:
@@ -118,9 +126,10 @@ def _each(cells: Cells, truths: Sequence[str]) -> list[str]:
         present = [truth for truth in truths if any(key[0] == truth and key[2] == lanes for key in cells)]
         if not present:
             continue
-        rows: list[list[object]] = []
-        for name in _present(cells, present, lanes):
-            rows.append([_text(name), *(_cell(cells, truth, name, lanes) for truth in present)])
+        rows = [
+            [_text(name), *(_cell(cells, truth, name, lanes) for truth in present)]
+            for name in _present(cells, present, lanes)
+        ]
         lines += [
             f"### {lanes} lane{'s' if lanes > 1 else ''}: mean regret at 50 and 100 %, and the verdicts",
             "",
@@ -144,15 +153,24 @@ def _cell(cells: Cells, truth: str, name: str, lanes: int) -> str:
 
 def _null(cells: Cells) -> list[str]:
     """Return what each search does where all configurations are equal, so that its regret is zero whatever it does."""
-    rows: list[list[object]] = []
-    for (truth, name, lanes), group in cells.items():
-        if truth == _NULL:
-            means = [statistics.mean(row[key] for row in group) for key in ("draws", "complete", "chunks")]
-            rows.append([_text(name), lanes, *(f"{mean:.1f}" for mean in means)])
-    if not rows:
+    all_lanes = [lanes for lanes in _lanes(cells) if _present(cells, [_NULL], lanes)]
+    if not all_lanes:
         return []
-    text = "All configurations are equal, so the regret is zero. A search can only spend its time on trials or on scores."
-    return ["### Null", "", text, "", table(["search", "lanes", "trials", "complete", "chunks"], rows), ""]
+    rows: list[list[object]] = []
+    for name in dict.fromkeys(name for lanes in all_lanes for name in _present(cells, [_NULL], lanes)):
+        groups = [cells.get((_NULL, name, lanes), ()) for lanes in all_lanes]
+        rows.append([_text(name), *(_spent(group) for group in groups)])
+    text = (
+        "All configurations are equal, so the regret is zero. A search can only spend its time on trials or on scores."
+    )
+    header = ["search", *(f"{lanes} lanes: trials, complete ones, chunks" for lanes in all_lanes)]
+    return ["### Null", "", text, "", table(header, rows), ""]
+
+
+def _spent(group: Sequence[Row]) -> str:
+    if not group:
+        return ""
+    return ", ".join(f"{statistics.mean(row[key] for row in group):.1f}" for key in ("draws", "complete", "chunks"))
 
 
 def _cpu(cells: Cells, names: Sequence[str]) -> list[str]:
@@ -160,8 +178,12 @@ def _cpu(cells: Cells, names: Sequence[str]) -> list[str]:
     for name in names:
         groups = [row for key, group in cells.items() if key[1] == name for row in group]
         per_draw = [row["cpu_s"] / row["draws"] for row in groups if row["draws"]]
-        rows.append([_text(name), f"{statistics.mean(per_draw):.4f}", f"{statistics.mean(r['cpu_s'] for r in groups):.2f}"])
-    text = "Of all calls, by the number of trials; sweeper's include its controller and the simulated worker. One thread."
+        rows.append(
+            [_text(name), f"{statistics.mean(per_draw):.4f}", f"{statistics.mean(r['cpu_s'] for r in groups):.2f}"]
+        )
+    text = (
+        "Of all calls, by the number of trials; sweeper's include its controller and the simulated worker. One thread."
+    )
     return [text, "", table(["search", "per trial", "per search"], rows), ""]
 
 

@@ -16,6 +16,7 @@ import functools
 import hashlib
 import json
 import math
+import multiprocessing
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -94,26 +95,38 @@ def compare(asked: argparse.Namespace) -> list[str]:
     known = {_key(row) for row in rows}
     todo = [unit for whole in units for unit in _missing(whole, known)]
     failures = []
-    with ProcessPoolExecutor(asked.processes) as pool:
-        futures = {pool.submit(search_all, unit): unit for unit in todo}
-        for count, future in enumerate(as_completed(futures), 1):
-            unit = futures[future]
-            try:
-                found = future.result()
-            except RuntimeError as error:
-                failures.append(f"{unit.contender} on {unit.truth}, {unit.lanes} lane(s): {error}")
-                continue
+    for count, (unit, found) in enumerate(_results(todo, asked.processes), 1):
+        if isinstance(found, RuntimeError):
+            failures.append(f"{unit.contender} on {unit.truth}, {unit.lanes} lane(s): {found}")
+        else:
             rows += found
             _append(path, found)
-            sys.stderr.write(f"\r{count} of {len(todo)} units ")
+        sys.stderr.write(f"\r{count} of {len(todo)} units ")
     write_atomic(path, "".join(json.dumps(row) + "\n" for row in sorted(rows, key=_key)).encode())
     write_page(rows, asked.results, is_table={unit.truth: bool(unit.table) for unit in _units_of_all(asked)})
     return failures
 
 
-def search_all(unit: Unit) -> list[Row]:
-    """Run the searches of a unit."""
-    response, budget_s = _response(unit)
+def _results(units: Sequence[Unit], num_processes: int) -> Iterator[tuple[Unit, list[Row] | RuntimeError]]:
+    if num_processes == 1:
+        yield from ((unit, search_all(unit)) for unit in units)
+        return
+    # A fork of a process with threads may hang.
+    with ProcessPoolExecutor(num_processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        futures = {pool.submit(search_all, unit): unit for unit in units}
+        yield from ((futures[future], future.result()) for future in as_completed(futures))
+
+
+def search_all(unit: Unit) -> list[Row] | RuntimeError:
+    """Run the searches of a unit; return the error of a peer that cannot."""
+    try:
+        return _search_all(unit)
+    except RuntimeError as error:
+        return error
+
+
+def _search_all(unit: Unit) -> list[Row]:
+    response, budget_s = _open(unit.truth, unit.table)
     found = []
     for seed in unit.seeds:
         log = search(unit, response, budget_s, seed)
@@ -149,15 +162,12 @@ def search(unit: Unit, response: ResponseProtocol, budget_s: float, seed: int) -
 
 @functools.cache
 def _peer(folder: str, name: str) -> Peer:
-    return Peer(_python(Path(folder), name), name)
+    module = "benchmarks.replay.adapters.protocol"
+    return Peer([str(_python(Path(folder), name)), "-m", module, name])
 
 
 def _python(folder: Path, name: str) -> Path:
     return folder / name / "bin" / "python"
-
-
-def _response(unit: Unit) -> tuple[ResponseProtocol, float]:
-    return _open(unit.truth, unit.table)
 
 
 @functools.lru_cache(maxsize=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -40,6 +41,8 @@ class Comparison:
 def compare(ours: Regrets, peers: Regrets) -> Comparison:
     """Compare on one table, over the seeds that both have."""
     differences = _differences(ours, peers)
+    if len(differences) == 1:
+        return Comparison(float(differences[0]), -math.inf, math.inf)  # one value has no interval
     return _comparison(differences, _resampled_means(differences, np.random.default_rng(0)))
 
 

@@ -41,21 +41,33 @@ class Smac:
         self._facade = MultiFidelityFacade(
             scenario, _never_called, initial_design=design, logging_level=False, overwrite=True
         )
-        self._ids: dict[Configuration, str] = {}
+        self._trials: dict[Configuration, list[str]] = {}
+        self._reached: dict[str, int] = {}
         self._running: dict[str, TrialInfo] = {}
 
     def ask(self) -> Message:
         """Return a configuration and its budget, in whole chunks."""
         info = self._facade.ask()
-        trial = self._ids.setdefault(info.config, str(len(self._ids)))
+        until = max(1, round(info.budget))
+        trial = self._trial(info.config, until)
         self._running[trial] = info
         values = {key: _plain(value) for key, value in dict(info.config).items()}
-        return {"trial": trial, "values": values, "until": max(1, round(info.budget))}
+        return {"trial": trial, "values": values, "until": until}
 
-    def tell(self, trial: str, chunk: int, score: float) -> int:  # noqa: ARG002  the budget is known
+    def tell(self, trial: str, chunk: int, score: float) -> int:
         """Report a cost. A promotion is asked for again."""
+        self._reached[trial] = chunk
         self._facade.tell(self._running.pop(trial), TrialValue(cost=-score), save=False)
         return 0
+
+    def _trial(self, config: Configuration, until: int) -> str:
+        """Return the checkpoint to go on from, or a new trial: brackets may ask for the same configuration at once."""
+        trials = self._trials.setdefault(config, [])
+        for trial in trials:
+            if trial not in self._running and self._reached[trial] < until:
+                return trial
+        trials.append(f"{len(self._trials)}.{len(trials)}")
+        return trials[-1]
 
 
 def _never_called(config: Configuration, seed: int = 0, budget: float = 0) -> float:

@@ -6,7 +6,7 @@ import datetime
 from typing import Any
 
 from syne_tune.backend.trial_status import Trial
-from syne_tune.config_space import choice, loguniform, lograndint, randint, uniform
+from syne_tune.config_space import choice, lograndint, loguniform, randint, uniform
 from syne_tune.optimizer.baselines import ASHA, MOBSTER
 from syne_tune.optimizer.scheduler import SchedulerDecision
 
