@@ -43,6 +43,7 @@ class FlatResponse:
     num_rows: int = 0
     maximize: bool = True
     majority: float = math.nan
+    half_majority: float = math.nan
     best_mean: float = 1.0
     asked: list = field(default_factory=list)
 

@@ -63,6 +63,11 @@ class Truth:
     space: SearchSpace = field(default_factory=lambda: parse_space(_SPACE))
     fixed: Params = field(default_factory=dict)
 
+    @property
+    def half_majority(self) -> float:
+        """The majority share of half of the rows, which are like the others."""
+        return self.majority
+
     def __post_init__(self) -> None:
         points = (self.space.point(unit_point(len(self.space), 0, index)) for index in range(_NUM_POINTS))
         self._good_from = float(np.quantile([self.mean_score(params) for params in points], 1 - _GOOD_SHARE))

@@ -77,6 +77,8 @@ class TableWorker(TrainingWorker):
             "rows_per_chunk": self._record.rows_per_chunk,
             "epochs": plan.epochs,
             "num_chunks": num_chunks,
+            # On all validation rows, and on the half of them that an early rung scores.
+            "majority": [self._record.majority[-1], self._record.majority[0]] if self._record.majority else None,
             "baselines": {name: dict(scores) for name, scores in self._references(self._study).items()},
             "space": self._config.space.texts,
             "fixed": {

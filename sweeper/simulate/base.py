@@ -42,6 +42,8 @@ class ResponseProtocol(Protocol):
     maximize: bool
     majority: float
     """Score of always predicting the commonest label; nan if that has no meaning."""
+    half_majority: float
+    """The same on the first half of the rows."""
     best_mean: float
     """The best mean score of any configuration, from which regret is counted."""
 

@@ -80,7 +80,8 @@ class TableResponse:
     def __init__(self, table: Table) -> None:
         self.name, self.space, self.fixed = table.name, table.space, table.fixed
         self.num_chunks, self.maximize, self.num_rows = table.num_chunks, table.maximize, table.num_rows
-        self.majority, self._is_share, self.table = table.majority, table.is_share, table
+        self.majority, self.half_majority = table.majority, table.half_majority
+        self._is_share, self.table = table.is_share, table
         self._params = [_clip(self.space, trial.params) for trial in table.trials]
         raw_VNT = _without_failures(np.array([[getattr(t, name) for t in table.trials] for name in _CURVES]), table)
         raw_VNT = np.array([_filled(raw, maximize=table.maximize) for raw in raw_VNT])

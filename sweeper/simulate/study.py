@@ -29,6 +29,7 @@ from sweeper.control.study_run import StudyRun
 from sweeper.control.trial_records import TrialRecords
 from sweeper.control.watchdog import Watchdog
 from sweeper.execute.base import OpenStudy
+from sweeper.figures.rungs import rows_to_score
 from sweeper.search.pruning import rung_chunks
 from sweeper.search.study import Search
 from sweeper.simulate.base import ResponseProtocol
@@ -173,6 +174,7 @@ def simulate_study(
         storage_url=None,
         seed=seed,
         rungs=rungs,
+        majority=record.majority,
         fixed=defaults.by_key(),
         portfolio=portfolio,
     ) as proposals:
@@ -230,7 +232,8 @@ def _trial(response: ResponseProtocol, trial: TrialRecord, times: Sequence[float
 
 
 def _record(response: ResponseProtocol, rungs: tuple[int, ...]) -> StudyRecord:
-    references = {} if math.isnan(response.majority) else {"majority": {_METRIC: response.majority}}
+    scored = [rows_to_score(rung, num_chunks=rungs[-1], num_rows=response.num_rows) for rung in rungs]
+    shares = [response.majority if rows == response.num_rows else response.half_majority for rows in scored]
     return StudyRecord(
         name=response.name,
         dataset=response.name,
@@ -249,7 +252,7 @@ def _record(response: ResponseProtocol, rungs: tuple[int, ...]) -> StudyRecord:
         labels=(),
         num_rows={"validation": response.num_rows},
         space=response.space.texts,
-        references=references,
+        majority=() if math.isnan(response.majority) else tuple(shares),
     )
 
 

@@ -76,6 +76,8 @@ class Table:
     """Validation rows."""
     majority: float
     """Score of always predicting the commonest label; NaN if unknown."""
+    half_majority: float
+    """The same on the first half of the rows."""
     trials: tuple[TableTrial, ...]
 
     @classmethod
@@ -101,7 +103,7 @@ class Table:
         num_chunks, metric = int(about["num_chunks"]), str(about["metric"])
         trials = _parquet_trials(columns, space, num_chunks)
         rows = about["rows"]
-        known = about.get("baselines", {}).get("majority", {}).get(metric, math.nan)
+        majority, half_majority = about.get("majority") or _repeated_scores(trials)
         return cls(
             name=path.stem,
             space=space,
@@ -110,7 +112,8 @@ class Table:
             maximize=about["direction"] == "maximize",
             is_share=metric.rpartition("/")[2] == "accuracy",
             num_rows=int(rows["validation"]),
-            majority=known if math.isfinite(known) else _repeated_score(trials),
+            majority=majority,
+            half_majority=half_majority,
             trials=trials,
         ).checked(path)
 
@@ -127,7 +130,10 @@ class Table:
         fixed = usual[0][0] if usual else ()
         # Trials that differ in a key that is not searched, e.g. some recipes, have no place in the space.
         recorded = tuple(_study_trial(study, trial, space) for trial in found if _fixed(trial, space) == fixed)
-        known = study.references.get("majority", {}).get(study.metric, math.nan)
+        majority, half_majority = _repeated_scores(recorded)
+        if study.majority:
+            # The first rung scores half of the rows if any does.
+            half_majority, majority = study.majority[0], study.majority[-1]
         return cls(
             name=study.name,
             space=space,
@@ -136,7 +142,8 @@ class Table:
             maximize=study.direction == "maximize",
             is_share=study.metric.rpartition("/")[2] == "accuracy",
             num_rows=study.num_rows.get("validation", 0),
-            majority=known if math.isfinite(known) else _repeated_score(recorded),
+            majority=majority,
+            half_majority=half_majority,
             trials=recorded,
         ).checked(study.name)
 
@@ -238,8 +245,8 @@ def _study_trial(study: StudyRecord, trial: TrialRecord, space: SearchSpace) -> 
     )
 
 
-def _repeated_score(trials: Iterable[TableTrial]) -> float:
-    """Return the score at which most trials stand still from chunk to chunk; NaN if there is none.
+def _repeated_scores(trials: Iterable[TableTrial]) -> tuple[float, float]:
+    """Return the scores, on all rows and on half, at which most trials stand still over chunks; NaN without such.
 
     A model that has collapsed predicts one label for every row, so its score is the same on all rows and on half of
     them. A model that learns hardly ever keeps both.
@@ -248,5 +255,5 @@ def _repeated_score(trials: Iterable[TableTrial]) -> float:
     for trial in trials:
         both = list(zip(trial.score.tolist(), trial.half_score.tolist(), strict=True))
         still.update(now for before, now in pairwise(both) if now == before)
-    (value, _), count = still.most_common(1)[0] if still else ((math.nan, math.nan), 0)
-    return value if count >= _MIN_TIES else math.nan
+    both_scores, count = still.most_common(1)[0] if still else ((math.nan, math.nan), 0)
+    return both_scores if count >= _MIN_TIES else (math.nan, math.nan)

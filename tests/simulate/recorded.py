@@ -87,6 +87,7 @@ class FormulaResponse:
     num_rows: int = NUM_ROWS
     maximize: bool = True
     majority: float = MAJORITY
+    half_majority: float = MAJORITY - 0.1
     best_mean: float = 0.9
     asked: list = field(default_factory=list)
     """Configuration and seed of every curve."""

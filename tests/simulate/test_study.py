@@ -185,5 +185,6 @@ def test_the_good_share_is_that_of_the_samplers_own_draws():
 def test_the_majority_share_reaches_the_search():
     from sweeper.simulate.study import _record
 
-    assert _record(FormulaResponse(), RUNGS).references == {"majority": {"validation/score": MAJORITY}}
-    assert _record(FormulaResponse(majority=math.nan), RUNGS).references == {}
+    half = FormulaResponse.half_majority
+    assert _record(FormulaResponse(), RUNGS).majority == (half, half, MAJORITY, MAJORITY)
+    assert _record(FormulaResponse(majority=math.nan), RUNGS).majority == ()

@@ -41,12 +41,13 @@ def test_seconds_are_those_of_each_chunk_not_since_the_start(path):
 
 
 def test_the_majority_share_is_the_score_of_collapsed_trials(path):
-    assert Table.read(path).majority == MAJORITY
+    table = Table.read(path)
+    assert (table.majority, table.half_majority) == (MAJORITY, MAJORITY)
 
 
 def test_a_measured_majority_share_counts_more(tmp_path):
-    baselines = {"majority": {"validation/accuracy": 0.3}}
-    assert Table.read(write_table(tmp_path / "toy.parquet", baselines=baselines)).majority == 0.3
+    table = Table.read(write_table(tmp_path / "toy.parquet", majority=[0.3, 0.25]))
+    assert (table.majority, table.half_majority) == (0.3, 0.25)
 
 
 def test_a_failed_trial_ends_with_its_failure(path):
