@@ -12,9 +12,11 @@ from sweeper.config.compose import compose
 from sweeper.config.settings import DatasetSettings
 from sweeper.data import open_rows
 from sweeper.store.trials import TrialStore
+from sweeper.sweep.factory import open_search
 from sweeper.sweep.plan import plan_study
 from sweeper.tasks import make_task
-from tests.builders import make_model_ref
+from sweeper.types import Decision
+from tests.builders import make_model_ref, make_study
 from tests.data.test_tokens import make_tokenizer
 
 
@@ -56,3 +58,12 @@ def test_a_resumed_study_keeps_its_majority(tmp_path):
     planned, _ = plan(tmp_path)
     before = planned.record
     assert planned.resumed(before).record.majority == before.majority != ()
+
+
+@pytest.mark.parametrize(("majority", "decision"), [((), Decision.CONTINUE), ((0.5, 0.5, 0.5), Decision.STOP)])
+def test_the_search_of_a_study_prunes_by_the_recorded_majority(tmp_path, majority, decision):
+    config = compose(["dataset=trec", "search.recipes=[]"])
+    study = make_study(name="toy", space=config.space.texts, majority=majority)
+    with open_search(study, config, TrialStore(tmp_path / "sweep")) as search:
+        found = [search.report(search.ask().number, chunk=3, value=value) for value in (0.6, 0.5)]
+    assert found == [Decision.CONTINUE, decision]
