@@ -22,7 +22,7 @@ from sweeper.disk.atomic import checksum, new_folder, remove_unfinished
 from sweeper.disk.lock import hold_file
 
 if TYPE_CHECKING:
-    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow as pa
     from datasets import Dataset
 
 __all__ = ["Stored", "digest_of", "load_or_make", "quiet", "read_meta", "to_dataset"]
@@ -137,7 +137,7 @@ def quiet() -> Iterator[None]:
 def _buffers(chunks: list[pa.Array]) -> Iterator[Any]:
     """Yield the content of a column: how long each value is, if they have lengths, then all values in one row."""
     import pyarrow as pa
-    import pyarrow.compute as pc  # type: ignore[import-untyped]
+    import pyarrow.compute as pc
 
     chunks = [chunk for chunk in chunks if len(chunk)]
     for chunk in chunks:
