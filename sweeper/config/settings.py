@@ -356,7 +356,7 @@ class SearchSettings:
     """Which configurations are tried, and which are pruned."""
 
     sampler: str = key(
-        "tpe",
+        "auto",
         "Proposes configurations after the recipes and the Sobol points.",
         choices=("tpe", "gp", "random", "qmc", "cmaes", "grid", "auto"),
     )

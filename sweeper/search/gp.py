@@ -18,6 +18,7 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 from scipy.linalg import cho_solve, cholesky, solve_triangular
+from scipy.optimize import minimize
 from scipy.special import log_ndtr
 
 from sweeper.config.space import Scale, SearchSpace
@@ -29,10 +30,8 @@ from sweeper.statistics.kernel import Data, Kernel, Parameters, log_posterior
 from sweeper.statistics.observations import RANK, RATE, RATIO, Encoder, Score, effective_rates
 from sweeper.statistics.threads import on_one_thread
 
-__all__ = ["MAX_TRIALS", "draw"]
+__all__ = ["draw"]
 
-MAX_TRIALS = 250
-"""Number of trials that ended which a draw reads; with more, it would take longer than it saves."""
 _MAX_VALUES = 400
 """Scores that the posterior is conditioned on; with more, only the latest of each trial."""
 _MAX_FITTED = 120
@@ -96,7 +95,8 @@ class _Points:
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
         self._encoder = Encoder(space)
-        indices = {d.key: index for index, d in enumerate(space.dimensions) if d.scale is not Scale.CATEGORICAL}
+        varies = [d.scale is not Scale.CATEGORICAL and d.num_values != 1 for d in space.dimensions]
+        indices = {d.key: index for index, d in enumerate(space.dimensions) if varies[index]}
         self._acting = {key: indices[key] for key in (RANK, RATIO, RATE) if key in indices}
         self.dimension_C, self.is_numeric_C = self._encoder.dimension_of_column, self._encoder.is_numeric_column
         if len(self._acting) > 1:
@@ -122,7 +122,7 @@ class _Points:
         base = np.repeat(units_BD, _NUM_NEAR, axis=0)
         steps = rng.standard_normal(base.shape) * widths * (rng.random(base.shape) < 2 / 3)
         # Below 1, where `Dimension.at` ends.
-        return np.minimum(np.abs(np.mod(base + steps + 1, 2) - 1), 1 - 1e-9)
+        return np.asarray(np.minimum(np.abs(np.mod(base + steps + 1, 2) - 1), 1 - 1e-9))
 
     def _with_rate(self, x_MC: Array) -> Array:
         if len(self._acting) <= 1:
@@ -130,7 +130,7 @@ class _Points:
         return np.column_stack([x_MC, (self._log_rate(x_MC) - self._low) / (self._high - self._low)])
 
     def _log_rate(self, x_MC: Array) -> Array:
-        column = {index: number for number, index in enumerate(self._encoder.dimension_of_column)}
+        column = {int(index): number for number, index in enumerate(self._encoder.dimension_of_column)}
         numbers = {key: self._encoder.number_of(i, x_MC[:, column[i]]) for key, i in self._acting.items()}
         return np.log(effective_rates(*(numbers.get(key, np.ones(len(x_MC))) for key in (RANK, RATIO, RATE))))
 
@@ -286,8 +286,6 @@ class _Limits:
 
 def _most_probable(data: Data) -> Array:
     """Return the parameters at which the optimizer stops, from a fixed start."""
-    from scipy.optimize import minimize  # takes 20 MB, which other samplers do not need
-
     start = np.zeros(Parameters.size(data))
     # Not from 0 in the free direction, where its gradient vanishes.
     numeric = int(data.is_numeric_C.sum())

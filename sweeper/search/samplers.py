@@ -12,12 +12,15 @@ from sweeper.config.settings import SearchSettings
 from sweeper.config.space import SearchSpace
 from sweeper.config.values import ParamValue
 from sweeper.figures.recipes import default_recipe, recipe_origin
-from sweeper.search import cma, gp, tpe
+from sweeper.search import cma, tpe
 from sweeper.search.mirror import StudyMirror
 from sweeper.search.proposals import Grid, Proposal, fit_recipes, portfolio_origin, random_point, sobol_point
 from sweeper.types import PortfolioPoint
 
 __all__ = ["Proposer"]
+
+_MAX_TRIALS_OF_GP = 250
+"""Number of trials that ended which a Gaussian process reads; with more, it costs more time than it saves."""
 
 
 class Proposer:
@@ -98,7 +101,9 @@ class Proposer:
             params, note = cma.draw(space, mirror.trials, seed=seed, number=number, maximize=maximize)
             notes = {cma.ATTRIBUTE: note}
         elif model == "gp":
-            trials = mirror.for_model(gp.MAX_TRIALS)
+            from sweeper.search import gp  # imports SciPy's linear algebra, which takes 40 MB, in every search
+
+            trials = mirror.for_model(_MAX_TRIALS_OF_GP)
             params = gp.draw(space, trials, seed=seed, number=number, maximize=maximize)
         else:
             trials = mirror.for_model(tpe.MAX_TRIALS)
@@ -108,8 +113,8 @@ class Proposer:
     def _model(self, number: int) -> str:
         if self._settings.sampler != "auto":
             return self._settings.sampler
-        return "gp" if not self.has_cost and number < gp.MAX_TRIALS else "tpe"
+        return "gp" if not self.has_cost and number < _MAX_TRIALS_OF_GP else "tpe"
 
     def _is_ready(self, model: str, mirror: StudyMirror) -> bool:
         """Whether enough trials are scored to fit a model: many lanes start all startup trials before one is scored."""
-        return model not in ("tpe", "gp") or mirror.num_scored >= len(self.space) + 2
+        return model not in ("tpe", "gp") or mirror.num_scored >= max(2, self._settings.num_startup_trials // 2)

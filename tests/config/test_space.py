@@ -67,6 +67,15 @@ def test_a_continuous_value_leads_back_to_its_unit(dimension, unit):
 
 
 @given(DIMENSIONS, UNITS)
+def test_the_position_of_a_value_leads_to_it(dimension, unit):
+    value = dimension.at(unit)
+    position = dimension.position(value)
+    assert 0 <= position < 1
+    found = dimension.at(position)
+    assert found == (pytest.approx(value) if isinstance(value, float) and not dimension.choices else value)
+
+
+@given(DIMENSIONS, UNITS)
 def test_the_place_of_a_value_is_within_the_unit_interval(dimension, unit):
     assert -1e-9 <= dimension.unit(dimension.at(unit)) <= 1 + 1e-9
 
