@@ -122,7 +122,7 @@ def choose_portfolio(
     quantiles_CR = np.stack([_smoothed(ranking, configurations, fixed) for ranking in rankings], axis=1)
     weights_R = np.array([ranking.weight for ranking in rankings]) / sum(ranking.weight for ranking in rankings)
     near_CC = _distances([*configurations, *known], configurations, space.keys, fixed) < _MIN_DISTANCE
-    is_free_C = ~near_CC[len(found) :].any(axis=0)
+    is_free_C: _Booleans = np.logical_not(near_CC[len(found) :].any(axis=0))
     return tuple(
         PortfolioPoint(params=found[index][0], source=found[index][1])
         for index in _greedy(quantiles_CR, weights_R, near_CC[: len(found)], is_free_C, limit)
@@ -192,7 +192,7 @@ def _greedy(
             return
         values_C = np.maximum(quantiles_CR, best_R) @ weights_R
         # Rounded, so that the order of additions decides nothing.
-        ranks = [(round(values_C[c], 9), round(means_C[c], 9), -c) for c in np.flatnonzero(is_free_C)]
+        ranks = [(round(values_C[c], 9), round(means_C[c], 9), -c) for c in np.flatnonzero(is_free_C).tolist()]
         chosen = -max(ranks)[2]
         yield chosen
         best_R = np.maximum(best_R, quantiles_CR[chosen])
@@ -229,7 +229,10 @@ def _column(key: str, values: Sequence[ParamValue]) -> _Floats:
     """Return the coordinates of a key's values: one column for numbers, one for each value of a category."""
     if any(isinstance(value, str | bool) for value in values):
         # Two different categories are one bandwidth apart.
-        return np.array([[value == each for each in sorted(set(values), key=str)] for value in values]) / np.sqrt(2)
+        categories = sorted(set(values), key=str)
+        is_same: _Booleans = np.array([[value == each for each in categories] for value in values])
+        indicators: _Floats = is_same / np.sqrt(2)
+        return indicators
     numbers = np.array(values, dtype=float)[:, None]
     if key in _LINEAR or (numbers <= 0).any():
         return numbers / _LINEAR.get(key, 1.0)

@@ -76,22 +76,19 @@ def test_a_configuration_far_from_all_of_a_ranking_counts_as_average_there():
     assert _chosen([far, near], limit=1) == [1e-5]
 
 
-def test_rank_and_alpha_count_by_what_they_do_to_the_learning_rate():
-    # The same product of learning rate, alpha/r and the root of r; 1e-2 with r=1 is nearer than its factors say.
-    same = Ranking(
-        source="table",
-        configurations=({"train.learning_rate": 1e-3, "lora.r": 16}, {"train.learning_rate": 1e-3, "lora.r": 1}),
-        quantiles=(0.9, 0.1),
-    )
-    candidates = Ranking(
-        source="new",
-        configurations=({"train.learning_rate": 4e-3, "lora.r": 1}, {"train.learning_rate": 4e-3, "lora.r": 16}),
-        quantiles=(0.5, 0.5),
-        weight=1e-6,
-    )
-    points = choose_portfolio([candidates, same], SPACE, fixed={"lora.alpha_ratio": 1.0}, limit=4)
-    order = [(p.params["train.learning_rate"], p.params["lora.r"]) for p in points]
-    assert order.index((4e-3, 1)) < order.index((1e-3, 1))
+def test_learning_rate_and_alpha_count_by_their_product():
+    space = parse_space({"train.learning_rate": "tag(log,interval(1e-6,1))", "lora.alpha_ratio": "interval(0.1,10)"})
+
+    def ranking(weight, *rows):
+        configurations = tuple({"train.learning_rate": rate, "lora.alpha_ratio": ratio} for rate, ratio, _ in rows)
+        return Ranking(source="t", configurations=configurations, quantiles=tuple(q for *_, q in rows), weight=weight)
+
+    measured = ranking(1.0, (1e-3, 8.0, 0.9), (1e-3, 1.0, 0.1))
+    # One candidate has the product of the good configuration, and one has its alpha.
+    candidates = ranking(1e-6, (8e-3, 1.0, 0.5), (1.25e-4, 8.0, 0.5))
+    points = choose_portfolio([candidates, measured], space, fixed={"lora.r": 8}, limit=4)
+    order = [(point.params["train.learning_rate"], point.params["lora.alpha_ratio"]) for point in points]
+    assert order.index((8e-3, 1.0)) < order.index((1.25e-4, 8.0))
 
 
 def test_what_is_near_a_recipe_or_an_earlier_choice_is_left_out():
