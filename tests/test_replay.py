@@ -365,6 +365,7 @@ def test_our_own_log_is_judged_as_the_simulation_judges_it():
 def asked_of(results, **options):
     defaults = {
         "short": False,
+        "page": False,
         "only": ["sweeper", "random"],
         "truths": ["ridge", "null"],
         "seeds": 2,
@@ -408,6 +409,6 @@ def test_the_error_of_a_contender_is_returned_and_the_others_go_on(tmp_path, mon
     monkeypatch.setattr(run, "search", fail)
     monkeypatch.setattr(run, "_LANES", (1, 8))
     failures = run.compare(asked_of(tmp_path, truths=["ridge"]))
-    assert failures == [f"random on ridge, {lanes} lane(s): the peer ended" for lanes in (1, 8)]
+    assert failures == [f"random on ridge, {lanes} lane(s): the peer ended" for lanes in (8, 1)]
     assert "| sweeper |" in (tmp_path / "replay.md").read_text(encoding="utf-8")
     capsys.readouterr()

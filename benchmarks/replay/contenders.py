@@ -251,12 +251,11 @@ class Entry:
     """Name of the peer's environment and adapter."""
     options: Mapping[str, object] = field(default_factory=dict)
     is_slow: bool = False
-    """Whether its proposals take so long that it is compared on the tables only, not on the synthetic truths."""
+    """Whether its proposals take so long that it is compared on the tables only, and with one lane on few seeds."""
 
 
 def _optuna(name: str, text: str, **options: Any) -> Entry:
-    is_slow = options.get("sampler") is _gp
-    return Entry(name=name, text=text, make=lambda start: OptunaSearch(start, **options), is_slow=is_slow)
+    return Entry(name=name, text=text, make=lambda start: OptunaSearch(start, **options))
 
 
 PEERS: Mapping[str, str] = {"syne_tune": "Syne Tune", "smac": "SMAC3", "neps": "neural-pipeline-search"}

@@ -50,8 +50,9 @@ def _declare(dimension: Dimension) -> Declaration:
     if dimension.scale is Scale.LOG2:
         low, high = dimension.exponents
         return {"key": dimension.key, "kind": "int", "low": low, "high": high, "log": False}
-    kind, cast = ("int", int) if dimension.is_integer else ("float", float)
-    low, high = cast(dimension.low), cast(dimension.high)
+    kind, low, high = "float", dimension.low, dimension.high
+    if dimension.is_integer:
+        kind, low, high = "int", int(low), int(high)
     return {"key": dimension.key, "kind": kind, "low": low, "high": high, "log": dimension.scale is Scale.LOG}
 
 

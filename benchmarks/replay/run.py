@@ -41,8 +41,8 @@ OURS = "sweeper"
 _BUDGET_TRIALS = 16
 _NUM_SEEDS = 30
 _LANES = (1, 8, 16)
-_SLOW_LANES = (8, 16)
-"""Lanes at which slow contenders are compared, those of the goal."""
+_FEW_SEEDS = 10
+"""Seeds of slow contenders with one lane, which the goal does not cover."""
 _UNIT_SEEDS = 10
 """Searches of a unit of work; after each unit, its rows are on disk."""
 
@@ -71,6 +71,7 @@ def main() -> None:
     """Compute what is missing, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="one seed on two truths, into results/short")
+    parser.add_argument("--page", action="store_true", help="compute nothing; write the page of the recorded rows")
     parser.add_argument("--only", nargs="+", metavar="contender", default=[], help=", ".join([OURS, *CONTENDERS]))
     parser.add_argument("--truths", nargs="+", metavar="truth", default=[], help="tables or synthetic truths")
     parser.add_argument("--seeds", type=int, default=_NUM_SEEDS)
@@ -93,7 +94,9 @@ def compare(asked: argparse.Namespace) -> list[str]:
     units = list(_units(asked))
     rows = _current(_read(path), _units_of_all(asked))
     known = {_key(row) for row in rows}
-    todo = [unit for whole in units for unit in _missing(whole, known)]
+    todo = [] if asked.page else [unit for whole in units for unit in _missing(whole, known)]
+    # What the goal is about comes first.
+    todo.sort(key=lambda unit: (unit.contender != OURS and CONTENDERS[unit.contender].is_slow, unit.lanes == 1))
     failures = []
     for count, (unit, found) in enumerate(_results(todo, asked.processes), 1):
         if isinstance(found, RuntimeError):
@@ -196,7 +199,8 @@ def _units_of_all(asked: argparse.Namespace) -> Iterator[Unit]:
                 continue
             if is_slow and table is None:
                 continue
-            for lanes in _SLOW_LANES if is_slow else _LANES:
+            for lanes in _LANES:
+                num_seeds = min(asked.seeds, _FEW_SEEDS) if is_slow and lanes == 1 else asked.seeds
                 yield Unit(
                     truth=truth,
                     table=str(table or ""),
@@ -204,7 +208,7 @@ def _units_of_all(asked: argparse.Namespace) -> Iterator[Unit]:
                     contender=contender,
                     code=_code(contender),
                     lanes=lanes,
-                    seeds=tuple(range(asked.seeds)),
+                    seeds=tuple(range(num_seeds)),
                     peers=str(asked.peers),
                 )
 
