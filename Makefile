@@ -168,10 +168,10 @@ dist: $(VENV)/.installed-dev  ## Build wheel and sdist into dist/
 
 clean:  ## Remove caches; keeps the environment, outputs and downloads
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
-	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -not -path './$(PEER_VENVS)/*' -prune -exec rm -rf {} +
 
-distclean: clean  ## Remove caches and the environment; keeps outputs and downloads
-	@rm -rf $(VENV)
+distclean: clean  ## Remove caches and the environments; keeps outputs and downloads
+	@rm -rf $(VENV) $(PEER_VENVS)
 
 # The stamps are written last, so an interrupted setup is resumed.
 $(VENV)/.installed: pyproject.toml constraints.txt $(wildcard locks/*.txt)

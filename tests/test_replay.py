@@ -384,10 +384,15 @@ def test_rows_are_computed_once_and_make_a_page(tmp_path, monkeypatch, capsys):
     assert {row["contender"] for row in rows} == {"sweeper", "random"}
     assert all(row["regret"] == [0.0] * 20 for row in rows if row["truth"] == "null")
     page = (tmp_path / "replay.md").read_text(encoding="utf-8")
-    assert "Not installed, so left out: Syne Tune, SMAC3, neural-pipeline-search." in page
+    assert "Left out, since not installed: Syne Tune, SMAC3, neural-pipeline-search." in page
     assert "| random, full trials |" in page
     monkeypatch.setattr(run, "search_all", lambda _: pytest.fail("computed again"))
+    # Those of a peer stay where it is not installed.
+    kept = rows[0] | {"contender": "priorband", "code": run._code("priorband")}
+    with (tmp_path / "replay.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(kept) + "\n")
     assert run.compare(asked_of(tmp_path)) == []
+    assert '"priorband"' in (tmp_path / "replay.jsonl").read_text(encoding="utf-8")
     # Other code of a contender makes its rows worthless, and no other's.
     monkeypatch.setattr(run, "_code", lambda name: "other" if name == "random" else run_code(name))
     computed = []

@@ -48,11 +48,11 @@ def _declare(dimension: Dimension) -> Declaration:
     if dimension.choices:
         return {"key": dimension.key, "kind": "choice", "choices": list(dimension.choices)}
     if dimension.scale is Scale.LOG2:
-        low, high = dimension.exponents
-        return {"key": dimension.key, "kind": "int", "low": low, "high": high, "log": False}
-    kind, low, high = "float", dimension.low, dimension.high
-    if dimension.is_integer:
-        kind, low, high = "int", int(low), int(high)
+        first, last = dimension.exponents
+        return {"key": dimension.key, "kind": "int", "low": first, "high": last, "log": False}
+    bounds = (dimension.low, dimension.high)
+    low, high = (round(bound) if dimension.is_integer else bound for bound in bounds)
+    kind = "int" if dimension.is_integer else "float"
     return {"key": dimension.key, "kind": kind, "low": low, "high": high, "log": dimension.scale is Scale.LOG}
 
 

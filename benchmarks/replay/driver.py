@@ -43,8 +43,10 @@ class Assignment:
 class Contender(Protocol):
     """A search that is asked and told."""
 
-    cpu_s: float
-    """CPU seconds of its own code so far."""
+    @property
+    def cpu_s(self) -> float:
+        """CPU seconds of its own code so far."""
+        ...
 
     def ask(self) -> Assignment | None:
         """Return what a free lane trains next; None if the search waits for trials that run."""

@@ -63,11 +63,11 @@ def _introduction(cells: Cells, names: Sequence[str]) -> list[str]:
     ]
     return [
         f"Written by `make replay` from replay.jsonl; {seeds} seeds. Every search has the device time of 16 full "
-        "trials on one device. Regret: by how much the mean score of the configuration that a user would choose at "
-        "that moment (the best complete trial) is below the best mean score. Negative differences are in "
-        "favour of sweeper; the verdict is *worse* or *better* if the 95 % interval of the paired difference "
-        "leaves out zero. [How it is measured](../../docs/benchmarks.md#searches-on-the-same-trials).",
-        *(["", f"Not installed, so left out: {', '.join(missing)}."] if missing else []),
+        "trials on one device. Regret: by how much the mean score of the configuration that a user would choose (the "
+        "best complete trial) is below the best mean score. Negative differences favour sweeper; the verdict is "
+        "*worse* or *better* if the 95 % interval of the paired difference leaves out zero. [How it is "
+        "measured](../../docs/benchmarks.md#searches-on-the-same-trials).",
+        *(["", f"Left out, since not installed: {', '.join(missing)}."] if missing else []),
     ]
 
 

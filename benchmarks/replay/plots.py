@@ -40,7 +40,7 @@ def plot_regrets(
     figure, panels = pyplot.subplots(
         len(groups), len(all_lanes), figsize=size, layout="constrained", squeeze=False, sharex=True, sharey="row"
     )
-    colours = dict(zip(names, pyplot.get_cmap("tab20").colors, strict=False))
+    colours = {name: pyplot.get_cmap("tab20")(index) for index, name in enumerate(names)}
     for line, (title, members) in enumerate(groups):
         for column, lanes in enumerate(all_lanes):
             axes = panels[line, column]

@@ -19,14 +19,14 @@ import math
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.replay.contenders import CONTENDERS, Peer, PeerSearch, Start
-from benchmarks.replay.driver import Log, drive, full_trial_s
+from benchmarks.replay.driver import Contender, Log, drive, full_trial_s
 from benchmarks.replay.judge import good_draws, regrets
 from benchmarks.replay.ours import drive_ours
 from benchmarks.replay.page import write_page
@@ -156,6 +156,7 @@ def search(unit: Unit, response: ResponseProtocol, budget_s: float, seed: int) -
         return drive_ours(response, num_lanes=unit.lanes, budget_s=budget_s, seed=seed)
     entry = CONTENDERS[unit.contender]
     start = Start(space=response.space, num_chunks=response.num_chunks, num_lanes=unit.lanes, seed=seed)
+    make: Callable[[], Contender]
     if entry.make is not None:
         make = functools.partial(entry.make, start)
     else:
@@ -182,12 +183,17 @@ def _open(truth: str, table: str) -> tuple[ResponseProtocol, float]:
 def _units(asked: argparse.Namespace) -> Iterator[Unit]:
     for unit in _units_of_all(asked):
         is_wanted = not asked.only or unit.contender in asked.only
-        if is_wanted and (not asked.truths or unit.truth in asked.truths):
+        if is_wanted and _is_installed(unit) and (not asked.truths or unit.truth in asked.truths):
             yield unit
 
 
+def _is_installed(unit: Unit) -> bool:
+    entry = CONTENDERS.get(unit.contender)
+    return entry is None or not entry.peer or _python(Path(unit.peers), entry.peer).exists()
+
+
 def _units_of_all(asked: argparse.Namespace) -> Iterator[Unit]:
-    """Return all searches, those of our own first, since they change most often."""
+    """Return all searches, also those of peers that are not installed here."""
     tables = {path.stem: path for path in sorted(asked.tables.glob("*.parquet"))}
     for truth in [*tables, *TRUTHS]:
         table = tables.get(truth)
@@ -195,8 +201,6 @@ def _units_of_all(asked: argparse.Namespace) -> Iterator[Unit]:
         for contender in [OURS, *CONTENDERS]:
             entry = CONTENDERS.get(contender)
             is_slow = entry is not None and entry.is_slow and not asked.short
-            if entry is not None and entry.peer and not _python(asked.peers, entry.peer).exists():
-                continue
             if is_slow and table is None:
                 continue
             for lanes in _LANES:
