@@ -131,9 +131,9 @@ def read_table(path: Path) -> RankedTable:
     is_whole = (last["chunk"] == about["num_chunks"]) & (last["failure"] == "")
     last["score"] = last["score"].where(is_whole)
     # A setting that fails with one seed is not worth proposing.
-    means = last.groupby("setting").agg(
-        {**dict.fromkeys(about["space"], "first"), "score": lambda s: s.mean(skipna=False)}
-    )
+    is_failed = last["score"].isna().groupby(last["setting"]).any()
+    means = last.groupby("setting").agg({**dict.fromkeys(about["space"], "first"), "score": "mean"})
+    means["score"] = means["score"].mask(is_failed)
     sign = 1.0 if about["direction"] == "maximize" else -1.0
     space = parse_space(about["space"])
     integers = {dimension.key for dimension in space.dimensions if dimension.is_integer}
