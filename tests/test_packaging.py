@@ -92,7 +92,7 @@ def test_an_installed_package_finds_its_configuration_and_not_the_users_folders(
         [sys.executable, "-P", "-c", code], cwd=tmp_path, env={}, capture_output=True, text=True, check=True
     )
     package = tmp_path / "site" / "sweeper"
-    found = [str(package / "config" / "compose.py"), "tpe", str(package / "analysis" / "report.py")]
+    found = [str(package / "config" / "compose.py"), "auto", str(package / "analysis" / "report.py")]
     assert done.stdout.split() == found
 
 

@@ -246,9 +246,11 @@ class Entry:
     text: str
     """Its name in tables."""
     make: Callable[[Start], Contender] | None = None
-    """Starts it in this process; None if it runs in a peer's."""
+    """Starts it in this process; None if it runs in a peer's, or is our own."""
     peer: str = ""
     """Name of the peer's environment and adapter."""
+    sampler: str = ""
+    """``search.sampler`` of this project's own search; empty for other searches."""
     options: Mapping[str, object] = field(default_factory=dict)
     is_slow: bool = False
     """Whether its proposals take so long that it is compared on the tables only, and with one lane on few seeds."""
@@ -266,6 +268,8 @@ _ETA_2, _ETA_3, _ETA_4 = (1, 2, 4, 8), (1, 3, 9), (1, 4)
 CONTENDERS: Mapping[str, Entry] = {
     entry.name: entry
     for entry in (
+        Entry(name="sweeper_tpe", text="sweeper, search=tpe", sampler="tpe"),
+        Entry(name="sweeper_random", text="sweeper, search=random", sampler="random"),
         Entry(name="random", text="random, full trials", make=RandomSearch),
         _optuna(
             "random_asha",

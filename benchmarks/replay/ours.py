@@ -15,16 +15,17 @@ from sweeper.simulate.study import SimulatedStudy, simulate_study
 __all__ = ["drive_ours", "log_of"]
 
 
-def drive_ours(response: ResponseProtocol, *, num_lanes: int, budget_s: float, seed: int) -> Log:
+def drive_ours(response: ResponseProtocol, sampler: str, *, num_lanes: int, budget_s: float, seed: int) -> Log:
     """Run the search until its device time is spent.
 
     Args:
         response: What its trials measure.
+        sampler: Name of a file in conf/search.
         num_lanes: ``executor.lanes``.
         budget_s: Device seconds, ``budget.device_hours``.
         seed: ``seed``.
     """
-    settings = _settings(num_lanes)
+    settings = _settings(sampler, num_lanes)
     limits = choose_limits(settings, "cpu")
     begun_s = time.process_time()
     study = simulate_study(
@@ -54,5 +55,6 @@ def log_of(study: SimulatedStudy) -> Log:
 
 
 @functools.cache
-def _settings(num_lanes: int) -> SweepSettings:
-    return compose([f"executor.lanes={num_lanes}"]).settings
+def _settings(sampler: str, num_lanes: int) -> SweepSettings:
+    # Without a portfolio: the shipped ones were made of these tables.
+    return compose([f"search={sampler}", f"executor.lanes={num_lanes}", "search.warm_start=none"]).settings

@@ -152,8 +152,9 @@ def _search_all(unit: Unit) -> list[Row]:
 
 def search(unit: Unit, response: ResponseProtocol, budget_s: float, seed: int) -> Log:
     """Run one search."""
-    if unit.contender == OURS:
-        return drive_ours(response, num_lanes=unit.lanes, budget_s=budget_s, seed=seed)
+    sampler = _sampler(unit.contender)
+    if sampler:
+        return drive_ours(response, sampler, num_lanes=unit.lanes, budget_s=budget_s, seed=seed)
     entry = CONTENDERS[unit.contender]
     start = Start(space=response.space, num_chunks=response.num_chunks, num_lanes=unit.lanes, seed=seed)
     make: Callable[[], Contender]
@@ -162,6 +163,11 @@ def search(unit: Unit, response: ResponseProtocol, budget_s: float, seed: int) -
     else:
         make = functools.partial(PeerSearch, start, _peer(unit.peers, entry.peer), entry.options)
     return drive(make, response, num_lanes=unit.lanes, budget_s=budget_s, seed=seed)
+
+
+def _sampler(contender: str) -> str:
+    """Return the sampler of this project's own search; empty for another search."""
+    return "auto" if contender == OURS else CONTENDERS[contender].sampler
 
 
 @functools.cache
@@ -220,7 +226,7 @@ def _units_of_all(asked: argparse.Namespace) -> Iterator[Unit]:
 @functools.cache
 def _code(contender: str) -> str:
     """Return a digest of the code that a contender's rows depend on."""
-    if contender == OURS:
+    if _sampler(contender):
         folders = ["search", "simulate", "control", "sweep", "statistics", "config"]
         return _digest(["conf/search", "benchmarks/replay/ours.py", *(f"sweeper/{name}" for name in folders)])
     entry = CONTENDERS[contender]

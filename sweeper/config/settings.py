@@ -361,7 +361,7 @@ class SearchSettings:
         choices=("tpe", "gp", "random", "qmc", "cmaes", "grid", "auto"),
     )
     num_startup_trials: int = key(
-        8,
+        4,
         "Trials of a portfolio and of a Sobol sequence before the sampler takes over.",
         at_least=0,
         at_most=100_000,

@@ -37,10 +37,10 @@ _MAX_VALUES = 400
 _MAX_FITTED = 120
 """Scores that the parameters are fitted to; with more, to all scores of some of the trials."""
 _MAX_ITERATIONS = 15
-_ROW_VARIANCE = 0.02
-"""Variance of a standardized score due to the validation rows, which the search knows nothing about."""
-_CAUTION = 0.5
-"""Factor of the standard deviation in the expected gain. A budget of a few dozen trials leaves no time to explore."""
+_ROW_VARIANCE = 0.001
+"""Variance of a standardized score due to the validation rows: little, since all trials are scored on the same ones."""
+_MOST_UNITS = 5.0
+"""Bound of the parameters, in standard deviations of their prior; far beyond it, the covariance overflows."""
 _NUM_RANDOM = 512
 _NUM_BEST = 5
 _NUM_REFINED = 4
@@ -48,6 +48,8 @@ _NUM_NEAR = 20
 """Candidates: random ones; then some near each of the best configurations, and near each of the best candidates."""
 _WIDTHS = (0.15, 0.04)
 """How far candidates are from the best configurations, as a share of a dimension."""
+_DISTINCT = 0.03
+"""Share of a dimension by which a configuration must differ from all others in at least one, or a trial is wasted."""
 _LABEL_VARIANCE = 0.1
 _LEAST_LABEL = 0.5
 _PENALTY = -1e6
@@ -153,7 +155,7 @@ class _Posterior:
     def __init__(self, points: _Points, trials: Sequence[optuna.trial.FrozenTrial], *, maximize: bool) -> None:
         self._points = points
         params = {trial.number: from_drawn(points.space, trial.params) for trial in trials}
-        self._known = {row.tobytes() for row in points.encode(list(params.values()))}
+        self._known_TC = points.encode(list(params.values()))
         feasible = [trial for trial in trials if not is_infeasible(trial)]
         scored = [trial for trial in feasible if trial.intermediate_values]
         scores = _Scores(points, [(params[t.number], t.intermediate_values) for t in scored], maximize=maximize)
@@ -191,11 +193,12 @@ class _Posterior:
         x_MC = self._points.encode_units(units_MD)
         cross_TM = self._kernel.smooth_cross(self._tried_TC, x_MC)
         half_TM = solve_triangular(self._tried_factor, cross_TM, lower=True, check_finite=False)
-        deviation_M = _CAUTION * np.sqrt(np.maximum(self._kernel.variance - (half_TM**2).sum(0), 1e-9))
+        deviation_M = np.sqrt(np.maximum(self._kernel.variance - (half_TM**2).sum(0), 1e-9))
         found = np.log(deviation_M) + _log_improvement((self._mean(x_MC) - self._best) / deviation_M)
         if self._limits:
             found += self._limits.log_feasible(x_MC)
-        found[[row.tobytes() in self._known for row in x_MC]] = -math.inf
+        for known_C in self._known_TC:
+            found[np.abs(x_MC - known_C).max(1) < _DISTINCT] = -math.inf
         return np.asarray(found)
 
     def _mean(self, x_MC: Array) -> Array:
@@ -291,7 +294,10 @@ def _most_probable(data: Data) -> Array:
     numeric = int(data.is_numeric_C.sum())
     start[data.num_dimensions : data.num_dimensions + numeric] = 0.1
     options = {"maxiter": _MAX_ITERATIONS, "ftol": 1e-4}
-    found: Array = minimize(_negative, start, args=(data,), jac=True, method="L-BFGS-B", options=options).x
+    bounds = [(-_MOST_UNITS, _MOST_UNITS)] * len(start)
+    found: Array = minimize(
+        _negative, start, args=(data,), jac=True, method="L-BFGS-B", bounds=bounds, options=options
+    ).x
     return found
 
 

@@ -19,6 +19,9 @@ from sweeper.types import PortfolioPoint
 
 __all__ = ["Proposer"]
 
+_LEAST_SCORED = 2
+"""Scored trials that a model needs; the recipes are scored first."""
+
 _MAX_TRIALS_OF_GP = 250
 """Number of trials that ended which a Gaussian process reads; with more, it costs more time than it saves."""
 
@@ -117,4 +120,4 @@ class Proposer:
 
     def _is_ready(self, model: str, mirror: StudyMirror) -> bool:
         """Whether enough trials are scored to fit a model: many lanes start all startup trials before one is scored."""
-        return model not in ("tpe", "gp") or mirror.num_scored >= max(2, self._settings.num_startup_trials // 2)
+        return model not in ("tpe", "gp") or mirror.num_scored >= _LEAST_SCORED

@@ -85,7 +85,7 @@ def first_adapter_for_all(patch):
 
 
 def the_ledger_forgets(patch):
-    patch.setattr(Ledger, "_read", lambda _self: None)
+    patch.setattr(Ledger, "_read", lambda _self, _path: None)
 
 
 def windows_are_ignored(patch):

@@ -37,7 +37,7 @@ def test_a_configuration_that_cannot_work_is_infeasible_without_retries(bench, k
     trial = bench.trials()[1]
     assert (trial.state, trial.num_retries, trial.failure.kind) == (TrialState.INFEASIBLE, 0, kind)
     assert bench.in_optuna()[1].state is optuna.trial.TrialState.COMPLETE
-    assert bench.in_optuna()[1].constraints == {"infeasible": 1.0}
+    assert bench.in_optuna()[1].constraints == {"0": 1.0}
     check_intact(bench)
 
 

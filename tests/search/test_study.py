@@ -114,7 +114,7 @@ def test_an_infeasible_trial_is_stored_with_a_constraint_and_the_worst_value(tmp
     trial = _frozen(tmp_path, number)
     assert trial.state is optuna.trial.TrialState.COMPLETE
     assert trial.value == expected
-    assert trial.constraints == {"infeasible": 1.0}
+    assert trial.constraints == {"0": 1.0}
     assert trial.user_attrs["state"] == "infeasible"
 
 
