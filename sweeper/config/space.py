@@ -87,7 +87,7 @@ class Dimension:
             return self.choices[min(int(unit * len(self.choices)), len(self.choices) - 1)]
         if self.scale is Scale.LOG2:
             first, last = self.exponents
-            return int(2 ** min(first + int(unit * (last - first + 1)), last))
+            return self.power(min(first + int(unit * (last - first + 1)), last))
         # An integer covers all that rounds to it, so the bounds get an equal share, too.
         half = 0.5 if self.is_integer else 0.0
         low, high = self.low - half, self.high + half
@@ -96,6 +96,11 @@ class Dimension:
         else:
             value = low + unit * (high - low)
         value = min(max(math.floor(value + half) if self.is_integer else value, self.low), self.high)
+        return int(value) if self.is_integer else value
+
+    def power(self, exponent: int) -> ParamValue:
+        """Return the value of a LOG2 dimension with an exponent."""
+        value = 2.0**exponent
         return int(value) if self.is_integer else value
 
     def position(self, value: ParamValue) -> float:

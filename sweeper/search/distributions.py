@@ -100,7 +100,7 @@ def _to_drawn(dimension: Dimension, value: ParamValue) -> Any:
 
 def _from_drawn(dimension: Dimension, value: Any) -> ParamValue:
     if dimension.scale is Scale.LOG2:
-        return int(2 ** int(value))
+        return dimension.power(int(value))
     if dimension.scale is Scale.ORDERED:
         return dimension.choices[int(value)]
     return value  # type: ignore[no-any-return]

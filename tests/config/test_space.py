@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sweeper.config.keys import find_key, searchable_keys
 from sweeper.config.space import Dimension, Scale, SearchSpace
 from sweeper.errors import SpaceError
+from sweeper.search.distributions import from_drawn, to_drawn
 
 UNITS = st.floats(min_value=0, max_value=1, exclude_max=True)
 
@@ -194,3 +195,11 @@ def test_values_at_the_bounds_are_reported():
 def test_a_category_lies_at_no_bound():
     space = SearchSpace((choice("train.lr_schedule", "linear", "cosine", scale=Scale.CATEGORICAL),))
     assert space.at_bounds({"train.lr_schedule": "linear"}) == {}
+
+
+def test_powers_of_two_of_a_fractional_key_are_fractions():
+    dimension = interval("lora.alpha_ratio", 0.25, 8, Scale.LOG2)
+    values = [dimension.at((index + 0.5) / 6) for index in range(6)]
+    assert values == [0.25, 0.5, 1, 2, 4, 8]
+    space = SearchSpace((dimension,))
+    assert [from_drawn(space, to_drawn(space, {"lora.alpha_ratio": v}))["lora.alpha_ratio"] for v in values] == values
