@@ -92,7 +92,7 @@ def test_an_interrupted_sweep_equals_an_uninterrupted_one(tiny, longer, tmp_path
     assert interrupted.outcome() == uninterrupted.outcome()
     assert interrupted.weights() == uninterrupted.weights()
     origins = [trial.spec.origin for trial in uninterrupted.store.trials(STUDY)]
-    assert "tpe" in origins
+    assert "gp" in origins
     assert {TrialState.PRUNED, TrialState.COMPLETE} <= {state for _, state, _ in uninterrupted.outcome()}
 
 
