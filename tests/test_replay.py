@@ -384,7 +384,7 @@ def test_rows_are_computed_once_and_make_a_page(tmp_path, monkeypatch, capsys):
     assert {row["contender"] for row in rows} == {"sweeper", "random"}
     assert all(row["regret"] == [0.0] * 20 for row in rows if row["truth"] == "null")
     page = (tmp_path / "replay.md").read_text(encoding="utf-8")
-    assert "Left out, since not installed: Syne Tune, SMAC3, neural-pipeline-search." in page
+    assert "Not run yet, or not installed: Syne Tune, SMAC3, neural-pipeline-search." in page
     assert "| random, full trials |" in page
     monkeypatch.setattr(run, "search_all", lambda _: pytest.fail("computed again"))
     # Those of a peer stay where it is not installed.

@@ -67,7 +67,7 @@ def _introduction(cells: Cells, names: Sequence[str]) -> list[str]:
         "best complete trial) is below the best mean score. Negative differences favour sweeper; the verdict is "
         "*worse* or *better* if the 95 % interval of the paired difference leaves out zero. [How it is "
         "measured](../../docs/benchmarks.md#searches-on-the-same-trials).",
-        *(["", f"Left out, since not installed: {', '.join(missing)}."] if missing else []),
+        *(["", f"Not run yet, or not installed: {', '.join(missing)}."] if missing else []),
     ]
 
 
