@@ -15,8 +15,8 @@ import pytest
 from benchmarks.replay import run
 from benchmarks.replay.contenders import CONTENDERS, Peer, PeerSearch, Start
 from benchmarks.replay.declared import declare, default_recipe, to_params, to_values
-from benchmarks.replay.driver import Assignment, Draw, Log, Rung, drive, full_trial_s
-from benchmarks.replay.judge import good_draws, incumbent, regrets
+from benchmarks.replay.driver import Assignment, Draw, Log, drive, full_trial_s
+from benchmarks.replay.judge import good_draws, regrets
 from benchmarks.replay.ours import log_of
 from benchmarks.replay.truths import TRUTHS
 from benchmarks.replay.verdicts import compare, compare_over_tables
@@ -24,6 +24,7 @@ from sweeper.config.compose import compose
 from sweeper.config.dimensions import parse_space
 from sweeper.search.sobol import unit_point
 from sweeper.simulate.base import Curve
+from sweeper.simulate.incumbent import Rung, incumbent
 from sweeper.simulate.study import simulate_study
 
 ROOT = Path(__file__).parents[1]
@@ -149,19 +150,19 @@ def log_with(*rungs):
 
 def test_a_complete_trial_is_chosen_before_a_better_one_that_is_not_complete():
     log = log_with(Rung(1, 2, 2, 0.9), Rung(2, 0, 4, 0.3))
-    assert [incumbent(FlatResponse(), log, at_s) for at_s in (0.5, 1, 2)] == [0, 2, 0]
+    assert [incumbent(log.rungs, at_s, maximize=True) for at_s in (0.5, 1, 2)] == [None, 2, 0]
 
 
 def test_among_trials_that_are_not_complete_the_highest_chunk_counts():
     log = log_with(Rung(1, 2, 1, 0.9), Rung(2, 0, 2, 0.3), Rung(3, 1, 2, 0.6))
-    assert [incumbent(FlatResponse(), log, at_s) for at_s in (1, 2, 3)] == [2, 0, 1]
+    assert [incumbent(log.rungs, at_s, maximize=True) for at_s in (1, 2, 3)] == [2, 0, 1]
 
 
 def test_of_equal_scores_the_earlier_is_chosen_and_the_lower_if_that_is_better():
     tied = log_with(Rung(1, 1, 4, 0.5), Rung(2, 0, 4, 0.5))
-    assert incumbent(FlatResponse(), tied, 3) == 1
+    assert incumbent(tied.rungs, 3, maximize=True) == 1
     log = log_with(Rung(1, 1, 4, 0.6), Rung(2, 0, 4, 0.3))
-    assert incumbent(FlatResponse(maximize=False), log, 3) == 0
+    assert incumbent(log.rungs, 3, maximize=False) == 0
 
 
 def test_regret_is_of_the_mean_score_at_shares_of_the_budget():

@@ -20,8 +20,9 @@ from sweeper.config.values import ParamValue
 from sweeper.figures.rungs import rows_to_score
 from sweeper.search.sobol import unit_point
 from sweeper.simulate.base import Curve, ResponseProtocol
+from sweeper.simulate.incumbent import Rung
 
-__all__ = ["Assignment", "Contender", "CpuTimer", "Draw", "Log", "Rung", "drive", "full_trial_s"]
+__all__ = ["Assignment", "Contender", "CpuTimer", "Draw", "Log", "drive", "full_trial_s"]
 
 _NUM_POINTS = 64
 """Sobol points over which the device time of a full trial is averaged."""
@@ -67,17 +68,6 @@ class Draw:
     params: Mapping[str, ParamValue]
     is_own: bool
     """Whether the search drew it, from a model or at random; not a recipe or another fixed start."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rung:
-    """A score, and when it was known."""
-
-    at_s: float
-    trial: int
-    """Index of its draw."""
-    chunk: int
-    score: float
 
 
 @dataclass(kw_only=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 
-from benchmarks.replay.driver import Draw, Log, Rung
+from benchmarks.replay.driver import Draw, Log
 from sweeper.config.compose import compose
 from sweeper.config.settings import SweepSettings
 from sweeper.control.lane_limits import choose_limits
@@ -47,10 +47,8 @@ def drive_ours(response: ResponseProtocol, sampler: str, *, num_lanes: int, budg
 def log_of(study: SimulatedStudy) -> Log:
     """Return a simulated study as the log that all contenders have."""
     log = Log(chunks=sum(trial.chunks for trial in study.trials))
-    for index, trial in enumerate(study.trials):
-        log.draws.append(Draw(trial.params, trial.is_model_draw))
-        log.rungs += [Rung(trial.scored_s[chunk], index, chunk, score) for chunk, score in trial.scores.items()]
-    log.rungs.sort(key=lambda rung: rung.at_s)
+    log.draws = [Draw(trial.params, trial.is_model_draw) for trial in study.trials]
+    log.rungs = sorted(study.rung_scores, key=lambda rung: rung.at_s)
     return log
 
 

@@ -34,6 +34,7 @@ from sweeper.search.pruning import rung_chunks
 from sweeper.search.study import Search
 from sweeper.simulate.base import ResponseProtocol
 from sweeper.simulate.executor import SimulatedExecutor, StopSimulation, VirtualClock
+from sweeper.simulate.incumbent import Rung, incumbent, regret_of
 from sweeper.simulate.store import MemoryStore
 from sweeper.store.ledger import Ledger
 from sweeper.track.base import NullTracker
@@ -89,6 +90,15 @@ class SimulatedStudy:
         return sum(trial.device_s for trial in self.trials)
 
     @property
+    def rung_scores(self) -> list[Rung]:
+        """Every score, with the index of its trial."""
+        return [
+            Rung(trial.scored_s[chunk], index, chunk, score)
+            for index, trial in enumerate(self.trials)
+            for chunk, score in trial.scores.items()
+        ]
+
+    @property
     def saved_share(self) -> float:
         """Share of the chunks of the finished trials that pruning saved."""
         finished = [trial for trial in self.trials if trial.state.is_finished]
@@ -102,32 +112,20 @@ class SimulatedStudy:
         return sum(draws) / len(draws) if draws else math.nan
 
     def incumbent_at(self, moment_s: float = math.inf) -> SimulatedTrial | None:
-        """Return the trial that would be reported at a moment: the complete one with the best final score.
-
-        Without a complete trial, it is the one with the best score at the highest chunk that any has reached; before
-        the first score, there is none. Ties go to the earlier trial.
+        """Return the trial that would be reported at a moment (see `incumbent`); None before the first score.
 
         Args:
             moment_s: Virtual seconds since the start.
         """
-        known = [
-            (chunk, trial)
-            for trial in self.trials
-            for chunk, scored_s in trial.scored_s.items()
-            if scored_s <= moment_s
-        ]
-        highest = max((chunk for chunk, _ in known), default=0)
-        reached = [trial for chunk, trial in known if chunk == highest]
-        sign = 1 if self.response.maximize else -1
-        return max(reached, key=lambda trial: (sign * trial.scores[highest], -trial.number), default=None)
+        chosen = incumbent(self.rung_scores, moment_s, maximize=self.response.maximize)
+        return None if chosen is None else self.trials[chosen]
 
     def regret_at(self, moment_s: float = math.inf) -> float:
         """Return by how much the incumbent's mean score is below the best of the response; infinite without one."""
         trial = self.incumbent_at(moment_s)
         if trial is None:
             return math.inf
-        sign = 1 if self.response.maximize else -1
-        return sign * (self.response.best_mean - self.response.mean_score(trial.params))
+        return regret_of(self.response, self.response.mean_score(trial.params))
 
 
 def simulate_study(
