@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from sweeper.analysis.confirmation import confirmation
@@ -29,6 +30,7 @@ from sweeper.figures.comparison import (
     standard_error,
 )
 from sweeper.figures.hyperparameters import differing_params, shown_params
+from sweeper.figures.origins import count_origins
 from sweeper.figures.pareto import pareto_trials, recorded_cost
 from sweeper.figures.ranking import best_trial, finite_value, rank_trials
 from sweeper.figures.recipes import default_trial, recipe_name, recorded_default_recipe
@@ -152,6 +154,7 @@ def _study(
         "cost": cost,
         "pareto": [trial.spec.number for trial in pareto_trials(study, trials, cost)],
         **_effort(trials, sessions),
+        "origins": [asdict(count) for count in count_origins(study, trials)],
         "fingerprint": study.fingerprint,
         "labels": list(study.labels),
         "num_rows": dict(study.num_rows),

@@ -196,6 +196,11 @@ class _Section:
         found["stopped early"] = (
             f"{pruned / ended:.0%} of {plural(ended, 'ended trial')}" if ended else "no trial has ended"
         )
+        for origin in study["origins"]:
+            best = "" if origin["best"] is None else f", best {origin['best']:.4f}"
+            found[f"trials from {origin['origin']}"] = (
+                f"{origin['num_trials']}: {origin['num_complete']} complete, {origin['num_stopped']} stopped{best}"
+            )
         retried = sum(has_recovered(trial) for trial in self._trials)
         found["interrupted by a failure and resumed"] = plural(retried, "trial")
         found["device time"] = duration(study["device_s"])

@@ -111,7 +111,7 @@ def test_a_replay_leaves_the_table_out_and_compares_with_its_reverse(tmp_path, m
     monkeypatch.setattr(portfolio, "TableResponse", lambda _table: response)
     monkeypatch.setattr(portfolio, "Table", SimpleNamespace(read=lambda path: path))
     row = portfolio.replay(tables[0], tables, tmp_path, 1)
-    assert row.warm_8 == [pytest.approx(0.8)]
+    assert row.warm_8 == [0.1]
     sources = [(num_trials, sources) for num_trials, sources, _ in asked]
     assert (16, set()) in sources
     assert (8, {"two"}) in sources
@@ -124,17 +124,17 @@ def test_a_replay_leaves_the_table_out_and_compares_with_its_reverse(tmp_path, m
 
 def test_the_page_counts_tables_and_names_the_largest_harm():
     same = ReplayedTable(
-        name="same", best=0.9, cold_16=[0.8, 0.8], warm_8=[0.8, 0.8], cold_24=[0.85] * 2, warm_24=[0.85] * 2,
-        adverse_24=[0.846, 0.846],
+        name="same", best=0.9, cold_16=[0.1, 0.1], warm_8=[0.1, 0.1], cold_24=[0.05] * 2, warm_24=[0.05] * 2,
+        adverse_24=[0.054, 0.054],
     )  # fmt: skip
     worse = ReplayedTable(
-        name="worse", best=0.9, cold_16=[0.8, 0.8], warm_8=[0.79, 0.79], cold_24=[0.85] * 2, warm_24=[0.85] * 2,
-        adverse_24=[0.849, 0.849],
+        name="worse", best=0.9, cold_16=[0.1, 0.1], warm_8=[0.11, 0.11], cold_24=[0.05] * 2, warm_24=[0.05] * 2,
+        adverse_24=[0.051, 0.051],
     )  # fmt: skip
     page = portfolio.results_page([same, worse], 2)
     assert "on 1 of 2 tables" in page
     assert "The largest harm of a reversed portfolio after 24 trials is 0.0040." in page
-    assert "| worse | 0.9000 | 0.8000 | 0.7900 | -0.0100" in page
+    assert "| worse | 0.9000 | 0.1000 | 0.1100 | +0.0100" in page
 
 
 @pytest.mark.parametrize("model", portfolio.ARCHITECTURES)

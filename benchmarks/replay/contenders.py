@@ -251,6 +251,8 @@ class Entry:
     """Name of the peer's environment and adapter."""
     sampler: str = ""
     """``search.sampler`` of this project's own search; empty for other searches."""
+    knows_recipes: bool = True
+    """Whether this project's own search starts with all its recipes, or with the default one only."""
     options: Mapping[str, object] = field(default_factory=dict)
     is_slow: bool = False
     """Whether its proposals take so long that it is compared on the tables only, and with one lane on few seeds."""
@@ -268,6 +270,9 @@ _ETA_2, _ETA_3, _ETA_4 = (1, 2, 4, 8), (1, 3, 9), (1, 4)
 CONTENDERS: Mapping[str, Entry] = {
     entry.name: entry
     for entry in (
+        Entry(
+            name="sweeper_default", text="sweeper, told the default recipe only", sampler="auto", knows_recipes=False
+        ),
         Entry(name="sweeper_tpe", text="sweeper, search=tpe", sampler="tpe"),
         Entry(name="sweeper_random", text="sweeper, search=random", sampler="random"),
         Entry(name="random", text="random, full trials", make=RandomSearch),

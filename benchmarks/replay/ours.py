@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from dataclasses import replace
 
 from benchmarks.replay.driver import Draw, Log
 from sweeper.config.compose import compose
@@ -15,22 +16,32 @@ from sweeper.simulate.study import SimulatedStudy, simulate_study
 __all__ = ["drive_ours", "log_of"]
 
 
-def drive_ours(response: ResponseProtocol, sampler: str, *, num_lanes: int, budget_s: float, seed: int) -> Log:
+def drive_ours(
+    response: ResponseProtocol,
+    sampler: str,
+    *,
+    num_lanes: int,
+    budget_s: float,
+    seed: int,
+    knows_recipes: bool = True,
+) -> Log:
     """Run the search until its device time is spent.
 
     Args:
         response: What its trials measure.
         sampler: Name of a file in conf/search.
+        knows_recipes: Whether it starts with all recipes, or with the default one only, as the searches of others do.
         num_lanes: ``executor.lanes``.
         budget_s: Device seconds, ``budget.device_hours``.
         seed: ``seed``.
     """
     settings = _settings(sampler, num_lanes)
+    search = settings.search if knows_recipes else replace(settings.search, recipes=settings.search.recipes[:1])
     limits = choose_limits(settings, "cpu")
     begun_s = time.process_time()
     study = simulate_study(
         response,
-        settings.search,
+        search,
         seed=seed,
         lanes=limits.lanes,
         in_flight=limits.in_flight,

@@ -154,7 +154,10 @@ def search(unit: Unit, response: ResponseProtocol, budget_s: float, seed: int) -
     """Run one search."""
     sampler = _sampler(unit.contender)
     if sampler:
-        return drive_ours(response, sampler, num_lanes=unit.lanes, budget_s=budget_s, seed=seed)
+        knows_recipes = unit.contender == OURS or CONTENDERS[unit.contender].knows_recipes
+        return drive_ours(
+            response, sampler, num_lanes=unit.lanes, budget_s=budget_s, seed=seed, knows_recipes=knows_recipes
+        )
     entry = CONTENDERS[unit.contender]
     start = Start(space=response.space, num_chunks=response.num_chunks, num_lanes=unit.lanes, seed=seed)
     make: Callable[[], Contender]
