@@ -16,8 +16,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-import numpy as np
-
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -94,6 +92,7 @@ class Examples:
 
 def flat_indices(spans: Sequence[Spans], length: int) -> torch.Tensor:
     """Return `Batch.predicted` of rows that are padded to ``length`` tokens, on the host."""
+    import numpy as np
     import torch
 
     ranges = [(row * length + start, row * length + end) for row, found in enumerate(spans) for start, end in found]

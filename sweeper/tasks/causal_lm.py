@@ -1,6 +1,7 @@
-"""Completions of prompts by a language model: loss and perplexity per token, and accuracy if completions are choices.
+"""Texts, chats and completions of a language model: loss and perplexity per token, accuracy if completions are choices.
 
-Only the tokens of completions, including their end token, have a loss; padding never does, whichever token it is.
+Only tokens that are learnt have a loss: those of completions and answers, with their end tokens, or all but the first
+of a plain text. Padding never has, whichever token it is.
 Logits are computed at these tokens only and block by block, never for whole rows, since a vocabulary is about 100 times
 as wide as a model.
 
@@ -79,7 +80,10 @@ class Task:
         rows = getattr(tokens, split)
         prompts, lengths = list(rows["prompt"]), list(rows["length"])
         targets = [[prompt, label] for prompt, label in zip(prompts, rows["label"], strict=True)]
-        spans = [[(prompt, length)] for prompt, length in zip(prompts, lengths, strict=True)]
+        if "spans" in rows.column_names:
+            spans = [list(zip(flat[::2], flat[1::2], strict=True)) for flat in rows["spans"]]
+        else:
+            spans = [[(prompt, length)] for prompt, length in zip(prompts, lengths, strict=True)]
         weights = [float(sum(end - start for start, end in found)) for found in spans]
         return Examples(list(rows["input_ids"]), targets, weights, spans)
 
