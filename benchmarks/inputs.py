@@ -73,7 +73,9 @@ def load_inputs(dataset: str, cache: Path, overrides: Sequence[str] = ()) -> Inp
     (chosen,) = settings.dataset.values()
     model_dir = plan_model(settings)
     plan = plan_study(config, chosen, model_dir=model_dir)
-    splits = prepare_splits(chosen, cache=cache, completions=make_task(settings.task.name).takes_completions)
+    splits = prepare_splits(
+        chosen, cache=cache, completions=make_task(settings.task.name).takes_completions, loss_on=settings.task.loss_on
+    )
     rows = tokenise(
         splits,
         model_dir=model_dir,

@@ -282,6 +282,8 @@ class RowsRef:
     """Most tokens of a row."""
     chat: str
     """When prompts go into a chat template; see `sweeper.data.prompt_tokens.chat_use`."""
+    loss_on: str = "all"
+    """The answers of a chat that are learnt, ``task.loss_on``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

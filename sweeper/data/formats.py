@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -84,7 +86,10 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
 def _read_jsonl(path: Path, settings: DatasetSettings) -> Iterator[Row]:
     text = read_text(path, settings)
     if text.lstrip().startswith("["):
-        yield from _read_array(path, text)
+        yield from _read_array(path, text, settings)
+        return
+    if (whole := _single_object(text)) is not None:
+        yield from _read_object(path, whole, settings)
         return
     for number, line in _lines(text):
         try:
@@ -101,7 +106,38 @@ def _read_jsonl(path: Path, settings: DatasetSettings) -> Iterator[Row]:
         yield f"{path} line {number}", row
 
 
-def _read_array(path: Path, text: str) -> Iterator[Row]:
+def _single_object(text: str) -> dict[str, Any] | None:
+    """Return the content of a file that is one JSON object; None if it holds one object a line, or something else."""
+    lines = [line for _, line in itertools.islice(_lines(text), 2)]
+    if not lines or not lines[0].lstrip().startswith("{"):
+        return None
+    with suppress(ValueError):
+        json.loads(lines[0])
+        if len(lines) > 1:
+            return None  # the first line is an object of its own
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _read_object(path: Path, whole: dict[str, Any], settings: DatasetSettings) -> Iterator[Row]:
+    """Yield the rows of a file that is one JSON object: of rows by name, of a list of rows, or a row itself."""
+    values = list(whole.values())
+    if values and all(isinstance(value, dict) for value in values):
+        for name, row in whole.items():
+            yield f"{path} item {name}", row
+    elif len(values) == 1 and isinstance(values[0], list) and values[0] and isinstance(values[0][0], dict):
+        if next(iter(whole)) in (settings.messages, "conversations"):  # one row with one chat
+            yield f"{path} line 1", whole
+            return
+        yield from _checked_items(path, values[0], settings)
+    else:
+        yield f"{path} line 1", whole
+
+
+def _read_array(path: Path, text: str, settings: DatasetSettings) -> Iterator[Row]:
     """Yield the objects of a file that is one JSON array, as many programs write it."""
     try:
         rows = json.loads(text)
@@ -110,11 +146,17 @@ def _read_array(path: Path, text: str) -> Iterator[Row]:
             f"{path} begins with [ but is not one JSON array ({error}). Correct it, or write one JSON object on each "
             "line, without brackets around them."
         ) from None
-    for number, row in enumerate(rows, start=1):
+    yield from _checked_items(path, rows, settings)
+
+
+def _checked_items(path: Path, rows: Sequence[Any], settings: DatasetSettings) -> Iterator[Row]:
+    """Yield the items of an array: rows, or plain texts."""
+    for number, item in enumerate(rows, start=1):
+        row = {settings.text: item} if isinstance(item, str) else item
         if not isinstance(row, dict):
             raise DataError(
                 f"{path} item {number} is not a JSON object: {shorten(row)}. Each item of the array must be one, e.g. "
-                '{"text": "...", "label": "..."}.'
+                '{"text": "...", "label": "..."}; or a text, if only texts are learnt.'
             )
         yield f"{path} item {number}", row
 

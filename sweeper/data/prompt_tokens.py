@@ -1,4 +1,4 @@
-"""Token ids of prompts with completions; `tokens` calls this.
+"""Token ids of prompts with completions, and of plain texts; `tokens` calls this.
 
 Prompt and completion are tokenised separately, so that no token spans both, and so that all choices of a closed set
 follow the same prompt. A row that is too long loses the beginning of its prompt, never a token of its completion. In a
@@ -21,13 +21,18 @@ from sweeper.errors import ConfigError, DataError, ModelError, first_line
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["PromptEncoder", "chat_use"]
+__all__ = ["PromptEncoder", "chat_use", "check_chat_template", "encode_documents"]
 
 log = logging.getLogger(__name__)
 
 TYPES: dict[str, str | list[str]] = {"input_ids": ["int32"], "length": "int32", "label": "int64", "prompt": "int32"}
 CHAT_NAMES = ("instruct", "chat", "-it", "-sft", "-dpo")
 """Parts of the names of models that were trained on chats."""
+_ALPACA = (
+    "Below is an instruction that describes a task{paired}. Write a response that appropriately completes the request."
+    "\n\n### Instruction:\n{instruction}\n\n{more}### Response:\n"
+)
+"""The prompt of Stanford Alpaca (https://github.com/tatsu-lab/stanford_alpaca), for models without a chat template."""
 _ANCHOR = "\n"
 _ANSWER = "answer"
 
@@ -128,6 +133,8 @@ class PromptEncoder:
     def _prompts(self, texts: Sequence[str]) -> list[list[int]]:
         if self._is_chat:
             texts = [self._rendered(self._messages(text)) for text in texts]
+        elif self._splits.kind == "instruction":
+            texts = [_alpaca(*json.loads(text)) for text in texts]
         # A completion needs a token before it, which predicts its first one.
         empty = [] if self._prefix else [self._end[-1]]
         return [[*self._prefix, *ids] or empty for ids in self._ids(texts)]
@@ -136,6 +143,8 @@ class PromptEncoder:
         if self._splits.kind == "messages":
             found: list[dict[str, str]] = json.loads(text)
             return found
+        if self._splits.kind == "instruction":
+            text = "\n\n".join(part for part in json.loads(text) if part)
         return [{"role": "user", "content": text.strip()}]
 
     def _rendered(self, messages: list[dict[str, str]], *, answer: str | None = None) -> str:
@@ -168,18 +177,72 @@ class PromptEncoder:
         return found
 
 
+def encode_documents(part: Dataset, tokenizer: Any, dataset: str, name: str, max_length: int) -> Dataset:
+    """Return the token ids of plain texts, each with its end token; all but the first token have a loss.
+
+    Args:
+        part: Rows of the split.
+        tokenizer: A tokenizer of transformers.
+        dataset: Name of the dataset.
+        name: Name of the split.
+        max_length: Most tokens of a row; longer texts lose their end.
+    """
+    end, texts = _end_token(tokenizer), list(part["document"])
+    found = tokenizer(texts, padding=False)["input_ids"] if texts else []
+    ids = [row if row[-1:] == [end] else [*row, end] for row in found]
+    ids = [row if len(row) > 1 else [end, *row] for row in ids]  # the first token predicts, and has no loss
+    if num_cut := sum(len(row) > max_length for row in ids):
+        lost = sum(max(0, len(row) - max_length) for row in ids) / sum(map(len, ids))
+        message = (
+            "dataset %s: %d of %d %s texts were cut at the end to fit model.max_length=%d; %.1f %% of their tokens are "
+            "lost"
+        )
+        log.warning(message, dataset, num_cut, len(ids), name, max_length, 100 * lost)
+    ids = [row[:max_length] for row in ids]
+    content = {
+        "input_ids": ids,
+        "length": [len(row) for row in ids],
+        "prompt": [1] * len(ids),
+        "label": list(part["label"]),
+    }
+    return to_dataset(content, TYPES)
+
+
+def _alpaca(instruction: str, more: str) -> str:
+    return _ALPACA.format(
+        instruction=instruction,
+        paired=", paired with an input that provides further context" if more else "",
+        more=f"### Input:\n{more}\n\n" if more else "",
+    )
+
+
 def _is_chat(tokenizer: Any, splits: Splits, use: str) -> bool:
     has_template = bool(getattr(tokenizer, "chat_template", None))
-    is_needed = splits.kind == "messages" or use == "always"
-    if splits.kind == "messages" and use == "never":
+    check_chat_template(tokenizer, splits, use)
+    return splits.kind == "messages" or use == "always" or (use == "if_any" and has_template)
+
+
+def check_chat_template(tokenizer: Any, splits: Splits, use: str) -> None:
+    """Check that the tokenizer has a chat template if the rows need one.
+
+    Args:
+        tokenizer: A tokenizer of transformers.
+        splits: The rows; chats always need one.
+        use: Result of `chat_use`.
+
+    Raises:
+        ModelError: A chat template is needed and the tokenizer has none.
+        ConfigError: The rows are chats and ``model.chat_template`` is ``never``.
+    """
+    is_of_messages = splits.kind in ("messages", "chat")
+    if is_of_messages and use == "never":
         rule = f"the rows of {splits.name} are messages, and only a chat template turns these into text"
         raise ConfigError("model.chat_template", use, rule, "Set it to auto, or use rows with prompt and completion.")
-    if is_needed and not has_template:
+    if (is_of_messages or use == "always") and not getattr(tokenizer, "chat_template", None):
         raise ModelError(
             f"dataset {splits.name} needs a chat template, and the model's tokenizer has none. Choose a model that "
             "was trained on chats, e.g. model=smollm2, or use rows with prompt and completion."
         )
-    return is_needed or (use == "if_any" and has_template)
 
 
 def _prefix(tokenizer: Any) -> list[int]:

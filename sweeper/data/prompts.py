@@ -1,8 +1,8 @@
-"""Turns the rows of any source into prompts with completions: the table that `completions` splits for a language model.
+"""Turns the rows of any source into what a language model learns: the table that `completions` splits.
 
-A row has a prompt and a completion; or messages, of which the assistant's last one is the completion; or a text and a
-label, from which ``prompt_template`` makes an instruction. If that is not set, the columns of the first row decide.
-Chats stay JSON here, because only `prompt_tokens` knows the model's chat template.
+A row holds a chat; a prompt with a completion; an instruction with an output, as in Alpaca; a plain text; or a text and
+a label, from which ``prompt_template`` makes a prompt. ``row_format`` says which, or the columns of the first row do.
+Chats and instructions stay JSON here, because only `chat_tokens` and `prompt_tokens` know the model's chat template.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sweeper.config.settings import DatasetSettings
+from sweeper.data.chats import ASSISTANT, chat_json, has_loss, messages_of, without_answer
 from sweeper.data.content import shorten
 from sweeper.data.disk import to_dataset
 from sweeper.data.formats import Row
-from sweeper.data.tables import check_text, is_kept, label_text, label_value, no_rows, split_value
+from sweeper.data.tables import check_text, group_value, is_kept, label_text, label_value, no_rows, split_value
 from sweeper.errors import ConfigError, DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -28,40 +30,76 @@ __all__ = ["build_prompts", "label_completion"]
 log = logging.getLogger(__name__)
 
 Pair = tuple[str, str]
-"""A prompt, or the messages before the completion as JSON, and the completion."""
+"""What a row holds, as its kind stores it, and its completion: of a chat the last answer, of a plain text none."""
+Read = Callable[[str, Mapping[str, Any], DatasetSettings], Sequence[Pair]]
+"""Reads a row: one pair, or several if it lists texts."""
 
 _FIELD = re.compile(r"\{(\w+)\}")
+_CHAT_COLUMNS = ("conversations",)
+"""Columns with a chat, if there is none of the name that is set."""
+_TEXT_COLUMNS = ("texts",)
+"""Columns with a list of texts, if there is none of the name that is set."""
+
+
+class _IncompleteError(DataError):
+    """A row has nothing to learn; it may be left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Format:
+    """How rows are read."""
+
+    kind: str
+    """Of the rows; see `sweeper.data.base.Splits`."""
+    read: Read
+    columns: str
+    """The columns that are read, as the log names them."""
 
 
 def build_prompts(rows: Iterable[Row], settings: DatasetSettings) -> Dataset:
     """Pick and check the columns of rows.
 
     Returns:
-        Columns ``prompt`` or ``messages``, ``completion`` and, if the data has it, ``split``; all strings.
+        A column named after the kind of the rows (see `sweeper.data.base.Splits`), ``completion`` and, if the data has
+        them, ``split`` and ``group``; all strings.
 
     Raises:
         ConfigError: A template names a column that the data does not have.
         DataError: A column, prompt or completion is missing; the message names the row.
     """
-    kind: str = "prompt"
-    pair: Callable[[str, Mapping[str, Any], DatasetSettings], Pair] = _of_columns
-    prompts: list[str] = []
+    form: _Format | None = None
+    contents: list[str] = []
     table: dict[str, list[str]] = {"completion": []}
-    has_split: bool | None = None
+    has_split = False
+    num_kept = num_incomplete = 0
     for where, row in rows:
-        if has_split is None:
-            kind, pair = _kind(where, row, settings)
+        if form is None:
+            form = _format(where, row, settings)
             has_split = settings.split in row
+            log.info("dataset %s: rows are read as %s (%s)", settings.name, form.kind, form.columns)
         if not is_kept(where, row, settings):
             continue
-        prompt, completion = pair(where, row, settings)
-        prompts.append(prompt)
-        table["completion"].append(completion)
-        if has_split:
-            table.setdefault("split", []).append(split_value(where, row, settings))
-    if not prompts:
-        raise no_rows(settings, is_filtered=has_split is not None)
-    return to_dataset({kind: prompts, **table})
+        num_kept += 1
+        try:
+            pairs = form.read(where, row, settings)
+        except _IncompleteError:
+            if settings.incomplete == "error":
+                raise
+            num_incomplete += 1
+            continue
+        for content, completion in pairs:
+            contents.append(content)
+            table["completion"].append(completion)
+            if has_split:
+                table.setdefault("split", []).append(split_value(where, row, settings))
+            if settings.group or settings.block_rows:
+                table.setdefault("group", []).append(group_value(where, row, settings, number=num_kept))
+    if num_incomplete:
+        message = "dataset %s: %d of %d rows have nothing to learn (no answer, or an empty one) and were left out"
+        log.warning(message, settings.name, num_incomplete, num_kept)
+    if form is None or not contents:
+        raise no_rows(settings, is_filtered=form is not None)
+    return to_dataset({form.kind: contents, **table})
 
 
 def label_completion(label: str, settings: DatasetSettings) -> str:
@@ -79,21 +117,62 @@ def label_completion(label: str, settings: DatasetSettings) -> str:
     return settings.completion_template.replace("{label}", words.get(label, label))
 
 
-def _kind(
-    where: str, row: Mapping[str, Any], settings: DatasetSettings
-) -> tuple[str, Callable[[str, Mapping[str, Any], DatasetSettings], Pair]]:
-    if settings.prompt_template:
+def _format(where: str, row: Mapping[str, Any], settings: DatasetSettings) -> _Format:
+    """Return the format that is set, or else the first one whose columns a row has."""
+    name = settings.row_format if settings.row_format != "auto" else _found(row, settings)
+    missing = [column for column in _columns(name, row, settings) if column not in row]
+    if name == "" or missing:
+        raise _no_format(where, row, settings, name)
+    if name == "labelled":
         _check_template(where, row, settings)
-        return "prompt", _of_template
-    if settings.messages in row:
-        return "messages", _of_messages
-    if settings.prompt in row and settings.completion in row:
-        return "prompt", _of_columns
-    name = settings.section
-    raise DataError(
-        f"{where} has neither the columns '{settings.prompt}' and '{settings.completion}' nor '{settings.messages}'; "
-        f"its columns are {', '.join(map(repr, row))}. Name them with {name}.prompt and {name}.completion, or "
-        f"{name}.messages; or make prompts of labelled texts, e.g. {name}.prompt_template='Question: {{text}} Answer:'."
+    columns = _columns(name, row, settings)
+    is_chat = name == "prompt" and any(isinstance(row[column], list) for column in columns)
+    kind, read = ("chat", _of_conversation) if is_chat else _FORMATS[name]
+    return _Format(kind, read, " and ".join(columns) or settings.prompt_template)
+
+
+def _found(row: Mapping[str, Any], settings: DatasetSettings) -> str:
+    if settings.prompt_template:
+        return "labelled"
+    for name in ("messages", "prompt", "alpaca", "text"):
+        if all(column in row for column in _columns(name, row, settings)):
+            # Texts with labels want a template; without one, only an explicit setting ignores the labels.
+            return "" if name == "text" and settings.label in row else name
+    return ""
+
+
+def _columns(name: str, row: Mapping[str, Any], settings: DatasetSettings) -> tuple[str, ...]:
+    """Return the columns that a format reads."""
+    if name == "messages":
+        return (_first_of((settings.messages, *_CHAT_COLUMNS), row),)
+    if name == "text":
+        return (_first_of((settings.text, *_TEXT_COLUMNS), row),)
+    return {"prompt": (settings.prompt, settings.completion), "alpaca": ("instruction", "output")}.get(name, ())
+
+
+def _first_of(columns: Sequence[str], row: Mapping[str, Any]) -> str:
+    return next((column for column in columns if column in row), columns[0])
+
+
+def _no_format(where: str, row: Mapping[str, Any], settings: DatasetSettings, asked: str) -> DataError:
+    name, columns = settings.section, ", ".join(map(repr, row))
+    if asked:
+        missing = [column for column in _columns(asked, row, settings) if column not in row]
+        return DataError(
+            f"{where} has no column '{missing[0]}', which {name}.row_format={asked} reads; its columns are {columns}. "
+            f"{did_you_mean(missing[0], map(str, row))} Name the column, or set {name}.row_format=auto."
+        )
+    if settings.text in row and settings.label in row:
+        return DataError(
+            f"{where} has a text and a label, of which a language model needs a prompt. Set {name}.prompt_template, "
+            f"e.g. {name}.prompt_template='Question: {{text}} Answer:'; or {name}.row_format=text to learn the texts "
+            "and ignore the labels."
+        )
+    return DataError(
+        f"{where} has neither the columns '{settings.prompt}' and '{settings.completion}' nor '{settings.messages}', "
+        f"'conversations', 'instruction' and 'output', or '{settings.text}'; its columns are {columns}. Name them with "
+        f"{name}.prompt and {name}.completion, {name}.messages or {name}.text; or make prompts of labelled texts, e.g. "
+        f"{name}.prompt_template='Question: {{text}} Answer:'."
     )
 
 
@@ -113,7 +192,7 @@ def _check_template(where: str, row: Mapping[str, Any], settings: DatasetSetting
         raise ConfigError(key, settings.completion_template, "must contain {label}", "The default is ' {label}'.")
 
 
-def _of_template(where: str, row: Mapping[str, Any], settings: DatasetSettings) -> Pair:
+def _of_template(where: str, row: Mapping[str, Any], settings: DatasetSettings) -> Sequence[Pair]:
     def filled(match: re.Match[str]) -> str:
         column = settings.text if match[1] == "text" else match[1]
         if row.get(column) is None:
@@ -124,49 +203,93 @@ def _of_template(where: str, row: Mapping[str, Any], settings: DatasetSettings) 
         return label_text(row[column])
 
     prompt = _FIELD.sub(filled, settings.prompt_template)
-    return check_text(where, prompt), label_completion(label_value(where, row, settings), settings)
+    return [(check_text(where, prompt), label_completion(label_value(where, row, settings), settings))]
 
 
-def _of_columns(where: str, row: Mapping[str, Any], settings: DatasetSettings) -> Pair:
+def _of_columns(where: str, row: Mapping[str, Any], settings: DatasetSettings) -> Sequence[Pair]:
     prompt, completion = row.get(settings.prompt), row.get(settings.completion)
     for column, value in ((settings.prompt, prompt), (settings.completion, completion)):
         if not isinstance(value, str):
-            kind = "nothing" if value is None else f"a {type(value).__name__}, not text,"
-            raise DataError(f"{where} has {kind} in column '{column}': {shorten(dict(row))}. Correct the row.")
-    return check_text(where, str(prompt)), _completion(where, str(completion))
+            raise _no_text(where, row, column)
+    return [(check_text(where, str(prompt)), _completion(where, str(completion)))]
 
 
-def _of_messages(where: str, row: Mapping[str, Any], settings: DatasetSettings) -> Pair:
-    messages = _messages(where, row.get(settings.messages), settings)
-    last = max((n for n, (role, _) in enumerate(messages) if role == "assistant"), default=0)
-    if last == 0:
-        raise DataError(
-            f"{where} has no message of the role 'assistant' after another message, so there is no completion: "
-            f"{shorten(row.get(settings.messages))}. Remove the row."
-        )
-    before = [{"role": role, "content": content} for role, content in messages[:last]]
-    return json.dumps(before, ensure_ascii=False), _completion(where, messages[last][1])
+def _of_conversation(where: str, row: Mapping[str, Any], settings: DatasetSettings) -> Sequence[Pair]:
+    """Read a prompt and a completion that are lists of messages: only answers of the completion are learnt."""
+    before, after = (
+        messages_of(where, row.get(column), settings, column=column)
+        for column in (settings.prompt, settings.completion)
+    )
+    fixed = [{**message, "weight": 0} if message["role"] == ASSISTANT else message for message in before]
+    return _chat(where, [*fixed, *after], row)
 
 
-def _messages(where: str, value: object, settings: DatasetSettings) -> list[Pair]:
-    if isinstance(value, str):  # CSV has no lists
+def _of_messages(where: str, row: Mapping[str, Any], settings: DatasetSettings) -> Sequence[Pair]:
+    (column,) = _columns("messages", row, settings)
+    messages = messages_of(where, row.get(column), settings, column=column)
+    system = row.get("system")
+    if isinstance(system, str) and system.strip() and messages[0]["role"] != "system":
+        messages = [{"role": "system", "content": check_text(where, system)}, *messages]
+    return _chat(where, messages, row)
+
+
+def _chat(where: str, messages: Sequence[dict[str, Any]], row: Mapping[str, Any]) -> Sequence[Pair]:
+    if why := without_answer(messages):
+        raise _IncompleteError(f"{where} {why}: {shorten(list(messages))}. Remove the row.")
+    tools = row.get("tools")
+    if isinstance(tools, str) and tools.strip():
         try:
-            value = json.loads(value)
-        except ValueError:
-            value = None
-    found = []
-    for message in value if isinstance(value, list) else [None]:
-        role, content = (message.get("role"), message.get("content")) if isinstance(message, Mapping) else (None, None)
-        if not isinstance(role, str) or not isinstance(content, str):
+            tools = json.loads(tools)
+        except ValueError as error:
             raise DataError(
-                f"{where}: column '{settings.messages}' must hold a list of messages, each with role and content as "
-                f"text, but is {shorten(value)}. Correct the row."
-            )
-        found.append((role, check_text(where, content)))
-    return found
+                f"{where}: column 'tools' is not JSON ({error}): {shorten(tools)}. Correct the row."
+            ) from None
+    last = [message for message in messages if has_loss(message)][-1]
+    return [(chat_json(messages, tools), last["content"])]
+
+
+def _of_alpaca(where: str, row: Mapping[str, Any], settings: DatasetSettings) -> Sequence[Pair]:  # noqa: ARG001  one of the readers
+    instruction, more, output = (row.get(column) for column in ("instruction", "input", "output"))
+    for column, value in (("instruction", instruction), ("output", output)):
+        if not isinstance(value, str):
+            raise _no_text(where, row, column)
+    more = more if isinstance(more, str) else ""
+    parts = [check_text(where, part.strip()) for part in (str(instruction), more)]
+    return [(json.dumps(parts, ensure_ascii=False), _completion(where, str(output)))]
+
+
+def _of_text(where: str, row: Mapping[str, Any], settings: DatasetSettings) -> Sequence[Pair]:
+    (column,) = _columns("text", row, settings)
+    value = row.get(column)
+    texts = value if isinstance(value, list) else [value]
+    if not texts or any(text is None or (isinstance(text, str) and not text.strip()) for text in texts):
+        raise _IncompleteError(
+            f"{where} has no text: column '{column}' is empty in {shorten(dict(row))}. Correct the row."
+        )
+    if not all(isinstance(text, str) for text in texts):
+        raise _no_text(where, row, column)
+    return [(check_text(where, text), "") for text in texts]
 
 
 def _completion(where: str, text: str) -> str:
     if not text.strip():
-        raise DataError(f"{where} has an empty completion. Correct or remove the row.")
+        raise _IncompleteError(f"{where} has an empty completion. Correct or remove the row.")
     return check_text(where, text)
+
+
+def _no_text(where: str, row: Mapping[str, Any], column: str) -> DataError:
+    value = row.get(column)
+    if value is None:
+        return _IncompleteError(f"{where} has nothing in column '{column}': {shorten(dict(row))}. Correct the row.")
+    kind = type(value).__name__
+    return DataError(f"{where} has a {kind}, not text, in column '{column}': {shorten(dict(row))}. Correct the row.")
+
+
+_FORMATS: Mapping[str, tuple[str, Read]] = {
+    "labelled": ("prompt", _of_template),
+    "messages": ("chat", _of_messages),
+    "prompt": ("prompt", _of_columns),
+    "alpaca": ("instruction", _of_alpaca),
+    "text": ("document", _of_text),
+}
+"""Kind and reader of each value of ``row_format``."""

@@ -22,13 +22,13 @@ from sweeper.data.base import Splits
 from sweeper.data.disk import to_dataset
 from sweeper.data.labels import check_classes, check_labels, label_index, learnt_labels, with_listed_labels
 from sweeper.data.sizes import Sizes, plan_sizes
-from sweeper.errors import DataError, did_you_mean
+from sweeper.data.split_names import column_splits
+from sweeper.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 __all__ = [
-    "SPLIT_NAMES",
     "Row",
     "check_parts",
     "divide",
@@ -39,17 +39,6 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
-
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-}
-"""Accepted names of splits, in upper or lower case, and the split that each stands for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +55,9 @@ class Row:
     key: str
     """Equal for duplicates, of which one is kept."""
     completion: str = ""
-    """The completion that a language model learns; empty in a classification."""
+    """The completion that a language model learns; empty in a classification, and if rows have no single one."""
+    group: str = ""
+    """Rows of a group are never in two splits; empty if rows stand alone."""
 
 
 def make_splits(table: Dataset, settings: DatasetSettings) -> Splits:
@@ -109,11 +100,17 @@ def divide(rows: Iterable[Row], settings: DatasetSettings, *, given: bool) -> tu
         The rows of each split, and how many unique rows could have been training rows: ``train_rows`` may cap them.
 
     Raises:
+        ConfigError: ``splits`` is set and no row names a split.
         DataError: The splits they name are unknown, or none is for training.
     """
     known = list(rows)
-    names = {name: _split_name(name, settings) for name in {row.split for row in known}}
-    unique = _unique([dataclasses.replace(row, split=names[row.split]) for row in known], settings)
+    if settings.splits and not given:
+        key = f"{settings.section}.splits"
+        rule = f"the rows have no column '{settings.split}' that names splits"
+        raise ConfigError(key, settings.splits, rule, f"Set {settings.section}.split to the column.")
+    names = {"": ""} | (column_splits({row.split for row in known}, settings) if given else {})
+    named = [dataclasses.replace(row, split=names[row.split]) for row in known if row.split in names]
+    unique = _unique(named, settings)
     if given:
         parts = _take_given(unique, settings)
     else:
@@ -132,21 +129,11 @@ def _rows(table: Dataset, settings: DatasetSettings) -> list[Row]:
     splits = table["split"] if "split" in table.column_names else [""] * len(table)
     keys = [same_text(text) for text in table["text"]]
     labels = with_listed_labels(table["label"], settings)
+    groups = table["group"] if "group" in table.column_names else [""] * len(table)
     return [
-        Row(text, label, split, row_order(settings.seed, key), key)
-        for text, label, split, key in zip(table["text"], labels, splits, keys, strict=True)
+        Row(text, label, split, row_order(settings.seed, key), key, group=group)
+        for text, label, split, key, group in zip(table["text"], labels, splits, keys, groups, strict=True)
     ]
-
-
-def _split_name(name: str, settings: DatasetSettings) -> str:
-    known = SPLIT_NAMES.get(name.lower()) if name else ""
-    if known is None:
-        raise DataError(
-            f"dataset {settings.name}: column '{settings.split}' names a split '{name}', but must name one of "
-            f"{', '.join(SPLIT_NAMES)}. {did_you_mean(name, SPLIT_NAMES)} If the column means something else, set "
-            f"{settings.section}.split=none."
-        )
-    return known
 
 
 def same_text(text: str) -> str:
@@ -181,6 +168,10 @@ def _take(rows: Sequence[Row], sizes: Sizes, *, confirm_rows: int) -> dict[str, 
 
     Rows for the confirmation come from what is left.
     """
+    if any(row.group for row in rows):
+        return _take_groups(
+            rows, {"test": sizes.test, "validation": sizes.validation, "train": sizes.train}, confirm_rows
+        )
     reserved, others = _stratified(rows)
     held_out = sizes.test + sizes.validation
     missing = max(0, held_out - len(others))  # only if nearly every class has a single row
@@ -192,6 +183,21 @@ def _take(rows: Sequence[Row], sizes: Sizes, *, confirm_rows: int) -> dict[str, 
         "test": pool[: sizes.test],
         "confirmation": trainable[sizes.train :][:confirm_rows],
     }
+
+
+def _take_groups(rows: Sequence[Row], sizes: Mapping[str, int], confirm_rows: int) -> dict[str, list[Row]]:
+    """Take whole groups; where the last one of a split has more rows than the split needs, these are left out."""
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: (row.order, row.text)):
+        groups[row.group].append(row)
+    parts: dict[str, list[Row]] = {}
+    left = iter(groups.values())  # in the order of the first row of each, which is random
+    for name, size in {**sizes, "confirmation": confirm_rows}.items():
+        part: list[Row] = []
+        while len(part) < size and (group := next(left, None)) is not None:
+            part += group
+        parts[name] = part[:size]
+    return parts
 
 
 def _stratified(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:

@@ -23,6 +23,7 @@ __all__ = [
     "Builder",
     "build_table",
     "check_text",
+    "group_value",
     "is_kept",
     "label_text",
     "label_value",
@@ -58,6 +59,7 @@ def build_table(rows: Iterable[Row], settings: DatasetSettings) -> Dataset:
     """
     table: dict[str, list[str]] = {"text": [], "label": []}
     has_split: bool | None = None
+    num_kept = 0
     for where, row in rows:
         if has_split is None:
             _check_columns(where, row, settings)
@@ -68,6 +70,9 @@ def build_table(rows: Iterable[Row], settings: DatasetSettings) -> Dataset:
         table["label"].append(label_value(where, row, settings))
         if has_split:
             table.setdefault("split", []).append(split_value(where, row, settings))
+        num_kept += 1
+        if settings.group or settings.block_rows:
+            table.setdefault("group", []).append(group_value(where, row, settings, number=num_kept))
     if not table["text"]:
         raise no_rows(settings, is_filtered=has_split is not None)
     return to_dataset(table)
@@ -182,3 +187,26 @@ def split_value(where: str, row: Mapping[str, Any], settings: DatasetSettings) -
             f"{settings.section}.split=none."
         )
     return value.strip()
+
+
+def group_value(where: str, row: Mapping[str, Any], settings: DatasetSettings, *, number: int) -> str:
+    """Return the group of a row, whose rows stay in one split.
+
+    Args:
+        where: Place of the row.
+        row: The row.
+        settings: The column, or the number of rows of a block.
+        number: Number of the row, from 1.
+
+    Raises:
+        DataError: The row has no value in the column; the message names the row.
+    """
+    if not settings.group:
+        return f"block {(number - 1) // settings.block_rows}"
+    value = row.get(settings.group)
+    if value is None or not label_text(value):
+        raise DataError(
+            f"{where} has nothing in column '{settings.group}', which {settings.section}.group names: "
+            f"{shorten(dict(row))}. Correct the row or the setting."
+        )
+    return label_text(value)

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.data.base import Splits, SplitsRecord, TokenisedSplits
+from sweeper.data.chat_tokens import ChatEncoder
 from sweeper.data.disk import Stored, load_or_make, to_dataset
-from sweeper.data.prompt_tokens import PromptEncoder
+from sweeper.data.prompt_tokens import PromptEncoder, check_chat_template, encode_documents
 from sweeper.errors import ModelError, first_line
 from sweeper.fetch.files import TOKENIZER_FILES, sha256_of
 
@@ -43,8 +44,9 @@ def tokenise(
     cache: Path,
     trust_remote_code: bool = False,
     chat: str = "never",
+    loss_on: str = "all",
 ) -> TokenisedSplits:
-    """Turn texts, or prompts with completions, into token ids.
+    """Turn the rows of a dataset into token ids.
 
     Args:
         splits: The rows.
@@ -53,20 +55,24 @@ def tokenise(
         cache: Folder of the cached ids.
         trust_remote_code: Whether to run code that comes with the tokenizer.
         chat: Result of `prompt_tokens.chat_use`: when prompts go into a chat template.
+        loss_on: The answers of a chat that are learnt, ``task.loss_on``.
 
     Raises:
         ModelError: The tokenizer cannot be loaded, or has no chat template and needs one.
-        DataError: A completion is too long.
+        DataError: A completion is too long, or a chat does not fit the chat template.
     """
-    folder = tokens_folder(splits.record, model_dir=model_dir, max_length=max_length, cache=cache, chat=chat)
+    uses = {"chat": chat, "loss_on": loss_on}
+    folder = tokens_folder(splits.record, model_dir=model_dir, max_length=max_length, cache=cache, **uses)
 
     def make() -> Stored:
-        return make_tokens(splits, model_dir, max_length, trust_remote_code=trust_remote_code, chat=chat)
+        return make_tokens(splits, model_dir, max_length, trust_remote_code=trust_remote_code, **uses)
 
     return as_tokenised(load_or_make(folder, make))
 
 
-def make_tokens(splits: Splits, model_dir: Path, max_length: int, *, trust_remote_code: bool, chat: str) -> Stored:
+def make_tokens(
+    splits: Splits, model_dir: Path, max_length: int, *, trust_remote_code: bool, chat: str, loss_on: str
+) -> Stored:
     """Return the token ids as they are cached; for arguments and errors see `tokenise`."""
     parts, tokenizer = splits.parts, _tokenizer(model_dir, trust_remote_code)
     length = _limit(tokenizer, model_dir, max_length)
@@ -74,6 +80,13 @@ def make_tokens(splits: Splits, model_dir: Path, max_length: int, *, trust_remot
     if splits.kind == "text":
         return Stored(parts={name: _encode(part, tokenizer, length) for name, part in parts.items()}, meta=meta)
     with _errors_only():
+        if splits.kind == "document":
+            made = {name: encode_documents(part, tokenizer, splits.name, name, length) for name, part in parts.items()}
+            return Stored(parts=made, meta=meta)
+        if splits.kind == "chat":
+            check_chat_template(tokenizer, splits, chat)
+            chats = ChatEncoder(tokenizer, splits.name, loss_on=loss_on, max_length=length)
+            return Stored(parts={name: chats.encode(part, name) for name, part in parts.items()}, meta=meta)
         encoder = PromptEncoder(tokenizer, splits, use=chat, max_length=length)
         made = {name: encoder.encode(part, name) for name, part in parts.items()}
     return Stored(parts=made, meta={**meta, "choices": encoder.choices})
@@ -85,16 +98,19 @@ def as_tokenised(stored: Stored) -> TokenisedSplits:
     return TokenisedSplits(pad_token_id=int(stored.meta["pad_token_id"]), choices=choices, **stored.parts)
 
 
-def tokens_folder(splits: SplitsRecord, *, model_dir: Path, max_length: int, cache: Path, chat: str) -> Path:
+def tokens_folder(
+    splits: SplitsRecord, *, model_dir: Path, max_length: int, cache: Path, chat: str, loss_on: str
+) -> Path:
     """Return the folder in which `tokenise` caches the token ids."""
-    key = _key(splits, model_dir, max_length, "" if splits.kind == "text" else chat)
+    use = {"text": "", "document": "", "chat": loss_on}.get(splits.kind, chat)
+    key = _key(splits, model_dir, max_length, use)
     return cache.expanduser() / "tokens" / key
 
 
-def _key(splits: SplitsRecord, model_dir: Path, max_length: int, chat: str) -> str:
+def _key(splits: SplitsRecord, model_dir: Path, max_length: int, use: str) -> str:
     files = {path for pattern in TOKENIZER_FILES for path in model_dir.glob(pattern)}
     hashes = [f"{path.name}:{sha256_of(path)}" for path in sorted(files)]
-    content = json.dumps([TOKENS_VERSION, splits.fingerprint, splits.kind, chat, max_length, hashes])
+    content = json.dumps([TOKENS_VERSION, splits.fingerprint, splits.kind, use, max_length, hashes])
     return hashlib.sha256(content.encode()).hexdigest()[:20]
 
 

@@ -55,7 +55,8 @@ def split_files(settings: SweepSettings) -> None:
         DataError: A row, column, label or split is wrong.
     """
     cache, completions = Path(settings.cache).expanduser(), make_task(settings.task.name).takes_completions
+    loss_on = settings.task.loss_on
     for dataset in settings.dataset.values():
-        is_known = repeat_warnings(dataset, cache=cache, completions=completions)
+        is_known = repeat_warnings(dataset, cache=cache, completions=completions, loss_on=loss_on)
         if dataset.source == "files" and not is_known:
-            prepare_splits(dataset, cache=cache, completions=completions)
+            prepare_splits(dataset, cache=cache, completions=completions, loss_on=loss_on)

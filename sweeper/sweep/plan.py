@@ -139,6 +139,7 @@ def plan_study(
         model_dir=model_dir,
         cache=_cache(settings),
         completions=task.takes_completions,
+        loss_on=settings.task.loss_on,
         progress=progress,
     )
     splits = prepared.splits

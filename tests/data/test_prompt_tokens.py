@@ -9,7 +9,7 @@ import pytest
 
 from sweeper.config.settings import DatasetSettings, ModelSettings
 from sweeper.data import prepare_splits
-from sweeper.data.prompt_tokens import chat_use
+from sweeper.data.prompt_tokens import _alpaca, chat_use
 from sweeper.data.tokens import tokenise
 from sweeper.errors import ConfigError, DataError, ModelError
 from tests.data.builders import make_tokenizer, write_jsonl
@@ -115,12 +115,62 @@ def test_an_empty_prompt_still_has_a_token_to_predict_from(tmp_path, model_dir):
     }
 
 
-def test_messages_go_through_the_chat_template_and_end_where_the_template_ends_an_answer(tmp_path, chat_dir):
+def test_messages_go_through_the_chat_template_with_what_it_puts_behind_an_answer(tmp_path, chat_dir):
     for row in all_rows(tokens_of(tmp_path, chats(), chat_dir)):
         number = row["input_ids"][3] - 4
         asked = [4, 0, ROW, 4 + number, END, 13, 4, 0]  # 0 user row n [EOS] 9 0 assistant
-        assert row["input_ids"] == [*asked, 5 + number, END]
+        assert row["input_ids"] == [*asked, 5 + number, END, 13]
         assert row["prompt"] == len(asked)
+        assert row["spans"] == [len(asked), len(asked) + 3]
+
+
+def test_choices_of_messages_end_where_the_template_ends_an_answer(tmp_path, chat_dir):
+    rows = chats(40)
+    for n, row in enumerate(rows):
+        row["messages"][1]["content"] = "12"[n % 2]
+    tokens = tokens_of(tmp_path, rows, chat_dir)
+    assert tokens.choices == ((5, END), (6, END))
+    assert "spans" not in tokens.train.column_names
+
+
+def test_all_but_the_first_token_of_a_plain_text_have_a_loss(tmp_path, model_dir):
+    rows = [{"text": f"row {n} {n}"} for n in range(20)]
+    for row in all_rows(tokens_of(tmp_path, rows, model_dir)):
+        number = row["input_ids"][1] - 4
+        assert row["input_ids"] == [ROW, 4 + number, 4 + number, END]
+        assert (row["prompt"], row["length"], row["label"]) == (1, 4, -1)
+
+
+def test_a_long_plain_text_loses_its_end(tmp_path, model_dir, caplog):
+    rows = [{"text": f"{n} " + "row " * 9} for n in range(20)]
+    assert {row["length"] for row in all_rows(tokens_of(tmp_path, rows, model_dir, max_length=6))} == {6}
+    assert "12 of 12 train texts were cut at the end to fit model.max_length=6; 45.5 % of their tokens" in caplog.text
+
+
+@pytest.mark.parametrize("more", ["", "1 2"])
+def test_an_instruction_is_a_question_in_a_chat_and_stanfords_prompt_otherwise(tmp_path, chat_dir, more):
+    rows = [{"instruction": f"row {n}", "input": more, "output": f"{n} {n}"} for n in range(20)]
+    extra = [5, 6] if more else []
+    for row in all_rows(tokens_of(tmp_path, rows, chat_dir, chat="if_any")):
+        number = row["input_ids"][3] - 4
+        assert row["input_ids"] == [4, 0, ROW, 4 + number, *extra, END, 13, 4, 0, 4 + number, 4 + number, END]
+    known = [
+        token for row in all_rows(tokens_of(tmp_path, rows, chat_dir)) for token in row["input_ids"][: row["prompt"]]
+    ]
+    assert known.count(ROW) == 20
+    assert (5 in known) == (6 in known)
+
+
+def test_the_prompt_of_an_instruction_is_stanfords():
+    assert _alpaca("Add.", "1 2") == (
+        "Below is an instruction that describes a task, paired with an input that provides further context. Write a "
+        "response that appropriately completes the request.\n\n### Instruction:\nAdd.\n\n### Input:\n1 2\n\n"
+        "### Response:\n"
+    )
+    assert _alpaca("Say {x}.", "") == (
+        "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+        "\n\n### Instruction:\nSay {x}.\n\n### Response:\n"
+    )
 
 
 @pytest.mark.parametrize(

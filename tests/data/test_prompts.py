@@ -49,16 +49,118 @@ def test_columns_with_other_names_are_used():
     assert found == [{"prompt": "2+2=", "completion": "4"}]
 
 
-def test_the_last_answer_of_a_chat_is_the_completion_and_what_is_before_it_the_prompt():
-    system = {"role": "system", "content": "Be short."}
-    (found,) = built({"messages": [system, USER, ASSISTANT, USER, {"role": "assistant", "content": "Bye."}, USER]})
-    assert json.loads(found["messages"]) == [system, USER, ASSISTANT, USER]
+def messages_in(found):
+    return json.loads(found["chat"])["messages"]
+
+
+def test_a_chat_ends_with_its_last_answer():
+    system, bye = {"role": "system", "content": "Be short."}, {"role": "assistant", "content": "Bye."}
+    (found,) = built({"messages": [system, USER, ASSISTANT, USER, bye, USER]})
+    assert messages_in(found) == [system, USER, ASSISTANT, USER, bye]
     assert found["completion"] == "Bye."
 
 
 def test_a_chat_may_be_written_as_json_in_a_column_of_text():
     (found,) = built({"messages": json.dumps([USER, ASSISTANT])})
-    assert json.loads(found["messages"]) == [USER]
+    assert messages_in(found) == [USER, ASSISTANT]
+
+
+@pytest.mark.parametrize("column", ["messages", "conversations"])
+def test_sharegpt_chats_are_read(column):
+    said = [("system", "Be short."), ("human", "Hi"), ("gpt", "Hello."), ("human", "Bye")]
+    (found,) = built({column: [{"from": who, "value": text} for who, text in said]})
+    assert messages_in(found) == [{"role": "system", "content": "Be short."}, USER, ASSISTANT]
+
+
+def test_a_system_message_may_have_a_column_of_its_own():
+    (found,) = built({"system": "Be short.", "conversations": [USER, ASSISTANT]})
+    assert messages_in(found) == [{"role": "system", "content": "Be short."}, USER, ASSISTANT]
+
+
+def test_messages_keep_what_templates_read_and_nothing_else():
+    call = [{"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}]
+    calling = {"role": "assistant", "content": None, "tool_calls": call, "name": None, "timestamp": 7}
+    tool = {"role": "tool", "content": "3", "tool_call_id": "1"}
+    tools = [{"type": "function", "function": {"name": "add"}}]
+    for column in (tools, json.dumps(tools)):
+        (found,) = built({"messages": [USER, calling, tool, ASSISTANT], "tools": column})
+        kept = {"role": "assistant", "content": "", "tool_calls": call}
+        assert messages_in(found) == [USER, kept, tool, ASSISTANT]
+        assert json.loads(found["chat"])["tools"] == tools
+
+
+def test_text_may_come_in_parts():
+    parts = [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo."}]
+    (found,) = built({"messages": [USER, {"role": "assistant", "content": parts}]})
+    assert messages_in(found) == [USER, ASSISTANT]
+
+
+def test_of_two_people_the_second_is_the_assistant_and_messages_in_a_row_are_one():
+    lines = [[("ann", "Hi"), ("ann", "there")], [("bob", "Hello.")], [("ann", " ")], [("bob", "You?")]]
+    turns = [[{"sender": who, "text": text} for who, text in turn] for turn in lines]
+    (found,) = built({"messages": turns}, role="sender", content="text")
+    assert messages_in(found) == [
+        {"role": "user", "content": "Hi\nthere"},
+        {"role": "assistant", "content": "Hello.\nYou?"},
+    ]
+
+
+def test_three_people_are_an_error():
+    with pytest.raises(DataError, match=r"row 1: column 'messages' has 3 speakers \('a', 'b', 'c'"):
+        built({"messages": [{"role": who, "content": "Hi"} for who in "abc"]})
+
+
+def test_of_a_prompt_that_is_a_chat_only_the_completion_is_learnt():
+    (found,) = built({"prompt": [USER, ASSISTANT, USER], "completion": [ASSISTANT]})
+    assert messages_in(found) == [USER, {**ASSISTANT, "weight": 0}, USER, ASSISTANT]
+    assert found["completion"] == "Hello."
+
+
+def test_an_answer_of_no_weight_is_not_the_completion():
+    (found,) = built({"messages": [USER, ASSISTANT, USER, {"role": "assistant", "content": "Bye.", "weight": 0}]})
+    assert messages_in(found) == [USER, ASSISTANT]
+
+
+def test_alpaca_rows_are_instructions():
+    rows = [{"instruction": "Add.", "input": more, "output": "3"} for more in ("1 2", "", None)]
+    found = built(*rows)
+    assert [json.loads(row["instruction"]) for row in found] == [["Add.", "1 2"], ["Add.", ""], ["Add.", ""]]
+    assert {row["completion"] for row in found} == {"3"}
+
+
+@pytest.mark.parametrize("rows", [[{"text": "a"}, {"text": "b"}], [{"texts": ["a", "b"]}]])
+def test_plain_texts_are_documents(rows):
+    assert [row["document"] for row in built(*rows)] == ["a", "b"]
+
+
+def test_labels_of_texts_are_never_ignored_unless_asked_for():
+    row = {"text": "Who?", "label": "HUM"}
+    with pytest.raises(DataError, match=r"dataset\.mine\.prompt_template.*dataset\.mine\.row_format=text"):
+        built(row)
+    assert built(row, row_format="text") == [{"document": "Who?", "completion": ""}]
+
+
+def test_an_explicit_format_wins_over_the_columns():
+    row = {"messages": [USER, ASSISTANT], "prompt": "a", "completion": "b", "text": "c"}
+    assert built(row)[0].keys() == {"chat", "completion"}
+    assert built(row, row_format="prompt") == [{"prompt": "a", "completion": "b"}]
+    assert built(row, row_format="text")[0]["document"] == "c"
+    with pytest.raises(DataError, match=r"no column 'instruction', which dataset\.mine\.row_format=alpaca reads"):
+        built(row, row_format="alpaca")
+
+
+def test_the_format_is_logged(caplog):
+    caplog.set_level("INFO")
+    built({"conversations": [USER, ASSISTANT]})
+    assert "dataset mine: rows are read as chat (conversations)" in caplog.text
+
+
+def test_incomplete_rows_are_left_out_if_wanted_and_counted(caplog):
+    rows = [{"messages": [USER, ASSISTANT]}, {"messages": [USER]}, {"messages": [ASSISTANT]}]
+    assert len(built(*rows, incomplete="skip")) == 1
+    assert "2 of 3 rows have nothing to learn" in caplog.text
+    with pytest.raises(DataError, match="row 1: column 'messages' must hold"):  # broken is not incomplete
+        built({"messages": "x"}, *rows, incomplete="skip")
 
 
 @pytest.mark.parametrize(
@@ -67,9 +169,10 @@ def test_a_chat_may_be_written_as_json_in_a_column_of_text():
         ([USER], "row 1 has no message of the role 'assistant'"),
         ([ASSISTANT], "row 1 has no message of the role 'assistant' after another message"),
         ("hello", "must hold a list of messages"),
-        ([{"from": "human", "value": "Hi"}], "each with role and content"),
+        ([{"from": "human", "text": "Hi"}], "each with role and content"),
+        ([{"from": "human", "value": "Hi"}], "row 1 has no message of the role 'assistant'"),
         ([USER, {"role": "assistant", "content": " "}], "row 1 has an empty completion"),
-        ([USER, {"role": "assistant", "content": [{"text": "a"}]}], "each with role and content as text"),
+        ([USER, {"role": "assistant", "content": [{"text": "a"}]}], "each with role and content"),
     ],
 )
 def test_a_chat_that_cannot_be_learnt_is_an_error_with_its_row(messages, said):
@@ -116,10 +219,11 @@ def test_a_label_without_a_word_is_an_error():
         built({"text": "Who?", "label": "HUMN"}, prompt_template="{text}", label_words={"HUM": "human"})
 
 
-def test_other_columns_are_an_error_that_names_all_three_forms():
+def test_other_columns_are_an_error_that_names_all_forms():
     with pytest.raises(DataError) as caught:
-        built({"instruction": "Hi", "output": "Hello"})
-    for part in ("'prompt' and 'completion'", "'messages'", "prompt_template", "'instruction', 'output'"):
+        built({"question": "Hi", "answer": "Hello"})
+    known = ("'prompt' and 'completion'", "'messages'", "'conversations'", "'instruction' and 'output'", "'text'")
+    for part in (*known, "prompt_template", "'question', 'answer'"):
         assert part in str(caught.value)
 
 
@@ -162,6 +266,38 @@ def test_completions_that_are_named_are_the_choices(tmp_path):
     assert splits_of(tmp_path, rows, labels=["b", "a"]).labels == ("b", "a")
     with pytest.raises(DataError, match="label 'b' of 12 train rows is not among"):
         splits_of(tmp_path, rows, labels=["a", "c"])
+
+
+def chat_rows(num_rows, answers):
+    return [
+        {
+            "messages": [
+                m
+                for k, a in enumerate(answers(n))
+                for m in ({**USER, "content": f"row {n} {k}"}, {**ASSISTANT, "content": a})
+            ]
+        }
+        for n in range(num_rows)
+    ]
+
+
+def test_single_answers_of_chats_that_repeat_are_choices(tmp_path):
+    splits = splits_of(tmp_path, chat_rows(40, lambda n: ["ab"[n % 2]]))
+    assert (splits.kind, splits.labels) == ("messages", ("a", "b"))
+    assert json.loads(splits.train["messages"][0])[-1]["role"] == "user"
+
+
+@pytest.mark.parametrize(("loss_on", "kind", "labels"), [("all", "chat", ()), ("last", "messages", ("a", "b"))])
+def test_of_several_answers_only_the_last_alone_can_be_a_choice(tmp_path, loss_on, kind, labels):
+    path = write_jsonl(tmp_path / "rows.jsonl", chat_rows(40, lambda n: ["x", "ab"[n % 2]]))
+    splits = prepare_splits(mine(path=str(path)), cache=tmp_path / "cache", completions=True, loss_on=loss_on)
+    assert (splits.kind, splits.labels) == (kind, labels)
+
+
+def test_a_conversation_is_one_row_and_never_in_two_splits(tmp_path):
+    rows = chat_rows(60, lambda n: [f"a{n}", f"b{n}", f"c{n}"])
+    splits = splits_of(tmp_path, [*rows, *rows])
+    assert sum(splits.num_rows.values()) == len({row["chat"] for row in everything(splits)}) == 60
 
 
 def test_labels_that_are_named_become_choices_through_template_and_words(tmp_path):
