@@ -449,6 +449,12 @@ class ExecutorSettings:
         "auto",
         "Trials that a worker co-trains, 1 to 1024. auto: a third of budget.trials for all workers of a study, at most 4 for each on a CPU; on CUDA a worker tries 1, 2, 4, ... and keeps the fastest.",
     )
+    tokens_per_pass: int = key(
+        0,
+        "Most tokens of one forward and backward pass over all lanes, padding included; longer micro-batches are divided, at the same losses. 0 chooses: on a GPU by its memory, on a CPU about 240 for each lane.",
+        at_least=0,
+        at_most=10**9,
+    )
     device: str = key(
         "auto", "Device of the workers; auto uses CUDA if it is available.", choices=("auto", "cpu", "cuda")
     )

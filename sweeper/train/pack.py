@@ -104,7 +104,7 @@ class Pack:
         )
 
     def train_chunk(
-        self, lanes: Sequence[Lane], rows: TrainingRows, row_loss: RowFunction, *, parts: int = 1
+        self, lanes: Sequence[Lane], rows: TrainingRows, row_loss: RowFunction, *, tokens_per_pass: int = 0
     ) -> list[ChunkOutcome]:
         """Train every lane on its next chunk.
 
@@ -115,7 +115,7 @@ class Pack:
             lanes: The lanes, in the order of `sort_lanes`; unchanged if this raises.
             rows: The training split.
             row_loss: The task's loss.
-            parts: Least number of passes for each micro-batch, a power of two; more passes need less memory.
+            tokens_per_pass: Most tokens of a pass over all lanes, padding included; 0 for no limit.
 
         Returns:
             One outcome per lane; the caller checks that the losses are finite.
@@ -136,7 +136,7 @@ class Pack:
             self._state.dropout = self._dropout(lanes, "dropout", own)
             self._state.base_dropout = self._dropout(lanes, "base dropout", [self._base_dropout] * len(lanes))
             for index in range(plan.micro_batches):
-                for batch in self._batches(rows, index, order_KMB[:, index], parts):
+                for batch in self._batches(rows, index, order_KMB[:, index], tokens_per_pass):
                     loss_K = row_loss(self._model, batch).view(len(lanes), -1).sum(1)
                     # Lanes share no trainable value, so the gradient of the sum is that of each lane's own loss.
                     (loss_K * shares_KM[:, index]).sum().backward()  # type: ignore[no-untyped-call]
@@ -150,11 +150,10 @@ class Pack:
         tokens = [rows.num_tokens(chunk) for chunk in order_KMB]
         return [ChunkOutcome(m, plan.rows_per_chunk, t) for m, t in zip(means, tokens, strict=True)]
 
-    def _batches(self, rows: TrainingRows, index: int, order_KB: np.ndarray, parts: int) -> Iterator[Batch]:
-        """Yield the passes of micro-batch ``index``, each divided further if there are fewer than ``parts``."""
-        passes = rows.passes(index)
-        per_pass = max(1, parts // len(passes))
-        for one in passes:
+    def _batches(self, rows: TrainingRows, index: int, order_KB: np.ndarray, tokens_per_pass: int) -> Iterator[Batch]:
+        """Yield the passes of micro-batch ``index``, each in as many parts as the budget needs."""
+        for one in rows.passes(index):
+            per_pass = rows.num_parts(one, len(order_KB), tokens_per_pass)
             for part, picked_KB in enumerate(np.array_split(order_KB[:, one.rows], per_pass, axis=1)):
                 for dropout in (self._state.dropout, self._state.base_dropout):
                     if dropout is not None:
@@ -163,20 +162,21 @@ class Pack:
 
     @torch.no_grad()
     def predict(
-        self, lanes: Sequence[Lane], split: EvaluationBatches, outputs: RowFunction, *, parts: int = 1
+        self, lanes: Sequence[Lane], split: EvaluationBatches, outputs: RowFunction, *, tokens_per_pass: int = 0
     ) -> torch.Tensor:
         """Return the outputs of every lane for all rows of a split, ``[K, rows, F]`` float32 on the CPU."""
         buckets = [Bucket(group, self.shape, self.dtype) for group in _groups(lanes)]
         with self._attached(buckets, training=False):
-            return self._gather(split, len(lanes), outputs, parts)
+            return self._gather(split, len(lanes), outputs, tokens_per_pass)
 
-    def features(self, lane: Lane, split: EvaluationBatches) -> Features:
+    def features(self, lane: Lane, split: EvaluationBatches, *, tokens_per_pass: int = 0) -> Features:
         """Return the features of a classifier's rows: its pooled hidden states and the inputs of its head.
 
         Args:
             lane: A lane that has not trained yet, so that its adapter changes nothing. Only heads of several layers
                 depend on it: their last layer reads what the first ones make.
             split: The rows.
+            tokens_per_pass: Most tokens of a pass, padding included; 0 for no limit.
         """
         base = getattr(self._model, str(self._model.base_model_prefix))
         states: list[torch.Tensor] = []
@@ -198,7 +198,7 @@ class Pack:
         ]
         try:
             with all_tokens(self._model):
-                found = self.predict([lane], split, both)[0]
+                found = self.predict([lane], split, both, tokens_per_pass=tokens_per_pass)[0]
         finally:
             for hook in hooks:
                 hook.remove()
@@ -206,15 +206,17 @@ class Pack:
         return Features(found[:, :-width], found[:, -width:])
 
     @torch.no_grad()
-    def frozen(self, split: EvaluationBatches, outputs: RowFunction) -> torch.Tensor:
+    def frozen(self, split: EvaluationBatches, outputs: RowFunction, *, tokens_per_pass: int = 0) -> torch.Tensor:
         """Return outputs of the model without adapters, ``[rows, F]`` float32 on the CPU; must not use the head."""
         with self._attached([], training=False):
-            return self._gather(split, 1, outputs, 1)[0]
+            return self._gather(split, 1, outputs, tokens_per_pass)[0]
 
-    def _gather(self, split: EvaluationBatches, num_lanes: int, outputs: RowFunction, parts: int) -> torch.Tensor:
+    def _gather(
+        self, split: EvaluationBatches, num_lanes: int, outputs: RowFunction, tokens_per_pass: int
+    ) -> torch.Tensor:
         gathered = None
         for picked, batch in split.batches:
-            for rows in np.array_split(np.arange(len(picked)), min(parts, len(picked))):
+            for rows in np.array_split(np.arange(len(picked)), split.num_parts(batch, num_lanes, tokens_per_pass)):
                 # Every lane is scored on the same rows, so the batch is repeated for each of them.
                 chosen = slice(int(rows[0]), int(rows[-1]) + 1)
                 part_NF = outputs(self._model, batch.repeated(chosen, num_lanes)).float().cpu()

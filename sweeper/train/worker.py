@@ -209,8 +209,7 @@ class TrainingWorker:
             confirmation=(
                 self._evaluation_batches(confirmation, tokens.pad_token_id) if confirmation.ids else batches[num_rows]
             ),
-            # A micro-batch divides into equal parts as often as it divides by two.
-            fallback=OutOfMemoryFallback(max_parts=plan.micro_batch & -plan.micro_batch, device=self._device.type),
+            fallback=OutOfMemoryFallback(self._setup.tokens_per_pass, device=self._device.type),
             loss_limit=loss_limit(num_labels if task.has_probe else model.config.vocab_size),
             adapter_config=adapter_config,
         )
@@ -244,9 +243,10 @@ class TrainingWorker:
 
     def _references(self, study: _Study) -> dict[str, Mapping[str, float]]:
         """Return the scores of the model without fine-tuning: of probes on its features, or of the model itself."""
-        task, validation = study.task, study.validation
+        task, validation, tokens = study.task, study.validation, self._setup.tokens_per_pass
         if not task.has_probe:
-            return {"untuned": _validation(task.score(study.pack.frozen(validation, task.outputs), validation.targets))}
+            outputs_NF = study.pack.frozen(validation, task.outputs, tokens_per_pass=tokens)
+            return {"untuned": _validation(task.score(outputs_NF, validation.targets))}
         spec = TrialSpec(
             study=study.request.name,
             number=0,
@@ -257,7 +257,7 @@ class TrainingWorker:
             origin="frozen",
         )
         lane, train = Lane.start(spec, study.pack.shape, self._device), self._train_once(study)
-        features, held_out = study.pack.features(lane, train), study.pack.features(lane, validation)
+        features, held_out = (study.pack.features(lane, split, tokens_per_pass=tokens) for split in (train, validation))
         self._initial_head(study, spec, features.head_inputs)
         scores: dict[str, Mapping[str, float]] = {}
         # Sentence embeddings are compared by their cosine, so rows of the mean are scaled to unit length.
@@ -288,7 +288,8 @@ class TrainingWorker:
             train, found = self._train_once(study), features_NI
             if found is None:
                 lane = Lane.start(spec, study.pack.shape, self._device)
-                found = study.pack.features(lane, train).head_inputs
+                tokens = self._setup.tokens_per_pass
+                found = study.pack.features(lane, train, tokens_per_pass=tokens).head_inputs
             probe = fit_probe(found, train.targets, study.num_labels, has_bias=last.has_bias, strength=STRENGTH)
             return head_values(probe, last)
 
@@ -331,14 +332,14 @@ class TrainingWorker:
     def _run(self, study: _Study, request: ChunkRequest) -> ChunkReport:
         started = time.perf_counter()
 
-        def train(group: Sequence[Lane], parts: int) -> Sequence[ChunkOutcome]:
-            return study.pack.train_chunk(group, study.train, study.task.row_loss, parts=parts)
+        def train(group: Sequence[Lane], tokens: int) -> Sequence[ChunkOutcome]:
+            return study.pack.train_chunk(group, study.train, study.task.row_loss, tokens_per_pass=tokens)
 
         for number in request.evict:
             self._lanes.pop(number, None)
         details, failures = self._admit(study, request.admit)
         lanes = sort_lanes(list(self._lanes.values()))
-        outcomes, failed = study.fallback.run(lanes, train, stage="train")
+        outcomes, failed = study.fallback.run(lanes, train, study.train, stage="train")
         failures |= failed
         failures |= find_diverged({n: o.loss for n, o in outcomes.items()}, "training loss", study.loss_limit)
         self._drop(failures)
@@ -366,8 +367,8 @@ class TrainingWorker:
     def _score(
         self, study: _Study, lanes: Sequence[Lane], split: EvaluationBatches
     ) -> tuple[dict[int, _Scored], dict[int, Failure]]:
-        def score(group: Sequence[Lane], parts: int) -> Sequence[_Scored]:
-            outputs_KNF = study.pack.predict(group, split, study.task.outputs, parts=parts)
+        def score(group: Sequence[Lane], tokens: int) -> Sequence[_Scored]:
+            outputs_KNF = study.pack.predict(group, split, study.task.outputs, tokens_per_pass=tokens)
             return [
                 _Scored(
                     split.num_rows,
@@ -377,7 +378,7 @@ class TrainingWorker:
                 for outputs_NF in outputs_KNF
             ]
 
-        return study.fallback.run(lanes, score, stage="score")
+        return study.fallback.run(lanes, score, split, stage="score")
 
     def _admit(
         self, study: _Study, admissions: Sequence[Admission]
