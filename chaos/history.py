@@ -31,7 +31,7 @@ from sweeper.store.ledger import Ledger
 from sweeper.store.trials import TrialStore
 from sweeper.track.background import BackgroundTracker
 from sweeper.track.base import NullTracker
-from sweeper.types import ChunkReport, ChunkRequest, Cost, TrialRecord
+from sweeper.types import Checkpoint, CheckpointFile, ChunkReport, ChunkRequest, Cost, TrialRecord
 
 __all__ = ["HISTORY", "Event", "Recorder", "read_events", "record_to", "recording"]
 
@@ -156,14 +156,16 @@ def _cost(cost: Cost) -> list[float]:
     return [cost.rows, cost.tokens, cost.device_s]
 
 
-def _digest(content: bytes | None) -> str | None:
+def _digest(content: Checkpoint | None) -> str | None:
+    if isinstance(content, CheckpointFile):
+        return content.sha256
     return None if content is None else hashlib.sha256(content).hexdigest()
 
 
-def _digests(files: Mapping[int, bytes | Mapping[str, bytes]]) -> dict[str, str | None]:
+def _digests(files: Mapping[int, Checkpoint | Mapping[str, bytes]]) -> dict[str, str | None]:
     """Return the digests of files by trial; of an adapter, that of its tensors."""
     found = {
-        number: content if isinstance(content, bytes) else content.get(_WEIGHTS) for number, content in files.items()
+        number: content.get(_WEIGHTS) if isinstance(content, Mapping) else content for number, content in files.items()
     }
     return {str(number): _digest(content) for number, content in found.items()}
 
@@ -268,7 +270,7 @@ def _publish(recorder: Recorder, original: Any) -> Any:
 
 
 def _write_trial(recorder: Recorder, original: Any) -> Any:
-    def method(store: Any, record: TrialRecord, checkpoint: bytes | None = None) -> None:
+    def method(store: Any, record: TrialRecord, checkpoint: Checkpoint | None = None) -> None:
         with recorder.call("record", **record_fields(record), checkpoint=_digest(checkpoint)):
             original(store, record, checkpoint)
 

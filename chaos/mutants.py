@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeper.types import Failure, StudyRecord, TrialRecord, TrialState
+from sweeper.types import Checkpoint, Failure, StudyRecord, TrialRecord, TrialState
 
 __all__ = ["MUTANTS", "MUTANT_VARIABLE", "Mutant", "plant"]
 
@@ -286,7 +286,7 @@ def record_before_checkpoint() -> None:
     from sweeper.store.trials import TrialStore
 
     def write(original: Any) -> Any:
-        def replaced(self: TrialStore, record: TrialRecord, checkpoint: bytes | None = None) -> None:
+        def replaced(self: TrialStore, record: TrialRecord, checkpoint: Checkpoint | None = None) -> None:
             original(self, record)
             if checkpoint is not None:
                 original(self, record, checkpoint)

@@ -11,6 +11,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from sweeper.config.hyperparameters import Hyperparameters
@@ -19,6 +20,8 @@ from sweeper.config.values import ParamValue
 
 __all__ = [
     "Admission",
+    "Checkpoint",
+    "CheckpointFile",
     "ChunkReport",
     "ChunkRequest",
     "Cost",
@@ -368,13 +371,26 @@ class ViewedTrial:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointFile:
+    """A checkpoint that is too large for a message: the file is written and flushed. Whoever reads it checks it."""
+
+    path: Path
+    sha256: str
+    num_bytes: int
+
+
+Checkpoint = bytes | CheckpointFile
+"""Safetensors of a trial's adapter, moments and step, or the file that has them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Admission:
     """A trial that enters a pack, new or resumed from a checkpoint."""
 
     spec: TrialSpec
     chunks_done: int = 0
-    checkpoint: bytes | None = None
-    """Safetensors of adapter, moments and step; None at chunk 0."""
+    checkpoint: Checkpoint | None = None
+    """None at chunk 0."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -393,7 +409,7 @@ class ChunkReport:
     measurements: Mapping[int, Measurement] = field(default_factory=dict)
     costs: Mapping[int, Cost] = field(default_factory=dict)
     """Cost of this chunk for each trial."""
-    checkpoints: Mapping[int, bytes] = field(default_factory=dict)
+    checkpoints: Mapping[int, Checkpoint] = field(default_factory=dict)
     adapters: Mapping[int, Mapping[str, bytes]] = field(default_factory=dict)
     """Adapter files in PEFT's format, by name, of the trials that completed with this chunk."""
     rung_adapters: Mapping[int, Mapping[str, bytes]] = field(default_factory=dict)

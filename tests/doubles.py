@@ -7,6 +7,7 @@ import math
 import os
 import random
 import select
+import shutil
 import time
 from collections.abc import Callable, Mapping, MutableSequence
 from datetime import datetime, timedelta
@@ -16,6 +17,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from sweeper.config.values import ParamValue
+from sweeper.disk.atomic import file_checksum, write_by_content
 from sweeper.execute.base import (
     AdaptersScored,
     OpenStudy,
@@ -27,7 +29,17 @@ from sweeper.execute.base import (
     WorkerReady,
 )
 from sweeper.store.outcomes import RowOutcomes
-from sweeper.types import Admission, ChunkReport, ChunkRequest, Cost, Failure, Measurement, TrialSpec
+from sweeper.types import (
+    Admission,
+    Checkpoint,
+    CheckpointFile,
+    ChunkReport,
+    ChunkRequest,
+    Cost,
+    Failure,
+    Measurement,
+    TrialSpec,
+)
 
 WORDS = {"food": ("bread", "cheese", "soup"), "place": ("river", "town", "hill"), "colour": ("red", "green", "blue")}
 FILLER = ("the", "a", "is", "near", "very", "like", "old", "new", "and", "what", "where", "which")
@@ -79,6 +91,7 @@ class FakeWorker:
         before: Called with the trial numbers in the pack before each chunk; may raise what a worker may raise.
         fails: Returns why a trial fails at its next chunk, or None.
         device_s: Seconds that a chunk of a trial costs.
+        writes_files: Whether it writes checkpoints itself, as a worker does with large ones.
     """
 
     def __init__(
@@ -91,7 +104,9 @@ class FakeWorker:
         before: Callable[[tuple[int, ...]], None] = lambda _numbers: None,
         fails: Callable[[TrialSpec, int], Failure | None] = lambda _spec, _chunk: None,
         device_s: float = 1.0,
+        writes_files: bool = False,
     ) -> None:
+        self._writes_files, self._incoming = writes_files, Path()
         self._num_chunks, self._rungs, self._index, self._device_s = num_chunks, rungs, index, device_s
         self._before, self._fails = before, fails
         self._events = [] if events is None else events
@@ -104,6 +119,8 @@ class FakeWorker:
     def answer(self, request: Request) -> Reply:
         if isinstance(request, OpenStudy):
             self._lanes = {}
+            self._incoming = request.incoming or Path()
+            shutil.rmtree(self._incoming, ignore_errors=True)
             self._note("open")
             references = {"frozen_probe": {"validation/accuracy": 0.5}} if request.probe else {}
             return StudyOpened(references=references)
@@ -156,7 +173,7 @@ class FakeWorker:
                 report.adapters[number] = {"adapter_config.json": b"{}", "adapter_model.safetensors": weights}
                 del self._lanes[number]
             else:
-                report.checkpoints[number] = json.dumps([number, chunks + 1]).encode()
+                report.checkpoints[number] = self._checkpoint(number, chunks + 1)
                 if report.measurements[number].is_rung:
                     report.rung_adapters[number] = {
                         "adapter_config.json": b"{}",
@@ -168,12 +185,23 @@ class FakeWorker:
         scores = {"validation/accuracy": accuracy(spec.params, chunk)} if chunk in self._rungs else {}
         return Measurement(chunk=chunk, rows=10 * chunk, metrics={"train/loss": 1 / chunk, **scores})
 
+    def _checkpoint(self, number: int, chunk: int) -> Checkpoint:
+        content = json.dumps([number, chunk]).encode()
+        if not self._writes_files:
+            return content
+        path, digest = write_by_content(self._incoming, [content], prefix=f"{number}-")
+        return CheckpointFile(path=path, sha256=digest, num_bytes=len(content))
+
     @staticmethod
     def _chunks_of(admission: Admission) -> int:
-        if admission.checkpoint is None:
+        content = admission.checkpoint
+        if content is None:
             assert admission.chunks_done == 0, f"trial {admission.spec.number} came without its checkpoint"
             return 0
-        assert json.loads(admission.checkpoint) == [admission.spec.number, admission.chunks_done]
+        if isinstance(content, CheckpointFile):
+            assert file_checksum(content.path) == content.sha256
+            content = content.path.read_bytes()
+        assert json.loads(content) == [admission.spec.number, admission.chunks_done]
         return admission.chunks_done
 
     def _note(self, what: str) -> None:

@@ -492,12 +492,23 @@ class ExecutorSettings:
         at_least=1,
         at_most=_WEEK_S,
     )
+    checkpoint_file_mb: int = key(
+        16,
+        "Checkpoints of at least this many MB are written to the disk by the worker itself, not sent to the controller; 0: all of them.",
+        at_least=0,
+        at_most=1e9,
+    )
     min_free_mb: int = key(
         100, "Free disk space in MB that a sweep needs to start; 0 skips the check.", at_least=0, at_most=1e9
     )
     shutdown_grace_s: float = key(
         10.0, "Seconds that a stopping sweep waits for running chunks.", at_least=0, at_most=_DAY_S
     )
+
+    @property
+    def checkpoint_file_bytes(self) -> int:
+        """`checkpoint_file_mb` in bytes."""
+        return self.checkpoint_file_mb * 1_000_000
 
 
 @dataclass(kw_only=True, slots=True)

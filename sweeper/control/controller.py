@@ -125,6 +125,8 @@ class Controller:
             self._executor.stop()
             with self._draining_on_disk_errors():
                 self._ledger.save()
+                for run, _ in self._studies.values():
+                    run.records.store.drop_incoming(run.record.name)
         error = self._fatal or self._opening_error()
         if error is not None:
             raise error
@@ -319,7 +321,8 @@ class Controller:
         probe = not study.record.references and self._num_workers(study) == 0
         slot.study, slot.evict = study, ()
         what = f"the opening of {study.record.name}"
-        self._send(slot, dataclasses.replace(request, probe=probe), WorkerState.OPEN, what)
+        incoming = study.records.store.paths.incoming(study.record.name) / str(slot.handle.index)
+        self._send(slot, dataclasses.replace(request, probe=probe, incoming=incoming), WorkerState.OPEN, what)
 
     def _open_studies(self) -> list[StudyRun]:
         runs = [run for run, _ in self._studies.values() if self.forecast.may_train(run)]

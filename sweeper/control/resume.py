@@ -3,33 +3,44 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from sweeper.disk.atomic import checksum
 from sweeper.failures import POLICIES, Action
 from sweeper.store.trials import TrialStore
-from sweeper.types import Failure, FailureKind, TrialRecord, TrialState
+from sweeper.types import Checkpoint, CheckpointFile, Failure, FailureKind, TrialRecord, TrialState
 
 __all__ = ["after_failure", "latest_intact", "rewind", "with_checkpoint"]
 
 
-def with_checkpoint(trial: TrialRecord, content: bytes) -> TrialRecord:
+def with_checkpoint(trial: TrialRecord, checkpoint: Checkpoint) -> TrialRecord:
     """Return a trial with the checkpoint of its latest chunk added; of the older ones only the last is kept."""
+    digest = checkpoint.sha256 if isinstance(checkpoint, CheckpointFile) else checksum(checkpoint)
     before = [chunk for chunk in trial.checkpoints if chunk < trial.chunks_done]
     kept = {max(before): trial.checkpoints[max(before)]} if before else {}
-    return dataclasses.replace(trial, checkpoints={**kept, trial.chunks_done: checksum(content)})
+    return dataclasses.replace(trial, checkpoints={**kept, trial.chunks_done: digest})
 
 
-def latest_intact(store: TrialStore, trial: TrialRecord) -> tuple[TrialRecord, bytes | None]:
+def latest_intact(
+    store: TrialStore, trial: TrialRecord, *, file_bytes: float = math.inf
+) -> tuple[TrialRecord, Checkpoint | None]:
     """Return a trial rewound to its latest intact checkpoint, and that checkpoint.
 
     Without an intact checkpoint, the trial is rewound to its start, and the checkpoint is None.
+
+    Args:
+        store: The sweep.
+        trial: The trial.
+        file_bytes: Size from which a checkpoint is not read, since the worker that gets it does (`read_checkpoint`).
     """
     spec = trial.spec
     for chunk in sorted({*trial.checkpoints, trial.chunks_done}, reverse=True):
         if 0 < chunk <= trial.chunks_done:
-            content = store.read_checkpoint(spec.study, spec.number, chunk, sha256=trial.checkpoints.get(chunk, ""))
-            if content is not None:
-                return rewind(trial, chunk), content
+            found = store.read_checkpoint(
+                spec.study, spec.number, chunk, sha256=trial.checkpoints.get(chunk, ""), file_bytes=file_bytes
+            )
+            if found is not None:
+                return rewind(trial, chunk), found
     return rewind(trial, 0), None
 
 

@@ -26,6 +26,7 @@ from sweeper.figures.tally import TrialTally
 from sweeper.search.base import SearchProtocol
 from sweeper.types import (
     Admission,
+    Checkpoint,
     ChunkReport,
     Decision,
     Failure,
@@ -325,7 +326,8 @@ class StudyRun:
 
     def _admission(self, number: int) -> Admission:
         before = self.trials[number]
-        trial, checkpoint = latest_intact(self.records.store, before)
+        file_bytes = self._executor.checkpoint_file_bytes
+        trial, checkpoint = latest_intact(self.records.store, before, file_bytes=file_bytes)
         if trial is not before:
             log.warning("%s, trial %d: %s", self.record.name, number, trial.failure and trial.failure.message)
             self.records.write(trial)
@@ -342,10 +344,11 @@ class StudyRun:
             self.records.keep_adapter(trial, report.adapters[number])
             self._finish(trial, TrialState.COMPLETE)
             return False
-        return self._decide(trial, report.checkpoints[number], report.rung_adapters.get(number, {}))
+        checkpoint = self.records.received(number, report.checkpoints.get(number))
+        return self._decide(trial, checkpoint, report.rung_adapters.get(number, {}))
 
     def _decide(
-        self, trial: TrialRecord, checkpoint: bytes | None = None, adapter: Mapping[str, bytes] | None = None
+        self, trial: TrialRecord, checkpoint: Checkpoint | None = None, adapter: Mapping[str, bytes] | None = None
     ) -> bool:
         """Ask whether a trial continues after its latest chunk, and record the trial with the decision.
 

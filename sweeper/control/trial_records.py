@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Collection, Mapping
 
 from sweeper.clock import Clock, timestamp, utc_now
@@ -10,9 +11,21 @@ from sweeper.figures.tally import TrialTally
 from sweeper.store.retention import adapters_to_keep, rung_adapter_to_keep
 from sweeper.store.trials import TrialStore
 from sweeper.track.base import Tracker
-from sweeper.types import ChunkReport, Cost, Failure, StudyRecord, TrialRecord, TrialSpec, TrialState
+from sweeper.types import (
+    Checkpoint,
+    CheckpointFile,
+    ChunkReport,
+    Cost,
+    Failure,
+    StudyRecord,
+    TrialRecord,
+    TrialSpec,
+    TrialState,
+)
 
 __all__ = ["TrialRecords"]
+
+log = logging.getLogger(__name__)
 
 
 class TrialRecords:
@@ -62,7 +75,16 @@ class TrialRecords:
         self._set(trial)  # the search knows it, whether the disk allows to write it or not
         self.write(trial)
 
-    def write(self, trial: TrialRecord, checkpoint: bytes | None = None) -> None:
+    def received(self, number: int, checkpoint: Checkpoint | None) -> Checkpoint | None:
+        """Return the checkpoint that a worker sent of a trial; None if it is a file that is not there."""
+        if isinstance(checkpoint, CheckpointFile) and not self.store.has_file(checkpoint):
+            log.warning(
+                "%s, trial %d: %s is not there, so it has no new checkpoint", self.study.name, number, checkpoint
+            )
+            return None
+        return checkpoint
+
+    def write(self, trial: TrialRecord, checkpoint: Checkpoint | None = None) -> None:
         """Write a trial to the store and show it.
 
         Args:

@@ -16,7 +16,7 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from sweeper.disk.space import translate_errors
 
 __all__ = [
     "checksum",
+    "file_checksum",
     "is_unfinished",
     "make_folder",
     "move",
@@ -33,6 +34,7 @@ __all__ = [
     "sync_folder",
     "temporary_name",
     "write_atomic",
+    "write_by_content",
 ]
 
 _UNFINISHED = ".tmp"
@@ -41,6 +43,16 @@ _UNFINISHED = ".tmp"
 def checksum(content: bytes) -> str:
     """Return the SHA-256 of a file's content, as hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
+
+
+def file_checksum(path: Path) -> str:
+    """Return the SHA-256 of a file without holding it in memory.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def temporary_name(path: Path) -> Path:
@@ -79,6 +91,41 @@ def write_atomic(path: Path, content: bytes, *, is_name_flushed: bool = True) ->
             raise
         if is_name_flushed:
             sync_folder(path.parent)
+
+
+def write_by_content(folder: Path, parts: Iterable[bytes | memoryview], *, prefix: str = "") -> tuple[Path, str]:
+    """Write a file whose name contains its checksum, for another process that will move it; create its folder.
+
+    Its content is durable when this returns; its name is not, since nobody knows of the file yet.
+
+    Args:
+        folder: The folder.
+        parts: The content, so that it never has to be in memory as a whole.
+        prefix: The beginning of its name.
+
+    Returns:
+        The file and its SHA-256.
+
+    Raises:
+        DiskError: The disk is full or fails. Nothing is left.
+    """
+    temporary, digest = temporary_name(folder / "content"), hashlib.sha256()
+    with translate_errors(folder):
+        make_folder(folder)
+        try:
+            with temporary.open("wb") as file:
+                for part in parts:
+                    digest.update(part)
+                    file.write(part)
+                file.flush()
+                os.fsync(file.fileno())
+            path = folder / f"{prefix}{digest.hexdigest()}"
+            os.replace(temporary, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+    return path, digest.hexdigest()
 
 
 @contextmanager

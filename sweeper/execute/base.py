@@ -6,6 +6,7 @@ have answered or died. `Worker` is the interface on the worker's side (see `swee
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from sweeper.types import ChunkReport, ChunkRequest, Failure, FailureKind, Model
 
 __all__ = [
     "AdaptersScored",
+    "CheckpointPolicy",
     "Executor",
     "OpenStudy",
     "Reply",
@@ -31,6 +33,14 @@ __all__ = [
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointPolicy:
+    """How a worker saves the state of its trials."""
+
+    file_bytes: float = math.inf
+    """Size from which it writes a checkpoint to the disk itself; smaller ones are part of its reply."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerSetup:
     """Everything a worker needs to start."""
 
@@ -43,6 +53,7 @@ class WorkerSetup:
     threads: int
     tokens_per_pass: int = 0
     """``executor.tokens_per_pass``"""
+    checkpoints: CheckpointPolicy = CheckpointPolicy()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +78,8 @@ class OpenStudy:
     """The most lanes to try if the worker chooses their number; 0 if the settings fix it."""
     typical: TrialSpec | None = None
     """A trial from the middle of the search space, with which the worker measures how many lanes are best."""
+    incoming: Path | None = None
+    """Folder of this worker alone, on the file system of the store, for large checkpoints; None if there is none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 from sweeper.figures.confirmation import ConfirmationRecord
 from sweeper.store.trials import TrialStore
-from sweeper.types import StudyRecord, TrialRecord
+from sweeper.types import Checkpoint, StudyRecord, TrialRecord
 
 __all__ = ["MemoryStore"]
 
@@ -20,7 +21,7 @@ class MemoryStore(TrialStore):
     def __init__(self) -> None:
         super().__init__(_NOWHERE)
         self._trials: dict[int, TrialRecord] = {}
-        self._checkpoints: dict[tuple[int, int], bytes] = {}
+        self._checkpoints: dict[tuple[int, int], Checkpoint] = {}
 
     def write_study(self, record: StudyRecord) -> None:
         """Do nothing: the caller has the record."""
@@ -28,7 +29,7 @@ class MemoryStore(TrialStore):
     def write_confirmation(self, study: str, record: ConfirmationRecord) -> None:
         """Do nothing: nothing is confirmed."""
 
-    def write_trial(self, record: TrialRecord, checkpoint: bytes | None = None) -> None:
+    def write_trial(self, record: TrialRecord, checkpoint: Checkpoint | None = None) -> None:
         """Keep a trial's record and the checkpoint of its last chunk."""
         self._trials[record.spec.number] = record
         if checkpoint is not None:
@@ -38,7 +39,15 @@ class MemoryStore(TrialStore):
         """Return all trials, by number."""
         return [self._trials[number] for number in sorted(self._trials)]
 
-    def read_checkpoint(self, study: str, number: int, chunk: int, *, sha256: str = "") -> bytes | None:  # noqa: ARG002
+    def read_checkpoint(
+        self,
+        study: str,  # noqa: ARG002  one study only
+        number: int,
+        chunk: int,
+        *,
+        sha256: str = "",  # noqa: ARG002
+        file_bytes: float = math.inf,  # noqa: ARG002
+    ) -> Checkpoint | None:
         """Return the checkpoint taken after ``chunk`` chunks."""
         return self._checkpoints.get((number, chunk))
 
@@ -57,6 +66,9 @@ class MemoryStore(TrialStore):
 
     def drop_rung_adapters(self, study: str, number: int, *, but: int | None) -> None:
         """Do nothing."""
+
+    def drop_incoming(self, study: str) -> None:
+        """Do nothing: workers write no files."""
 
     def tidy_study(self, study: str) -> None:
         """Do nothing: there are no files."""

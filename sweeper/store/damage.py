@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 
-from sweeper.disk.atomic import checksum, make_folder, move, write_atomic
+from sweeper.disk.atomic import file_checksum, make_folder, move, write_atomic
 from sweeper.errors import DamagedFile
 from sweeper.figures.confirmation import ConfirmationRecord
 from sweeper.store.paths import TrialPaths
@@ -128,7 +128,7 @@ def readable_trials(store: TrialStore, study: str, *, limit: int | None = None) 
 
 
 def find_damage(store: TrialStore, study: StudyRecord, *, keep_adapters: int) -> list[Damage]:
-    """Return the damage among the trials of a study, by number.
+    """Return the damage among the trials of a study, by number, after what workers have left of checkpoints.
 
     Args:
         store: The sweep.
@@ -136,7 +136,11 @@ def find_damage(store: TrialStore, study: StudyRecord, *, keep_adapters: int) ->
         keep_adapters: ``store.keep_adapters``: number of best trials that must have adapters; 0 for all complete ones.
     """
     keep = adapters_to_keep(study, readable_trials(store, study.name), keep_adapters)
-    found = []
+    left = sorted(path for path in store.paths.incoming(study.name).rglob("*") if path.is_file())
+    what = "a worker wrote it, but no trial refers to it"
+    found = [
+        Damage(kind=DamageKind.LEFTOVER, study=study.name, path=path, what=f"{path.name}: {what}") for path in left
+    ]
     for paths in store.paths.trials(study.name):
         for kind, path, what in _trial_damage(store, study, paths, needs_adapter=paths.number in keep):
             found.append(Damage(kind=kind, study=study.name, number=paths.number, path=path, what=what))
@@ -308,7 +312,7 @@ def _adapter_fault(folder: Path) -> str:
 
 def _file_fault(path: Path, digest: str) -> str:
     fault = _tensors_fault(path)
-    if not fault and digest and checksum(path.read_bytes()) != digest:
+    if not fault and digest and file_checksum(path) != digest:
         return f"{path.name} has the wrong checksum"
     return fault
 

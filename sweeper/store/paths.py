@@ -19,6 +19,7 @@
             report.html report.md best.json trials.csv
             studies/<study>/study.json  StudyRecord; study.backup.json is its copy
             studies/<study>/confirmation.json  ConfirmationRecord, once the search is over
+            studies/<study>/incoming/0/  large checkpoints that worker 0 has written, until a record refers to them
             studies/<study>/trials/0007/
                 trial.json              TrialRecord, with the checksums of its checkpoints
                 checkpoint-4.safetensors  checkpoint-5.safetensors
@@ -133,6 +134,10 @@ class SweepPaths:
     def confirmation(self, name: str) -> Path:
         """Return the record of a study's confirmation."""
         return self.study(name) / "confirmation.json"
+
+    def incoming(self, name: str) -> Path:
+        """Return the folder of the checkpoints that workers have written and no record refers to yet."""
+        return self.study(name) / "incoming"
 
     def studies(self) -> list[Path]:
         """Return the existing study folders, readable or not, by name."""

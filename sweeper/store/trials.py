@@ -5,12 +5,17 @@ checkpoint always agree after a kill. The same is true for the adapter and the r
 the last chunk is written before the record with the state ``complete``. This order is why one class writes all of them.
 It also survives a power failure: content and names of all these files are flushed before the record gets its name, and
 what the record no longer needs is deleted only once its own name is flushed. The records of the sweep and its studies,
-which hardly ever change, have a copy that is read if they are damaged. Only the controller writes. `paths` shows the
-layout.
+which hardly ever change, have a copy that is read if they are damaged. `paths` shows the layout.
+
+Only the controller writes, except for large checkpoints: a worker writes them into ``incoming``, where nothing refers
+to them, and the controller moves them to their names. What a kill leaves there is deleted (`TrialStore.drop_incoming`).
 """
 
 from __future__ import annotations
 
+import math
+import os
+import shutil
 from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,7 +35,7 @@ from sweeper.figures.confirmation import ConfirmationRecord
 from sweeper.store.outcomes import RowOutcomes
 from sweeper.store.paths import SweepPaths
 from sweeper.store.serialization import from_bytes, to_bytes
-from sweeper.types import StudyRecord, TrialRecord, TrialState
+from sweeper.types import Checkpoint, CheckpointFile, StudyRecord, TrialRecord, TrialState
 
 __all__ = ["TrialStore"]
 
@@ -120,21 +125,27 @@ class TrialStore:
         except StoreError:
             return None
 
-    def write_trial(self, record: TrialRecord, checkpoint: bytes | None = None) -> None:
+    def write_trial(self, record: TrialRecord, checkpoint: Checkpoint | None = None) -> None:
         """Write a trial's record and the checkpoint of its last chunk; delete checkpoints and outcomes that it lacks.
 
         Args:
             record: The trial.
-            checkpoint: Safetensors to continue from. None deletes the checkpoints of a finished trial and keeps
-                those of a running one.
+            checkpoint: Safetensors to continue from, or a file in ``incoming`` that has them, which is moved. None
+                deletes the checkpoints of a finished trial and keeps those of a running one.
         """
         paths = self.paths.trial(record.spec.study, record.spec.number)
-        if checkpoint is not None:
+        if isinstance(checkpoint, CheckpointFile):
+            target = paths.checkpoint(record.chunks_done)
+            make_folder(paths.folder)
+            with translate_errors(target):
+                os.replace(checkpoint.path, target)
+        elif checkpoint is not None:
             # The search would survive the loss of a checkpoint, since the trial continues from the one before. But the
             # kernel may keep unflushed files in memory for 30 s, which both checkpoints of a fast trial are younger
             # than: a power failure would cost the whole trial, not one chunk.
             write_atomic(paths.checkpoint(record.chunks_done), checkpoint, is_name_flushed=False)
-        if checkpoint is not None or record.state.is_finished:
+        is_rung = bool(record.measurements and record.measurements[-1].outcomes)
+        if checkpoint is not None or is_rung or record.state.is_finished:
             make_folder(paths.folder)
             sync_folder(paths.folder)  # the names of checkpoint, row outcomes and adapter, in one flush
         write_atomic(paths.record, to_bytes(record))
@@ -159,7 +170,9 @@ class TrialStore:
         found = [paths.record for paths in self.paths.trials(study) if paths.record.exists()]
         return [self._read(path, TrialRecord) for path in found]
 
-    def read_checkpoint(self, study: str, number: int, chunk: int, *, sha256: str = "") -> bytes | None:
+    def read_checkpoint(
+        self, study: str, number: int, chunk: int, *, sha256: str = "", file_bytes: float = math.inf
+    ) -> Checkpoint | None:
         """Return the checkpoint taken after ``chunk`` chunks, or None if it is missing or damaged.
 
         Args:
@@ -167,12 +180,34 @@ class TrialStore:
             number: Number of the trial.
             chunk: Chunks completed.
             sha256: Its expected checksum; not checked if empty.
+            file_bytes: Size from which the file is not read: whoever gets it reads it and compares the checksum.
         """
+        path = self.paths.trial(study, number).checkpoint(chunk)
         try:
-            content = self.paths.trial(study, number).checkpoint(chunk).read_bytes()
+            num_bytes = path.stat().st_size
+            if sha256 and num_bytes and num_bytes >= file_bytes:
+                return CheckpointFile(path=path, sha256=sha256, num_bytes=num_bytes)
+            content = path.read_bytes()
         except OSError:
             return None
         return content if not sha256 or checksum(content) == sha256 else None
+
+    def has_file(self, checkpoint: CheckpointFile) -> bool:
+        """Whether a checkpoint's file exists and has its size; only who reads it compares the checksum."""
+        try:
+            return checkpoint.path.stat().st_size == checkpoint.num_bytes
+        except OSError:
+            return False
+
+    def drop_incoming(self, study: str) -> None:
+        """Remove what workers have written for a study and no record refers to; none of them may be alive.
+
+        Errors are ignored: leftovers only take space.
+        """
+        folder = self.paths.incoming(study)
+        if folder.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            sync_folder(folder.parent)
 
     def write_outcomes(self, study: str, number: int, chunk: int, content: bytes) -> str:
         """Write the row outcomes of a rung, before the record that has its score; return their checksum.
@@ -229,10 +264,11 @@ class TrialStore:
                 remove_folder(folder)
 
     def tidy_study(self, study: str) -> None:
-        """Remove the unfinished files that a kill left in the folders of trials that were never recorded.
+        """Remove what a kill left: files in ``incoming``, and unfinished ones of trials that were never recorded.
 
         A folder with other files lacks its record, which is damage: `reconcile` repairs it.
         """
+        self.drop_incoming(study)
         for paths in self.paths.trials(study):
             if not paths.record.exists():
                 remove_unfinished(paths.folder)

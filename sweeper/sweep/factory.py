@@ -16,7 +16,7 @@ from sweeper.control.confirmation import Confirmation
 from sweeper.control.study_run import StudyRun
 from sweeper.control.trial_records import TrialRecords
 from sweeper.execute import make_executor
-from sweeper.execute.base import Executor, WorkerSetup
+from sweeper.execute.base import CheckpointPolicy, Executor, WorkerSetup
 from sweeper.figures.recipes import default_recipe
 from sweeper.store.damage import new_stamp, set_aside
 from sweeper.store.sqlite import sqlite_damage, sqlite_files
@@ -146,6 +146,7 @@ def open_executor(settings: SweepSettings, store: TrialStore, *, model_dir: Path
         device=device,
         threads=settings.executor.threads,
         tokens_per_pass=settings.executor.tokens_per_pass,
+        checkpoints=CheckpointPolicy(file_bytes=settings.executor.checkpoint_file_bytes),
     )
     return make_executor(settings.executor, partial(make_worker, setup), logs=store.paths.worker_logs)
 

@@ -18,6 +18,7 @@ from safetensors.torch import load, save
 from sweeper.config.settings import LoraSettings
 from sweeper.errors import StoreError
 from sweeper.figures.hyperparameters import alpha
+from sweeper.train.checkpoints import read_checkpoint
 from sweeper.train.layout import Layout
 from sweeper.types import Admission, TrialSpec
 
@@ -86,12 +87,15 @@ class Lane:
         if admission.checkpoint is None:
             return cls.start(admission.spec, shape, device, head=head)
         try:
-            tensors = load(admission.checkpoint)
+            tensors = read_checkpoint(admission.checkpoint)
             step = int(tensors["step"])
-        except (SafetensorError, KeyError, ValueError) as error:
+            # Copied: the tensors of a file are its pages, and the file may be deleted.
+            parameters, moment1, moment2 = (
+                tensors[name].to(device, torch.float32, copy=True) for name in ("parameters", "moment1", "moment2")
+            )
+        except (StoreError, KeyError, ValueError) as error:
             raise StoreError(f"checkpoint of trial {admission.spec.number} cannot be read: {error}") from error
         layout = shape.with_rank(admission.spec.lora.r)
-        parameters, moment1, moment2 = (tensors[name].to(device) for name in ("parameters", "moment1", "moment2"))
         if any(len(value) != layout.size for value in (parameters, moment1, moment2)):
             raise StoreError(f"checkpoint of trial {admission.spec.number} is of another model or rank")
         return cls(admission.spec, layout, parameters, moment1, moment2, step, admission.chunks_done)
@@ -123,10 +127,14 @@ class Lane:
         parameters = flat[0].to(device)
         return cls(spec, layout, parameters, torch.zeros_like(parameters), torch.zeros_like(parameters))
 
-    def checkpoint(self) -> bytes:
-        """Return the safetensors that `admit` continues from; generators are seeded anew for each chunk."""
-        tensors = {"parameters": self.parameters, "moment1": self.moment1, "moment2": self.moment2}
-        return save({**{k: v.cpu() for k, v in tensors.items()}, "step": torch.tensor(self.step)})
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return what `admit` continues from, to be saved; generators are seeded anew for each chunk."""
+        return {
+            "parameters": self.parameters,
+            "moment1": self.moment1,
+            "moment2": self.moment2,
+            "step": torch.tensor(self.step),
+        }
 
     def state_hash(self) -> str:
         """Return the SHA-256 of the parameters."""

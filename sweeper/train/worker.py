@@ -1,7 +1,8 @@
 """A worker: owns one device, one base model in memory and one pack, and answers the controller's requests.
 
-It keeps nothing durable: the report of every chunk carries the checkpoints. Trials that fail are named in the report
-and the others continue; only a failure outside any trial is raised.
+It keeps nothing durable but large checkpoints, which it writes itself and the controller takes over (`checkpoints`);
+small ones are in the report of every chunk. Trials that fail are named in the report and the others continue; only a
+failure outside any trial is raised.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from sweeper.models.targets import targets_for
 from sweeper.tasks import make_task
 from sweeper.tasks.base import Examples, TaskProtocol
 from sweeper.train.batches import EvaluationBatches, TrainingRows
+from sweeper.train.checkpoints import CheckpointWriter
 from sweeper.train.chunks import ChunkPlan
 from sweeper.train.divergence import find_diverged, loss_limit
 from sweeper.train.initial_head import STRENGTH, head_values, initial_head
@@ -120,6 +122,7 @@ class TrainingWorker:
         self._device = torch.device(setup.device)
         self._study: _Study | None = None
         self._lanes: dict[int, Lane] = {}
+        self._checkpoints = CheckpointWriter(setup.checkpoints)
 
     def start(self) -> WorkerReady:
         """Choose number type and attention kernel for the device."""
@@ -147,6 +150,7 @@ class TrainingWorker:
         if self._study is not None:
             self._study, self._lanes = None, {}
             gc.collect()
+        self._checkpoints.open(request.incoming)
         task = make_task(request.task.name)
         self._check_model(request)
         tokens = open_rows(
@@ -429,7 +433,7 @@ class TrainingWorker:
                 adapters[number] = lane.adapter_files(base, study.adapter_config)
                 del self._lanes[number]
             else:
-                checkpoints[number] = lane.checkpoint()
+                checkpoints[number] = self._checkpoints.save(number, lane.state())
                 # Only a rung that scored all rows can be the best one.
                 if number in scores and scores[number].num_rows == study.validation.num_rows:
                     rung_adapters[number] = lane.adapter_files(base, study.adapter_config)

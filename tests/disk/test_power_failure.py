@@ -8,13 +8,23 @@ import sys
 import pytest
 
 from sweeper.data.disk import Stored, load_or_make, to_dataset
-from sweeper.disk.atomic import is_unfinished, make_folder, move, new_folder, remove_folder, write_atomic
+from sweeper.disk.atomic import (
+    checksum,
+    is_unfinished,
+    make_folder,
+    move,
+    new_folder,
+    remove_folder,
+    write_atomic,
+    write_by_content,
+)
 from sweeper.fetch.members import extract_folder
 from sweeper.store.damage import set_aside
 from sweeper.store.retention import adapters_to_keep, rung_adapter_to_keep
 from sweeper.store.serialization import from_bytes
 from sweeper.store.trials import TrialStore
-from sweeper.types import TrialRecord, TrialState
+from sweeper.types import CheckpointFile, TrialRecord, TrialState
+from tests.builders import STUDY as STUDY_NAME
 from tests.builders import make_trial
 from tests.control.bench import Bench, no_pruning, record
 from tests.data.builders import make_wheel, pin_of
@@ -78,10 +88,12 @@ def bench(tmp_path):
     return make_bench(tmp_path / "sweep")
 
 
+@pytest.mark.parametrize("writes_files", [False, True])
 @pytest.mark.parametrize("prunes", [True, False])
 def test_whatever_a_record_refers_to_is_flushed_before_the_record_and_deleted_after_the_next(
-    bench, monkeypatch, prunes
+    bench, monkeypatch, prunes, writes_files
 ):
+    bench.worker["writes_files"] = writes_files
     if not prunes:  # so that better trials displace the adapters of others
         bench.search, bench.num_trials = no_pruning(recipes=[]), 12
     disk = SweepDisk(bench, monkeypatch)
@@ -178,6 +190,31 @@ def test_a_folder_is_flushed_with_everything_in_it(root, monkeypatch):
         assert disk.is_flushed(root / "cache" / "entry")
         assert disk.left(root / "cache" / "entry" / "sub" / "file") == content
     assert [path.name for path in (root / "cache").iterdir()] == ["entry"]
+
+
+def test_a_file_that_is_named_by_its_content_is_flushed_but_not_its_name(root, monkeypatch):
+    disk = Disk(root, monkeypatch)
+    path, digest = write_by_content(root / "incoming", [b"con", memoryview(b"tent")], prefix="7-")
+    assert (path.name, digest) == (f"7-{checksum(b'content')}", checksum(b"content"))
+    assert disk.has_content(path)
+    assert not disk.is_flushed(path)
+
+
+def test_a_checkpoint_that_a_worker_has_written_is_the_stores_only_when_its_name_is_flushed(root, monkeypatch):
+    store, disk = TrialStore(root), Disk(root, monkeypatch)
+    record = make_trial(0, state=TrialState.RUNNING, chunks=1)
+    path, digest = write_by_content(store.paths.incoming(STUDY_NAME) / "0", [b"one"])
+    named = []
+
+    def note(_source, target):
+        if target.name == "trial.json":
+            named.append(disk.is_flushed(store.paths.trial(STUDY_NAME, 0).checkpoint(1)))
+
+    disk.on_rename = note
+    store.write_trial(record, CheckpointFile(path=path, sha256=digest, num_bytes=3))
+    assert named == [True]
+    assert store.read_checkpoint(STUDY_NAME, 0, 1, sha256=digest) == b"one"
+    assert not path.exists()
 
 
 def test_a_created_folder_and_a_moved_file_are_flushed(root, monkeypatch):

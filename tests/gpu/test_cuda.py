@@ -16,6 +16,7 @@ from sweeper.failures import is_out_of_memory
 from sweeper.models.device_choice import choose_attention, choose_dtype
 from sweeper.store.trials import TrialStore
 from sweeper.sweep.run import run_sweep
+from sweeper.train.checkpoints import to_safetensors
 from sweeper.train.lane import Lane
 from sweeper.train.out_of_memory import OutOfMemoryFallback, failure_of
 from sweeper.types import Admission, FailureKind, TrialState
@@ -74,7 +75,7 @@ def test_a_trial_continues_from_its_checkpoint_on_the_device(data):
     pack = build_pack(device=CUDA)
     (lane,) = start(pack, [trial])
     train(pack, [lane], data, 2)
-    admission = Admission(spec=trial, chunks_done=2, checkpoint=lane.checkpoint())
+    admission = Admission(spec=trial, chunks_done=2, checkpoint=to_safetensors(lane.state()))
     resumed = Lane.admit(admission, pack.shape, CUDA)
     assert resumed.parameters.device == CUDA
     torch.testing.assert_close(train(pack, [resumed], data, 2)[3].cpu(), whole[10:], rtol=1e-3, atol=1e-5)

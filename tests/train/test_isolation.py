@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from sweeper.errors import ModelError, StoreError
+from sweeper.train.checkpoints import to_safetensors
 from sweeper.train.lane import Lane
 from sweeper.train.pack import Pack, sort_lanes
 from sweeper.types import Admission
@@ -42,7 +43,7 @@ def state(lane):
 
 
 def resumed(lane, pack):
-    admission = Admission(spec=lane.spec, chunks_done=lane.chunks_done, checkpoint=lane.checkpoint())
+    admission = Admission(spec=lane.spec, chunks_done=lane.chunks_done, checkpoint=to_safetensors(lane.state()))
     return Lane.admit(admission, pack.shape, CPU)
 
 
@@ -178,13 +179,14 @@ def test_a_trial_starts_as_peft_starts_one(pack):
 @pytest.mark.parametrize("kept", [slice(0, 0), slice(-40), slice(9, None)], ids=["empty", "torn", "headless"])
 def test_a_damaged_checkpoint_is_named(kept, pack):
     (lane,) = start(pack, [spec(31)])
+    admission = Admission(spec=lane.spec, chunks_done=1, checkpoint=to_safetensors(lane.state())[kept])
     with pytest.raises(StoreError, match="trial 31"):
-        Lane.admit(Admission(spec=lane.spec, chunks_done=1, checkpoint=lane.checkpoint()[kept]), pack.shape, CPU)
+        Lane.admit(admission, pack.shape, CPU)
 
 
 def test_a_checkpoint_of_another_rank_is_refused(pack):
     (lane,) = start(pack, [spec(**{"lora.r": 4})])
-    admission = Admission(spec=spec(**{"lora.r": 8}), chunks_done=1, checkpoint=lane.checkpoint())
+    admission = Admission(spec=spec(**{"lora.r": 8}), chunks_done=1, checkpoint=to_safetensors(lane.state()))
     with pytest.raises(StoreError, match="another model or rank"):
         Lane.admit(admission, pack.shape, CPU)
 

@@ -18,7 +18,7 @@ import sweeper.train.worker
 from sweeper.config.settings import DatasetSettings, ModelSettings
 from sweeper.data import prepare, prepare_splits
 from sweeper.errors import ContentChanged, WorkerError
-from sweeper.execute.base import ScoreAdapters, StudyOpened, WorkerSetup
+from sweeper.execute.base import CheckpointPolicy, ScoreAdapters, StudyOpened, WorkerSetup
 from sweeper.models import read_model
 from sweeper.store.outcomes import RowOutcomes
 from sweeper.train import make_worker
@@ -153,6 +153,23 @@ def test_trials_are_trained_scored_at_rungs_and_finish_with_adapters(worker):
         assert report.rung_adapters.keys() == ({1, 2} if chunk in RUNGS and not is_last else set())
         assert report.outcomes.keys() == ({1, 2} if chunk in RUNGS else set())
     assert worker.answer(ChunkRequest()).measurements == {}
+
+
+def test_a_trial_continues_from_a_file_as_from_bytes(disk, worker, tmp_path):
+    by_file = make_worker(replace(setup(disk), checkpoints=CheckpointPolicy(file_bytes=0)), 0)
+    by_file.start()
+    by_file.answer(study(disk, incoming=tmp_path / "incoming"))
+    whole, first = worker.answer(admit(trial(1))), by_file.answer(admit(trial(1)))
+    saved = first.checkpoints[1]
+    assert saved.path.read_bytes() == whole.checkpoints[1]
+    kept = saved.path.rename(tmp_path / "kept")  # as the controller does
+    by_file.answer(study(disk, incoming=tmp_path / "incoming"))
+    admission = Admission(spec=trial(1), chunks_done=1, checkpoint=replace(saved, path=kept))
+    again = by_file.answer(ChunkRequest(admit=(admission,)))
+    expected = worker.answer(ChunkRequest())
+    assert again.measurements == expected.measurements
+    wrong = replace(admission, checkpoint=replace(saved, path=kept, sha256="0" * 64))
+    assert by_file.answer(ChunkRequest(admit=(wrong,), evict=(1,))).failures[1].kind is FailureKind.CHECKPOINT
 
 
 def test_a_trial_of_a_confirmation_is_scored_at_its_end_only(worker):

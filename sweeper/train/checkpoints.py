@@ -1,0 +1,108 @@
+"""Saves the state of lanes, and reads it again: a worker has one `CheckpointWriter`, `Lane.admit` reads.
+
+A checkpoint is a safetensors file. A small one is part of the worker's reply. A large one is written and flushed by the
+worker, and only its checksum is sent: nothing refers to the file until the controller moves it to its name. A worker
+that is killed leaves at most files in a folder of its own, which its successor empties.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, load_file
+
+from sweeper.disk.atomic import file_checksum, write_by_content
+from sweeper.errors import DiskError, StoreError
+from sweeper.execute.base import CheckpointPolicy
+from sweeper.types import Checkpoint, CheckpointFile
+
+__all__ = ["CheckpointWriter", "read_checkpoint", "safetensors_parts", "to_safetensors"]
+
+log = logging.getLogger(__name__)
+_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.int64: "I64"}
+_ALIGNMENT = 8
+
+
+class CheckpointWriter:
+    """Saves checkpoints as a policy says.
+
+    Args:
+        policy: How.
+    """
+
+    def __init__(self, policy: CheckpointPolicy) -> None:
+        self._policy = policy
+        self._folder: Path | None = None
+
+    def open(self, folder: Path | None) -> None:
+        """Use a folder from now on, and remove what a worker that was killed left in it; None if there is none."""
+        self._folder = folder
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def save(self, number: int, tensors: Mapping[str, torch.Tensor]) -> Checkpoint:
+        """Save the state of a trial.
+
+        Args:
+            number: The trial.
+            tensors: Its state, by name.
+        """
+        num_bytes = sum(tensor.nbytes for tensor in tensors.values())
+        if self._folder is not None and num_bytes >= self._policy.file_bytes:
+            try:
+                path, digest = write_by_content(self._folder, safetensors_parts(tensors), prefix=f"{number}-")
+                return CheckpointFile(path=path, sha256=digest, num_bytes=path.stat().st_size)
+            except (DiskError, OSError) as error:
+                # The controller may have another disk, or more rights. If not, its error ends the sweep as any other.
+                log.warning("the checkpoint of trial %d is sent to the controller instead: %s", number, error)
+        return to_safetensors(tensors)
+
+
+def to_safetensors(tensors: Mapping[str, torch.Tensor]) -> bytes:
+    """Return a safetensors file of contiguous tensors."""
+    return b"".join(safetensors_parts(tensors))
+
+
+def safetensors_parts(tensors: Mapping[str, torch.Tensor]) -> Iterator[bytes | memoryview]:
+    """Yield a safetensors file in parts, each tensor without a copy if it is on the CPU.
+
+    `safetensors.torch.save` copies every tensor twice, and its file would have to be read again for the checksum.
+
+    Args:
+        tensors: Contiguous tensors by name.
+    """
+    # Wide numbers first, so that each tensor is aligned, as `save` orders them.
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    ends = itertools.accumulate(tensor.nbytes for _, tensor in ordered)
+    header = {
+        name: {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [end - tensor.nbytes, end]}
+        for (name, tensor), end in zip(ordered, ends, strict=True)
+    }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    yield len(text).to_bytes(8, "little") + text
+    for _, tensor in ordered:
+        yield memoryview(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+
+
+def read_checkpoint(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """Return the tensors of a checkpoint, by name.
+
+    Raises:
+        StoreError: It is damaged, or its file is not the one that was written.
+    """
+    try:
+        if not isinstance(checkpoint, CheckpointFile):
+            return load(checkpoint)
+        if file_checksum(checkpoint.path) != checkpoint.sha256:
+            raise StoreError(f"{checkpoint.path} has the wrong checksum")
+        return load_file(checkpoint.path)
+    except (OSError, SafetensorError) as error:
+        raise StoreError(f"it cannot be read ({error})") from error

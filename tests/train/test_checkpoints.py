@@ -1,0 +1,97 @@
+"""The state of lanes on disk: a file of the format that others read, written and checked without being trusted."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from sweeper.errors import StoreError
+from sweeper.execute.base import CheckpointPolicy
+from sweeper.train.checkpoints import CheckpointWriter, read_checkpoint, to_safetensors
+from sweeper.train.lane import Lane
+from sweeper.types import Admission, CheckpointFile
+from tests.train.tiny import spec, start
+
+CPU = torch.device("cpu")
+
+
+def state(size=7):
+    values = torch.arange(size, dtype=torch.float32)
+    return {"parameters": values, "moment1": (values / 3).bfloat16(), "step": torch.tensor(5)}
+
+
+def writer(folder, file_bytes=0):
+    found = CheckpointWriter(CheckpointPolicy(file_bytes=file_bytes))
+    found.open(folder)
+    return found
+
+
+@pytest.mark.parametrize("size", [1, 7, 8])
+def test_a_file_is_the_one_that_safetensors_writes(size):
+    assert to_safetensors(state(size)) == save(state(size))
+
+
+def test_a_large_checkpoint_is_a_file_that_is_named_by_its_content(tmp_path):
+    saved = writer(tmp_path / "incoming").save(3, state())
+    content = to_safetensors(state())
+    assert saved == CheckpointFile(
+        path=tmp_path / "incoming" / f"3-{hashlib.sha256(content).hexdigest()}",
+        sha256=hashlib.sha256(content).hexdigest(),
+        num_bytes=len(content),
+    )
+    assert saved.path.read_bytes() == content
+    assert torch.equal(read_checkpoint(saved)["parameters"], state()["parameters"])
+
+
+def test_a_small_one_and_one_without_a_folder_are_bytes(tmp_path):
+    size = sum(tensor.nbytes for tensor in state().values())
+    assert isinstance(writer(tmp_path / "incoming", size).save(3, state()), CheckpointFile)
+    assert writer(tmp_path / "incoming", size + 1).save(3, state()) == to_safetensors(state())
+    assert writer(None).save(3, state()) == to_safetensors(state())
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace", "mkdir"])
+def test_where_the_worker_cannot_write_it_sends_the_bytes_and_leaves_nothing(tmp_path, monkeypatch, failing):
+    def fail(*_args, **_more):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    found = writer(tmp_path / "incoming")
+    monkeypatch.setattr(os, failing, fail)
+    assert found.save(3, state()) == to_safetensors(state())
+    monkeypatch.undo()
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_new_worker_removes_what_the_one_before_it_left(tmp_path):
+    writer(tmp_path / "incoming").save(3, state())
+    writer(tmp_path / "incoming")
+    assert not (tmp_path / "incoming").exists()
+
+
+@pytest.mark.parametrize("damage", ["one bit", "torn", "gone"])
+def test_a_file_that_is_not_the_one_that_was_written_is_named(pack, tmp_path, damage):
+    (lane,) = start(pack, [spec(31)])
+    saved = writer(tmp_path).save(31, lane.state())
+    content = bytearray(saved.path.read_bytes())
+    content[len(content) // 2] ^= 1
+    saved.path.write_bytes(content if damage == "one bit" else content[:-9])
+    if damage == "gone":
+        saved.path.unlink()
+    with pytest.raises(StoreError, match="trial 31"):
+        Lane.admit(Admission(spec=lane.spec, chunks_done=1, checkpoint=saved), pack.shape, CPU)
+
+
+def test_a_lane_does_not_depend_on_the_file_that_it_came_from(pack, tmp_path):
+    (lane,) = start(pack, [spec(31)])
+    saved = writer(tmp_path).save(31, lane.state())
+    admission = Admission(spec=lane.spec, chunks_done=1, checkpoint=saved)
+    resumed = Lane.admit(admission, pack.shape, CPU)
+    with saved.path.open("r+b") as file:  # in place, so that pages of the file would change
+        file.write(bytes(saved.num_bytes))
+    for name, tensor in lane.state().items():
+        assert torch.equal(resumed.state()[name], tensor)
