@@ -28,7 +28,7 @@ from sweeper.config.dimensions import parse_space
 from sweeper.config.hydra_errors import translate_error, translate_unresolved
 from sweeper.config.hyperparameters import without_head_keys
 from sweeper.config.overrides import described_key, keys_set_by, split_overrides
-from sweeper.config.settings import SweepSettings
+from sweeper.config.settings import MODEL_KINDS, SweepSettings
 from sweeper.config.space import SearchSpace
 from sweeper.config.trust import check_remote_code, limited_environment
 from sweeper.errors import SpaceError
@@ -131,7 +131,8 @@ def _settings_for(plain: Sequence[str], config_dir: Path | None, kind: str) -> t
     automatic = [group for group in ("space", "recipes") if chosen[group] == _AUTO]
     known = kind if kind != _AUTO else settings.model.kind
     wanted = known if known != _AUTO else "encoder" if settings.task.has_head else "language_model"
-    if automatic and wanted != "encoder":  # which the files named auto contain
+    # The files named auto contain those for encoders; `check_settings` rejects an unknown kind.
+    if automatic and wanted != "encoder" and wanted in MODEL_KINDS:
         files = {"space": _SPACES.get(wanted, wanted), "recipes": wanted}
         with limited_environment():
             texts = [text for text in plain if text.partition("=")[0] not in automatic]

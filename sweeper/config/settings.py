@@ -155,7 +155,7 @@ class DatasetSettings(_DatasetPlace):
         "The labels, in order; those of the training rows if empty. In a classification, a label that differs from a listed one only in case or blanks counts as that one.",
     )
     train_rows: int = key(
-        1000, "Training rows of a trial; 0 for all rows outside the other splits.", at_least=0, at_most=_MOST_ROWS
+        0, "Training rows of a trial; 0 for all rows outside the other splits.", at_least=0, at_most=_MOST_ROWS
     )
     validation_rows: int = key(
         400, "Rows that score a trial; 0 for a fifth of the rows.", at_least=0, at_most=_MOST_ROWS
@@ -166,7 +166,7 @@ class DatasetSettings(_DatasetPlace):
     confirm_rows: int = key(
         2000,
         "Most rows for the confirmation, new to every trial, of those that train_rows leaves over (or validation_rows, if "
-        "the data names validation rows). If none are left, it uses the validation rows.",
+        "the data names validation rows); with train_rows=0, at most a tenth. If none are left, it uses the validation rows.",
         at_least=0,
         at_most=_MOST_ROWS,
     )
@@ -210,11 +210,9 @@ class ModelSettings:
     target_modules: list[str] = key(
         [], "Linear layers that get an adapter; the usual ones of the architecture if empty."
     )
-    max_length: int = key(
-        128,
-        "Longest row in tokens. Longer texts are cut at the end, prompts at the start, completions never.",
-        at_least=1,
-        at_most=2**20,
+    max_length: int | str = key(
+        "auto",
+        "Longest row in tokens, 1 to 1048576. Longer texts are cut at the end, prompts at the start, completions never. auto: what 99 % of a dataset's training rows need, at most 2048 and what the model takes.",
     )
     chat_template: str = key(
         "auto",

@@ -22,7 +22,7 @@ from sweeper.data.base import Prepared
 from sweeper.data.kept_warnings import collect_warnings
 from sweeper.errors import ContentChanged, DataError
 from sweeper.fetch.progress import Progress, no_progress
-from sweeper.types import RowsRef
+from sweeper.types import CutRows, RowsRef
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -114,10 +114,10 @@ def prepare(
         digest=meta["digest"],
         splits=folder.name,
         tokens=tokens_folder(record, **where).name,
-        max_length=length,
+        max_length=meta["max_length"],
         chat=chat,
     )
-    return Prepared(record, ref)
+    return Prepared(record, ref, {name: CutRows(**counts) for name, counts in meta["cut"].items()})
 
 
 def prepare_splits(

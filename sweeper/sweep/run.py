@@ -35,6 +35,7 @@ from sweeper.errors import DiskError
 from sweeper.execute import choose_devices
 from sweeper.fetch.progress import Progress
 from sweeper.figures.text import plural
+from sweeper.figures.training_rows import cut_rows, proposal
 from sweeper.store.damage import new_stamp
 from sweeper.store.health import read_health
 from sweeper.store.ledger import Ledger
@@ -284,6 +285,10 @@ def _run(
         view = stack.enter_context(LiveView(console))
         view.log(f"Training with {devices.note}. Lanes per worker: {limits}.")
         view.log(f"Model: {settled_text(config)}.")
+        for plan in plans:
+            for text in (cut_rows(plan.record), proposal(plan.record)):
+                if text:
+                    view.log(f"{plan.record.dataset}: {text}")
         monitor = SweepMonitor(
             view, runs, settings, num_workers=devices.num_workers, tracker=tracker, recorder=recorder
         )

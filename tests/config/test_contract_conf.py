@@ -87,6 +87,14 @@ def test_every_space_can_be_narrowed(space):
     assert "lora.r" not in config.space.keys
 
 
+@pytest.mark.parametrize("key", ["executor.lanes", "model.max_length"])
+@pytest.mark.parametrize("wrong", ["0", "-1", "many", "2000000"])
+def test_a_number_or_auto_is_checked(key, wrong):
+    assert compose(["dataset=trec", f"{key}=auto"])
+    with pytest.raises(ConfigError, match=f"{key}={wrong}: must be a whole number from 1 to .*, or auto"):
+        compose(["dataset=trec", f"{key}={wrong}"])
+
+
 def test_every_key_is_documented():
     keys = all_keys()
     assert [name for name, key in keys.items() if not key.doc.strip().endswith(".")] == []
