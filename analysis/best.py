@@ -6,6 +6,7 @@ It depends on the store only, so the same sweep always gives the same file. `swe
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -160,6 +161,8 @@ def _study(
         "num_rows": dict(study.num_rows),
         "num_available": study.num_available or None,
         "validation_rows": study.num_rows.get("validation", 0),
+        "max_length": study.rows_ref.max_length if study.rows_ref else None,
+        "cut": {name: dataclasses.asdict(cut) for name, cut in study.cut.items()},
         "epochs": study.epochs,
         "space": dict(study.space),
     }

@@ -31,7 +31,7 @@ from sweeper.figures.pareto import COST_LABELS, rung_costs
 from sweeper.figures.ranking import best_trial, rank_trials
 from sweeper.figures.rungs import best_rung_text
 from sweeper.figures.text import markdown_code, markdown_text, plural
-from sweeper.figures.training_rows import capped_rows
+from sweeper.figures.training_rows import capped_rows, length_sentence, proposal
 from sweeper.store.damage import adapter_warnings
 from sweeper.store.health import read_health
 from sweeper.store.lock import hold_report
@@ -133,6 +133,7 @@ def _extras(store: TrialStore, content: Mapping[str, Any]) -> dict[str, Any]:
         "cost_label": COST_LABELS[content["cost"]],
         "best_rung": best_rung_text(study, best_record) if best_record else "",
         "capped_rows": capped_rows(study),
+        "row_notes": [text for text in (length_sentence(study), proposal(study)) if text],
         "infeasible": count_failures((t for t in trials if t.state is TrialState.INFEASIBLE), by_message=True),
         "failed": count_failures((t for t in trials if t.state is TrialState.FAILED), by_message=True),
         "recovered": count_failures(t for t in trials if has_recovered(t)),

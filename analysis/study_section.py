@@ -18,7 +18,7 @@ from sweeper.figures.comparison import NOISE_ERRORS
 from sweeper.figures.failure_counts import FailureCount, count_failures, has_recovered
 from sweeper.figures.hyperparameters import params_text
 from sweeper.figures.text import plural
-from sweeper.figures.training_rows import capped_rows
+from sweeper.figures.training_rows import capped_rows, length_sentence, proposal
 from sweeper.store.trials import TrialStore
 from sweeper.types import TrialState
 
@@ -129,11 +129,13 @@ class _Section:
         study = self._study
         labels = plural(len(study["labels"]), "choice" if study["task"] == "causal_lm" else "label")
         train = capped_rows(self._record) or plural(study["num_rows"].get("train", 0), "row")
-        return (
+        goal = (
             f"Goal: {study['direction']} {self._title} on {plural(study['validation_rows'], 'validation row')}. "
             f"Training: {train}, {plural(study['epochs'], 'epoch')} a trial; "
-            f"{labels if study['labels'] else 'open completions'}. Study {study['name']}."
+            f"{labels if study['labels'] else 'open completions'}."
         )
+        notes = (goal, length_sentence(self._record), proposal(self._record), f"Study {study['name']}.")
+        return " ".join(text for text in notes if text)
 
     def _verdict(self) -> str:
         study = self._study

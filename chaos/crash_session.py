@@ -170,6 +170,7 @@ class Bench:
             "model": "hub",
             "model.id": self._inputs / "tiny-bert",
             "model.name": "tinybert",
+            "model.kind": "encoder",  # `auto` would compose again
             "model.dtype": "float32",
             "model.max_length": 32,
             "train.epochs": NUM_CHUNKS,

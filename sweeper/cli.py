@@ -183,8 +183,9 @@ def config(
         typer.echo("\n".join(_key_lines()))
         return
     from sweeper.config.compose import as_yaml, compose
+    from sweeper.sweep.model_kind import settled_if_known
 
-    typer.echo(as_yaml(compose(overrides or [], config_dir=config_dir)))
+    typer.echo(as_yaml(settled_if_known(compose(overrides or [], config_dir=config_dir))))
 
 
 @app.command()
@@ -273,9 +274,11 @@ def _named_sweep(
         return find_sweep(words[0] if words else "", outputs), None
     from sweeper.config.compose import compose
     from sweeper.sweep.identity import check_identity, sweep_name
+    from sweeper.sweep.model_kind import settled_by_disk
 
-    settings = compose(words, config_dir=config_dir).settings
-    store = find_sweep(sweep_name(settings), Path(settings.outputs))
+    config = compose(words, config_dir=config_dir)
+    store = find_sweep(sweep_name(config.settings), Path(config.settings.outputs))
+    settings = settled_by_disk(config, store).settings
     check_identity(store, settings)
     return store, settings
 

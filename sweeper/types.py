@@ -25,6 +25,7 @@ __all__ = [
     "ChunkReport",
     "ChunkRequest",
     "Cost",
+    "CutRows",
     "Decision",
     "Failure",
     "FailureKind",
@@ -265,6 +266,18 @@ class ModelRef:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CutRows:
+    """What was cut from the rows of a split to fit ``model.max_length``."""
+
+    rows: int
+    """Rows that have lost tokens."""
+    tokens: int
+    """Tokens that they have lost."""
+    all_tokens: int
+    """Tokens of all rows of the split before that."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RowsRef:
     """The tokenised rows of a study, by their content: a worker finds them in a cache, and never reads a source."""
 
@@ -282,7 +295,7 @@ class RowsRef:
     tokens: str
     """Name of the token ids in the cache."""
     max_length: int
-    """Most tokens of a row."""
+    """Most tokens of a row: ``model.max_length``, or what was chosen for it."""
     chat: str
     """When prompts go into a chat template; see `sweeper.data.prompt_tokens.chat_use`."""
     loss_on: str = "all"
@@ -329,6 +342,8 @@ class StudyRecord:
     """Rows of each split."""
     space: Mapping[str, str]
     """Search dimensions in Hydra's sweep grammar."""
+    cut: Mapping[str, CutRows] = field(default_factory=dict)
+    """What was cut from the rows of each split; without the splits that nothing was cut from."""
     num_available: int = 0
     """Unique rows available for training, of which ``num_rows["train"]`` are used; 0 if unknown."""
     rows_ref: RowsRef | None = None

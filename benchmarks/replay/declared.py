@@ -18,7 +18,7 @@ from sweeper.config.values import ParamValue
 
 __all__ = ["declare", "default_recipe", "to_params", "to_values"]
 
-_RECIPES = Path(__file__).resolve().parents[2] / "conf" / "search" / "_recipes.yaml"
+_RECIPES = Path(__file__).resolve().parents[2] / "conf" / "recipes" / "encoder.yaml"
 
 Declaration = dict[str, Any]
 

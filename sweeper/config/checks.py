@@ -20,6 +20,7 @@ __all__ = ["check_settings", "micro_batch"]
 _SAMPLERS_WITH_COST = ("tpe", "random", "qmc", "grid", "auto")
 _PRUNERS_WITH_COST = ("successive_halving", "none")
 _MOST_LANES = 1024
+_MOST_TOKENS = 2**20
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,99}")
 
 
@@ -35,15 +36,19 @@ def check_settings(settings: SweepSettings, space: SearchSpace) -> None:
     for name, key, value in _values(settings):
         if name not in space.keys:
             key.check(value, key=name)
-    lanes = settings.executor.lanes
-    if lanes != "auto" and (isinstance(lanes, str) or not 1 <= lanes <= _MOST_LANES):
-        rule = f"must be a whole number from 1 to {_MOST_LANES}, or auto"
-        raise ConfigError("executor.lanes", lanes, rule, "Write 8 or auto.")
+    _check_number_or_auto("executor.lanes", settings.executor.lanes, most=_MOST_LANES, example=8)
+    _check_number_or_auto("model.max_length", settings.model.max_length, most=_MOST_TOKENS, example=256)
     _check_batches(settings, space)
     _check_recipes(settings.search)
     _check_cost(settings.search)
     _check_confirm(settings.confirm)
     find_time_limit(settings.budget, utc_now())
+
+
+def _check_number_or_auto(key: str, value: int | str, *, most: int, example: int) -> None:
+    if value != "auto" and (isinstance(value, str) or not 1 <= value <= most):
+        rule = f"must be a whole number from 1 to {most}, or auto"
+        raise ConfigError(key, value, rule, f"Write {example} or auto.")
 
 
 def _check_confirm(confirm: ConfirmSettings) -> None:

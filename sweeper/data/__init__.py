@@ -23,7 +23,7 @@ from sweeper.data.kept_warnings import collect_warnings
 from sweeper.data.split_names import check_splits
 from sweeper.errors import ContentChanged, DataError
 from sweeper.fetch.progress import Progress, no_progress
-from sweeper.types import RowsRef
+from sweeper.types import CutRows, RowsRef
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -124,11 +124,11 @@ def prepare(
         digest=meta["digest"],
         splits=folder.name,
         tokens=tokens_folder(record, **where).name,
-        max_length=length,
+        max_length=meta["max_length"],
         chat=chat,
         loss_on=loss_on,
     )
-    return Prepared(record, ref)
+    return Prepared(record, ref, {name: CutRows(**counts) for name, counts in meta["cut"].items()})
 
 
 def prepare_splits(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from sweeper.config.settings import DatasetSettings
 from sweeper.fetch.progress import Progress
-from sweeper.types import RowsRef
+from sweeper.types import CutRows, RowsRef
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -59,6 +59,8 @@ class Prepared:
     splits: SplitsRecord
     ref: RowsRef
     """By which workers find and check the token ids."""
+    cut: Mapping[str, CutRows]
+    """What was cut from the rows of each split to fit ``model.max_length``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

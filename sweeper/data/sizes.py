@@ -2,6 +2,9 @@
 
 If there are enough rows, each split gets the number that the settings ask for. If not, the splits get shares of 60, 20
 and 20 %, none of them more than was asked for; rows that are left over go to the training split first.
+
+With ``train_rows: 0``, training gets all rows that the others leave. If that are many, a tenth of them is left over for
+the confirmation, which compares candidates on rows that no trial has seen.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ log = logging.getLogger(__name__)
 SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
 VALIDATION_SHARE = 0.2
 """The share that ``validation_rows: 0`` stands for."""
+CONFIRM_SHARE = 0.1
+"""The most that the confirmation takes of the rows that ``train_rows: 0`` would train on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,8 +52,19 @@ def plan_sizes(num_rows: int, settings: DatasetSettings, *, validation: bool = T
     # train_rows=0 asks for all that remain; that must be at least half, or validation and test could leave a handful.
     least_train = settings.train_rows or (num_rows + 1) // 2
     if least_train + sum(held_out.values()) <= num_rows:
-        return Sizes(train=settings.train_rows or num_rows - sum(held_out.values()), **held_out)
+        left = num_rows - sum(held_out.values())
+        return Sizes(train=settings.train_rows or left - _reserve(left, held_out["validation"], settings), **held_out)
     return _shrunk(num_rows, {"train": settings.train_rows or num_rows, **held_out}, settings)
+
+
+def _reserve(num_rows: int, num_validation: int, settings: DatasetSettings) -> int:
+    """Return how many rows training leaves to the confirmation, if it may have all of them.
+
+    Fewer than there are validation rows would decide less than these, which the confirmation uses otherwise. If there
+    are none to choose from these rows, the confirmation takes its own from the validation rows of the data.
+    """
+    reserve = min(settings.confirm_rows, int(num_rows * CONFIRM_SHARE))
+    return reserve if reserve >= num_validation > 0 else 0
 
 
 def _shrunk(num_rows: int, asked: dict[str, int], settings: DatasetSettings) -> Sizes:

@@ -118,6 +118,8 @@ def divide(rows: Iterable[Row], settings: DatasetSettings, *, given: bool) -> tu
     trainable = "train" if given else ""
     num_held_out = sum(row.split == trainable for name in ("validation", "test") for row in parts[name])
     num_available = sum(row.split == trainable for row in unique) - num_held_out
+    if not settings.train_rows:  # no cap: what training leaves over was held out for the confirmation
+        num_available = len(parts["train"])
     shuffled = {
         name: sorted(part, key=lambda row: row_order(settings.seed, f"shuffle {row.text}"))
         for name, part in parts.items()

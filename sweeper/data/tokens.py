@@ -1,11 +1,13 @@
 """Tokenises splits once for a model and caches the token ids, which workers read.
 
 The key of the cache is made of the rows, the tokenizer's files and the length, so a second call does not import
-transformers. Rows are cut to ``max_length`` and not padded.
+transformers. Rows are cut to ``max_length`` and not padded. To know what that cuts, and what ``auto`` should be, they
+are first tokenised whole, and again if any of them is too long.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from sweeper.data.base import Splits, SplitsRecord, TokenisedSplits
 from sweeper.data.chat_tokens import ChatEncoder
 from sweeper.data.disk import Stored, load_or_make, to_dataset
+from sweeper.data.lengths import MOST_AUTO_TOKENS, choose_length, count_cut, least_length, needed_lengths
 from sweeper.data.prompt_tokens import PromptEncoder, check_chat_template, encode_documents
 from sweeper.errors import ModelError, first_line
 from sweeper.fetch.files import TOKENIZER_FILES, sha256_of
@@ -29,18 +32,20 @@ __all__ = ["as_tokenised", "make_tokens", "tokenise", "tokens_folder"]
 
 log = logging.getLogger(__name__)
 
-TOKENS_VERSION = 2
+TOKENS_VERSION = 3
 TYPES: dict[str, str | list[str]] = {"input_ids": ["int32"], "length": "int32", "label": "int64"}
 OFFSET_POSITIONS = 2
 OFFSET_TYPES = ("roberta", "xlm-roberta", "camembert", "mpnet")
 """Architectures that reserve the first two positions for padding."""
+_WHOLE = 2**30
+"""A length that no row reaches."""
 
 
 def tokenise(
     splits: Splits,
     *,
     model_dir: Path,
-    max_length: int,
+    max_length: int | str,
     cache: Path,
     trust_remote_code: bool = False,
     chat: str = "never",
@@ -51,7 +56,7 @@ def tokenise(
     Args:
         splits: The rows.
         model_dir: Folder with the model's tokenizer and config.json.
-        max_length: Most tokens of a row; lowered to the most that the model takes.
+        max_length: Most tokens of a row, or ``auto``; lowered to the most that the model takes.
         cache: Folder of the cached ids.
         trust_remote_code: Whether to run code that comes with the tokenizer.
         chat: Result of `prompt_tokens.chat_use`: when prompts go into a chat template.
@@ -71,25 +76,50 @@ def tokenise(
 
 
 def make_tokens(
-    splits: Splits, model_dir: Path, max_length: int, *, trust_remote_code: bool, chat: str, loss_on: str
+    splits: Splits, model_dir: Path, max_length: int | str, *, trust_remote_code: bool, chat: str, loss_on: str
 ) -> Stored:
-    """Return the token ids as they are cached; for arguments and errors see `tokenise`."""
-    parts, tokenizer = splits.parts, _tokenizer(model_dir, trust_remote_code)
-    length = _limit(tokenizer, model_dir, max_length)
-    meta = {"pad_token_id": _pad_token(tokenizer, model_dir)}
+    """Return the token ids as they are cached; for arguments and errors see `tokenise`.
+
+    The values beside the rows also have the length that rows were cut to, and what was cut.
+    """
+    tokenizer = _tokenizer(model_dir, trust_remote_code)
+    limit, pad_token = _most_tokens(tokenizer, model_dir), _pad_token(tokenizer, model_dir)
+    uses = {"chat": chat, "loss_on": loss_on}
+    whole, choices = _encoded(splits, tokenizer, _WHOLE, **uses)
+    if isinstance(max_length, str):
+        # Texts, and chats of which every answer is learnt, may lose their end.
+        may_lose_end = splits.kind in ("text", "document") or (splits.kind == "chat" and loss_on == "all")
+        least = 0 if may_lose_end else max(least_length(part, choices) for part in whole.values())
+        needed = needed_lengths(whole["train"], choices)
+        length = choose_length(needed, least=least, most=min(limit, MOST_AUTO_TOKENS))
+    else:
+        length = min(max_length, limit)
+        if length < max_length:
+            message = "model.max_length=%d: the model takes at most %d tokens; rows are cut to that"
+            log.warning(message, max_length, length)
+    is_cut = any(max(needed_lengths(part, choices), default=0) > length for part in whole.values())
+    made = _encoded(splits, tokenizer, length, **uses)[0] if is_cut else whole
+    cut = {name: dataclasses.asdict(counts) for name, counts in count_cut(whole, made).items()}
+    return Stored(parts=made, meta={"pad_token_id": pad_token, "max_length": length, "cut": cut, "choices": choices})
+
+
+def _encoded(
+    splits: Splits, tokenizer: Any, length: int, *, chat: str, loss_on: str
+) -> tuple[dict[str, Dataset], tuple[tuple[int, ...], ...]]:
+    """Return the token ids of all splits, cut to a length, and those of each choice."""
+    parts = splits.parts
     if splits.kind == "text":
-        return Stored(parts={name: _encode(part, tokenizer, length) for name, part in parts.items()}, meta=meta)
+        return {name: _encode(part, tokenizer, length) for name, part in parts.items()}, ()
     with _errors_only():
         if splits.kind == "document":
-            made = {name: encode_documents(part, tokenizer, splits.name, name, length) for name, part in parts.items()}
-            return Stored(parts=made, meta=meta)
+            dataset = splits.name
+            return {name: encode_documents(part, tokenizer, dataset, name, length) for name, part in parts.items()}, ()
         if splits.kind == "chat":
             check_chat_template(tokenizer, splits, chat)
             chats = ChatEncoder(tokenizer, splits.name, loss_on=loss_on, max_length=length)
-            return Stored(parts={name: chats.encode(part, name) for name, part in parts.items()}, meta=meta)
+            return {name: chats.encode(part, name) for name, part in parts.items()}, ()
         encoder = PromptEncoder(tokenizer, splits, use=chat, max_length=length)
-        made = {name: encoder.encode(part, name) for name, part in parts.items()}
-    return Stored(parts=made, meta={**meta, "choices": encoder.choices})
+        return {name: encoder.encode(part, name) for name, part in parts.items()}, encoder.choices
 
 
 def as_tokenised(stored: Stored) -> TokenisedSplits:
@@ -99,7 +129,7 @@ def as_tokenised(stored: Stored) -> TokenisedSplits:
 
 
 def tokens_folder(
-    splits: SplitsRecord, *, model_dir: Path, max_length: int, cache: Path, chat: str, loss_on: str
+    splits: SplitsRecord, *, model_dir: Path, max_length: int | str, cache: Path, chat: str, loss_on: str
 ) -> Path:
     """Return the folder in which `tokenise` caches the token ids."""
     use = {"text": "", "document": "", "chat": loss_on}.get(splits.kind, chat)
@@ -107,7 +137,7 @@ def tokens_folder(
     return cache.expanduser() / "tokens" / key
 
 
-def _key(splits: SplitsRecord, model_dir: Path, max_length: int, use: str) -> str:
+def _key(splits: SplitsRecord, model_dir: Path, max_length: int | str, use: str) -> str:
     files = {path for pattern in TOKENIZER_FILES for path in model_dir.glob(pattern)}
     hashes = [f"{path.name}:{sha256_of(path)}" for path in sorted(files)]
     content = json.dumps([TOKENS_VERSION, splits.fingerprint, splits.kind, use, max_length, hashes])
@@ -144,14 +174,12 @@ def _errors_only() -> Iterator[None]:
         verbosity.set_verbosity(before)
 
 
-def _limit(tokenizer: Any, model_dir: Path, max_length: int) -> int:
+def _most_tokens(tokenizer: Any, model_dir: Path) -> int:
+    """Return the most tokens that the model takes."""
     config = json.loads((model_dir / "config.json").read_text()) if (model_dir / "config.json").exists() else {}
     offset = OFFSET_POSITIONS if config.get("model_type") in OFFSET_TYPES else 0
-    positions = config.get("max_position_embeddings") or max_length + offset
-    limit = int(min(max_length, tokenizer.model_max_length, positions - offset))
-    if limit < max_length:
-        log.warning("model.max_length=%d: the model takes at most %d tokens; rows are cut to that", max_length, limit)
-    return limit
+    positions = config.get("max_position_embeddings") or config.get("n_positions") or _WHOLE + offset
+    return int(min(tokenizer.model_max_length, positions - offset))
 
 
 def _pad_token(tokenizer: Any, model_dir: Path) -> int:

@@ -17,7 +17,7 @@ from sweeper.display.progress import StudyProgress
 from sweeper.figures.confirmation import progress_text
 from sweeper.figures.hyperparameters import params_text, shown_params
 from sweeper.figures.ranking import finite_value
-from sweeper.figures.training_rows import capped_rows
+from sweeper.figures.training_rows import capped_rows, cut_rows
 from sweeper.types import StudyRecord, TrialRecord, TrialState
 
 __all__ = [
@@ -118,8 +118,8 @@ def _table(progress: Sequence[StudyProgress], *headers: str) -> Table:
 
 
 def _dataset_cell(study: StudyRecord) -> Text:
-    capped = capped_rows(study)
-    return Text.assemble(study.dataset, (f"\n{capped}" if capped else "", "not bold dim"))
+    notes = [text for text in (capped_rows(study), cut_rows(study)) if text]
+    return Text.assemble(study.dataset, ("".join(f"\n{text}" for text in notes), "not bold dim"))
 
 
 def _trials_cell(progress: StudyProgress) -> Text:

@@ -21,6 +21,7 @@ from sweeper.jobs.settings import Job
 from sweeper.store.paths import OutputsPaths
 from sweeper.store.trials import TrialStore
 from sweeper.sweep.identity import sweep_name
+from sweeper.sweep.model_kind import settled_by_record
 
 __all__ = ["Plan", "plan_job", "run_job"]
 
@@ -49,7 +50,8 @@ def plan_job(job: Job) -> Plan:
         except ConfigError as error:
             raise ConfigError(f"{job.file.name}: {error.key}", error.value, error.rule, error.remedy) from error
         outputs = OutputsPaths(Path(config.settings.outputs))  # made absolute here, in the job's folder
-    return Plan(config, TrialStore(outputs.sweep(sweep_name(config.settings))))
+        store = TrialStore(outputs.sweep(sweep_name(config.settings)))
+        return Plan(settled_by_record(config, store), store)
 
 
 def run_job(job: Job, *, console: Console, wait: bool = False) -> int:
@@ -98,7 +100,8 @@ def _report(job: Job, plan: Plan, console: Console) -> None:
     from sweeper.sweep.reports import current_best
 
     try:
-        current_best(plan.store, plan.config)
+        # The session may have been the first to know the model.
+        current_best(plan.store, settled_by_record(plan.config, plan.store))
     except SweeperError as error:
         print_line(console, f"The report could not be written: {error}")
     else:

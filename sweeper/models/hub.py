@@ -13,7 +13,7 @@ from sweeper.errors import ConfigError, FetchError, did_you_mean, first_line
 from sweeper.fetch.digests import content_digest
 from sweeper.fetch.progress import Progress
 
-__all__ = ["check", "fetch"]
+__all__ = ["check", "fetch", "find_config"]
 
 _FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]
 _MOST_PARTS_OF_ID = 2
@@ -43,6 +43,20 @@ def fetch(settings: ModelSettings, cache: Path, progress: Progress) -> Path:
     folder = local.absolute() if local.is_dir() else _download(settings, cache, progress)
     _check_weights(folder, settings.weights_sha256.lower(), cache)
     return folder
+
+
+def find_config(settings: ModelSettings, cache: Path) -> Path | None:
+    """Return config.json of a local folder, or of a model that was fetched before; None if there is none."""
+    from huggingface_hub import try_to_load_from_cache
+
+    local = Path(settings.id).expanduser() / "config.json"
+    if local.is_file():
+        return local
+    check(settings)
+    found = try_to_load_from_cache(
+        settings.id, local.name, cache_dir=cache / "hub", revision=settings.revision or None
+    )
+    return Path(found) if isinstance(found, str) else None
 
 
 def _download(settings: ModelSettings, cache: Path, progress: Progress) -> Path:

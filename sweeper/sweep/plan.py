@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from sweeper.fetch.progress import Progress
 from sweeper.figures.recipes import FIRST_REFERENCE_NUMBER, default_recipe
 from sweeper.figures.rungs import rows_to_score
 from sweeper.figures.text import plural
+from sweeper.figures.training_rows import length_sentence, proposal
 from sweeper.search.proposals import fit_recipes
 from sweeper.search.pruning import rung_chunks
 from sweeper.tasks import make_task
@@ -43,6 +45,8 @@ __all__ = [
     "study_name",
     "trial_template",
 ]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +150,12 @@ def plan_study(
     if splits.num_rows["train"] < 2:  # noqa: PLR2004  nothing can be learnt from one row
         rows = plural(splits.num_rows["train"], "training row")
         raise DataError(f"dataset {dataset.name} has {rows} after the split; at least 2 are needed")
-    return _plan(config, dataset, prepared, model, lane_limit=lane_limit)
+    planned = _plan(config, dataset, prepared, model, lane_limit=lane_limit)
+    record = planned.record
+    log.info("%s: model.max_length=%s. %s", record.name, settings.model.max_length, length_sentence(record))
+    if text := proposal(record):
+        log.info("%s: %s", record.name, text)
+    return planned
 
 
 def check_task(settings: SweepSettings) -> None:
@@ -266,6 +275,7 @@ def _plan(
         labels=splits.labels,
         num_rows=splits.num_rows,
         space=config.space.texts,
+        cut=prepared.cut,
         num_available=splits.num_available,
         rows_ref=prepared.ref,
         model_ref=model,

@@ -35,6 +35,7 @@ from sweeper.errors import DiskError
 from sweeper.execute import choose_devices
 from sweeper.fetch.progress import Progress
 from sweeper.figures.text import plural
+from sweeper.figures.training_rows import cut_rows, proposal
 from sweeper.store.damage import new_stamp
 from sweeper.store.health import read_health
 from sweeper.store.ledger import Ledger
@@ -53,6 +54,7 @@ from sweeper.sweep.factory import (
 )
 from sweeper.sweep.identity import check_identity, sweep_name
 from sweeper.sweep.log_file import log_to
+from sweeper.sweep.model_kind import settled_by_disk, settled_by_model, settled_text
 from sweeper.sweep.memory import return_large_blocks
 from sweeper.sweep.monitor import SweepMonitor
 from sweeper.sweep.plan import StudyPlan, check_content, plan_model, plan_study, plan_weights, reference_recipes
@@ -143,8 +145,9 @@ def run_config(config: SweepConfig, *, console: Console, clock: Clock = utc_now,
     Raises:
         SweeperError: A setting, the data or the model is wrong, or no worker is left.
     """
+    store = TrialStore(OutputsPaths(Path(config.settings.outputs)).sweep(sweep_name(config.settings)))
+    config = settled_by_disk(config, store)
     settings = config.settings
-    store = TrialStore(OutputsPaths(Path(settings.outputs)).sweep(sweep_name(settings)))
     warning = check_space(store.root, settings.executor.min_free_mb)
     if warning:
         print_line(console, f"! {warning}")
@@ -171,16 +174,17 @@ def _run_sessions(
     Between two sessions, and before the first, any other command may have run or started a sweep of this name. So
     whether it has these settings, and what is left to do, is decided under the lock.
     """
-    settings = config.settings
     make_folder(store.root)
     while True:
-        recorder = SessionRecorder(store, settings, clock)
+        recorder = SessionRecorder(store, config.settings, clock)
         with (
             log_to(store.paths.log),
             recorder.notifying(),
             hold(store) as was_killed,
             recorder.recording_errors(),
         ):
+            config = settled_by_disk(config, store)
+            settings = config.settings
             check_identity(store, settings)
             for path in restore_sweep(store, settings, new_stamp()):
                 print_line(console, f"! {path.name} was damaged and has been restored; the old one is in damaged/.")
@@ -248,11 +252,12 @@ def _run(
     settings = config.settings
     devices = choose_devices(settings.executor)
     limits = choose_limits(settings, devices.kind)
-    references = reference_recipes(settings, config.space)
     split_files(settings)
     with ExitStack() as stack:
         with fetch_progress(console) as progress:
             model_dir = plan_model(settings, progress)
+            config = settled_by_model(config, model_dir)
+            settings = config.settings
             executor = open_executor(settings, store, model_dir=model_dir, device=devices.kind)
             stack.callback(executor.stop)
             executor.start()  # workers need seconds to import; meanwhile this process plans and opens databases
@@ -260,6 +265,7 @@ def _run(
         shutdown = stack.enter_context(shutdown_on_signals(settings.executor.shutdown_grace_s))
         opened = [stack.enter_context(open_search(plan.record, config, store)) for plan in plans]
         _write_records(store, settings, plans)
+        references = reference_recipes(settings, config.space)
         tracker = open_tracker(settings, store)
         runs = [
             open_study_run(
@@ -278,6 +284,11 @@ def _run(
             run.end_search()
         view = stack.enter_context(LiveView(console))
         view.log(f"Training with {devices.note}. Lanes per worker: {limits}.")
+        view.log(f"Model: {settled_text(config)}.")
+        for plan in plans:
+            for text in (cut_rows(plan.record), proposal(plan.record)):
+                if text:
+                    view.log(f"{plan.record.dataset}: {text}")
         monitor = SweepMonitor(
             view, runs, settings, num_workers=devices.num_workers, tracker=tracker, recorder=recorder
         )

@@ -17,7 +17,7 @@ from sweeper.figures.hyperparameters import ALPHA, alpha, params_text, shown_par
 from sweeper.figures.recipes import candidate_name, recipe_name
 from sweeper.figures.rungs import best_rung, best_rung_text
 from sweeper.figures.text import markdown_block, markdown_code, markdown_text
-from sweeper.figures.training_rows import capped_rows
+from sweeper.figures.training_rows import capped_rows, length_sentence
 from sweeper.types import StudyRecord, TrialRecord, TrialState
 
 __all__ = [
@@ -168,7 +168,7 @@ def experiment_note(study: StudyRecord, sweep: str, link: str, report: str = "")
     return f"""\
 ## {markdown_text(study.dataset)}: LoRA hyperparameters of {markdown_text(study.model)}
 
-Study {markdown_code(study.name)} of sweep {markdown_code(sweep)}. Rows: {rows}; {len(study.labels)} labels.
+Study {markdown_code(study.name)} of sweep {markdown_code(sweep)}. Rows: {rows}; {len(study.labels)} labels. {length_sentence(study)}
 Objective: **{study.metric}**, {better} is better. A full trial has {study.num_chunks} chunks of
 {study.rows_per_chunk} rows and is scored after chunks {", ".join(map(str, study.rungs))}.{references}
 

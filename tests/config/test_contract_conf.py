@@ -54,7 +54,8 @@ def test_every_file_explains_when_to_use_it(path):
 def test_every_space_explains_when_to_use_it_and_has_a_unique_name(path):
     text = (CONFIG_DIR / path).read_text()
     assert "# Use " in text
-    assert yaml.safe_load(text)["name"] == path.stem
+    # auto has no name of its own: it stands for one of the others
+    assert yaml.safe_load(text).get("name", "auto") == path.stem
 
 
 @pytest.mark.parametrize("path", [path for path in YAMLS if path.parent.name == "search"], ids=str)
@@ -84,6 +85,14 @@ def test_every_task_file_says_whether_the_task_has_a_head(path):
 def test_every_space_can_be_narrowed(space):
     config = compose(["dataset=trec", f"space={space}", "lora.r=8"])
     assert "lora.r" not in config.space.keys
+
+
+@pytest.mark.parametrize("key", ["executor.lanes", "model.max_length"])
+@pytest.mark.parametrize("wrong", ["0", "-1", "many", "2000000"])
+def test_a_number_or_auto_is_checked(key, wrong):
+    assert compose(["dataset=trec", f"{key}=auto"])
+    with pytest.raises(ConfigError, match=f"{key}={wrong}: must be a whole number from 1 to .*, or auto"):
+        compose(["dataset=trec", f"{key}={wrong}"])
 
 
 def test_every_key_is_documented():

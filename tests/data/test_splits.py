@@ -287,6 +287,35 @@ def test_sizes_are_planned(rows, asked, sizes):
     assert plan_sizes(rows, settings) == Sizes(train=sizes[0], validation=sizes[1], test=sizes[2])
 
 
+@pytest.mark.parametrize(
+    ("rows", "changes", "train"),
+    [
+        (52_000, {}, 48_600),  # 50,600 are left, of which the confirmation gets the 2,000 that it asks for at most
+        (11_400, {}, 9000),  # a tenth of 10,000
+        (5399, {}, 3999),  # a tenth would be fewer than there are validation rows
+        (5400, {}, 3600),
+        (52_000, {"confirm_rows": 0}, 50_600),
+        (52_000, {"train_rows": 50_000}, 50_000),
+    ],
+)
+def test_training_on_all_rows_leaves_a_tenth_to_the_confirmation_if_that_is_enough(rows, changes, train):
+    settings = DatasetSettings(name="mine", **changes)
+    assert plan_sizes(rows, settings) == Sizes(train=train, validation=400, test=1000)
+
+
+def test_what_training_on_all_rows_leaves_to_the_confirmation_was_no_cap():
+    splits = make_splits(table_of({"a": 400, "b": 400}), mine(train_rows=0))
+    assert splits.num_rows == {"train": 630, "validation": 40, "test": 60, "confirmation": 70}
+    assert splits.num_available == 630
+    assert not set(splits.confirmation["text"]) & {text for part in texts(splits).values() for text in part}
+
+
+def test_validation_rows_that_the_data_names_leave_all_training_rows_to_training():
+    rows = [*whole("train", 800), *whole("dev", 100), *whole("test", 60)]
+    splits = make_splits(Dataset.from_list(rows), mine(train_rows=0))
+    assert splits.num_rows == {"train": 800, "validation": 40, "test": 60, "confirmation": 60}
+
+
 def test_shrinking_is_logged(caplog):
     plan_sizes(60, mine())
     assert "60 unique rows are too few for train/validation/test = 100/40/60; the splits get 36/12/12" in caplog.text

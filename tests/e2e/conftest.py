@@ -36,6 +36,7 @@ def overrides_of(tmp_path, rows, tiny_bert, tiny_cache):
         "model=hub",
         f"model.id={tiny_bert}",
         "model.name=tinybert",
+        "model.kind=encoder",  # test_auto_space tests what auto does, which takes longer
         "model.dtype=float32",
         "train.epochs=2",
         "train.chunks_per_epoch=2",

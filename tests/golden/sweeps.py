@@ -53,6 +53,8 @@ SWEEPS = {
     "language_model": {
         "model.name": "tinyllama",
         "model.max_length": 64,
+        "space": "default",
+        "recipes": "encoder",
         "seed": 2,
         "task": "causal_lm",
         "dataset.files.prompt_template": "'{text} is'",

@@ -34,7 +34,7 @@ FIXED = {"lora.dropout": 0.0}
 
 def preset(name: str, **changes: object) -> SearchSettings:
     """Return the settings of a file in conf/search, with its first three recipes and at most 4 startup trials."""
-    recipes = yaml.safe_load((CONF / "_recipes.yaml").read_text())["recipes"]
+    recipes = yaml.safe_load((CONF.parent / "recipes" / "encoder.yaml").read_text())["recipes"]
     content = yaml.safe_load((CONF / f"{name}.yaml").read_text())
     content.pop("defaults", None)
     content["recipes"] = [Recipe(**recipe) for recipe in recipes[:3]]
