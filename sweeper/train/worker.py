@@ -35,8 +35,9 @@ from sweeper.models import model_type_of
 from sweeper.models.content import check_model
 from sweeper.models.device_choice import choose_attention, choose_dtype
 from sweeper.models.first_token import read_first_token
-from sweeper.models.linear import is_linear, is_transposed
+from sweeper.models.linear import is_transposed
 from sweeper.models.load import load_model
+from sweeper.models.shapes import adapted_layers
 from sweeper.models.targets import targets_for
 from sweeper.tasks import make_task
 from sweeper.tasks.base import Examples, TaskProtocol
@@ -222,10 +223,7 @@ class TrainingWorker:
         """Return the pack, and the fields of ``adapter_config.json`` that are the same for all trials."""
         suffixes = targets_for(model_type_of(self._setup.model_dir), self._setup.model.target_modules)
         heads = task.head_modules(model)
-        linear = [name for name, module in model.named_modules() if is_linear(module)]
-        head_layers = [name for name in linear if name.split(".")[0] in heads]
-        ends = tuple(f".{suffix}" for suffix in suffixes)
-        targets = [name for name in linear if name not in head_layers and f".{name}".endswith(ends)]
+        targets, head_layers = adapted_layers(model, suffixes, heads)
         if not targets:
             raise WorkerError(
                 f"no linear layer of the model has a name that ends in {', '.join(suffixes)}. Set "
