@@ -62,9 +62,10 @@ from sweeper.types import (
     TrialSpec,
 )
 
-__all__ = ["TrainingWorker"]
+__all__ = ["EVALUATION_ROWS", "TrainingWorker"]
 
-_EVALUATION_ROWS = 32
+EVALUATION_ROWS = 32
+"""Most rows of a lane that are scored at once."""
 _ADAPTERS_AT_ONCE = 8
 """Most adapters that are scored together on request: on a CPU, lack of memory would end the worker."""
 
@@ -217,7 +218,7 @@ class TrainingWorker:
         )
 
     def _evaluation_batches(self, examples: Examples, pad_token_id: int) -> EvaluationBatches:
-        return EvaluationBatches(examples, batch_size=_EVALUATION_ROWS, pad_token_id=pad_token_id, device=self._device)
+        return EvaluationBatches(examples, batch_size=EVALUATION_ROWS, pad_token_id=pad_token_id, device=self._device)
 
     def _pack(self, model: nn.Module, task: TaskProtocol) -> tuple[Pack, Mapping[str, Any]]:
         """Return the pack, and the fields of ``adapter_config.json`` that are the same for all trials."""
