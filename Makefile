@@ -28,7 +28,7 @@ PEER_VENVS ?= .venv-peers
 PEERS := $(patsubst benchmarks/replay/peers/%.txt,$(PEER_VENVS)/%/.installed,$(wildcard benchmarks/replay/peers/*.txt))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep confirm overnight schedule unschedule status report ui fresh-clone bench bench-short bench-long bench-growth bench-controller calibration tables portfolio replay replay-short chaos chaos-short chaos-mutants chaos-mutants-short crash-points chaos-simulate simulate test test-slow test-browser test-all wheel-check lint format types ci constraints audit image dist clean distclean
+.PHONY: help setup sweep plan confirm overnight schedule unschedule status report ui fresh-clone bench bench-short bench-long bench-growth bench-controller calibration tables portfolio replay replay-short chaos chaos-short chaos-mutants chaos-mutants-short crash-points chaos-simulate simulate test test-slow test-browser test-all wheel-check lint format types ci constraints audit image dist clean distclean
 .DELETE_ON_ERROR:
 
 help:  ## List all targets
@@ -40,6 +40,9 @@ setup: $(VENV)/.installed  ## Create the virtual environment, once; takes a minu
 
 sweep: $(VENV)/.installed  ## Search LoRA hyperparameters for three datasets, or ARGS='dataset=trec budget.trials=8'
 	@$(BIN)/sweeper run $(ARGS)
+
+plan: $(VENV)/.installed  ## Compute memory, disk space, time and price of a sweep before it runs; ARGS='dataset=trec plan.gpu_gb=24'
+	@$(BIN)/sweeper plan $(ARGS)
 
 confirm: $(VENV)/.installed  ## Train the best settings of a sweep again with fresh seeds; ARGS='<sweep> confirm.max_share=2'
 	@$(BIN)/sweeper confirm $(ARGS)

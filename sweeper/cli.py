@@ -1,4 +1,4 @@
-"""The command line: run, confirm, simulate, status, report, config, reproduce, reconcile, ui, jobs.
+"""The command line: run, plan, confirm, simulate, status, report, config, reproduce, reconcile, ui, jobs.
 
 Prints a SweeperError without a traceback.
 """
@@ -72,6 +72,24 @@ def run(
 
 
 @app.command()
+def plan(
+    overrides: Overrides = None,
+    config_dir: ConfigDir = None,
+    is_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Compute parameters, memory, disk space, time and price of a sweep before it runs. Nothing is loaded or trained.
+
+    Takes the overrides of `sweeper run`. Of the model, config.json is enough. plan.gpu_gb=80 plans for a GPU that this
+    machine does not have. Exit code 2: a trial cannot fit into the memory.
+
+    `sweeper simulate` answers another question: how good a result a budget would find, from recorded trials.
+    """
+    from sweeper.plan.command import plan as plan_sweep
+
+    plan_sweep(overrides or [], console=Console(), config_dir=config_dir, is_json=is_json)
+
+
+@app.command()
 def confirm(
     sweep: Annotated[str, typer.Argument(help="Name of the sweep. The default is the latest one.")] = "",
     overrides: Annotated[
@@ -118,9 +136,10 @@ def simulate(
     outputs: Outputs = Path(DEFAULT_OUTPUTS),
     config_dir: ConfigDir = None,
 ) -> None:
-    """Replay searches on recorded trials, to plan a budget. Nothing is trained.
+    """Replay searches on recorded trials, to choose budget.trials. Nothing is trained.
 
-    Prints what a quarter, half, all and twice of budget.trials would find, and how long that would take.
+    Prints what a quarter, half, all and twice of budget.trials would find, and how long that took when the trials
+    were recorded. `sweeper plan` predicts memory and time of a sweep that was never run.
     """
     from sweeper.simulate.command import simulate as simulate_search
 

@@ -22,6 +22,7 @@ __all__ = [
     "MethodSettings",
     "ModelSettings",
     "NotifySettings",
+    "PlanSettings",
     "Recipe",
     "SearchSettings",
     "SpaceSettings",
@@ -597,6 +598,18 @@ class NotifySettings:
 
 
 @dataclass(kw_only=True, slots=True)
+class PlanSettings:
+    """What `sweeper plan` assumes."""
+
+    price_per_hour: float = key(
+        0.0, "Price of a device for an hour, in any currency; 0 if the plan has no price.", at_least=0, at_most=1e6
+    )
+    gpu_gb: float = key(
+        0.0, "Memory in GB of the GPUs to plan for; 0 plans for the devices of this machine.", at_least=0, at_most=1e4
+    )
+
+
+@dataclass(kw_only=True, slots=True)
 class SweepSettings:
     """The complete configuration."""
 
@@ -621,6 +634,7 @@ class SweepSettings:
     budget: BudgetSettings = key(BudgetSettings, "When a sweep is done.")
     confirm: ConfirmSettings = key(ConfirmSettings, "How the best configuration is confirmed after the search.")
     store: StoreSettings = key(StoreSettings, "What stays on disk.")
+    plan: PlanSettings = key(PlanSettings, "What `sweeper plan` assumes.")
     tracker: TrackerSettings = key(TrackerSettings, "Where trials are shown.")
     notify: NotifySettings = key(NotifySettings, "Who gets the summary of a session.")
 

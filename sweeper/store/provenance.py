@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-__all__ = ["LIBRARIES", "collect", "git_state"]
+__all__ = ["LIBRARIES", "collect", "device_name", "git_state"]
 
 LIBRARIES = (
     "torch",
@@ -45,6 +45,11 @@ def collect() -> dict[str, Any]:
         "libraries": {name: _version(name) for name in LIBRARIES},
         "machine": _machine(),
     }
+
+
+def device_name(kind: str) -> str:
+    """Return the name of the first GPU for ``cuda``, and of the processor otherwise."""
+    return next(iter(_gpus()), "") if kind == "cuda" else _cpu_model()
 
 
 def git_state(folder: Path) -> dict[str, Any]:

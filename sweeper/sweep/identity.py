@@ -25,7 +25,7 @@ from sweeper.urls import mask_url, redact_urls
 
 __all__ = ["check_identity", "settings_to_keep", "sweep_name"]
 
-_NOT_IDENTITY = ("name", "outputs", "cache", "executor", "budget", "confirm", "store", "tracker", "notify")
+_NOT_IDENTITY = ("name", "outputs", "cache", "executor", "budget", "confirm", "store", "plan", "tracker", "notify")
 """Sections that no trial's result depends on: they may change between the sessions of a sweep."""
 _MAX_SHOWN = 4
 

@@ -19,11 +19,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from sweeper.errors import ModelError
+from sweeper.figures.memory import POSITIONS_OF_LOGITS
 
 __all__ = ["OutputLayer", "TokenLoss", "log_likelihoods", "output_layer"]
 
-BLOCK = 256
-"""Positions whose logits are in memory at once: 50 MB in float32 for a vocabulary of 49,152."""
+BLOCK = POSITIONS_OF_LOGITS
+"""Positions whose logits are in memory at once."""
 _OTHER_SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier", "mup_base_width")
 
 

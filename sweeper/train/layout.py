@@ -16,33 +16,9 @@ from dataclasses import dataclass
 
 import torch
 
+from sweeper.figures.model_shapes import HeadShape, LoraShape, bucket_rank, trainable_parameters
+
 __all__ = ["HeadShape", "Layout", "LoraShape", "bucket_rank"]
-
-_SMALLEST_BUCKET = 8
-
-
-@dataclass(frozen=True, slots=True)
-class LoraShape:
-    """An adapted linear layer."""
-
-    name: str
-    num_in: int
-    num_out: int
-
-
-@dataclass(frozen=True, slots=True)
-class HeadShape:
-    """A linear layer of the task head, trained in full."""
-
-    name: str
-    num_in: int
-    num_out: int
-    has_bias: bool
-
-
-def bucket_rank(rank: int) -> int:
-    """Return the rank that a lane is padded to: a power of two, at least 8, so that there are few buckets."""
-    return max(_SMALLEST_BUCKET, 1 << (rank - 1).bit_length())
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +42,7 @@ class Layout:
     @property
     def size(self) -> int:
         """Number of all values: the trainable parameters, if the rank is a lane's own."""
-        return self.size_lora + sum(h.num_out * (h.num_in + h.has_bias) for h in self.head)
+        return trainable_parameters(self.lora, self.head, self.rank)
 
     def with_rank(self, rank: int) -> Layout:
         """Return the layout of the same layers at another rank."""

@@ -36,8 +36,9 @@ from sweeper.models import model_type_of
 from sweeper.models.content import check_model
 from sweeper.models.device_choice import choose_attention, choose_dtype
 from sweeper.models.first_token import read_first_token
-from sweeper.models.linear import is_linear, is_transposed
+from sweeper.models.linear import is_transposed
 from sweeper.models.load import load_model
+from sweeper.models.shapes import adapted_layers
 from sweeper.models.targets import targets_for
 from sweeper.tasks import make_task
 from sweeper.tasks.base import Examples, TaskProtocol
@@ -63,9 +64,10 @@ from sweeper.types import (
     TrialSpec,
 )
 
-__all__ = ["TrainingWorker"]
+__all__ = ["EVALUATION_ROWS", "TrainingWorker"]
 
-_EVALUATION_ROWS = 32
+EVALUATION_ROWS = 32
+"""Most rows of a lane that are scored at once."""
 _ADAPTERS_AT_ONCE = 8
 """Most adapters that are scored together on request: on a CPU, lack of memory would end the worker."""
 
@@ -219,16 +221,13 @@ class TrainingWorker:
         )
 
     def _evaluation_batches(self, examples: Examples, pad_token_id: int) -> EvaluationBatches:
-        return EvaluationBatches(examples, batch_size=_EVALUATION_ROWS, pad_token_id=pad_token_id, device=self._device)
+        return EvaluationBatches(examples, batch_size=EVALUATION_ROWS, pad_token_id=pad_token_id, device=self._device)
 
     def _pack(self, model: nn.Module, task: TaskProtocol) -> tuple[Pack, Mapping[str, Any]]:
         """Return the pack, and the fields of ``adapter_config.json`` that are the same for all trials."""
         suffixes = targets_for(model_type_of(self._setup.model_dir), self._setup.model.target_modules)
         heads = task.head_modules(model)
-        linear = [name for name, module in model.named_modules() if is_linear(module)]
-        head_layers = [name for name in linear if name.split(".")[0] in heads]
-        ends = tuple(f".{suffix}" for suffix in suffixes)
-        targets = [name for name in linear if name not in head_layers and f".{name}".endswith(ends)]
+        targets, head_layers = adapted_layers(model, suffixes, heads)
         if not targets:
             raise WorkerError(
                 f"no linear layer of the model has a name that ends in {', '.join(suffixes)}. Set "

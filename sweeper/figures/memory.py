@@ -1,0 +1,297 @@
+"""How much memory a pack needs: base model, state of the lanes, activations, logits. Pure arithmetic, no torch.
+
+The terms are those of the engine (`sweeper.train`) with the layers of transformers; tests/train/test_memory_model.py
+compares them with the tensors that a real step keeps, for every architecture, and benchmarks/plan_memory.py with the
+peak of whole chunks. Whoever changes what a step keeps changes the constants here.
+
+"Saved" is what the forward pass keeps for the backward pass.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sweeper.figures.model_shapes import ModelShapes, bucket_rank
+
+__all__ = [
+    "BASE_TYPES",
+    "CHECKPOINT_BYTES",
+    "PARAMETER_BYTES",
+    "POSITIONS_OF_LOGITS",
+    "LaneBytes",
+    "MemoryNeed",
+    "PackLoad",
+    "activation_bytes_per_token",
+    "base_bytes",
+    "lane_bytes",
+    "memory_need",
+]
+
+BASE_TYPES = ("float32", "bfloat16", "float16", "int8", "nf4")
+"""Number types of a base model."""
+POSITIONS_OF_LOGITS = 256
+"""Positions whose logits are in memory at once: 50 MB in float32 for a vocabulary of 49,152."""
+CHECKPOINT_BYTES = 12
+"""Bytes of a checkpoint per trainable parameter: the value and both moments of AdamW in float32."""
+PARAMETER_BYTES = 4
+"""Bytes of an adapter file per trainable parameter."""
+
+_FLOAT32 = 4
+_COMPUTED_IN = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 2, "nf4": 2}
+"""Bytes of a value that is computed with, by type of the base model."""
+_NF4_BLOCK, _NF4_BLOCKS = 64, 256
+"""A block of NF4 weights shares a constant of 8 bits, and this many constants share one of 32 bits (double
+quantisation; Dettmers et al. 2023, arXiv:2305.14314, section 3)."""
+_OWN_BYTES = 12
+"""A lane's parameters and moments, float32."""
+_TRAINING_BYTES = 16
+"""Their copies side by side for a chunk, and the gradients, float32; the copy that is multiplied comes on top."""
+_MASK_BYTES = 4
+"""Marks the values that weight decay applies to, once for all lanes of a padded rank."""
+_UPDATED_BYTES = 12
+"""Parameters and moments of every lane at the end of a chunk, before the first lane is written."""
+_LOGIT_BYTES = 8
+"""Of a logit: its float32 value, and the one that is exponentiated for the sum."""
+_KEYS_MULTIPLE, _LONGEST_SHORT = 16, 32
+"""As in `sweeper.models.short_attention`."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaneBytes:
+    """State of one lane."""
+
+    resident: int
+    """Between chunks, at the lane's own rank."""
+    training: int
+    """In addition during a chunk, at the padded rank."""
+    updating: int
+    """In addition at the end of a chunk, when no activations are left."""
+
+    @property
+    def peak(self) -> int:
+        """All of it."""
+        return self.resident + self.training + self.updating
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackLoad:
+    """What a worker trains at once."""
+
+    dtype: str
+    """Type of the base model, one of `BASE_TYPES`."""
+    attention: str
+    """Attention kernel: ``eager``, ``sdpa`` or ``sweeper_short``."""
+    ranks: Sequence[int]
+    """Rank of each lane."""
+    passes: Sequence[tuple[int, int]]
+    """Rows of a lane in a pass, and the tokens that they are padded to."""
+    evaluated: Sequence[tuple[int, int]] = ()
+    """The same of the batches that score a lane."""
+    has_dropout: bool = False
+    """Whether a lane drops inputs of its adapter: the masks then cover all lanes."""
+    checkpointing: bool = False
+    """Whether the blocks are computed again in the backward pass (gradient checkpointing)."""
+    is_reordered: bool = False
+    """Whether two more copies of the adapted weights are kept in oneDNN's order (`sweeper.models.linear`)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemoryNeed:
+    """Bytes on the device of a worker at the peak."""
+
+    base: int
+    """Frozen weights, with copies of them."""
+    lanes: int
+    """State of all lanes at the peak."""
+    activations: int
+    """What is saved for the backward pass, or passes through the widest layer in an evaluation."""
+    logits: int
+    """Of the loss, or temporary tensors of the backward pass if these are larger."""
+    stage: str
+    """When the peak is reached: ``training``, ``evaluation`` or ``end of a chunk``."""
+
+    @property
+    def total(self) -> int:
+        """The sum."""
+        return self.base + self.lanes + self.activations + self.logits
+
+
+def base_bytes(shapes: ModelShapes, dtype: str, *, is_reordered: bool = False) -> int:
+    """Return the size of the frozen model.
+
+    ``int8`` and ``nf4`` quantise the linear layers of the blocks, with the constants of bitsandbytes: one float32 for
+    each output of a layer, or those of double quantisation. Everything else is bfloat16 then.
+
+    Args:
+        shapes: The model.
+        dtype: One of `BASE_TYPES`.
+        is_reordered: Whether two more copies of the adapted weights are kept.
+    """
+    rest = shapes.parameters - shapes.quantisable
+    if dtype == "int8":
+        return 2 * rest + shapes.quantisable + _FLOAT32 * shapes.quantisable_rows
+    if dtype == "nf4":
+        constants = shapes.quantisable / _NF4_BLOCK * (1 + _FLOAT32 / _NF4_BLOCKS)
+        return 2 * rest + round(shapes.quantisable / 2 + constants)
+    adapted = sum(shape.num_in * shape.num_out for shape in shapes.lora)
+    return _COMPUTED_IN[dtype] * (shapes.parameters + (2 * adapted if is_reordered else 0))
+
+
+def lane_bytes(shapes: ModelShapes, rank: int, dtype: str) -> LaneBytes:
+    """Return the state of a lane.
+
+    Args:
+        shapes: The model.
+        rank: Rank of the adapter.
+        dtype: Type of the base model.
+    """
+    own, padded = shapes.trainable(rank), shapes.trainable(bucket_rank(rank))
+    return LaneBytes(_OWN_BYTES * own, (_TRAINING_BYTES + _COMPUTED_IN[dtype]) * padded, _UPDATED_BYTES * own)
+
+
+def activation_bytes_per_token(
+    shapes: ModelShapes,
+    dtype: str,
+    *,
+    length: int,
+    attention: str = "sdpa",
+    rank: int = 8,
+    has_dropout: bool = False,
+    checkpointing: bool = False,
+) -> float:
+    """Return the bytes that are saved per token of a pass, padding included.
+
+    Args:
+        shapes: The model.
+        dtype: Type of the base model.
+        length: Tokens that rows are padded to.
+        attention: Attention kernel.
+        rank: Mean padded rank of the lanes.
+        has_dropout: Whether a lane drops inputs of its adapter.
+        checkpointing: Whether the blocks are computed again in the backward pass; one block is then saved at a time.
+    """
+    size = _COMPUTED_IN[dtype]
+    block = _block_bytes(shapes, size, length=length, attention=attention, rank=rank, has_dropout=has_dropout)
+    # The last normalisation and, in decoders that classify, the head, which reads every token in float32.
+    after = (_FLOAT32 if shapes.block.has_rms_norm else size) * shapes.width if not shapes.reads_first_token else 0
+    after += _FLOAT32 * shapes.width if shapes.head_reads_tokens and size < _FLOAT32 else 0
+    if checkpointing:
+        return shapes.num_layers * size * shapes.width + block + after
+    if shapes.reads_first_token:
+        # The last block needs keys and values of all tokens, and everything else of the first token only.
+        last = size * (shapes.width * (2 if has_dropout else 1) + 2 * shapes.block.key)
+        return (shapes.num_layers - 1) * block + last
+    # The first block's input needs no gradient, so its first normalisation saves nothing.
+    first = (_FLOAT32 if shapes.block.has_rms_norm else size) * shapes.width if shapes.has_pre_norm else 0
+    return shapes.num_layers * block - first + after
+
+
+def _block_bytes(shapes: ModelShapes, size: int, *, length: int, attention: str, rank: int, has_dropout: bool) -> float:
+    block = shapes.block
+    inputs = block.inputs
+    activation = block.activation
+    if has_dropout:  # a copy of each input, and its mask, which is as wide
+        inputs, activation = 2 * block.dropped_inputs, activation + block.dropped_activation
+    norm = (_FLOAT32 if block.has_rms_norm else size) * block.norm
+    if block.normalises_queries and size == _FLOAT32:
+        norm += size * block.key  # not a copy in float32, but a view of an output that has the values as well
+    attended = _attention_bytes(shapes, size, length=length, attention=attention)
+    return size * (inputs + activation + block.adapted * rank) + norm + attended
+
+
+def _attention_bytes(shapes: ModelShapes, size: int, *, length: int, attention: str) -> float:
+    """Return what attention saves per token: queries, keys and values, and the weights of all keys unless fused."""
+    block = shapes.block
+    keys = -(-length // _KEYS_MULTIPLE) * _KEYS_MULTIPLE
+    if attention == "sweeper_short" and keys <= _LONGEST_SHORT:
+        padding = keys / length
+        return size * block.query * (1 + 2 * padding) + (_FLOAT32 + size) * block.heads * keys
+    values = 3 * block.query  # keys and values are repeated for the heads that share them
+    if attention == "sdpa":
+        if block.has_rotary:
+            # Values that are not copied for the kernel keep the whole output of which they are a view.
+            values = max(values, 2 * block.query + 3 * block.key)
+        return size * values + _FLOAT32 * block.heads
+    # The kernel of transformers computes a decoder's softmax in float32, and keeps it beside its rounded copy.
+    is_rounded = size < _FLOAT32 and attention == "eager" and shapes.has_pre_norm
+    weights = _FLOAT32 + size if is_rounded else size
+    return size * values + (weights + (size if block.caps_scores else 0)) * block.heads * length
+
+
+def memory_need(shapes: ModelShapes, load: PackLoad) -> MemoryNeed:
+    """Return what a worker needs on its device at the peak.
+
+    Args:
+        shapes: The model.
+        load: What it trains.
+    """
+    base = base_bytes(shapes, load.dtype, is_reordered=load.is_reordered)
+    lanes = [lane_bytes(shapes, rank, load.dtype) for rank in load.ranks]
+    padded = sorted(bucket_rank(rank) for rank in load.ranks)
+    masks = sum(_MASK_BYTES * shapes.trainable(rank) for rank, _ in itertools.groupby(padded))
+    training = sum(lane.resident + lane.training for lane in lanes) + masks
+    saved, temporary = _largest_pass(shapes, load)
+    evaluating = sum(lane.resident for lane in lanes) + sum(
+        (_FLOAT32 + _COMPUTED_IN[load.dtype]) * shapes.trainable(rank) for rank in padded
+    )
+    needs = [
+        MemoryNeed(base=base, lanes=training, activations=saved, logits=temporary, stage="training"),
+        MemoryNeed(
+            base=base,
+            lanes=evaluating,
+            activations=_evaluation_bytes(shapes, load),
+            logits=_logit_bytes(shapes, POSITIONS_OF_LOGITS) if load.evaluated else 0,
+            stage="evaluation",
+        ),
+        MemoryNeed(
+            base=base,
+            lanes=training + sum(lane.updating for lane in lanes),
+            activations=0,
+            logits=0,
+            stage="end of a chunk",
+        ),
+    ]
+    return max(needs, key=lambda need: need.total)
+
+
+def _largest_pass(shapes: ModelShapes, load: PackLoad) -> tuple[int, int]:
+    """Return what the largest pass saves, and its temporary tensors: those of the loss, or of the backward pass."""
+    size, block, num_lanes = _COMPUTED_IN[load.dtype], shapes.block, len(load.ranks)
+    rank = round(sum(bucket_rank(rank) for rank in load.ranks) / num_lanes)
+    found = []
+    for rows, length in load.passes:
+        tokens = num_lanes * rows * length
+        per_token = activation_bytes_per_token(
+            shapes,
+            load.dtype,
+            length=length,
+            attention=load.attention,
+            rank=rank,
+            has_dropout=load.has_dropout,
+            checkpointing=load.checkpointing,
+        )
+        # Gradients of what the MLP's activation function saved, while the rest of the block is still there.
+        backward = size * (3 * block.inner if block.activation >= 3 * block.inner else block.inner + shapes.width)
+        loss = _logit_bytes(shapes, min(tokens, POSITIONS_OF_LOGITS)) + size * 2 * shapes.width * tokens
+        temporary = max(backward * tokens, loss if shapes.has_token_loss else 0)
+        found.append((round(per_token * tokens), round(temporary)))
+    return max(found, key=sum, default=(0, 0))
+
+
+def _evaluation_bytes(shapes: ModelShapes, load: PackLoad) -> int:
+    """Return the tensors that exist at once in the widest layer of a forward pass without gradients."""
+    size, block = _COMPUTED_IN[load.dtype], shapes.block
+    is_gated = block.activation >= 3 * block.inner
+    widest = size * (shapes.width * 2 + block.inner * (4 if is_gated else 2))
+    found = [0.0]
+    for rows, length in load.evaluated:
+        attended = 0 if load.attention == "sdpa" else 2 * _FLOAT32 * block.heads * length
+        within = size * (2 * shapes.width + 3 * block.query) + attended
+        found.append(len(load.ranks) * rows * length * max(widest, within))
+    return round(max(found))
+
+
+def _logit_bytes(shapes: ModelShapes, positions: int) -> int:
+    return _LOGIT_BYTES * positions * shapes.vocabulary if shapes.has_token_loss else 0

@@ -1,0 +1,288 @@
+"""The command `sweeper plan`: what a sweep will need, computed before anything runs."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+import torch
+from rich.console import Console
+
+from sweeper.clock import Clock, utc_now
+from sweeper.config.checks import micro_batch
+from sweeper.config.compose import SweepConfig, compose
+from sweeper.config.settings import DatasetSettings, SweepSettings
+from sweeper.control.lane_limits import choose_limits
+from sweeper.data import check_source
+from sweeper.display.console import print_line
+from sweeper.display.downloads import fetch_progress
+from sweeper.execute import choose_devices
+from sweeper.execute.devices import gpu_bytes
+from sweeper.fetch.progress import Progress
+from sweeper.figures.model_shapes import ModelShapes
+from sweeper.models import check_source as check_model_source
+from sweeper.models import fetch_config
+from sweeper.models.device_choice import choose_attention, choose_dtype, type_name
+from sweeper.plan.inputs import StudyRows, read_model_shapes, study_rows
+from sweeper.plan.prediction import (
+    DevicePlan,
+    DiskPlan,
+    StudyForecast,
+    SweepForecast,
+    TimePlan,
+    check_fits,
+    ranks_of,
+    study_forecast,
+    time_plan,
+)
+from sweeper.plan.tables import as_jsonable, show
+from sweeper.store.provenance import device_name
+from sweeper.store.rates import RateKey, config_digest, find_rate
+from sweeper.sweep.plan import check_task, reference_recipes
+from sweeper.train.batches import EvaluationBatches, TrainingRows
+from sweeper.train.chunks import ChunkPlan, choose_chunks_per_epoch, choose_epochs
+from sweeper.train.pack_load import is_reordered, pack_load
+from sweeper.train.worker import EVALUATION_ROWS
+
+__all__ = ["forecast_sweep", "plan"]
+
+_USABLE_SHARE = 0.9
+"""Share of the memory to plan with; the rest is for fragmentation and what the model of memory leaves out."""
+_LIBRARY_BYTES = 500_000_000
+"""What a worker needs before it loads a model: libraries on a CPU, the CUDA context on a GPU."""
+_DROPOUT = "lora.dropout"
+
+
+def plan(
+    overrides: Sequence[str],
+    *,
+    console: Console,
+    config_dir: Path | None = None,
+    is_json: bool = False,
+    clock: Clock = utc_now,
+) -> None:
+    """Print what the sweep of the overrides will need.
+
+    Args:
+        overrides: Hydra overrides, those of `sweeper run`.
+        console: Where to print.
+        config_dir: A folder with more YAML files, laid out like conf/.
+        is_json: Whether to print JSON instead of tables.
+        clock: The present time.
+
+    Raises:
+        ConfigError: A setting is wrong, or a trial cannot fit into the memory.
+        SweeperError: Model or data cannot be read.
+    """
+    config = compose(overrides, config_dir=config_dir)
+    with fetch_progress(console) as progress:
+        forecast = forecast_sweep(config, clock=clock, progress=progress)
+    if is_json:
+        print_line(console, json.dumps(as_jsonable(forecast), indent=2))
+    else:
+        show(forecast, config.settings, console)
+
+
+def forecast_sweep(config: SweepConfig, *, clock: Clock = utc_now, progress: Progress | None = None) -> SweepForecast:
+    """Return what a sweep will need.
+
+    Args:
+        config: Its configuration.
+        clock: The present time.
+        progress: Shows downloads.
+
+    Raises:
+        ConfigError: A setting is wrong, or a trial cannot fit into the memory.
+        SweeperError: Model or data cannot be read.
+    """
+    settings = config.settings
+    for dataset in settings.dataset.values():
+        check_source(dataset)
+    check_task(settings)
+    check_model_source(settings.model)
+    model_dir = fetch_config(settings.model, cache=Path(settings.cache), progress=progress)
+    device = _device(settings)
+    studies: list[StudyForecast] = []
+    sizes: dict[int, ModelShapes] = {}
+    for dataset in settings.dataset.values():
+        rows = _rows(config, dataset, model_dir, progress)
+        if rows.num_labels not in sizes:
+            sizes[rows.num_labels] = read_model_shapes(settings, model_dir, rows.num_labels)
+        studies.append(_study(config, rows, sizes[rows.num_labels], device))
+        check_fits(sizes[rows.num_labels], studies[-1], device, settings, config.space)
+    num_references = len(reference_recipes(settings, config.space))
+    time = _time(config, studies, device, model_dir, num_references=num_references, clock=clock)
+    disk = _disk(settings, studies, device, num_references=num_references)
+    return SweepForecast(
+        model=settings.model.name,
+        shapes=next(iter(sizes.values())),
+        device=device,
+        studies=tuple(studies),
+        disk=disk,
+        time=time,
+        price=time.likely_s / 3600 * settings.plan.price_per_hour if time else 0.0,
+        notes=tuple(_notes(settings, studies, device, disk)),
+    )
+
+
+def _rows(config: SweepConfig, dataset: DatasetSettings, model_dir: Path, progress: Progress | None) -> StudyRows:
+    settings = config.settings
+    return study_rows(
+        settings,
+        dataset,
+        model_dir=model_dir,
+        longest=settings.model.max_length,
+        micro_batch=micro_batch(settings, config.space),
+        progress=progress,
+    )
+
+
+def _device(settings: SweepSettings) -> DevicePlan:
+    executor, gb = settings.executor, settings.plan.gpu_gb
+    if gb:
+        kind, name, workers = "cuda", f"a GPU of {gb:g} GB", executor.workers or 1
+        memory, found = gb * 1e9, "plan.gpu_gb"
+    else:
+        devices = choose_devices(executor)
+        kind, workers = devices.kind, devices.num_workers
+        name = device_name(kind)
+        if kind == "cuda":
+            memory, found = float(gpu_bytes()), "the smallest GPU"
+        else:
+            memory, found = psutil.virtual_memory().available / workers, f"free memory, shared by {workers} workers"
+    if gb and settings.model.dtype == "auto":
+        dtype, why = torch.bfloat16, "bfloat16, which current GPUs support"
+    else:
+        dtype, why = choose_dtype(settings.model.dtype, kind)
+    attention, _ = choose_attention(settings.model.attention, kind, dtype)
+    return DevicePlan(
+        kind=kind,
+        name=name,
+        workers=workers,
+        usable_bytes=max(0, round(_USABLE_SHARE * (memory - _LIBRARY_BYTES))),
+        lanes=choose_limits(settings, kind).lanes,
+        dtype=type_name(dtype),
+        attention=attention,
+        why=f"{why}; memory: {found}",
+    )
+
+
+def _study(config: SweepConfig, rows: StudyRows, shapes: ModelShapes, device: DevicePlan) -> StudyForecast:
+    settings, space = config.settings, config.space
+    size, where = micro_batch(settings, space), torch.device(device.kind)
+    epochs = settings.train.epochs or choose_epochs(rows.num_train or size, rows.num_labels)
+    per_epoch = settings.train.chunks_per_epoch or choose_chunks_per_epoch(epochs)
+    chunks = ChunkPlan.of(rows.num_train or size, micro_batch=size, chunks_per_epoch=per_epoch, epochs=epochs)
+    present = len(rows.train.ids)  # only one micro-batch of assumed rows
+    loaded = (
+        chunks if present == rows.num_train else ChunkPlan.of(present, micro_batch=size, chunks_per_epoch=1, epochs=1)
+    )
+    training = TrainingRows(rows.train, loaded, seed=settings.seed, pad_token_id=rows.pad_token_id, device=where)
+    scored = EvaluationBatches(
+        rows.validation, batch_size=EVALUATION_ROWS, pad_token_id=rows.pad_token_id, device=torch.device("cpu")
+    )
+    ranks = ranks_of(settings, space)
+    load = pack_load(
+        training,
+        [scored],
+        dtype=device.dtype,
+        attention=device.attention,
+        ranks=ranks[-1:],
+        has_dropout=_DROPOUT in space.keys or settings.lora.dropout > 0,
+        is_reordered=is_reordered(shapes, device.dtype, where),
+        num_choice_tokens=rows.num_choice_tokens,
+    )
+    return study_forecast(
+        shapes,
+        load,
+        device,
+        ranks=ranks,
+        chunks=chunks,
+        search=settings.search,
+        dataset=rows.dataset,
+        tokens_per_row=rows.tokens_per_row,
+        num_train=rows.num_train,
+        assumed=rows.assumed,
+    )
+
+
+def _time(
+    config: SweepConfig,
+    studies: Sequence[StudyForecast],
+    device: DevicePlan,
+    model_dir: Path,
+    *,
+    num_references: int,
+    clock: Clock,
+) -> TimePlan | None:
+    settings = config.settings
+    if not all(study.trial_tokens for study in studies):
+        return None
+    key = RateKey(
+        model=config_digest(model_dir),
+        task=settings.task.name,
+        device=device.name,
+        dtype=settings.model.dtype,
+        lanes=device.lanes,
+        workers=device.workers,
+        threads=settings.executor.threads,
+    )
+    found = find_rate(Path(settings.cache).expanduser(), key)
+    if found is None:
+        return None
+    rate, differs = found
+    return time_plan(
+        studies,
+        settings,
+        num_references=num_references,
+        workers=device.workers,
+        rate=rate,
+        differs=differs,
+        now=clock(),
+    )
+
+
+def _disk(
+    settings: SweepSettings, studies: Sequence[StudyForecast], device: DevicePlan, *, num_references: int
+) -> DiskPlan:
+    trials, keep = settings.budget.trials, settings.store.keep_adapters
+    confirming = math.ceil(settings.confirm.max_share * trials)
+    kept = min(keep or trials, trials) + len(settings.search.recipes) + num_references + confirming
+    at_once = max(study.worst.checkpoint_bytes for study in studies) * device.lanes * device.workers
+    chunks = [(study.num_chunks - 1) * (trials + num_references + confirming) for study in studies]
+    outputs = Path(settings.outputs).absolute()
+    existing = next(folder for folder in (outputs, *outputs.parents) if folder.exists())
+    return DiskPlan(
+        adapters=sum(study.worst.adapter_bytes * kept for study in studies),
+        checkpoints=2 * at_once,
+        written=sum(study.worst.checkpoint_bytes * each for study, each in zip(studies, chunks, strict=True)),
+        free=shutil.disk_usage(existing).free,
+    )
+
+
+def _notes(settings: SweepSettings, studies: Sequence[StudyForecast], device: DevicePlan, disk: DiskPlan) -> list[str]:
+    """Return what does not fit although the sweep can run, with a remedy."""
+    notes = []
+    for study in studies:
+        worst = study.worst
+        if worst.lanes_that_fit == 0:
+            notes.append(
+                f"{study.dataset}: a micro-batch of rank {worst.rank} does not fit at once; its rows are trained in "
+                "several passes, which is slower. Lower train.micro_batch or model.max_length."
+            )
+        elif worst.lanes_that_fit < device.lanes:
+            notes.append(
+                f"{study.dataset}: {device.lanes} lanes of rank {worst.rank} do not fit, {worst.lanes_that_fit} do. "
+                f"A worker that runs out of memory halves its pack. Set executor.lanes={worst.lanes_that_fit}."
+            )
+    if disk.adapters + disk.checkpoints > disk.free:
+        needed = (disk.adapters + disk.checkpoints) / 1e9
+        notes.append(
+            f"The disk of outputs={settings.outputs} has {disk.free / 1e9:.1f} GB free, and up to {needed:.1f} GB are "
+            "needed. Lower store.keep_adapters, or set outputs to another disk."
+        )
+    return notes

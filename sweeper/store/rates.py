@@ -1,0 +1,112 @@
+"""How fast models trained on this machine: recorded in the cache after each session, read by `sweeper plan` and `run`.
+
+A rate belongs to a model (the content of its config.json), a device, a number type and a number of lanes. The newest
+measurement replaces earlier ones, since code and machine change.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from sweeper.disk.atomic import write_atomic
+from sweeper.disk.lock import hold_file
+
+__all__ = ["LEAST_DEVICE_S", "Rate", "RateKey", "config_digest", "find_rate", "record_rates"]
+
+log = logging.getLogger(__name__)
+
+LEAST_DEVICE_S = 20.0
+"""Device seconds of a study below which its rate is not recorded: the start of workers would distort it."""
+_FILE = "rates.json"
+_LOCK = ".rates.lock"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RateKey:
+    """What a rate was measured with."""
+
+    model: str
+    """`config_digest` of the model."""
+    task: str
+    device: str
+    """Name of the GPU or the processor."""
+    dtype: str
+    """The setting ``model.dtype``; auto means the same type on the same device."""
+    lanes: int
+    """Most lanes of a worker."""
+    workers: int
+    threads: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rate:
+    """A measurement."""
+
+    key: RateKey
+    model_name: str
+    tokens: int
+    """Tokens trained on, without padding."""
+    device_s: float
+    """Device seconds, scoring included."""
+    trained_share: float
+    """Share of the chunks of all finished trials that were trained, the others being saved by pruning."""
+    at: str
+    """When the session ended, UTC."""
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens that a worker trains on per second, over all its lanes."""
+        return self.tokens / self.device_s
+
+
+def config_digest(model_dir: Path) -> str:
+    """Return a digest of a model's config.json, the same for models of one architecture and size."""
+    content = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
+    kept = {key: value for key, value in content.items() if not key.startswith(("_", "transformers_version"))}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def record_rates(cache: Path, rates: list[Rate]) -> None:
+    """Record measurements; those of less than `LEAST_DEVICE_S` are ignored.
+
+    A session must not fail because its rate cannot be written, so that is only a warning in the log.
+    """
+    kept = {rate.key: rate for rate in rates if rate.device_s >= LEAST_DEVICE_S}
+    if not kept:
+        return
+    try:
+        with hold_file(cache / _LOCK):
+            known = {rate.key: rate for rate in _read(cache)}
+            content = [dataclasses.asdict(rate) for rate in (known | kept).values()]
+            write_atomic(cache / _FILE, json.dumps(content, indent=1).encode())
+    except OSError as error:
+        log.warning("the speed of this session was not recorded: %s", error)
+
+
+def find_rate(cache: Path, key: RateKey) -> tuple[Rate, str] | None:
+    """Return the measurement that fits best, and how it differs from what is asked; None if there is none.
+
+    Model, task, device and number type must be the same. Of several, the one with the nearest number of lanes is taken.
+    """
+    fixed = ("model", "task", "device", "dtype")
+    found = [rate for rate in _read(cache) if all(getattr(rate.key, name) == getattr(key, name) for name in fixed)]
+    if not found:
+        return None
+    varied = ("lanes", "workers", "threads")
+    best = min(found, key=lambda rate: [abs(getattr(rate.key, name) - getattr(key, name)) for name in varied])
+    different = [name for name in varied if getattr(best.key, name) != getattr(key, name)]
+    return best, ", ".join(f"{name}={getattr(best.key, name)}" for name in different)
+
+
+def _read(cache: Path) -> list[Rate]:
+    """Return all measurements; a file that cannot be read is like none, since it can be measured again."""
+    try:
+        content = json.loads((cache / _FILE).read_text(encoding="utf-8"))
+        return [Rate(**{**entry, "key": RateKey(**entry["key"])}) for entry in content]
+    except (OSError, ValueError, TypeError, KeyError):
+        return []

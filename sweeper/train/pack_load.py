@@ -1,0 +1,63 @@
+"""Describes what a worker trains at once, as the memory model takes it (`sweeper.figures.memory`).
+
+Workers describe what they have opened, `sweeper plan` what they would open: the passes are those of the same classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import psutil
+import torch
+
+from sweeper.figures.memory import PackLoad
+from sweeper.figures.model_shapes import ModelShapes
+from sweeper.models.linear import may_reorder
+from sweeper.train.batches import EvaluationBatches, TrainingRows
+
+__all__ = ["is_reordered", "pack_load"]
+
+
+def pack_load(
+    rows: TrainingRows,
+    scored: Iterable[EvaluationBatches],
+    *,
+    dtype: str,
+    attention: str,
+    ranks: Sequence[int],
+    has_dropout: bool,
+    is_reordered: bool,
+    num_choice_tokens: int = 0,
+) -> PackLoad:
+    """Return what a pack trains and scores at once.
+
+    Args:
+        rows: The training rows.
+        scored: The rows that score trials.
+        dtype: Type of the base model.
+        attention: Attention kernel.
+        ranks: Rank of each lane.
+        has_dropout: Whether a lane drops inputs of its adapter.
+        is_reordered: Whether copies of the adapted weights are kept; see `is_reordered`.
+        num_choice_tokens: Tokens that an evaluation appends to each row, those of all choices.
+    """
+    passes = [each for index in range(rows.plan.micro_batches) for each in rows.passes(index)]
+    batches = [batch for split in scored for _, batch in split.batches]
+    return PackLoad(
+        dtype=dtype,
+        attention=attention,
+        ranks=tuple(ranks),
+        passes=tuple(sorted({(len(range(rows.plan.micro_batch)[each.rows]), each.length) for each in passes})),
+        evaluated=tuple(sorted({(len(batch.ids), batch.ids.shape[1] + num_choice_tokens) for batch in batches})),
+        has_dropout=has_dropout,
+        is_reordered=is_reordered,
+    )
+
+
+def is_reordered(shapes: ModelShapes, dtype: str, device: torch.device) -> bool:
+    """Whether a worker that loads the model now keeps copies of the adapted weights in oneDNN's order (`FrozenWeight`)."""
+    if device.type != "cpu" or dtype != "bfloat16" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    adapted = sum(shape.num_in * shape.num_out for shape in shapes.lora)
+    supports = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return supports and may_reorder(adapted * torch.bfloat16.itemsize, psutil.virtual_memory().available)

@@ -1,0 +1,233 @@
+"""What a plan computes: corners, lanes that fit, what is refused, time, window and price."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from sweeper.config.compose import compose
+from sweeper.errors import ConfigError
+from sweeper.figures.memory import PackLoad, memory_need
+from sweeper.plan.command import forecast_sweep
+from sweeper.plan.inputs import read_model_shapes
+from sweeper.plan.prediction import end_of_work, ranks_of
+from sweeper.store.rates import LEAST_DEVICE_S, Rate, RateKey, config_digest, find_rate, record_rates
+
+FOLDER = Path(__file__).parents[1] / "models"
+LLAMA = ["task=causal_lm", "model=hub", f"model.id={FOLDER / 'llama3_8b'}", "model.name=llama3", "dataset=trec"]
+QWEN = ["task=causal_lm", "model=hub", f"model.id={FOLDER / 'qwen3_0_6b'}", "model.name=qwen3", "dataset=trec"]
+NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)  # a Monday
+
+
+@pytest.fixture
+def forecast(tmp_path, monkeypatch):
+    """Return the plan of some overrides, with an empty cache unless it is filled before."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*overrides, clock=lambda: NOON):
+        return forecast_sweep(compose([*overrides, f"cache={tmp_path / 'cache'}"]), clock=clock)
+
+    return call
+
+
+def shapes(overrides, num_labels=0):
+    settings = compose(overrides).settings
+    return read_model_shapes(settings, Path(settings.model.id), num_labels)
+
+
+def test_corners_are_the_ranks_of_the_space():
+    config = compose([*LLAMA, "lora.r=choice(8,16,128)"])
+    assert ranks_of(config.settings, config.space) == [8, 16, 128]
+    config = compose([*LLAMA, "lora.r=tag(log2,interval(2,16))"])
+    assert ranks_of(config.settings, config.space) == [2, 4, 8, 16]
+    config = compose([*LLAMA, "lora.r=interval(3,20)"])
+    assert ranks_of(config.settings, config.space) == [3, 4, 8, 16, 20]
+    config = compose([*LLAMA, "lora.r=32"])
+    assert ranks_of(config.settings, config.space) == [32]
+
+
+def test_llama_3_8b_on_a_gpu_of_80_gb(forecast):
+    found = forecast(*LLAMA, "lora.r=choice(8,16)", "train.batch_size=4", "model.max_length=1024", "plan.gpu_gb=80")
+    assert found.device.dtype == "bfloat16"
+    assert found.device.attention == "sdpa"
+    (study,) = found.studies
+    assert [corner.parameters for corner in study.corners] == [20_971_520, 41_943_040]
+    worst = study.worst
+    assert worst.adapter_bytes == 4 * 41_943_040
+    assert worst.checkpoint_bytes == 12 * 41_943_040
+    assert worst.need.base == 2 * 8_030_261_248
+    # 6 to 8.6 MB a token are saved at this size.
+    assert 6e6 < worst.need.activations / (worst.lanes * 4 * 1024) < 8.6e6
+    assert worst.lanes_that_fit == worst.lanes == 1
+    assert worst.need.total <= found.device.usable_bytes
+    assert found.base_by_type["nf4"] < 6e9
+
+
+def test_the_lanes_that_fit_are_the_most_that_do(forecast):
+    found = forecast(*QWEN, "plan.gpu_gb=24", "model.max_length=256", "lora.r=16", "executor.lanes=3")
+    (study,) = found.studies
+    fitting, load = study.worst.lanes_that_fit, study.load
+    sizes = shapes(QWEN)
+    assert 1 < fitting < 1024
+
+    def total(lanes):
+        return memory_need(sizes, dataclasses.replace(load, ranks=(16,) * lanes)).total
+
+    assert total(fitting) <= found.device.usable_bytes < total(fitting + 1)
+
+
+def test_lanes_that_do_not_fit_are_named_with_the_key_to_set(forecast):
+    found = forecast(*QWEN, "plan.gpu_gb=24", "model.max_length=256", "lora.r=16", "executor.lanes=64")
+    fitting = found.studies[0].worst.lanes_that_fit
+    assert fitting < 64
+    assert any(f"Set executor.lanes={fitting}" in note for note in found.notes)
+    assert found.studies[0].worst.lanes == fitting
+
+
+def test_a_rank_that_cannot_fit_is_refused_with_the_largest_that_does(forecast):
+    with pytest.raises(
+        ConfigError, match=r"^lora\.r=.*rank 1024 needs .* GB.*Set 'lora\.r=tag\(log2,interval\(2,"
+    ) as error:
+        forecast(*LLAMA, "lora.r=tag(log2,interval(2,1024))", "plan.gpu_gb=40", "model.max_length=128")
+    remedy = error.value.remedy.removeprefix("Set '").removesuffix("'.")
+    forecast(*LLAMA, remedy, "plan.gpu_gb=40", "model.max_length=128")  # the remedy is accepted
+
+
+def test_a_base_that_cannot_fit_is_refused_with_the_type_that_would(forecast):
+    with pytest.raises(
+        ConfigError, match=r"^model\.id=.*llama3 alone needs 32\.1 GB in float32.*model\.dtype=bfloat16"
+    ):
+        forecast(*LLAMA, "model.dtype=float32", "plan.gpu_gb=24")
+    with pytest.raises(ConfigError, match=r"alone needs 16\.1 GB in bfloat16.*fit in int8"):
+        forecast(*LLAMA, "plan.gpu_gb=12")
+
+
+def test_rows_that_cannot_fit_are_refused_with_the_longest_that_do(forecast):
+    with pytest.raises(ConfigError, match=r"^model\.max_length=8192: .*Set model\.max_length=\d+") as error:
+        forecast(*LLAMA, "lora.r=8", "plan.gpu_gb=24", "model.max_length=8192")
+    length = int(error.value.remedy.removeprefix("Set model.max_length=").removesuffix("."))
+    assert 128 < length < 8192
+    forecast(*LLAMA, "lora.r=8", "plan.gpu_gb=24", f"model.max_length={length}")
+
+
+def test_rows_that_are_not_at_hand_are_assumed_and_the_plan_says_so(forecast):
+    (study,) = forecast(*QWEN, "plan.gpu_gb=24", "model.max_length=64").studies
+    assert "has not been fetched" in study.assumed
+    assert study.tokens_per_row == 64
+
+
+def test_the_largest_of_three_peaks_counts():
+    sizes = shapes(QWEN)
+    load = PackLoad(dtype="bfloat16", attention="sdpa", ranks=(8,) * 2, passes=((1, 8),))
+    assert memory_need(sizes, load).stage == "end of a chunk"
+    assert memory_need(sizes, dataclasses.replace(load, passes=((8, 512),))).stage == "training"
+    scored = dataclasses.replace(load, evaluated=((256, 512),))
+    assert memory_need(sizes, scored).stage == "evaluation"
+
+
+def test_checkpointing_saves_one_tensor_a_block():
+    sizes = shapes(QWEN)
+    load = PackLoad(dtype="bfloat16", attention="sdpa", ranks=(8,), passes=((8, 512),))
+    whole, thin = memory_need(sizes, load), memory_need(sizes, dataclasses.replace(load, checkpointing=True))
+    tokens = 8 * 512
+    assert thin.activations < 0.15 * whole.activations
+    assert thin.activations > tokens * sizes.num_layers * sizes.width * 2
+
+
+def rate(model_dir, *, lanes, device="a GPU of 80 GB", tokens_per_s=1000.0, share=0.5, seconds=100.0, task="causal_lm"):
+    key = RateKey(
+        model=config_digest(model_dir), task=task, device=device, dtype="auto", lanes=lanes, workers=1, threads=1
+    )
+    return Rate(
+        key=key,
+        model_name="llama3",
+        tokens=round(tokens_per_s * seconds),
+        device_s=seconds,
+        trained_share=share,
+        at="2026-03-01T10:00:00+00:00",
+    )
+
+
+PLAN = [
+    *LLAMA,
+    "lora.r=16",
+    "train.batch_size=4",
+    "model.max_length=100",
+    "plan.gpu_gb=80",
+    "budget.trials=24",
+    "dataset.trec.train_rows=1200",
+    "train.epochs=2",
+    "search.references=[]",
+    "search.recipes=[]",  # the default recipe has another rank, so it would be trained beside the search
+]
+
+
+def test_without_a_measurement_there_is_no_time(forecast):
+    assert forecast(*PLAN).time is None
+    assert forecast(*PLAN, "plan.price_per_hour=2").price == 0
+
+
+def test_time_end_and_price_follow_from_the_measured_rate(forecast, tmp_path):
+    record_rates(tmp_path / "cache", [rate(FOLDER / "llama3_8b", lanes=8)])
+    found = forecast(*PLAN, "confirm=none", "plan.price_per_hour=3")
+    (study,) = found.studies
+    assert study.trial_tokens == 2 * 1200 * 100
+    assert found.time.trial_s == pytest.approx(240)
+    assert found.time.most_s == pytest.approx(24 * 240)
+    assert found.time.likely_s == pytest.approx(24 * 240 * 0.5)
+    assert found.time.ends_at == NOON + timedelta(seconds=24 * 120)
+    assert found.price == pytest.approx(24 * 120 / 3600 * 3)
+    assert found.time.trials_that_fit == 24
+    assert found.time.differs == ""
+
+
+def test_a_confirmation_takes_its_share(forecast, tmp_path):
+    record_rates(tmp_path / "cache", [rate(FOLDER / "llama3_8b", lanes=8)])
+    found = forecast(*PLAN, "confirm.max_share=1.5")
+    assert found.time.most_s == pytest.approx(24 * 240 * 2.5)
+
+
+def test_budget_and_window_limit_the_trials(forecast, tmp_path):
+    record_rates(tmp_path / "cache", [rate(FOLDER / "llama3_8b", lanes=8)])
+    assert forecast(*PLAN, "budget.device_hours=0.2").time.trials_that_fit == 6  # of 120 s each
+    window = forecast(*PLAN, "confirm=none", "budget.window=12:00-12:20", "budget.time_zone=UTC").time
+    assert window.trials_that_fit == 10
+    assert window.ends_at == datetime(2026, 3, 4, 12, 8, tzinfo=UTC)  # 48 minutes in windows of 20
+
+
+def test_work_ends_within_the_windows():
+    budget = compose(["budget.window=22:00-23:00", "budget.time_zone=UTC"]).settings.budget
+    assert end_of_work(1800, budget, NOON) == datetime(2026, 3, 2, 22, 30, tzinfo=UTC)
+    assert end_of_work(3 * 3600, budget, NOON) == datetime(2026, 3, 4, 23, 0, tzinfo=UTC)
+    always = compose([]).settings.budget
+    assert end_of_work(7200, always, NOON) == NOON + timedelta(hours=2)
+
+
+def test_of_several_rates_the_one_with_the_nearest_lanes_is_taken(tmp_path):
+    folder = FOLDER / "llama3_8b"
+    rates = [rate(folder, lanes=2, tokens_per_s=700), rate(folder, lanes=8), rate(FOLDER / "qwen3_0_6b", lanes=4)]
+    record_rates(tmp_path, rates)
+    key = dataclasses.replace(rates[0].key, lanes=3)
+    found, differs = find_rate(tmp_path, key)
+    assert found.tokens_per_s == pytest.approx(700)
+    assert differs == "lanes=2"
+    assert find_rate(tmp_path, dataclasses.replace(key, device="another")) is None
+    assert find_rate(tmp_path, dataclasses.replace(key, dtype="float32")) is None
+
+
+def test_a_newer_rate_replaces_an_older_one_and_a_short_session_none(tmp_path):
+    folder = FOLDER / "llama3_8b"
+    record_rates(tmp_path, [rate(folder, lanes=2, tokens_per_s=700)])
+    record_rates(tmp_path, [rate(folder, lanes=2, tokens_per_s=900, seconds=LEAST_DEVICE_S - 1)])
+    assert find_rate(tmp_path, rate(folder, lanes=2).key)[0].tokens_per_s == pytest.approx(700)
+    record_rates(tmp_path, [rate(folder, lanes=2, tokens_per_s=900)])
+    assert find_rate(tmp_path, rate(folder, lanes=2).key)[0].tokens_per_s == pytest.approx(900)
+
+
+def test_a_damaged_file_of_rates_is_like_none(tmp_path):
+    record_rates(tmp_path, [rate(FOLDER / "llama3_8b", lanes=2)])
+    (tmp_path / "rates.json").write_text("[{")
+    assert find_rate(tmp_path, rate(FOLDER / "llama3_8b", lanes=2).key) is None
