@@ -229,8 +229,8 @@ class ModelSettings:
     )
     attention: str = key(
         "auto",
-        "Attention kernel; auto uses sdpa on a GPU, sweeper_short on a CPU in bfloat16, else eager.",
-        choices=("auto", "eager", "sdpa", "sweeper_short"),
+        "Attention kernel; auto uses sweeper_sdpa (the fused kernel) on a GPU, sweeper_short on a CPU in bfloat16, else eager.",
+        choices=("auto", "eager", "sdpa", "sweeper_sdpa", "sweeper_short"),
     )
     dropout: float = key(
         0.0,

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["SHORT", "choose_attention", "choose_dtype", "cpu_flags", "type_name"]
+__all__ = ["PADDED_SDPA", "SHORT", "choose_attention", "choose_dtype", "cpu_flags", "type_name"]
 
 SHORT = "sweeper_short"
 """Name of the kernel in `short_attention`; defined here so that choosing it does not import transformers."""
+PADDED_SDPA = "sweeper_sdpa"
+"""Name of the kernel in `padded_attention`."""
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """CPU features of bfloat16 arithmetic as Linux names them, on x86 (the first two) and on ARM."""
@@ -52,7 +54,7 @@ def choose_attention(wanted: str, device: torch.device | str, dtype: torch.dtype
         if dtype is torch.bfloat16:
             return SHORT, f"{SHORT}: up to twice as fast as eager on short rows in bfloat16"
         return "eager", "eager: on a CPU the fused kernel's backward pass is several times slower"
-    return "sdpa", "sdpa, the fused kernel of this GPU"
+    return PADDED_SDPA, f"{PADDED_SDPA}, the fused kernel of this GPU, called without waiting for the device"
 
 
 def type_name(dtype: torch.dtype) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from sweeper.errors import ModelError, first_line
-from sweeper.models.device_choice import SHORT
+from sweeper.models.device_choice import PADDED_SDPA, SHORT
 
 __all__ = ["KINDS", "load_model", "model_config", "quiet"]
 
@@ -33,7 +33,7 @@ def load_model(
         kind: ``sequence_classification`` (with a new head) or ``causal_lm``.
         num_labels: Number of outputs of the new head.
         dtype: Type of all weights.
-        attention: Attention kernel: ``eager``, ``sdpa`` or `SHORT`.
+        attention: Attention kernel: ``eager``, ``sdpa``, `PADDED_SDPA` or `SHORT`.
         trust_remote_code: Whether to run code that comes with the model.
 
     Raises:
@@ -42,9 +42,13 @@ def load_model(
     import transformers
 
     if attention == SHORT:
-        from sweeper.models.short_attention import register
+        from sweeper.models import short_attention
 
-        register()
+        short_attention.register()
+    elif attention == PADDED_SDPA:
+        from sweeper.models import padded_attention
+
+        padded_attention.register()
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     try:
         with quiet(), torch.random.fork_rng(devices=[]):

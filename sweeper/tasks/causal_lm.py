@@ -189,13 +189,11 @@ class _ChoiceBlock:
             inputs += ids[:-1]
             offsets += range(len(ids) - 1)
             owners += [number] * (len(ids) - 1)
-        self.inputs_C = torch.tensor(inputs, dtype=torch.int64, device=device)
-        self.offsets_C = torch.tensor(offsets, dtype=torch.int64, device=device)
         positions, tokens, owner = zip(*predicted, strict=True)
-        self.position_N = torch.tensor(positions, device=device)
-        self.token_N = torch.tensor(tokens, device=device)
-        self.choice_N = torch.tensor(owner, device=device)
-        owner_C = torch.tensor(owners, dtype=torch.int64, device=device)
+        values = (inputs, offsets, positions, tokens, owner, owners)
+        # Without `non_blocking`, the host would wait for the device after each copy.
+        tensors = [torch.tensor(one, dtype=torch.int64).to(device, non_blocking=True) for one in values]
+        self.inputs_C, self.offsets_C, self.position_N, self.token_N, self.choice_N, owner_C = tensors
         self.sees_CC = (owner_C[:, None] == owner_C) & (self.offsets_C[:, None] >= self.offsets_C)
         """Whether a token (first axis) attends to another."""
 

@@ -66,11 +66,12 @@ class Bucket:
         last = index + 1 == self._micro_batches
         due = [last or (index + 1) % window == 0 for window in self._accumulation]
         if any(due):
-            # All lanes are due most of the time, and a slice changes the gradients in place without a copy.
-            rows = slice(None) if all(due) else torch.tensor(due, device=self._gradients.device).nonzero()[:, 0]
-            # The layers multiply with s·A and leave the gradient of s·A; the gradient of A is s times that.
+            # The layers multiply with s·A and leave the gradient of s·A; the gradient of A is s times that. Lanes are
+            # picked by slices: a list of indices would be copied to the device, and the host would wait for that.
             size = self._layout.size_a
-            self._gradients[rows, :size] *= self._scale_k1[rows]
+            picked = [slice(None)] if all(due) else [slice(row, row + 1) for row, is_due in enumerate(due) if is_due]
+            for rows in picked:
+                self._gradients[rows, :size] *= self._scale_k1[rows]
             self._optimizer.step(self._parameters, self._gradients, due)
             self.refresh(training=True)
 
@@ -132,7 +133,7 @@ class Bucket:
             [OptimSettings.of(lane.spec.train, total_steps=n) for lane, n in zip(lanes, steps, strict=True)],
             [lane.step for lane in lanes],
             num_adapter=self._layout.size_lora,
-            decay_mask=self._layout.decay_mask().to(device),
+            decay_mask=self._layout.decay_mask().to(device, non_blocking=True),
             moment1=self._moment1,
             moment2=self._moment2,
         )
@@ -141,7 +142,7 @@ class Bucket:
         # Dropout only zeroes values; dividing s by the probability of being kept makes up for the smaller sum.
         loras = [lane.spec.lora for lane in self.lanes]
         scales = [lora_scale(lora) / (keep_share(lora.dropout) if training else 1.0) for lora in loras]
-        return torch.tensor(scales, device=self._parameters.device)[:, None]
+        return torch.tensor(scales)[:, None].to(self._parameters.device, non_blocking=True)
 
     def _pad(self, flats: Sequence[torch.Tensor]) -> torch.Tensor:
         return self._layout.pad([(lane.layout.rank, flat) for lane, flat in zip(self.lanes, flats, strict=True)])

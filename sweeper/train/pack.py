@@ -129,7 +129,7 @@ class Pack:
         weights_KM = rows.weights(order_KMB).sum(2)
         of_buckets = torch.split(weights_KM, [len(bucket.lanes) for bucket in buckets])
         shares_kM = [bucket.shares(weights_kM) for bucket, weights_kM in zip(buckets, of_buckets, strict=True)]
-        shares_KM = torch.cat(shares_kM).to(self.device)
+        shares_KM = torch.cat(shares_kM).to(self.device, non_blocking=True)
         losses_K = torch.zeros(len(lanes), device=self.device)
         with self._attached(buckets, training=True):
             own = [lane.spec.lora.dropout for lane in lanes]
@@ -214,17 +214,19 @@ class Pack:
     def _gather(
         self, split: EvaluationBatches, num_lanes: int, outputs: RowFunction, tokens_per_pass: int
     ) -> torch.Tensor:
-        gathered = None
+        found = []
         for picked, batch in split.batches:
             for rows in np.array_split(np.arange(len(picked)), split.num_parts(batch, num_lanes, tokens_per_pass)):
                 # Every lane is scored on the same rows, so the batch is repeated for each of them.
                 chosen = slice(int(rows[0]), int(rows[-1]) + 1)
-                part_NF = outputs(self._model, batch.repeated(chosen, num_lanes)).float().cpu()
-                if gathered is None:
-                    gathered = torch.empty(num_lanes, split.num_rows, part_NF.shape[-1])
-                gathered[:, picked[chosen]] = part_NF.view(num_lanes, -1, part_NF.shape[-1])
-        if gathered is None:
+                part_NF = outputs(self._model, batch.repeated(chosen, num_lanes)).float()
+                found.append(part_NF.view(num_lanes, -1, part_NF.shape[-1]))
+        if not found:
             raise ValueError("the split has no rows")
+        # Copied once: every copy to the host waits until the device is done.
+        in_batches = torch.cat(found, 1).cpu()
+        gathered = torch.empty_like(in_batches)
+        gathered[:, torch.cat([picked for picked, _ in split.batches])] = in_batches
         return gathered
 
     def _dropout(self, lanes: Sequence[Lane], purpose: str, probabilities: Sequence[float]) -> LaneDropout | None:

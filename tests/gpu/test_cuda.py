@@ -13,7 +13,7 @@ from sweeper.execute.base import WorkerReady
 from sweeper.execute.devices import choose_devices, visible_cuda_devices
 from sweeper.execute.process import ProcessExecutor
 from sweeper.failures import is_out_of_memory
-from sweeper.models.device_choice import choose_attention, choose_dtype
+from sweeper.models.device_choice import PADDED_SDPA, choose_attention, choose_dtype
 from sweeper.store.trials import TrialStore
 from sweeper.sweep.run import run_sweep
 from sweeper.train.checkpoints import to_safetensors
@@ -94,7 +94,7 @@ def test_bfloat16_is_chosen_where_the_device_computes_in_it_and_stays_near_float
 
 
 def test_the_fused_attention_is_chosen():
-    assert choose_attention("auto", CUDA)[0] == "sdpa"
+    assert choose_attention("auto", CUDA)[0] == PADDED_SDPA
 
 
 # Memory.

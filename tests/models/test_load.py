@@ -64,7 +64,7 @@ def test_its_weights_have_the_type_asked_for(bert, dtype):
     assert {parameter.dtype for parameter in load(bert, dtype=dtype).parameters()} == {dtype}
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "sweeper_sdpa"])
 def test_it_has_the_attention_asked_for(bert, attention):
     assert load(bert, attention=attention).config._attn_implementation == attention
 
@@ -124,7 +124,7 @@ def test_a_gpu_is_asked_for_bfloat16(monkeypatch, is_supported, dtype):
 
 @pytest.mark.parametrize(
     ("wanted", "device", "kernel"),
-    [("auto", "cpu", "eager"), ("auto", "cuda", "sdpa"), ("sdpa", "cpu", "sdpa"), ("eager", "cuda", "eager")],
+    [("auto", "cpu", "eager"), ("auto", "cuda", "sweeper_sdpa"), ("sdpa", "cpu", "sdpa"), ("eager", "cuda", "eager")],
 )
 def test_the_attention_is_chosen_and_explained(wanted, device, kernel):
     chosen, said = choose_attention(wanted, device)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
-from sweeper.models.device_choice import SHORT, choose_attention
+from sweeper.models.device_choice import PADDED_SDPA, SHORT, choose_attention
 from sweeper.models.short_attention import register, short_attention
 
 LENGTHS = [1, 5, 16, 31, 40]
@@ -87,4 +87,4 @@ def test_a_model_gives_the_same_states(kind):
 def test_it_is_chosen_on_a_cpu_in_bfloat16_only():
     assert choose_attention("auto", "cpu", torch.bfloat16)[0] == SHORT
     assert choose_attention("auto", "cpu", torch.float32)[0] == "eager"
-    assert choose_attention("auto", "cuda", torch.bfloat16)[0] == "sdpa"
+    assert choose_attention("auto", "cuda", torch.bfloat16)[0] == PADDED_SDPA

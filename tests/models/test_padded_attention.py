@@ -1,0 +1,60 @@
+"""The fused attention that never reads the padding mask back, against transformers' own kernels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sweeper.models import padded_attention
+from sweeper.models.device_choice import PADDED_SDPA
+from tests.tasks.languages import LANGUAGE_MODELS, batch_of, language_model, pairs
+from tests.train.tiny import build_model
+
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+
+
+@pytest.fixture(autouse=True)
+def registered():
+    padded_attention.register()
+
+
+def states_of(model, attention, batch):
+    model.set_attn_implementation(attention)
+    base = getattr(model, model.base_model_prefix)
+    return base(input_ids=batch.ids, attention_mask=batch.mask).last_hidden_state[batch.mask.bool()]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in LANGUAGE_MODELS if kind != "gemma2"])  # soft caps have no kernel
+def test_a_language_model_has_the_states_of_the_eager_kernel(kind):
+    model, batch = language_model(kind), batch_of(pairs(6))
+    assert not batch.mask.all()
+    torch.testing.assert_close(states_of(model, PADDED_SDPA, batch), states_of(model, "eager", batch), **CLOSE)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "electra"])
+def test_an_encoder_has_the_states_of_the_eager_kernel(kind):
+    model, batch = build_model(kind), batch_of(pairs(6))
+    torch.testing.assert_close(states_of(model, PADDED_SDPA, batch), states_of(model, "eager", batch), **CLOSE)
+
+
+def test_a_sliding_window_keeps_its_mask():
+    model, batch = language_model("mistral"), batch_of(pairs(6))
+    model.config.sliding_window = 3
+    windowed = states_of(model, "eager", batch)
+    torch.testing.assert_close(states_of(model, PADDED_SDPA, batch), windowed, **CLOSE)
+    model.config.sliding_window = None
+    assert not torch.allclose(states_of(model, PADDED_SDPA, batch), windowed, **CLOSE)
+
+
+def test_a_causal_model_gets_the_kernel_without_a_mask(monkeypatch):
+    model, batch, masks = language_model(), batch_of(pairs(6)), []
+    fused = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(*args, attn_mask=None, **kwargs):
+        masks.append(attn_mask)
+        return fused(*args, attn_mask=attn_mask, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    states_of(model, PADDED_SDPA, batch)
+    assert masks
+    assert all(mask is None for mask in masks)
