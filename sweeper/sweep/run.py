@@ -54,8 +54,8 @@ from sweeper.sweep.factory import (
 )
 from sweeper.sweep.identity import check_identity, sweep_name
 from sweeper.sweep.log_file import log_to
-from sweeper.sweep.model_kind import settled_by_disk, settled_by_model, settled_text
 from sweeper.sweep.memory import return_large_blocks
+from sweeper.sweep.model_kind import settled_by_disk, settled_by_model, settled_text
 from sweeper.sweep.monitor import SweepMonitor
 from sweeper.sweep.plan import StudyPlan, check_content, plan_model, plan_study, plan_weights, reference_recipes
 from sweeper.sweep.reports import current_best, write_report
