@@ -95,3 +95,56 @@ def test_a_lane_does_not_depend_on_the_file_that_it_came_from(pack, tmp_path):
         file.write(bytes(saved.num_bytes))
     for name, tensor in lane.state().items():
         assert torch.equal(resumed.state()[name], tensor)
+
+
+class Timer:
+    """A clock that advances when it is told to, and by some seconds whenever it is read."""
+
+    def __init__(self):
+        self.now, self.per_call = 100.0, 0.0
+
+    def __call__(self):
+        self.now += self.per_call
+        return self.now
+
+
+def due(found, number=1, size=7, *, is_scored=False):
+    return found.is_due(number, state(size), is_scored=is_scored)
+
+
+def test_a_large_checkpoint_is_due_after_its_time_and_at_rungs(tmp_path):
+    timer = Timer()
+    found = CheckpointWriter(CheckpointPolicy(file_bytes=10, every_s=300), timer)
+    found.open(tmp_path)
+    found.admitted(1)
+    assert not due(found)
+    assert due(found, is_scored=True)
+    timer.now += 299
+    assert not due(found)
+    timer.now += 1
+    assert due(found)
+    found.save(1, state())
+    assert not due(found)
+
+
+def test_a_small_one_is_due_after_every_chunk_and_so_are_all_with_no_time_between(tmp_path):
+    for policy in (CheckpointPolicy(file_bytes=10**6, every_s=300), CheckpointPolicy(file_bytes=10, every_s=0)):
+        found = CheckpointWriter(policy, Timer())
+        found.open(tmp_path)
+        found.admitted(1)
+        assert due(found)
+
+
+def test_after_a_slow_one_the_next_is_due_when_the_last_has_taken_a_fiftieth_of_the_time(tmp_path):
+    timer = Timer()
+    found = CheckpointWriter(CheckpointPolicy(file_bytes=10, every_s=300), timer)
+    found.open(tmp_path)
+    found.admitted(1)
+    timer.per_call = 8.0  # seconds that saving takes
+    found.save(1, state())
+    timer.per_call = 0.0
+    timer.now += 399
+    assert not due(found)
+    timer.now += 1
+    assert due(found)
+    assert due(found, is_scored=True)
