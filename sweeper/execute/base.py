@@ -42,6 +42,8 @@ class CheckpointPolicy:
     """Size from which it writes a checkpoint to the disk itself; smaller ones are part of its reply."""
     every_s: float = 0.0
     """Seconds between the large checkpoints of a trial, beside those of its rungs; 0 for one after every chunk."""
+    moments: str = "float32"
+    """Number type of AdamW's moments in checkpoints of any size."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -30,6 +30,7 @@ __all__ = ["CheckpointWriter", "read_checkpoint", "safetensors_parts", "to_safet
 log = logging.getLogger(__name__)
 _DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.int64: "I64"}
 _ALIGNMENT = 8
+_MOMENTS = ("moment1", "moment2")
 _MOST_TIME = 0.02
 """Largest share of the time that large checkpoints may take: after a slow one, the next one waits longer."""
 
@@ -91,7 +92,10 @@ class CheckpointWriter:
         return checkpoint
 
     def _save(self, number: int, tensors: Mapping[str, torch.Tensor]) -> Checkpoint:
-        if self._folder is not None and _num_bytes(tensors) >= self._policy.file_bytes:
+        is_large = _num_bytes(tensors) >= self._policy.file_bytes
+        moments = {name: tensors[name].to(getattr(torch, self._policy.moments)) for name in _MOMENTS}
+        tensors = {**tensors, **moments}
+        if self._folder is not None and is_large:
             try:
                 path, digest = write_by_content(self._folder, safetensors_parts(tensors), prefix=f"{number}-")
                 return CheckpointFile(path=path, sha256=digest, num_bytes=path.stat().st_size)
