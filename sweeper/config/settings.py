@@ -352,7 +352,7 @@ class TrainSettings:
     )
     chunks_per_epoch: int = key(
         0,
-        "Chunks per epoch; trials enter, leave and are checkpointed between chunks. 0 makes about 12 in a trial.",
+        "Chunks per epoch; trials enter and leave packs, and are saved, between chunks. 0 makes about 12 in a trial.",
         at_least=0,
         at_most=_MOST_CHUNKS,
     )
@@ -573,6 +573,17 @@ class StoreSettings:
         "Adapters kept per study: those of this many best trials, of all recipes and of the confirmation; 0 keeps all.",
         at_least=0,
         at_most=1e6,
+    )
+    checkpoint_every_s: float = key(
+        300.0,
+        "Seconds between a trial's checkpoints if they are as large as executor.checkpoint_file_mb, beside those of its rungs; 0 makes one after every chunk, as for smaller ones.",
+        at_least=0,
+        at_most=_WEEK_S,
+    )
+    checkpoint_moments: str = key(
+        "float32",
+        "Number type of AdamW's moments in checkpoints. bfloat16 makes them a third smaller, but a trial that resumes is no longer exact.",
+        choices=("float32", "bfloat16"),
     )
 
 

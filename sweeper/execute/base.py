@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sweeper.config.settings import ModelSettings, TaskSettings
-from sweeper.types import ChunkReport, ChunkRequest, Failure, FailureKind, ModelRef, RowsRef, TrialSpec
+from sweeper.types import Checkpoint, ChunkReport, ChunkRequest, Failure, FailureKind, ModelRef, RowsRef, TrialSpec
 
 __all__ = [
     "AdaptersScored",
@@ -22,8 +22,10 @@ __all__ = [
     "OpenStudy",
     "Reply",
     "Request",
+    "SaveTrials",
     "ScoreAdapters",
     "StudyOpened",
+    "TrialsSaved",
     "Worker",
     "WorkerFailed",
     "WorkerHandle",
@@ -38,6 +40,10 @@ class CheckpointPolicy:
 
     file_bytes: float = math.inf
     """Size from which it writes a checkpoint to the disk itself; smaller ones are part of its reply."""
+    every_s: float = 0.0
+    """Seconds between the large checkpoints of a trial, beside those of its rungs; 0 for one after every chunk."""
+    moments: str = "float32"
+    """Number type of AdamW's moments in checkpoints of any size."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,7 +98,14 @@ class ScoreAdapters:
     """Spec and adapter files in PEFT's format, by trial number."""
 
 
-Request = OpenStudy | ChunkRequest | ScoreAdapters
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SaveTrials:
+    """Request: save trials that are about to leave the pack, and whose last chunk has no checkpoint."""
+
+    numbers: tuple[int, ...]
+
+
+Request = OpenStudy | ChunkRequest | ScoreAdapters | SaveTrials
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,6 +141,15 @@ class AdaptersScored:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TrialsSaved:
+    """Reply to `SaveTrials`."""
+
+    checkpoints: Mapping[int, Checkpoint] = field(default_factory=dict)
+    """By trial number."""
+    elapsed_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerFailed:
     """Reply to a request that failed for a reason unrelated to any trial."""
 
@@ -136,7 +158,7 @@ class WorkerFailed:
     kind: FailureKind = FailureKind.ERROR
 
 
-Reply = WorkerReady | StudyOpened | ChunkReport | AdaptersScored | WorkerFailed
+Reply = WorkerReady | StudyOpened | ChunkReport | AdaptersScored | TrialsSaved | WorkerFailed
 
 
 class Worker(Protocol):

@@ -26,8 +26,10 @@ from sweeper.execute.base import (
     OpenStudy,
     Reply,
     Request,
+    SaveTrials,
     ScoreAdapters,
     StudyOpened,
+    TrialsSaved,
     WorkerReady,
     WorkerSetup,
 )
@@ -134,12 +136,14 @@ class TrainingWorker:
         return WorkerReady(notes=(f"base weights: {why_dtype}", f"attention: {why_attention}"))
 
     def answer(self, request: Request) -> Reply:
-        """Open a study, train a chunk or score adapters."""
+        """Open a study, train a chunk, save trials or score adapters."""
         match request:
             case OpenStudy():
                 return self._open(request)
             case ScoreAdapters():
                 return self._score_adapters(self._open_study("scores adapters"), request)
+            case SaveTrials(numbers=numbers):
+                return self._save(numbers)
             case ChunkRequest():
                 return self._run(self._open_study("trains a chunk"), request)
 
@@ -332,6 +336,11 @@ class TrainingWorker:
             elapsed_s=time.perf_counter() - started,
         )
 
+    def _save(self, numbers: Sequence[int]) -> TrialsSaved:
+        started = time.perf_counter()
+        checkpoints = {number: self._checkpoints.save(number, self._lanes[number].state()) for number in numbers}
+        return TrialsSaved(checkpoints=checkpoints, elapsed_s=time.perf_counter() - started)
+
     def _run(self, study: _Study, request: ChunkRequest) -> ChunkReport:
         started = time.perf_counter()
 
@@ -397,6 +406,7 @@ class TrainingWorker:
                 failures[number] = Failure(kind=FailureKind.CHECKPOINT, message=str(error))
                 continue
             self._lanes[number] = lane
+            self._checkpoints.admitted(number)
             if lane.chunks_done == 0:
                 details[number] = {"num_parameters": lane.layout.size, "initial_hash": lane.state_hash()}
         return details, failures
@@ -432,7 +442,8 @@ class TrainingWorker:
                 adapters[number] = lane.adapter_files(base, study.adapter_config)
                 del self._lanes[number]
             else:
-                checkpoints[number] = self._checkpoints.save(number, lane.state())
+                if self._checkpoints.is_due(number, state := lane.state(), is_scored=number in scores):
+                    checkpoints[number] = self._checkpoints.save(number, state)
                 # Only a rung that scored all rows can be the best one.
                 if number in scores and scores[number].num_rows == study.validation.num_rows:
                     rung_adapters[number] = lane.adapter_files(base, study.adapter_config)

@@ -18,7 +18,7 @@ import sweeper.train.worker
 from sweeper.config.settings import DatasetSettings, ModelSettings
 from sweeper.data import prepare, prepare_splits
 from sweeper.errors import ContentChanged, WorkerError
-from sweeper.execute.base import CheckpointPolicy, ScoreAdapters, StudyOpened, WorkerSetup
+from sweeper.execute.base import CheckpointPolicy, SaveTrials, ScoreAdapters, StudyOpened, WorkerSetup
 from sweeper.models import read_model
 from sweeper.store.outcomes import RowOutcomes
 from sweeper.train import make_worker
@@ -170,6 +170,24 @@ def test_a_trial_continues_from_a_file_as_from_bytes(disk, worker, tmp_path):
     assert again.measurements == expected.measurements
     wrong = replace(admission, checkpoint=replace(saved, path=kept, sha256="0" * 64))
     assert by_file.answer(ChunkRequest(admit=(wrong,), evict=(1,))).failures[1].kind is FailureKind.CHECKPOINT
+
+
+def test_large_checkpoints_are_sent_at_rungs_and_on_request(disk, worker, tmp_path):
+    policy = CheckpointPolicy(file_bytes=0, every_s=3600)
+    sparse = make_worker(replace(setup(disk), checkpoints=policy), 0)
+    sparse.start()
+    sparse.answer(study(disk, incoming=tmp_path / "incoming"))
+    first, second = sparse.answer(admit(trial(1), trial(2))), sparse.answer(ChunkRequest())
+    assert (first.checkpoints.keys(), second.checkpoints.keys()) == (set(), {1, 2})
+    third = sparse.answer(ChunkRequest(evict=(2,)))
+    assert third.checkpoints == {}
+    saved = sparse.answer(SaveTrials(numbers=(1,)))
+    assert saved.checkpoints.keys() == {1}
+    last = sparse.answer(ChunkRequest()).measurements  # it goes on as if nothing had happened
+    again = worker.answer(
+        ChunkRequest(admit=(Admission(spec=trial(1), chunks_done=3, checkpoint=saved.checkpoints[1]),))
+    )
+    assert again.measurements == last
 
 
 def test_a_trial_of_a_confirmation_is_scored_at_its_end_only(worker):
