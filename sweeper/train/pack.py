@@ -1,8 +1,8 @@
 """The pack: trials that train side by side on one frozen base model.
 
 `Pack` replaces the target layers of a model once. After that, `train_chunk` and `predict` take any lanes: they copy the
-lanes' vectors side by side, run, and write the lanes back only at the end, so a failure in between leaves them
-unchanged. Lanes never see each other's rows, generators, losses or gradients.
+lanes' vectors side by side to the device, run, and write the lanes back only at the end, so a failure in between leaves
+them unchanged. Lanes never see each other's rows, generators, losses or gradients.
 
 Shapes: K lanes of the pack, k lanes of a bucket, M micro-batches of a chunk, B rows of a micro-batch, N rows of a
 split, F outputs of a row.
@@ -121,7 +121,7 @@ class Pack:
             One outcome per lane; the caller checks that the losses are finite.
         """
         plan = rows.plan
-        buckets = [Bucket(group, self.shape, self.dtype, plan) for group in _groups(lanes)]
+        buckets = [Bucket(group, self.shape, self.dtype, self.device, plan) for group in _groups(lanes)]
         # Lanes may be at different chunks; their micro-batches have the same lengths all the same (see `batches`).
         order_KMB = np.stack([rows.chunk(lane.chunks_done, lane.spec.seed) for lane in lanes])
         # Gradients accumulate over the micro-batches of an optimizer step. Each lane has its own number of these, so
@@ -143,11 +143,11 @@ class Pack:
                     losses_K += loss_K.detach()
                 for bucket in buckets:
                     bucket.step(index)
-        # All allocations come before the first lane is written: lack of memory must not leave half of them updated.
-        for bucket, updated in [(bucket, bucket.updated()) for bucket in buckets]:
-            bucket.write_back(updated)
         means = (losses_K.cpu() / weights_KM.sum(1)).tolist()
         tokens = [rows.num_tokens(chunk) for chunk in order_KMB]
+        # Last of all, because a failure must not leave some of the lanes updated.
+        for bucket in buckets:
+            bucket.write_back()
         return [ChunkOutcome(m, plan.rows_per_chunk, t) for m, t in zip(means, tokens, strict=True)]
 
     def _batches(self, rows: TrainingRows, index: int, order_KB: np.ndarray, tokens_per_pass: int) -> Iterator[Batch]:
@@ -165,7 +165,7 @@ class Pack:
         self, lanes: Sequence[Lane], split: EvaluationBatches, outputs: RowFunction, *, tokens_per_pass: int = 0
     ) -> torch.Tensor:
         """Return the outputs of every lane for all rows of a split, ``[K, rows, F]`` float32 on the CPU."""
-        buckets = [Bucket(group, self.shape, self.dtype) for group in _groups(lanes)]
+        buckets = [Bucket(group, self.shape, self.dtype, self.device) for group in _groups(lanes)]
         with self._attached(buckets, training=False):
             return self._gather(split, len(lanes), outputs, tokens_per_pass)
 
@@ -242,7 +242,6 @@ class Pack:
         first = 0
         try:
             for bucket in buckets:
-                bucket.refresh(training=training)
                 last = first + len(bucket.lanes)
                 adapters = bucket.lora_segments(first, last, self._sizes, training=training)
                 for group, adapter in zip(self._lora, adapters, strict=True):

@@ -63,6 +63,8 @@ from sweeper.types import (
 
 __all__ = ["TrainingWorker"]
 
+_HOST = torch.device("cpu")
+"""Where lanes are between chunks, whatever the device (see `sweeper.train.bucket`)."""
 _EVALUATION_ROWS = 32
 _ADAPTERS_AT_ONCE = 8
 """Most adapters that are scored together on request: on a CPU, lack of memory would end the worker."""
@@ -256,7 +258,7 @@ class TrainingWorker:
             seed=study.request.seed,
             origin="frozen",
         )
-        lane, train = Lane.start(spec, study.pack.shape, self._device), self._train_once(study)
+        lane, train = Lane.start(spec, study.pack.shape, _HOST), self._train_once(study)
         features, held_out = (study.pack.features(lane, split, tokens_per_pass=tokens) for split in (train, validation))
         self._initial_head(study, spec, features.head_inputs)
         scores: dict[str, Mapping[str, float]] = {}
@@ -287,7 +289,7 @@ class TrainingWorker:
         def fit() -> torch.Tensor:
             train, found = self._train_once(study), features_NI
             if found is None:
-                lane = Lane.start(spec, study.pack.shape, self._device)
+                lane = Lane.start(spec, study.pack.shape, _HOST)
                 tokens = self._setup.tokens_per_pass
                 found = study.pack.features(lane, train, tokens_per_pass=tokens).head_inputs
             probe = fit_probe(found, train.targets, study.num_labels, has_bias=last.has_bias, strength=STRENGTH)
@@ -314,7 +316,7 @@ class TrainingWorker:
         failures: dict[int, Failure] = {}
         for number, (spec, files) in request.adapters.items():
             try:
-                lanes.append(Lane.from_adapter(spec, files, study.pack.shape, self._device))
+                lanes.append(Lane.from_adapter(spec, files, study.pack.shape, _HOST))
             except StoreError as error:
                 failures[number] = Failure(kind=FailureKind.CHECKPOINT, message=str(error))
         lanes = sort_lanes(lanes)
@@ -389,7 +391,7 @@ class TrainingWorker:
             number = admission.spec.number
             try:
                 head = self._initial_head(study, admission.spec) if admission.checkpoint is None else None
-                lane = Lane.admit(admission, study.pack.shape, self._device, head=head)
+                lane = Lane.admit(admission, study.pack.shape, _HOST, head=head)
             except StoreError as error:
                 failures[number] = Failure(kind=FailureKind.CHECKPOINT, message=str(error))
                 continue
