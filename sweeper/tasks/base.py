@@ -5,6 +5,9 @@ torch, because the controller asks tasks for metrics and directions.
 
 The engine knows nothing about labels: it gives a task a model and a `Batch`, and gets one loss per row, or a vector of
 outputs per row. A task must not mix rows, since they belong to different lanes.
+
+Which tokens have a loss is known when rows are tokenised, so `Batch` names them: a task that looked for them on the
+device would have to wait for it.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+import numpy as np
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -20,7 +25,10 @@ if TYPE_CHECKING:
     from sweeper.data.base import TokenisedSplits
     from sweeper.store.outcomes import RowOutcomes
 
-__all__ = ["Batch", "Examples", "TaskProtocol"]
+__all__ = ["Batch", "Examples", "Spans", "TaskProtocol", "flat_indices"]
+
+Spans = Sequence[tuple[int, int]]
+"""Ranges of a row's tokens that have a loss, each ``[start, end)``, ascending; none begins with the first token."""
 
 
 class Batch(NamedTuple):
@@ -32,6 +40,29 @@ class Batch(NamedTuple):
     """Attention mask, ``[rows, T]`` int64, 0 where padded."""
     targets: torch.Tensor
     """What the task needs to train and score each row, ``[rows, ...]`` int64."""
+    predicted: torch.Tensor | None = None
+    """Tokens with a loss, as ascending indices into the flattened ``ids``, ``[N]`` int64; None if tokens have none.
+
+    The token before each of them predicts it.
+    """
+    spans: Sequence[Spans] = ()
+    """The same tokens of each row, on the host; empty if tokens have no loss."""
+
+    def repeated(self, rows: slice, times: int) -> Batch:
+        """Return some of the rows, so many times: lane after lane.
+
+        Args:
+            rows: A slice with a start and a stop.
+            times: Number of lanes.
+        """
+        ids, mask, targets = (
+            tensor[rows].repeat(times, *(1,) * (tensor.dim() - 1)) for tensor in (self.ids, self.mask, self.targets)
+        )
+        if self.predicted is None:
+            return Batch(ids, mask, targets)
+        spans = list(self.spans[rows]) * times
+        predicted = flat_indices(spans, ids.shape[1]).to(ids.device, non_blocking=True)
+        return Batch(ids, mask, targets, predicted, spans)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +74,31 @@ class Examples:
     targets: Sequence[int | Sequence[int]]
     """`Batch.targets` of each row: a label, or the number of tokens before the completion and its choice."""
     weights: Sequence[float]
-    """Weight of each row in a mean loss: 1, or the number of tokens that it is trained on."""
+    """Weight of each row in a mean loss: 1, or the number of tokens that have a loss."""
+    spans: Sequence[Spans] = ()
+    """Tokens of each row that have a loss; empty if the row as a whole has one."""
 
     def first(self, num_rows: int) -> Examples:
         """Return the first rows."""
-        return Examples(self.ids[:num_rows], self.targets[:num_rows], self.weights[:num_rows])
+        return self.take(range(min(num_rows, len(self.ids))))
+
+    def take(self, rows: Sequence[int]) -> Examples:
+        """Return the rows with these indices."""
+        return Examples(
+            [self.ids[row] for row in rows],
+            [self.targets[row] for row in rows],
+            [self.weights[row] for row in rows],
+            [self.spans[row] for row in rows] if self.spans else (),
+        )
+
+
+def flat_indices(spans: Sequence[Spans], length: int) -> torch.Tensor:
+    """Return `Batch.predicted` of rows that are padded to ``length`` tokens, on the host."""
+    import torch
+
+    ranges = [(row * length + start, row * length + end) for row, found in enumerate(spans) for start, end in found]
+    indices = [np.arange(start, end) for start, end in ranges]
+    return torch.from_numpy(np.concatenate(indices) if indices else np.empty(0, np.int64))
 
 
 class TaskProtocol(Protocol):

@@ -14,6 +14,7 @@ loss, H hidden width, S = 1 + C positions that predict tokens of choices.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -74,33 +75,31 @@ class Task:
         output_layer(model)
 
     def examples(self, tokens: TokenisedSplits, split: str) -> Examples:
-        """Return rows with the length of the prompt and the choice as targets, weighted by the completion's length."""
+        """Return rows with the length of the prompt and the choice as targets, weighted by their tokens with a loss."""
         rows = getattr(tokens, split)
         prompts, lengths = list(rows["prompt"]), list(rows["length"])
         targets = [[prompt, label] for prompt, label in zip(prompts, rows["label"], strict=True)]
-        weights = [float(length - prompt) for length, prompt in zip(lengths, prompts, strict=True)]
-        return Examples(list(rows["input_ids"]), targets, weights)
+        spans = [[(prompt, length)] for prompt, length in zip(prompts, lengths, strict=True)]
+        weights = [float(sum(end - start for start, end in found)) for found in spans]
+        return Examples(list(rows["input_ids"]), targets, weights, spans)
 
     def row_loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """Return the negative log-likelihood of each row's completion, ``[B]``."""
-        import torch
-
+        """Return the negative log-likelihood of each row's tokens that have a loss, ``[B]``."""
         from sweeper.tasks.token_loss import TokenLoss, output_layer
 
+        predicted_N = _predicted(batch)
         states_BTH = _states(model, input_ids=batch.ids, attention_mask=batch.mask)
         # Each position predicts the next token, so the first token of a completion is predicted by the prompt's last.
-        positions = torch.arange(batch.ids.shape[1] - 1, device=batch.ids.device)
-        ends = batch.mask.sum(1, keepdim=True) - 1
-        rows_N, positions_N = ((positions >= batch.targets[:, :1] - 1) & (positions < ends)).nonzero(as_tuple=True)
-        inputs = (states_BTH[rows_N, positions_N], batch.ids[rows_N, positions_N + 1], output_layer(model))
+        states_NH = states_BTH.flatten(0, 1)[predicted_N - 1]
+        inputs = (states_NH, batch.ids.flatten()[predicted_N], output_layer(model))
         nll_N: torch.Tensor = TokenLoss.apply(*inputs)  # type: ignore[no-untyped-call]
-        return nll_N.new_zeros(len(batch.ids)).index_add(0, rows_N, nll_N)
+        return _sum_by_row(nll_N, batch)
 
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Return loss, number of tokens, and the log-likelihood of each choice, ``[B, 2 + choices]``."""
         import torch
 
-        tokens = (batch.mask.sum(1) - batch.targets[:, 0]).float()
+        tokens = _sum_by_row(torch.ones(len(_predicted(batch)), device=batch.ids.device), batch)
         if not self.choices:
             return torch.stack([self.row_loss(model, batch), tokens], 1)
         scores = self._choice_scores(model, batch)
@@ -148,9 +147,9 @@ class Task:
 
         # Prompts are padded to the longest, then comes the same block of choices for every row. Position ids let each
         # choice follow its row's prompt directly, as if it stood there alone.
-        block = _ChoiceBlock(self.choices, batch.ids.device)
+        block = _choice_block(self.choices, batch.ids.device)
         prompts_B1 = batch.targets[:, :1]
-        longest, width = int(prompts_B1.max()), len(block.inputs_C)
+        longest, width = max(spans[0][0] for spans in batch.spans), len(block.inputs_C)
         columns = torch.arange(longest + width, device=batch.ids.device).expand(len(batch.ids), -1)
         states = _states(
             model,
@@ -197,6 +196,12 @@ class _ChoiceBlock:
         """Whether a token (first axis) attends to another."""
 
 
+@functools.lru_cache(maxsize=4)
+def _choice_block(choices: tuple[tuple[int, ...], ...], device: torch.device) -> _ChoiceBlock:
+    """Return the block of these choices, which is copied to the device once and not with every batch."""
+    return _ChoiceBlock(choices, device)
+
+
 def _choice_mask(prompts_B: torch.Tensor, longest: int, sees_CC: torch.Tensor) -> torch.Tensor:
     """Return which token attends to which, ``[B, P + C, P + C]``: causal, and no choice attends to another."""
     import torch
@@ -208,6 +213,17 @@ def _choice_mask(prompts_B: torch.Tensor, longest: int, sees_CC: torch.Tensor) -
     mask[:, longest:, :longest] = (columns < prompts_B[:, None])[:, None]  # not to the padding of a shorter prompt
     mask[:, longest:, longest:] = sees_CC
     return mask
+
+
+def _predicted(batch: Batch) -> torch.Tensor:
+    assert batch.predicted is not None  # noqa: S101  `examples` gives every row its spans
+    return batch.predicted
+
+
+def _sum_by_row(values_N: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Return the sum over each row's tokens that have a loss, ``[B]``."""
+    rows_N = _predicted(batch) // batch.ids.shape[1]
+    return values_N.new_zeros(len(batch.ids)).index_add(0, rows_N, values_N)
 
 
 def _states(model: nn.Module, **inputs: Any) -> torch.Tensor:

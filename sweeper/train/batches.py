@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sweeper.tasks.base import Batch, Examples
+from sweeper.tasks.base import Batch, Examples, Spans, flat_indices
 from sweeper.train.chunks import ChunkPlan
 
 __all__ = ["EvaluationBatches", "Pass", "TrainingRows", "length_classes"]
@@ -65,6 +65,7 @@ class TrainingRows:
         self._ids_NT, self._mask_NT = padded(examples.ids, pad_token_id)
         self._targets = torch.as_tensor(examples.targets)
         self._weights = torch.as_tensor(examples.weights, dtype=torch.float32)
+        self._spans = examples.spans
         self._device = device
         generator = np.random.default_rng([seed, 0xC1A55])
         classes = length_classes(self._lengths, plan, generator)
@@ -91,11 +92,12 @@ class TrainingRows:
     def batch(self, rows: np.ndarray, length: int) -> Batch:
         """Return a batch of rows, padded to ``length`` tokens."""
         picked = torch.from_numpy(rows)
-        return Batch(
+        batch = Batch(
             self._ids_NT[picked, :length].to(self._device, non_blocking=True),
             self._mask_NT[picked, :length].to(self._device, non_blocking=True),
             self._targets[picked].to(self._device, non_blocking=True),
         )
+        return _with_spans(batch, [self._spans[row] for row in rows]) if self._spans else batch
 
     def passes(self, index: int) -> Sequence[Pass]:
         """Return the passes in which micro-batch ``index`` is trained if there is no budget; always one on a GPU."""
@@ -197,7 +199,16 @@ class EvaluationBatches:
         for picked in torch.split(order, _sizes([len(rows[i]) for i in order.tolist()], batch_size)):
             length = max(len(rows[i]) for i in picked.tolist())
             tensors = (ids[picked, :length], mask[picked, :length], self.targets[picked])
-            self.batches.append((picked, Batch(*(tensor.to(device) for tensor in tensors))))
+            batch = Batch(*(tensor.to(device) for tensor in tensors))
+            if examples.spans:
+                batch = _with_spans(batch, [examples.spans[row] for row in picked.tolist()])
+            self.batches.append((picked, batch))
+
+
+def _with_spans(batch: Batch, spans: Sequence[Spans]) -> Batch:
+    """Return a batch that knows which of its tokens have a loss."""
+    predicted = flat_indices(spans, batch.ids.shape[1]).to(batch.ids.device, non_blocking=True)
+    return batch._replace(predicted=predicted, spans=spans)
 
     @property
     def longest(self) -> int:

@@ -92,10 +92,8 @@ def typical_rows(examples: Examples, micro_batch: int, *, pad_token_id: int, dev
     by_length = sorted(range(len(examples.ids)), key=lambda row: len(examples.ids[row]))
     first = max(0, (len(by_length) - micro_batch) // 2)
     picked = by_length[first : first + micro_batch]
-    ids, targets, weights = examples.ids, examples.targets, examples.weights
-    part = Examples([ids[row] for row in picked], [targets[row] for row in picked], [weights[row] for row in picked])
     plan = ChunkPlan.of(len(picked), micro_batch=micro_batch, chunks_per_epoch=1, epochs=1)
-    return TrainingRows(part, plan, seed=0, pad_token_id=pad_token_id, device=device)
+    return TrainingRows(examples.take(picked), plan, seed=0, pad_token_id=pad_token_id, device=device)
 
 
 def _measure(

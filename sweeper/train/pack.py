@@ -219,8 +219,7 @@ class Pack:
             for rows in np.array_split(np.arange(len(picked)), split.num_parts(batch, num_lanes, tokens_per_pass)):
                 # Every lane is scored on the same rows, so the batch is repeated for each of them.
                 chosen = slice(int(rows[0]), int(rows[-1]) + 1)
-                repeated = Batch(*(tensor[chosen].repeat(num_lanes, *(1,) * (tensor.dim() - 1)) for tensor in batch))
-                part_NF = outputs(self._model, repeated).float().cpu()
+                part_NF = outputs(self._model, batch.repeated(chosen, num_lanes)).float().cpu()
                 if gathered is None:
                     gathered = torch.empty(num_lanes, split.num_rows, part_NF.shape[-1])
                 gathered[:, picked[chosen]] = part_NF.view(num_lanes, -1, part_NF.shape[-1])

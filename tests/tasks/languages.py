@@ -6,7 +6,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sweeper.models.targets import TARGETS
-from sweeper.tasks.base import Batch
+from sweeper.tasks.base import Batch, flat_indices
 from tests.models.test_targets import KEY_VALUE, NAMES_OF_ITS_OWN, SMALL
 
 LANGUAGE_MODELS = [
@@ -56,7 +56,9 @@ def batch_of(rows):
         whole = torch.tensor([*prompt, *completion])
         ids[number, : len(whole)] = whole
         mask[number, : len(whole)] = 1
-    return Batch(ids, mask, torch.tensor([[len(prompt), choice] for prompt, _, choice in rows]))
+    targets = torch.tensor([[len(prompt), choice] for prompt, _, choice in rows])
+    spans = [[(len(prompt), len(prompt) + len(completion))] for prompt, completion, _ in rows]
+    return Batch(ids, mask, targets, flat_indices(spans, longest), spans)
 
 
 @torch.no_grad()

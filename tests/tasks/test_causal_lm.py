@@ -12,6 +12,7 @@ from sweeper.errors import ModelError
 from sweeper.models.device_choice import SHORT
 from sweeper.models.short_attention import register
 from sweeper.tasks import make_task, token_loss
+from sweeper.tasks.base import Batch, flat_indices
 from sweeper.tasks.causal_lm import Task
 from tests.tasks.languages import END, LANGUAGE_MODELS, VOCABULARY, batch_of, language_model, nll_alone, pairs
 
@@ -73,6 +74,30 @@ def test_the_end_bears_a_loss_and_padding_with_the_same_token_does_not():
     torch.testing.assert_close(padded[:1], alone)
     without_end = Task().row_loss(model, batch_of([(prompt, completion[:1], label)]))
     assert (alone - without_end).item() > 0.1
+
+
+def test_a_row_may_have_several_tokens_with_a_loss_here_and_there():
+    model, ((prompt, completion, _),) = language_model(), pairs(1, seed=3)
+    row = [*prompt, *completion, *[9, 8, 7, 6]]
+    spans = [[(1, 2), (len(row) - 3, len(row) - 1)], [(2, 3)]]
+    ids = torch.tensor([row, row])
+    batch = Batch(ids, torch.ones_like(ids), torch.tensor([[1, -1], [2, -1]]), flat_indices(spans, len(row)), spans)
+    with torch.no_grad():
+        likely = model(input_ids=ids[:1]).logits[0].float().log_softmax(-1)
+        found = Task().outputs(model, batch)
+    expected = [-sum(likely[n - 1, row[n]] for start, end in part for n in range(start, end)) for part in spans]
+    torch.testing.assert_close(found[:, 0], torch.stack(expected), rtol=1e-4, atol=1e-5)
+    assert found[:, 1].tolist() == [3, 1]
+
+
+@pytest.mark.parametrize("choices", [(), CHOICES])
+def test_training_and_scoring_never_wait_for_the_device(choices):
+    # Tensors of the meta device have no values, so whatever asks for one raises.
+    batch = batch_of(pairs(6, choices=choices))
+    there = Batch(*(tensor.to("meta") for tensor in batch[:4]), batch.spans)
+    model = language_model().to("meta")
+    assert Task(choices).row_loss(model, there).shape == (6,)
+    assert Task(choices).outputs(model, there).shape == (6, 2 + len(choices))
 
 
 @pytest.mark.parametrize("softcap", [None, 3.0])

@@ -31,7 +31,8 @@ def language_pack(kind="llama", dtype=torch.float32):
 
 def examples_of(rows):
     targets = [[len(prompt), choice] for prompt, _, choice in rows]
-    return Examples([[*p, *c] for p, c, _ in rows], targets, [float(len(c)) for _, c, _ in rows])
+    spans = [[(len(p), len(p) + len(c))] for p, c, _ in rows]
+    return Examples([[*p, *c] for p, c, _ in rows], targets, [float(len(c)) for _, c, _ in rows], spans)
 
 
 def evaluation_of(rows):

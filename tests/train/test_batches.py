@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from sweeper.tasks.base import Examples
 from sweeper.train.batches import EvaluationBatches, TrainingRows
 from sweeper.train.chunks import ChunkPlan
 from tests.train.tiny import CPU, PAD, examples, token_rows
@@ -125,10 +126,54 @@ def test_a_batch_is_padded_and_masked():
         pad_token_id=PAD,
         device=CPU,
     )
-    tokens, mask, _ = rows.batch(np.array([1, 0]), 3)
+    tokens, mask, *_ = rows.batch(np.array([1, 0]), 3)
     assert tokens.tolist() == [[8, PAD, PAD], [5, 6, 7]]
     assert mask.tolist() == [[1, 0, 0], [1, 1, 1]]
     assert rows.num_tokens(np.array([1, 0])) == 4
+
+
+SPANS = [[(1, 2)], [(1, 3), (4, 6)], [(3, 4)], []]
+WITH_SPANS = Examples([[10, 11], [20, 21, 22, 23, 24, 25], [30, 31, 32, 33], [40]], [[1, -1]] * 4, [1, 4, 1, 0], SPANS)
+TOKENS = [[11], [21, 22, 24, 25], [33], []]
+"""Those with a loss, of each row."""
+
+
+def test_a_batch_knows_which_tokens_have_a_loss():
+    plan = ChunkPlan.of(4, micro_batch=4, chunks_per_epoch=1, epochs=1)
+    rows = TrainingRows(WITH_SPANS, plan, seed=0, pad_token_id=PAD, device=CPU)
+    for order in ([0, 1, 2, 3], [3, 2, 1, 0, 1], [3]):
+        batch = rows.batch(np.array(order), 7)
+        assert batch.ids.flatten()[batch.predicted].tolist() == [token for row in order for token in TOKENS[row]]
+        assert batch.spans == [SPANS[row] for row in order]
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_repeated_rows_of_an_evaluation_keep_their_tokens_with_a_loss(times):
+    split = EvaluationBatches(WITH_SPANS, batch_size=3, pad_token_id=PAD, device=CPU)
+    seen = []
+    for picked, batch in split.batches:
+        for first in range(len(picked)):
+            part, rows = batch.repeated(slice(first, first + 2), times), picked[first : first + 2].tolist()
+            seen += rows
+            assert part.ids.flatten()[part.predicted].tolist() == [t for row in rows for t in TOKENS[row]] * times
+            assert [
+                [row[start:end].tolist() for start, end in found]
+                for row, found in zip(part.ids, part.spans, strict=True)
+            ] == [[WITH_SPANS.ids[row][start:end] for start, end in SPANS[row]] for row in rows] * times
+    assert set(seen) == {0, 1, 2, 3}
+
+
+def test_rows_without_a_loss_of_tokens_have_none_to_predict():
+    (_, batch), *_ = evaluation(token_rows(4)).batches
+    assert batch.predicted is None
+    assert batch.repeated(slice(0, 2), 2).predicted is None
+
+
+def test_rows_that_are_taken_keep_everything_of_theirs():
+    part = WITH_SPANS.take([2, 0])
+    assert (part.ids, part.weights, part.spans) == ([[30, 31, 32, 33], [10, 11]], [1, 1], [SPANS[2], SPANS[0]])
+    assert WITH_SPANS.first(2).spans == SPANS[:2]
+    assert examples(token_rows(3)).first(2).spans == ()
 
 
 @pytest.mark.parametrize("num_rows", [1, 2, 5, 17, 63])
@@ -136,7 +181,7 @@ def test_evaluation_covers_every_row_once_and_knows_its_place(num_rows):
     rows = token_rows(num_rows)
     split = evaluation(rows)
     found = {}
-    for picked, (ids, mask, _) in split.batches:
+    for picked, (ids, mask, *_) in split.batches:
         for place, tokens, real in zip(picked.tolist(), ids, mask, strict=True):
             assert place not in found
             found[place] = tokens[real.bool()].tolist()
