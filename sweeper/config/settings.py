@@ -412,7 +412,7 @@ class ExecutorSettings:
     )
     lanes: int | str = key(
         "auto",
-        "Trials that a worker co-trains, 1 to 1024. auto: a third of budget.trials for all workers of a study, at most 4 for each on a CPU; on CUDA a worker tries 1, 2, 4, ... and keeps the fastest.",
+        "Trials that a worker co-trains, 1 to 1024. auto: a third of budget.trials for all workers of a study, at most 4 for each on a CPU; on CUDA a worker tries 1, 2, 4, ... as far as they fit, and keeps the fastest.",
     )
     tokens_per_pass: int = key(
         0,

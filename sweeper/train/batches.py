@@ -204,12 +204,6 @@ class EvaluationBatches:
                 batch = _with_spans(batch, [examples.spans[row] for row in picked.tolist()])
             self.batches.append((picked, batch))
 
-
-def _with_spans(batch: Batch, spans: Sequence[Spans]) -> Batch:
-    """Return a batch that knows which of its tokens have a loss."""
-    predicted = flat_indices(spans, batch.ids.shape[1]).to(batch.ids.device, non_blocking=True)
-    return batch._replace(predicted=predicted, spans=spans)
-
     @property
     def longest(self) -> int:
         """Number of tokens of the longest row."""
@@ -226,6 +220,12 @@ def _with_spans(batch: Batch, spans: Sequence[Spans]) -> Batch:
             lanes * -(-len(batch.ids) // self.num_parts(batch, lanes, tokens_per_pass)) * batch.ids.shape[1]
             for _, batch in self.batches
         )
+
+
+def _with_spans(batch: Batch, spans: Sequence[Spans]) -> Batch:
+    """Return a batch that knows which of its tokens have a loss."""
+    predicted = flat_indices(spans, batch.ids.shape[1]).to(batch.ids.device, non_blocking=True)
+    return batch._replace(predicted=predicted, spans=spans)
 
 
 def _sizes(lengths: Sequence[int], batch_size: int) -> list[int]:

@@ -6,6 +6,7 @@ and the others continue; only a failure outside any trial is raised.
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import time
 from collections.abc import Mapping, Sequence
@@ -45,7 +46,7 @@ from sweeper.train.chunks import ChunkPlan
 from sweeper.train.divergence import find_diverged, loss_limit
 from sweeper.train.initial_head import STRENGTH, head_values, initial_head
 from sweeper.train.lane import Lane
-from sweeper.train.lane_choice import choose_lanes, typical_rows
+from sweeper.train.lane_choice import Workload, choose_lanes, longest_rows, typical_rows
 from sweeper.train.out_of_memory import OutOfMemoryFallback
 from sweeper.train.pack import ChunkOutcome, Pack, sort_lanes
 from sweeper.train.probe import fit_probe
@@ -161,15 +162,20 @@ class TrainingWorker:
         self._check_model(request)  # nobody has written to the files while they were loaded
         self._study = study
         references = self._references(study) if request.probe else {}
-        if request.lane_limit == 0 or request.typical is None:
+        if request.lane_limit == 0 or request.typical is None or request.largest is None:
             return StudyOpened(references=references)
-        rows = typical_rows(
-            study.task.examples(tokens, "train"),
-            study.train.plan.micro_batch,
-            pad_token_id=tokens.pad_token_id,
-            device=self._device,
+        examples, size = study.task.examples(tokens, "train"), study.train.plan.micro_batch
+        where: dict[str, Any] = {"pad_token_id": tokens.pad_token_id, "device": self._device}
+        choice = choose_lanes(
+            study.pack,
+            study.task.row_loss,
+            typical=Workload(request.typical, typical_rows(examples, size, **where)),
+            largest=Workload(request.largest, longest_rows(examples, size, **where)),
+            limit=request.lane_limit,
+            tokens_per_pass=self._setup.tokens_per_pass,
         )
-        choice = choose_lanes(study.pack, rows, study.task.row_loss, spec=request.typical, limit=request.lane_limit)
+        fallback = OutOfMemoryFallback(choice.tokens_per_pass, device=self._device.type)
+        self._study = dataclasses.replace(study, fallback=fallback)
         return StudyOpened(references=references, lanes=choice.lanes, notes=(str(choice),))
 
     def _check_model(self, request: OpenStudy) -> None:
