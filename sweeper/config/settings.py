@@ -185,8 +185,8 @@ class ModelSettings:
     trust_remote_code: bool = key(False, "Run code that comes with the model. Only for models that you trust.")
     dtype: str = key(
         "auto",
-        "Type of the frozen weights; auto uses bfloat16 if the device has instructions for it, else float32.",
-        choices=("auto", "bfloat16", "float32"),
+        "Type of the frozen weights; auto uses bfloat16 if the device has instructions for it, else float16 on a GPU since Volta, else float32.",
+        choices=("auto", "bfloat16", "float16", "float32"),
     )
     attention: str = key(
         "auto",

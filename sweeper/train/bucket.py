@@ -19,6 +19,7 @@ from sweeper.train.chunks import ChunkPlan
 from sweeper.train.dropout import keep_share
 from sweeper.train.lane import Lane, lora_scale
 from sweeper.train.layout import Layout, bucket_rank
+from sweeper.train.loss_scale import LaneScales, LossScale
 from sweeper.train.optim import LaneOptimizer, OptimSettings
 from sweeper.train.packed import HeadSegment, LoraSegment
 
@@ -51,7 +52,7 @@ class Bucket:
         num_lora = self._layout.size_lora
         self._compute = torch.empty(len(lanes), num_lora, dtype=dtype, device=device)
         self._head = torch.empty(len(lanes), self._layout.size - num_lora, device=device)
-        self._scale_k1 = self._scales(training=plan is not None)
+        self._scale_k1 = self._lora_scales(training=plan is not None)
         if plan is not None:
             self._prepare_training(plan)
             return
@@ -92,13 +93,28 @@ class Bucket:
             self._optimizer.step(self._parameters, self._gradients, due)
             self._refresh(slice(None), self._parameters)
 
+    @property
+    def loss_scale_k(self) -> torch.Tensor | None:
+        """By how much the loss of each lane is multiplied now; None if losses are not scaled."""
+        return None if self._scales is None else self._scales.scale_k
+
+    def settle(self) -> list[int]:
+        """Wait for the end of the chunk, and return the steps that each lane has skipped in it."""
+        if self._scales is not None:
+            self._settled = self._scales.states()
+        before = [lane.loss_scale.skipped_steps for lane in self.lanes]
+        return [state.skipped_steps - skipped for state, skipped in zip(self._settled, before, strict=True)]
+
     def write_back(self) -> None:
-        """Copy the result of the chunk to the lanes, and count the chunk; allocates nothing, so that it cannot fail."""
+        """Copy the result of the chunk to the lanes, and count the chunk; `settle` comes first.
+
+        Allocates nothing, so that it cannot fail halfway.
+        """
         for row, lane in enumerate(self.lanes):
             trained = (self._parameters, self._moment1, self._moment2)
             for flat, matrix in zip((lane.parameters, lane.moment1, lane.moment2), trained, strict=True):
                 self._layout.unpad_(flat, matrix[row], lane.layout.rank)
-            lane.step = self._optimizer.steps[row]
+            lane.step, lane.loss_scale = self._optimizer.steps[row], self._settled[row]
             lane.chunks_done += 1
 
     def lora_segments(self, first: int, last: int, sizes: Sequence[int], *, training: bool) -> list[LoraSegment]:
@@ -139,6 +155,10 @@ class Bucket:
         self._moment2 = self._pad([lane.moment2 for lane in lanes])
         self._gradients = torch.zeros_like(self._parameters)
         self._refresh(slice(None), self._parameters)
+        self._settled: list[LossScale] = [lane.loss_scale for lane in lanes]
+        # bfloat16 has the exponents of float32, so nothing overflows or vanishes in it.
+        is_scaled = self._compute.dtype is torch.float16
+        self._scales = LaneScales(self._settled, self._device) if is_scaled else None
         # Optimizer steps do not cross chunks: the last one of a chunk takes the micro-batches that are left.
         self._accumulation = [max(1, lane.spec.train.batch_size // plan.micro_batch) for lane in lanes]
         steps = [plan.num_chunks * -(-plan.micro_batches // window) for window in self._accumulation]
@@ -149,9 +169,10 @@ class Bucket:
             decay_mask=self._layout.decay_mask().to(self._device),
             moment1=self._moment1,
             moment2=self._moment2,
+            scales=self._scales,
         )
 
-    def _scales(self, *, training: bool) -> torch.Tensor:
+    def _lora_scales(self, *, training: bool) -> torch.Tensor:
         # Dropout only zeroes values; dividing s by the probability of being kept makes up for the smaller sum.
         loras = [lane.spec.lora for lane in self.lanes]
         scales = [lora_scale(lora) / (keep_share(lora.dropout) if training else 1.0) for lora in loras]

@@ -19,6 +19,7 @@ from sweeper.config.settings import LoraSettings
 from sweeper.errors import StoreError
 from sweeper.figures.hyperparameters import alpha
 from sweeper.train.layout import Layout
+from sweeper.train.loss_scale import LossScale
 from sweeper.types import Admission, TrialSpec
 
 __all__ = ["Lane", "derived_seed", "lora_scale"]
@@ -39,6 +40,7 @@ class Lane:
         moment2: ``[P]`` float32, AdamW's second moment.
         step: Optimizer updates so far.
         chunks_done: Chunks completed.
+        loss_scale: Its own loss scale, which training in float16 uses.
     """
 
     spec: TrialSpec
@@ -48,6 +50,7 @@ class Lane:
     moment2: torch.Tensor
     step: int = 0
     chunks_done: int = 0
+    loss_scale: LossScale = LossScale()
 
     @classmethod
     def start(cls, spec: TrialSpec, shape: Layout, device: torch.device, *, head: torch.Tensor | None = None) -> Lane:
@@ -95,7 +98,8 @@ class Lane:
         parameters, moment1, moment2 = (tensors[name].to(device) for name in ("parameters", "moment1", "moment2"))
         if any(len(value) != layout.size for value in (parameters, moment1, moment2)):
             raise StoreError(f"checkpoint of trial {admission.spec.number} is of another model or rank")
-        return cls(admission.spec, layout, parameters, moment1, moment2, step, admission.chunks_done)
+        scale = LossScale.of(tensors.get("loss_scale"))
+        return cls(admission.spec, layout, parameters, moment1, moment2, step, admission.chunks_done, scale)
 
     @classmethod
     def from_adapter(cls, spec: TrialSpec, files: Mapping[str, bytes], shape: Layout, device: torch.device) -> Lane:
@@ -127,7 +131,8 @@ class Lane:
     def checkpoint(self) -> bytes:
         """Return the safetensors that `admit` continues from; generators are seeded anew for each chunk."""
         tensors = {"parameters": self.parameters, "moment1": self.moment1, "moment2": self.moment2}
-        return save({**{k: v.cpu() for k, v in tensors.items()}, "step": torch.tensor(self.step)})
+        counts = {"step": torch.tensor(self.step), "loss_scale": self.loss_scale.tensor()}
+        return save({**{k: v.cpu() for k, v in tensors.items()}, **counts})
 
     def state_hash(self) -> str:
         """Return the SHA-256 of the parameters."""

@@ -46,6 +46,8 @@ class ChunkOutcome:
     """Weighted mean over the chunk's rows."""
     num_rows: int
     num_tokens: int
+    skipped_steps: int = 0
+    """Optimizer steps whose gradient overflowed in float16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,19 +138,21 @@ class Pack:
             self._state.dropout = self._dropout(lanes, "dropout", own)
             self._state.base_dropout = self._dropout(lanes, "base dropout", [self._base_dropout] * len(lanes))
             for index in range(plan.micro_batches):
+                factor_K = _scaled(shares_KM[:, index], buckets)
                 for batch in self._batches(rows, index, order_KMB[:, index], tokens_per_pass):
                     loss_K = row_loss(self._model, batch).view(len(lanes), -1).sum(1)
                     # Lanes share no trainable value, so the gradient of the sum is that of each lane's own loss.
-                    (loss_K * shares_KM[:, index]).sum().backward()  # type: ignore[no-untyped-call]
+                    (loss_K * factor_K).sum().backward()  # type: ignore[no-untyped-call]
                     losses_K += loss_K.detach()
                 for bucket in buckets:
                     bucket.step(index)
         means = (losses_K.cpu() / weights_KM.sum(1)).tolist()
         tokens = [rows.num_tokens(chunk) for chunk in order_KMB]
+        skipped = [steps for bucket in buckets for steps in bucket.settle()]
         # Last of all, because a failure must not leave some of the lanes updated.
         for bucket in buckets:
             bucket.write_back()
-        return [ChunkOutcome(m, plan.rows_per_chunk, t) for m, t in zip(means, tokens, strict=True)]
+        return [ChunkOutcome(m, plan.rows_per_chunk, t, s) for m, t, s in zip(means, tokens, skipped, strict=True)]
 
     def _batches(self, rows: TrainingRows, index: int, order_KB: np.ndarray, tokens_per_pass: int) -> Iterator[Batch]:
         """Yield the passes of micro-batch ``index``, each in as many parts as the budget needs."""
@@ -257,6 +261,13 @@ class Pack:
             for layer in self._heads:
                 layer.segments = ()
             self._state.dropout = self._state.base_dropout = None
+
+
+def _scaled(shares_K: torch.Tensor, buckets: Sequence[Bucket]) -> torch.Tensor:
+    """Return the factor of each lane's loss, times its present loss scale."""
+    scales = [bucket.loss_scale_k for bucket in buckets]
+    found = [scale_k for scale_k in scales if scale_k is not None]
+    return shares_K * torch.cat(found) if found else shares_K
 
 
 def sort_lanes(lanes: Sequence[Lane]) -> list[Lane]:

@@ -430,7 +430,7 @@ class TrainingWorker:
             measurements[number] = Measurement(
                 chunk=lane.chunks_done,
                 rows=lane.chunks_done * outcomes[number].num_rows,
-                metrics={"train/loss": outcomes[number].loss, **scored},
+                metrics={"train/loss": outcomes[number].loss, **self._skipped(outcomes[number]), **scored},
                 scored_rows=scores[number].num_rows if number in scores else 0,
             )
             if lane.chunks_done == study.train.plan.num_chunks:
@@ -452,6 +452,11 @@ class TrainingWorker:
             details=details,
             elapsed_s=elapsed_s,
         )
+
+
+    def _skipped(self, outcome: ChunkOutcome) -> dict[str, float]:
+        """Return the metric that only float16 has."""
+        return {"train/skipped_steps": float(outcome.skipped_steps)} if self._dtype is torch.float16 else {}
 
 
 def _validation(scores: Mapping[str, float]) -> dict[str, float]:
