@@ -169,7 +169,7 @@ class Measurement:
     rows: int
     """Training rows seen so far."""
     metrics: Mapping[str, float]
-    """``train/loss`` at every chunk; ``validation/*`` at rungs only."""
+    """``train/loss`` at every chunk, and ``train/skipped_steps`` in float16; ``validation/*`` at rungs only."""
     elapsed_s: float = 0.0
     """Device seconds the trial has used so far."""
     scored_rows: int = 0

@@ -224,8 +224,8 @@ class ModelSettings:
     trust_remote_code: bool = key(False, "Run code that comes with the model. Only for models that you trust.")
     dtype: str = key(
         "auto",
-        "Type of the frozen weights; auto uses bfloat16 if the device has instructions for it, else float32.",
-        choices=("auto", "bfloat16", "float32"),
+        "Type of the frozen weights; auto uses bfloat16 if the device has instructions for it, else float16 on a GPU since Volta, else float32.",
+        choices=("auto", "bfloat16", "float16", "float32"),
     )
     attention: str = key(
         "auto",
@@ -454,7 +454,7 @@ class ExecutorSettings:
     )
     lanes: int | str = key(
         "auto",
-        "Trials that a worker co-trains, 1 to 1024. auto: a third of budget.trials for all workers of a study, at most 4 for each on a CPU; on CUDA a worker tries 1, 2, 4, ... and keeps the fastest.",
+        "Trials that a worker co-trains, 1 to 1024. auto: a third of budget.trials for all workers of a study, at most 4 for each on a CPU; on CUDA a worker tries 1, 2, 4, ... as far as they fit, and keeps the fastest.",
     )
     tokens_per_pass: int = key(
         0,

@@ -83,7 +83,9 @@ class OpenStudy:
     lane_limit: int = 0
     """The most lanes to try if the worker chooses their number; 0 if the settings fix it."""
     typical: TrialSpec | None = None
-    """A trial from the middle of the search space, with which the worker measures how many lanes are best."""
+    """A trial from the middle of the search space, with which the worker measures how many lanes are fastest."""
+    largest: TrialSpec | None = None
+    """A trial that takes the most memory, with which the worker measures how many lanes and tokens fit."""
     incoming: Path | None = None
     """Folder of this worker alone, on the file system of the store, for large checkpoints; None if there is none."""
 

@@ -12,7 +12,9 @@ SHORT = "sweeper_short"
 """Name of the kernel in `short_attention`; defined here so that choosing it does not import transformers."""
 PADDED_SDPA = "sweeper_sdpa"
 """Name of the kernel in `padded_attention`."""
-_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+_FLOAT16_CAPABILITY = (7, 0)
+"""CUDA devices have had tensor cores for float16 since Volta; before, some compute in it at a 64th of the speed."""
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """CPU features of bfloat16 arithmetic as Linux names them, on x86 (the first two) and on ARM."""
 
@@ -33,7 +35,9 @@ def choose_dtype(
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return torch.bfloat16, "bfloat16, which this GPU supports"
-        return torch.float32, "float32: this GPU does not support bfloat16"
+        if torch.cuda.get_device_capability(device) >= _FLOAT16_CAPABILITY:
+            return torch.float16, "float16 with a loss scale for each trial: this GPU does not support bfloat16"
+        return torch.float32, "float32: this GPU supports neither bfloat16 nor fast float16"
     found = sorted(_BF16_FLAGS & (cpu_flags() if flags is None else flags))
     if device.type == "cpu" and found:
         return torch.bfloat16, f"bfloat16, which this CPU supports ({', '.join(found)})"

@@ -28,7 +28,7 @@ from sweeper.types import Checkpoint, CheckpointFile
 __all__ = ["CheckpointWriter", "read_checkpoint", "safetensors_parts", "to_safetensors"]
 
 log = logging.getLogger(__name__)
-_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.int64: "I64"}
+_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.int64: "I64"}
 _ALIGNMENT = 8
 _MOMENTS = ("moment1", "moment2")
 _MOST_TIME = 0.02

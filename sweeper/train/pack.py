@@ -1,8 +1,8 @@
 """The pack: trials that train side by side on one frozen base model.
 
 `Pack` replaces the target layers of a model once. After that, `train_chunk` and `predict` take any lanes: they copy the
-lanes' vectors side by side, run, and write the lanes back only at the end, so a failure in between leaves them
-unchanged. Lanes never see each other's rows, generators, losses or gradients.
+lanes' vectors side by side to the device, run, and write the lanes back only at the end, so a failure in between leaves
+them unchanged. Lanes never see each other's rows, generators, losses or gradients.
 
 Shapes: K lanes of the pack, k lanes of a bucket, M micro-batches of a chunk, B rows of a micro-batch, N rows of a
 split, F outputs of a row.
@@ -46,6 +46,8 @@ class ChunkOutcome:
     """Weighted mean over the chunk's rows."""
     num_rows: int
     num_tokens: int
+    skipped_steps: int = 0
+    """Optimizer steps whose gradient overflowed in float16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,7 @@ class Pack:
             One outcome per lane; the caller checks that the losses are finite.
         """
         plan = rows.plan
-        buckets = [Bucket(group, self.shape, self.dtype, plan) for group in _groups(lanes)]
+        buckets = [Bucket(group, self.shape, self.dtype, self.device, plan) for group in _groups(lanes)]
         # Lanes may be at different chunks; their micro-batches have the same lengths all the same (see `batches`).
         order_KMB = np.stack([rows.chunk(lane.chunks_done, lane.spec.seed) for lane in lanes])
         # Gradients accumulate over the micro-batches of an optimizer step. Each lane has its own number of these, so
@@ -136,19 +138,21 @@ class Pack:
             self._state.dropout = self._dropout(lanes, "dropout", own)
             self._state.base_dropout = self._dropout(lanes, "base dropout", [self._base_dropout] * len(lanes))
             for index in range(plan.micro_batches):
+                factor_K = _scaled(shares_KM[:, index], buckets)
                 for batch in self._batches(rows, index, order_KMB[:, index], tokens_per_pass):
                     loss_K = row_loss(self._model, batch).view(len(lanes), -1).sum(1)
                     # Lanes share no trainable value, so the gradient of the sum is that of each lane's own loss.
-                    (loss_K * shares_KM[:, index]).sum().backward()  # type: ignore[no-untyped-call]
+                    (loss_K * factor_K).sum().backward()  # type: ignore[no-untyped-call]
                     losses_K += loss_K.detach()
                 for bucket in buckets:
                     bucket.step(index)
-        # All allocations come before the first lane is written: lack of memory must not leave half of them updated.
-        for bucket, updated in [(bucket, bucket.updated()) for bucket in buckets]:
-            bucket.write_back(updated)
         means = (losses_K.cpu() / weights_KM.sum(1)).tolist()
         tokens = [rows.num_tokens(chunk) for chunk in order_KMB]
-        return [ChunkOutcome(m, plan.rows_per_chunk, t) for m, t in zip(means, tokens, strict=True)]
+        skipped = [steps for bucket in buckets for steps in bucket.settle()]
+        # Last of all, because a failure must not leave some of the lanes updated.
+        for bucket in buckets:
+            bucket.write_back()
+        return [ChunkOutcome(m, plan.rows_per_chunk, t, s) for m, t, s in zip(means, tokens, skipped, strict=True)]
 
     def _batches(self, rows: TrainingRows, index: int, order_KB: np.ndarray, tokens_per_pass: int) -> Iterator[Batch]:
         """Yield the passes of micro-batch ``index``, each in as many parts as the budget needs."""
@@ -165,7 +169,7 @@ class Pack:
         self, lanes: Sequence[Lane], split: EvaluationBatches, outputs: RowFunction, *, tokens_per_pass: int = 0
     ) -> torch.Tensor:
         """Return the outputs of every lane for all rows of a split, ``[K, rows, F]`` float32 on the CPU."""
-        buckets = [Bucket(group, self.shape, self.dtype) for group in _groups(lanes)]
+        buckets = [Bucket(group, self.shape, self.dtype, self.device) for group in _groups(lanes)]
         with self._attached(buckets, training=False):
             return self._gather(split, len(lanes), outputs, tokens_per_pass)
 
@@ -243,7 +247,6 @@ class Pack:
         first = 0
         try:
             for bucket in buckets:
-                bucket.refresh(training=training)
                 last = first + len(bucket.lanes)
                 adapters = bucket.lora_segments(first, last, self._sizes, training=training)
                 for group, adapter in zip(self._lora, adapters, strict=True):
@@ -260,6 +263,13 @@ class Pack:
             for layer in self._heads:
                 layer.segments = ()
             self._state.dropout = self._state.base_dropout = None
+
+
+def _scaled(shares_K: torch.Tensor, buckets: Sequence[Bucket]) -> torch.Tensor:
+    """Return the factor of each lane's loss, times its present loss scale."""
+    scales = [bucket.loss_scale_k for bucket in buckets]
+    found = [scale_k for scale_k in scales if scale_k is not None]
+    return shares_K * torch.cat(found) if found else shares_K
 
 
 def sort_lanes(lanes: Sequence[Lane]) -> list[Lane]:

@@ -7,6 +7,7 @@ failure outside any trial is raised.
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import time
 from collections.abc import Mapping, Sequence
@@ -50,7 +51,7 @@ from sweeper.train.chunks import ChunkPlan
 from sweeper.train.divergence import find_diverged, loss_limit
 from sweeper.train.initial_head import STRENGTH, head_values, initial_head
 from sweeper.train.lane import Lane
-from sweeper.train.lane_choice import choose_lanes, typical_rows
+from sweeper.train.lane_choice import Workload, choose_lanes, longest_rows, typical_rows
 from sweeper.train.out_of_memory import OutOfMemoryFallback
 from sweeper.train.pack import ChunkOutcome, Pack, sort_lanes
 from sweeper.train.probe import fit_probe
@@ -70,6 +71,8 @@ __all__ = ["EVALUATION_ROWS", "TrainingWorker"]
 
 EVALUATION_ROWS = 32
 """Most rows of a lane that are scored at once."""
+_HOST = torch.device("cpu")
+"""Where lanes are between chunks, whatever the device (see `sweeper.train.bucket`)."""
 _ADAPTERS_AT_ONCE = 8
 """Most adapters that are scored together on request: on a CPU, lack of memory would end the worker."""
 
@@ -169,15 +172,20 @@ class TrainingWorker:
         self._check_model(request)  # nobody has written to the files while they were loaded
         self._study = study
         references = self._references(study) if request.probe else {}
-        if request.lane_limit == 0 or request.typical is None:
+        if request.lane_limit == 0 or request.typical is None or request.largest is None:
             return StudyOpened(references=references)
-        rows = typical_rows(
-            study.task.examples(tokens, "train"),
-            study.train.plan.micro_batch,
-            pad_token_id=tokens.pad_token_id,
-            device=self._device,
+        examples, size = study.task.examples(tokens, "train"), study.train.plan.micro_batch
+        where: dict[str, Any] = {"pad_token_id": tokens.pad_token_id, "device": self._device}
+        choice = choose_lanes(
+            study.pack,
+            study.task.row_loss,
+            typical=Workload(request.typical, typical_rows(examples, size, **where)),
+            largest=Workload(request.largest, longest_rows(examples, size, **where)),
+            limit=request.lane_limit,
+            tokens_per_pass=self._setup.tokens_per_pass,
         )
-        choice = choose_lanes(study.pack, rows, study.task.row_loss, spec=request.typical, limit=request.lane_limit)
+        fallback = OutOfMemoryFallback(choice.tokens_per_pass, device=self._device.type)
+        self._study = dataclasses.replace(study, fallback=fallback)
         return StudyOpened(references=references, lanes=choice.lanes, notes=(str(choice),))
 
     def _check_model(self, request: OpenStudy) -> None:
@@ -263,7 +271,7 @@ class TrainingWorker:
             seed=study.request.seed,
             origin="frozen",
         )
-        lane, train = Lane.start(spec, study.pack.shape, self._device), self._train_once(study)
+        lane, train = Lane.start(spec, study.pack.shape, _HOST), self._train_once(study)
         features, held_out = (study.pack.features(lane, split, tokens_per_pass=tokens) for split in (train, validation))
         self._initial_head(study, spec, features.head_inputs)
         scores: dict[str, Mapping[str, float]] = {}
@@ -294,7 +302,7 @@ class TrainingWorker:
         def fit() -> torch.Tensor:
             train, found = self._train_once(study), features_NI
             if found is None:
-                lane = Lane.start(spec, study.pack.shape, self._device)
+                lane = Lane.start(spec, study.pack.shape, _HOST)
                 tokens = self._setup.tokens_per_pass
                 found = study.pack.features(lane, train, tokens_per_pass=tokens).head_inputs
             probe = fit_probe(found, train.targets, study.num_labels, has_bias=last.has_bias, strength=STRENGTH)
@@ -321,7 +329,7 @@ class TrainingWorker:
         failures: dict[int, Failure] = {}
         for number, (spec, files) in request.adapters.items():
             try:
-                lanes.append(Lane.from_adapter(spec, files, study.pack.shape, self._device))
+                lanes.append(Lane.from_adapter(spec, files, study.pack.shape, _HOST))
             except StoreError as error:
                 failures[number] = Failure(kind=FailureKind.CHECKPOINT, message=str(error))
         lanes = sort_lanes(lanes)
@@ -401,7 +409,7 @@ class TrainingWorker:
             number = admission.spec.number
             try:
                 head = self._initial_head(study, admission.spec) if admission.checkpoint is None else None
-                lane = Lane.admit(admission, study.pack.shape, self._device, head=head)
+                lane = Lane.admit(admission, study.pack.shape, _HOST, head=head)
             except StoreError as error:
                 failures[number] = Failure(kind=FailureKind.CHECKPOINT, message=str(error))
                 continue
@@ -435,7 +443,7 @@ class TrainingWorker:
             measurements[number] = Measurement(
                 chunk=lane.chunks_done,
                 rows=lane.chunks_done * outcomes[number].num_rows,
-                metrics={"train/loss": outcomes[number].loss, **scored},
+                metrics={"train/loss": outcomes[number].loss, **self._skipped(outcomes[number]), **scored},
                 scored_rows=scores[number].num_rows if number in scores else 0,
             )
             if lane.chunks_done == study.train.plan.num_chunks:
@@ -458,6 +466,11 @@ class TrainingWorker:
             details=details,
             elapsed_s=elapsed_s,
         )
+
+
+    def _skipped(self, outcome: ChunkOutcome) -> dict[str, float]:
+        """Return the metric that only float16 has."""
+        return {"train/skipped_steps": float(outcome.skipped_steps)} if self._dtype is torch.float16 else {}
 
 
 def _validation(scores: Mapping[str, float]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import pickle
@@ -23,6 +24,7 @@ from sweeper.models import read_model
 from sweeper.store.outcomes import RowOutcomes
 from sweeper.train import make_worker
 from sweeper.train.lane import Lane
+from sweeper.train.lane_choice import LaneChoice
 from sweeper.types import Admission, ChunkRequest, FailureKind, Phase
 from tests.builders import make_opening
 from tests.data.test_rows import flip
@@ -34,6 +36,7 @@ WORDS = {
     "sky": ["star", "moon", "comet", "orbit", "planet"],
 }
 CHUNKS, RUNGS = 4, (2, 4)
+CHOICE = LaneChoice(2, 0, {}, "", "")
 METRICS = {"train/loss", "validation/accuracy", "validation/macro_f1", "validation/mcc", "validation/loss"}
 
 
@@ -131,6 +134,32 @@ def test_it_reports_what_it_chose_for_the_device(disk):
     notes = make_worker(setup(disk), 3).start().notes
     assert notes[0] == "base weights: float32, set by model.dtype"
     assert notes[1].startswith("attention: eager")
+
+
+def test_it_measures_how_many_lanes_and_tokens_fit(disk, monkeypatch):
+    worker = started(disk)
+    sizes = {"typical": trial(0), "largest": trial(0, **{"lora.r": 16})}
+    opened = worker.answer(study(disk, lane_limit=2, **sizes))
+    assert opened.lanes in (1, 2)
+    assert "and r=4, memory on" in opened.notes[0]
+    assert opened.notes[0].endswith("and r=16")
+    little = dataclasses.replace(CHOICE, lanes=1, tokens_per_pass=12)
+    monkeypatch.setattr(sweeper.train.worker, "choose_lanes", lambda *_, **__: little)
+    worker.answer(study(disk, lane_limit=2, **sizes))
+    assert worker._study.fallback.tokens_per_pass() == 12
+
+
+def test_a_budget_of_tokens_changes_no_score(disk):
+    found = []
+    for tokens in (0, 9):
+        worker = make_worker(replace(setup(disk), tokens_per_pass=tokens), 0)
+        worker.start()
+        worker.answer(study(disk, rungs=(1, 4)))
+        assert worker._study.train.largest_pass(2, tokens) <= max(tokens, 2 * 16) or not tokens
+        report = worker.answer(admit(trial(0, **{"lora.dropout": 0.1}), trial(1)))
+        found.append([report.measurements[number].metrics for number in (0, 1)])
+    for whole, divided in zip(*found, strict=True):
+        assert divided == pytest.approx(whole, rel=1e-4)
 
 
 def test_a_chunk_without_a_study_is_an_error(disk):
