@@ -16,6 +16,7 @@ from sweeper.config.compose import SweepConfig
 from sweeper.config.hyperparameters import Hyperparameters
 from sweeper.config.settings import DatasetSettings, Recipe, SweepSettings
 from sweeper.config.space import SearchSpace
+from sweeper.control.lane_limits import choose_limits
 from sweeper.errors import ConfigError, DataError, SweepMismatch, did_you_mean
 from sweeper.execute.base import OpenStudy
 from sweeper.fetch.progress import Progress
@@ -43,6 +44,9 @@ __all__ = [
     "study_name",
     "trial_template",
 ]
+
+_HIGHEST = 1 - 1e-9
+"""The last point of a dimension's unit interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,6 +317,8 @@ def _opening(record: StudyRecord, config: SweepConfig, rows: RowsRef, model: Mod
         seed=settings.seed,
         probe=False,
         lane_limit=lane_limit,
+        lanes=choose_limits(settings, "cpu").lanes,  # on a GPU, the worker knows a better number or the settings fix it
+        largest=template.spec(0, config.space.point((_HIGHEST,) * len(config.space)), "largest"),
         typical=template.spec(0, config.space.point((0.5,) * len(config.space)), "typical"),
     )
 
