@@ -444,4 +444,6 @@ class ChunkReport:
     """Failures of trials, which have left the pack."""
     details: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     """``num_parameters`` and ``initial_hash`` of newly admitted trials."""
+    peak_bytes: int = 0
+    """Most memory that the worker has needed so far, beyond what it had before it loaded a model; 0 if unknown."""
     elapsed_s: float = 0.0

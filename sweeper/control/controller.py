@@ -218,6 +218,7 @@ class Controller:
                 slot.num_lanes = reply.lanes or self._limits.lanes
                 for note in reply.notes:
                     log.info("worker %d, %s: %s", slot.handle.index, slot.study.record.name, note)
+                self.forecast.record_opened(slot.study.record.name, reply)
                 slot.study.records.record_references(references)
                 self._send_chunk(slot, slot.study)
             case ChunkReport() if slot.study is not None:

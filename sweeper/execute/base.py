@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sweeper.config.settings import ModelSettings, TaskSettings
+from sweeper.figures.memory import MemoryNeed
 from sweeper.types import Checkpoint, ChunkReport, ChunkRequest, Failure, FailureKind, ModelRef, RowsRef, TrialSpec
 
 __all__ = [
@@ -82,10 +83,12 @@ class OpenStudy:
     """Whether to train a logistic regression on frozen features, and answer with its score."""
     lane_limit: int = 0
     """The most lanes to try if the worker chooses their number; 0 if the settings fix it."""
+    lanes: int = 0
+    """Most lanes of a worker that does not choose their number, to predict its memory."""
     typical: TrialSpec | None = None
     """A trial from the middle of the search space, with which the worker measures how many lanes are fastest."""
     largest: TrialSpec | None = None
-    """A trial that takes the most memory, with which the worker measures how many lanes and tokens fit."""
+    """A trial that takes the most memory, to predict it, and to measure how many lanes and tokens fit."""
     incoming: Path | None = None
     """Folder of this worker alone, on the file system of the store, for large checkpoints; None if there is none."""
 
@@ -127,6 +130,10 @@ class StudyOpened:
     """The number of lanes that the worker chose; 0 if the settings fix it."""
     notes: tuple[str, ...] = ()
     """What the worker chose, and why."""
+    need: MemoryNeed | None = None
+    """Predicted peak memory of a pack whose lanes all have the highest rank."""
+    trial_tokens: int = 0
+    """Tokens that a trial trains on if it is not pruned; 0 if unknown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

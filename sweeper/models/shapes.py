@@ -16,7 +16,7 @@ from torch import nn
 
 from sweeper.errors import ModelError, first_line
 from sweeper.figures.model_shapes import BlockShapes, HeadShape, LoraShape, ModelShapes
-from sweeper.models.first_token import narrow_layers, read_first_token
+from sweeper.models.first_token import reads_first_token
 from sweeper.models.linear import is_linear, weight_of
 from sweeper.models.load import model_config, quiet
 from sweeper.models.targets import group_targets, targets_for
@@ -43,11 +43,20 @@ def adapted_layers(
         model: The model.
         suffixes: Ends of the names of adapted layers; see `targets_for`.
         head_modules: Names of the modules of the task head.
+
+    Raises:
+        ModelError: No layer can have an adapter.
     """
     linear = [name for name, module in model.named_modules() if is_linear(module)]
     head = [name for name in linear if name.split(".")[0] in head_modules]
     ends = tuple(f".{suffix}" for suffix in suffixes)
-    return [name for name in linear if name not in head and f".{name}".endswith(ends)], head
+    targets = [name for name in linear if name not in head and f".{name}".endswith(ends)]
+    if not targets:
+        raise ModelError(
+            f"no linear layer of the model has a name that ends in {', '.join(suffixes)}. Set model.target_modules to "
+            "the names of its linear layers."
+        )
+    return targets, head
 
 
 def read_shapes(
@@ -107,13 +116,6 @@ def shapes_of(
     config: Any = model.config
     suffixes = targets_for(config.model_type, target_modules)
     targets, head = adapted_layers(model, suffixes, head_modules)
-    if not targets:
-        raise ModelError(
-            f"no linear layer of the model has a name that ends in {', '.join(suffixes)}. Set model.target_modules to "
-            "the names of its linear layers."
-        )
-    if kind == "sequence_classification":
-        read_first_token(model)
     inside = [name for name, module in model.named_modules() if is_linear(module) and _BLOCK.match(name)]
     weights = {name: weight_of(model.get_submodule(name)) for name in {*targets, *head, *inside}}
     lora = tuple(LoraShape(name, weights[name].shape[1], weights[name].shape[0]) for name in targets)
@@ -129,7 +131,7 @@ def shapes_of(
         longest=int(getattr(config, "max_position_embeddings", 0) or 0),
         block=_block(model, lora, {name: weights[name] for name in inside}),
         has_pre_norm=config.model_type not in _POST_NORM,
-        reads_first_token=bool(narrow_layers(model)),
+        reads_first_token=kind == "sequence_classification" and reads_first_token(model),
         has_token_loss=kind == "causal_lm",
         head_reads_tokens=any(name == _CLASSIFIER_DECODER for name in head),
         lora=lora,

@@ -193,6 +193,7 @@ def _study(config: SweepConfig, rows: StudyRows, shapes: ModelShapes, device: De
         attention=device.attention,
         ranks=ranks[-1:],
         has_dropout=_DROPOUT in space.keys or settings.lora.dropout > 0,
+        device=where,
         is_reordered=is_reordered(shapes, device.dtype, where),
         num_choice_tokens=rows.num_choice_tokens,
     )

@@ -54,7 +54,7 @@ class Rate:
     device_s: float
     """Device seconds, scoring included."""
     trained_share: float
-    """Share of the chunks of all finished trials that were trained, the others being saved by pruning."""
+    """Share of its chunks that a trial of the search trains on average, since many are pruned; 0 if unknown."""
     at: str
     """When the session ended, UTC."""
 

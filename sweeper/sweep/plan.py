@@ -17,6 +17,7 @@ from sweeper.config.compose import SweepConfig
 from sweeper.config.hyperparameters import Hyperparameters
 from sweeper.config.settings import DatasetSettings, Recipe, SweepSettings
 from sweeper.config.space import SearchSpace
+from sweeper.control.lane_limits import choose_limits
 from sweeper.errors import ConfigError, DataError, SweepMismatch, did_you_mean
 from sweeper.execute.base import OpenStudy
 from sweeper.fetch.progress import Progress
@@ -325,6 +326,7 @@ def _opening(record: StudyRecord, config: SweepConfig, rows: RowsRef, model: Mod
         seed=settings.seed,
         probe=False,
         lane_limit=lane_limit,
+        lanes=choose_limits(settings, "cpu").lanes,  # on a GPU, the worker knows a better number or the settings fix it
         typical=template.spec(0, typical, "typical"),
         largest=template.spec(0, {**typical, **_most_memory(config)}, "largest"),
     )

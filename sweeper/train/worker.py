@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import psutil
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -34,14 +35,16 @@ from sweeper.execute.base import (
     WorkerReady,
     WorkerSetup,
 )
+from sweeper.figures.memory import memory_need
+from sweeper.figures.model_shapes import ModelShapes
 from sweeper.figures.rungs import rows_to_score
 from sweeper.models import model_type_of
 from sweeper.models.content import check_model
-from sweeper.models.device_choice import choose_attention, choose_dtype
+from sweeper.models.device_choice import choose_attention, choose_dtype, type_name
 from sweeper.models.first_token import read_first_token
 from sweeper.models.linear import is_transposed
 from sweeper.models.load import load_model
-from sweeper.models.shapes import adapted_layers
+from sweeper.models.shapes import adapted_layers, shapes_of
 from sweeper.models.targets import targets_for
 from sweeper.tasks import make_task
 from sweeper.tasks.base import Examples, TaskProtocol
@@ -54,7 +57,9 @@ from sweeper.train.lane import Lane
 from sweeper.train.lane_choice import Workload, choose_lanes, longest_rows, typical_rows
 from sweeper.train.out_of_memory import OutOfMemoryFallback
 from sweeper.train.pack import ChunkOutcome, Pack, sort_lanes
+from sweeper.train.pack_load import is_reordered, pack_load
 from sweeper.train.probe import fit_probe
+from sweeper.train.resident import peak_resident_bytes
 from sweeper.types import (
     Admission,
     ChunkReport,
@@ -95,6 +100,11 @@ class _Study:
     tokens: TokenisedSplits
     num_labels: int
     pack: Pack
+    shapes: ModelShapes
+    is_reordered: bool
+    """Whether the pack keeps copies of the adapted weights."""
+    examples: Examples
+    """The training rows as the task made them."""
     train: TrainingRows
     validation: EvaluationBatches
     rung_rows: Mapping[int, EvaluationBatches]
@@ -136,6 +146,7 @@ class TrainingWorker:
         torch.set_num_threads(self._setup.threads)
         self._dtype, why_dtype = choose_dtype(self._setup.model.dtype, self._device)
         self._attention, why_attention = choose_attention(self._setup.model.attention, self._device, self._dtype)
+        self._resident_bytes = psutil.Process().memory_info().rss
         return WorkerReady(notes=(f"base weights: {why_dtype}", f"attention: {why_attention}"))
 
     def answer(self, request: Request) -> Reply:
@@ -173,7 +184,7 @@ class TrainingWorker:
         self._study = study
         references = self._references(study) if request.probe else {}
         if request.lane_limit == 0 or request.typical is None or request.largest is None:
-            return StudyOpened(references=references)
+            return self._opened(study, request.lanes, references=references)
         examples, size = study.task.examples(tokens, "train"), study.train.plan.micro_batch
         where: dict[str, Any] = {"pad_token_id": tokens.pad_token_id, "device": self._device}
         choice = choose_lanes(
@@ -186,7 +197,28 @@ class TrainingWorker:
         )
         fallback = OutOfMemoryFallback(choice.tokens_per_pass, device=self._device.type)
         self._study = dataclasses.replace(study, fallback=fallback)
-        return StudyOpened(references=references, lanes=choice.lanes, notes=(str(choice),))
+        opened = self._opened(study, choice.lanes, references=references)
+        return dataclasses.replace(opened, lanes=choice.lanes, notes=(str(choice),))
+
+    def _opened(self, study: _Study, lanes: int, *, references: Mapping[str, Mapping[str, float]]) -> StudyOpened:
+        """Return the reply with what trials are predicted to need; the memory only if the largest trial is known."""
+        rows, largest = study.train, study.request.largest
+        # Every row of an epoch is trained once, but for those that do not fill a micro-batch.
+        tokens = sum(len(ids) for ids in study.examples.ids) * rows.plan.epochs
+        if largest is None or lanes == 0:
+            return StudyOpened(references=references, trial_tokens=tokens)
+        load = pack_load(
+            rows,
+            [study.validation],
+            dtype=type_name(self._dtype),
+            attention=self._attention,
+            ranks=(largest.lora.r,) * lanes,
+            has_dropout=largest.lora.dropout > 0,
+            device=self._device,
+            is_reordered=study.is_reordered,
+            num_choice_tokens=sum(len(choice) - 1 for choice in study.tokens.choices),
+        )
+        return StudyOpened(references=references, trial_tokens=tokens, need=memory_need(study.shapes, load))
 
     def _check_model(self, request: OpenStudy) -> None:
         setup = self._setup
@@ -202,6 +234,13 @@ class TrainingWorker:
             attention=self._attention,
             trust_remote_code=self._setup.model.trust_remote_code,
         ).to(self._device)
+        shapes = shapes_of(
+            model,
+            target_modules=self._setup.model.target_modules,
+            head_modules=task.head_modules(model),
+            kind=task.model_kind,
+        )
+        has_copies = is_reordered(shapes, type_name(self._dtype), self._device)
         if task.model_kind == "sequence_classification":
             read_first_token(model)
         pack, adapter_config = self._pack(model, task)
@@ -221,6 +260,9 @@ class TrainingWorker:
             tokens=tokens,
             num_labels=num_labels,
             pack=pack,
+            shapes=shapes,
+            is_reordered=has_copies,
+            examples=train,
             train=TrainingRows(train, plan, seed=request.seed, pad_token_id=tokens.pad_token_id, device=self._device),
             validation=batches[num_rows],
             rung_rows=batches,
@@ -240,11 +282,6 @@ class TrainingWorker:
         suffixes = targets_for(model_type_of(self._setup.model_dir), self._setup.model.target_modules)
         heads = task.head_modules(model)
         targets, head_layers = adapted_layers(model, suffixes, heads)
-        if not targets:
-            raise WorkerError(
-                f"no linear layer of the model has a name that ends in {', '.join(suffixes)}. Set "
-                f"model.target_modules to the names of its linear layers."
-            )
         config = {
             "revision": self._setup.model.revision or None,
             "task_type": task.peft_task_type,
@@ -419,6 +456,12 @@ class TrainingWorker:
                 details[number] = {"num_parameters": lane.layout.size, "initial_hash": lane.state_hash()}
         return details, failures
 
+    def _peak_bytes(self) -> int:
+        """Return the most memory since the start: on a CPU beyond the libraries, which were loaded before."""
+        if self._device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated(self._device))
+        return max(0, peak_resident_bytes() - self._resident_bytes)
+
     def _drop(self, failures: Mapping[int, Failure]) -> None:
         for number in failures:
             self._lanes.pop(number, None)
@@ -464,6 +507,7 @@ class TrainingWorker:
             outcomes={number: scores[number].outcomes for number in measurements if number in scores},
             failures=failures,
             details=details,
+            peak_bytes=self._peak_bytes(),
             elapsed_s=elapsed_s,
         )
 

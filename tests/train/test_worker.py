@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 import sweeper.train.worker
 from sweeper.config.settings import DatasetSettings, ModelSettings
 from sweeper.data import prepare, prepare_splits
-from sweeper.errors import ContentChanged, WorkerError
+from sweeper.errors import ContentChanged, ModelError, WorkerError
 from sweeper.execute.base import CheckpointPolicy, SaveTrials, ScoreAdapters, StudyOpened, WorkerSetup
 from sweeper.models import read_model
 from sweeper.store.outcomes import RowOutcomes
@@ -117,7 +117,7 @@ def study(disk, *, dataset=None, **changes):
 @pytest.fixture
 def worker(disk):
     found = started(disk)
-    assert found.answer(study(disk)) == StudyOpened()
+    assert found.answer(study(disk)).references == {}
     return found
 
 
@@ -229,7 +229,7 @@ def test_a_trial_of_a_confirmation_is_scored_at_its_end_only(worker):
 def test_a_confirmation_is_scored_on_rows_that_are_new_to_all_trials(disk):
     dataset = dataset_of(disk, train_rows=80, validation_rows=30, confirm_rows=25)
     found = started(disk)
-    assert found.answer(study(disk, dataset=dataset)) == StudyOpened()
+    assert found.answer(study(disk, dataset=dataset)).references == {}
     confirming = replace(trial(2), phase=Phase.CONFIRMATION)
     reports = [found.answer(admit(trial(1), confirming))] + [found.answer(ChunkRequest()) for _ in range(CHUNKS - 1)]
     last = reports[-1]
@@ -550,7 +550,7 @@ def test_target_modules_of_the_user_are_used(disk):
 
 
 def test_target_modules_that_match_nothing_are_an_error(disk):
-    with pytest.raises(WorkerError, match=r"q_proj.*model\.target_modules"):
+    with pytest.raises(ModelError, match=r"q_proj.*model\.target_modules"):
         started(disk, target_modules=["q_proj"]).answer(study(disk))
 
 
