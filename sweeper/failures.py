@@ -53,9 +53,9 @@ _FAILED = "marked failed after executor.max_retries retries"
 
 POLICIES: Mapping[FailureKind, Policy] = {
     FailureKind.OUT_OF_MEMORY: Policy(
-        title="out of memory on the device, even alone and in the smallest micro-batches",
+        title="out of memory on the device, even alone and row by row",
         action=Action.INFEASIBLE,
-        remedy="Lower the upper end of lora.r, train.micro_batch or model.max_length, or use a larger device.",
+        remedy="Lower the upper end of lora.r or model.max_length, or use a larger device.",
     ),
     FailureKind.HOST_MEMORY: Policy(
         title="out of memory on the host",

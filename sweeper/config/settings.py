@@ -193,6 +193,11 @@ class ModelSettings:
         "Attention kernel; auto uses sweeper_sdpa (the fused kernel) on a GPU, sweeper_short on a CPU in bfloat16, else eager.",
         choices=("auto", "eager", "sdpa", "sweeper_sdpa", "sweeper_short"),
     )
+    gradient_checkpointing: str = key(
+        "auto",
+        "Whether each transformer block runs again in the backward pass instead of keeping its activations: a few percent of the memory for a third more time. auto does on a GPU, for models of a billion parameters or more.",
+        choices=("auto", "always", "never"),
+    )
     dropout: float = key(
         0.0,
         "Dropout of hidden states inside the frozen model while adapters train; its attention dropout stays off. 0 is off, which is faster and scores no worse on the default datasets.",
@@ -413,6 +418,12 @@ class ExecutorSettings:
     lanes: int | str = key(
         "auto",
         "Trials that a worker co-trains, 1 to 1024. auto: a third of budget.trials for all workers of a study, at most 4 for each on a CPU; on CUDA a worker tries 1, 2, 4, ... and keeps the fastest.",
+    )
+    tokens_per_pass: int = key(
+        0,
+        "Most tokens of one forward and backward pass over all lanes, padding included; longer micro-batches are divided, at the same losses. 0 chooses: on a GPU by its memory, on a CPU about 240 for each lane.",
+        at_least=0,
+        at_most=10**9,
     )
     device: str = key(
         "auto", "Device of the workers; auto uses CUDA if it is available.", choices=("auto", "cpu", "cuda")

@@ -41,6 +41,8 @@ class WorkerSetup:
     device: str
     """``cpu`` or ``cuda``; the executor selects the CUDA device with CUDA_VISIBLE_DEVICES."""
     threads: int
+    tokens_per_pass: int = 0
+    """``executor.tokens_per_pass``"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -145,6 +145,7 @@ def open_executor(settings: SweepSettings, store: TrialStore, *, model_dir: Path
         cache=Path(settings.cache).expanduser(),
         device=device,
         threads=settings.executor.threads,
+        tokens_per_pass=settings.executor.tokens_per_pass,
     )
     return make_executor(settings.executor, partial(make_worker, setup), logs=store.paths.worker_logs)
 

@@ -129,6 +129,7 @@ def train_again(
         cache=Path(settings.cache).expanduser(),
         device=choose_devices(settings.executor).kind,
         threads=settings.executor.threads,
+        tokens_per_pass=settings.executor.tokens_per_pass,
     )
     worker = make_worker(setup, 0)
     worker.start()

@@ -4,7 +4,8 @@ Rows are sorted by length into as many classes as a chunk has micro-batches, and
 one class. A class of long rows is divided into narrower ones, and its micro-batches are trained in passes, one for each
 narrower class, which saves memory and padding. So all chunks have the same sequence of lengths, lanes at different
 chunks train side by side with little padding, and the padded length of a pass is a constant that does not depend on
-the other lanes of the pack. The order depends on the trial's seed only. All trials of a search have the same seed, so
+the other lanes of the pack. A pass with more tokens than the budget is divided into equal parts of the same length: the
+trial stays the same, also with dropout. The order depends on the trial's seed only. All trials of a search have the same seed, so
 that their differences carry less noise (common random numbers); trials of a confirmation have fresh ones.
 
 Shapes: N rows of the split, T tokens of the longest row.
@@ -37,6 +38,11 @@ class Pass:
     """Their positions in the micro-batch."""
     length: int
     """Number of tokens that they are padded to."""
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows of a lane."""
+        return self.rows.stop - self.rows.start
 
 
 class TrainingRows:
@@ -94,8 +100,33 @@ class TrainingRows:
         return _with_spans(batch, [self._spans[row] for row in rows]) if self._spans else batch
 
     def passes(self, index: int) -> Sequence[Pass]:
-        """Return the passes in which micro-batch ``index`` is trained; always one on a GPU."""
+        """Return the passes in which micro-batch ``index`` is trained if there is no budget; always one on a GPU."""
         return self._passes[index]
+
+    @property
+    def longest(self) -> int:
+        """Number of tokens of the longest pass."""
+        return max(one.length for passes in self._passes for one in passes)
+
+    def num_parts(self, one: Pass, lanes: int, tokens_per_pass: int) -> int:
+        """Return the number of equal parts of a pass that keep to the budget; a part has a row of each lane at least.
+
+        Args:
+            one: The pass.
+            lanes: Number of lanes that train together.
+            tokens_per_pass: Most tokens of a part over all lanes, padding included; 0 for no limit.
+        """
+        most = _most_rows(one.num_rows, one.length, lanes, tokens_per_pass)
+        parts = range(1, one.num_rows + 1)
+        return next(n for n in parts if one.num_rows % n == 0 and one.num_rows // n <= most)
+
+    def largest_pass(self, lanes: int, tokens_per_pass: int = 0) -> int:
+        """Return the tokens of the largest part over all lanes, padding included; see `num_parts`."""
+        return max(
+            lanes * (one.num_rows // self.num_parts(one, lanes, tokens_per_pass)) * one.length
+            for passes in self._passes
+            for one in passes
+        )
 
     def weights(self, rows: np.ndarray) -> torch.Tensor:
         """Return the weights of rows in a mean loss, in the shape of ``rows``."""
@@ -109,7 +140,7 @@ class TrainingRows:
         lengths = [int(self._lengths[members].max()) for members in narrow]
         # A GPU gains from larger products, a CPU only from less padding.
         if self._device.type != "cpu":
-            return [Pass(slice(self.plan.micro_batch), max(lengths))]
+            return [Pass(slice(0, self.plan.micro_batch), max(lengths))]
         size = self.plan.micro_batch // len(narrow)
         return [Pass(slice(first * size, (first + 1) * size), length) for first, length in enumerate(lengths)]
 
@@ -132,6 +163,11 @@ def length_classes(lengths: np.ndarray, plan: ChunkPlan, generator: np.random.Ge
         np.array_split(members, _num_passes(int(lengths[members].max()), plan.micro_batch))
         for members in np.array_split(ascending, plan.micro_batches)
     ]
+
+
+def _most_rows(num_rows: int, length: int, lanes: int, tokens_per_pass: int) -> int:
+    """Return how many of ``num_rows`` rows of each lane fit into a pass, at least one."""
+    return max(1, tokens_per_pass // (lanes * length)) if tokens_per_pass else num_rows
 
 
 def _num_passes(length: int, num_rows: int) -> int:
@@ -167,6 +203,23 @@ class EvaluationBatches:
             if examples.spans:
                 batch = _with_spans(batch, [examples.spans[row] for row in picked.tolist()])
             self.batches.append((picked, batch))
+
+    @property
+    def longest(self) -> int:
+        """Number of tokens of the longest row."""
+        return max(batch.ids.shape[1] for _, batch in self.batches)
+
+    def num_parts(self, batch: Batch, lanes: int, tokens_per_pass: int) -> int:
+        """Return the number of parts of a batch that keep to the budget, as `TrainingRows.num_parts` does."""
+        num_rows, length = batch.ids.shape
+        return -(-num_rows // _most_rows(num_rows, length, lanes, tokens_per_pass))
+
+    def largest_pass(self, lanes: int, tokens_per_pass: int = 0) -> int:
+        """Return the tokens of the largest part over all lanes, padding included."""
+        return max(
+            lanes * -(-len(batch.ids) // self.num_parts(batch, lanes, tokens_per_pass)) * batch.ids.shape[1]
+            for _, batch in self.batches
+        )
 
 
 def _with_spans(batch: Batch, spans: Sequence[Spans]) -> Batch:

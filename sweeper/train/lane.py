@@ -32,7 +32,8 @@ class Lane:
     """One trial of a pack, at its own rank.
 
     Attributes:
-        layout: Where each matrix lies in the vectors.
+        layout: Where each matrix lies in the vectors. These are best kept in the memory of the host: a chunk trains a
+            copy on the device (`bucket`).
         parameters: ``[P]`` float32.
         moment1: ``[P]`` float32, AdamW's first moment.
         moment2: ``[P]`` float32, AdamW's second moment.

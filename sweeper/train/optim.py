@@ -77,7 +77,7 @@ class LaneOptimizer:
         settings: Settings of each lane.
         steps: Updates that each lane has had so far.
         num_adapter: Number of values of the adapter, which come first; the others are those of the head.
-        decay_mask: ``[P]``, 0 where weight decay does not apply.
+        decay_mask: ``[H]``, 0 where weight decay does not apply to the head; it does to the whole adapter.
         moment1: ``[k, P]``, changed in place.
         moment2: ``[k, P]``, changed in place.
     """
@@ -95,8 +95,10 @@ class LaneOptimizer:
         self.steps = list(steps)
         self._settings = settings
         self._moment1, self._moment2 = moment1, moment2
-        self._decay_mask = decay_mask.to(moment1.device)
-        self._adapter, self._head = slice(0, num_adapter), slice(num_adapter, moment1.shape[1])
+        adapter, head = slice(0, num_adapter), slice(num_adapter, moment1.shape[1])
+        # A mask of the adapter would take as much memory as a lane's gradient, only to be 1 everywhere.
+        everywhere = torch.ones((), device=moment1.device)
+        self._groups = ((adapter, everywhere), (head, decay_mask.to(moment1.device)))
 
     def step(self, parameters: torch.Tensor, gradients: torch.Tensor, due: Sequence[bool]) -> None:
         """Update the lanes that are due and zero their gradients; the other lanes stay unchanged.
@@ -115,10 +117,10 @@ class LaneOptimizer:
         rate = learning_rate_at(settings, self.steps[lane])
         self.steps[lane] += 1
         step = torch.full((), float(self.steps[lane]), device=grad.device)
-        for group, ratio in ((self._adapter, 1.0), (self._head, settings.head_lr_ratio)):
+        for (group, mask), ratio in zip(self._groups, (1.0, settings.head_lr_ratio), strict=True):
             if group.start < group.stop:
                 moments = self._moment1[lane, group], self._moment2[lane, group]
-                decay = settings.weight_decay * self._decay_mask[group] if settings.weight_decay else None
+                decay = settings.weight_decay * mask if settings.weight_decay else None
                 adamw_step(
                     value[group], grad[group], *moments, step=step, rate=rate * ratio, decay=decay, settings=settings
                 )
@@ -144,7 +146,7 @@ def adamw_step(
         moment2: AdamW's second moment.
         step: Updates so far, this one included; a float tensor.
         rate: Learning rate.
-        decay: Weight decay of each value; None for none.
+        decay: Weight decay of each value, or a scalar for all; None for none.
         settings: The lane's settings.
     """
     # Decoupled decay comes before the step and is scaled by the learning rate, as in torch. The kernel would apply it

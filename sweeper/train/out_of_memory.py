@@ -1,9 +1,12 @@
-"""Out-of-memory errors: train fewer lanes at a time, then a lane's micro-batch in parts.
+"""Out-of-memory errors: train in smaller passes, then fewer lanes at a time, then a lane's micro-batch row by row.
 
-Lanes are independent, so a group that fails is halved and each half is tried by itself. A lane that runs out of memory
-alone trains its micro-batches in ever more parts, at the same effective batch. If it still fails, the trial has failed.
-A group holds ``[K * rows, ...]`` activations, so either step halves the memory it needs. Fewer lanes come first: the
-products of a lane keep their shapes then, and the trial its exact losses.
+Activations grow with the tokens of a pass, so the budget of tokens is halved first: the lanes still share the base
+model. From `_FEWEST_TOKENS` on, a pass would no longer keep a GPU busy. Then the group is halved, and each half is tried
+by itself, since lanes are independent. A lane that runs out of memory alone trains in ever smaller passes, at the same
+effective batch. If it still fails with a single row, the trial has failed.
+
+On a CPU, passes are that small from the start. So lanes come first there: the products of a lane keep their shapes, and
+the trial its exact losses.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import gc
 import logging
 import traceback
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -22,11 +25,28 @@ from sweeper.figures.text import plural
 from sweeper.train.lane import Lane
 from sweeper.types import Failure, FailureKind
 
-__all__ = ["OutOfMemoryFallback", "failure_of"]
+__all__ = ["Divisible", "OutOfMemoryFallback", "failure_of"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 _MEMORY = (FailureKind.OUT_OF_MEMORY, FailureKind.HOST_MEMORY)
+_FEWEST_TOKENS = 2048
+"""Smallest pass for which several lanes stay together. An H100 needs about 300 tokens for the arithmetic of a product in
+bfloat16 to take as long as reading its weights (989 TFLOP/s, 3.35 TB/s), so this is well above; and eight lanes on a CPU
+have 1,920 (`batches`)."""
+
+
+class Divisible(Protocol):
+    """Rows that are trained or scored in passes."""
+
+    @property
+    def longest(self) -> int:
+        """Number of tokens of the longest row."""
+        ...
+
+    def largest_pass(self, lanes: int, tokens_per_pass: int = 0) -> int:
+        """Return the tokens of the largest pass over all lanes if it may have so many; 0 for no limit."""
+        ...
 
 
 def failure_of(error: Exception, *, device: str = "cpu") -> Failure:
@@ -39,72 +59,105 @@ class OutOfMemoryFallback:
     """Runs work on groups of lanes that fit into memory, and remembers what fitted.
 
     Args:
-        max_parts: Most parts that the micro-batch of a single lane can be divided into, a power of two.
+        tokens_per_pass: Most tokens of a pass over all lanes; 0 for no limit but the memory.
         device: ``cpu`` or ``cuda``.
     """
 
-    def __init__(self, max_parts: int = 1, *, device: str = "cpu") -> None:
-        self._max_parts = max_parts
+    def __init__(self, tokens_per_pass: int = 0, *, device: str = "cpu") -> None:
+        self._tokens_per_pass = tokens_per_pass
         self._device = device
-        self._num_parts: dict[tuple[str, int], int] = {}
+        self._of_stage: dict[str, int] = {}
+        self._of_trial: dict[tuple[str, int], int] = {}
         self.max_lanes: int | None = None
         """Most lanes to run together since the last out-of-memory error; None before the first."""
 
     def run(
-        self, lanes: Sequence[Lane], work: Callable[[Sequence[Lane], int], Sequence[T]], *, stage: str = "train"
+        self,
+        lanes: Sequence[Lane],
+        work: Callable[[Sequence[Lane], int], Sequence[T]],
+        rows: Divisible,
+        *,
+        stage: str = "train",
     ) -> tuple[dict[int, T], dict[int, Failure]]:
-        """Do ``work`` on all lanes together, or on ever smaller groups when that fails.
+        """Do ``work`` on all lanes together, or in ever smaller passes and groups when that fails.
 
         Args:
             lanes: Lanes in the order of `pack.sort_lanes`.
-            work: Called with lanes and the number of parts of a micro-batch. Returns one result per lane, and leaves
-                the lanes unchanged if it raises.
-            stage: Name of the work. The parts that a lane needs are remembered for each stage: scoring a trial takes
-                less memory than training it.
+            work: Called with lanes and the most tokens of a pass, 0 for no limit. Returns one result per lane, and
+                leaves the lanes unchanged if it raises.
+            rows: The rows that it is done on.
+            stage: Name of the work. What fits is remembered for each stage: scoring takes less memory than training.
 
         Returns:
             Results and failures by trial number; each lane is in one of them.
         """
         results: dict[int, T] = {}
         failures: dict[int, Failure] = {}
-        size = max(1, self.max_lanes or len(lanes))
-        waiting = [lanes[first : first + size] for first in range(0, len(lanes), size)]
+        tokens = self.tokens_per_pass(stage)
+        # A pass has a row of each lane at least, so a small budget needs several groups of lanes.
+        fitting = tokens // rows.longest if tokens and lanes else len(lanes)
+        size = max(1, min(self.max_lanes or len(lanes), fitting))
+        waiting = [(lanes[first : first + size], tokens) for first in range(0, len(lanes), size)]
         while waiting:
-            group = waiting.pop(0)
-            found = self._attempt(group, work, stage)
+            group, tokens = waiting.pop(0)
+            found = self._attempt(group, tokens, work, rows, stage)
             if not isinstance(found, Failure):
                 results.update({lane.spec.number: result for lane, result in zip(group, found, strict=True)})
             elif len(group) == 1:
                 failures[group[0].spec.number] = found
             else:
                 middle = len(group) // 2
-                waiting = [group[:middle], group[middle:], *waiting]
                 if found.kind in _MEMORY:
                     self.max_lanes = min(self.max_lanes or len(group), middle)
+                    # A small budget is halved with the lanes. With the whole of it, passes would be as large as before.
+                    tokens = tokens // 2 if tokens // 2 < _FEWEST_TOKENS else tokens
+                waiting = [(group[:middle], tokens), (group[middle:], tokens), *waiting]
         return results, failures
 
+    def tokens_per_pass(self, stage: str = "train") -> int:
+        """Return the most tokens of a pass that fitted, for several lanes; 0 if there is no limit yet."""
+        return self._of_stage.get(stage, self._tokens_per_pass)
+
     def _attempt(
-        self, group: Sequence[Lane], work: Callable[[Sequence[Lane], int], Sequence[T]], stage: str
+        self,
+        group: Sequence[Lane],
+        tokens: int,
+        work: Callable[[Sequence[Lane], int], Sequence[T]],
+        rows: Divisible,
+        stage: str,
     ) -> Sequence[T] | Failure:
-        # Remembered for the trial, not for its rank: how a micro-batch is divided changes rounding, so a trial's losses
-        # must not depend on what another one needed.
-        memory = (stage, group[0].spec.number)
-        parts = self._num_parts.get(memory, 1) if len(group) == 1 else 1
+        """Return the results, or the failure of the smallest passes that are tried with so many lanes."""
+        # The small passes of a single lane are remembered for the trial, not for its rank: how a micro-batch is divided
+        # changes rounding, so a trial's losses must not depend on what another one needed.
+        alone = (stage, group[0].spec.number)
+        tokens = _smaller(tokens, self.tokens_per_pass(stage))
+        if len(group) == 1:
+            tokens = _smaller(tokens, self._of_trial.get(alone, 0))
         while True:
-            shape = f"{plural(len(group), 'lane')}, r={group[0].spec.lora.r}, micro-batches in {plural(parts, 'part')}"
+            used = rows.largest_pass(len(group), tokens)
+            shape = f"{plural(len(group), 'lane')}, r={group[0].spec.lora.r}, passes of {plural(used, 'token')}"
             try:
-                results = work(group, parts)
+                results = work(group, tokens)
             except Exception as error:
                 failure = failure_of(error, device=self._device)
-                log.warning("%d lane(s) failed, in %d part(s): %s", len(group), parts, failure.message, exc_info=True)
+                log.warning("failed: %s [%s]", failure.message, shape, exc_info=True)
             else:
-                if parts > 1:
-                    self._num_parts[memory] = parts
+                if tokens != self.tokens_per_pass(stage):
+                    if len(group) == 1 and tokens < _FEWEST_TOKENS:
+                        self._of_trial[alone] = tokens
+                    else:
+                        self._of_stage[stage] = tokens
                 return results
             # Outside the except clause, where the exception no longer holds the frames with the activations.
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            if failure.kind not in _MEMORY or len(group) > 1 or parts >= self._max_parts:
+            tokens = used // 2
+            can_shrink = tokens >= _FEWEST_TOKENS or len(group) == 1
+            if failure.kind not in _MEMORY or not can_shrink or rows.largest_pass(len(group), tokens) == used:
                 return dataclasses.replace(failure, message=f"{failure.message} [{shape}]")
-            parts *= 2
+
+
+def _smaller(tokens: int, other: int) -> int:
+    """Return the smaller of two budgets, of which 0 has no limit."""
+    return min(tokens, other) if tokens and other else tokens or other

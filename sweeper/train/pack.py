@@ -1,8 +1,8 @@
 """The pack: trials that train side by side on one frozen base model.
 
 `Pack` replaces the target layers of a model once. After that, `train_chunk` and `predict` take any lanes: they copy the
-lanes' vectors side by side, run, and write the lanes back only at the end, so a failure in between leaves them
-unchanged. Lanes never see each other's rows, generators, losses or gradients.
+lanes' vectors side by side to the device, run, and write the lanes back only at the end, so a failure in between leaves
+them unchanged. Lanes never see each other's rows, generators, losses or gradients.
 
 Shapes: K lanes of the pack, k lanes of a bucket, M micro-batches of a chunk, B rows of a micro-batch, N rows of a
 split, F outputs of a row.
@@ -106,7 +106,7 @@ class Pack:
         )
 
     def train_chunk(
-        self, lanes: Sequence[Lane], rows: TrainingRows, row_loss: RowFunction, *, parts: int = 1
+        self, lanes: Sequence[Lane], rows: TrainingRows, row_loss: RowFunction, *, tokens_per_pass: int = 0
     ) -> list[ChunkOutcome]:
         """Train every lane on its next chunk.
 
@@ -117,13 +117,13 @@ class Pack:
             lanes: The lanes, in the order of `sort_lanes`; unchanged if this raises.
             rows: The training split.
             row_loss: The task's loss.
-            parts: Least number of passes for each micro-batch, a power of two; more passes need less memory.
+            tokens_per_pass: Most tokens of a pass over all lanes, padding included; 0 for no limit.
 
         Returns:
             One outcome per lane; the caller checks that the losses are finite.
         """
         plan = rows.plan
-        buckets = [Bucket(group, self.shape, self.dtype, plan) for group in _groups(lanes)]
+        buckets = [Bucket(group, self.shape, self.dtype, self.device, plan) for group in _groups(lanes)]
         # Lanes may be at different chunks; their micro-batches have the same lengths all the same (see `batches`).
         order_KMB = np.stack([rows.chunk(lane.chunks_done, lane.spec.seed) for lane in lanes])
         # Gradients accumulate over the micro-batches of an optimizer step. Each lane has its own number of these, so
@@ -138,26 +138,24 @@ class Pack:
             self._state.dropout = self._dropout(lanes, "dropout", own)
             self._state.base_dropout = self._dropout(lanes, "base dropout", [self._base_dropout] * len(lanes))
             for index in range(plan.micro_batches):
-                for batch in self._batches(rows, index, order_KMB[:, index], parts):
+                for batch in self._batches(rows, index, order_KMB[:, index], tokens_per_pass):
                     loss_K = row_loss(self._model, batch).view(len(lanes), -1).sum(1)
                     # Lanes share no trainable value, so the gradient of the sum is that of each lane's own loss.
                     (loss_K * shares_KM[:, index]).sum().backward()  # type: ignore[no-untyped-call]
                     losses_K += loss_K.detach()
                 for bucket in buckets:
                     bucket.step(index)
-        # All allocations come before the first lane is written: lack of memory must not leave half of them updated.
-        for bucket, updated in [(bucket, bucket.updated()) for bucket in buckets]:
-            bucket.write_back(updated)
         means = (losses_K.cpu() / weights_KM.sum(1)).tolist()
         tokens = [rows.num_tokens(chunk) for chunk in order_KMB]
+        # Last of all, because a failure must not leave some of the lanes updated.
+        for bucket in buckets:
+            bucket.write_back()
         return [ChunkOutcome(m, plan.rows_per_chunk, t) for m, t in zip(means, tokens, strict=True)]
 
-    def _batches(self, rows: TrainingRows, index: int, order_KB: np.ndarray, parts: int) -> Iterator[Batch]:
-        """Yield the passes of micro-batch ``index``, each divided further if there are fewer than ``parts``."""
-        passes = rows.passes(index)
-        per_pass = max(1, parts // len(passes))
-        for number, one in enumerate(passes):
-            first_row = 0
+    def _batches(self, rows: TrainingRows, index: int, order_KB: np.ndarray, tokens_per_pass: int) -> Iterator[Batch]:
+        """Yield the passes of micro-batch ``index``, each in as many parts as the budget needs."""
+        for number, one in enumerate(rows.passes(index)):
+            per_pass, first_row = rows.num_parts(one, len(order_KB), tokens_per_pass), 0
             for picked_KB in np.array_split(order_KB[:, one.rows], per_pass, axis=1):
                 num_rows = picked_KB.shape[1]
                 for dropout in (self._state.dropout, self._state.base_dropout):
@@ -168,20 +166,21 @@ class Pack:
 
     @torch.no_grad()
     def predict(
-        self, lanes: Sequence[Lane], split: EvaluationBatches, outputs: RowFunction, *, parts: int = 1
+        self, lanes: Sequence[Lane], split: EvaluationBatches, outputs: RowFunction, *, tokens_per_pass: int = 0
     ) -> torch.Tensor:
         """Return the outputs of every lane for all rows of a split, ``[K, rows, F]`` float32 on the CPU."""
-        buckets = [Bucket(group, self.shape, self.dtype) for group in _groups(lanes)]
+        buckets = [Bucket(group, self.shape, self.dtype, self.device) for group in _groups(lanes)]
         with self._attached(buckets, training=False):
-            return self._gather(split, len(lanes), outputs, parts)
+            return self._gather(split, len(lanes), outputs, tokens_per_pass)
 
-    def features(self, lane: Lane, split: EvaluationBatches) -> Features:
+    def features(self, lane: Lane, split: EvaluationBatches, *, tokens_per_pass: int = 0) -> Features:
         """Return the features of a classifier's rows: its pooled hidden states and the inputs of its head.
 
         Args:
             lane: A lane that has not trained yet, so that its adapter changes nothing. Only heads of several layers
                 depend on it: their last layer reads what the first ones make.
             split: The rows.
+            tokens_per_pass: Most tokens of a pass, padding included; 0 for no limit.
         """
         base = getattr(self._model, str(self._model.base_model_prefix))
         states: list[torch.Tensor] = []
@@ -203,7 +202,7 @@ class Pack:
         ]
         try:
             with all_tokens(self._model):
-                found = self.predict([lane], split, both)[0]
+                found = self.predict([lane], split, both, tokens_per_pass=tokens_per_pass)[0]
         finally:
             for hook in hooks:
                 hook.remove()
@@ -211,15 +210,17 @@ class Pack:
         return Features(found[:, :-width], found[:, -width:])
 
     @torch.no_grad()
-    def frozen(self, split: EvaluationBatches, outputs: RowFunction) -> torch.Tensor:
+    def frozen(self, split: EvaluationBatches, outputs: RowFunction, *, tokens_per_pass: int = 0) -> torch.Tensor:
         """Return outputs of the model without adapters, ``[rows, F]`` float32 on the CPU; must not use the head."""
         with self._attached([], training=False):
-            return self._gather(split, 1, outputs, 1)[0]
+            return self._gather(split, 1, outputs, tokens_per_pass)[0]
 
-    def _gather(self, split: EvaluationBatches, num_lanes: int, outputs: RowFunction, parts: int) -> torch.Tensor:
+    def _gather(
+        self, split: EvaluationBatches, num_lanes: int, outputs: RowFunction, tokens_per_pass: int
+    ) -> torch.Tensor:
         found = []
         for picked, batch in split.batches:
-            for rows in np.array_split(np.arange(len(picked)), min(parts, len(picked))):
+            for rows in np.array_split(np.arange(len(picked)), split.num_parts(batch, num_lanes, tokens_per_pass)):
                 # Every lane is scored on the same rows, so the batch is repeated for each of them.
                 chosen = slice(int(rows[0]), int(rows[-1]) + 1)
                 part_NF = outputs(self._model, batch.repeated(chosen, num_lanes)).float()
@@ -246,7 +247,6 @@ class Pack:
         first = 0
         try:
             for bucket in buckets:
-                bucket.refresh(training=training)
                 last = first + len(bucket.lanes)
                 adapters = bucket.lora_segments(first, last, self._sizes, training=training)
                 for group, adapter in zip(self._lora, adapters, strict=True):

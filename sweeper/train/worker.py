@@ -32,8 +32,9 @@ from sweeper.execute.base import (
 )
 from sweeper.figures.rungs import rows_to_score
 from sweeper.models import model_type_of
+from sweeper.models.checkpointing import checkpoint_blocks
 from sweeper.models.content import check_model
-from sweeper.models.device_choice import choose_attention, choose_dtype
+from sweeper.models.device_choice import choose_attention, choose_checkpointing, choose_dtype
 from sweeper.models.first_token import read_first_token
 from sweeper.models.linear import is_linear, is_transposed
 from sweeper.models.load import load_model
@@ -63,6 +64,8 @@ from sweeper.types import (
 
 __all__ = ["TrainingWorker"]
 
+_HOST = torch.device("cpu")
+"""Where lanes are between chunks, whatever the device (see `sweeper.train.bucket`)."""
 _EVALUATION_ROWS = 32
 _ADAPTERS_AT_ONCE = 8
 """Most adapters that are scored together on request: on a CPU, lack of memory would end the worker."""
@@ -95,6 +98,8 @@ class _Study:
     fallback: OutOfMemoryFallback
     loss_limit: float
     adapter_config: Mapping[str, Any]
+    notes: tuple[str, ...]
+    """What was chosen for the model, and why."""
 
     def rows_due(self, lane: Lane) -> EvaluationBatches | None:
         """Return the rows that score a lane after the chunk that it has just completed; None if it is not scored."""
@@ -160,7 +165,7 @@ class TrainingWorker:
         self._study = study
         references = self._references(study) if request.probe else {}
         if request.lane_limit == 0 or request.typical is None:
-            return StudyOpened(references=references)
+            return StudyOpened(references=references, notes=study.notes)
         rows = typical_rows(
             study.task.examples(tokens, "train"),
             study.train.plan.micro_batch,
@@ -168,7 +173,7 @@ class TrainingWorker:
             device=self._device,
         )
         choice = choose_lanes(study.pack, rows, study.task.row_loss, spec=request.typical, limit=request.lane_limit)
-        return StudyOpened(references=references, lanes=choice.lanes, notes=(str(choice),))
+        return StudyOpened(references=references, lanes=choice.lanes, notes=(*study.notes, str(choice)))
 
     def _check_model(self, request: OpenStudy) -> None:
         setup = self._setup
@@ -186,6 +191,10 @@ class TrainingWorker:
         ).to(self._device)
         if task.model_kind == "sequence_classification":
             read_first_token(model)
+        wanted, size = self._setup.model.gradient_checkpointing, sum(value.numel() for value in model.parameters())
+        checkpointing, why = choose_checkpointing(wanted, self._device, size)
+        if checkpointing:
+            checkpoint_blocks(model)
         pack, adapter_config = self._pack(model, task)
         train, validation = task.examples(tokens, "train"), task.examples(tokens, "validation")
         plan = ChunkPlan.of(
@@ -209,10 +218,10 @@ class TrainingWorker:
             confirmation=(
                 self._evaluation_batches(confirmation, tokens.pad_token_id) if confirmation.ids else batches[num_rows]
             ),
-            # A micro-batch divides into equal parts as often as it divides by two.
-            fallback=OutOfMemoryFallback(max_parts=plan.micro_batch & -plan.micro_batch, device=self._device.type),
+            fallback=OutOfMemoryFallback(self._setup.tokens_per_pass, device=self._device.type),
             loss_limit=loss_limit(num_labels if task.has_probe else model.config.vocab_size),
             adapter_config=adapter_config,
+            notes=(f"gradient checkpointing: {why}",),
         )
 
     def _evaluation_batches(self, examples: Examples, pad_token_id: int) -> EvaluationBatches:
@@ -244,9 +253,10 @@ class TrainingWorker:
 
     def _references(self, study: _Study) -> dict[str, Mapping[str, float]]:
         """Return the scores of the model without fine-tuning: of probes on its features, or of the model itself."""
-        task, validation = study.task, study.validation
+        task, validation, tokens = study.task, study.validation, self._setup.tokens_per_pass
         if not task.has_probe:
-            return {"untuned": _validation(task.score(study.pack.frozen(validation, task.outputs), validation.targets))}
+            outputs_NF = study.pack.frozen(validation, task.outputs, tokens_per_pass=tokens)
+            return {"untuned": _validation(task.score(outputs_NF, validation.targets))}
         spec = TrialSpec(
             study=study.request.name,
             number=0,
@@ -256,8 +266,8 @@ class TrainingWorker:
             seed=study.request.seed,
             origin="frozen",
         )
-        lane, train = Lane.start(spec, study.pack.shape, self._device), self._train_once(study)
-        features, held_out = study.pack.features(lane, train), study.pack.features(lane, validation)
+        lane, train = Lane.start(spec, study.pack.shape, _HOST), self._train_once(study)
+        features, held_out = (study.pack.features(lane, split, tokens_per_pass=tokens) for split in (train, validation))
         self._initial_head(study, spec, features.head_inputs)
         scores: dict[str, Mapping[str, float]] = {}
         # Sentence embeddings are compared by their cosine, so rows of the mean are scaled to unit length.
@@ -287,8 +297,9 @@ class TrainingWorker:
         def fit() -> torch.Tensor:
             train, found = self._train_once(study), features_NI
             if found is None:
-                lane = Lane.start(spec, study.pack.shape, self._device)
-                found = study.pack.features(lane, train).head_inputs
+                lane = Lane.start(spec, study.pack.shape, _HOST)
+                tokens = self._setup.tokens_per_pass
+                found = study.pack.features(lane, train, tokens_per_pass=tokens).head_inputs
             probe = fit_probe(found, train.targets, study.num_labels, has_bias=last.has_bias, strength=STRENGTH)
             return head_values(probe, last)
 
@@ -313,7 +324,7 @@ class TrainingWorker:
         failures: dict[int, Failure] = {}
         for number, (spec, files) in request.adapters.items():
             try:
-                lanes.append(Lane.from_adapter(spec, files, study.pack.shape, self._device))
+                lanes.append(Lane.from_adapter(spec, files, study.pack.shape, _HOST))
             except StoreError as error:
                 failures[number] = Failure(kind=FailureKind.CHECKPOINT, message=str(error))
         lanes = sort_lanes(lanes)
@@ -331,14 +342,14 @@ class TrainingWorker:
     def _run(self, study: _Study, request: ChunkRequest) -> ChunkReport:
         started = time.perf_counter()
 
-        def train(group: Sequence[Lane], parts: int) -> Sequence[ChunkOutcome]:
-            return study.pack.train_chunk(group, study.train, study.task.row_loss, parts=parts)
+        def train(group: Sequence[Lane], tokens: int) -> Sequence[ChunkOutcome]:
+            return study.pack.train_chunk(group, study.train, study.task.row_loss, tokens_per_pass=tokens)
 
         for number in request.evict:
             self._lanes.pop(number, None)
         details, failures = self._admit(study, request.admit)
         lanes = sort_lanes(list(self._lanes.values()))
-        outcomes, failed = study.fallback.run(lanes, train, stage="train")
+        outcomes, failed = study.fallback.run(lanes, train, study.train, stage="train")
         failures |= failed
         failures |= find_diverged({n: o.loss for n, o in outcomes.items()}, "training loss", study.loss_limit)
         self._drop(failures)
@@ -366,8 +377,8 @@ class TrainingWorker:
     def _score(
         self, study: _Study, lanes: Sequence[Lane], split: EvaluationBatches
     ) -> tuple[dict[int, _Scored], dict[int, Failure]]:
-        def score(group: Sequence[Lane], parts: int) -> Sequence[_Scored]:
-            outputs_KNF = study.pack.predict(group, split, study.task.outputs, parts=parts)
+        def score(group: Sequence[Lane], tokens: int) -> Sequence[_Scored]:
+            outputs_KNF = study.pack.predict(group, split, study.task.outputs, tokens_per_pass=tokens)
             return [
                 _Scored(
                     split.num_rows,
@@ -377,7 +388,7 @@ class TrainingWorker:
                 for outputs_NF in outputs_KNF
             ]
 
-        return study.fallback.run(lanes, score, stage="score")
+        return study.fallback.run(lanes, score, split, stage="score")
 
     def _admit(
         self, study: _Study, admissions: Sequence[Admission]
@@ -388,7 +399,7 @@ class TrainingWorker:
             number = admission.spec.number
             try:
                 head = self._initial_head(study, admission.spec) if admission.checkpoint is None else None
-                lane = Lane.admit(admission, study.pack.shape, self._device, head=head)
+                lane = Lane.admit(admission, study.pack.shape, _HOST, head=head)
             except StoreError as error:
                 failures[number] = Failure(kind=FailureKind.CHECKPOINT, message=str(error))
                 continue

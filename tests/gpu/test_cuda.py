@@ -106,18 +106,18 @@ def test_what_the_device_raises_without_memory_is_out_of_memory():
     assert failure_of(caught.value, device="cuda").kind is FailureKind.OUT_OF_MEMORY
 
 
-def test_a_lane_that_the_device_has_no_memory_for_is_trained_in_parts_and_ends_the_same(data):
+def test_a_lane_that_the_device_has_no_memory_for_is_trained_in_smaller_passes_and_ends_the_same(data):
     def limited(model, batch):
-        if len(batch.ids) > 1:
+        if batch.ids.numel() > data.rows.longest:
             run_out_of_memory()
         return row_loss(model, batch)
 
     def trained(loss_of):
         pack = build_pack(device=CUDA)
         (lane,) = start(pack, [spec(0, seed=3, **{"lora.dropout": 0.2, "train.batch_size": 8})])
-        fallback = OutOfMemoryFallback(max_parts=4, device="cuda")
+        fallback = OutOfMemoryFallback(device="cuda")
         results, failures = fallback.run(
-            [lane], lambda group, parts: pack.train_chunk(group, data.rows, loss_of, parts=parts)
+            [lane], lambda group, n: pack.train_chunk(group, data.rows, loss_of, tokens_per_pass=n), data.rows
         )
         assert failures == {}
         return lane, results[0].loss
@@ -127,15 +127,15 @@ def test_a_lane_that_the_device_has_no_memory_for_is_trained_in_parts_and_ends_t
     torch.testing.assert_close(parted.parameters, whole.parameters, rtol=1e-2, atol=1e-4)
 
 
-def test_a_lane_that_fits_in_no_number_of_parts_fails_alone(data):
-    def work(group, parts):
+def test_a_lane_that_fits_in_no_pass_fails_alone(data):
+    def work(group, tokens):
         if any(lane.spec.number == 2 for lane in group):
             run_out_of_memory()
-        return pack.train_chunk(group, data.rows, row_loss, parts=parts)
+        return pack.train_chunk(group, data.rows, row_loss, tokens_per_pass=tokens)
 
     pack = build_pack(device=CUDA)
     lanes = start(pack, [spec(number) for number in range(4)])
-    results, failures = OutOfMemoryFallback(max_parts=2, device="cuda").run(lanes, work)
+    results, failures = OutOfMemoryFallback(device="cuda").run(lanes, work, data.rows)
     assert results.keys() == {0, 1, 3}
     assert {number: failure.kind for number, failure in failures.items()} == {2: FailureKind.OUT_OF_MEMORY}
 

@@ -245,8 +245,8 @@ def test_a_device_with_memory_of_its_own_trains_a_micro_batch_at_once():
     lengths = [*range(20, 52)]
     there, here = of_lengths(lengths, device=torch.device("meta")), of_lengths(lengths)
     assert sorted((one.rows, one.length) for i in range(2) for one in there.passes(i)) == [
-        (slice(16), 35),
-        (slice(16), 51),
+        (slice(0, 16), 35),
+        (slice(0, 16), 51),
     ]
     assert np.array_equal(there.chunk(0), here.chunk(0))
 
@@ -254,6 +254,58 @@ def test_a_device_with_memory_of_its_own_trains_a_micro_batch_at_once():
 def test_a_micro_batch_that_cannot_be_divided_evenly_is_trained_in_one_pass():
     rows = of_lengths([100] * 15, micro_batch=15)
     assert len(rows.passes(0)) == 1
+
+
+META = torch.device("meta")
+
+
+@pytest.mark.parametrize(
+    ("lanes", "tokens", "parts", "largest"),
+    [
+        (1, 0, 1, 1600),
+        (4, 0, 1, 6400),
+        (4, 6400, 1, 6400),
+        (4, 6399, 2, 3200),
+        (4, 1000, 8, 800),
+        (4, 400, 16, 400),
+        (4, 399, 16, 400),  # a row of each lane is the least
+        (8, 1, 16, 800),
+    ],
+)
+def test_a_pass_keeps_to_the_tokens_of_all_lanes(lanes, tokens, parts, largest):
+    rows = of_lengths([100] * 16 + [8] * 16, device=META)
+    passes = {one.length: one for index in range(2) for one in rows.passes(index)}
+    assert rows.num_parts(passes[100], lanes, tokens) == parts
+    assert rows.largest_pass(lanes, tokens) == largest
+    assert rows.longest == 100
+
+
+def test_a_pass_is_divided_into_equal_parts():
+    rows = of_lengths([100] * 15, micro_batch=15)
+    (only,) = rows.passes(0)
+    assert [rows.num_parts(only, 1, tokens) for tokens in (1500, 1400, 400, 100)] == [1, 3, 5, 15]
+
+
+def test_a_budget_on_a_cpu_divides_its_passes_further():
+    rows = of_lengths([40] * 16)
+    assert [(one.num_rows, one.length) for one in rows.passes(0)] == [(4, 40)] * 4
+    assert [rows.largest_pass(2, tokens) for tokens in (0, 320, 319, 80)] == [320, 320, 160, 80]
+
+
+def test_batches_of_an_evaluation_keep_to_the_tokens_of_all_lanes():
+    split = evaluation([[5] * 10] * 7, batch_size=7)
+    ((_, batch),) = split.batches
+    assert [split.num_parts(batch, 2, tokens) for tokens in (0, 140, 139, 40, 1)] == [1, 1, 2, 4, 7]
+    assert [split.largest_pass(2, tokens) for tokens in (0, 139, 40, 1)] == [140, 80, 40, 20]
+    assert split.longest == 10
+
+
+def test_predictions_do_not_depend_on_the_tokens_of_a_pass(pack):
+    from tests.train.tiny import outputs, spec, start
+
+    lanes, split = start(pack, [spec(seed=1), spec(1, seed=2)]), evaluation(token_rows(17))
+    whole = pack.predict(lanes, split, outputs)
+    torch.testing.assert_close(pack.predict(lanes, split, outputs, tokens_per_pass=50), whole)
 
 
 def test_evaluation_batches_of_long_rows_are_smaller():
