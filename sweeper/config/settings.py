@@ -232,6 +232,11 @@ class ModelSettings:
         "Attention kernel; auto uses sweeper_sdpa (the fused kernel) on a GPU, sweeper_short on a CPU in bfloat16, else eager.",
         choices=("auto", "eager", "sdpa", "sweeper_sdpa", "sweeper_short"),
     )
+    gradient_checkpointing: str = key(
+        "auto",
+        "Whether each transformer block runs again in the backward pass instead of keeping its activations: a few percent of the memory for a third more time. auto does on a GPU, for models of a billion parameters or more.",
+        choices=("auto", "always", "never"),
+    )
     dropout: float = key(
         0.0,
         "Dropout of hidden states inside the frozen model while adapters train; its attention dropout stays off. 0 is off, which is faster and scores no worse on the default datasets.",

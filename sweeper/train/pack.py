@@ -27,13 +27,15 @@ from sweeper.models.targets import group_targets
 from sweeper.tasks.base import Batch
 from sweeper.train.batches import EvaluationBatches, TrainingRows
 from sweeper.train.bucket import Bucket
-from sweeper.train.dropout import LaneDropout, keep_share
+from sweeper.train.dropout import LaneDropout, keep_share, lane_dropout
 from sweeper.train.lane import Lane, derived_seed
 from sweeper.train.layout import HeadShape, Layout, LoraShape, bucket_rank
 from sweeper.train.packed import LoraGroup, PackedDropout, PackedHead, PackedLora, PackState
 
 __all__ = ["ChunkOutcome", "Features", "Pack", "RowFunction", "sort_lanes"]
 
+_MOST_PASSES = 1 << 16
+"""More passes than a micro-batch ever has."""
 RowFunction = Callable[[nn.Module, Batch], torch.Tensor]
 """Returns the loss of each row, ``[rows]``, or the outputs that score it, ``[rows, F]``; see `sweeper.tasks.base`."""
 
@@ -91,7 +93,7 @@ class Pack:
         groups = group_targets(targets, alone=narrow_layers(model))
         self._sizes = [len(group) for group in groups]
         reorder = may_reorder(sum(weight.nbytes for weight in weights), psutil.virtual_memory().available)
-        self._lora = [_replace_group(model, group, self._state, reorder=reorder) for group in groups]
+        self._lora = [_replace_group(model, g, self._state, site, reorder=reorder) for site, g in enumerate(groups)]
         self._base_dropout = base_dropout
         if base_dropout:
             _replace_dropout(model, self._state, base_dropout)
@@ -156,12 +158,14 @@ class Pack:
 
     def _batches(self, rows: TrainingRows, index: int, order_KB: np.ndarray, tokens_per_pass: int) -> Iterator[Batch]:
         """Yield the passes of micro-batch ``index``, each in as many parts as the budget needs."""
-        for one in rows.passes(index):
-            per_pass = rows.num_parts(one, len(order_KB), tokens_per_pass)
-            for part, picked_KB in enumerate(np.array_split(order_KB[:, one.rows], per_pass, axis=1)):
+        for number, one in enumerate(rows.passes(index)):
+            per_pass, first_row = rows.num_parts(one, len(order_KB), tokens_per_pass), 0
+            for picked_KB in np.array_split(order_KB[:, one.rows], per_pass, axis=1):
+                num_rows = picked_KB.shape[1]
                 for dropout in (self._state.dropout, self._state.base_dropout):
                     if dropout is not None:
-                        dropout.start(part, per_pass)
+                        dropout.start(index * _MOST_PASSES + number, first_row, num_rows)
+                first_row += num_rows
                 yield rows.batch(picked_KB.ravel(), one.length)
 
     @torch.no_grad()
@@ -238,7 +242,7 @@ class Pack:
             return None
         # Seeded by chunk, so a trial that is resumed continues with the same masks and saves no generator.
         seeds = [derived_seed(lane.spec.seed, purpose, lane.chunks_done) for lane in lanes]
-        return LaneDropout(probabilities, seeds, self.device)
+        return lane_dropout(probabilities, seeds, self.device)
 
     @contextmanager
     def _attached(self, buckets: Sequence[Bucket], *, training: bool) -> Iterator[None]:
@@ -282,8 +286,8 @@ def _groups(lanes: Sequence[Lane]) -> list[list[Lane]]:
     return [list(group) for _, group in itertools.groupby(lanes, key=lambda lane: bucket_rank(lane.layout.rank))]
 
 
-def _replace_group(model: nn.Module, names: Sequence[str], state: PackState, *, reorder: bool) -> LoraGroup:
-    group = LoraGroup([_linear(model, name) for name in names], state, reorder=reorder)
+def _replace_group(model: nn.Module, names: Sequence[str], state: PackState, site: int, *, reorder: bool) -> LoraGroup:
+    group = LoraGroup([_linear(model, name) for name in names], state, site, reorder=reorder)
     for index, name in enumerate(names):
         model.set_submodule(name, PackedLora(group, index))
     return group
@@ -295,8 +299,8 @@ def _replace_dropout(model: nn.Module, state: PackState, probability: float) -> 
         raise ModelError(
             f"model.dropout={probability:g}: {type(model).__name__} has no dropout layers. Set model.dropout=0."
         )
-    for name in names:
-        model.set_submodule(name, PackedDropout(state, 1 / keep_share(probability)))
+    for site, name in enumerate(names):
+        model.set_submodule(name, PackedDropout(state, 1 / keep_share(probability), site))
 
 
 def _replace_head(model: nn.Module, name: str, state: PackState) -> PackedHead:

@@ -39,8 +39,9 @@ from sweeper.figures.memory import memory_need
 from sweeper.figures.model_shapes import ModelShapes
 from sweeper.figures.rungs import rows_to_score
 from sweeper.models import model_type_of
+from sweeper.models.checkpointing import checkpoint_blocks
 from sweeper.models.content import check_model
-from sweeper.models.device_choice import choose_attention, choose_dtype, type_name
+from sweeper.models.device_choice import choose_attention, choose_checkpointing, choose_dtype, type_name
 from sweeper.models.first_token import read_first_token
 from sweeper.models.linear import is_transposed
 from sweeper.models.load import load_model
@@ -114,6 +115,8 @@ class _Study:
     fallback: OutOfMemoryFallback
     loss_limit: float
     adapter_config: Mapping[str, Any]
+    notes: tuple[str, ...]
+    """What was chosen for the model, and why."""
 
     def rows_due(self, lane: Lane) -> EvaluationBatches | None:
         """Return the rows that score a lane after the chunk that it has just completed; None if it is not scored."""
@@ -198,7 +201,7 @@ class TrainingWorker:
         fallback = OutOfMemoryFallback(choice.tokens_per_pass, device=self._device.type)
         self._study = dataclasses.replace(study, fallback=fallback)
         opened = self._opened(study, choice.lanes, references=references)
-        return dataclasses.replace(opened, lanes=choice.lanes, notes=(str(choice),))
+        return dataclasses.replace(opened, lanes=choice.lanes, notes=(*study.notes, str(choice)))
 
     def _opened(self, study: _Study, lanes: int, *, references: Mapping[str, Mapping[str, float]]) -> StudyOpened:
         """Return the reply with what trials are predicted to need; the memory only if the largest trial is known."""
@@ -206,7 +209,7 @@ class TrainingWorker:
         # Every row of an epoch is trained once, but for those that do not fill a micro-batch.
         tokens = sum(len(ids) for ids in study.examples.ids) * rows.plan.epochs
         if largest is None or lanes == 0:
-            return StudyOpened(references=references, trial_tokens=tokens)
+            return StudyOpened(references=references, notes=study.notes, trial_tokens=tokens)
         load = pack_load(
             rows,
             [study.validation],
@@ -218,7 +221,8 @@ class TrainingWorker:
             is_reordered=study.is_reordered,
             num_choice_tokens=sum(len(choice) - 1 for choice in study.tokens.choices),
         )
-        return StudyOpened(references=references, trial_tokens=tokens, need=memory_need(study.shapes, load))
+        need = memory_need(study.shapes, load)
+        return StudyOpened(references=references, notes=study.notes, trial_tokens=tokens, need=need)
 
     def _check_model(self, request: OpenStudy) -> None:
         setup = self._setup
@@ -243,6 +247,10 @@ class TrainingWorker:
         has_copies = is_reordered(shapes, type_name(self._dtype), self._device)
         if task.model_kind == "sequence_classification":
             read_first_token(model)
+        wanted, size = self._setup.model.gradient_checkpointing, sum(value.numel() for value in model.parameters())
+        checkpointing, why = choose_checkpointing(wanted, self._device, size)
+        if checkpointing:
+            checkpoint_blocks(model)
         pack, adapter_config = self._pack(model, task)
         train, validation = task.examples(tokens, "train"), task.examples(tokens, "validation")
         plan = ChunkPlan.of(
@@ -272,6 +280,7 @@ class TrainingWorker:
             fallback=OutOfMemoryFallback(self._setup.tokens_per_pass, device=self._device.type),
             loss_limit=loss_limit(num_labels if task.has_probe else model.config.vocab_size),
             adapter_config=adapter_config,
+            notes=(f"gradient checkpointing: {why}",),
         )
 
     def _evaluation_batches(self, examples: Examples, pad_token_id: int) -> EvaluationBatches:
