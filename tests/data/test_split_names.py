@@ -95,7 +95,7 @@ def test_a_column_names_splits_with_other_names(tmp_path):
     path = write_jsonl(tmp_path / "rows.jsonl", rows)
     asked = {"train": "train_sft", "test": "test_sft"}
     splits = prepare_splits(mine(path=str(path), splits=asked), cache=tmp_path / "cache")
-    assert splits.num_rows == {"train": 16, "validation": 4, "test": 8, "confirmation": 0}
+    assert splits.num_rows == {"train": 15, "validation": 5, "test": 8, "confirmation": 0}
     assert {text[0] for part in splits.parts.values() for text in (part["text"] if len(part) else [])} == {"a", "b"}
 
 
