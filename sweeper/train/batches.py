@@ -199,7 +199,8 @@ class EvaluationBatches:
         for picked in torch.split(order, _sizes([len(rows[i]) for i in order.tolist()], batch_size)):
             length = max(len(rows[i]) for i in picked.tolist())
             tensors = (ids[picked, :length], mask[picked, :length], self.targets[picked])
-            batch = Batch(*(tensor.to(device) for tensor in tensors))
+            there_ids, there_mask, there_targets = (tensor.to(device) for tensor in tensors)
+            batch = Batch(there_ids, there_mask, there_targets)
             if examples.spans:
                 batch = _with_spans(batch, [examples.spans[row] for row in picked.tolist()])
             self.batches.append((picked, batch))
