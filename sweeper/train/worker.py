@@ -520,7 +520,6 @@ class TrainingWorker:
             elapsed_s=elapsed_s,
         )
 
-
     def _skipped(self, outcome: ChunkOutcome) -> dict[str, float]:
         """Return the metric that only float16 has."""
         return {"train/skipped_steps": float(outcome.skipped_steps)} if self._dtype is torch.float16 else {}
