@@ -235,6 +235,7 @@ class StudyRun:
             with self._saving(number):
                 if self._measure(number, report):
                     pruned.append(number)
+        self.records.store.drop_files(report.checkpoints.values())
         self._publish()
         return tuple(pruned)
 

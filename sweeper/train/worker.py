@@ -490,6 +490,7 @@ class TrainingWorker:
         costs |= {n: Cost(rows=o.num_rows, tokens=o.num_tokens, device_s=share) for n, o in outcomes.items()}
         measurements, checkpoints, adapters, rung_adapters = {}, {}, {}, {}
         base = self._setup.model.id or str(self._setup.model_dir)
+        self._checkpoints.keep(self._lanes)
         for number, lane in list(self._lanes.items()):
             scored = _validation(scores[number].metrics) if number in scores else {}
             measurements[number] = Measurement(
