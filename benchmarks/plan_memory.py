@@ -255,8 +255,9 @@ def _page(rows: list[dict[str, Any]]) -> str:
     worst = max(abs(row["predicted"] / row["measured"] - 1) for row in rows)
     return (
         "# Predicted and measured peak memory on the CPU\n\n"
-        "Made by `python benchmarks/plan_memory.py`, which explains how the peak is measured. The largest error is "
-        f"{worst:.1%}.\n\n{table(header, cells)}\n"
+        "Made by `python benchmarks/plan_memory.py`, which explains how the peak is measured. Measured: "
+        f"{len(rows)} of {sum(map(len, PACKS.values()))} packs. The largest error is {worst:.1%}.\n\n"
+        f"{table(header, cells)}\n"
     )
 
 
