@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sweeper.models.linear import FrozenWeight, bias_of, weight_of
+from sweeper.models.linear import bias_of, freeze, weight_of
 from sweeper.train.dropout import LaneDropout, keep, keep_
 
 __all__ = ["HeadSegment", "LoraGroup", "LoraSegment", "PackState", "PackedDropout", "PackedHead", "PackedLora"]
@@ -76,15 +76,14 @@ class LoraGroup:
     Args:
         layers: The frozen layers, in the order of the outputs.
         state: The state of the pack.
-        reorder: Passed to `FrozenWeight`.
+        reorder: Passed to `freeze`.
     """
 
     def __init__(self, layers: Sequence[nn.Module], state: PackState, *, reorder: bool = False) -> None:
         weights = [weight_of(layer) for layer in layers]
         self.widths = [len(weight) for weight in weights]
-        weight = weights[0] if len(weights) == 1 else torch.cat(weights)
         bias = _stacked_bias([bias_of(layer) for layer in layers], weights)
-        self.frozen = FrozenWeight(weight, bias, reorder=reorder)
+        self.frozen = freeze(layers, bias, reorder=reorder)
         self.state = state
         self.segments: Sequence[LoraSegment] = ()
         self._pending: tuple[torch.Tensor, dict[int, torch.Tensor]] | None = None
