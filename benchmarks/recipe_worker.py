@@ -50,16 +50,18 @@ class _Optimizer(LaneOptimizer):
         rate = learning_rate_at(settings, self.steps[lane])
         self.steps[lane] += 1
         step = torch.full((), float(self.steps[lane]))
-        parts = (slice(0, None),) if self.joint_clip else (self._adapter, self._head)
+        (adapter, everywhere), (head, mask) = self._groups
+        parts = (slice(0, None),) if self.joint_clip else (adapter, head)
         for part in parts:
             norm = torch.linalg.vector_norm(grad[part])
             if settings.max_grad_norm:
                 grad[part] /= ((norm + 1e-6) / settings.max_grad_norm).clamp(min=1.0)
         settings = dataclasses.replace(settings, max_grad_norm=0.0)
-        a, b = slice(0, self.num_a), slice(self.num_a, self._adapter.stop)
-        for group, ratio in ((a, 1.0), (b, self.b_lr_ratio), (self._head, settings.head_lr_ratio)):
+        a, b = slice(0, self.num_a), slice(self.num_a, adapter.stop)
+        ratios = (1.0, self.b_lr_ratio, settings.head_lr_ratio)
+        for group, decayed, ratio in zip((a, b, head), (everywhere, everywhere, mask), ratios, strict=True):
             moments = self._moment1[lane, group], self._moment2[lane, group]
-            decay = settings.weight_decay * self._decay_mask[group] if settings.weight_decay else None
+            decay = settings.weight_decay * decayed if settings.weight_decay else None
             adamw_step(
                 value[group], grad[group], *moments, step=step, rate=rate * ratio, decay=decay, settings=settings
             )

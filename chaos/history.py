@@ -23,7 +23,7 @@ from sweeper.config.time_limit import find_time_limit
 from sweeper.control.controller import Controller
 from sweeper.control.study_run import StudyRun
 from sweeper.errors import WorkerLost
-from sweeper.execute.base import AdaptersScored, OpenStudy, ScoreAdapters, WorkerFailed
+from sweeper.execute.base import AdaptersScored, OpenStudy, SaveTrials, ScoreAdapters, TrialsSaved, WorkerFailed
 from sweeper.execute.inline import InlineExecutor, _InlineHandle
 from sweeper.execute.process import ProcessExecutor, _ProcessHandle
 from sweeper.search.study import Search
@@ -376,6 +376,8 @@ def _send(recorder: Recorder, original: Any) -> Any:
                 for each in request.admit
             ]
             fields = {"what": "chunk", "admit": admitted, "evict": list(request.evict)}
+        elif isinstance(request, SaveTrials):
+            fields = {"what": "save", "trials": list(request.numbers)}
         elif isinstance(request, ScoreAdapters):
             adapters = {number: files for number, (_, files) in request.adapters.items()}
             fields = {"what": "score", "adapters": _digests(adapters)}
@@ -411,6 +413,8 @@ def _reply_fields(reply: Any) -> Event:
             "outcomes": _digests(reply.outcomes),
             "failures": {str(number): failure.kind.value for number, failure in reply.failures.items()},
         }
+    if isinstance(reply, TrialsSaved):
+        return {"what": "save", "cost": [0, 0, reply.elapsed_s], "checkpoints": _digests(reply.checkpoints)}
     if isinstance(reply, AdaptersScored):
         return {"what": "score", "cost": [0, 0, reply.elapsed_s]}
     if isinstance(reply, WorkerFailed):

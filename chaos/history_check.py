@@ -3,8 +3,8 @@
 Each complaint starts with the name of the violated rule:
 
 - ``ends-once``: a finished trial is not written, trained or scored again.
-- ``no-repeat``: a chunk whose record was written is not trained again, unless its checkpoint was damaged; a trial is in
-  one pack at a time.
+- ``no-repeat``: a chunk whose record was written is not trained again, unless its checkpoint was damaged, or it has
+  none and is no rung; a trial is in one pack at a time.
 - ``no-charge-without-work``, ``no-work-without-charge``: the ledger has what workers replied and what was lost, except
   for what a kill put in doubt; so has each trial.
 - ``decision-follows``: each decision is that of the documented rule, given the values so far (`pruning_rules`).

@@ -23,6 +23,8 @@ _STOPPING = {"disk_full"}
 _SAME = ("state", "chunks", "rungs", "decided", "retries", "cost")
 """Fields of a record that tell two versions apart."""
 _SLACK_S = 0.5
+_TRAINING = ("chunk", "save")
+"""Requests on which a worker's trials depend: they are charged for it if it is lost."""
 
 
 @dataclass
@@ -49,10 +51,9 @@ class TrialHistory:
     """What workers replied, by chunk: sets of digests, and the metrics."""
 
     def reply(self, chunk: int) -> dict[str, Any]:
-        """Return what workers replied after ``chunk`` chunks."""
-        return self.replies.setdefault(
-            chunk, {"metrics": None, "checkpoints": set(), "adapters": set(), "rung_adapters": set(), "outcomes": set()}
-        )
+        """Return what workers replied after ``chunk`` chunks; ``sent`` is whether the last one sent a checkpoint."""
+        digests = ("checkpoints", "adapters", "rung_adapters", "outcomes")
+        return self.replies.setdefault(chunk, {"metrics": None, "sent": False, **{what: set() for what in digests}})
 
 
 @dataclass
@@ -282,12 +283,16 @@ class Replay:
     def _judge_progress(self, event: Event, before: Event, trial: TrialHistory) -> None:
         name, chunk = self._name(event), event["chunks"]
         if chunk < before["chunks"]:
-            if not trial.may_rewind:
+            # Chunks without a checkpoint may be repeated, except those that the search knows of.
+            is_saved = chunk == max(map(int, before["checkpoints"]), default=0)
+            if not trial.may_rewind and not (is_saved and event["rungs"].keys() == before["rungs"].keys()):
                 self._complain("no-repeat", f"{name} goes back to chunk {chunk}, but nothing was damaged", event)
         elif chunk > before["chunks"] + 1:
             self._complain("no-charge-without-work", f"{name} skips chunks up to {chunk}", event)
         if chunk > before["chunks"]:
             self._judge_reply(event, trial.reply(chunk), trial)
+        elif event["checkpoint"] is not None and event["checkpoint"] not in trial.reply(chunk)["checkpoints"]:
+            self._complain("checkpoint-chain", f"the checkpoint of {name} after chunk {chunk} is another", event)
         if event["state"] == "complete" and chunk != self.studies[event["study"]]["num_chunks"]:
             self._complain("lost-trial", f"{name} is complete after {chunk} chunks", event)
 
@@ -305,8 +310,9 @@ class Replay:
         if chunk not in event["rungs"] and metric in reply["metrics"]:
             self._complain("scores-kept", f"{name} has no score after chunk {chunk}", event)
         if event["state"] == "running":
-            digest = event["checkpoints"].get(chunk)
-            if digest not in reply["checkpoints"] or event["checkpoint"] != digest:
+            digest, is_rung = event["checkpoints"].get(chunk), chunk in event["rungs"]
+            is_needed = reply["sent"] or is_rung or digest is not None
+            if is_needed and (digest not in reply["checkpoints"] or event["checkpoint"] != digest):
                 self._complain("checkpoint-chain", f"the checkpoint of {name} after chunk {chunk} is another", event)
         digest = event["outcomes"].get(chunk)
         if (digest is None) != (not reply["outcomes"]) or (digest and digest not in reply["outcomes"]):
@@ -362,7 +368,7 @@ class Replay:
             if now is not None and now["state"] != "running":
                 self._complain("ends-once", f"trial {number} of {worker.study} is {now['state']}, but trains", event)
             # An idle worker may still have it: it evicts it with its next request.
-            busy = [each for each in self._workers.values() if each is not worker and each.works == "chunk"]
+            busy = [each for each in self._workers.values() if each is not worker and each.works in _TRAINING]
             if any(number in each.lanes and each.study == worker.study for each in busy):
                 self._complain("no-repeat", f"trial {number} of {worker.study} trains on two workers", event)
         until, before = self._limit["until"], self._replied_t.get(event["worker"], -math.inf)
@@ -398,8 +404,10 @@ class Replay:
         if event["phase"] == "failed" or event["what"] == "failed":
             return
         self._replied_t[event["worker"]] = event["t"]
-        if event["what"] == "score":
+        if event["what"] in ("score", "save"):
             self._unpaid = list(event["cost"])
+            for number, digest in event.get("checkpoints", {}).items():
+                self.trials[worker.study, int(number)].reply(worker.lanes[int(number)])["checkpoints"].add(digest)
         elif event["what"] == "chunk":
             self._unpaid = [math.fsum(cost[k] for cost in event["costs"].values()) for k in range(3)]
             self._take_chunk(event, worker)
@@ -418,7 +426,7 @@ class Replay:
                 self._complain("no-repeat", f"{name} did chunk {chunk} again", event)
             worker.lanes[key[1]] = chunk
             reply = trial.reply(chunk)
-            reply["metrics"] = measured["metrics"]
+            reply["metrics"], reply["sent"] = measured["metrics"], number in event["checkpoints"]
             for what in ("checkpoints", "adapters", "rung_adapters", "outcomes"):
                 if number in event[what]:
                     reply[what].add(event[what][number])
@@ -434,12 +442,12 @@ class Replay:
         assert worker is not None
         if event["phase"] == "begin":
             self._losing = worker
-            if worker.works == "chunk" and len(worker.lanes) == 1 and not event["is_ending"]:
+            if worker.works in _TRAINING and len(worker.lanes) == 1 and not event["is_ending"]:
                 trial = self.trials[worker.study, next(iter(worker.lanes))]
                 if event["failure"] not in _STOPPING:
                     trial.failure, trial.refundable = event["failure"], trial.refundable + 1
             return
-        if event["phase"] == "done" and worker.works in ("chunk", "score") and not worker.is_charged:
+        if event["phase"] == "done" and worker.works in (*_TRAINING, "score") and not worker.is_charged:
             self._complain("no-work-without-charge", f"lost work of worker {event['worker']} is not charged", event)
         self._losing = None
 
@@ -482,21 +490,21 @@ class Replay:
         """Find out from a trial's record which worker a charge for lost work was for."""
         if self._loss_s is not None:
             for worker in self._workers.values():
-                if worker.study == event["study"] and event["trial"] in worker.lanes and worker.works == "chunk":
+                if worker.study == event["study"] and event["trial"] in worker.lanes and worker.works in _TRAINING:
                     self._charge_loss(event, worker)
                     return
 
     def _charge_loss(self, event: Event, worker: _Worker) -> None:
         loss_s = self._loss_s or 0.0
         elapsed_s = event["m"] - worker.asked_m
-        if worker.works not in ("chunk", "score") or worker.is_charged:
+        if worker.works not in (*_TRAINING, "score") or worker.is_charged:
             self._complain("no-charge-without-work", f"{loss_s} s are charged for an idle worker", event)
         elif loss_s > elapsed_s * 1.01 + 0.01:
             self._complain("no-charge-without-work", f"{loss_s} s are charged for {elapsed_s} s of work", event)
         elif elapsed_s < 10 and loss_s < elapsed_s / 2 - _SLACK_S:
             self._complain("no-work-without-charge", f"{loss_s} s are charged for {elapsed_s} s of work", event)
         worker.is_charged, self._loss_s = True, None
-        for number in worker.lanes if worker.works == "chunk" else ():
+        for number in worker.lanes if worker.works in _TRAINING else ():
             self.trials[worker.study, number].cost[2] += loss_s / len(worker.lanes)
 
     def _settle(self, event: Event) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import optuna
 
 from sweeper.errors import StorageDown, WorkerLost
-from sweeper.execute.base import AdaptersScored, Reply, Request, WorkerFailed, WorkerHandle, WorkerReady
+from sweeper.execute.base import AdaptersScored, Reply, Request, TrialsSaved, WorkerFailed, WorkerHandle, WorkerReady
 from sweeper.execute.inline import InlineExecutor
 from sweeper.types import ChunkReport, Cost, Failure, FailureKind, Measurement, TrialSpec
 from tests.control.bench import RUNGS, Killed, Timer
@@ -275,7 +275,7 @@ class VirtualWorker(FakeWorker):
         faults: What may happen in this session.
         doomed: Returns why a configuration always fails, and from which chunk on; None if it does not.
         score: Returns the score of a configuration after a chunk; always the same one.
-        events: See `FakeWorker`.
+        events: See `FakeWorker`; the same for ``saving``.
     """
 
     def __init__(
@@ -287,8 +287,9 @@ class VirtualWorker(FakeWorker):
         doomed: Callable[[TrialSpec], tuple[FailureKind, int] | None],
         score: Callable[[TrialSpec, int], float],
         events: Any,
+        **saving: bool,
     ) -> None:
-        super().__init__(rungs=RUNGS, num_chunks=RUNGS[-1], index=index, events=events, fails=self._failure)
+        super().__init__(rungs=RUNGS, num_chunks=RUNGS[-1], index=index, events=events, fails=self._failure, **saving)
         self._draw, self._faults, self._doomed, self._score_of = draw, faults, doomed, score
         self.elapsed_s = 0.0
         """How long the request that it is about to answer took."""
@@ -309,7 +310,8 @@ class VirtualWorker(FakeWorker):
         if isinstance(reply, ChunkReport):
             share = Cost(rows=10, tokens=100, device_s=self.elapsed_s / max(1, len(reply.costs)))
             return dataclasses.replace(reply, costs=dict.fromkeys(reply.costs, share), elapsed_s=self.elapsed_s)
-        return dataclasses.replace(reply, elapsed_s=self.elapsed_s) if isinstance(reply, AdaptersScored) else reply
+        is_timed = isinstance(reply, AdaptersScored | TrialsSaved)
+        return dataclasses.replace(reply, elapsed_s=self.elapsed_s) if is_timed else reply
 
     def _measured(self, spec: TrialSpec, chunk: int) -> Measurement:
         measured = super()._measured(spec, chunk)

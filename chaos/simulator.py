@@ -80,6 +80,12 @@ _SEARCHES = ("random", "random", "qmc", "tpe", "grid", "cmaes")
 _PRUNERS = ("halving", "hyperband", "median", "none")
 _WINDOWS = ("", "", "22:00-22:01", "22:00-22:02")
 """A sweep takes a few minutes of virtual time."""
+_SAVING: tuple[dict[str, bool], ...] = (
+    {},
+    {"writes_files": True},
+    {"saves_rungs_only": True},
+    {"writes_files": True, "saves_rungs_only": True},
+)
 _MOST_SESSIONS = 40
 _MOST_PRINTED = 20
 _RECORDED = 10_000
@@ -156,6 +162,7 @@ class _Bench(Bench):
             doomed=sweep.doom,
             score=sweep.score,
             events=self.events,
+            **sweep.saving,
         )
 
     def in_optuna(self, study: str = "toy") -> list[optuna.trial.FrozenTrial]:
@@ -180,6 +187,8 @@ class _Sweep:
         self._settings = Random(f"{seed}/settings")  # noqa: S311
         self._num_faulty = self._settings.choice((0, 1, 2, 2, 3, 3, 4, 6))
         """Sessions with faults, before those without."""
+        self.saving: dict[str, bool] = Random(f"{seed}/checkpoints").choice(_SAVING)  # noqa: S311
+        """How its workers save trials."""
         self._doom_share = self._settings.choice((0.0, 0.0, 0.1, 0.3, 0.9))
         self._ticks = 0
         self.bench = self._make_bench()
@@ -361,6 +370,7 @@ class _Sweep:
             budget=BudgetSettings(device_hours=hours, window=draw.choice(_WINDOWS), time_zone="UTC"),
             num_workers=draw.randint(1, 4),
             executor=ExecutorSettings(
+                checkpoint_file_mb=0 if "writes_files" in self.saving else 16,
                 retry_s=draw.choice((0.0, 5.0)),
                 abort_after_failures=draw.choice((0, 3, 8)),
                 hang_timeout_factor=3.0,

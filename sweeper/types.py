@@ -169,7 +169,7 @@ class Measurement:
     rows: int
     """Training rows seen so far."""
     metrics: Mapping[str, float]
-    """``train/loss`` at every chunk; ``validation/*`` at rungs only."""
+    """``train/loss`` at every chunk, and ``train/skipped_steps`` in float16; ``validation/*`` at rungs only."""
     elapsed_s: float = 0.0
     """Device seconds the trial has used so far."""
     scored_rows: int = 0
@@ -226,7 +226,10 @@ class TrialRecord:
     decided_chunk: int = 0
     """Chunk at which the pruner last let the trial continue. If a kill interrupts a decision, it is requested again."""
     checkpoints: Mapping[int, str] = field(default_factory=dict)
-    """SHA-256 of the checkpoints on disk, by chunk: the latest and the one before it."""
+    """SHA-256 of the checkpoints on disk, by chunk: the latest and the one before it.
+
+    If they are large, the latest chunks may have none yet; an interrupted trial repeats these.
+    """
     notes: Mapping[str, Any] = field(default_factory=dict)
     """What the search must know about its proposal to make later ones, e.g. its point in CMA-ES's coordinates."""
 
@@ -234,6 +237,11 @@ class TrialRecord:
     def chunks_done(self) -> int:
         """Chunks completed and stored."""
         return self.measurements[-1].chunk if self.measurements else 0
+
+    @property
+    def chunks_saved(self) -> int:
+        """Chunks that the latest checkpoint contains; those after it are repeated if the trial is interrupted."""
+        return max(self.checkpoints, default=0)
 
     @property
     def last_rung(self) -> Measurement | None:
@@ -425,6 +433,7 @@ class ChunkReport:
     costs: Mapping[int, Cost] = field(default_factory=dict)
     """Cost of this chunk for each trial."""
     checkpoints: Mapping[int, Checkpoint] = field(default_factory=dict)
+    """Of each trial that was scored; of others only if they are small, or if the last one was long ago."""
     adapters: Mapping[int, Mapping[str, bytes]] = field(default_factory=dict)
     """Adapter files in PEFT's format, by name, of the trials that completed with this chunk."""
     rung_adapters: Mapping[int, Mapping[str, bytes]] = field(default_factory=dict)
@@ -435,4 +444,6 @@ class ChunkReport:
     """Failures of trials, which have left the pack."""
     details: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     """``num_parameters`` and ``initial_hash`` of newly admitted trials."""
+    peak_bytes: int = 0
+    """Most memory that the worker has needed so far, beyond what it had before it loaded a model; 0 if unknown."""
     elapsed_s: float = 0.0

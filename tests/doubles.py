@@ -18,13 +18,16 @@ from safetensors.numpy import save
 
 from sweeper.config.values import ParamValue
 from sweeper.disk.atomic import file_checksum, write_by_content
+from sweeper.errors import DiskError, StoreError
 from sweeper.execute.base import (
     AdaptersScored,
     OpenStudy,
     Reply,
     Request,
+    SaveTrials,
     ScoreAdapters,
     StudyOpened,
+    TrialsSaved,
     WorkerFailed,
     WorkerReady,
 )
@@ -37,6 +40,7 @@ from sweeper.types import (
     ChunkRequest,
     Cost,
     Failure,
+    FailureKind,
     Measurement,
     TrialSpec,
 )
@@ -92,6 +96,7 @@ class FakeWorker:
         fails: Returns why a trial fails at its next chunk, or None.
         device_s: Seconds that a chunk of a trial costs.
         writes_files: Whether it writes checkpoints itself, as a worker does with large ones.
+        saves_rungs_only: Whether it saves trials only at rungs and on request, as with large checkpoints.
     """
 
     def __init__(
@@ -105,8 +110,11 @@ class FakeWorker:
         fails: Callable[[TrialSpec, int], Failure | None] = lambda _spec, _chunk: None,
         device_s: float = 1.0,
         writes_files: bool = False,
+        saves_rungs_only: bool = False,
     ) -> None:
         self._writes_files, self._incoming = writes_files, Path()
+        self._saves_rungs_only = saves_rungs_only
+        self._refused: dict[int, Failure] = {}
         self._num_chunks, self._rungs, self._index, self._device_s = num_chunks, rungs, index, device_s
         self._before, self._fails = before, fails
         self._events = [] if events is None else events
@@ -126,6 +134,10 @@ class FakeWorker:
             return StudyOpened(references=references)
         if isinstance(request, ScoreAdapters):
             return self._score(request)
+        if isinstance(request, SaveTrials):
+            self._note("save")
+            saved = {number: self._checkpoint(number, self._lanes[number][1]) for number in request.numbers}
+            return TrialsSaved(checkpoints=saved, elapsed_s=self._device_s)
         return self._train(request)
 
     def _score(self, request: ScoreAdapters) -> AdaptersScored:
@@ -142,7 +154,10 @@ class FakeWorker:
             del self._lanes[number]
         fresh = {admission.spec.number for admission in request.admit if not admission.chunks_done}
         for admission in request.admit:
-            self._lanes[admission.spec.number] = (admission.spec, self._chunks_of(admission))
+            try:
+                self._lanes[admission.spec.number] = (admission.spec, self._chunks_of(admission))
+            except StoreError as error:
+                self._refused[admission.spec.number] = Failure(kind=FailureKind.CHECKPOINT, message=str(error))
         self._note("chunk")
         try:
             self._before(tuple(sorted(self._lanes)))
@@ -154,6 +169,9 @@ class FakeWorker:
         report = ChunkReport(
             measurements={}, costs={}, checkpoints={}, adapters={}, failures={}, details={}, elapsed_s=self._device_s
         )
+        report.failures.update(self._refused)
+        report.costs.update(dict.fromkeys(self._refused, Cost(device_s=self._device_s)))
+        self._refused = {}
         for number, (spec, chunks) in list(self._lanes.items()):
             report.costs[number] = Cost(rows=10, tokens=100, device_s=self._device_s)
             if number in fresh:
@@ -173,7 +191,8 @@ class FakeWorker:
                 report.adapters[number] = {"adapter_config.json": b"{}", "adapter_model.safetensors": weights}
                 del self._lanes[number]
             else:
-                report.checkpoints[number] = self._checkpoint(number, chunks + 1)
+                if report.measurements[number].is_rung or not self._saves_rungs_only:
+                    report.checkpoints[number] = self._checkpoint(number, chunks + 1)
                 if report.measurements[number].is_rung:
                     report.rung_adapters[number] = {
                         "adapter_config.json": b"{}",
@@ -189,7 +208,10 @@ class FakeWorker:
         content = json.dumps([number, chunk]).encode()
         if not self._writes_files:
             return content
-        path, digest = write_by_content(self._incoming, [content], prefix=f"{number}-")
+        try:
+            path, digest = write_by_content(self._incoming, [content], prefix=f"{number}-")
+        except DiskError:
+            return content
         return CheckpointFile(path=path, sha256=digest, num_bytes=len(content))
 
     @staticmethod
@@ -199,7 +221,8 @@ class FakeWorker:
             assert admission.chunks_done == 0, f"trial {admission.spec.number} came without its checkpoint"
             return 0
         if isinstance(content, CheckpointFile):
-            assert file_checksum(content.path) == content.sha256
+            if file_checksum(content.path) != content.sha256:
+                raise StoreError(f"{content.path} has the wrong checksum")
             content = content.path.read_bytes()
         assert json.loads(content) == [admission.spec.number, admission.chunks_done]
         return admission.chunks_done

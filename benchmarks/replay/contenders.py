@@ -253,6 +253,8 @@ class Entry:
     """``search.sampler`` of this project's own search; empty for other searches."""
     knows_recipes: bool = True
     """Whether this project's own search starts with all its recipes, or with the default one only."""
+    overrides: tuple[str, ...] = ()
+    """Hydra overrides of this project's own search."""
     options: Mapping[str, object] = field(default_factory=dict)
     is_slow: bool = False
     """Whether its proposals take so long that it is compared on the tables only, and with one lane on few seeds."""
@@ -272,6 +274,12 @@ CONTENDERS: Mapping[str, Entry] = {
     for entry in (
         Entry(
             name="sweeper_default", text="sweeper, told the default recipe only", sampler="auto", knows_recipes=False
+        ),
+        Entry(
+            name="sweeper_startup_8",
+            text="sweeper, 8 startup trials",
+            sampler="auto",
+            overrides=("search.num_startup_trials=8",),
         ),
         Entry(name="sweeper_tpe", text="sweeper, search=tpe", sampler="tpe"),
         Entry(name="sweeper_random", text="sweeper, search=random", sampler="random"),

@@ -24,6 +24,7 @@ def drive_ours(
     budget_s: float,
     seed: int,
     knows_recipes: bool = True,
+    overrides: tuple[str, ...] = (),
 ) -> Log:
     """Run the search until its device time is spent.
 
@@ -31,11 +32,12 @@ def drive_ours(
         response: What its trials measure.
         sampler: Name of a file in conf/search.
         knows_recipes: Whether it starts with all recipes, or with the default one only, as the searches of others do.
+        overrides: Further Hydra overrides.
         num_lanes: ``executor.lanes``.
         budget_s: Device seconds, ``budget.device_hours``.
         seed: ``seed``.
     """
-    settings = _settings(sampler, num_lanes)
+    settings = _settings(sampler, num_lanes, overrides)
     search = settings.search if knows_recipes else replace(settings.search, recipes=settings.search.recipes[:1])
     limits = choose_limits(settings, "cpu")
     begun_s = time.process_time()
@@ -64,6 +66,7 @@ def log_of(study: SimulatedStudy) -> Log:
 
 
 @functools.cache
-def _settings(sampler: str, num_lanes: int) -> SweepSettings:
+def _settings(sampler: str, num_lanes: int, overrides: tuple[str, ...]) -> SweepSettings:
     # Without a portfolio: the shipped ones were made of these tables.
-    return compose([f"search={sampler}", f"executor.lanes={num_lanes}", "search.warm_start=none"]).settings
+    fixed = [f"search={sampler}", f"executor.lanes={num_lanes}", "search.warm_start=none"]
+    return compose([*fixed, *overrides]).settings

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.replay.contenders import CONTENDERS, Peer, PeerSearch, Start
+from benchmarks.replay.contenders import CONTENDERS, Entry, Peer, PeerSearch, Start
 from benchmarks.replay.driver import Contender, Log, drive, full_trial_s
 from benchmarks.replay.judge import good_draws, regrets
 from benchmarks.replay.ours import drive_ours
@@ -38,6 +38,7 @@ from sweeper.simulate.table import Table
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = "sweeper"
+_OURS = Entry(name=OURS, text=OURS, sampler="auto")
 _BUDGET_TRIALS = 16
 _NUM_SEEDS = 30
 _LANES = (1, 8, 16)
@@ -154,9 +155,15 @@ def search(unit: Unit, response: ResponseProtocol, budget_s: float, seed: int) -
     """Run one search."""
     sampler = _sampler(unit.contender)
     if sampler:
-        knows_recipes = unit.contender == OURS or CONTENDERS[unit.contender].knows_recipes
+        own = CONTENDERS.get(unit.contender, _OURS)
         return drive_ours(
-            response, sampler, num_lanes=unit.lanes, budget_s=budget_s, seed=seed, knows_recipes=knows_recipes
+            response,
+            sampler,
+            num_lanes=unit.lanes,
+            budget_s=budget_s,
+            seed=seed,
+            knows_recipes=own.knows_recipes,
+            overrides=own.overrides,
         )
     entry = CONTENDERS[unit.contender]
     start = Start(space=response.space, num_chunks=response.num_chunks, num_lanes=unit.lanes, seed=seed)
@@ -170,7 +177,7 @@ def search(unit: Unit, response: ResponseProtocol, budget_s: float, seed: int) -
 
 def _sampler(contender: str) -> str:
     """Return the sampler of this project's own search; empty for another search."""
-    return "auto" if contender == OURS else CONTENDERS[contender].sampler
+    return CONTENDERS.get(contender, _OURS).sampler
 
 
 @functools.cache

@@ -3,9 +3,9 @@
 An override in Hydra's sweep grammar (``lora.r=choice(4,8)``) adds a dimension to the space; a plain value of a searched
 key removes its dimension. Every mistake raises a `ConfigError` before anything expensive starts.
 
-``space=auto`` and ``recipes=auto`` stand for the files of these groups for the kind of model. If only the model can tell
-its kind, the configuration is composed for the likelier one, so that mistakes show early, and again for the right one
-(`SweepConfig.for_kind`) when the model is known.
+``space=auto`` and ``recipes=auto`` stand for the files of these groups for the kind of model. If only the model can
+tell its kind, the configuration is composed for the likelier one, so that mistakes show early, and again for the right
+one (`SweepConfig.for_kind`) when the model is known.
 """
 
 from __future__ import annotations

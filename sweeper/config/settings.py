@@ -224,8 +224,8 @@ class ModelSettings:
     trust_remote_code: bool = key(False, "Run code that comes with the model. Only for models that you trust.")
     dtype: str = key(
         "auto",
-        "Type of the frozen weights; auto uses bfloat16 if the device has instructions for it, else float32.",
-        choices=("auto", "bfloat16", "float32"),
+        "Type of the frozen weights; auto uses bfloat16 if the device has instructions for it, else float16 on a GPU since Volta, else float32.",
+        choices=("auto", "bfloat16", "float16", "float32"),
     )
     quantization: str = key(
         "none",
@@ -236,6 +236,11 @@ class ModelSettings:
         "auto",
         "Attention kernel; auto uses sweeper_sdpa (the fused kernel) on a GPU, sweeper_short on a CPU in bfloat16, else eager.",
         choices=("auto", "eager", "sdpa", "sweeper_sdpa", "sweeper_short"),
+    )
+    gradient_checkpointing: str = key(
+        "auto",
+        "Whether each transformer block runs again in the backward pass instead of keeping its activations: a few percent of the memory for a third more time. auto does on a GPU, for models of a billion parameters or more.",
+        choices=("auto", "always", "never"),
     )
     dropout: float = key(
         0.0,
@@ -357,7 +362,7 @@ class TrainSettings:
     )
     chunks_per_epoch: int = key(
         0,
-        "Chunks per epoch; trials enter, leave and are checkpointed between chunks. 0 makes about 12 in a trial.",
+        "Chunks per epoch; trials enter and leave packs, and are saved, between chunks. 0 makes about 12 in a trial.",
         at_least=0,
         at_most=_MOST_CHUNKS,
     )
@@ -459,7 +464,7 @@ class ExecutorSettings:
     )
     lanes: int | str = key(
         "auto",
-        "Trials that a worker co-trains, 1 to 1024. auto: a third of budget.trials for all workers of a study, at most 4 for each on a CPU; on CUDA a worker tries 1, 2, 4, ... and keeps the fastest.",
+        "Trials that a worker co-trains, 1 to 1024. auto: a third of budget.trials for all workers of a study, at most 4 for each on a CPU; on CUDA a worker tries 1, 2, 4, ... as far as they fit, and keeps the fastest.",
     )
     tokens_per_pass: int = key(
         0,
@@ -578,6 +583,17 @@ class StoreSettings:
         "Adapters kept per study: those of this many best trials, of all recipes and of the confirmation; 0 keeps all.",
         at_least=0,
         at_most=1e6,
+    )
+    checkpoint_every_s: float = key(
+        300.0,
+        "Seconds between a trial's checkpoints if they are as large as executor.checkpoint_file_mb, beside those of its rungs; 0 makes one after every chunk, as for smaller ones.",
+        at_least=0,
+        at_most=_WEEK_S,
+    )
+    checkpoint_moments: str = key(
+        "float32",
+        "Number type of AdamW's moments in checkpoints. bfloat16 makes them a third smaller, but a trial that resumes is no longer exact.",
+        choices=("float32", "bfloat16"),
     )
 
 

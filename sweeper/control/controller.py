@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 from sweeper.config.settings import BudgetSettings, ExecutorSettings
@@ -33,7 +33,9 @@ from sweeper.execute.base import (
     OpenStudy,
     Reply,
     Request,
+    SaveTrials,
     StudyOpened,
+    TrialsSaved,
     WorkerFailed,
     WorkerHandle,
     WorkerReady,
@@ -181,7 +183,7 @@ class Controller:
         deadline_s = self._shutdown.deadline_s if self._shutdown else time.monotonic() + _FATAL_GRACE_S
         left_s = max(0.0, deadline_s - time.monotonic())
         log.warning("%s: waiting up to %.0f s for running chunks", self._shutdown.reason or self._fatal, left_s)
-        while time.monotonic() < deadline_s and any(s.state is WorkerState.CHUNK for s in self._slots.values()):
+        while time.monotonic() < deadline_s and any(slot.is_training for slot in self._slots.values()):
             self._step()
 
     def _is_work_left(self) -> bool:
@@ -216,10 +218,15 @@ class Controller:
                 slot.num_lanes = reply.lanes or self._limits.lanes
                 for note in reply.notes:
                     log.info("worker %d, %s: %s", slot.handle.index, slot.study.record.name, note)
+                self.forecast.record_opened(slot.study.record.name, reply)
                 slot.study.records.record_references(references)
                 self._send_chunk(slot, slot.study)
             case ChunkReport() if slot.study is not None:
                 self._handle_report(slot, slot.study, reply)
+            case TrialsSaved(elapsed_s=elapsed_s) if slot.study is not None:
+                self._ledger.charge(Cost(device_s=elapsed_s))
+                slot.study.save(reply.checkpoints)
+                self._send_chunk(slot, slot.study, saved=reply.checkpoints.keys())
             case AdaptersScored(elapsed_s=elapsed_s) if slot.study is not None:
                 self._ledger.charge(Cost(device_s=elapsed_s))
                 slot.study.follow_up.record_scores(reply)
@@ -252,18 +259,34 @@ class Controller:
         is_isolated = slot.is_isolated or study.has_quarantined
         return is_settled and not (needs_decision or is_isolated or self._is_ending) and self.forecast.may_train(study)
 
-    def _send_chunk(self, slot: WorkerSlot, study: StudyRun) -> None:
-        """Refill the pack and send its next chunk; the worker stays idle if no trial or time is left."""
+    def _send_chunk(self, slot: WorkerSlot, study: StudyRun, saved: Collection[int] = ()) -> None:
+        """Refill the pack and send its next chunk; the worker stays idle if no trial or time is left.
+
+        Trials that leave the pack, or stay in it when the session ends, are saved first.
+
+        Args:
+            slot: The worker.
+            study: Its study.
+            saved: Trials that it has just saved; whether this was of use or not, it is not asked again.
+        """
         slot.is_isolated = False
+        is_allowed = self.forecast.may_train(study)
+        is_tested = any(s.is_isolated and s.study is study for s in self._slots.values())
+        is_needed = study.has_quarantined and not (slot.lanes and is_tested)
+        is_leaving = self._is_ending or not is_allowed or is_needed
+        leaving = slot.lanes if is_leaving else self._packing.excess(slot, study)
+        unsaved = study.unsaved({*leaving} - {*saved})
+        if unsaved and not isinstance(self._fatal, DiskError):
+            self._send(slot, SaveTrials(numbers=unsaved), WorkerState.SAVE, f"saving trials of {study.record.name}")
+            return
         if self._is_ending:
             return
-        if not self.forecast.may_train(study):
+        if not is_allowed:
             # Without its pack, the worker is free for another study, whose chunks may be short enough.
             study.put_back(slot.lanes)
             slot.evict, slot.lanes = (*slot.evict, *slot.lanes), set()
             return
-        is_tested = any(s.is_isolated and s.study is study for s in self._slots.values())
-        if study.has_quarantined and not (slot.lanes and is_tested):
+        if is_needed:
             study.put_back(slot.lanes)
             slot.evict, slot.lanes, slot.is_isolated = (*slot.evict, *slot.lanes), set(), True
             admissions = [study.quarantined_admission()]

@@ -18,6 +18,7 @@ from typing import Protocol
 
 from sweeper.config.settings import BudgetSettings
 from sweeper.config.time_limit import find_time_limit
+from sweeper.execute.base import StudyOpened
 from sweeper.figures.tally import TrialTally
 from sweeper.store.ledger import Ledger
 from sweeper.types import ChunkReport, StudyRecord
@@ -87,6 +88,10 @@ class Forecast:
         self._stop = find_time_limit(budget, ledger.started_at)
         self._chunk_s: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_RECENT))
         self._lane_s: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_RECENT))
+        self.opened: dict[str, StudyOpened] = {}
+        """What workers predicted when they opened a study, by its name, in the order of opening."""
+        self.peak_bytes = 0
+        """Most memory that a worker has needed so far; 0 before the first chunk."""
 
     @property
     def is_overdue(self) -> bool:
@@ -100,8 +105,17 @@ class Forecast:
             return False
         return any(self._why_no_chunk(run) for run in self._runs if _is_unfinished(run))
 
+    def record_opened(self, study: str, reply: StudyOpened) -> None:
+        """Record what a worker predicts for a study that it has opened."""
+        self.opened.setdefault(study, reply)
+
+    def trial_s(self, study: str) -> float:
+        """Return the device seconds of a trial of a study that is not pruned, as measured; 0 before the first chunk."""
+        return next((self._trial_s(run) for run in self._runs if run.record.name == study), 0.0)
+
     def record_chunk(self, study: str, report: ChunkReport) -> None:
-        """Record how long a chunk took."""
+        """Record how long a chunk took, and the memory that its worker has needed."""
+        self.peak_bytes = max(self.peak_bytes, report.peak_bytes)
         self._chunk_s[study].append(report.elapsed_s)
         if report.costs:
             costs = [cost.device_s for cost in report.costs.values()]

@@ -40,7 +40,7 @@ class Packing:
 
     def is_settled(self, slot: WorkerSlot, study: StudyRun) -> bool:
         """Whether no trial may enter a pack, and none has to leave it for another worker."""
-        return len(slot.lanes) >= self._most_lanes(slot, study) and not self._excess(slot, study)
+        return len(slot.lanes) >= self._most_lanes(slot, study) and not self.excess(slot, study)
 
     def fill(self, slot: WorkerSlot, study: StudyRun) -> list[Admission]:
         """Add trials to a pack, one by one: each new trial reserves device hours, which the next one cannot use."""
@@ -55,20 +55,21 @@ class Packing:
             slot.lanes.add(admission.spec.number)
         return admissions
 
+    def excess(self, slot: WorkerSlot, study: StudyRun) -> tuple[int, ...]:
+        """Return the trials beyond a worker's share, if another worker of the study waits for trials."""
+        is_awaited = any(not other.is_busy and not other.lanes for other in self._peers(slot, study))
+        return tuple(sorted(slot.lanes)[self._most_lanes(slot, study) :]) if is_awaited else ()
+
     def release(self, slot: WorkerSlot, study: StudyRun) -> tuple[int, ...]:
         """Remove the trials beyond a worker's share from its pack, if another worker of the study waits for trials.
 
         Returns:
             Their numbers. They are in the queue, and resume from their checkpoints.
         """
-        released = self._excess(slot, study)
+        released = self.excess(slot, study)
         slot.lanes -= set(released)
         study.put_back(released)
         return released
-
-    def _excess(self, slot: WorkerSlot, study: StudyRun) -> tuple[int, ...]:
-        is_awaited = any(not other.is_busy and not other.lanes for other in self._peers(slot, study))
-        return tuple(sorted(slot.lanes)[self._most_lanes(slot, study) :]) if is_awaited else ()
 
     def _may_start(self, slot: WorkerSlot, study: StudyRun) -> bool:
         if not (study.has_new and self._forecast.may_start(study)):

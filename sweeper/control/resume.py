@@ -45,16 +45,22 @@ def latest_intact(
 
 
 def rewind(trial: TrialRecord, chunk: int) -> TrialRecord:
-    """Return a trial rewound to ``chunk`` chunks, with the reason as its failure; its cost stays."""
+    """Return a trial rewound to ``chunk`` chunks; its cost stays, since the chunks after it are paid again.
+
+    If it had a later checkpoint, the loss of this one becomes its failure.
+    """
     if chunk == trial.chunks_done:
         return trial
-    where = f"the trial resumes after chunk {chunk}" if chunk else "the trial restarts"
-    message = f"the checkpoint after chunk {trial.chunks_done} is damaged or missing; {where}"
+    failure = trial.failure
+    if chunk < trial.chunks_saved:
+        where = f"the trial resumes after chunk {chunk}" if chunk else "the trial restarts"
+        message = f"the checkpoint after chunk {trial.chunks_saved} is damaged or missing; {where}"
+        failure = Failure(kind=FailureKind.CHECKPOINT, message=message)
     return dataclasses.replace(
         trial,
         measurements=tuple(m for m in trial.measurements if m.chunk <= chunk),
         checkpoints={kept: digest for kept, digest in trial.checkpoints.items() if kept <= chunk},
-        failure=Failure(kind=FailureKind.CHECKPOINT, message=message),
+        failure=failure,
     )
 
 

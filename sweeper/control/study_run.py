@@ -77,7 +77,7 @@ class StudyRun:
         self._cannot_open = self._aborted = ""
         self._is_search_ended = False
         self._fatal: SweeperError | None = None
-        self._unsaved: set[int] = set()
+        self._unwritten: set[int] = set()
         """Trials that could not be written: as after a kill, the next session continues them from what is stored."""
         self._queue = TrialQueue(timer)
         self._resume()
@@ -231,12 +231,25 @@ class StudyRun:
                 self.fail(number, failure)
         pruned = []
         # By number, not by lane, so that the search sees the same order in a resumed pack and in a refilled one.
-        for number in sorted(report.measurements.keys() - self._unsaved):
+        for number in sorted(report.measurements.keys() - self._unwritten):
             with self._saving(number):
                 if self._measure(number, report):
                     pruned.append(number)
         self._publish()
         return tuple(pruned)
+
+    def unsaved(self, numbers: Collection[int]) -> tuple[int, ...]:
+        """Return the trials, of those in a pack, whose last chunks have no checkpoint."""
+        trials = [self.trials[number] for number in sorted(set(numbers) - self._unwritten)]
+        return tuple(trial.spec.number for trial in trials if trial.chunks_saved < trial.chunks_done)
+
+    def save(self, checkpoints: Mapping[int, Checkpoint]) -> None:
+        """Record the checkpoints of trials that are about to leave their pack."""
+        for number, sent in checkpoints.items():
+            checkpoint = self.records.received(number, sent)
+            with self._saving(number):
+                if checkpoint is not None:
+                    self.records.write(with_checkpoint(self.trials[number], checkpoint), checkpoint)
 
     def fail(self, number: int, failure: Failure, *, was_alone: bool = False) -> None:
         """Handle a trial's failure according to `POLICIES`.
@@ -300,11 +313,11 @@ class StudyRun:
             yield
         except DiskError as error:
             self._fatal = self._fatal or error
-            self._unsaved.add(number)
+            self._unwritten.add(number)
 
     def _publish(self) -> None:
         """Let the database show what the search was told, unless some of it could not be stored."""
-        if not self._unsaved:
+        if not self._unwritten:
             self._search_client.publish()
 
     def _start(self) -> int | None:
@@ -329,7 +342,9 @@ class StudyRun:
         file_bytes = self._executor.checkpoint_file_bytes
         trial, checkpoint = latest_intact(self.records.store, before, file_bytes=file_bytes)
         if trial is not before:
-            log.warning("%s, trial %d: %s", self.record.name, number, trial.failure and trial.failure.message)
+            if trial.failure is not before.failure:
+                log.warning("%s, trial %d: %s", self.record.name, number, trial.failure and trial.failure.message)
+            log.info("%s, trial %d repeats the chunks from %d on", self.record.name, number, trial.chunks_done + 1)
             self.records.write(trial)
         return Admission(spec=trial.spec, chunks_done=trial.chunks_done, checkpoint=checkpoint)
 

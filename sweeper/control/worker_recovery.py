@@ -49,7 +49,7 @@ class WorkerRecovery:
 
     def charge_lost_chunk(self, slot: WorkerSlot, elapsed_s: float) -> None:
         """Charge an abandoned chunk; its trials are not at fault."""
-        if slot.study is not None and slot.state is WorkerState.CHUNK:
+        if slot.study is not None and slot.is_training:
             self._ledger.charge(Cost(device_s=elapsed_s))
             slot.study.records.charge_lost(slot.lanes, elapsed_s)
 
@@ -80,11 +80,11 @@ class WorkerRecovery:
     def _suspect(self, slot: WorkerSlot, failure: Failure, elapsed_s: float) -> Suspect | None:
         """Return the trials of a lost worker to the queue; return what was alone on it."""
         study = slot.study
-        if study is None or slot.state not in (WorkerState.OPEN, WorkerState.CHUNK):
+        if study is None or not (slot.is_training or slot.state is WorkerState.OPEN):
             return None
         name = study.record.name
         self._studies[name] = study
-        if slot.state is WorkerState.CHUNK:
+        if slot.is_training:
             self._ledger.charge(Cost(device_s=elapsed_s))
             alone = study.handle_worker_loss(slot.lanes, failure, elapsed_s=elapsed_s)
             return None if alone is None else (name, alone)

@@ -19,6 +19,8 @@ class WorkerState(enum.Enum):
     """Opening a study."""
     CHUNK = "chunk"
     """Training a chunk."""
+    SAVE = "save"
+    """Saving trials that are about to leave its pack."""
     SCORE = "score"
     """Scoring finished adapters on the test split."""
     IDLE = "idle"
@@ -39,6 +41,11 @@ class WorkerSlot:
     """Trials to evict with the next request."""
     is_isolated: bool = False
     """Whether it trains one quarantined trial."""
+
+    @property
+    def is_training(self) -> bool:
+        """Whether its trials lose something if it dies: it trains a chunk, or saves what it has trained."""
+        return self.state in (WorkerState.CHUNK, WorkerState.SAVE)
 
     @property
     def is_busy(self) -> bool:

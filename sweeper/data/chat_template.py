@@ -65,7 +65,7 @@ class AnswerFinder:
     @functools.cached_property
     def ending(self) -> str:
         """What the template puts after an answer that ends a chat."""
-        chat = [{"role": "user", "content": "Question"}, {"role": ASSISTANT, "content": _STAND_IN}]
+        chat = [{"role": "user", "content": "Question"}, {"role": ASSISTANT, "content": "Answer"}]
         return self._around(chat, None, 1)[1]
 
     def _template(self, tools: Sequence[Any] | None) -> str:
@@ -130,9 +130,12 @@ class AnswerFinder:
 
     def _around(self, messages: Sequence[Message], tools: Sequence[Any] | None, index: int) -> tuple[str, str]:
         """Return the text before and after the content of an answer."""
+        stand_in, others = _STAND_IN, repr([messages, tools])
+        while stand_in in others:
+            stand_in += "Again"
         with_stand_in = [*messages]
-        with_stand_in[index] = {**messages[index], "content": _STAND_IN}
-        before, *after = self._render(with_stand_in, tools).split(_STAND_IN)
+        with_stand_in[index] = {**messages[index], "content": stand_in}
+        before, *after = self._render(with_stand_in, tools).split(stand_in)
         if len(after) != 1:
             raise DataError(
                 f"dataset {self._name}: the model's chat template shows an answer {len(after)} times instead of once. "

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sweeper.data.chat_template import AnswerFinder, Range
-from sweeper.data.chats import has_loss
+from sweeper.data.chats import has_loss, to_last_answer
 from sweeper.data.disk import to_dataset
 from sweeper.errors import DataError, ModelError
 
@@ -98,7 +98,8 @@ class ChatEncoder:
         return to_dataset(content, TYPES)
 
     def _whole(self, chat: dict[str, Any]) -> _Row:
-        messages = chat["messages"]
+        # A last answer is learnt as it is given, when nothing has come after it yet.
+        messages = chat["messages"] if self._loss_on == "all" else to_last_answer(chat["messages"])
         answers = [index for index, message in enumerate(messages) if has_loss(message)]
         wanted = answers if self._loss_on == "all" else answers[-1:]
         text, ranges = self._finder.find(messages, chat.get("tools"), wanted)

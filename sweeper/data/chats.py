@@ -15,7 +15,7 @@ from sweeper.data.content import shorten
 from sweeper.data.tables import check_text
 from sweeper.errors import DataError
 
-__all__ = ["ASSISTANT", "Message", "chat_json", "has_loss", "messages_of", "without_answer"]
+__all__ = ["ASSISTANT", "Message", "chat_json", "has_loss", "messages_of", "to_last_answer", "without_answer"]
 
 Message = dict[str, Any]
 """Role and content, and what else templates use; ``weight`` 0 says that an answer is not learnt, as for OpenAI."""
@@ -75,10 +75,15 @@ def without_answer(messages: Sequence[Message]) -> str:
     return ""
 
 
-def chat_json(messages: Sequence[Message], tools: object = None) -> str:
-    """Return a chat up to the last answer that is learnt, and the tools it may call, as they are stored."""
+def to_last_answer(messages: Sequence[Message]) -> list[Message]:
+    """Return a chat without what comes after the last answer that is learnt."""
     last = max(number for number, message in enumerate(messages) if has_loss(message))
-    chat: dict[str, Any] = {"messages": list(messages[: last + 1])}
+    return list(messages[: last + 1])
+
+
+def chat_json(messages: Sequence[Message], tools: object = None) -> str:
+    """Return a chat and the tools it may call, as they are stored."""
+    chat: dict[str, Any] = {"messages": list(messages)}
     return json.dumps(chat | ({"tools": tools} if tools else {}), ensure_ascii=False)
 
 

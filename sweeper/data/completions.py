@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from sweeper.config.settings import DatasetSettings
 from sweeper.data.base import Splits
-from sweeper.data.chats import has_loss
+from sweeper.data.chats import has_loss, to_last_answer
 from sweeper.data.disk import to_dataset
 from sweeper.data.labels import check_labels
 from sweeper.data.prompts import label_completion
@@ -85,9 +85,10 @@ def _may_be_closed(kind: str, contents: Sequence[str], loss_on: str) -> bool:
 
 
 def _before_answer(chat: str) -> str:
-    """Return the messages before the last one of a chat, as JSON."""
-    before = [{"role": message["role"], "content": message["content"]} for message in json.loads(chat)["messages"][:-1]]
-    return json.dumps(before, ensure_ascii=False)
+    """Return the messages before the last answer of a chat, as JSON."""
+    before = to_last_answer(json.loads(chat)["messages"])[:-1]
+    shown = [{"role": message["role"], "content": message["content"]} for message in before]
+    return json.dumps(shown, ensure_ascii=False)
 
 
 def _choices(completions: Sequence[str], settings: DatasetSettings) -> tuple[str, ...]:

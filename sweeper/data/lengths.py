@@ -52,8 +52,8 @@ def needed_lengths(part: Dataset, choices: Sequence[Sequence[int]]) -> list[int]
 
 def least_length(part: Dataset, choices: Sequence[Sequence[int]]) -> int:
     """Return the tokens for the longest completion of a split, which is never cut, and a part of its prompt."""
-    needed = needed_lengths(part, choices)
-    return max((size - prompt + min(prompt, _LEAST_PROMPT) for size, prompt in zip(needed, part["prompt"])), default=0)
+    rows = zip(needed_lengths(part, choices), part["prompt"], strict=True)
+    return max((size - prompt + min(prompt, _LEAST_PROMPT) for size, prompt in rows), default=0)
 
 
 def count_cut(whole: Mapping[str, Dataset], made: Mapping[str, Dataset]) -> dict[str, CutRows]:

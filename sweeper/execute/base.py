@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Protocol
 
 from sweeper.config.settings import ModelSettings, TaskSettings
-from sweeper.types import ChunkReport, ChunkRequest, Failure, FailureKind, ModelRef, RowsRef, TrialSpec
+from sweeper.figures.memory import MemoryNeed
+from sweeper.types import Checkpoint, ChunkReport, ChunkRequest, Failure, FailureKind, ModelRef, RowsRef, TrialSpec
 
 __all__ = [
     "AdaptersScored",
@@ -22,8 +23,10 @@ __all__ = [
     "OpenStudy",
     "Reply",
     "Request",
+    "SaveTrials",
     "ScoreAdapters",
     "StudyOpened",
+    "TrialsSaved",
     "Worker",
     "WorkerFailed",
     "WorkerHandle",
@@ -38,6 +41,10 @@ class CheckpointPolicy:
 
     file_bytes: float = math.inf
     """Size from which it writes a checkpoint to the disk itself; smaller ones are part of its reply."""
+    every_s: float = 0.0
+    """Seconds between the large checkpoints of a trial, beside those of its rungs; 0 for one after every chunk."""
+    moments: str = "float32"
+    """Number type of AdamW's moments in checkpoints of any size."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,8 +83,12 @@ class OpenStudy:
     """Whether to train a logistic regression on frozen features, and answer with its score."""
     lane_limit: int = 0
     """The most lanes to try if the worker chooses their number; 0 if the settings fix it."""
+    lanes: int = 0
+    """Most lanes of a worker that does not choose their number, to predict its memory."""
     typical: TrialSpec | None = None
-    """A trial from the middle of the search space, with which the worker measures how many lanes are best."""
+    """A trial from the middle of the search space, with which the worker measures how many lanes are fastest."""
+    largest: TrialSpec | None = None
+    """A trial that takes the most memory, to predict it, and to measure how many lanes and tokens fit."""
     incoming: Path | None = None
     """Folder of this worker alone, on the file system of the store, for large checkpoints; None if there is none."""
 
@@ -92,7 +103,14 @@ class ScoreAdapters:
     """Spec and adapter files in PEFT's format, by trial number."""
 
 
-Request = OpenStudy | ChunkRequest | ScoreAdapters
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SaveTrials:
+    """Request: save trials that are about to leave the pack, and whose last chunk has no checkpoint."""
+
+    numbers: tuple[int, ...]
+
+
+Request = OpenStudy | ChunkRequest | ScoreAdapters | SaveTrials
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,6 +130,10 @@ class StudyOpened:
     """The number of lanes that the worker chose; 0 if the settings fix it."""
     notes: tuple[str, ...] = ()
     """What the worker chose, and why."""
+    need: MemoryNeed | None = None
+    """Predicted peak memory of a pack whose lanes all have the highest rank."""
+    trial_tokens: int = 0
+    """Tokens that a trial trains on if it is not pruned; 0 if unknown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,6 +150,15 @@ class AdaptersScored:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TrialsSaved:
+    """Reply to `SaveTrials`."""
+
+    checkpoints: Mapping[int, Checkpoint] = field(default_factory=dict)
+    """By trial number."""
+    elapsed_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerFailed:
     """Reply to a request that failed for a reason unrelated to any trial."""
 
@@ -136,7 +167,7 @@ class WorkerFailed:
     kind: FailureKind = FailureKind.ERROR
 
 
-Reply = WorkerReady | StudyOpened | ChunkReport | AdaptersScored | WorkerFailed
+Reply = WorkerReady | StudyOpened | ChunkReport | AdaptersScored | TrialsSaved | WorkerFailed
 
 
 class Worker(Protocol):

@@ -9,6 +9,7 @@ peak of whole chunks. Whoever changes what a step keeps changes the constants he
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from sweeper.figures.model_shapes import ModelShapes, bucket_rank
 __all__ = [
     "BASE_TYPES",
     "CHECKPOINT_BYTES",
+    "KERNEL_BYTES",
     "PARAMETER_BYTES",
     "POSITIONS_OF_LOGITS",
     "QUANTIZATIONS",
@@ -38,6 +40,9 @@ POSITIONS_OF_LOGITS = 256
 """Positions whose logits are in memory at once: 50 MB in float32 for a vocabulary of 49,152."""
 CHECKPOINT_BYTES = 12
 """Bytes of a checkpoint per trainable parameter: the value and both moments of AdamW in float32."""
+KERNEL_BYTES = 150_000_000
+"""About what oneDNN keeps of the kernels that it generates on a CPU, one for each shape of a product; measured for
+MiniLM with the lengths of one chunk. A GPU has none."""
 PARAMETER_BYTES = 4
 """Bytes of an adapter file per trainable parameter."""
 
@@ -98,6 +103,8 @@ class PackLoad:
     """Whether a lane drops inputs of its adapter: the masks then cover all lanes."""
     checkpointing: bool = False
     """Whether the blocks are computed again in the backward pass (gradient checkpointing)."""
+    kernels: int = 0
+    """`KERNEL_BYTES` on a CPU."""
     is_reordered: bool = False
     """Whether two more copies of the adapted weights are kept in oneDNN's order (`sweeper.models.linear`)."""
 
@@ -114,13 +121,15 @@ class MemoryNeed:
     """What is saved for the backward pass, or passes through the widest layer in an evaluation."""
     logits: int
     """Of the loss, or temporary tensors of the backward pass if these are larger."""
+    kernels: int = 0
+    """Of the kernels that are generated on a CPU."""
     stage: str
     """When the peak is reached: ``training``, ``evaluation`` or ``end of a chunk``."""
 
     @property
     def total(self) -> int:
         """The sum."""
-        return self.base + self.lanes + self.activations + self.logits
+        return self.base + self.lanes + self.activations + self.logits + self.kernels
 
 
 def base_bytes(shapes: ModelShapes, dtype: str, *, quantization: str = "none", is_reordered: bool = False) -> int:
@@ -261,7 +270,7 @@ def memory_need(shapes: ModelShapes, load: PackLoad) -> MemoryNeed:
             stage="end of a chunk",
         ),
     ]
-    return max(needs, key=lambda need: need.total)
+    return dataclasses.replace(max(needs, key=lambda need: need.total), kernels=load.kernels)
 
 
 def _largest_pass(shapes: ModelShapes, load: PackLoad) -> tuple[int, int]:

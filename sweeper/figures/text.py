@@ -1,10 +1,19 @@
-"""Words that summary and report share, and texts from data as Markdown that shows them unchanged."""
+"""Words and sizes that summary, report and plan share, and texts from data as Markdown that shows them unchanged."""
 
 from __future__ import annotations
 
 import re
 
-__all__ = ["markdown_block", "markdown_code", "markdown_text", "plural"]
+__all__ = ["bytes_text", "markdown_block", "markdown_code", "markdown_text", "plural"]
+
+
+_UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+
+
+def bytes_text(number: float) -> str:
+    """Return a size with three digits, e.g. ``1.61 GB``."""
+    factor, unit = next(((factor, unit) for factor, unit in _UNITS if number >= factor), (1.0, "B"))
+    return f"{number / factor:.3g} {unit}"
 
 
 def plural(number: int, noun: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from sweeper.figures.text import plural
 from sweeper.types import StudyRecord
 
-__all__ = ["capped_rows", "cut_rows", "length_sentence", "proposed_cap", "proposal"]
+__all__ = ["capped_rows", "cut_rows", "length_sentence", "proposal", "proposed_cap"]
 
 _LEAST_CAP = 2000
 """With fewer rows, ``train.epochs=0`` repeats them more often, so that trials hardly get shorter."""
@@ -38,7 +38,8 @@ def length_sentence(study: StudyRecord) -> str:
     if study.rows_ref is None:
         return ""
     parts = [
-        f"{cut.rows:,} of {study.num_rows.get(name, 0):,} {name} rows ({_percent(cut.tokens / cut.all_tokens)} of their tokens)"
+        f"{cut.rows:,} of {study.num_rows.get(name, 0):,} {name} rows "
+        f"({_percent(cut.tokens / cut.all_tokens)} of their tokens)"
         for name, cut in study.cut.items()
     ]
     return f"Rows have at most {study.rows_ref.max_length:,} tokens; cut to that: {', '.join(parts) or 'none'}."
@@ -67,7 +68,7 @@ def proposal(study: StudyRecord) -> str:
 
 def _one_digit(number: int) -> int:
     """Return a number rounded to its first digit, e.g. 5,000 for 5,200."""
-    unit = 10 ** (len(str(number)) - 1)
+    unit = int(10 ** (len(str(number)) - 1))
     return round(number / unit) * unit
 
 

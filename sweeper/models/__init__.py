@@ -1,7 +1,8 @@
 """Base models: the controller fetches them with `fetch_model` and reads them with `read_model`, workers load them.
 
 A new source is a module here with ``fetch(settings, cache, progress) -> Path`` and ``check(settings)``;
-``model.source`` is its name. With ``fetch_small_files``, which leaves out the weights, it can be planned without them. A new model is a YAML file in conf/model. Importing this package loads no torch.
+``model.source`` is its name. With ``fetch_small_files``, which leaves out the weights, it can be planned without them.
+A new model is a YAML file in conf/model. Importing this package loads no torch.
 """
 
 from __future__ import annotations

@@ -6,13 +6,25 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["PADDED_SDPA", "SHORT", "choose_attention", "choose_dtype", "cpu_flags", "type_name"]
+__all__ = [
+    "PADDED_SDPA",
+    "SHORT",
+    "choose_attention",
+    "choose_checkpointing",
+    "choose_dtype",
+    "cpu_flags",
+    "type_name",
+]
 
 SHORT = "sweeper_short"
 """Name of the kernel in `short_attention`; defined here so that choosing it does not import transformers."""
 PADDED_SDPA = "sweeper_sdpa"
 """Name of the kernel in `padded_attention`."""
-_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+_FLOAT16_CAPABILITY = (7, 0)
+"""CUDA devices have had tensor cores for float16 since Volta; before, some compute in it at a 64th of the speed."""
+_CHECKPOINTED_FROM = 10**9
+"""Parameters from which on a pack of a few thousand tokens would keep tens of gigabytes for its backward pass."""
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """CPU features of bfloat16 arithmetic as Linux names them, on x86 (the first two) and on ARM."""
 
@@ -33,7 +45,9 @@ def choose_dtype(
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return torch.bfloat16, "bfloat16, which this GPU supports"
-        return torch.float32, "float32: this GPU does not support bfloat16"
+        if torch.cuda.get_device_capability(device) >= _FLOAT16_CAPABILITY:
+            return torch.float16, "float16 with a loss scale for each trial: this GPU does not support bfloat16"
+        return torch.float32, "float32: this GPU supports neither bfloat16 nor fast float16"
     found = sorted(_BF16_FLAGS & (cpu_flags() if flags is None else flags))
     if device.type == "cpu" and found:
         return torch.bfloat16, f"bfloat16, which this CPU supports ({', '.join(found)})"
@@ -60,6 +74,23 @@ def choose_attention(wanted: str, device: torch.device | str, dtype: torch.dtype
 def type_name(dtype: torch.dtype) -> str:
     """Return the name of a number type as in the settings, e.g. ``bfloat16``."""
     return str(dtype).removeprefix("torch.")
+
+
+def choose_checkpointing(wanted: str, device: torch.device | str, num_parameters: int) -> tuple[bool, str]:
+    """Return whether transformer blocks run again in the backward pass, and the reason.
+
+    Args:
+        wanted: The setting ``model.gradient_checkpointing``.
+        device: Device of the model.
+        num_parameters: Parameters of the model.
+    """
+    if wanted != "auto":
+        return wanted == "always", f"{wanted}, set by model.gradient_checkpointing"
+    if torch.device(device).type == "cpu":
+        return False, "never: on a CPU time is scarcer than memory"
+    if num_parameters < _CHECKPOINTED_FROM:
+        return False, f"never: {num_parameters:,} parameters are fewer than {_CHECKPOINTED_FROM:,}"
+    return True, f"always: {num_parameters:,} parameters are at least {_CHECKPOINTED_FROM:,}"
 
 
 def cpu_flags(path: Path = Path("/proc/cpuinfo")) -> frozenset[str]:

@@ -18,7 +18,7 @@ from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.bert.modeling_bert import eager_attention_forward
 
-__all__ = ["all_tokens", "narrow_layers", "read_first_token"]
+__all__ = ["all_tokens", "narrow_layers", "read_first_token", "reads_first_token"]
 
 _FAMILY = frozenset({"bert", "roberta", "xlm-roberta", "camembert", "electra"})
 """Architectures whose classification heads read the first token, and whose layers have the parts of a `BertLayer`."""
@@ -30,12 +30,17 @@ def read_first_token(model: nn.Module) -> None:
     Args:
         model: Loaded with ``kind="sequence_classification"``.
     """
-    config: Any = model.config
-    if config.model_type not in _FAMILY or config.is_decoder:
+    if not reads_first_token(model):
         return
     base: Any = getattr(model, str(model.base_model_prefix))
     last = base.encoder.layer[-1]
     last.attention = _FirstTokenAttention(last.attention)
+
+
+def reads_first_token(model: nn.Module) -> bool:
+    """Whether the head of a classifier is known to read the first token only."""
+    config: Any = model.config
+    return config.model_type in _FAMILY and not config.is_decoder
 
 
 @contextmanager

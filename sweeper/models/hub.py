@@ -54,9 +54,7 @@ def find_config(settings: ModelSettings, cache: Path) -> Path | None:
     if local.is_file():
         return local
     check(settings)
-    found = try_to_load_from_cache(
-        settings.id, local.name, cache_dir=cache / "hub", revision=settings.revision or None
-    )
+    found = try_to_load_from_cache(settings.id, local.name, cache_dir=cache / "hub", revision=settings.revision or None)
     return Path(found) if isinstance(found, str) else None
 
 

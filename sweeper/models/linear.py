@@ -25,6 +25,7 @@ __all__ = [
     "is_transposed",
     "layers_in_blocks",
     "may_reorder",
+    "num_parameters",
     "weight_of",
 ]
 
@@ -44,6 +45,12 @@ def is_linear(module: nn.Module) -> bool:
 def layers_in_blocks(model: nn.Module) -> list[str]:
     """Return the names of the linear layers inside the blocks: those that ``model.quantization`` quantises."""
     return [name for name, module in model.named_modules() if is_linear(module) and _BLOCK.match(name)]
+
+
+def num_parameters(model: nn.Module) -> int:
+    """Return the parameters of a model, with those of quantised layers, which torch does not know as such."""
+    quantised = (module for module in model.modules() if isinstance(module, QuantisedLinear))
+    return sum(p.numel() for p in model.parameters()) + sum(module.weight.numel() for module in quantised)
 
 
 def check_linear(module: nn.Module, name: str) -> None:

@@ -208,7 +208,9 @@ def hold_quantised(model: nn.Module, dtype: torch.dtype, *, blocks: Sequence[str
         held = _held(layer, name, dtype, codes)
         model.set_submodule(name, held if name in inside else _plain(held))
     for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)  # of a model that was published quantised, they have the type of its files
+        parameter.data = parameter.data.to(
+            dtype
+        )  # of a model that was published quantised, they have the type of its files
 
 
 def _held(layer: Any, name: str, dtype: torch.dtype, codes: dict[str | None, torch.Tensor]) -> QuantisedLinear:

@@ -16,8 +16,8 @@ from torch import nn
 
 from sweeper.errors import ModelError, first_line
 from sweeper.figures.model_shapes import BlockShapes, HeadShape, LoraShape, ModelShapes
-from sweeper.models.first_token import narrow_layers, read_first_token
-from sweeper.models.linear import is_linear, layers_in_blocks, weight_of
+from sweeper.models.first_token import reads_first_token
+from sweeper.models.linear import is_linear, layers_in_blocks, num_parameters, weight_of
 from sweeper.models.load import model_config, quiet
 from sweeper.models.targets import group_targets, targets_for
 
@@ -43,11 +43,20 @@ def adapted_layers(
         model: The model.
         suffixes: Ends of the names of adapted layers; see `targets_for`.
         head_modules: Names of the modules of the task head.
+
+    Raises:
+        ModelError: No layer can have an adapter.
     """
     linear = [name for name, module in model.named_modules() if is_linear(module)]
     head = [name for name in linear if name.split(".")[0] in head_modules]
     ends = tuple(f".{suffix}" for suffix in suffixes)
-    return [name for name in linear if name not in head and f".{name}".endswith(ends)], head
+    targets = [name for name in linear if name not in head and f".{name}".endswith(ends)]
+    if not targets:
+        raise ModelError(
+            f"no linear layer of the model has a name that ends in {', '.join(suffixes)}. Set model.target_modules to "
+            "the names of its linear layers."
+        )
+    return targets, head
 
 
 def read_shapes(
@@ -107,30 +116,23 @@ def shapes_of(
     config: Any = model.config
     suffixes = targets_for(config.model_type, target_modules)
     targets, head = adapted_layers(model, suffixes, head_modules)
-    if not targets:
-        raise ModelError(
-            f"no linear layer of the model has a name that ends in {', '.join(suffixes)}. Set model.target_modules to "
-            "the names of its linear layers."
-        )
-    if kind == "sequence_classification":
-        read_first_token(model)
     inside = layers_in_blocks(model)
     weights = {name: weight_of(model.get_submodule(name)) for name in {*targets, *head, *inside}}
     lora = tuple(LoraShape(name, weights[name].shape[1], weights[name].shape[0]) for name in targets)
     in_head = sum(parameter.numel() for name in head for parameter in model.get_submodule(name).parameters())
     return ModelShapes(
         model_type=config.model_type,
-        parameters=sum(parameter.numel() for parameter in model.parameters()) - in_head,
+        parameters=num_parameters(model) - in_head,
         quantisable=sum(weights[name].numel() for name in inside),
         quantisable_rows=sum(len(weights[name]) for name in inside),
-        largest_product=_largest_product(weights, targets, inside, alone=narrow_layers(model)),
+        largest_product=_largest_product(weights, targets, inside),
         width=config.hidden_size,
         num_layers=config.num_hidden_layers,
         vocabulary=config.vocab_size,
         longest=int(getattr(config, "max_position_embeddings", 0) or 0),
         block=_block(model, lora, {name: weights[name] for name in inside}),
         has_pre_norm=config.model_type not in _POST_NORM,
-        reads_first_token=bool(narrow_layers(model)),
+        reads_first_token=kind == "sequence_classification" and reads_first_token(model),
         has_token_loss=kind == "causal_lm",
         head_reads_tokens=any(name == _CLASSIFIER_DECODER for name in head),
         lora=lora,
@@ -138,11 +140,9 @@ def shapes_of(
     )
 
 
-def _largest_product(
-    weights: dict[str, torch.Tensor], targets: Sequence[str], inside: Sequence[str], *, alone: Collection[str]
-) -> int:
+def _largest_product(weights: dict[str, torch.Tensor], targets: Sequence[str], inside: Sequence[str]) -> int:
     # Only adapted layers are grouped (`sweeper.train.packed`); the others are multiplied one by one.
-    groups = [*group_targets(targets, alone=alone), *([name] for name in inside)]
+    groups = [*group_targets(targets), *([name] for name in inside)]
     return max(sum(weights[name].numel() for name in group) for group in groups)
 
 

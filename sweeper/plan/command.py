@@ -197,6 +197,7 @@ def _study(config: SweepConfig, rows: StudyRows, shapes: ModelShapes, device: De
         attention=device.attention,
         ranks=ranks[-1:],
         has_dropout=_DROPOUT in space.keys or settings.lora.dropout > 0,
+        device=where,
         is_reordered=device.quantization == NONE and is_reordered(shapes, device.dtype, where),
         num_choice_tokens=rows.num_choice_tokens,
     )
@@ -231,6 +232,7 @@ def _time(
         task=settings.task.name,
         device=device.name,
         dtype=settings.model.dtype,
+        quantization=settings.model.quantization,
         lanes=device.lanes,
         workers=device.workers,
         threads=settings.executor.threads,

@@ -14,22 +14,15 @@ from sweeper.config.time_windows import local_time
 from sweeper.display.console import print_line
 from sweeper.display.tables import clock_text
 from sweeper.figures.memory import LaneBytes, MemoryNeed
-from sweeper.figures.text import plural
+from sweeper.figures.text import bytes_text, plural
 from sweeper.plan.prediction import Corner, StudyForecast, SweepForecast, TimePlan
 
-__all__ = ["as_jsonable", "bytes_text", "show"]
+__all__ = ["as_jsonable", "show"]
 
-_UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 _HOW_TO_MEASURE = (
     "Time: unknown, since no sweep has measured how fast this model trains here. A short one does, for example the "
     "same command with `sweeper run`, budget.trials=2 and confirm=none."
 )
-
-
-def bytes_text(number: float) -> str:
-    """Return a size with three digits, e.g. ``1.61 GB``."""
-    factor, unit = next(((factor, unit) for factor, unit in _UNITS if number >= factor), (1.0, "B"))
-    return f"{number / factor:.3g} {unit}"
 
 
 def show(forecast: SweepForecast, settings: SweepSettings, console: Console) -> None:
@@ -85,11 +78,12 @@ def _show_study(study: StudyForecast, console: Console) -> None:
         table.add_row(*_cells(corner))
     console.print(table)
     need = study.worst.need
+    kernels = f", kernels {bytes_text(need.kernels)}" if need.kernels else ""
     print_line(
         console,
         f"Peak of rank {study.worst.rank}, in {need.stage}: base {bytes_text(need.base)}, lanes "
         f"{bytes_text(need.lanes)}, activations {bytes_text(need.activations)}, logits and temporary tensors "
-        f"{bytes_text(need.logits)}. Lane: state of one, Lanes: trained at once, Fit: most that fit",
+        f"{bytes_text(need.logits)}{kernels}. Lane: state of one, Lanes: trained at once, Fit: most that fit",
     )
 
 
@@ -117,8 +111,8 @@ def _time_text(time: TimePlan | None, settings: SweepSettings, num_studies: int)
     return (
         f"Time: {clock_text(time.trial_s)} of a device for a trial, at {time.rate.tokens_per_s:,.0f} tokens a second "
         f"({time.rate.at[:10]}{differs}). The sweep needs about {clock_text(time.likely_s)} of device time, at most "
-        f"{clock_text(time.most_s)} without pruning. Likely end: {ends:%a %d %b %H:%M}. Of {trials:,} trials, {fitting} "
-        "into budget, window and deadline"
+        f"{clock_text(time.most_s)} without pruning. Likely end: {ends:%a %d %b %H:%M}. Of {trials:,} trials, "
+        f"{fitting} into budget, window and deadline"
     )
 
 

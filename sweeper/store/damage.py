@@ -242,8 +242,8 @@ def _trial_damage(
         yield DamageKind.RECORD, paths.record, fault
         return
     useful = store.useful_checkpoints(record)
-    latest = paths.checkpoint(record.chunks_done)
-    needed = {latest} if latest in useful and record.chunks_done else set()
+    latest = paths.checkpoint(record.chunks_saved)
+    needed = {latest} if latest in useful and record.chunks_saved else set()
     digests = {paths.checkpoint(chunk): digest for chunk, digest in record.checkpoints.items()}
     for path in sorted({*paths.checkpoints(), *needed}):
         if path not in useful:

@@ -146,7 +146,11 @@ def open_executor(settings: SweepSettings, store: TrialStore, *, model_dir: Path
         device=device,
         threads=settings.executor.threads,
         tokens_per_pass=settings.executor.tokens_per_pass,
-        checkpoints=CheckpointPolicy(file_bytes=settings.executor.checkpoint_file_bytes),
+        checkpoints=CheckpointPolicy(
+            file_bytes=settings.executor.checkpoint_file_bytes,
+            every_s=settings.store.checkpoint_every_s,
+            moments=settings.store.checkpoint_moments,
+        ),
     )
     return make_executor(settings.executor, partial(make_worker, setup), logs=store.paths.worker_logs)
 

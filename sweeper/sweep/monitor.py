@@ -9,9 +9,11 @@ from sweeper.config.settings import SweepSettings
 from sweeper.control.controller import Controller
 from sweeper.control.study_run import StudyRun
 from sweeper.display.live_view import LiveView
+from sweeper.display.predictions import facts_text, opening_text
 from sweeper.display.progress import StudyProgress, progress_of_runs
 from sweeper.store.health import Health, HealthFile
 from sweeper.store.ledger import Ledger
+from sweeper.store.rates import Rate
 from sweeper.sweep.session_recorder import SessionRecorder
 from sweeper.track.base import Tracker
 
@@ -26,6 +28,7 @@ class SweepMonitor:
         runs: The running studies.
         settings: Settings of the sweep.
         num_workers: Number of workers, for the predicted end.
+        rate: How fast this model trained in an earlier sweep; None if that is unknown.
         tracker: Its problem, if any, is written to health.json.
         recorder: Records the session.
     """
@@ -37,11 +40,14 @@ class SweepMonitor:
         settings: SweepSettings,
         *,
         num_workers: int,
+        rate: Rate | None = None,
         tracker: Tracker,
         recorder: SessionRecorder,
     ) -> None:
         self._view, self._runs, self._settings = view, runs, settings
         self._num_workers, self._tracker, self._recorder = num_workers, tracker, recorder
+        self._rate = rate
+        self._announced: set[str] = set()
         self._file = HealthFile(recorder.root)
         self._controller: Controller | None = None
 
@@ -65,8 +71,24 @@ class SweepMonitor:
         progress = self.progress()
         ends_at = self._controller.forecast.ends_at(self._num_workers) if self._controller else None
         self._recorder.update(progress, ends_at)
-        self._view.update(progress, self._recorder.prediction_text(ends_at))
+        self._announce()
+        self._view.update(progress, f"{self._recorder.prediction_text(ends_at)} {self._facts()}".strip())
         self._file.write(self._health())
+
+    def _announce(self) -> None:
+        """Print what is predicted for a study, once, when a worker has opened it."""
+        for name, opened in self._controller.forecast.opened.items() if self._controller else ():
+            if name not in self._announced and (opened.need or self._rate):
+                self._view.log(f"{name}: {opening_text(opened, self._rate)}")
+            self._announced.add(name)
+
+    def _facts(self) -> str:
+        """Return what the latest study takes so far beside what was predicted."""
+        forecast = self._controller.forecast if self._controller else None
+        if forecast is None or not forecast.opened:
+            return ""
+        name, opened = next(reversed(forecast.opened.items()))
+        return facts_text(opened, self._rate, trial_s=forecast.trial_s(name), peak_bytes=forecast.peak_bytes)
 
     def record_final_health(self, tracker: str) -> None:
         """Record and print the problems at the session's end.

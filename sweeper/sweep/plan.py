@@ -10,13 +10,14 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sweeper.config.checks import micro_batch
 from sweeper.config.compose import SweepConfig
 from sweeper.config.hyperparameters import Hyperparameters
 from sweeper.config.settings import DatasetSettings, Recipe, SweepSettings
 from sweeper.config.space import SearchSpace
+from sweeper.control.lane_limits import choose_limits
 from sweeper.errors import ConfigError, DataError, SweepMismatch, did_you_mean
 from sweeper.execute.base import OpenStudy
 from sweeper.fetch.progress import Progress
@@ -312,6 +313,7 @@ def _majority(settings: SweepSettings, splits: SplitsRecord, metric: str, rungs:
 def _opening(record: StudyRecord, config: SweepConfig, rows: RowsRef, model: ModelRef, *, lane_limit: int) -> OpenStudy:
     settings = config.settings
     template = trial_template(settings, record)
+    typical = config.space.point((0.5,) * len(config.space))
     return OpenStudy(
         name=record.name,
         rows=rows,
@@ -324,8 +326,21 @@ def _opening(record: StudyRecord, config: SweepConfig, rows: RowsRef, model: Mod
         seed=settings.seed,
         probe=False,
         lane_limit=lane_limit,
-        typical=template.spec(0, config.space.point((0.5,) * len(config.space)), "typical"),
+        lanes=choose_limits(settings, "cpu").lanes,  # on a GPU, the worker knows a better number or the settings fix it
+        typical=template.spec(0, typical, "typical"),
+        largest=template.spec(0, {**typical, **_most_memory(config)}, "largest"),
     )
+
+
+def _most_memory(config: SweepConfig) -> dict[str, Any]:
+    """Return the values that take the most memory: the largest rank of space and recipes, and their most dropout."""
+    found: dict[str, Any] = {}
+    for key in ("lora.r", "lora.dropout"):
+        values: list[Any] = [d.at(1.0) for d in config.space.dimensions if d.key == key]
+        values += [recipe.params[key] for recipe in config.settings.search.recipes if key in recipe.params]
+        if values:
+            found[key] = max(values)
+    return found
 
 
 def _cache(settings: SweepSettings) -> Path:

@@ -54,8 +54,9 @@ from sweeper.sweep.factory import (
 )
 from sweeper.sweep.identity import check_identity, sweep_name
 from sweeper.sweep.log_file import log_to
-from sweeper.sweep.model_kind import settled_by_disk, settled_by_model, settled_text
+from sweeper.sweep.measured_rates import keep_rates, known_rate
 from sweeper.sweep.memory import return_large_blocks
+from sweeper.sweep.model_kind import settled_by_disk, settled_by_model, settled_text
 from sweeper.sweep.monitor import SweepMonitor
 from sweeper.sweep.plan import StudyPlan, check_content, plan_model, plan_study, plan_weights, reference_recipes
 from sweeper.sweep.reports import current_best, write_report
@@ -290,7 +291,13 @@ def _run(
                 if text:
                     view.log(f"{plan.record.dataset}: {text}")
         monitor = SweepMonitor(
-            view, runs, settings, num_workers=devices.num_workers, tracker=tracker, recorder=recorder
+            view,
+            runs,
+            settings,
+            num_workers=devices.num_workers,
+            rate=known_rate(settings, devices, limits, model_dir),
+            tracker=tracker,
+            recorder=recorder,
         )
         ledger = Ledger(store.paths.ledger, clock)
         controller = Controller(
@@ -308,6 +315,7 @@ def _run(
         if controller.stop_reason:
             view.log(f"Stopped: {controller.stop_reason}")
         recorder.end(shutdown.reason or controller.stop_reason or "nothing is left to do", monitor.progress())
+        keep_rates(store, settings, devices, limits, model_dir)
     if shutdown:
         print_line(console, f"Stopped by {shutdown.reason}. Everything is saved; the same command resumes.")
     best = write_report(store, config)

@@ -168,7 +168,8 @@ def experiment_note(study: StudyRecord, sweep: str, link: str, report: str = "")
     return f"""\
 ## {markdown_text(study.dataset)}: LoRA hyperparameters of {markdown_text(study.model)}
 
-Study {markdown_code(study.name)} of sweep {markdown_code(sweep)}. Rows: {rows}; {len(study.labels)} labels. {length_sentence(study)}
+Study {markdown_code(study.name)} of sweep {markdown_code(sweep)}. Rows: {rows}; {len(study.labels)} labels.
+{length_sentence(study)}
 Objective: **{study.metric}**, {better} is better. A full trial has {study.num_chunks} chunks of
 {study.rows_per_chunk} rows and is scored after chunks {", ".join(map(str, study.rungs))}.{references}
 

@@ -1,6 +1,11 @@
 """Lanes of one padded rank, copied side by side for the duration of a chunk. Only `pack` uses it.
 
-Shapes: k lanes of the bucket, P values of a padded lane, M micro-batches of a chunk.
+A chunk trains copies on the device and writes them back at its end, in place, into the vectors of the lanes, which are
+in the memory of the host. So a failure midway leaves no lane half-trained. A trainable value takes 18 bytes on the device
+if adapters are multiplied in bfloat16: parameter, two moments and gradient in float32, and the copy that is multiplied.
+On a CPU the lanes' own 12 bytes are in the same memory (`tests/train/test_lane_memory.py` counts them).
+
+Shapes: k lanes of the bucket, P values of a padded lane, H of them in the head, M micro-batches of a chunk.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ from sweeper.train.chunks import ChunkPlan
 from sweeper.train.dropout import keep_share
 from sweeper.train.lane import Lane, lora_scale
 from sweeper.train.layout import Layout, bucket_rank
+from sweeper.train.loss_scale import LaneScales, LossScale
 from sweeper.train.optim import LaneOptimizer, OptimSettings
 from sweeper.train.packed import HeadSegment, LoraSegment
 
@@ -27,25 +33,38 @@ class Bucket:
         lanes: Lanes whose ranks are padded to the same rank.
         shape: Layout of the layers, at any rank.
         dtype: Type in which adapters are multiplied.
+        device: Where they are multiplied.
         plan: How the training rows divide; None for evaluation.
     """
 
-    def __init__(self, lanes: Sequence[Lane], shape: Layout, dtype: torch.dtype, plan: ChunkPlan | None = None) -> None:
-        self.lanes = lanes
+    def __init__(
+        self,
+        lanes: Sequence[Lane],
+        shape: Layout,
+        dtype: torch.dtype,
+        device: torch.device,
+        plan: ChunkPlan | None = None,
+    ) -> None:
+        self.lanes, self._device = lanes, device
         self._layout = shape.with_rank(bucket_rank(lanes[0].layout.rank))
         # The optimizer updates float32 values, because bfloat16 would round small updates away. The layers use
-        # a copy in the type of the frozen weights.
-        self._parameters = self._pad([lane.parameters for lane in lanes])
-        self._compute = torch.empty_like(self._parameters, dtype=dtype)
+        # a copy in the type of the frozen weights, and heads one in float32.
+        num_lora = self._layout.size_lora
+        self._compute = torch.empty(len(lanes), num_lora, dtype=dtype, device=device)
+        self._head = torch.empty(len(lanes), self._layout.size - num_lora, device=device)
+        self._scale_k1 = self._lora_scales(training=plan is not None)
         if plan is not None:
             self._prepare_training(plan)
+            return
+        for index, lane in enumerate(lanes):  # one by one: nothing else is kept of them
+            self._refresh(slice(index, index + 1), self._layout.pad([(lane.layout.rank, lane.parameters)], device))
 
-    def refresh(self, *, training: bool) -> None:
-        """Copy the parameters to the type that is multiplied, with the lanes' scales folded into A."""
-        size = self._layout.size_a
-        scale = self._scale_k1 if training else self._scales(training=False)
-        torch.mul(self._parameters[:, :size], scale, out=self._compute[:, :size])
-        self._compute[:, size:].copy_(self._parameters[:, size:])
+    def _refresh(self, rows: slice, parameters_kP: torch.Tensor) -> None:
+        """Copy parameters to the types that are multiplied, with the lanes' scales folded into A."""
+        num_a, num_lora = self._layout.size_a, self._layout.size_lora
+        torch.mul(parameters_kP[:, :num_a], self._scale_k1[rows], out=self._compute[rows, :num_a])
+        self._compute[rows, num_a:].copy_(parameters_kP[:, num_a:num_lora])
+        self._head[rows].copy_(parameters_kP[:, num_lora:])
 
     def shares(self, weights_kM: torch.Tensor) -> torch.Tensor:
         """Return the factor of each micro-batch's summed loss in the mean of its optimizer step, ``[k, M]``.
@@ -73,20 +92,30 @@ class Bucket:
             for rows in picked:
                 self._gradients[rows, :size] *= self._scale_k1[rows]
             self._optimizer.step(self._parameters, self._gradients, due)
-            self.refresh(training=True)
+            self._refresh(slice(None), self._parameters)
 
-    def updated(self) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Return parameters and moments of every lane at its own rank, without changing the lanes."""
-        matrices = (self._parameters, self._moment1, self._moment2)
-        ranks = [lane.layout.rank for lane in self.lanes]
-        unpadded = [[self._layout.unpad(row, rank) for row, rank in zip(m, ranks, strict=True)] for m in matrices]
-        return list(zip(*unpadded, strict=True))
+    @property
+    def loss_scale_k(self) -> torch.Tensor | None:
+        """By how much the loss of each lane is multiplied now; None if losses are not scaled."""
+        return None if self._scales is None else self._scales.scale_k
 
-    def write_back(self, updated: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> None:
-        """Store the result of `updated` in the lanes, and count the chunk."""
-        for row, (lane, (parameters, moment1, moment2)) in enumerate(zip(self.lanes, updated, strict=True)):
-            lane.parameters, lane.moment1, lane.moment2 = parameters, moment1, moment2
-            lane.step = self._optimizer.steps[row]
+    def settle(self) -> list[int]:
+        """Wait for the end of the chunk, and return the steps that each lane has skipped in it."""
+        if self._scales is not None:
+            self._settled = self._scales.states()
+        before = [lane.loss_scale.skipped_steps for lane in self.lanes]
+        return [state.skipped_steps - skipped for state, skipped in zip(self._settled, before, strict=True)]
+
+    def write_back(self) -> None:
+        """Copy the result of the chunk to the lanes, and count the chunk; `settle` comes first.
+
+        Allocates nothing, so that it cannot fail halfway.
+        """
+        for row, lane in enumerate(self.lanes):
+            trained = (self._parameters, self._moment1, self._moment2)
+            for flat, matrix in zip((lane.parameters, lane.moment1, lane.moment2), trained, strict=True):
+                self._layout.unpad_(flat, matrix[row], lane.layout.rank)
+            lane.step, lane.loss_scale = self._optimizer.steps[row], self._settled[row]
             lane.chunks_done += 1
 
     def lora_segments(self, first: int, last: int, sizes: Sequence[int], *, training: bool) -> list[LoraSegment]:
@@ -112,7 +141,7 @@ class Bucket:
 
     def head_segments(self, first: int, last: int, *, training: bool) -> list[HeadSegment]:
         """Return this bucket's part of every head layer, in float32."""
-        views = self._layout.views_head(self._parameters)
+        views = self._layout.views_of_head_part(self._head)
         segments = [HeadSegment(first, last, weight, bias) for weight, bias in views]
         if training:
             for segment, (weight, bias) in zip(segments, self._layout.views_head(self._gradients), strict=True):
@@ -120,12 +149,17 @@ class Bucket:
         return segments
 
     def _prepare_training(self, plan: ChunkPlan) -> None:
-        lanes, device = self.lanes, self._parameters.device
+        lanes = self.lanes
         self._micro_batches = plan.micro_batches
+        self._parameters = self._pad([lane.parameters for lane in lanes])
         self._moment1 = self._pad([lane.moment1 for lane in lanes])
         self._moment2 = self._pad([lane.moment2 for lane in lanes])
         self._gradients = torch.zeros_like(self._parameters)
-        self._scale_k1 = self._scales(training=True)
+        self._refresh(slice(None), self._parameters)
+        self._settled: list[LossScale] = [lane.loss_scale for lane in lanes]
+        # bfloat16 has the exponents of float32, so nothing overflows or vanishes in it.
+        is_scaled = self._compute.dtype is torch.float16
+        self._scales = LaneScales(self._settled, self._device) if is_scaled else None
         # Optimizer steps do not cross chunks: the last one of a chunk takes the micro-batches that are left.
         self._accumulation = [max(1, lane.spec.train.batch_size // plan.micro_batch) for lane in lanes]
         steps = [plan.num_chunks * -(-plan.micro_batches // window) for window in self._accumulation]
@@ -133,16 +167,18 @@ class Bucket:
             [OptimSettings.of(lane.spec.train, total_steps=n) for lane, n in zip(lanes, steps, strict=True)],
             [lane.step for lane in lanes],
             num_adapter=self._layout.size_lora,
-            decay_mask=self._layout.decay_mask().to(device, non_blocking=True),
+            decay_mask=self._layout.decay_mask().to(self._device, non_blocking=True),
             moment1=self._moment1,
             moment2=self._moment2,
+            scales=self._scales,
         )
 
-    def _scales(self, *, training: bool) -> torch.Tensor:
+    def _lora_scales(self, *, training: bool) -> torch.Tensor:
         # Dropout only zeroes values; dividing s by the probability of being kept makes up for the smaller sum.
         loras = [lane.spec.lora for lane in self.lanes]
         scales = [lora_scale(lora) / (keep_share(lora.dropout) if training else 1.0) for lora in loras]
-        return torch.tensor(scales)[:, None].to(self._parameters.device, non_blocking=True)
+        return torch.tensor(scales)[:, None].to(self._device, non_blocking=True)
 
     def _pad(self, flats: Sequence[torch.Tensor]) -> torch.Tensor:
-        return self._layout.pad([(lane.layout.rank, flat) for lane, flat in zip(self.lanes, flats, strict=True)])
+        ranks = [lane.layout.rank for lane in self.lanes]
+        return self._layout.pad(list(zip(ranks, flats, strict=True)), self._device)

@@ -11,8 +11,10 @@ import itertools
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -26,26 +28,55 @@ from sweeper.types import Checkpoint, CheckpointFile
 __all__ = ["CheckpointWriter", "read_checkpoint", "safetensors_parts", "to_safetensors"]
 
 log = logging.getLogger(__name__)
-_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.int64: "I64"}
+_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.int64: "I64"}
 _ALIGNMENT = 8
+_MOMENTS = ("moment1", "moment2")
+_MOST_TIME = 0.02
+"""Largest share of the time that large checkpoints may take: after a slow one, the next one waits longer."""
+
+
+class _Saved(NamedTuple):
+    """When a trial was last saved, and how long that took."""
+
+    at_s: float
+    took_s: float = 0.0
 
 
 class CheckpointWriter:
-    """Saves checkpoints as a policy says.
+    """Saves checkpoints when a policy says so.
 
     Args:
-        policy: How.
+        policy: How and when.
+        timer: A monotonic clock, in seconds.
     """
 
-    def __init__(self, policy: CheckpointPolicy) -> None:
-        self._policy = policy
+    def __init__(self, policy: CheckpointPolicy, timer: Callable[[], float] = time.monotonic) -> None:
+        self._policy, self._timer = policy, timer
         self._folder: Path | None = None
+        self._saved: dict[int, _Saved] = {}
 
     def open(self, folder: Path | None) -> None:
         """Use a folder from now on, and remove what a worker that was killed left in it; None if there is none."""
-        self._folder = folder
+        self._folder, self._saved = folder, {}
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def admitted(self, number: int) -> None:
+        """Note that a trial enters the pack, new or from its last checkpoint."""
+        self._saved[number] = _Saved(at_s=self._timer())
+
+    def is_due(self, number: int, tensors: Mapping[str, torch.Tensor], *, is_scored: bool) -> bool:
+        """Whether a trial is to be saved after the chunk that it has just completed.
+
+        Args:
+            number: The trial.
+            tensors: Its state, by name.
+            is_scored: Whether the chunk is a rung: what the search knows of must not be repeated.
+        """
+        every_s, last = self._policy.every_s, self._saved[number]
+        if is_scored or not every_s or _num_bytes(tensors) < self._policy.file_bytes:
+            return True
+        return self._timer() - last.at_s >= max(every_s, last.took_s / _MOST_TIME)
 
     def save(self, number: int, tensors: Mapping[str, torch.Tensor]) -> Checkpoint:
         """Save the state of a trial.
@@ -54,8 +85,17 @@ class CheckpointWriter:
             number: The trial.
             tensors: Its state, by name.
         """
-        num_bytes = sum(tensor.nbytes for tensor in tensors.values())
-        if self._folder is not None and num_bytes >= self._policy.file_bytes:
+        started_s = self._timer()
+        checkpoint = self._save(number, tensors)
+        now_s = self._timer()
+        self._saved[number] = _Saved(at_s=now_s, took_s=now_s - started_s)
+        return checkpoint
+
+    def _save(self, number: int, tensors: Mapping[str, torch.Tensor]) -> Checkpoint:
+        is_large = _num_bytes(tensors) >= self._policy.file_bytes
+        moments = {name: tensors[name].to(getattr(torch, self._policy.moments)) for name in _MOMENTS}
+        tensors = {**tensors, **moments}
+        if self._folder is not None and is_large:
             try:
                 path, digest = write_by_content(self._folder, safetensors_parts(tensors), prefix=f"{number}-")
                 return CheckpointFile(path=path, sha256=digest, num_bytes=path.stat().st_size)
@@ -63,6 +103,10 @@ class CheckpointWriter:
                 # The controller may have another disk, or more rights. If not, its error ends the sweep as any other.
                 log.warning("the checkpoint of trial %d is sent to the controller instead: %s", number, error)
         return to_safetensors(tensors)
+
+
+def _num_bytes(tensors: Mapping[str, torch.Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())
 
 
 def to_safetensors(tensors: Mapping[str, torch.Tensor]) -> bytes:

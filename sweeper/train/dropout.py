@@ -1,8 +1,11 @@
-"""Dropout with a random generator per lane, called by `packed`.
+"""Dropout with random bytes per lane, called by `packed`.
 
 `torch.nn.functional.dropout` costs 18 to 35 % of a step on a CPU. Here one random 64-bit word serves eight values, so
-the probability is rounded to a multiple of 1/256 (0.05 becomes 13/256). A mask depends on the lane's seed, the chunk
-and the order of layers, never on the other lanes. Layers that read the same tensor (query, key, value) share one mask.
+the probability is rounded to a multiple of 1/256 (0.05 becomes 13/256). A word is the hash of its place: of the lane's
+seed and chunk, of the pass, the layer and the position among the lane's values. So a mask never depends on the other
+lanes, it is the same for a micro-batch and for its parts, and it can be computed again: the backward pass and a
+checkpointed block (`sweeper.models.checkpointing`) need no stored masks. `sweeper.models.kernels` has the same hash for
+GPUs, so a trial has the same masks on every device. Layers that read the same tensor (query, key, value) share one mask.
 
 Shapes: K lanes of the pack, W random words of a lane, N values of a lane, one byte each.
 """
@@ -10,18 +13,25 @@ Shapes: K lanes of the pack, W random words of a lane, N values of a lane, one b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 import torch
 
-__all__ = ["LaneDropout", "keep", "keep_", "keep_share"]
+from sweeper.models import kernels
+from sweeper.models.kernels import GAMMA, MIX_1, MIX_2, VALUES_PER_WORD, signed
+
+__all__ = ["DeviceDropout", "HostDropout", "LaneDropout", "keep_share", "lane_dropout"]
 
 _LEVELS = 256
-_BYTES = 8
-"""Bytes of a random word; each serves one value."""
 _BITS = {2: torch.int16, 4: torch.int32}
 """Integer type as wide as a value, by bytes."""
+_BLOCK = 1 << 16
+"""Words that are hashed at once: they stay in the processor's cache from one operation to the next."""
+_SITES = 1 << 16
+"""Most layers with masks of their own."""
+_ROUNDS = ((np.uint64(30), np.uint64(MIX_1)), (np.uint64(27), np.uint64(MIX_2)))
+_LAST_SHIFT = np.uint64(31)
+_MAX_WORD = (1 << 64) - 1
 
 
 def keep_share(probability: float) -> float:
@@ -29,104 +39,151 @@ def keep_share(probability: float) -> float:
     return round(_LEVELS * (1 - probability)) / _LEVELS
 
 
-class LaneDropout:
-    """Draws masks that drop the values of every lane with the lane's own probability.
+def lane_dropout(probabilities: Sequence[float], seeds: Sequence[int], device: torch.device) -> LaneDropout:
+    """Return the dropout of lanes for a device.
 
     Args:
         probabilities: Probability of each lane.
         seeds: Seed of each lane; the same seed gives the same masks.
-        device: Where masks are drawn.
+        device: Where the values are.
     """
+    kind = HostDropout if device.type == "cpu" else DeviceDropout
+    return kind(probabilities, seeds, device)
+
+
+class LaneDropout:
+    """Drops the values of every lane with the lane's own probability; `lane_dropout` chooses the kind."""
 
     def __init__(self, probabilities: Sequence[float], seeds: Sequence[int], device: torch.device) -> None:
-        make = _HostWords if device.type == "cpu" else partial(_DeviceWords, device=device)
-        self._words = [make(seed) if p > 0 else None for p, seed in zip(probabilities, seeds, strict=True)]
-        kept = [round(_LEVELS * keep_share(p)) for p in probabilities]
-        self._levels_kept_K = torch.tensor(kept, dtype=torch.int16, device=device)
-        self._part, self._num_parts = 0, 1
+        self._levels = [round(_LEVELS * keep_share(p)) for p in probabilities]
+        self._seeds = seeds
+        self._device = device
+        self.start(0, 0, 1)
 
-    def start(self, part: int, num_parts: int) -> None:
-        """Start a pass over a micro-batch, or over one of several equal parts of its rows.
+    def start(self, number: int, first_row: int, num_rows: int) -> None:
+        """Start a pass; its backward pass, too, comes before the next one starts.
 
-        Every part gets its share of the masks of the whole micro-batch, so that a trial stays the same when it is
+        Every part of a pass gets its share of the masks of the whole pass, so that a trial stays the same when it is
         trained in parts for lack of memory.
-        """
-        # All parts start from the generators' state before the first one, and draw their own words of the same masks.
-        self._part, self._num_parts = part, num_parts
-        for words in self._words:
-            if words is not None and part == 0:
-                words.mark()
-            elif words is not None:
-                words.rewind()
 
-    def mask(self, x: torch.Tensor) -> torch.Tensor:
-        """Return integers of the shape and width of ``x``, ``[K * rows, ..., I]``: all bits 1 where a value is kept."""
-        # Of the bytes that serve the whole micro-batch, this part takes `share` from `first` on; only the words that
-        # hold them are drawn, and a word on a border is drawn for both its neighbours.
-        share = x.numel() // len(self._words)
-        first, num_bytes = self._part * share, self._num_parts * share
-        drawn = range(first // _BYTES, -(-(first + share) // _BYTES))
-        bits_KW = torch.empty(len(self._words), len(drawn), dtype=torch.int64, device=x.device)
-        for row, words in zip(bits_KW, self._words, strict=True):
-            if words is None:
-                row.zero_()  # below every level, so all is kept
+        Args:
+            number: Number of the pass in its chunk; all parts of a pass have the same.
+            first_row: Rows of each lane that earlier parts of the pass had.
+            num_rows: Rows of each lane in this part.
+        """
+        self._number, self._first_row, self._num_rows = number, first_row, num_rows
+
+    def mask(self, x: torch.Tensor, site: int) -> torch.Tensor | None:
+        """Return what `drop` and `add_dropped_` take at this site, if it is faster to keep it than to compute it again.
+
+        Args:
+            x: ``[K * rows, ..., I]``, the values of one lane after those of another.
+            site: Number of the layer; each has other masks.
+        """
+        raise NotImplementedError
+
+    def drop(self, x: torch.Tensor, site: int, mask: torch.Tensor | None, scale: float = 1.0) -> torch.Tensor:
+        """Return the values times ``scale``, with 0 where they are dropped."""
+        raise NotImplementedError
+
+    def add_dropped_(self, into: torch.Tensor, x: torch.Tensor, site: int, mask: torch.Tensor | None) -> None:
+        """Add ``x`` where it is kept to ``into``; ``x`` may be overwritten."""
+        raise NotImplementedError
+
+    def _key(self, site: int) -> int:
+        # Hashed, so that the words of two masks are not neighbours in the same sequence.
+        return kernels.mix((self._number * _SITES + site + 1) * GAMMA & _MAX_WORD)
+
+    def _first_value(self, num_values: int) -> int:
+        """Return how many values of the mask earlier parts have used, if this part has ``num_values`` of each lane."""
+        return self._first_row * (num_values // self._num_rows)
+
+
+class HostDropout(LaneDropout):
+    """Dropout on a CPU. It keeps a mask for the backward pass: computing it again would cost more than memory does."""
+
+    def __init__(self, probabilities: Sequence[float], seeds: Sequence[int], device: torch.device) -> None:
+        super().__init__(probabilities, seeds, device)
+        self._levels_K1 = torch.tensor(self._levels, dtype=torch.int16)[:, None]
+        self._words = _HostWords(seeds)
+
+    def mask(self, x: torch.Tensor, site: int) -> torch.Tensor:
+        """Return integers of the shape and width of ``x``: all bits 1 where a value is kept."""
+        num_values = x.numel() // len(self._seeds)
+        first = self._first_value(num_values)
+        first_word, end_word = first // VALUES_PER_WORD, -(-(first + num_values) // VALUES_PER_WORD)
+        bits_KW = np.empty((len(self._seeds), end_word - first_word), np.uint64)
+        key = self._key(site)
+        for lane, (row, level) in enumerate(zip(bits_KW, self._levels, strict=True)):
+            if level == _LEVELS:
+                row[:] = 0  # below every level, so all is kept
             else:
-                words.draw(row, drawn, -(-num_bytes // _BYTES))
-        offset = first - drawn.start * _BYTES
-        bytes_KN = bits_KW.view(torch.uint8)[:, offset : offset + share]
+                self._words.draw(row, lane, key, first_word)
+        offset = first - first_word * VALUES_PER_WORD
+        bytes_KN = torch.from_numpy(bits_KW.view(np.uint8))[:, offset : offset + num_values]
         # Negative if kept: the shift spreads the sign over all bits, four times as fast as comparing and multiplying.
-        mask_KN = bytes_KN.to(torch.int16).sub_(self._levels_kept_K[:, None]).bitwise_right_shift_(15)
+        mask_KN = bytes_KN.to(torch.int16).sub_(self._levels_K1).bitwise_right_shift_(15)
         return mask_KN.to(_BITS[x.element_size()]).reshape(x.shape)
+
+    def drop(self, x: torch.Tensor, site: int, mask: torch.Tensor | None, scale: float = 1.0) -> torch.Tensor:  # noqa: ARG002  the mask says it
+        """Return the values times ``scale``, with 0 where they are dropped."""
+        assert mask is not None  # noqa: S101  `mask` has made it
+        # A bitwise and costs less than a product, and an infinity that is dropped becomes 0, not NaN.
+        kept = (x.view(mask.dtype) & mask).view(x.dtype)
+        return kept if scale == 1 else kept.mul_(scale)
+
+    def add_dropped_(self, into: torch.Tensor, x: torch.Tensor, site: int, mask: torch.Tensor | None) -> None:  # noqa: ARG002
+        """Add ``x`` where it is kept to ``into``; ``x`` is overwritten."""
+        assert mask is not None  # noqa: S101
+        x.view(mask.dtype).bitwise_and_(mask)
+        into += x
+
+
+class DeviceDropout(LaneDropout):
+    """Dropout by one kernel that hashes, drops and adds; nothing is stored for the backward pass."""
+
+    def __init__(self, probabilities: Sequence[float], seeds: Sequence[int], device: torch.device) -> None:
+        super().__init__(probabilities, seeds, device)
+        self._seeds_K = torch.tensor(seeds, dtype=torch.int64).to(device, non_blocking=True)
+        self._levels_K = torch.tensor(self._levels, dtype=torch.int32).to(device, non_blocking=True)
+
+    def mask(self, x: torch.Tensor, site: int) -> None:
+        """Return None: the kernels compute the mask."""
+
+    def drop(self, x: torch.Tensor, site: int, mask: torch.Tensor | None, scale: float = 1.0) -> torch.Tensor:  # noqa: ARG002
+        """Return the values times ``scale``, with 0 where they are dropped."""
+        return kernels.drop(x, self._seeds_K, self._levels_K, signed(self._key(site)), self._first(x), scale)
+
+    def add_dropped_(self, into: torch.Tensor, x: torch.Tensor, site: int, mask: torch.Tensor | None) -> None:  # noqa: ARG002
+        """Add ``x`` where it is kept to ``into``."""
+        kernels.add_dropped_(into, x, self._seeds_K, self._levels_K, signed(self._key(site)), self._first(x))
+
+    def _first(self, x: torch.Tensor) -> int:
+        return self._first_value(x.numel() // len(self._seeds))
 
 
 class _HostWords:
-    """Random 64-bit words from NumPy: faster than torch's, and words that a part does not need are skipped."""
+    """Random words by NumPy, which takes less time than its own generators.
 
-    def __init__(self, seed: int) -> None:
-        self._bits = np.random.PCG64(seed)
-        self._marked = self._bits.state
+    Args:
+        seeds: Seed of each lane.
+    """
 
-    def mark(self) -> None:
-        self._marked = self._bits.state
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self._seeds = list(seeds)
+        self._steps = np.arange(1, _BLOCK + 1, dtype=np.uint64) * np.uint64(GAMMA)
+        self._scratch = np.empty(_BLOCK, np.uint64)
 
-    def rewind(self) -> None:
-        self._bits.state = self._marked
-
-    def draw(self, into: torch.Tensor, drawn: range, total: int) -> None:
-        """Fill ``into`` with the words ``drawn`` of the next ``total``."""
-        # Skipping words leaves the generator where the whole micro-batch would have left it.
-        self._bits.advance(drawn.start)
-        words = self._bits.random_raw(len(drawn))
-        into.copy_(torch.from_numpy(words.view(np.int64)))
-        self._bits.advance(total - drawn.stop)
-
-
-class _DeviceWords:
-    """Random 64-bit words drawn on the device that uses them."""
-
-    def __init__(self, seed: int, device: torch.device) -> None:
-        self._generator = torch.Generator(device).manual_seed(seed)
-        self._marked = self._generator.get_state()
-
-    def mark(self) -> None:
-        self._marked = self._generator.get_state()
-
-    def rewind(self) -> None:
-        self._generator.set_state(self._marked)
-
-    def draw(self, into: torch.Tensor, drawn: range, total: int) -> None:
-        """Fill ``into`` with the words ``drawn`` of the next ``total``."""
-        words = torch.empty(total, dtype=torch.int64, device=into.device)
-        into.copy_(words.random_(-(2**63), None, generator=self._generator)[drawn.start : drawn.stop])
-
-
-def keep(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return ``x`` with 0 where the mask is 0; the caller scales what is kept."""
-    # A bitwise and costs less than a product, and an infinity that is dropped becomes 0, not NaN.
-    return (x.view(mask.dtype) & mask).view(x.dtype)
-
-
-def keep_(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Do the same as `keep` in place, and return ``x``."""
-    x.view(mask.dtype).bitwise_and_(mask)
-    return x
+    def draw(self, into: np.ndarray, lane: int, key: int, first: int) -> None:
+        """Fill ``into`` with the words of a lane from number ``first`` on."""
+        for start in range(0, len(into), _BLOCK):
+            words = into[start : start + _BLOCK]
+            scratch = self._scratch[: len(words)]
+            counter = (self._seeds[lane] + key + (first + start) * GAMMA) & _MAX_WORD
+            np.add(self._steps[: len(words)], np.uint64(counter), out=words)
+            for shift, factor in _ROUNDS:
+                np.right_shift(words, shift, out=scratch)
+                np.bitwise_xor(words, scratch, out=words)
+                np.multiply(words, factor, out=words)
+            np.right_shift(words, _LAST_SHIFT, out=scratch)
+            np.bitwise_xor(words, scratch, out=words)

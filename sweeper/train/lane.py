@@ -20,6 +20,7 @@ from sweeper.errors import StoreError
 from sweeper.figures.hyperparameters import alpha
 from sweeper.train.checkpoints import read_checkpoint
 from sweeper.train.layout import Layout
+from sweeper.train.loss_scale import LossScale
 from sweeper.types import Admission, TrialSpec
 
 __all__ = ["Lane", "derived_seed", "lora_scale"]
@@ -33,12 +34,14 @@ class Lane:
     """One trial of a pack, at its own rank.
 
     Attributes:
-        layout: Where each matrix lies in the vectors.
+        layout: Where each matrix lies in the vectors. These are best kept in the memory of the host: a chunk trains a
+            copy on the device (`bucket`).
         parameters: ``[P]`` float32.
         moment1: ``[P]`` float32, AdamW's first moment.
         moment2: ``[P]`` float32, AdamW's second moment.
         step: Optimizer updates so far.
         chunks_done: Chunks completed.
+        loss_scale: Its own loss scale, which training in float16 uses.
     """
 
     spec: TrialSpec
@@ -48,6 +51,7 @@ class Lane:
     moment2: torch.Tensor
     step: int = 0
     chunks_done: int = 0
+    loss_scale: LossScale = LossScale()
 
     @classmethod
     def start(cls, spec: TrialSpec, shape: Layout, device: torch.device, *, head: torch.Tensor | None = None) -> Lane:
@@ -98,7 +102,8 @@ class Lane:
         layout = shape.with_rank(admission.spec.lora.r)
         if any(len(value) != layout.size for value in (parameters, moment1, moment2)):
             raise StoreError(f"checkpoint of trial {admission.spec.number} is of another model or rank")
-        return cls(admission.spec, layout, parameters, moment1, moment2, step, admission.chunks_done)
+        scale = LossScale.of(tensors.get("loss_scale"))
+        return cls(admission.spec, layout, parameters, moment1, moment2, step, admission.chunks_done, scale)
 
     @classmethod
     def from_adapter(cls, spec: TrialSpec, files: Mapping[str, bytes], shape: Layout, device: torch.device) -> Lane:
@@ -134,6 +139,7 @@ class Lane:
             "moment1": self.moment1,
             "moment2": self.moment2,
             "step": torch.tensor(self.step),
+            "loss_scale": self.loss_scale.tensor(),
         }
 
     def state_hash(self) -> str:

@@ -75,44 +75,47 @@ class Layout:
 
     def views_head(self, flat_kP: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
         """Return each head layer's weight ``[k, O, I]`` and bias ``[k, O]`` or None, sharing memory."""
+        return self.views_of_head_part(flat_kP[:, self.size_lora :])
+
+    def views_of_head_part(self, part_kH: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+        """Return what `views_head` does, from the last part of the vectors, which starts after the adapter."""
         # Unlike adapters, a head keeps torch's order of dimensions, [O, I].
         views = []
-        lanes, offset = len(flat_kP), self.size_lora
+        lanes, offset = len(part_kH), 0
         for shape in self.head:
             size = shape.num_out * shape.num_in
-            weight = flat_kP[:, offset : offset + size].view(lanes, shape.num_out, shape.num_in)
+            weight = part_kH[:, offset : offset + size].view(lanes, shape.num_out, shape.num_in)
             offset += size
-            bias = flat_kP[:, offset : offset + shape.num_out] if shape.has_bias else None
+            bias = part_kH[:, offset : offset + shape.num_out] if shape.has_bias else None
             offset += shape.num_out * shape.has_bias
             views.append((weight, bias))
         return views
 
     def decay_mask(self) -> torch.Tensor:
-        """Return 1 for values that weight decay applies to and 0 for biases, ``[P]`` float32."""
-        mask = torch.ones(1, self.size)
-        for _, bias in self.views_head(mask):
+        """Return 1 for values of the head that weight decay applies to and 0 for biases, ``[H]`` float32."""
+        mask = torch.ones(1, self.size - self.size_lora)
+        for _, bias in self.views_of_head_part(mask):
             if bias is not None:
                 bias.zero_()
         return mask[0]
 
-    def pad(self, flats: Sequence[tuple[int, torch.Tensor]]) -> torch.Tensor:
+    def pad(self, flats: Sequence[tuple[int, torch.Tensor]], device: torch.device | None = None) -> torch.Tensor:
         """Stack vectors of lanes at their own ranks into ``[k, P]`` at this layout's rank, with zeros as padding.
 
         Args:
             flats: Rank r <= R and vector of each lane.
+            device: Where the result is; where the vectors are if None.
         """
-        stacked = torch.zeros(len(flats), self.size, device=flats[0][1].device)
+        stacked = torch.zeros(len(flats), self.size, device=device or flats[0][1].device)
         for row, (rank, flat) in zip(stacked, flats, strict=True):
             for target, source in self._pairs(row, flat, rank):
                 target.copy_(source)
         return stacked
 
-    def unpad(self, row: torch.Tensor, rank: int) -> torch.Tensor:
-        """Return a lane's vector at its own rank, copied from a row of the result of `pad`."""
-        flat = torch.empty(self.with_rank(rank).size, device=row.device)
+    def unpad_(self, flat: torch.Tensor, row: torch.Tensor, rank: int) -> None:
+        """Copy a row of the result of `pad` to a lane's vector at its own rank; allocates nothing."""
         for source, target in self._pairs(row, flat, rank):
             target.copy_(source)
-        return flat
 
     def _views(self, flat_kP: torch.Tensor, widths: Sequence[int], offset: int) -> list[torch.Tensor]:
         views = []

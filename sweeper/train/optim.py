@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from sweeper.config.settings import TrainSettings
+from sweeper.train.loss_scale import LaneScales
 
 __all__ = ["LaneOptimizer", "OptimSettings", "adamw_step", "learning_rate_at"]
 
@@ -77,12 +78,13 @@ class LaneOptimizer:
         settings: Settings of each lane.
         steps: Updates that each lane has had so far.
         num_adapter: Number of values of the adapter, which come first; the others are those of the head.
-        decay_mask: ``[P]``, 0 where weight decay does not apply.
+        decay_mask: ``[H]``, 0 where weight decay does not apply to the head; it does to the whole adapter.
         moment1: ``[k, P]``, changed in place.
         moment2: ``[k, P]``, changed in place.
+        scales: Loss scales, by which gradients are divided; None if losses are not scaled.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  the state of an optimizer
         self,
         settings: Sequence[OptimSettings],
         steps: Sequence[int],
@@ -91,12 +93,16 @@ class LaneOptimizer:
         decay_mask: torch.Tensor,
         moment1: torch.Tensor,
         moment2: torch.Tensor,
+        scales: LaneScales | None = None,
     ) -> None:
         self.steps = list(steps)
+        self._scales = scales
         self._settings = settings
         self._moment1, self._moment2 = moment1, moment2
-        self._decay_mask = decay_mask.to(moment1.device)
-        self._adapter, self._head = slice(0, num_adapter), slice(num_adapter, moment1.shape[1])
+        adapter, head = slice(0, num_adapter), slice(num_adapter, moment1.shape[1])
+        # A mask of the adapter would take as much memory as a lane's gradient, only to be 1 everywhere.
+        everywhere = torch.ones((), device=moment1.device)
+        self._groups = ((adapter, everywhere), (head, decay_mask.to(moment1.device)))
 
     def step(self, parameters: torch.Tensor, gradients: torch.Tensor, due: Sequence[bool]) -> None:
         """Update the lanes that are due and zero their gradients; the other lanes stay unchanged.
@@ -115,16 +121,32 @@ class LaneOptimizer:
         rate = learning_rate_at(settings, self.steps[lane])
         self.steps[lane] += 1
         step = torch.full((), float(self.steps[lane]), device=grad.device)
-        for group, ratio in ((self._adapter, 1.0), (self._head, settings.head_lr_ratio)):
+        scale = overflow = None
+        if self._scales is not None:
+            # A lane overflows as a whole: with half of a step, adapter and head would no longer fit each other.
+            scale, overflow = self._scales.scale(lane), (~torch.linalg.vector_norm(grad).isfinite()).float()
+            # The bias correction counts what the moments have seen; the learning rate follows all steps.
+            step -= self._scales.skipped(lane)
+        for (group, mask), ratio in zip(self._groups, (1.0, settings.head_lr_ratio), strict=True):
             if group.start < group.stop:
                 moments = self._moment1[lane, group], self._moment2[lane, group]
-                decay = settings.weight_decay * self._decay_mask[group] if settings.weight_decay else None
+                decay = settings.weight_decay * mask if settings.weight_decay else None
                 adamw_step(
-                    value[group], grad[group], *moments, step=step, rate=rate * ratio, decay=decay, settings=settings
+                    value[group],
+                    grad[group],
+                    *moments,
+                    step=step,
+                    rate=rate * ratio,
+                    decay=decay if decay is None or overflow is None else decay * (1 - overflow),
+                    settings=settings,
+                    scale=scale,
+                    overflow=overflow,
                 )
+        if self._scales is not None and overflow is not None:
+            self._scales.update(lane, overflow)
 
 
-def adamw_step(
+def adamw_step(  # noqa: PLR0913  the arguments of an optimizer's kernel
     value: torch.Tensor,
     grad: torch.Tensor,
     moment1: torch.Tensor,
@@ -134,6 +156,8 @@ def adamw_step(
     rate: float,
     decay: torch.Tensor | None,
     settings: OptimSettings,
+    scale: torch.Tensor | None = None,
+    overflow: torch.Tensor | None = None,
 ) -> None:
     """Update one parameter group of a lane in place.
 
@@ -144,8 +168,10 @@ def adamw_step(
         moment2: AdamW's second moment.
         step: Updates so far, this one included; a float tensor.
         rate: Learning rate.
-        decay: Weight decay of each value; None for none.
+        decay: Weight decay of each value, or a scalar for all; None for none.
         settings: The lane's settings.
+        scale: What the loss, and so the gradient, was multiplied by; None for 1.
+        overflow: 1 to change nothing, a float tensor; None for 0. The caller takes care of the weight decay.
     """
     # Decoupled decay comes before the step and is scaled by the learning rate, as in torch. The kernel would apply it
     # to biases, too, so it is done here with the mask.
@@ -155,7 +181,10 @@ def adamw_step(
     # one of adapter and head would let the head's gradient scale the adapter's steps. The kernel divides by grad_scale;
     # 1e-6 is that of torch's clip_grad_norm_.
     norm = torch.linalg.vector_norm(grad)
+    if scale is not None:
+        norm = norm / scale
     limit = settings.max_grad_norm if settings.max_grad_norm > 0 else math.inf
+    clip = ((norm + 1e-6) / limit).clamp_(min=1.0)
     torch._fused_adamw_(
         [value],
         [grad],
@@ -170,5 +199,6 @@ def adamw_step(
         eps=settings.epsilon,
         amsgrad=False,
         maximize=False,
-        grad_scale=((norm + 1e-6) / limit).clamp_(min=1.0),
+        grad_scale=clip if scale is None else clip * scale,
+        found_inf=overflow,
     )

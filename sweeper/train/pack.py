@@ -1,8 +1,8 @@
 """The pack: trials that train side by side on one frozen base model.
 
 `Pack` replaces the target layers of a model once. After that, `train_chunk` and `predict` take any lanes: they copy the
-lanes' vectors side by side, run, and write the lanes back only at the end, so a failure in between leaves them
-unchanged. Lanes never see each other's rows, generators, losses or gradients.
+lanes' vectors side by side to the device, run, and write the lanes back only at the end, so a failure in between leaves
+them unchanged. Lanes never see each other's rows, generators, losses or gradients.
 
 Shapes: K lanes of the pack, k lanes of a bucket, M micro-batches of a chunk, B rows of a micro-batch, N rows of a
 split, F outputs of a row.
@@ -27,13 +27,15 @@ from sweeper.models.targets import group_targets
 from sweeper.tasks.base import Batch
 from sweeper.train.batches import EvaluationBatches, TrainingRows
 from sweeper.train.bucket import Bucket
-from sweeper.train.dropout import LaneDropout, keep_share
+from sweeper.train.dropout import LaneDropout, keep_share, lane_dropout
 from sweeper.train.lane import Lane, derived_seed
 from sweeper.train.layout import HeadShape, Layout, LoraShape, bucket_rank
 from sweeper.train.packed import LoraGroup, PackedDropout, PackedHead, PackedLora, PackState
 
 __all__ = ["ChunkOutcome", "Features", "Pack", "RowFunction", "sort_lanes"]
 
+_MOST_PASSES = 1 << 16
+"""More passes than a micro-batch ever has."""
 RowFunction = Callable[[nn.Module, Batch], torch.Tensor]
 """Returns the loss of each row, ``[rows]``, or the outputs that score it, ``[rows, F]``; see `sweeper.tasks.base`."""
 
@@ -46,6 +48,8 @@ class ChunkOutcome:
     """Weighted mean over the chunk's rows."""
     num_rows: int
     num_tokens: int
+    skipped_steps: int = 0
+    """Optimizer steps whose gradient overflowed in float16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,7 @@ class Pack:
         groups = group_targets(targets, alone=narrow_layers(model))
         self._sizes = [len(group) for group in groups]
         reorder = may_reorder(sum(weight.nbytes for weight in weights), psutil.virtual_memory().available)
-        self._lora = [_replace_group(model, group, self._state, reorder=reorder) for group in groups]
+        self._lora = [_replace_group(model, g, self._state, site, reorder=reorder) for site, g in enumerate(groups)]
         self._base_dropout = base_dropout
         if base_dropout:
             _replace_dropout(model, self._state, base_dropout)
@@ -121,7 +125,7 @@ class Pack:
             One outcome per lane; the caller checks that the losses are finite.
         """
         plan = rows.plan
-        buckets = [Bucket(group, self.shape, self.dtype, plan) for group in _groups(lanes)]
+        buckets = [Bucket(group, self.shape, self.dtype, self.device, plan) for group in _groups(lanes)]
         # Lanes may be at different chunks; their micro-batches have the same lengths all the same (see `batches`).
         order_KMB = np.stack([rows.chunk(lane.chunks_done, lane.spec.seed) for lane in lanes])
         # Gradients accumulate over the micro-batches of an optimizer step. Each lane has its own number of these, so
@@ -136,28 +140,32 @@ class Pack:
             self._state.dropout = self._dropout(lanes, "dropout", own)
             self._state.base_dropout = self._dropout(lanes, "base dropout", [self._base_dropout] * len(lanes))
             for index in range(plan.micro_batches):
+                factor_K = _scaled(shares_KM[:, index], buckets)
                 for batch in self._batches(rows, index, order_KMB[:, index], tokens_per_pass):
                     loss_K = row_loss(self._model, batch).view(len(lanes), -1).sum(1)
                     # Lanes share no trainable value, so the gradient of the sum is that of each lane's own loss.
-                    (loss_K * shares_KM[:, index]).sum().backward()  # type: ignore[no-untyped-call]
+                    (loss_K * factor_K).sum().backward()  # type: ignore[no-untyped-call]
                     losses_K += loss_K.detach()
                 for bucket in buckets:
                     bucket.step(index)
-        # All allocations come before the first lane is written: lack of memory must not leave half of them updated.
-        for bucket, updated in [(bucket, bucket.updated()) for bucket in buckets]:
-            bucket.write_back(updated)
         means = (losses_K.cpu() / weights_KM.sum(1)).tolist()
         tokens = [rows.num_tokens(chunk) for chunk in order_KMB]
-        return [ChunkOutcome(m, plan.rows_per_chunk, t) for m, t in zip(means, tokens, strict=True)]
+        skipped = [steps for bucket in buckets for steps in bucket.settle()]
+        # Last of all, because a failure must not leave some of the lanes updated.
+        for bucket in buckets:
+            bucket.write_back()
+        return [ChunkOutcome(m, plan.rows_per_chunk, t, s) for m, t, s in zip(means, tokens, skipped, strict=True)]
 
     def _batches(self, rows: TrainingRows, index: int, order_KB: np.ndarray, tokens_per_pass: int) -> Iterator[Batch]:
         """Yield the passes of micro-batch ``index``, each in as many parts as the budget needs."""
-        for one in rows.passes(index):
-            per_pass = rows.num_parts(one, len(order_KB), tokens_per_pass)
-            for part, picked_KB in enumerate(np.array_split(order_KB[:, one.rows], per_pass, axis=1)):
+        for number, one in enumerate(rows.passes(index)):
+            per_pass, first_row = rows.num_parts(one, len(order_KB), tokens_per_pass), 0
+            for picked_KB in np.array_split(order_KB[:, one.rows], per_pass, axis=1):
+                num_rows = picked_KB.shape[1]
                 for dropout in (self._state.dropout, self._state.base_dropout):
                     if dropout is not None:
-                        dropout.start(part, per_pass)
+                        dropout.start(index * _MOST_PASSES + number, first_row, num_rows)
+                first_row += num_rows
                 yield rows.batch(picked_KB.ravel(), one.length)
 
     @torch.no_grad()
@@ -165,7 +173,7 @@ class Pack:
         self, lanes: Sequence[Lane], split: EvaluationBatches, outputs: RowFunction, *, tokens_per_pass: int = 0
     ) -> torch.Tensor:
         """Return the outputs of every lane for all rows of a split, ``[K, rows, F]`` float32 on the CPU."""
-        buckets = [Bucket(group, self.shape, self.dtype) for group in _groups(lanes)]
+        buckets = [Bucket(group, self.shape, self.dtype, self.device) for group in _groups(lanes)]
         with self._attached(buckets, training=False):
             return self._gather(split, len(lanes), outputs, tokens_per_pass)
 
@@ -234,7 +242,7 @@ class Pack:
             return None
         # Seeded by chunk, so a trial that is resumed continues with the same masks and saves no generator.
         seeds = [derived_seed(lane.spec.seed, purpose, lane.chunks_done) for lane in lanes]
-        return LaneDropout(probabilities, seeds, self.device)
+        return lane_dropout(probabilities, seeds, self.device)
 
     @contextmanager
     def _attached(self, buckets: Sequence[Bucket], *, training: bool) -> Iterator[None]:
@@ -243,7 +251,6 @@ class Pack:
         first = 0
         try:
             for bucket in buckets:
-                bucket.refresh(training=training)
                 last = first + len(bucket.lanes)
                 adapters = bucket.lora_segments(first, last, self._sizes, training=training)
                 for group, adapter in zip(self._lora, adapters, strict=True):
@@ -262,6 +269,13 @@ class Pack:
             self._state.dropout = self._state.base_dropout = None
 
 
+def _scaled(shares_K: torch.Tensor, buckets: Sequence[Bucket]) -> torch.Tensor:
+    """Return the factor of each lane's loss, times its present loss scale."""
+    scales = [bucket.loss_scale_k for bucket in buckets]
+    found = [scale_k for scale_k in scales if scale_k is not None]
+    return shares_K * torch.cat(found) if found else shares_K
+
+
 def sort_lanes(lanes: Sequence[Lane]) -> list[Lane]:
     """Return lanes ordered by padded rank, then by trial number, so that those of a bucket are neighbours."""
     return sorted(lanes, key=lambda lane: (bucket_rank(lane.layout.rank), lane.spec.number))
@@ -272,8 +286,8 @@ def _groups(lanes: Sequence[Lane]) -> list[list[Lane]]:
     return [list(group) for _, group in itertools.groupby(lanes, key=lambda lane: bucket_rank(lane.layout.rank))]
 
 
-def _replace_group(model: nn.Module, names: Sequence[str], state: PackState, *, reorder: bool) -> LoraGroup:
-    group = LoraGroup([_linear(model, name) for name in names], state, reorder=reorder)
+def _replace_group(model: nn.Module, names: Sequence[str], state: PackState, site: int, *, reorder: bool) -> LoraGroup:
+    group = LoraGroup([_linear(model, name) for name in names], state, site, reorder=reorder)
     for index, name in enumerate(names):
         model.set_submodule(name, PackedLora(group, index))
     return group
@@ -285,8 +299,8 @@ def _replace_dropout(model: nn.Module, state: PackState, probability: float) -> 
         raise ModelError(
             f"model.dropout={probability:g}: {type(model).__name__} has no dropout layers. Set model.dropout=0."
         )
-    for name in names:
-        model.set_submodule(name, PackedDropout(state, 1 / keep_share(probability)))
+    for site, name in enumerate(names):
+        model.set_submodule(name, PackedDropout(state, 1 / keep_share(probability), site))
 
 
 def _replace_head(model: nn.Module, name: str, state: PackState) -> PackedHead:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import psutil
 import torch
 
-from sweeper.figures.memory import PackLoad
+from sweeper.figures.memory import KERNEL_BYTES, PackLoad
 from sweeper.figures.model_shapes import ModelShapes
 from sweeper.models.linear import may_reorder
 from sweeper.train.batches import EvaluationBatches, TrainingRows
@@ -27,6 +27,7 @@ def pack_load(
     attention: str,
     ranks: Sequence[int],
     has_dropout: bool,
+    device: torch.device,
     is_reordered: bool,
     num_choice_tokens: int = 0,
 ) -> PackLoad:
@@ -40,6 +41,7 @@ def pack_load(
         attention: Attention kernel.
         ranks: Rank of each lane.
         has_dropout: Whether a lane drops inputs of its adapter.
+        device: Device of the worker.
         is_reordered: Whether copies of the adapted weights are kept; see `is_reordered`.
         num_choice_tokens: Tokens that an evaluation appends to each row, those of all choices.
     """
@@ -53,12 +55,13 @@ def pack_load(
         passes=tuple(sorted({(len(range(rows.plan.micro_batch)[each.rows]), each.length) for each in passes})),
         evaluated=tuple(sorted({(len(batch.ids), batch.ids.shape[1] + num_choice_tokens) for batch in batches})),
         has_dropout=has_dropout,
+        kernels=KERNEL_BYTES if device.type == "cpu" else 0,
         is_reordered=is_reordered,
     )
 
 
 def is_reordered(shapes: ModelShapes, dtype: str, device: torch.device) -> bool:
-    """Whether a worker that loads the model now keeps copies of the adapted weights in oneDNN's order (`FrozenWeight`)."""
+    """Whether a worker that loads the model now keeps copies of the adapted weights (`sweeper.models.linear`)."""
     if device.type != "cpu" or dtype != "bfloat16" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     adapted = sum(shape.num_in * shape.num_out for shape in shapes.lora)

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from sweeper.models.linear import bias_of, freeze, weight_of
-from sweeper.train.dropout import LaneDropout, keep, keep_
+from sweeper.train.dropout import LaneDropout
 
 __all__ = ["HeadSegment", "LoraGroup", "LoraSegment", "PackState", "PackedDropout", "PackedHead", "PackedLora"]
 
@@ -76,15 +76,16 @@ class LoraGroup:
     Args:
         layers: The frozen layers, in the order of the outputs.
         state: The state of the pack.
+        site: Number of the group in the pack, which its dropout masks depend on.
         reorder: Passed to `freeze`.
     """
 
-    def __init__(self, layers: Sequence[nn.Module], state: PackState, *, reorder: bool = False) -> None:
+    def __init__(self, layers: Sequence[nn.Module], state: PackState, site: int = 0, *, reorder: bool = False) -> None:
         weights = [weight_of(layer) for layer in layers]
         self.widths = [len(weight) for weight in weights]
         bias = _stacked_bias([bias_of(layer) for layer in layers], weights)
         self.frozen = freeze(layers, bias, reorder=reorder)
-        self.state = state
+        self.state, self.site = state, site
         self.segments: Sequence[LoraSegment] = ()
         self._pending: tuple[torch.Tensor, dict[int, torch.Tensor]] | None = None
 
@@ -107,8 +108,7 @@ class LoraGroup:
     def _outputs(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         if not self.segments:
             return torch.split(self.frozen.forward(x), self.widths, -1)
-        mask = None if self.state.dropout is None else self.state.dropout.mask(x)
-        result: tuple[torch.Tensor, ...] = _LoraFunction.apply(x, self.state.anchor, mask, self)  # type: ignore[no-untyped-call]
+        result: tuple[torch.Tensor, ...] = _LoraFunction.apply(x, self.state.anchor, self)  # type: ignore[no-untyped-call]
         return result
 
 
@@ -126,16 +126,17 @@ class PackedLora(nn.Module):
 
 
 class _LoraFunction(torch.autograd.Function):
-    """Outputs of all layers of a `LoraGroup`; ``mask`` is None when nothing is dropped."""
+    """Outputs of all layers of a `LoraGroup`."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, anchor: torch.Tensor, mask: torch.Tensor | None, group: LoraGroup
-    ) -> tuple[torch.Tensor, ...]:
+    def forward(ctx: Any, x: torch.Tensor, anchor: torch.Tensor, group: LoraGroup) -> tuple[torch.Tensor, ...]:
         y = group.frozen.forward(x)
         lanes = group.state.num_lanes
         y_KNO = y.view(lanes, -1, y.shape[-1])
-        dropped = x if mask is None else keep(x, mask)
+        dropout, mask, dropped = group.state.dropout, None, x
+        if dropout is not None:
+            mask = dropout.mask(x, group.site)
+            dropped = dropout.drop(x, group.site, mask)
         x_KNI = dropped.reshape(lanes, -1, x.shape[-1])
         hidden = []
         for segment in group.segments:
@@ -146,14 +147,15 @@ class _LoraFunction(torch.autograd.Function):
                 part.baddbmm_(h_kNR, B_kRO)
             hidden.append(h_kNS)
         # The masked input replaces x: W is frozen, so only the gradient of A needs an input, and it needs this one.
-        ctx.group, ctx.mask = group, mask
-        ctx.save_for_backward(dropped, *hidden)
+        ctx.group = group
+        ctx.save_for_backward(dropped, mask, *hidden)
         return torch.split(y, group.widths, -1)
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, None, None, None]:
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, None, None]:
         group: LoraGroup = ctx.group
-        dropped, *hidden = ctx.saved_tensors
+        dropout = group.state.dropout
+        dropped, mask, *hidden = ctx.saved_tensors
         grad_y = grads[0].contiguous() if len(grads) == 1 else torch.cat(grads, -1)
         lanes = group.state.num_lanes
         grad_y_KNO = grad_y.view(lanes, -1, grad_y.shape[-1])
@@ -161,7 +163,7 @@ class _LoraFunction(torch.autograd.Function):
         # The first adapted layer of a model has an input without a gradient, which saves the largest product.
         grad_x = group.frozen.backward(grad_y) if ctx.needs_input_grad[0] else None
         # Without dropout, the adapters add to grad_x in place; with it, their part must be masked before it is added.
-        into = grad_x if ctx.mask is None or grad_x is None else torch.empty_like(grad_x)
+        into = grad_x if dropout is None or grad_x is None else torch.empty_like(grad_x)
         for segment, h_kNS in zip(group.segments, hidden, strict=True):
             rows = slice(segment.first, segment.last)
             grad_h_kNS = _through_b(group, segment, h_kNS, grad_y_KNO[rows])
@@ -170,9 +172,9 @@ class _LoraFunction(torch.autograd.Function):
             if into is not None:
                 part = into.view(x_KNI.shape)[rows]
                 part.baddbmm_(grad_h_kNS, segment.A_kSI, beta=1 if into is grad_x else 0)
-        if grad_x is not None and into is not None and into is not grad_x:
-            grad_x += keep_(into, ctx.mask)
-        return grad_x, None, None, None
+        if dropout is not None and grad_x is not None and into is not None:
+            dropout.add_dropped_(grad_x, into, group.site, mask)
+        return grad_x, None, None
 
 
 def _through_b(group: LoraGroup, segment: LoraSegment, h_kNS: torch.Tensor, grad_y_kNO: torch.Tensor) -> torch.Tensor:
@@ -200,31 +202,35 @@ class PackedDropout(nn.Module):
     Args:
         state: The state of the pack.
         scale: 1 / probability that a value is kept.
+        site: Number of the layer, which its masks depend on.
     """
 
-    def __init__(self, state: PackState, scale: float) -> None:
+    def __init__(self, state: PackState, scale: float, site: int = 0) -> None:
         super().__init__()
-        self.state, self.scale = state, scale
+        self.state, self.scale, self._site = state, scale, site
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``[K * rows, ...]`` to the same shape."""
         dropout = self.state.base_dropout
         if dropout is None:
             return x
-        result: torch.Tensor = _DropFunction.apply(x, dropout.mask(x), self.scale)  # type: ignore[no-untyped-call]
+        result: torch.Tensor = _DropFunction.apply(x, dropout, self._site, self.scale)  # type: ignore[no-untyped-call]
         return result
 
 
 class _DropFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, mask: torch.Tensor, scale: float) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, dropout: LaneDropout, site: int, scale: float) -> torch.Tensor:
         # The scale cannot be folded into a weight as for adapters: what follows may be a residual or a norm.
-        ctx.mask, ctx.scale = mask, scale
-        return keep(x, mask).mul_(scale)
+        mask = dropout.mask(x, site)
+        ctx.dropout, ctx.site, ctx.scale = dropout, site, scale
+        ctx.save_for_backward(mask)
+        return dropout.drop(x, site, mask, scale)
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        return keep(grads[0], ctx.mask).mul_(ctx.scale), None, None
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        (mask,) = ctx.saved_tensors
+        return ctx.dropout.drop(grads[0], ctx.site, mask, ctx.scale), None, None, None
 
 
 class PackedHead(nn.Module):

@@ -7,12 +7,14 @@ failure outside any trial is raised.
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import psutil
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -26,20 +28,25 @@ from sweeper.execute.base import (
     OpenStudy,
     Reply,
     Request,
+    SaveTrials,
     ScoreAdapters,
     StudyOpened,
+    TrialsSaved,
     WorkerReady,
     WorkerSetup,
 )
+from sweeper.figures.memory import memory_need
+from sweeper.figures.model_shapes import ModelShapes
 from sweeper.figures.rungs import rows_to_score
 from sweeper.models import model_type_of
+from sweeper.models.checkpointing import checkpoint_blocks
 from sweeper.models.content import check_model
-from sweeper.models.device_choice import choose_attention, choose_dtype
+from sweeper.models.device_choice import choose_attention, choose_checkpointing, choose_dtype, type_name
 from sweeper.models.first_token import read_first_token
-from sweeper.models.linear import is_transposed
+from sweeper.models.linear import is_transposed, num_parameters
 from sweeper.models.load import load_model
 from sweeper.models.quantization import NONE, choose_quantization
-from sweeper.models.shapes import adapted_layers
+from sweeper.models.shapes import adapted_layers, shapes_of
 from sweeper.models.targets import targets_for
 from sweeper.tasks import make_task
 from sweeper.tasks.base import Examples, TaskProtocol
@@ -49,10 +56,12 @@ from sweeper.train.chunks import ChunkPlan
 from sweeper.train.divergence import find_diverged, loss_limit
 from sweeper.train.initial_head import STRENGTH, head_values, initial_head
 from sweeper.train.lane import Lane
-from sweeper.train.lane_choice import choose_lanes, typical_rows
+from sweeper.train.lane_choice import Workload, choose_lanes, longest_rows, typical_rows
 from sweeper.train.out_of_memory import OutOfMemoryFallback
 from sweeper.train.pack import ChunkOutcome, Pack, sort_lanes
+from sweeper.train.pack_load import is_reordered, pack_load
 from sweeper.train.probe import fit_probe
+from sweeper.train.resident import peak_resident_bytes
 from sweeper.types import (
     Admission,
     ChunkReport,
@@ -69,6 +78,8 @@ __all__ = ["EVALUATION_ROWS", "TrainingWorker"]
 
 EVALUATION_ROWS = 32
 """Most rows of a lane that are scored at once."""
+_HOST = torch.device("cpu")
+"""Where lanes are between chunks, whatever the device (see `sweeper.train.bucket`)."""
 _ADAPTERS_AT_ONCE = 8
 """Most adapters that are scored together on request: on a CPU, lack of memory would end the worker."""
 
@@ -91,6 +102,11 @@ class _Study:
     tokens: TokenisedSplits
     num_labels: int
     pack: Pack
+    shapes: ModelShapes
+    is_reordered: bool
+    """Whether the pack keeps copies of the adapted weights."""
+    examples: Examples
+    """The training rows as the task made them."""
     train: TrainingRows
     validation: EvaluationBatches
     rung_rows: Mapping[int, EvaluationBatches]
@@ -100,6 +116,8 @@ class _Study:
     fallback: OutOfMemoryFallback
     loss_limit: float
     adapter_config: Mapping[str, Any]
+    notes: tuple[str, ...]
+    """What was chosen for the model, and why."""
 
     def rows_due(self, lane: Lane) -> EvaluationBatches | None:
         """Return the rows that score a lane after the chunk that it has just completed; None if it is not scored."""
@@ -134,15 +152,18 @@ class TrainingWorker:
         self._attention, why_attention = choose_attention(self._setup.model.attention, self._device, self._dtype)
         self._quantization, why_bits = choose_quantization(self._setup.model.quantization, self._setup.model_dir)
         bits = () if self._quantization == NONE else (f"quantization: {why_bits}",)
+        self._resident_bytes = psutil.Process().memory_info().rss
         return WorkerReady(notes=(f"base weights: {why_dtype}", f"attention: {why_attention}", *bits))
 
     def answer(self, request: Request) -> Reply:
-        """Open a study, train a chunk or score adapters."""
+        """Open a study, train a chunk, save trials or score adapters."""
         match request:
             case OpenStudy():
                 return self._open(request)
             case ScoreAdapters():
                 return self._score_adapters(self._open_study("scores adapters"), request)
+            case SaveTrials(numbers=numbers):
+                return self._save(numbers)
             case ChunkRequest():
                 return self._run(self._open_study("trains a chunk"), request)
 
@@ -168,16 +189,44 @@ class TrainingWorker:
         self._check_model(request)  # nobody has written to the files while they were loaded
         self._study = study
         references = self._references(study) if request.probe else {}
-        if request.lane_limit == 0 or request.typical is None:
-            return StudyOpened(references=references)
-        rows = typical_rows(
-            study.task.examples(tokens, "train"),
-            study.train.plan.micro_batch,
-            pad_token_id=tokens.pad_token_id,
-            device=self._device,
+        if request.lane_limit == 0 or request.typical is None or request.largest is None:
+            return self._opened(study, request.lanes, references=references)
+        examples, size = study.task.examples(tokens, "train"), study.train.plan.micro_batch
+        where: dict[str, Any] = {"pad_token_id": tokens.pad_token_id, "device": self._device}
+        choice = choose_lanes(
+            study.pack,
+            study.task.row_loss,
+            typical=Workload(request.typical, typical_rows(examples, size, **where)),
+            largest=Workload(request.largest, longest_rows(examples, size, **where)),
+            limit=request.lane_limit,
+            tokens_per_pass=self._setup.tokens_per_pass,
         )
-        choice = choose_lanes(study.pack, rows, study.task.row_loss, spec=request.typical, limit=request.lane_limit)
-        return StudyOpened(references=references, lanes=choice.lanes, notes=(str(choice),))
+        fallback = OutOfMemoryFallback(choice.tokens_per_pass, device=self._device.type)
+        self._study = dataclasses.replace(study, fallback=fallback)
+        opened = self._opened(study, choice.lanes, references=references)
+        return dataclasses.replace(opened, lanes=choice.lanes, notes=(*study.notes, str(choice)))
+
+    def _opened(self, study: _Study, lanes: int, *, references: Mapping[str, Mapping[str, float]]) -> StudyOpened:
+        """Return the reply with what trials are predicted to need; the memory only if the largest trial is known."""
+        rows, largest = study.train, study.request.largest
+        # Every row of an epoch is trained once, but for those that do not fill a micro-batch.
+        tokens = sum(len(ids) for ids in study.examples.ids) * rows.plan.epochs
+        if largest is None or lanes == 0:
+            return StudyOpened(references=references, notes=study.notes, trial_tokens=tokens)
+        load = pack_load(
+            rows,
+            [study.validation],
+            dtype=type_name(self._dtype),
+            quantization=self._quantization,
+            attention=self._attention,
+            ranks=(largest.lora.r,) * lanes,
+            has_dropout=largest.lora.dropout > 0,
+            device=self._device,
+            is_reordered=study.is_reordered,
+            num_choice_tokens=sum(len(choice) - 1 for choice in study.tokens.choices),
+        )
+        need = memory_need(study.shapes, load)
+        return StudyOpened(references=references, notes=study.notes, trial_tokens=tokens, need=need)
 
     def _check_model(self, request: OpenStudy) -> None:
         setup = self._setup
@@ -195,8 +244,19 @@ class TrainingWorker:
             quantization=self._quantization,
             trust_remote_code=self._setup.model.trust_remote_code,
         )
+        shapes = shapes_of(
+            model,
+            target_modules=self._setup.model.target_modules,
+            head_modules=task.head_modules(model),
+            kind=task.model_kind,
+        )
+        has_copies = self._quantization == NONE and is_reordered(shapes, type_name(self._dtype), self._device)
         if task.model_kind == "sequence_classification":
             read_first_token(model)
+        wanted = self._setup.model.gradient_checkpointing
+        checkpointing, why = choose_checkpointing(wanted, self._device, num_parameters(model))
+        if checkpointing:
+            checkpoint_blocks(model)
         pack, adapter_config = self._pack(model, task)
         train, validation = task.examples(tokens, "train"), task.examples(tokens, "validation")
         plan = ChunkPlan.of(
@@ -214,6 +274,9 @@ class TrainingWorker:
             tokens=tokens,
             num_labels=num_labels,
             pack=pack,
+            shapes=shapes,
+            is_reordered=has_copies,
+            examples=train,
             train=TrainingRows(train, plan, seed=request.seed, pad_token_id=tokens.pad_token_id, device=self._device),
             validation=batches[num_rows],
             rung_rows=batches,
@@ -223,6 +286,7 @@ class TrainingWorker:
             fallback=OutOfMemoryFallback(self._setup.tokens_per_pass, device=self._device.type),
             loss_limit=loss_limit(num_labels if task.has_probe else model.config.vocab_size),
             adapter_config=adapter_config,
+            notes=(f"gradient checkpointing: {why}",),
         )
 
     def _evaluation_batches(self, examples: Examples, pad_token_id: int) -> EvaluationBatches:
@@ -233,11 +297,6 @@ class TrainingWorker:
         suffixes = targets_for(model_type_of(self._setup.model_dir), self._setup.model.target_modules)
         heads = task.head_modules(model)
         targets, head_layers = adapted_layers(model, suffixes, heads)
-        if not targets:
-            raise WorkerError(
-                f"no linear layer of the model has a name that ends in {', '.join(suffixes)}. Set "
-                f"model.target_modules to the names of its linear layers."
-            )
         config = {
             "revision": self._setup.model.revision or None,
             "task_type": task.peft_task_type,
@@ -264,7 +323,7 @@ class TrainingWorker:
             seed=study.request.seed,
             origin="frozen",
         )
-        lane, train = Lane.start(spec, study.pack.shape, self._device), self._train_once(study)
+        lane, train = Lane.start(spec, study.pack.shape, _HOST), self._train_once(study)
         features, held_out = (study.pack.features(lane, split, tokens_per_pass=tokens) for split in (train, validation))
         self._initial_head(study, spec, features.head_inputs)
         scores: dict[str, Mapping[str, float]] = {}
@@ -295,7 +354,7 @@ class TrainingWorker:
         def fit() -> torch.Tensor:
             train, found = self._train_once(study), features_NI
             if found is None:
-                lane = Lane.start(spec, study.pack.shape, self._device)
+                lane = Lane.start(spec, study.pack.shape, _HOST)
                 tokens = self._setup.tokens_per_pass
                 found = study.pack.features(lane, train, tokens_per_pass=tokens).head_inputs
             probe = fit_probe(found, train.targets, study.num_labels, has_bias=last.has_bias, strength=STRENGTH)
@@ -323,7 +382,7 @@ class TrainingWorker:
         failures: dict[int, Failure] = {}
         for number, (spec, files) in request.adapters.items():
             try:
-                lanes.append(Lane.from_adapter(spec, files, study.pack.shape, self._device))
+                lanes.append(Lane.from_adapter(spec, files, study.pack.shape, _HOST))
             except StoreError as error:
                 failures[number] = Failure(kind=FailureKind.CHECKPOINT, message=str(error))
         lanes = sort_lanes(lanes)
@@ -337,6 +396,11 @@ class TrainingWorker:
             failures=failures,
             elapsed_s=time.perf_counter() - started,
         )
+
+    def _save(self, numbers: Sequence[int]) -> TrialsSaved:
+        started = time.perf_counter()
+        checkpoints = {number: self._checkpoints.save(number, self._lanes[number].state()) for number in numbers}
+        return TrialsSaved(checkpoints=checkpoints, elapsed_s=time.perf_counter() - started)
 
     def _run(self, study: _Study, request: ChunkRequest) -> ChunkReport:
         started = time.perf_counter()
@@ -398,14 +462,21 @@ class TrainingWorker:
             number = admission.spec.number
             try:
                 head = self._initial_head(study, admission.spec) if admission.checkpoint is None else None
-                lane = Lane.admit(admission, study.pack.shape, self._device, head=head)
+                lane = Lane.admit(admission, study.pack.shape, _HOST, head=head)
             except StoreError as error:
                 failures[number] = Failure(kind=FailureKind.CHECKPOINT, message=str(error))
                 continue
             self._lanes[number] = lane
+            self._checkpoints.admitted(number)
             if lane.chunks_done == 0:
                 details[number] = {"num_parameters": lane.layout.size, "initial_hash": lane.state_hash()}
         return details, failures
+
+    def _peak_bytes(self) -> int:
+        """Return the most memory since the start: on a CPU beyond the libraries, which were loaded before."""
+        if self._device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated(self._device))
+        return max(0, peak_resident_bytes() - self._resident_bytes)
 
     def _drop(self, failures: Mapping[int, Failure]) -> None:
         for number in failures:
@@ -431,14 +502,15 @@ class TrainingWorker:
             measurements[number] = Measurement(
                 chunk=lane.chunks_done,
                 rows=lane.chunks_done * outcomes[number].num_rows,
-                metrics={"train/loss": outcomes[number].loss, **scored},
+                metrics={"train/loss": outcomes[number].loss, **self._skipped(outcomes[number]), **scored},
                 scored_rows=scores[number].num_rows if number in scores else 0,
             )
             if lane.chunks_done == study.train.plan.num_chunks:
                 adapters[number] = lane.adapter_files(base, study.adapter_config)
                 del self._lanes[number]
             else:
-                checkpoints[number] = self._checkpoints.save(number, lane.state())
+                if self._checkpoints.is_due(number, state := lane.state(), is_scored=number in scores):
+                    checkpoints[number] = self._checkpoints.save(number, state)
                 # Only a rung that scored all rows can be the best one.
                 if number in scores and scores[number].num_rows == study.validation.num_rows:
                     rung_adapters[number] = lane.adapter_files(base, study.adapter_config)
@@ -451,8 +523,13 @@ class TrainingWorker:
             outcomes={number: scores[number].outcomes for number in measurements if number in scores},
             failures=failures,
             details=details,
+            peak_bytes=self._peak_bytes(),
             elapsed_s=elapsed_s,
         )
+
+    def _skipped(self, outcome: ChunkOutcome) -> dict[str, float]:
+        """Return the metric that only float16 has."""
+        return {"train/skipped_steps": float(outcome.skipped_steps)} if self._dtype is torch.float16 else {}
 
 
 def _validation(scores: Mapping[str, float]) -> dict[str, float]:

@@ -53,10 +53,10 @@ def messages_in(found):
     return json.loads(found["chat"])["messages"]
 
 
-def test_a_chat_ends_with_its_last_answer():
+def test_a_chat_is_kept_as_it_is_and_its_last_answer_is_the_completion():
     system, bye = {"role": "system", "content": "Be short."}, {"role": "assistant", "content": "Bye."}
     (found,) = built({"messages": [system, USER, ASSISTANT, USER, bye, USER]})
-    assert messages_in(found) == [system, USER, ASSISTANT, USER, bye]
+    assert messages_in(found) == [system, USER, ASSISTANT, USER, bye, USER]
     assert found["completion"] == "Bye."
 
 
@@ -69,7 +69,8 @@ def test_a_chat_may_be_written_as_json_in_a_column_of_text():
 def test_sharegpt_chats_are_read(column):
     said = [("system", "Be short."), ("human", "Hi"), ("gpt", "Hello."), ("human", "Bye")]
     (found,) = built({column: [{"from": who, "value": text} for who, text in said]})
-    assert messages_in(found) == [{"role": "system", "content": "Be short."}, USER, ASSISTANT]
+    assert messages_in(found)[:3] == [{"role": "system", "content": "Be short."}, USER, ASSISTANT]
+    assert messages_in(found)[3:] == [{"role": "user", "content": "Bye"}]
 
 
 def test_a_system_message_may_have_a_column_of_its_own():
@@ -118,7 +119,7 @@ def test_of_a_prompt_that_is_a_chat_only_the_completion_is_learnt():
 
 def test_an_answer_of_no_weight_is_not_the_completion():
     (found,) = built({"messages": [USER, ASSISTANT, USER, {"role": "assistant", "content": "Bye.", "weight": 0}]})
-    assert messages_in(found) == [USER, ASSISTANT]
+    assert found["completion"] == "Hello."
 
 
 def test_alpaca_rows_are_instructions():

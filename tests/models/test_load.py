@@ -108,6 +108,7 @@ def test_a_model_without_a_classification_head_is_an_error(tmp_path):
         ("auto", {"avx2", "avx512f"}, torch.float32, "no sign that this CPU supports bfloat16"),
         ("float32", {"avx512_bf16"}, torch.float32, "set by model.dtype"),
         ("bfloat16", set(), torch.bfloat16, "set by model.dtype"),
+        ("float16", {"avx512_bf16"}, torch.float16, "set by model.dtype"),
     ],
 )
 def test_the_type_is_chosen_and_explained(wanted, flags, dtype, why):
@@ -116,10 +117,21 @@ def test_the_type_is_chosen_and_explained(wanted, flags, dtype, why):
     assert why in said
 
 
-@pytest.mark.parametrize(("is_supported", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_a_gpu_is_asked_for_bfloat16(monkeypatch, is_supported, dtype):
+@pytest.mark.parametrize(
+    ("is_supported", "capability", "dtype", "why"),
+    [
+        (True, (8, 0), torch.bfloat16, "bfloat16, which this GPU supports"),
+        (False, (7, 5), torch.float16, "float16 with a loss scale for each trial"),
+        (False, (7, 0), torch.float16, "does not support bfloat16"),
+        (False, (6, 1), torch.float32, "neither bfloat16 nor fast float16"),
+    ],
+)
+def test_a_gpu_is_asked_for_bfloat16(monkeypatch, is_supported, capability, dtype, why):
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda **_: is_supported)
-    assert choose_dtype("auto", "cuda:0")[0] is dtype
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda _: capability)
+    chosen, said = choose_dtype("auto", "cuda:0")
+    assert chosen is dtype
+    assert why in said
 
 
 @pytest.mark.parametrize(

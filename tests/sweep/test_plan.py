@@ -1,4 +1,4 @@
-"""What trials of a study share: the score of always predicting the commonest label, which pruning compares with."""
+"""What trials of a study share: the majority's score, which pruning compares with, and the trials that are measured."""
 
 from __future__ import annotations
 
@@ -67,3 +67,19 @@ def test_the_search_of_a_study_prunes_by_the_recorded_majority(tmp_path, majorit
     with open_search(study, config, TrialStore(tmp_path / "sweep")) as search:
         found = [search.report(search.ask().number, chunk=3, value=value) for value in (0.6, 0.5)]
     assert found == [Decision.CONTINUE, decision]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rank", "dropout"),
+    [
+        (("lora.r=choice(4,8,32)", "lora.dropout=interval(0,0.25)"), 32, 0.25),
+        (("lora.r=tag(log2,interval(1,128))",), 128, None),
+        (("lora.r=choice(4,8,32)", "search.recipes=[{name:wide,params:{lora.r:64}}]"), 64, None),
+    ],
+)
+def test_memory_is_measured_on_the_largest_rank_of_space_and_recipes(tmp_path, overrides, rank, dropout):
+    opening = plan(tmp_path, *overrides)[0].opening
+    assert opening.largest.lora.r == rank
+    assert opening.typical.lora.r < rank
+    if dropout is not None:
+        assert opening.largest.lora.dropout == dropout

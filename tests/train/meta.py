@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
+from contextlib import ExitStack
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.nn import functional as F
@@ -47,14 +49,37 @@ TINY = {
     "vocab_size": 128,
 }
 _NO_KERNEL = frozenset(
-    "alias as_strided chunk detach empty empty_like empty_strided expand lift_fresh narrow new_empty new_empty_strided "
-    "permute reshape select set_ slice split split_with_sizes squeeze t transpose unbind unsqueeze view view_as "
-    "_unsafe_view _reshape_alias".split()
+    {
+        *(
+            "alias",
+            "as_strided",
+            "chunk",
+            "detach",
+            "empty",
+            "empty_like",
+            "empty_strided",
+            "expand",
+            "lift_fresh",
+            "narrow",
+        ),
+        *(
+            "new_empty",
+            "new_empty_strided",
+            "permute",
+            "reshape",
+            "select",
+            "set_",
+            "slice",
+            "split",
+            "split_with_sizes",
+        ),
+        *("squeeze", "t", "transpose", "unbind", "unsqueeze", "view", "view_as", "_unsafe_view", "_reshape_alias"),
+    }
 )
 """Operators that only make a view or reserve memory."""
 
 
-class Synchronised(AssertionError):
+class SynchronisedError(AssertionError):
     """The host waited for the device."""
 
 
@@ -74,19 +99,21 @@ class FakeGpu(TorchDispatchMode):
         self.copies_to_host: list[int] = []
         self.live_bytes = self.peak_bytes = 0
         self._known: set[int] = set()
-        self._fused = _Fused(self)
+        self._open = ExitStack()
 
     @property
     def num_kernels(self) -> int:
         return self.kernels.total()
 
     def __enter__(self):
-        self._fused.__enter__()
+        self._open.enter_context(_NewTensors(self))
+        # As on a GPU, they are one kernel each; on `meta`, torch decomposes them into a dozen operators.
+        self._open.enter_context(patch.object(F, "scaled_dot_product_attention", _attention))
         return super().__enter__()
 
     def __exit__(self, *raised):
         super().__exit__(*raised)
-        self._fused.__exit__(*raised)
+        self._open.close()
 
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -101,12 +128,14 @@ class FakeGpu(TorchDispatchMode):
         try:
             result = operator(*args, **kwargs)
         except (RuntimeError, NotImplementedError) as error:
-            raise Synchronised(f"{name}: {error}") from error
+            raise SynchronisedError(f"{name}: {error}") from error
         made = [value for value in tree_flatten(result)[0] if isinstance(value, torch.Tensor) and value.device == META]
         if (made or on_device) and name not in _NO_KERNEL:
             self.kernels[name] += 1
+        given = {tensor.untyped_storage()._cdata for tensor in tensors}
         for tensor in made:
-            self._track(tensor)
+            if tensor.untyped_storage()._cdata not in given:  # else a view, maybe of a weight from before
+                self._track(tensor)
         return result
 
     def _check_copy(self, name: str, args: Any, kwargs: Any) -> None:
@@ -115,12 +144,12 @@ class FakeGpu(TorchDispatchMode):
         non_blocking = kwargs.get("non_blocking", args[2] if len(args) > 2 else False)
         # torch waits for the stream after a copy from the host, unless it is told not to.
         if target == META and source.device != META and not non_blocking and self.num_kernels:
-            raise Synchronised(f"{name}: a blocking copy from the host")
+            raise SynchronisedError(f"{name}: a blocking copy from the host")
 
     def check_new(self, name: str, device: object) -> None:
         """Raise if values of the host are about to be made a tensor on the device in the middle of the work."""
         if device is not None and torch.device(device) == META and self.num_kernels:
-            raise Synchronised(f"{name}: a blocking copy from the host")
+            raise SynchronisedError(f"{name}: a blocking copy from the host")
 
     def _track(self, tensor: torch.Tensor) -> None:
         storage = tensor.untyped_storage()
@@ -138,8 +167,8 @@ class FakeGpu(TorchDispatchMode):
         self.live_bytes -= size
 
 
-class _Fused(TorchFunctionMode):
-    """Calls torch's fused kernels as a GPU would; on `meta`, torch decomposes them into a dozen operators."""
+class _NewTensors(TorchFunctionMode):
+    """Watches `torch.tensor`, whose copies to the device pass by the dispatcher."""
 
     def __init__(self, gpu: FakeGpu) -> None:
         super().__init__()
@@ -147,14 +176,12 @@ class _Fused(TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if function in {torch.tensor, torch.as_tensor}:  # their copies to the device pass by the dispatcher
+        if function in {torch.tensor, torch.as_tensor}:
             self._gpu.check_new(function.__name__, kwargs.get("device"))
-        if function is F.scaled_dot_product_attention:
-            return _attention(*args, **kwargs)
         return function(*args, **kwargs)
 
 
-def _attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
+def _attention(query, key, value, *, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):  # noqa: ARG001  the kernel sees that there are fewer key heads
     if attn_mask is None:
         return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, scale=scale)[
             0

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sweeper.errors import ModelError
-from sweeper.train.dropout import LaneDropout
+from sweeper.train.dropout import HostDropout
 from sweeper.train.packed import PackedDropout, PackState
 from tests.train.test_batches import evaluation
 from tests.train.tiny import CPU, build_pack, outputs, spec, start, token_rows, train
@@ -36,7 +36,7 @@ def test_evaluation_drops_nothing(data):
 
 
 def test_values_are_kept_or_dropped_and_their_mean_stays():
-    state = PackState(torch.zeros((), requires_grad=True), num_lanes=1, base_dropout=LaneDropout([0.25], [1], CPU))
+    state = PackState(torch.zeros((), requires_grad=True), num_lanes=1, base_dropout=HostDropout([0.25], [1], CPU))
     x = torch.ones(200, 100, requires_grad=True)
     y = PackedDropout(state, 1 / 0.75)(x)
     y.sum().backward()

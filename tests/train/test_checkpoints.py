@@ -15,14 +15,14 @@ from sweeper.execute.base import CheckpointPolicy
 from sweeper.train.checkpoints import CheckpointWriter, read_checkpoint, to_safetensors
 from sweeper.train.lane import Lane
 from sweeper.types import Admission, CheckpointFile
-from tests.train.tiny import spec, start
+from tests.train.tiny import spec, start, train
 
 CPU = torch.device("cpu")
 
 
 def state(size=7):
     values = torch.arange(size, dtype=torch.float32)
-    return {"parameters": values, "moment1": (values / 3).bfloat16(), "step": torch.tensor(5)}
+    return {"parameters": values, "moment1": values / 3, "moment2": values / 7, "step": torch.tensor(5)}
 
 
 def writer(folder, file_bytes=0):
@@ -33,7 +33,8 @@ def writer(folder, file_bytes=0):
 
 @pytest.mark.parametrize("size", [1, 7, 8])
 def test_a_file_is_the_one_that_safetensors_writes(size):
-    assert to_safetensors(state(size)) == save(state(size))
+    tensors = {**state(size), "small": torch.arange(3).bfloat16()}
+    assert to_safetensors(tensors) == save(tensors)
 
 
 def test_a_large_checkpoint_is_a_file_that_is_named_by_its_content(tmp_path):
@@ -95,3 +96,81 @@ def test_a_lane_does_not_depend_on_the_file_that_it_came_from(pack, tmp_path):
         file.write(bytes(saved.num_bytes))
     for name, tensor in lane.state().items():
         assert torch.equal(resumed.state()[name], tensor)
+
+
+class Timer:
+    """A clock that advances when it is told to, and by some seconds whenever it is read."""
+
+    def __init__(self):
+        self.now, self.per_call = 100.0, 0.0
+
+    def __call__(self):
+        self.now += self.per_call
+        return self.now
+
+
+def due(found, number=1, size=7, *, is_scored=False):
+    return found.is_due(number, state(size), is_scored=is_scored)
+
+
+def test_a_large_checkpoint_is_due_after_its_time_and_at_rungs(tmp_path):
+    timer = Timer()
+    found = CheckpointWriter(CheckpointPolicy(file_bytes=10, every_s=300), timer)
+    found.open(tmp_path)
+    found.admitted(1)
+    assert not due(found)
+    assert due(found, is_scored=True)
+    timer.now += 299
+    assert not due(found)
+    timer.now += 1
+    assert due(found)
+    found.save(1, state())
+    assert not due(found)
+
+
+def test_a_small_one_is_due_after_every_chunk_and_so_are_all_with_no_time_between(tmp_path):
+    for policy in (CheckpointPolicy(file_bytes=10**6, every_s=300), CheckpointPolicy(file_bytes=10, every_s=0)):
+        found = CheckpointWriter(policy, Timer())
+        found.open(tmp_path)
+        found.admitted(1)
+        assert due(found)
+
+
+def test_after_a_slow_one_the_next_is_due_when_the_last_has_taken_a_fiftieth_of_the_time(tmp_path):
+    timer = Timer()
+    found = CheckpointWriter(CheckpointPolicy(file_bytes=10, every_s=300), timer)
+    found.open(tmp_path)
+    found.admitted(1)
+    timer.per_call = 8.0  # seconds that saving takes
+    found.save(1, state())
+    timer.per_call = 0.0
+    timer.now += 399
+    assert not due(found)
+    timer.now += 1
+    assert due(found)
+    assert due(found, is_scored=True)
+
+
+CHUNKS = 6
+
+
+def losses_after_a_pause(pack, data, moments, *, at):
+    """Return a trial's losses after a checkpoint with moments of this type, and its parameters at the end."""
+    trial = spec(5, seed=5, **{"train.learning_rate": 3e-3})
+    (lane,) = start(pack, [trial])
+    train(pack, [lane], data, at)
+    found = CheckpointWriter(CheckpointPolicy(moments=moments))
+    checkpoint = found.save(5, lane.state())
+    resumed = Lane.admit(Admission(spec=trial, chunks_done=at, checkpoint=checkpoint), pack.shape, CPU)
+    losses = train(pack, [resumed], data, CHUNKS - at)[5]
+    return losses, resumed.parameters, len(checkpoint)
+
+
+@pytest.mark.parametrize("at", [1, 3])
+def test_moments_in_bfloat16_make_a_checkpoint_smaller_and_change_the_losses_little(pack, data, at):
+    exact, parameters, size = losses_after_a_pause(pack, data, "float32", at=at)
+    close, changed, small = losses_after_a_pause(pack, data, "bfloat16", at=at)
+    assert small / size == pytest.approx(2 / 3, abs=0.02)
+    assert not torch.equal(exact, close)  # or nothing was compared
+    torch.testing.assert_close(close, exact, rtol=1e-4, atol=0)
+    assert (changed - parameters).norm() / parameters.norm() < 5e-4

@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
-from functools import partial
+import itertools
 
+import numpy as np
 import pytest
 import torch
 
-from sweeper.train.dropout import LaneDropout, _DeviceWords, _HostWords, keep, keep_, keep_share
+from sweeper.models.kernels import GAMMA, mix
+from sweeper.train import dropout as dropout_module
+from sweeper.train.dropout import DeviceDropout, HostDropout, _HostWords, keep_share
 from tests.train.tiny import CPU, Data, build_pack, outputs, spec, start, token_rows, train, train_segments
 
 ROWS, WIDTH = 64, 100
 
 
-def dropped_by(dropout, x):
-    return keep(x, dropout.mask(x))
+KINDS = pytest.mark.parametrize("kind", [HostDropout, DeviceDropout])
+"""Both on the CPU, where the device's kernel is the reference in torch operations."""
+
+
+def dropped_by(dropout, x, site=0):
+    dropout.start(0, 0, 1)
+    return dropout.drop(x, site, dropout.mask(x, site))
 
 
 def drop(probabilities, seeds, x=None):
     x = torch.ones(len(seeds) * ROWS, WIDTH) if x is None else x
-    return dropped_by(LaneDropout(probabilities, seeds, CPU), x).view(len(seeds), -1, WIDTH)
+    return dropped_by(HostDropout(probabilities, seeds, CPU), x).view(len(seeds), -1, WIDTH)
 
 
 @pytest.mark.parametrize(("p", "share"), [(0.0, 1.0), (0.05, 243 / 256), (0.1, 230 / 256), (0.5, 0.5), (0.9, 26 / 256)])
 def test_the_share_that_is_kept_is_the_one_declared(p, share):
     assert keep_share(p) == share
-    kept = dropped_by(LaneDropout([p], [1], CPU), torch.ones(4000, WIDTH)).mean().item()
+    kept = dropped_by(HostDropout([p], [1], CPU), torch.ones(4000, WIDTH)).mean().item()
     assert kept == pytest.approx(share, abs=0.8 / 256)  # four standard deviations at worst, and less than one level
 
 
 def test_a_kept_value_is_unchanged_and_a_dropped_one_zero():
     x = torch.randn(ROWS, WIDTH)
-    dropped = dropped_by(LaneDropout([0.3], [1], CPU), x)
+    dropped = dropped_by(HostDropout([0.3], [1], CPU), x)
     assert ((dropped == x) | (dropped == 0)).all()
     assert (dropped == 0).any()
 
@@ -45,7 +53,7 @@ def test_the_same_seed_drops_the_same_whatever_the_neighbours():
 
 def test_a_lane_without_dropout_is_untouched():
     x = torch.randn(2 * ROWS, WIDTH)
-    dropped = dropped_by(LaneDropout([0.0, 0.5], [1, 1], CPU), x)
+    dropped = dropped_by(HostDropout([0.0, 0.5], [1, 1], CPU), x)
     assert torch.equal(dropped[:ROWS], x[:ROWS])
 
 
@@ -55,29 +63,75 @@ def test_lanes_of_equal_seed_share_no_mask_with_another_seed():
     assert (masks[0] == masks[2]).float().mean().item() == pytest.approx(0.5, abs=0.05)
 
 
-def test_every_mask_is_drawn_anew_even_for_the_same_tensor():
-    dropout = LaneDropout([0.5], [1], CPU)
-    x = torch.ones(ROWS, WIDTH)
-    assert not torch.equal(dropout.mask(x), dropout.mask(x))
+def test_every_pass_and_every_layer_has_a_mask_of_its_own():
+    dropout, x, masks = HostDropout([0.5], [1], CPU), torch.ones(ROWS, WIDTH), []
+    for number, site in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        dropout.start(number, 0, ROWS)
+        masks.append(dropout.mask(x, site) != 0)
+    for one, other in itertools.combinations(masks, 2):
+        assert (one == other).float().mean().item() == pytest.approx(0.5, abs=0.05)
+
+
+@KINDS
+def test_a_mask_can_be_computed_again(kind):
+    """In a backward pass, or when a checkpointed block runs again: from its place, whatever was drawn in between."""
+    dropout, x = kind([0.5, 0.2], [1, 2], CPU), torch.randn(2 * ROWS, WIDTH)
+    dropout.start(3, 0, ROWS)
+    before = dropout.drop(x, 5, dropout.mask(x, 5))
+    dropout.mask(x, 6)
+    assert torch.equal(dropout.drop(x, 5, dropout.mask(x, 5)), before)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_values_are_dropped_in_place_as_they_are_into_a_copy(dtype):
-    x = torch.randn(ROWS, WIDTH).to(dtype)
-    mask = LaneDropout([0.5], [1], CPU).mask(x)
-    copied = keep(x, mask)
-    assert keep_(x, mask) is x
-    assert torch.equal(x, copied)
+@pytest.mark.parametrize("scale", [1.0, 1 / 0.9])
+def test_a_gpu_drops_the_same_values_as_a_cpu(dtype, scale):
+    x, results = torch.randn(3 * 8, 13).to(dtype), []
+    for kind in (HostDropout, DeviceDropout):
+        dropout = kind([0.5, 0.0, 0.2], [1, 2**62, 3], CPU)
+        dropout.start(2, 5, 8)
+        mask, into = dropout.mask(x, 4), torch.ones_like(x)
+        results.append((dropout.drop(x, 4, mask, scale), into))
+        dropout.add_dropped_(into, x.clone(), 4, mask)
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_gpu_stores_no_mask():
+    assert DeviceDropout([0.5], [1], CPU).mask(torch.ones(ROWS, WIDTH), 0) is None
+
+
+@KINDS
+def test_an_infinity_that_is_dropped_is_zero(kind):
+    dropped = dropped_by(kind([0.5], [1], CPU), torch.full((ROWS, WIDTH), float("inf")))
+    assert set(dropped.flatten().tolist()) == {0.0, float("inf")}
+
+
+def test_the_words_are_those_of_splitmix64():
+    """The first outputs of Vigna's splitmix64.c for the seed 1234567."""
+    expected = [6457827717110365317, 3203168211198807973, 9817491932198370423]
+    assert [mix((1234567 + n * GAMMA) & (2**64 - 1)) for n in (1, 2, 3)] == expected
+    found = np.empty(2, np.uint64)
+    _HostWords([1234567]).draw(found, 0, 0, 1)
+    assert found.tolist() == expected[1:]
+
+
+def test_words_are_the_same_in_blocks_of_any_size(monkeypatch):
+    whole, divided = np.empty(100, np.uint64), np.empty(100, np.uint64)
+    _HostWords([5]).draw(whole, 0, 9, 3)
+    monkeypatch.setattr(dropout_module, "_BLOCK", 16)
+    _HostWords([5]).draw(divided, 0, 9, 3)
+    assert whole.tolist() == divided.tolist()
+    assert len(set(whole.tolist())) == 100
 
 
 @pytest.mark.parametrize("width", [1, 7, 8, 9])
 def test_any_number_of_values_is_served(width):
-    dropped = dropped_by(LaneDropout([0.5, 0.2], [1, 2], CPU), torch.ones(6, width))
+    dropped = dropped_by(HostDropout([0.5, 0.2], [1, 2], CPU), torch.ones(6, width))
     assert dropped.shape == (6, width)
 
 
 def test_bfloat16_stays_bfloat16():
-    dropped = dropped_by(LaneDropout([0.5], [1], CPU), torch.ones(4, 8, dtype=torch.bfloat16))
+    dropped = dropped_by(HostDropout([0.5], [1], CPU), torch.ones(4, 8, dtype=torch.bfloat16))
     assert dropped.dtype == torch.bfloat16
     assert set(dropped.flatten().tolist()) == {0.0, 1.0}
 
@@ -88,7 +142,7 @@ def test_the_adapters_output_is_unbiased(data):
     (lane,) = start(pack, [spec(**{"lora.dropout": 0.4, "lora.alpha_ratio": 2.0})])
     folded = train_segments(pack, [lane], data, 1)[pack.shape.lora[0].name]
     rank = folded.B_kRO[0].shape[1]
-    dropped_lane = LaneDropout([0.4], [1], CPU)
+    dropped_lane = HostDropout([0.4], [1], CPU)
     x = torch.randn(1, 16, generator=torch.Generator().manual_seed(0)).repeat(20_000, 1)
     outputs = dropped_by(dropped_lane, x) @ folded.A_kSI[0, :rank].T @ folded.B_kRO[0][0]
     exact = 2.0 * x[0] @ lane.layout.views_a(lane.parameters[None])[0][0].T @ folded.B_kRO[0][0]
@@ -119,29 +173,22 @@ def test_each_chunk_has_masks_of_its_own(dropout, is_the_same):
     assert (one == pytest.approx(other, rel=1e-5)) is is_the_same
 
 
-@pytest.mark.parametrize("num_parts", [2, 4, 8])
-def test_parts_of_a_micro_batch_see_the_masks_of_the_whole(num_parts):
+@KINDS
+@pytest.mark.parametrize("sizes", [(4, 4), (2, 2, 2, 2), (1,) * 8, (3, 5)])
+def test_parts_of_a_micro_batch_see_the_masks_of_the_whole(kind, sizes):
     """Also where a part ends within a random word, and layer after layer."""
     lanes, rows, widths = 2, 8, (7, 16, 3)
-    whole = LaneDropout([0.5, 0.2], [1, 2], CPU)
-    expected = [whole.mask(torch.ones(lanes * rows, width)).view(lanes, rows, width) for width in widths]
-    divided = LaneDropout([0.5, 0.2], [1, 2], CPU)
-    size = rows // num_parts
-    for part in range(num_parts):
-        divided.start(part, num_parts)
-        for width, masks in zip(widths, expected, strict=True):
-            seen = divided.mask(torch.ones(lanes * size, width)).view(lanes, size, width)
-            assert torch.equal(seen, masks[:, part * size : (part + 1) * size])
 
+    def dropped(dropout, num_rows, width, site):
+        x = torch.ones(lanes * num_rows, width)
+        return dropout.drop(x, site, dropout.mask(x, site)).view(lanes, num_rows, width)
 
-@pytest.mark.parametrize("make", [_HostWords, partial(_DeviceWords, device=CPU)])
-def test_words_that_are_skipped_are_those_that_would_have_been_drawn(make):
-    whole, picked = torch.empty(20, dtype=torch.int64), torch.empty(5, dtype=torch.int64)
-    make(3).draw(whole, range(20), 20)
-    words = make(3)
-    words.mark()
-    for _ in range(2):
-        words.draw(picked, range(10, 15), 20)
-        assert torch.equal(picked, whole[10:15])
-        words.rewind()
-    assert len(set(whole.tolist())) == 20
+    dropout = kind([0.5, 0.2], [1, 2], CPU)
+    dropout.start(7, 0, rows)
+    expected = [dropped(dropout, rows, width, site) for site, width in enumerate(widths)]
+    first = 0
+    for size in sizes:
+        dropout.start(7, first, size)
+        for site, (width, whole) in enumerate(zip(widths, expected, strict=True)):
+            assert torch.equal(dropped(dropout, size, width, site), whole[:, first : first + size])
+        first += size

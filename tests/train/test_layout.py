@@ -24,7 +24,9 @@ def test_unpadding_restores_what_was_padded(layers, ranks, more):
     stacked = wide.pad(flats)
     assert stacked.shape == (len(ranks), wide.size)
     for row, (rank, flat) in zip(stacked, flats, strict=True):
-        assert torch.equal(wide.unpad(row, rank), flat)
+        restored = torch.full_like(flat, torch.nan)
+        wide.unpad_(restored, row, rank)
+        assert torch.equal(restored, flat)
 
 
 @given(layers=LAYERS, rank=st.integers(1, 5), more=st.integers(0, 5))
@@ -58,7 +60,7 @@ def test_the_size_is_the_number_of_trainable_parameters():
 
 def test_weight_decay_leaves_biases_out():
     layout = Layout(1, (LoraShape("a", 2, 2),), (HeadShape("one", 2, 2, has_bias=True), HeadShape("two", 2, 1, False)))
-    assert layout.decay_mask().tolist() == [1.0] * 4 + [1.0] * 4 + [0.0] * 2 + [1.0] * 2
+    assert layout.decay_mask().tolist() == [1.0] * 4 + [0.0] * 2 + [1.0] * 2
 
 
 @pytest.mark.parametrize(("rank", "padded"), [(1, 8), (3, 8), (8, 8), (9, 16), (16, 16), (17, 32), (64, 64), (65, 128)])

@@ -18,7 +18,7 @@ from tests.train.meta import (
     LLAMA_8B,
     META,
     FakeGpu,
-    Synchronised,
+    SynchronisedError,
     meta_lanes,
     meta_llama,
     meta_pack,
@@ -28,6 +28,8 @@ from tests.train.meta import (
 from tests.train.tiny import NUM_LABELS, build_model, examples, layers_of, outputs, row_loss, spec, start, token_rows
 
 MIXED_RANKS = (8, 3, 64, 16)
+LAYERS = 14
+"""Adapted layers of the tiny Llama; BERT has 12."""
 
 
 def bert_pack():
@@ -39,11 +41,16 @@ def bert_pack():
     return Pack(model, targets=targets, head=head, dtype=torch.bfloat16)
 
 
+def assert_waited_at_the_end(gpu):
+    """Once, when no more was asked for than to copy the vectors of the lanes back."""
+    (after,) = gpu.copies_to_host
+    assert 0 <= gpu.num_kernels - after <= 3 * 2 * len(MIXED_RANKS) * LAYERS
+
+
 def test_a_chunk_of_a_language_model_copies_its_losses_to_the_host_and_nothing_else():
     pack = meta_pack()
     gpu = train_on_meta(pack, meta_lanes(pack, MIXED_RANKS), meta_rows(micro_batches=3))
-    (copy,) = gpu.copies_to_host
-    assert copy == gpu.num_kernels
+    assert_waited_at_the_end(gpu)
 
 
 def test_a_chunk_of_a_classifier_copies_its_losses_to_the_host_and_nothing_else():
@@ -55,24 +62,24 @@ def test_a_chunk_of_a_classifier_copies_its_losses_to_the_host_and_nothing_else(
     lanes = meta_lanes(pack, MIXED_RANKS)
     with FakeGpu() as gpu:
         pack.train_chunk(lanes, rows, row_loss)
-    assert gpu.copies_to_host == [gpu.num_kernels]
+    assert_waited_at_the_end(gpu)
 
 
 def test_lanes_whose_steps_end_at_different_micro_batches_do_not_wait():
     pack = meta_pack()
     trials = [spec(n, **{"lora.r": 8, "train.batch_size": size}) for n, size in enumerate((4, 8, 16, 8))]
     gpu = train_on_meta(pack, start(pack, trials), meta_rows(micro_batches=3))
-    assert gpu.copies_to_host == [gpu.num_kernels]
+    assert_waited_at_the_end(gpu)
 
 
-@pytest.mark.parametrize("parts", [1, 2])
-def test_an_evaluation_copies_its_outputs_to_the_host_once(parts):
+@pytest.mark.parametrize("tokens_per_pass", [0, 30])
+def test_an_evaluation_copies_its_outputs_to_the_host_once(tokens_per_pass):
     pack, rows = meta_pack(), pairs(10)
     split = EvaluationBatches(examples_of(rows), batch_size=4, pad_token_id=END, device=META)
     assert len(split.batches) > 2
     lanes = meta_lanes(pack, [8, 16])
     with FakeGpu() as gpu:
-        pack.predict(lanes, split, Task().outputs, parts=parts)
+        pack.predict(lanes, split, Task().outputs, tokens_per_pass=tokens_per_pass)
     assert len(gpu.copies_to_host) == 1
 
 
@@ -97,7 +104,7 @@ def test_an_evaluation_of_a_classifier_copies_its_outputs_to_the_host_once():
 def test_a_chunk_of_an_8b_model_does_not_wait():
     pack = meta_pack(meta_llama(**{**LLAMA_8B, "num_hidden_layers": 2}))
     gpu = train_on_meta(pack, meta_lanes(pack, [16] * 4), meta_rows(micro_batch=8, length=512, completion=256))
-    assert gpu.copies_to_host == [gpu.num_kernels]
+    assert_waited_at_the_end(gpu)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +120,7 @@ def test_a_chunk_of_an_8b_model_does_not_wait():
     ids=["nonzero", "int", "all", "mask", "copy", "list"],
 )
 def test_every_way_to_wait_is_noticed(reads):
-    with FakeGpu(), pytest.raises(Synchronised):
+    with FakeGpu(), pytest.raises(SynchronisedError):
         reads(torch.zeros(3, device=META))
 
 
@@ -122,5 +129,5 @@ def test_transformers_own_attention_waits():
     model = meta_llama()
     model.set_attn_implementation("sdpa")
     pack = meta_pack(model)
-    with pytest.raises(Synchronised):
+    with pytest.raises(SynchronisedError):
         train_on_meta(pack, meta_lanes(pack, [8]), meta_rows())

@@ -33,7 +33,7 @@ LANES = [
 ]
 ADAPTER, DECAYED, SIZE = 5, 9, 12
 """Where the adapter ends, where the head's bias starts, and where it ends."""
-MASK = torch.tensor([1.0] * DECAYED + [0.0] * (SIZE - DECAYED))
+MASK = torch.tensor([1.0] * (DECAYED - ADAPTER) + [0.0] * (SIZE - DECAYED))
 
 
 def scheduler_of(settings, optimizer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import pickle
@@ -17,12 +18,13 @@ from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 import sweeper.train.worker
 from sweeper.config.settings import DatasetSettings, ModelSettings
 from sweeper.data import prepare, prepare_splits
-from sweeper.errors import ContentChanged, WorkerError
-from sweeper.execute.base import CheckpointPolicy, ScoreAdapters, StudyOpened, WorkerSetup
+from sweeper.errors import ContentChanged, ModelError, WorkerError
+from sweeper.execute.base import CheckpointPolicy, SaveTrials, ScoreAdapters, StudyOpened, WorkerSetup
 from sweeper.models import read_model
 from sweeper.store.outcomes import RowOutcomes
 from sweeper.train import make_worker
 from sweeper.train.lane import Lane
+from sweeper.train.lane_choice import LaneChoice
 from sweeper.types import Admission, ChunkRequest, FailureKind, Phase
 from tests.builders import make_opening
 from tests.data.test_rows import flip
@@ -34,6 +36,7 @@ WORDS = {
     "sky": ["star", "moon", "comet", "orbit", "planet"],
 }
 CHUNKS, RUNGS = 4, (2, 4)
+CHOICE = LaneChoice(2, 0, {}, "", "")
 METRICS = {"train/loss", "validation/accuracy", "validation/macro_f1", "validation/mcc", "validation/loss"}
 
 
@@ -114,7 +117,7 @@ def study(disk, *, dataset=None, **changes):
 @pytest.fixture
 def worker(disk):
     found = started(disk)
-    assert found.answer(study(disk)) == StudyOpened()
+    assert found.answer(study(disk)).references == {}
     return found
 
 
@@ -131,6 +134,32 @@ def test_it_reports_what_it_chose_for_the_device(disk):
     notes = make_worker(setup(disk), 3).start().notes
     assert notes[0] == "base weights: float32, set by model.dtype"
     assert notes[1].startswith("attention: eager")
+
+
+def test_it_measures_how_many_lanes_and_tokens_fit(disk, monkeypatch):
+    worker = started(disk)
+    sizes = {"typical": trial(0), "largest": trial(0, **{"lora.r": 16})}
+    opened = worker.answer(study(disk, lane_limit=2, **sizes))
+    assert opened.lanes in (1, 2)
+    assert "and r=4, memory on" in opened.notes[0]
+    assert opened.notes[0].endswith("and r=16")
+    little = dataclasses.replace(CHOICE, lanes=1, tokens_per_pass=12)
+    monkeypatch.setattr(sweeper.train.worker, "choose_lanes", lambda *_, **__: little)
+    worker.answer(study(disk, lane_limit=2, **sizes))
+    assert worker._study.fallback.tokens_per_pass() == 12
+
+
+def test_a_budget_of_tokens_changes_no_score(disk):
+    found = []
+    for tokens in (0, 9):
+        worker = make_worker(replace(setup(disk), tokens_per_pass=tokens), 0)
+        worker.start()
+        worker.answer(study(disk, rungs=(1, 4)))
+        assert worker._study.train.largest_pass(2, tokens) <= max(tokens, 2 * 16) or not tokens
+        report = worker.answer(admit(trial(0, **{"lora.dropout": 0.1}), trial(1)))
+        found.append([report.measurements[number].metrics for number in (0, 1)])
+    for whole, divided in zip(*found, strict=True):
+        assert divided == pytest.approx(whole, rel=1e-4)
 
 
 def test_a_chunk_without_a_study_is_an_error(disk):
@@ -172,6 +201,24 @@ def test_a_trial_continues_from_a_file_as_from_bytes(disk, worker, tmp_path):
     assert by_file.answer(ChunkRequest(admit=(wrong,), evict=(1,))).failures[1].kind is FailureKind.CHECKPOINT
 
 
+def test_large_checkpoints_are_sent_at_rungs_and_on_request(disk, worker, tmp_path):
+    policy = CheckpointPolicy(file_bytes=0, every_s=3600)
+    sparse = make_worker(replace(setup(disk), checkpoints=policy), 0)
+    sparse.start()
+    sparse.answer(study(disk, incoming=tmp_path / "incoming"))
+    first, second = sparse.answer(admit(trial(1), trial(2))), sparse.answer(ChunkRequest())
+    assert (first.checkpoints.keys(), second.checkpoints.keys()) == (set(), {1, 2})
+    third = sparse.answer(ChunkRequest(evict=(2,)))
+    assert third.checkpoints == {}
+    saved = sparse.answer(SaveTrials(numbers=(1,)))
+    assert saved.checkpoints.keys() == {1}
+    last = sparse.answer(ChunkRequest()).measurements  # it goes on as if nothing had happened
+    again = worker.answer(
+        ChunkRequest(admit=(Admission(spec=trial(1), chunks_done=3, checkpoint=saved.checkpoints[1]),))
+    )
+    assert again.measurements == last
+
+
 def test_a_trial_of_a_confirmation_is_scored_at_its_end_only(worker):
     confirming = replace(trial(2), phase=Phase.CONFIRMATION)
     reports = [worker.answer(admit(trial(1), confirming))] + [worker.answer(ChunkRequest()) for _ in range(CHUNKS - 1)]
@@ -182,7 +229,7 @@ def test_a_trial_of_a_confirmation_is_scored_at_its_end_only(worker):
 def test_a_confirmation_is_scored_on_rows_that_are_new_to_all_trials(disk):
     dataset = dataset_of(disk, train_rows=80, validation_rows=30, confirm_rows=25)
     found = started(disk)
-    assert found.answer(study(disk, dataset=dataset)) == StudyOpened()
+    assert found.answer(study(disk, dataset=dataset)).references == {}
     confirming = replace(trial(2), phase=Phase.CONFIRMATION)
     reports = [found.answer(admit(trial(1), confirming))] + [found.answer(ChunkRequest()) for _ in range(CHUNKS - 1)]
     last = reports[-1]
@@ -503,7 +550,7 @@ def test_target_modules_of_the_user_are_used(disk):
 
 
 def test_target_modules_that_match_nothing_are_an_error(disk):
-    with pytest.raises(WorkerError, match=r"q_proj.*model\.target_modules"):
+    with pytest.raises(ModelError, match=r"q_proj.*model\.target_modules"):
         started(disk, target_modules=["q_proj"]).answer(study(disk))
 
 

@@ -1,0 +1,263 @@
+"""Predicted against measured peak memory on the CPU: MiniLM and SmolLM2, four packs each (docs/plan.md).
+
+    python benchmarks/plan_memory.py            # measures all, a few minutes
+    python benchmarks/plan_memory.py smollm2    # one model
+
+Every pack has a process of its own. It trains a chunk of two micro-batches and scores some rows, then the same again. The peak is the largest resident size during the second round, less that before the model was loaded
+and less the kernels that oneDNN generated in the first round for these shapes, which stay and have a column of their
+own. A small model was trained at first, so that libraries are part of the baseline. Blocks of 64 kB or more are
+returned to the system as soon as they are freed, so the resident size is that of the tensors that exist. The
+prediction is that of `sweeper plan`: `sweeper.figures.memory` with the passes of the same rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # run as a script, from any folder
+
+from benchmarks.arithmetic import table  # noqa: E402  after the path is set
+
+RESULTS = ROOT / "benchmarks" / "results"
+BLOCKS = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_TOP_PAD_": "0"}
+SEED = 0
+NUM_LABELS = 6
+MIB = 2**20
+
+PACKS: dict[str, list[dict[str, Any]]] = {
+    "minilm": [
+        {"ranks": [8], "lengths": [8, 30], "micro_batch": 16},
+        {"ranks": [4, 8, 16, 64], "lengths": [20, 60], "micro_batch": 16, "dropout": 0.1},
+        {"ranks": [8] * 8, "lengths": [100, 128], "micro_batch": 8},
+        {"ranks": [8] * 4, "lengths": [20, 60], "micro_batch": 16, "dtype": "float32"},
+    ],
+    "smollm2": [
+        {"ranks": [8], "lengths": [40, 80], "micro_batch": 4},
+        {"ranks": [8, 16], "lengths": [40, 80], "micro_batch": 4, "dropout": 0.05},
+        {"ranks": [4, 8, 16, 32], "lengths": [60, 100], "micro_batch": 2},
+        {"ranks": [64] * 2, "lengths": [20, 30], "micro_batch": 2},
+    ],
+}
+
+
+def main() -> None:
+    """Measure, write the rows and the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", help=f"of {', '.join(PACKS)}; all if none is given")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(measure(**json.loads(arguments.one))))
+        return
+    path = RESULTS / "plan_memory.jsonl"
+    known = {}
+    if path.exists():
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        known = {(row["model"], row["pack"]): row for row in rows}
+    for model in arguments.models or PACKS:
+        for number, pack in enumerate(PACKS[model]):
+            known[model, number] = {**_measured(model, pack), "model": model, "pack": number, **pack}
+            rows = [known[key] for key in sorted(known)]
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    rows = [known[key] for key in sorted(known)]
+    page = _page(rows)
+    (RESULTS / "plan_memory.md").write_text(page, encoding="utf-8")
+    print(page)
+
+
+def _measured(model: str, pack: dict[str, Any]) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--one", json.dumps({"name": model, **pack})]
+    done = subprocess.run(command, env={**os.environ, **BLOCKS}, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(model, pack, found, flush=True)
+    return found
+
+
+def measure(  # noqa: PLR0915  one measurement, top to bottom
+    *, name: str, ranks: list[int], lengths: list[int], micro_batch: int, dropout: float = 0.0, dtype: str = "bfloat16"
+) -> dict[str, Any]:
+    """Train and score one pack in this process; return predicted and measured bytes."""
+    import torch
+
+    from sweeper.config.compose import compose
+    from sweeper.figures.memory import memory_need
+    from sweeper.models import fetch_model
+    from sweeper.models.device_choice import choose_attention
+    from sweeper.models.first_token import read_first_token
+    from sweeper.models.load import load_model
+    from sweeper.models.shapes import adapted_layers, read_shapes
+    from sweeper.models.targets import targets_for
+    from sweeper.tasks import make_task
+    from sweeper.train.batches import EvaluationBatches, TrainingRows
+    from sweeper.train.chunks import ChunkPlan
+    from sweeper.train.lane import Lane
+    from sweeper.train.pack import Pack, sort_lanes
+    from sweeper.train.pack_load import is_reordered, pack_load
+
+    torch.set_num_threads(1)
+    language = name == "smollm2"
+    task = make_task("causal_lm" if language else "text_classification")
+    settings = compose([f"model={name}", f"task={'causal_lm' if language else 'text_classification'}"]).settings
+    folder = fetch_model(settings.model, cache=Path(settings.cache).expanduser())
+    device, kind = torch.device("cpu"), getattr(torch, dtype)
+    attention = choose_attention("auto", device, kind)[0]
+    shapes = read_shapes(
+        folder, kind=task.model_kind, num_labels=NUM_LABELS, target_modules=(), head_modules=task.head_modules
+    )
+    plan = ChunkPlan.of(2 * micro_batch, micro_batch=micro_batch, chunks_per_epoch=1, epochs=1)
+    rows = TrainingRows(_examples(2 * micro_batch, lengths, language), plan, seed=SEED, pad_token_id=0, device=device)
+    scored = EvaluationBatches(_examples(16, lengths, language), batch_size=32, pad_token_id=0, device=device)
+    lane_specs = [_spec(number, rank, dropout) for number, rank in enumerate(ranks)]
+
+    def load_pack(path: Path) -> Pack:
+        model: Any = load_model(path, kind=task.model_kind, num_labels=NUM_LABELS, dtype=kind, attention=attention)
+        if not language:
+            read_first_token(model)
+        targets, head = adapted_layers(model, targets_for(shapes.model_type, ()), task.head_modules(model))
+        return Pack(model, targets=targets, head=head, dtype=kind)
+
+    def train(pack: Pack) -> None:
+        lanes = sort_lanes([Lane.start(spec, pack.shape, device) for spec in lane_specs])
+        pack.train_chunk(lanes, rows, task.row_loss)
+        pack.predict(lanes, scored, task.outputs)
+
+    # A model of the same vocabulary, but two thin blocks, so that libraries and kernels are part of the baseline.
+    with tempfile.TemporaryDirectory() as small:
+        _shrink(folder, Path(small), task.model_kind)
+        train(load_pack(Path(small)))
+    gc.collect()
+    before = _status("VmRSS")
+    copies = is_reordered(shapes, dtype, device)
+    pack = load_pack(folder)
+    loaded = _status("VmRSS")
+    train(pack)  # generates oneDNN's kernels for these shapes, which stay
+    gc.collect()
+    kernels = _status("VmRSS") - loaded
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak of the resident size
+    train(pack)
+    peak = _status("VmHWM") - kernels
+    load = pack_load(
+        rows,
+        [scored],
+        dtype=dtype,
+        attention=attention,
+        ranks=ranks,
+        has_dropout=dropout > 0,
+        device=device,
+        is_reordered=copies,
+    )
+    need = memory_need(shapes, load)
+    return {
+        "predicted": need.total - need.kernels,
+        "measured": peak - before,
+        "kernels": kernels,
+        "base": need.base,
+        "base_measured": loaded - before,
+        "lane_state": need.lanes,
+        "activations": need.activations,
+        "logits": need.logits,
+        "stage": need.stage,
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _examples(number: int, lengths: list[int], language: bool) -> Any:
+    from sweeper.tasks.base import Examples
+
+    rng = random.Random(SEED)  # noqa: S311  no secret
+    sizes = [rng.randint(*lengths) for _ in range(number)]
+    ids = [[rng.randrange(1000, 30_000) for _ in range(size)] for size in sizes]
+    if language:
+        return Examples(ids, [[size // 2, 0] for size in sizes], [float(size - size // 2) for size in sizes])
+    return Examples(ids, [rng.randrange(NUM_LABELS) for _ in sizes], [1.0] * number)
+
+
+def _spec(number: int, rank: int, dropout: float) -> Any:
+    from sweeper.config.settings import LoraSettings, TrainSettings
+    from sweeper.types import TrialSpec
+
+    lora, train = LoraSettings(r=rank, dropout=dropout), TrainSettings(head_init="random", batch_size=1)
+    return TrialSpec(study="memory", number=number, params={}, lora=lora, train=train, seed=number, origin="benchmark")
+
+
+def _shrink(folder: Path, small: Path, kind: str) -> None:
+    """Write a model of the same architecture with two blocks of width 64, and the tokenizer."""
+    import transformers
+
+    from sweeper.models.load import KINDS
+
+    config = transformers.AutoConfig.from_pretrained(folder)
+    config.update(
+        {
+            "num_hidden_layers": 2,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_attention_heads": 2,
+            **({"num_key_value_heads": 1, "head_dim": 32} if kind == "causal_lm" else {}),
+        }
+    )
+    if kind != "causal_lm":
+        config.num_labels = NUM_LABELS
+    getattr(transformers, KINDS[kind]).from_config(config).save_pretrained(small)
+    for path in folder.iterdir():
+        if path.suffix != ".safetensors" and path.name != "config.json" and path.is_file():
+            shutil.copy(path, small)
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+
+def _page(rows: list[dict[str, Any]]) -> str:
+    header = [
+        "model",
+        "lanes",
+        "ranks",
+        "type",
+        "dropout",
+        "tokens a row",
+        "predicted MiB",
+        "measured MiB",
+        "error",
+        "kernels MiB",
+    ]
+    cells = [
+        [
+            row["model"],
+            str(len(row["ranks"])),
+            ", ".join(map(str, sorted(set(row["ranks"])))),
+            row.get("dtype", "bfloat16"),
+            f"{row.get('dropout', 0):g}",
+            "-".join(map(str, row["lengths"])),
+            f"{row['predicted'] / MIB:.0f}",
+            f"{row['measured'] / MIB:.0f}",
+            f"{row['predicted'] / row['measured'] - 1:+.1%}",
+            f"{row['kernels'] / MIB:.0f}",
+        ]
+        for row in rows
+    ]
+    worst = max(abs(row["predicted"] / row["measured"] - 1) for row in rows)
+    return (
+        "# Predicted and measured peak memory on the CPU\n\n"
+        "Made by `python benchmarks/plan_memory.py`, which explains how the peak is measured. The largest error is "
+        f"{worst:.1%}.\n\n{table(header, cells)}\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

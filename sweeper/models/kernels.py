@@ -1,0 +1,160 @@
+"""Kernels of our own for GPUs, as operators of torch, so that each is one operator to autograd, profilers and tests.
+
+Each operator has three implementations: a Triton kernel for CUDA (`triton_kernels`), torch operations that give the same
+values (the reference, for CPUs and where Triton is missing), and shapes for the `meta` device. On a CPU only tests call
+them.
+
+A random word is a hash of its place: SplitMix64 (Steele, Lea and Flood 2014, doi:10.1145/2714064.2660195; its generator
+is the hash of a counter). So any part of a mask can be computed again at any time, and no mask is ever stored.
+
+Shapes: K lanes, N values of a lane, W random words of a lane, one byte of a word for each value.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+__all__ = ["GAMMA", "MIX_1", "MIX_2", "VALUES_PER_WORD", "add_dropped_", "drop", "mix", "signed"]
+
+GAMMA = 0x9E3779B97F4A7C15
+MIX_1 = 0xBF58476D1CE4E5B9
+MIX_2 = 0x94D049BB133111EB
+"""The constants of SplitMix64."""
+VALUES_PER_WORD = 8
+_BITS = 64
+_WORD = (1 << _BITS) - 1
+_INTEGERS = {2: torch.int16, 4: torch.int32}
+"""Integer type as wide as a value, by bytes."""
+
+_library = torch.library.Library("sweeper", "DEF")
+_library.define("drop(Tensor x, Tensor seeds, Tensor levels, int key, int first, float scale) -> Tensor")
+_library.define(
+    "add_dropped_(Tensor(a!) into, Tensor x, Tensor seeds, Tensor levels, int key, int first) -> Tensor(a!)"
+)
+
+
+def mix(word: int) -> int:
+    """Return the hash of a 64-bit word."""
+    word = ((word ^ (word >> 30)) * MIX_1) & _WORD
+    word = ((word ^ (word >> 27)) * MIX_2) & _WORD
+    return word ^ (word >> 31)
+
+
+def drop(  # noqa: PLR0917  the arguments of an operator
+    x: torch.Tensor, seeds: torch.Tensor, levels: torch.Tensor, key: int, first: int, scale: float = 1.0
+) -> torch.Tensor:
+    """Return the values of every lane times ``scale``, with 0 where they are dropped.
+
+    Value i of a lane is kept if byte ``first + i`` of the random bytes of its seed and ``key`` is below its level.
+
+    Args:
+        x: ``[K * rows, ...]``, the values of one lane after those of another.
+        seeds: Seed of each lane's random bytes, ``[K]`` int64.
+        levels: Bytes of 256 that keep a value, ``[K]`` int32.
+        key: Key of the mask, a 64-bit integer with a sign: each gives other bytes.
+        first: Number of values of the mask that come before those of ``x``, in every lane.
+        scale: Factor of what is kept.
+    """
+    result: torch.Tensor = torch.ops.sweeper.drop(x, seeds, levels, key, first, scale)
+    return result
+
+
+def add_dropped_(  # noqa: PLR0917
+    into: torch.Tensor, x: torch.Tensor, seeds: torch.Tensor, levels: torch.Tensor, key: int, first: int
+) -> torch.Tensor:
+    """Add the result of `drop` to ``into``, in place, and return it."""
+    result: torch.Tensor = torch.ops.sweeper.add_dropped_(into, x, seeds, levels, key, first)
+    return result
+
+
+def _kept(x: torch.Tensor, seeds: torch.Tensor, levels: torch.Tensor, key: int, first: int) -> torch.Tensor:
+    """Return ``x`` with 0 where it is dropped."""
+    num_values = x.numel() // len(seeds)
+    first_word, end = first // VALUES_PER_WORD, first + num_values
+    words = torch.arange(first_word + 1, -(-end // VALUES_PER_WORD) + 1, device=x.device)
+    bits_KW = _mixed((seeds + key)[:, None] + words * signed(GAMMA))
+    offset = first - first_word * VALUES_PER_WORD
+    bytes_KN = bits_KW.view(torch.uint8)[:, offset : offset + num_values]
+    mask_KN = (bytes_KN < levels[:, None]).to(_INTEGERS[x.element_size()]).neg_()
+    # A bitwise and, because an infinity that is dropped must become 0, not NaN.
+    integers = x.contiguous().view(mask_KN.dtype)
+    return (integers & mask_KN.view(integers.shape)).view(x.dtype)
+
+
+def _mixed(words: torch.Tensor) -> torch.Tensor:
+    """Return what `mix` does, for int64 words that hold the bits of unsigned ones."""
+    for shift, factor in ((30, MIX_1), (27, MIX_2)):
+        words = (words ^ _shifted(words, shift)) * signed(factor)
+    return words ^ _shifted(words, 31)
+
+
+def _shifted(words: torch.Tensor, by: int) -> torch.Tensor:
+    """Return the words shifted to the right, with zeros from the left: torch repeats the sign."""
+    return (words >> by) & ((1 << (_BITS - by)) - 1)
+
+
+def signed(word: int) -> int:
+    """Return the integer with the bits of an unsigned word."""
+    word &= _WORD
+    return word - (1 << _BITS) if word >> (_BITS - 1) else word
+
+
+def _drop(  # noqa: PLR0917
+    x: torch.Tensor, seeds: torch.Tensor, levels: torch.Tensor, key: int, first: int, scale: float
+) -> torch.Tensor:
+    kept = _kept(x, seeds, levels, key, first)
+    return kept if scale == 1.0 else kept.mul_(scale)
+
+
+def _add_dropped_(  # noqa: PLR0917
+    into: torch.Tensor, x: torch.Tensor, seeds: torch.Tensor, levels: torch.Tensor, key: int, first: int
+) -> torch.Tensor:
+    return into.add_(_kept(x, seeds, levels, key, first))
+
+
+def _drop_on_meta(x: torch.Tensor, *_: object) -> torch.Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _add_dropped_on_meta_(into: torch.Tensor, *_: object) -> torch.Tensor:
+    return into
+
+
+def _fastest() -> ModuleType | None:
+    """Return the Triton kernels; None if Triton is not installed, as on Windows."""
+    if importlib.util.find_spec("triton") is None:
+        return None
+    from sweeper.models import triton_kernels
+
+    return triton_kernels
+
+
+def _register() -> None:
+    # Triton is imported at the first call on a GPU: it takes a second, which workers on CPUs need not spend.
+    references = {"drop": (_drop, _drop_on_meta), "add_dropped_": (_add_dropped_, _add_dropped_on_meta_)}
+    for name, (reference, on_meta) in references.items():
+        _library.impl(name, reference, "CPU")
+        _library.impl(name, on_meta, "Meta")
+        _library.impl(name, _on_cuda(name, reference), "CUDA")
+
+
+def _on_cuda(name: str, reference):  # type: ignore[no-untyped-def]
+    chosen = None
+
+    def call(*args):  # type: ignore[no-untyped-def]
+        nonlocal chosen
+        if chosen is None:
+            kernels = _fastest()
+            chosen = reference if kernels is None else getattr(kernels, name)
+        return chosen(*args)
+
+    return call
+
+
+_register()

@@ -1,0 +1,61 @@
+"""Records how fast the trials of a session trained, and finds what earlier sweeps measured. `run` calls it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sweeper.clock import timestamp, utc_now
+from sweeper.config.settings import SweepSettings
+from sweeper.control.lane_limits import LaneLimits
+from sweeper.execute.devices import Devices
+from sweeper.store.provenance import device_name
+from sweeper.store.rates import Rate, RateKey, config_digest, find_rate, record_rates
+from sweeper.store.trials import TrialStore
+from sweeper.types import Cost, Phase, StudyRecord, TrialRecord
+
+__all__ = ["keep_rates", "known_rate"]
+
+
+def known_rate(settings: SweepSettings, devices: Devices, limits: LaneLimits, model_dir: Path) -> Rate | None:
+    """Return how fast this model trained in an earlier sweep on this machine; None if no sweep has measured it."""
+    found = find_rate(Path(settings.cache).expanduser(), _key(settings, devices, limits, model_dir))
+    return found[0] if found else None
+
+
+def keep_rates(
+    store: TrialStore, settings: SweepSettings, devices: Devices, limits: LaneLimits, model_dir: Path
+) -> None:
+    """Record how fast the trials of a sweep trained; of several studies, their common rate."""
+    key = _key(settings, devices, limits, model_dir)
+    studies = [(study, store.trials(study.name)) for study in store.studies()]
+    cost = sum((trial.cost for _, trials in studies for trial in trials), Cost())
+    shares = [share for study, trials in studies for share in _trained_shares(study, trials)]
+    if cost.tokens:
+        rate = Rate(
+            key=key,
+            model_name=settings.model.name,
+            tokens=cost.tokens,
+            device_s=cost.device_s,
+            trained_share=sum(shares) / len(shares) if shares else 0.0,
+            at=timestamp(utc_now),
+        )
+        record_rates(Path(settings.cache).expanduser(), [rate])
+
+
+def _trained_shares(study: StudyRecord, trials: list[TrialRecord]) -> list[float]:
+    """Return the share of its chunks that each finished trial of the search trained."""
+    searched = [trial for trial in trials if trial.spec.phase is Phase.SEARCH and trial.state.is_finished]
+    return [trial.chunks_done / study.num_chunks for trial in searched]
+
+
+def _key(settings: SweepSettings, devices: Devices, limits: LaneLimits, model_dir: Path) -> RateKey:
+    return RateKey(
+        model=config_digest(model_dir),
+        task=settings.task.name,
+        device=device_name(devices.kind),
+        dtype=settings.model.dtype,
+        quantization=settings.model.quantization,
+        lanes=limits.lanes,
+        workers=devices.num_workers,
+        threads=settings.executor.threads,
+    )
