@@ -227,6 +227,11 @@ class ModelSettings:
         "Type of the frozen weights; auto uses bfloat16 if the device has instructions for it, else float16 on a GPU since Volta, else float32.",
         choices=("auto", "bfloat16", "float16", "float32"),
     )
+    quantization: str = key(
+        "none",
+        "Holds the frozen linear layers of the blocks in 4 bits (nf4: NormalFloat with double quantisation, as in QLoRA) or 8 bits (int8), and dequantises each to model.dtype for its products; needs bitsandbytes (pip install 'lora-sweeper[quantization]'). Models whose files bitsandbytes has quantised are loaded as they are.",
+        choices=("none", "nf4", "int8"),
+    )
     attention: str = key(
         "auto",
         "Attention kernel; auto uses sweeper_sdpa (the fused kernel) on a GPU, sweeper_short on a CPU in bfloat16, else eager.",

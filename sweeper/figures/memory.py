@@ -22,6 +22,7 @@ __all__ = [
     "KERNEL_BYTES",
     "PARAMETER_BYTES",
     "POSITIONS_OF_LOGITS",
+    "QUANTIZATIONS",
     "LaneBytes",
     "MemoryNeed",
     "PackLoad",
@@ -31,8 +32,10 @@ __all__ = [
     "memory_need",
 ]
 
-BASE_TYPES = ("float32", "bfloat16", "float16", "int8", "nf4")
-"""Number types of a base model."""
+BASE_TYPES = ("float32", "bfloat16", "float16")
+"""Number types that a base model computes in, and holds its weights in unless they are quantised."""
+QUANTIZATIONS = ("int8", "nf4")
+"""Ways to hold the weights of the blocks in fewer bits."""
 POSITIONS_OF_LOGITS = 256
 """Positions whose logits are in memory at once: 50 MB in float32 for a vocabulary of 49,152."""
 CHECKPOINT_BYTES = 12
@@ -44,8 +47,8 @@ PARAMETER_BYTES = 4
 """Bytes of an adapter file per trainable parameter."""
 
 _FLOAT32 = 4
-_COMPUTED_IN = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 2, "nf4": 2}
-"""Bytes of a value that is computed with, by type of the base model."""
+_SIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
+"""Bytes of a value, by type of the base model."""
 _NF4_BLOCK, _NF4_BLOCKS = 64, 256
 """A block of NF4 weights shares a constant of 8 bits, and this many constants share one of 32 bits (double
 quantisation; Dettmers et al. 2023, arXiv:2305.14314, section 3)."""
@@ -86,6 +89,8 @@ class PackLoad:
 
     dtype: str
     """Type of the base model, one of `BASE_TYPES`."""
+    quantization: str = "none"
+    """``none`` or one of `QUANTIZATIONS`."""
     attention: str
     """Attention kernel: ``eager``, ``sdpa`` or ``sweeper_short``."""
     ranks: Sequence[int]
@@ -109,7 +114,7 @@ class MemoryNeed:
     """Bytes on the device of a worker at the peak."""
 
     base: int
-    """Frozen weights, with copies of them."""
+    """Frozen weights, with copies of them, such as the one of a quantised weight that is multiplied."""
     lanes: int
     """State of all lanes at the peak."""
     activations: int
@@ -127,25 +132,26 @@ class MemoryNeed:
         return self.base + self.lanes + self.activations + self.logits + self.kernels
 
 
-def base_bytes(shapes: ModelShapes, dtype: str, *, is_reordered: bool = False) -> int:
+def base_bytes(shapes: ModelShapes, dtype: str, *, quantization: str = "none", is_reordered: bool = False) -> int:
     """Return the size of the frozen model.
 
-    ``int8`` and ``nf4`` quantise the linear layers of the blocks, with the constants of bitsandbytes: one float32 for
-    each output of a layer, or those of double quantisation. Everything else is bfloat16 then.
+    A quantisation is one of the linear layers of the blocks, with the constants of bitsandbytes: one float32 for each
+    output of a layer, or those of double quantisation.
 
     Args:
         shapes: The model.
         dtype: One of `BASE_TYPES`.
+        quantization: ``none`` or one of `QUANTIZATIONS`.
         is_reordered: Whether two more copies of the adapted weights are kept.
     """
-    rest = shapes.parameters - shapes.quantisable
-    if dtype == "int8":
-        return 2 * rest + shapes.quantisable + _FLOAT32 * shapes.quantisable_rows
-    if dtype == "nf4":
+    rest = _SIZES[dtype] * (shapes.parameters - shapes.quantisable)
+    if quantization == "int8":
+        return rest + shapes.quantisable + _FLOAT32 * shapes.quantisable_rows
+    if quantization == "nf4":
         constants = shapes.quantisable / _NF4_BLOCK * (1 + _FLOAT32 / _NF4_BLOCKS)
-        return 2 * rest + round(shapes.quantisable / 2 + constants)
+        return rest + round(shapes.quantisable / 2 + constants)
     adapted = sum(shape.num_in * shape.num_out for shape in shapes.lora)
-    return _COMPUTED_IN[dtype] * (shapes.parameters + (2 * adapted if is_reordered else 0))
+    return _SIZES[dtype] * (shapes.parameters + (2 * adapted if is_reordered else 0))
 
 
 def lane_bytes(shapes: ModelShapes, rank: int, dtype: str) -> LaneBytes:
@@ -157,7 +163,7 @@ def lane_bytes(shapes: ModelShapes, rank: int, dtype: str) -> LaneBytes:
         dtype: Type of the base model.
     """
     own, padded = shapes.trainable(rank), shapes.trainable(bucket_rank(rank))
-    return LaneBytes(_OWN_BYTES * own, (_TRAINING_BYTES + _COMPUTED_IN[dtype]) * padded, _UPDATED_BYTES * own)
+    return LaneBytes(_OWN_BYTES * own, (_TRAINING_BYTES + _SIZES[dtype]) * padded, _UPDATED_BYTES * own)
 
 
 def activation_bytes_per_token(
@@ -181,7 +187,7 @@ def activation_bytes_per_token(
         has_dropout: Whether a lane drops inputs of its adapter.
         checkpointing: Whether the blocks are computed again in the backward pass; one block is then saved at a time.
     """
-    size = _COMPUTED_IN[dtype]
+    size = _SIZES[dtype]
     block = _block_bytes(shapes, size, length=length, attention=attention, rank=rank, has_dropout=has_dropout)
     # The last normalisation and, in decoders that classify, the head, which reads every token in float32.
     after = (_FLOAT32 if shapes.block.has_rms_norm else size) * shapes.width if not shapes.reads_first_token else 0
@@ -236,14 +242,16 @@ def memory_need(shapes: ModelShapes, load: PackLoad) -> MemoryNeed:
         shapes: The model.
         load: What it trains.
     """
-    base = base_bytes(shapes, load.dtype, is_reordered=load.is_reordered)
+    base = base_bytes(shapes, load.dtype, quantization=load.quantization, is_reordered=load.is_reordered)
+    if load.quantization != "none":
+        base += _SIZES[load.dtype] * shapes.largest_product
     lanes = [lane_bytes(shapes, rank, load.dtype) for rank in load.ranks]
     padded = sorted(bucket_rank(rank) for rank in load.ranks)
     masks = sum(_MASK_BYTES * shapes.trainable(rank) for rank, _ in itertools.groupby(padded))
     training = sum(lane.resident + lane.training for lane in lanes) + masks
     saved, temporary = _largest_pass(shapes, load)
     evaluating = sum(lane.resident for lane in lanes) + sum(
-        (_FLOAT32 + _COMPUTED_IN[load.dtype]) * shapes.trainable(rank) for rank in padded
+        (_FLOAT32 + _SIZES[load.dtype]) * shapes.trainable(rank) for rank in padded
     )
     needs = [
         MemoryNeed(base=base, lanes=training, activations=saved, logits=temporary, stage="training"),
@@ -267,7 +275,7 @@ def memory_need(shapes: ModelShapes, load: PackLoad) -> MemoryNeed:
 
 def _largest_pass(shapes: ModelShapes, load: PackLoad) -> tuple[int, int]:
     """Return what the largest pass saves, and its temporary tensors: those of the loss, or of the backward pass."""
-    size, block, num_lanes = _COMPUTED_IN[load.dtype], shapes.block, len(load.ranks)
+    size, block, num_lanes = _SIZES[load.dtype], shapes.block, len(load.ranks)
     rank = round(sum(bucket_rank(rank) for rank in load.ranks) / num_lanes)
     found = []
     for rows, length in load.passes:
@@ -291,7 +299,7 @@ def _largest_pass(shapes: ModelShapes, load: PackLoad) -> tuple[int, int]:
 
 def _evaluation_bytes(shapes: ModelShapes, load: PackLoad) -> int:
     """Return the tensors that exist at once in the widest layer of a forward pass without gradients."""
-    size, block = _COMPUTED_IN[load.dtype], shapes.block
+    size, block = _SIZES[load.dtype], shapes.block
     is_gated = block.activation >= 3 * block.inner
     widest = size * (shapes.width * 2 + block.inner * (4 if is_gated else 2))
     found = [0.0]

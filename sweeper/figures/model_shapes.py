@@ -76,6 +76,8 @@ class ModelShapes:
     """Those that a quantised model keeps in fewer bits: the weights of the linear layers of the blocks."""
     quantisable_rows: int
     """Outputs of these layers."""
+    largest_product: int
+    """Weights of the largest product with them: siblings that read the same tensor are multiplied as one."""
     width: int
     num_layers: int
     vocabulary: int

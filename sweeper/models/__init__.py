@@ -21,6 +21,7 @@ from sweeper.disk.lock import hold_file
 from sweeper.errors import FetchError, ModelError
 from sweeper.fetch.digests import files_of, read_record, write_record
 from sweeper.fetch.progress import Progress, no_progress
+from sweeper.models.quantization import check_library, choose_quantization
 from sweeper.types import ModelRef
 
 __all__ = ["check_source", "fetch_config", "fetch_model", "model_type_of", "read_model"]
@@ -46,12 +47,13 @@ def fetch_model(settings: ModelSettings, *, cache: Path, progress: Progress | No
         progress: Called during downloads.
 
     Raises:
-        ConfigError: A setting is wrong.
+        ConfigError: A setting is wrong, or bitsandbytes is needed and not installed.
         FetchError: The model cannot be fetched, or its checksum is wrong.
         ModelError: The folder does not hold a model that can be loaded.
     """
     folder = _fetch(settings, cache, progress, reads_weights=False)
     model_type_of(folder)
+    check_library(choose_quantization(settings.quantization, folder)[0])
     if not any(folder.glob("*.safetensors")):
         held = ", ".join(sorted(path.name for path in folder.iterdir())[:12])
         raise ModelError(
@@ -80,6 +82,7 @@ def fetch_config(settings: ModelSettings, *, cache: Path, progress: Progress | N
     fetch = getattr(source, "fetch_small_files", source.fetch)
     folder: Path = fetch(settings, cache.expanduser().absolute(), progress or no_progress)
     model_type_of(folder)
+    choose_quantization(settings.quantization, folder)
     return folder
 
 

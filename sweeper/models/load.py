@@ -1,12 +1,17 @@
 """Loads the frozen base model for a task; workers call it.
 
+Weights go from the memory-mapped files straight to the device, one by one; those that are quantised are so before the
+next is read. On a CPU, weights that are used as they are in the file stay in its pages, which workers share.
+
 A classification head is newly initialised and never used, since each trial has its own. `device_choice` chooses number
-type and attention kernel.
+type and attention kernel, `quantization` the bits of the weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +21,9 @@ from torch import nn
 
 from sweeper.errors import ModelError, first_line
 from sweeper.models.device_choice import PADDED_SDPA, SHORT
+from sweeper.models.linear import is_linear, layers_in_blocks
+from sweeper.models.quantised_linear import hold_quantised
+from sweeper.models.quantization import NONE
 
 __all__ = ["KINDS", "load_model", "model_config", "quiet"]
 
@@ -24,16 +32,26 @@ KINDS = {"sequence_classification": "AutoModelForSequenceClassification", "causa
 
 
 def load_model(
-    path: Path, *, kind: str, num_labels: int, dtype: torch.dtype, attention: str, trust_remote_code: bool = False
+    path: Path,
+    *,
+    kind: str,
+    num_labels: int,
+    dtype: torch.dtype,
+    attention: str,
+    device: torch.device | str = "cpu",
+    quantization: str = NONE,
+    trust_remote_code: bool = False,
 ) -> nn.Module:
-    """Load a model in evaluation mode, with all parameters frozen.
+    """Load a model onto a device, in evaluation mode, with all parameters frozen.
 
     Args:
         path: Folder with config.json, tokenizer and safetensors.
         kind: ``sequence_classification`` (with a new head) or ``causal_lm``.
         num_labels: Number of outputs of the new head.
-        dtype: Type of all weights.
+        dtype: Type of all weights, and of the products with those that are quantised.
         attention: Attention kernel: ``eager``, ``sdpa``, `PADDED_SDPA` or `SHORT`.
+        device: Where the weights go.
+        quantization: ``none``, ``nf4`` or ``int8``; see `sweeper.models.quantization.choose_quantization`.
         trust_remote_code: Whether to run code that comes with the model.
 
     Raises:
@@ -55,12 +73,45 @@ def load_model(
             torch.manual_seed(0)  # so that the new head is the same in every process
             config = model_config(path, kind=kind, num_labels=num_labels, trust_remote_code=trust_remote_code)
             _set_pad_token(config, path, trust_remote_code=trust_remote_code)
-            model: nn.Module = getattr(transformers, KINDS[kind]).from_pretrained(
+            auto = getattr(transformers, KINDS[kind])
+            blocks: Sequence[str] = ()
+            if quantization != NONE:
+                with torch.device("meta"):
+                    plain = auto.from_config(config, trust_remote_code=trust_remote_code)
+                blocks = layers_in_blocks(plain)
+                local |= _quantising(plain, blocks, quantization, dtype)
+            if quantization != NONE or torch.device(device).type != "cpu":
+                local["device_map"] = {"": torch.device(device)}
+            model: nn.Module = auto.from_pretrained(
                 path, config=config, dtype=dtype, attn_implementation=attention, use_safetensors=True, **local
             )
+            if quantization != NONE:
+                hold_quantised(model, dtype, blocks=blocks)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ModelError(_failure(path, kind, attention, error)) from error
     return model.eval().requires_grad_(requires_grad=False)
+
+
+def _quantising(plain: nn.Module, blocks: Sequence[str], quantization: str, dtype: torch.dtype) -> dict[str, Any]:
+    """Return the arguments that make transformers quantise the layers in the blocks; none if the files are quantised."""
+    from transformers import BitsAndBytesConfig
+
+    # It warns at its first import that a kernel for single rows is missing, which training has no use for.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    if getattr(plain.config, "quantization_config", None):
+        return {}
+    linear = [name for name, module in plain.named_modules() if is_linear(module)]
+    others = [f"^{re.escape(name)}$" for name in sorted({*linear} - {*blocks})]
+    if quantization == "int8":
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=others)}
+    four_bit = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=quantization,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=others,
+    )
+    return {"quantization_config": four_bit}
 
 
 def model_config(path: Path, *, kind: str, num_labels: int, trust_remote_code: bool = False) -> Any:

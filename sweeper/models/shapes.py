@@ -17,7 +17,7 @@ from torch import nn
 from sweeper.errors import ModelError, first_line
 from sweeper.figures.model_shapes import BlockShapes, HeadShape, LoraShape, ModelShapes
 from sweeper.models.first_token import reads_first_token
-from sweeper.models.linear import is_linear, weight_of
+from sweeper.models.linear import is_linear, layers_in_blocks, num_parameters, weight_of
 from sweeper.models.load import model_config, quiet
 from sweeper.models.targets import group_targets, targets_for
 
@@ -116,15 +116,16 @@ def shapes_of(
     config: Any = model.config
     suffixes = targets_for(config.model_type, target_modules)
     targets, head = adapted_layers(model, suffixes, head_modules)
-    inside = [name for name, module in model.named_modules() if is_linear(module) and _BLOCK.match(name)]
+    inside = layers_in_blocks(model)
     weights = {name: weight_of(model.get_submodule(name)) for name in {*targets, *head, *inside}}
     lora = tuple(LoraShape(name, weights[name].shape[1], weights[name].shape[0]) for name in targets)
     in_head = sum(parameter.numel() for name in head for parameter in model.get_submodule(name).parameters())
     return ModelShapes(
         model_type=config.model_type,
-        parameters=sum(parameter.numel() for parameter in model.parameters()) - in_head,
+        parameters=num_parameters(model) - in_head,
         quantisable=sum(weights[name].numel() for name in inside),
         quantisable_rows=sum(len(weights[name]) for name in inside),
+        largest_product=_largest_product(weights, targets, inside),
         width=config.hidden_size,
         num_layers=config.num_hidden_layers,
         vocabulary=config.vocab_size,
@@ -137,6 +138,12 @@ def shapes_of(
         lora=lora,
         head=tuple(_head_shape(model, name) for name in head),
     )
+
+
+def _largest_product(weights: dict[str, torch.Tensor], targets: Sequence[str], inside: Sequence[str]) -> int:
+    # Only adapted layers are grouped (`sweeper.train.packed`); the others are multiplied one by one.
+    groups = [*group_targets(targets), *([name] for name in inside)]
+    return max(sum(weights[name].numel() for name in group) for group in groups)
 
 
 def _head_shape(model: nn.Module, name: str) -> HeadShape:

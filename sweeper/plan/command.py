@@ -27,6 +27,7 @@ from sweeper.figures.model_shapes import ModelShapes
 from sweeper.models import check_source as check_model_source
 from sweeper.models import fetch_config
 from sweeper.models.device_choice import choose_attention, choose_dtype, type_name
+from sweeper.models.quantization import NONE, choose_quantization
 from sweeper.plan.inputs import StudyRows, read_model_shapes, study_rows
 from sweeper.plan.prediction import (
     DevicePlan,
@@ -105,7 +106,8 @@ def forecast_sweep(config: SweepConfig, *, clock: Clock = utc_now, progress: Pro
     check_task(settings)
     check_model_source(settings.model)
     model_dir = fetch_config(settings.model, cache=Path(settings.cache), progress=progress)
-    device = _device(settings)
+    quantization, _ = choose_quantization(settings.model.quantization, model_dir)
+    device = _device(settings, quantization)
     studies: list[StudyForecast] = []
     sizes: dict[int, ModelShapes] = {}
     for dataset in settings.dataset.values():
@@ -141,7 +143,7 @@ def _rows(config: SweepConfig, dataset: DatasetSettings, model_dir: Path, progre
     )
 
 
-def _device(settings: SweepSettings) -> DevicePlan:
+def _device(settings: SweepSettings, quantization: str) -> DevicePlan:
     executor, gb = settings.executor, settings.plan.gpu_gb
     if gb:
         kind, name, workers = "cuda", f"a GPU of {gb:g} GB", executor.workers or 1
@@ -166,6 +168,7 @@ def _device(settings: SweepSettings) -> DevicePlan:
         usable_bytes=max(0, round(_USABLE_SHARE * (memory - _LIBRARY_BYTES))),
         lanes=choose_limits(settings, kind).lanes,
         dtype=type_name(dtype),
+        quantization=quantization,
         attention=attention,
         why=f"{why}; memory: {found}",
     )
@@ -190,11 +193,12 @@ def _study(config: SweepConfig, rows: StudyRows, shapes: ModelShapes, device: De
         training,
         [scored],
         dtype=device.dtype,
+        quantization=device.quantization,
         attention=device.attention,
         ranks=ranks[-1:],
         has_dropout=_DROPOUT in space.keys or settings.lora.dropout > 0,
         device=where,
-        is_reordered=is_reordered(shapes, device.dtype, where),
+        is_reordered=device.quantization == NONE and is_reordered(shapes, device.dtype, where),
         num_choice_tokens=rows.num_choice_tokens,
     )
     return study_forecast(
@@ -228,6 +232,7 @@ def _time(
         task=settings.task.name,
         device=device.name,
         dtype=settings.model.dtype,
+        quantization=settings.model.quantization,
         lanes=device.lanes,
         workers=device.workers,
         threads=settings.executor.threads,

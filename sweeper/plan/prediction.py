@@ -18,6 +18,7 @@ from sweeper.figures.memory import (
     BASE_TYPES,
     CHECKPOINT_BYTES,
     PARAMETER_BYTES,
+    QUANTIZATIONS,
     LaneBytes,
     MemoryNeed,
     PackLoad,
@@ -46,6 +47,7 @@ __all__ = [
 _MOST_LANES = 1024
 _MOST_CORNERS = 8
 _RANK = "lora.r"
+_BFLOAT16 = "bfloat16"
 _GB = 1e9
 
 
@@ -62,6 +64,7 @@ class DevicePlan:
     lanes: int
     """Most lanes of a worker, as the settings say."""
     dtype: str
+    quantization: str
     attention: str
     why: str
     """How number type and memory were found."""
@@ -163,8 +166,9 @@ class SweepForecast:
 
     @property
     def base_by_type(self) -> dict[str, int]:
-        """Size of the frozen weights by number type."""
-        return {name: base_bytes(self.shapes, name) for name in BASE_TYPES}
+        """Size of the frozen weights by number type; quantised ones have bfloat16 beside them."""
+        quantised = {name: base_bytes(self.shapes, _BFLOAT16, quantization=name) for name in QUANTIZATIONS}
+        return {name: base_bytes(self.shapes, name) for name in BASE_TYPES} | quantised
 
 
 def ranks_of(settings: SweepSettings, space: SearchSpace) -> list[int]:
@@ -272,14 +276,12 @@ def check_fits(
     ranks = [corner.rank for corner in study.corners]
     longest = max(length for _, length in study.load.passes)
     has = f"and a worker has {limit / _GB:.1f} GB on {device.name}"
-    base = base_bytes(shapes, study.load.dtype, is_reordered=study.load.is_reordered)
+    load = study.load
+    base = base_bytes(shapes, load.dtype, quantization=load.quantization, is_reordered=load.is_reordered)
     if base > limit:
-        smaller = [name for name in ("bfloat16", "int8", "nf4") if base_bytes(shapes, name) <= limit]
-        rule = f"{settings.model.name} alone needs {base / _GB:.1f} GB in {study.load.dtype}, {has}"
-        remedy = f"It would fit in {smaller[0]}." if smaller else "Choose a smaller model or a larger device."
-        if smaller[:1] == ["bfloat16"] != [study.load.dtype]:
-            remedy = "Set model.dtype=bfloat16."
-        raise ConfigError("model.id", settings.model.id or settings.model.name, rule, remedy)
+        held = load.dtype if load.quantization == "none" else load.quantization
+        rule = f"{settings.model.name} alone needs {base / _GB:.1f} GB in {held}, {has}"
+        raise ConfigError("model.id", settings.model.id or settings.model.name, rule, _smaller(shapes, load, limit))
     if total(ranks[-1], longest) <= limit:
         return
     if fitting := _largest_rank(lambda rank: total(rank, longest) <= limit, ranks[-1]):
@@ -292,6 +294,17 @@ def check_fits(
     rule = f"one row of {longest:,} tokens needs {total(ranks[0], longest) / _GB:.1f} GB at rank {ranks[0]}, {has}"
     remedy = f"Set model.max_length={length}." if length else "Choose a smaller model or a larger device."
     raise ConfigError("model.max_length", settings.model.max_length, rule, remedy)
+
+
+def _smaller(shapes: ModelShapes, load: PackLoad, limit: int) -> str:
+    """Return the setting by which the frozen weights fit."""
+    if load.dtype != _BFLOAT16 and base_bytes(shapes, _BFLOAT16, quantization=load.quantization) <= limit:
+        return "Set model.dtype=bfloat16."
+    for name in QUANTIZATIONS:
+        if base_bytes(shapes, _BFLOAT16, quantization=name) <= limit:
+            more = "" if load.dtype == _BFLOAT16 else " and model.dtype=bfloat16"
+            return f"Set model.quantization={name}{more}."
+    return "Choose a smaller model or a larger device."
 
 
 def _largest_rank(fits: Callable[[int], bool], most: int) -> int:

@@ -12,6 +12,7 @@ from sweeper.config.settings import SweepSettings
 from sweeper.data import check_source, prepare_splits, repeat_warnings
 from sweeper.execute import choose_devices
 from sweeper.models import check_source as check_model_source
+from sweeper.models.quantization import check_library
 from sweeper.sweep.notify import check_urls
 from sweeper.sweep.plan import check_task
 from sweeper.sweep.warm_start import check_warm_start
@@ -41,6 +42,7 @@ def check_before_start(settings: SweepSettings, *, is_new: bool = True) -> None:
     if is_new:
         check_warm_start(settings.search)
     check_model_source(settings.model)
+    check_library(settings.model.quantization)
     choose_devices(settings.executor)
     check_urls(settings.notify)
 

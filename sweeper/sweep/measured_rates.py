@@ -54,6 +54,7 @@ def _key(settings: SweepSettings, devices: Devices, limits: LaneLimits, model_di
         task=settings.task.name,
         device=device_name(devices.kind),
         dtype=settings.model.dtype,
+        quantization=settings.model.quantization,
         lanes=limits.lanes,
         workers=devices.num_workers,
         threads=settings.executor.threads,

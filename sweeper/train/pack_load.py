@@ -23,6 +23,7 @@ def pack_load(
     scored: Iterable[EvaluationBatches],
     *,
     dtype: str,
+    quantization: str = "none",
     attention: str,
     ranks: Sequence[int],
     has_dropout: bool,
@@ -36,6 +37,7 @@ def pack_load(
         rows: The training rows.
         scored: The rows that score trials.
         dtype: Type of the base model.
+        quantization: How its weights are held.
         attention: Attention kernel.
         ranks: Rank of each lane.
         has_dropout: Whether a lane drops inputs of its adapter.
@@ -47,6 +49,7 @@ def pack_load(
     batches = [batch for split in scored for _, batch in split.batches]
     return PackLoad(
         dtype=dtype,
+        quantization=quantization,
         attention=attention,
         ranks=tuple(ranks),
         passes=tuple(sorted({(len(range(rows.plan.micro_batch)[each.rows]), each.length) for each in passes})),

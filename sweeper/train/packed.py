@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sweeper.models.linear import FrozenWeight, bias_of, weight_of
+from sweeper.models.linear import bias_of, freeze, weight_of
 from sweeper.train.dropout import LaneDropout
 
 __all__ = ["HeadSegment", "LoraGroup", "LoraSegment", "PackState", "PackedDropout", "PackedHead", "PackedLora"]
@@ -77,15 +77,14 @@ class LoraGroup:
         layers: The frozen layers, in the order of the outputs.
         state: The state of the pack.
         site: Number of the group in the pack, which its dropout masks depend on.
-        reorder: Passed to `FrozenWeight`.
+        reorder: Passed to `freeze`.
     """
 
     def __init__(self, layers: Sequence[nn.Module], state: PackState, site: int = 0, *, reorder: bool = False) -> None:
         weights = [weight_of(layer) for layer in layers]
         self.widths = [len(weight) for weight in weights]
-        weight = weights[0] if len(weights) == 1 else torch.cat(weights)
         bias = _stacked_bias([bias_of(layer) for layer in layers], weights)
-        self.frozen = FrozenWeight(weight, bias, reorder=reorder)
+        self.frozen = freeze(layers, bias, reorder=reorder)
         self.state, self.site = state, site
         self.segments: Sequence[LoraSegment] = ()
         self._pending: tuple[torch.Tensor, dict[int, torch.Tensor]] | None = None

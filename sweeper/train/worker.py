@@ -43,8 +43,9 @@ from sweeper.models.checkpointing import checkpoint_blocks
 from sweeper.models.content import check_model
 from sweeper.models.device_choice import choose_attention, choose_checkpointing, choose_dtype, type_name
 from sweeper.models.first_token import read_first_token
-from sweeper.models.linear import is_transposed
+from sweeper.models.linear import is_transposed, num_parameters
 from sweeper.models.load import load_model
+from sweeper.models.quantization import NONE, choose_quantization
 from sweeper.models.shapes import adapted_layers, shapes_of
 from sweeper.models.targets import targets_for
 from sweeper.tasks import make_task
@@ -145,12 +146,14 @@ class TrainingWorker:
         self._checkpoints = CheckpointWriter(setup.checkpoints)
 
     def start(self) -> WorkerReady:
-        """Choose number type and attention kernel for the device."""
+        """Choose number type and attention kernel for the device, and see how the model is quantised."""
         torch.set_num_threads(self._setup.threads)
         self._dtype, why_dtype = choose_dtype(self._setup.model.dtype, self._device)
         self._attention, why_attention = choose_attention(self._setup.model.attention, self._device, self._dtype)
+        self._quantization, why_bits = choose_quantization(self._setup.model.quantization, self._setup.model_dir)
+        bits = () if self._quantization == NONE else (f"quantization: {why_bits}",)
         self._resident_bytes = psutil.Process().memory_info().rss
-        return WorkerReady(notes=(f"base weights: {why_dtype}", f"attention: {why_attention}"))
+        return WorkerReady(notes=(f"base weights: {why_dtype}", f"attention: {why_attention}", *bits))
 
     def answer(self, request: Request) -> Reply:
         """Open a study, train a chunk, save trials or score adapters."""
@@ -214,6 +217,7 @@ class TrainingWorker:
             rows,
             [study.validation],
             dtype=type_name(self._dtype),
+            quantization=self._quantization,
             attention=self._attention,
             ranks=(largest.lora.r,) * lanes,
             has_dropout=largest.lora.dropout > 0,
@@ -236,19 +240,21 @@ class TrainingWorker:
             num_labels=num_labels,
             dtype=self._dtype,
             attention=self._attention,
+            device=self._device,
+            quantization=self._quantization,
             trust_remote_code=self._setup.model.trust_remote_code,
-        ).to(self._device)
+        )
         shapes = shapes_of(
             model,
             target_modules=self._setup.model.target_modules,
             head_modules=task.head_modules(model),
             kind=task.model_kind,
         )
-        has_copies = is_reordered(shapes, type_name(self._dtype), self._device)
+        has_copies = self._quantization == NONE and is_reordered(shapes, type_name(self._dtype), self._device)
         if task.model_kind == "sequence_classification":
             read_first_token(model)
-        wanted, size = self._setup.model.gradient_checkpointing, sum(value.numel() for value in model.parameters())
-        checkpointing, why = choose_checkpointing(wanted, self._device, size)
+        wanted = self._setup.model.gradient_checkpointing
+        checkpointing, why = choose_checkpointing(wanted, self._device, num_parameters(model))
         if checkpointing:
             checkpoint_blocks(model)
         pack, adapter_config = self._pack(model, task)
@@ -357,7 +363,8 @@ class TrainingWorker:
         # A head of several layers starts from the seed, and the probe reads what its first layers make.
         seed = spec.seed if len(heads) > 1 else 0
         model, rows = study.request.model.digest, study.request.rows.digest
-        return initial_head(setup.cache, [model, str(self._dtype), rows, seed], fit)
+        bits = [] if self._quantization == NONE else [self._quantization]
+        return initial_head(setup.cache, [model, str(self._dtype), rows, seed, *bits], fit)
 
     def _train_once(self, study: _Study) -> EvaluationBatches:
         return self._evaluation_batches(study.task.examples(study.tokens, "train"), study.tokens.pad_token_id)

@@ -1,0 +1,242 @@
+"""Frozen linear layers whose weight is held in 4 or 8 bits, as in QLoRA (Dettmers et al. 2023, arXiv:2305.14314).
+
+A weight is dequantised for one product and forgotten again, in the forward and in the backward pass, so the copy of one
+layer (or of siblings that are multiplied as one) exists at a time. bitsandbytes quantises while transformers reads the
+weights, layer by layer; `hold_quantised` then replaces its layers, which would round activations to 8 bits, too
+(``Linear8bitLt``), and cannot be multiplied together. The products here are those with the dequantised weight, exactly.
+
+Shapes: I inputs, O outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
+
+from sweeper.errors import ModelError
+
+__all__ = ["EightBitWeight", "FourBitWeight", "FrozenQuantised", "PlainWeight", "QuantisedLinear", "hold_quantised"]
+
+
+class _Weight(Protocol):
+    """W of one layer."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(O, I)``."""
+
+    @property
+    def nbytes(self) -> int:
+        """What is held, with constants."""
+
+    def write_to(self, out: torch.Tensor) -> None:
+        """Write W into a contiguous tensor ``[O, I]``."""
+
+
+class FourBitWeight:
+    """Blocks of 64 weights with a constant each; the constants are quantised, too, in blocks of 256 (double quantisation).
+
+    Args:
+        packed: Two weights in each byte.
+        state: A ``QuantState`` of bitsandbytes.
+        dtype: Type to dequantise to.
+    """
+
+    def __init__(self, packed: torch.Tensor, state: Any, dtype: torch.dtype) -> None:
+        state.dtype = dtype
+        self.packed, self.state = packed, state
+        self.shape: tuple[int, int] = (int(state.shape[0]), int(state.shape[1]))
+
+    @property
+    def nbytes(self) -> int:
+        nested = self.state.state2
+        constants = self.state.absmax.nbytes + (nested.absmax.nbytes + self.state.offset.nbytes if nested else 0)
+        return self.packed.nbytes + int(constants)
+
+    def write_to(self, out: torch.Tensor) -> None:
+        from bitsandbytes.functional import dequantize_4bit
+
+        if out.device.type == "cpu":  # its kernel for the CPU has no variant that writes into a tensor
+            out.copy_(dequantize_4bit(self.packed, self.state))
+        else:
+            dequantize_4bit(self.packed, self.state, out=out)
+
+
+class EightBitWeight:
+    """Integers from -127 to 127 with a scale for each output.
+
+    Args:
+        values: ``[O, I]`` int8.
+        largest: Absolute values that 127 stands for, ``[O]`` float32.
+    """
+
+    def __init__(self, values: torch.Tensor, largest: torch.Tensor) -> None:
+        self.values, self.scales = values, (largest / 127)[:, None]
+        self.shape: tuple[int, int] = (values.shape[0], values.shape[1])
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes + self.scales.nbytes
+
+    def write_to(self, out: torch.Tensor) -> None:
+        torch.mul(self.values, self.scales, out=out)
+
+
+class PlainWeight:
+    """A weight that is not quantised, beside siblings that are."""
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        self.weight = weight
+        self.shape: tuple[int, int] = (weight.shape[0], weight.shape[1])
+
+    @property
+    def nbytes(self) -> int:
+        return self.weight.nbytes
+
+    def write_to(self, out: torch.Tensor) -> None:
+        out.copy_(self.weight)
+
+
+class FrozenQuantised:
+    """W and b of frozen layers that read the same tensor, stacked; the products have no gradients.
+
+    Args:
+        parts: W of each layer.
+        bias: b of all layers, ``[O]``, or None.
+        like: A tensor of the type and on the device of the products.
+
+    Attributes:
+        weight: A tensor of the shape ``[O, I]`` that takes no memory and has no values: NaN, so that whoever multiplies
+            with it notices.
+    """
+
+    def __init__(self, parts: Sequence[_Weight], bias: torch.Tensor | None, like: torch.Tensor) -> None:
+        self.parts, self.bias = parts, bias
+        self._heights = [part.shape[0] for part in parts]
+        self.weight = like.new_full((), float("nan")).expand(sum(self._heights), parts[0].shape[1])
+
+    @property
+    def nbytes(self) -> int:
+        """What the weights take, with constants."""
+        return sum(part.nbytes for part in self.parts)
+
+    def dequantised(self) -> torch.Tensor:
+        """Return W, ``[O, I]``, in a new tensor."""
+        weight = self.weight.new_empty(self.weight.shape)
+        for part, rows in zip(self.parts, weight.split(self._heights), strict=True):
+            part.write_to(rows)
+        return weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map x, ``[..., I]``, to ``x Wᵀ + b``, ``[..., O]``."""
+        return F.linear(x, self.dequantised(), self.bias)
+
+    def backward(self, grad: torch.Tensor) -> torch.Tensor:
+        """Map the gradient of the output, ``[..., O]``, to that of x, ``[..., I]``."""
+        return grad @ self.dequantised()
+
+
+class QuantisedLinear(nn.Module):
+    """A frozen linear layer without an adapter; `sweeper.train` takes ``frozen`` where it adds adapters.
+
+    Args:
+        part: W.
+        bias: b, ``[O]`` or None.
+        like: As for `FrozenQuantised`.
+        is_transposed: Whether the model's files keep W as ``[I, O]``.
+    """
+
+    def __init__(
+        self, part: _Weight, bias: torch.Tensor | None, like: torch.Tensor, *, is_transposed: bool = False
+    ) -> None:
+        super().__init__()
+        self.out_features, self.in_features = part.shape
+        self.part, self.is_transposed = part, is_transposed
+        self.bias = None if bias is None else nn.Parameter(bias.detach().to(like.dtype), requires_grad=False)
+        self.frozen = FrozenQuantised([part], self.bias, like)
+        self.weight = self.frozen.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map ``[..., I]`` to ``[..., O]``."""
+        result: torch.Tensor = _FrozenFunction.apply(x, self.frozen)  # type: ignore[no-untyped-call]
+        return result
+
+    def extra_repr(self) -> str:
+        """Show what `nn.Linear` shows, and how the weight is held."""
+        kind = type(self.part).__name__
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, {kind}"
+
+
+class _FrozenFunction(torch.autograd.Function):
+    """The product with a weight that is dequantised again for the backward pass; nothing is saved."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, frozen: FrozenQuantised) -> torch.Tensor:
+        ctx.frozen = frozen
+        return frozen.forward(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return ctx.frozen.backward(grads[0]), None
+
+
+def hold_quantised(model: nn.Module, dtype: torch.dtype, *, blocks: Sequence[str]) -> None:
+    """Replace the layers of bitsandbytes in a model, and give all other weights the type of the products.
+
+    Those outside the blocks, such as an output layer that a published model has quantised, become `nn.Linear` again:
+    heads are trained in full, and the loss reads the weights of the output layer.
+
+    Args:
+        model: As transformers has loaded it.
+        dtype: Type of the products.
+        blocks: Names of the linear layers inside the blocks.
+
+    Raises:
+        ModelError: A layer keeps its weight in a way that is not known here.
+    """
+    import bitsandbytes
+
+    kinds = (bitsandbytes.nn.Linear4bit, bitsandbytes.nn.Linear8bitLt)
+    inside = frozenset(blocks)
+    codes: dict[str | None, torch.Tensor] = {}
+    for name, layer in [(name, module) for name, module in model.named_modules() if isinstance(module, kinds)]:
+        held = _held(layer, name, dtype, codes)
+        model.set_submodule(name, held if name in inside else _plain(held))
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(
+            dtype
+        )  # of a model that was published quantised, they have the type of its files
+
+
+def _held(layer: Any, name: str, dtype: torch.dtype, codes: dict[str | None, torch.Tensor]) -> QuantisedLinear:
+    weight = layer.weight
+    like = torch.empty((), dtype=dtype, device=weight.device)
+    state = getattr(weight, "quant_state", None)
+    largest = getattr(weight, "SCB", None)
+    part: _Weight
+    if state is not None:
+        for each in (state, state.state2):
+            if each is not None:  # every layer has a copy of the same table, of 1 kB for the one of the constants
+                each.code = codes.setdefault(each.quant_type, each.code)
+        part = FourBitWeight(weight.data, state, dtype)
+    elif largest is not None and weight.dtype is torch.int8:
+        part = EightBitWeight(weight.data, largest.float())
+    else:
+        raise ModelError(
+            f"{name} is a {type(layer).__name__} with a {weight.dtype} weight that has not been quantised. Choose a version "
+            f"of the model without a quantization_config, and set model.quantization."
+        )
+    is_transposed = getattr(layer, "source_cls", nn.Linear) is Conv1D
+    return QuantisedLinear(part, layer.bias, like, is_transposed=is_transposed)
+
+
+def _plain(held: QuantisedLinear) -> nn.Linear:
+    weight = held.frozen.dequantised()
+    linear = nn.Linear(held.in_features, held.out_features, bias=False, device="meta")
+    linear.weight, linear.bias = nn.Parameter(weight, requires_grad=False), held.bias
+    return linear
