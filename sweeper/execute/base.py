@@ -78,6 +78,8 @@ class OpenStudy:
     """The most lanes to try if the worker chooses their number; 0 if the settings fix it."""
     typical: TrialSpec | None = None
     """A trial from the middle of the search space, with which the worker measures how many lanes are best."""
+    train_splits: tuple[str, ...] = ("train",)
+    """Splits whose rows are trained on; rows with a label that no row of ``train`` has are left out."""
     incoming: Path | None = None
     """Folder of this worker alone, on the file system of the store, for large checkpoints; None if there is none."""
 

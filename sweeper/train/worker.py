@@ -168,7 +168,7 @@ class TrainingWorker:
         if request.lane_limit == 0 or request.typical is None:
             return StudyOpened(references=references)
         rows = typical_rows(
-            study.task.examples(tokens, "train"),
+            _training_examples(study.task, tokens, request),
             study.train.plan.micro_batch,
             pad_token_id=tokens.pad_token_id,
             device=self._device,
@@ -193,7 +193,7 @@ class TrainingWorker:
         if task.model_kind == "sequence_classification":
             read_first_token(model)
         pack, adapter_config = self._pack(model, task)
-        train, validation = task.examples(tokens, "train"), task.examples(tokens, "validation")
+        train, validation = _training_examples(task, tokens, request), task.examples(tokens, "validation")
         plan = ChunkPlan.of(
             len(train.ids),
             micro_batch=request.micro_batch,
@@ -302,7 +302,8 @@ class TrainingWorker:
         return initial_head(setup.cache, [model, str(self._dtype), rows, seed], fit)
 
     def _train_once(self, study: _Study) -> EvaluationBatches:
-        return self._evaluation_batches(study.task.examples(study.tokens, "train"), study.tokens.pad_token_id)
+        examples = _training_examples(study.task, study.tokens, study.request)
+        return self._evaluation_batches(examples, study.tokens.pad_token_id)
 
     def _score_adapters(self, study: _Study, request: ScoreAdapters) -> AdaptersScored:
         started = time.perf_counter()
@@ -447,6 +448,14 @@ class TrainingWorker:
             details=details,
             elapsed_s=elapsed_s,
         )
+
+
+def _training_examples(task: TaskProtocol, tokens: TokenisedSplits, request: OpenStudy) -> Examples:
+    """Return the rows that are trained on. A head cannot learn a label that it has no output for."""
+    found = Examples.joined([task.examples(tokens, split) for split in request.train_splits])
+    if not task.has_head:
+        return found
+    return found.take([row for row, label in enumerate(found.targets) if label < request.rows.num_labels])
 
 
 def _validation(scores: Mapping[str, float]) -> dict[str, float]:
