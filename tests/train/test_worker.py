@@ -19,7 +19,7 @@ import sweeper.train.worker
 from sweeper.config.settings import DatasetSettings, ModelSettings
 from sweeper.data import prepare, prepare_splits
 from sweeper.errors import ContentChanged, ModelError, WorkerError
-from sweeper.execute.base import CheckpointPolicy, SaveTrials, ScoreAdapters, StudyOpened, WorkerSetup
+from sweeper.execute.base import CheckpointPolicy, SaveTrials, ScoreAdapters, WorkerSetup
 from sweeper.models import read_model
 from sweeper.store.outcomes import RowOutcomes
 from sweeper.train import make_worker
