@@ -36,6 +36,7 @@ from sweeper.models.checkpointing import checkpoint_blocks
 from sweeper.models.content import check_model
 from sweeper.models.device_choice import choose_attention, choose_checkpointing, choose_dtype
 from sweeper.models.first_token import read_first_token
+from sweeper.models.fused import fuse_operations
 from sweeper.models.linear import is_linear, is_transposed
 from sweeper.models.load import load_model
 from sweeper.models.targets import targets_for
@@ -191,6 +192,8 @@ class TrainingWorker:
         ).to(self._device)
         if task.model_kind == "sequence_classification":
             read_first_token(model)
+        if self._device.type != "cpu":
+            fuse_operations(model)
         wanted, size = self._setup.model.gradient_checkpointing, sum(value.numel() for value in model.parameters())
         checkpointing, why = choose_checkpointing(wanted, self._device, size)
         if checkpointing:
