@@ -13,14 +13,15 @@ Shapes: K lanes, N values of a lane, W random words of a lane, one byte of a wor
 from __future__ import annotations
 
 import importlib.util
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn import functional as F
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["GAMMA", "MIX_1", "MIX_2", "VALUES_PER_WORD", "add_dropped_", "drop", "mix", "signed"]
+__all__ = ["GAMMA", "MIX_1", "MIX_2", "VALUES_PER_WORD", "add_dropped_", "drop", "gate", "mix", "rotate", "signed"]
 
 GAMMA = 0x9E3779B97F4A7C15
 MIX_1 = 0xBF58476D1CE4E5B9
@@ -37,6 +38,9 @@ _library.define("drop(Tensor x, Tensor seeds, Tensor levels, int key, int first,
 _library.define(
     "add_dropped_(Tensor(a!) into, Tensor x, Tensor seeds, Tensor levels, int key, int first) -> Tensor(a!)"
 )
+_library.define("rotate(Tensor query, Tensor key, Tensor cos, Tensor sin, float sign) -> (Tensor, Tensor)")
+_library.define("gate(Tensor gates, Tensor values) -> Tensor")
+_library.define("gate_backward(Tensor grad, Tensor gates, Tensor values) -> (Tensor, Tensor)")
 
 
 def mix(word: int) -> int:
@@ -71,6 +75,56 @@ def add_dropped_(  # noqa: PLR0917
     """Add the result of `drop` to ``into``, in place, and return it."""
     result: torch.Tensor = torch.ops.sweeper.add_dropped_(into, x, seeds, levels, key, first)
     return result
+
+
+def rotate(
+    query: torch.Tensor, key: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return queries and keys with rotary position embeddings (Su et al. 2021, arXiv:2104.09864), halves as pairs.
+
+    Args:
+        query: ``[rows, heads, T, D]``; the last dimension is contiguous.
+        key: ``[rows, key heads, T, D]``.
+        cos: ``[rows or 1, T, D]``, whose two halves are equal.
+        sin: As ``cos``.
+    """
+    result: tuple[torch.Tensor, torch.Tensor] = _Rotate.apply(query, key, cos, sin)  # type: ignore[no-untyped-call]
+    return result
+
+
+def gate(gates: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Return silu(gates) * values, computed in float32."""
+    result: torch.Tensor = _Gate.apply(gates, values)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Rotate(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, query: torch.Tensor, key: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        ctx.save_for_backward(cos, sin)
+        result: tuple[torch.Tensor, torch.Tensor] = torch.ops.sweeper.rotate(query, key, cos, sin, 1.0)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
+        # The transpose of a rotation is the rotation by the opposite angle.
+        query, key = torch.ops.sweeper.rotate(*grads, *ctx.saved_tensors, -1.0)
+        return query, key, None, None
+
+
+class _Gate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gates: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(gates, values)
+        result: torch.Tensor = torch.ops.sweeper.gate(gates, values)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        result: tuple[torch.Tensor, torch.Tensor] = torch.ops.sweeper.gate_backward(grads[0], *ctx.saved_tensors)
+        return result
 
 
 def _kept(x: torch.Tensor, seeds: torch.Tensor, levels: torch.Tensor, key: int, first: int) -> torch.Tensor:
@@ -126,6 +180,45 @@ def _add_dropped_on_meta_(into: torch.Tensor, *_: object) -> torch.Tensor:
     return into
 
 
+def _rotate(
+    query: torch.Tensor, key: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, sign: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    def rotated(states: torch.Tensor) -> torch.Tensor:
+        one, other = states.float().chunk(2, -1)
+        turned = states.float() * cos[:, None].float() + torch.cat([-other, one], -1) * (sign * sin[:, None].float())
+        return turned.to(states.dtype).transpose(1, 2).contiguous().transpose(1, 2)
+
+    return rotated(query), rotated(key)
+
+
+def _rotate_on_meta(query: torch.Tensor, key: torch.Tensor, *_: object) -> tuple[torch.Tensor, torch.Tensor]:
+    one, other = (torch.empty_like(x.transpose(1, 2), memory_format=torch.contiguous_format) for x in (query, key))
+    return one.transpose(1, 2), other.transpose(1, 2)
+
+
+def _gate(gates: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    return (F.silu(gates.float()) * values.float()).to(values.dtype)
+
+
+def _gate_on_meta(gates: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(values, memory_format=torch.contiguous_format)
+
+
+def _gate_backward(grad: torch.Tensor, gates: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    grads, gate_F, value_F = grad.float(), gates.float(), values.float()
+    share = gate_F.sigmoid()
+    slope = share * (1 + gate_F * (1 - share))
+    return (grads * value_F * slope).to(gates.dtype), (grads * gate_F * share).to(values.dtype)
+
+
+def _gate_backward_on_meta(
+    grad: torch.Tensor,  # noqa: ARG001
+    gates: torch.Tensor,
+    values: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return _gate_on_meta(gates, gates), _gate_on_meta(values, values)
+
+
 def _fastest() -> ModuleType | None:
     """Return the Triton kernels; None if Triton is not installed, as on Windows."""
     if importlib.util.find_spec("triton") is None:
@@ -137,7 +230,13 @@ def _fastest() -> ModuleType | None:
 
 def _register() -> None:
     # Triton is imported at the first call on a GPU: it takes a second, which workers on CPUs need not spend.
-    references = {"drop": (_drop, _drop_on_meta), "add_dropped_": (_add_dropped_, _add_dropped_on_meta_)}
+    references = {
+        "drop": (_drop, _drop_on_meta),
+        "add_dropped_": (_add_dropped_, _add_dropped_on_meta_),
+        "rotate": (_rotate, _rotate_on_meta),
+        "gate": (_gate, _gate_on_meta),
+        "gate_backward": (_gate_backward, _gate_backward_on_meta),
+    }
     for name, (reference, on_meta) in references.items():
         _library.impl(name, reference, "CPU")
         _library.impl(name, on_meta, "Meta")

@@ -46,7 +46,7 @@ class Bucket:
         plan: ChunkPlan | None = None,
     ) -> None:
         self.lanes, self._device = lanes, device
-        self._layout = shape.with_rank(bucket_rank(lanes[0].layout.rank))
+        self._layout = shape.with_rank(max(bucket_rank(lane.layout.rank) for lane in lanes))
         # The optimizer updates float32 values, because bfloat16 would round small updates away. The layers use
         # a copy in the type of the frozen weights, and heads one in float32.
         num_lora = self._layout.size_lora
@@ -82,6 +82,12 @@ class Bucket:
             sums = [group.sum().clamp_(min=1e-12).expand(len(group)) for group in torch.split(weights_kM[row], window)]
             shares[row] = 1 / torch.cat(sums)
         return shares
+
+    def add_gradients(self) -> None:
+        """Add the adapters' gradients of a pass to those of the optimizer step, which are float32."""
+        if self._of_pass.dtype is not torch.float32:
+            self._gradients[:, : self._layout.size_lora] += self._of_pass
+            self._of_pass.zero_()
 
     def step(self, index: int) -> None:
         """Update the lanes whose optimizer step is complete after micro-batch ``index``."""
@@ -133,7 +139,7 @@ class Bucket:
         views = self._views(self._compute, sizes)
         segments = [LoraSegment(first, last, a, b) for a, b in views]
         if training:
-            for segment, (grad_a, grad_b) in zip(segments, self._views(self._gradients, sizes), strict=True):
+            for segment, (grad_a, grad_b) in zip(segments, self._views(self._of_pass, sizes), strict=True):
                 segment.grad_A_kSI, segment.grad_B_kRO = grad_a, grad_b
         return segments
 
@@ -158,6 +164,8 @@ class Bucket:
         self._moment1 = self._pad([lane.moment1 for lane in lanes])
         self._moment2 = self._pad([lane.moment2 for lane in lanes])
         self._gradients = torch.zeros_like(self._parameters)
+        is_float32 = self._compute.dtype is torch.float32
+        self._of_pass = self._gradients[:, : self._layout.size_lora] if is_float32 else torch.zeros_like(self._compute)
         self._refresh(slice(None), self._parameters)
         # Optimizer steps do not cross chunks: the last one of a chunk takes the micro-batches that are left.
         self._accumulation = [max(1, lane.spec.train.batch_size // plan.micro_batch) for lane in lanes]

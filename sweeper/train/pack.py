@@ -34,6 +34,10 @@ from sweeper.train.packed import LoraGroup, PackedDropout, PackedHead, PackedLor
 
 __all__ = ["ChunkOutcome", "Features", "Pack", "RowFunction", "sort_lanes"]
 
+_MOST_PADDING_BYTES = 2**31
+"""Most memory that padding may cost so that lanes of different ranks share their kernels on a GPU."""
+_BYTES_PER_VALUE = 20
+"""Of a trainable value: parameter, moments and gradient in float32, copy and gradient in bfloat16."""
 _MOST_PASSES = 1 << 16
 """More passes than a micro-batch ever has."""
 RowFunction = Callable[[nn.Module, Batch], torch.Tensor]
@@ -125,7 +129,7 @@ class Pack:
             One outcome per lane; the caller checks that the losses are finite.
         """
         plan = rows.plan
-        buckets = [Bucket(group, self.shape, self.dtype, self.device, plan) for group in _groups(lanes)]
+        buckets = [Bucket(group, self.shape, self.dtype, self.device, plan) for group in self._groups(lanes)]
         # Lanes may be at different chunks; their micro-batches have the same lengths all the same (see `batches`).
         order_KMB = np.stack([rows.chunk(lane.chunks_done, lane.spec.seed) for lane in lanes])
         # Gradients accumulate over the micro-batches of an optimizer step. Each lane has its own number of these, so
@@ -146,6 +150,8 @@ class Pack:
                     # Lanes share no trainable value, so the gradient of the sum is that of each lane's own loss.
                     (loss_K * factor_K).sum().backward()  # type: ignore[no-untyped-call]
                     losses_K += loss_K.detach()
+                    for bucket in buckets:
+                        bucket.add_gradients()
                 for bucket in buckets:
                     bucket.step(index)
         means = (losses_K.cpu() / weights_KM.sum(1)).tolist()
@@ -173,7 +179,7 @@ class Pack:
         self, lanes: Sequence[Lane], split: EvaluationBatches, outputs: RowFunction, *, tokens_per_pass: int = 0
     ) -> torch.Tensor:
         """Return the outputs of every lane for all rows of a split, ``[K, rows, F]`` float32 on the CPU."""
-        buckets = [Bucket(group, self.shape, self.dtype, self.device) for group in _groups(lanes)]
+        buckets = [Bucket(group, self.shape, self.dtype, self.device) for group in self._groups(lanes)]
         with self._attached(buckets, training=False):
             return self._gather(split, len(lanes), outputs, tokens_per_pass)
 
@@ -237,6 +243,24 @@ class Pack:
         gathered[:, torch.cat([picked for picked, _ in split.batches])] = in_batches
         return gathered
 
+    def _groups(self, lanes: Sequence[Lane]) -> list[list[Lane]]:
+        """Return neighbours that are multiplied together: those of one padded rank, on a GPU those of similar ones."""
+        groups = [list(group) for _, group in itertools.groupby(lanes, key=lambda lane: bucket_rank(lane.layout.rank))]
+        if self.device.type == "cpu":
+            return groups
+        # Each group asks for its own kernels. A GPU that trains a small model waits for the host, which asks for them;
+        # one that trains a large model does not, and padding costs it more memory.
+        joined = groups[:1]
+        for group in groups[1:]:
+            both = [*joined[-1], *group]
+            rank = bucket_rank(both[-1].layout.rank)
+            padding = sum(rank - bucket_rank(lane.layout.rank) for lane in both) * self.shape.size_lora
+            if padding * _BYTES_PER_VALUE <= _MOST_PADDING_BYTES:
+                joined[-1] = both
+            else:
+                joined.append(group)
+        return joined
+
     def _dropout(self, lanes: Sequence[Lane], purpose: str, probabilities: Sequence[float]) -> LaneDropout | None:
         if not any(probabilities):
             return None
@@ -279,11 +303,6 @@ def _scaled(shares_K: torch.Tensor, buckets: Sequence[Bucket]) -> torch.Tensor:
 def sort_lanes(lanes: Sequence[Lane]) -> list[Lane]:
     """Return lanes ordered by padded rank, then by trial number, so that those of a bucket are neighbours."""
     return sorted(lanes, key=lambda lane: (bucket_rank(lane.layout.rank), lane.spec.number))
-
-
-def _groups(lanes: Sequence[Lane]) -> list[list[Lane]]:
-    """Return neighbours of one padded rank together."""
-    return [list(group) for _, group in itertools.groupby(lanes, key=lambda lane: bucket_rank(lane.layout.rank))]
 
 
 def _replace_group(model: nn.Module, names: Sequence[str], state: PackState, site: int, *, reorder: bool) -> LoraGroup:

@@ -3,7 +3,8 @@
 The rows of lane k are contiguous in the batch dimension. One product with the frozen weight serves all rows. The
 adapter of each lane is added by batched products over its own rows, so a NaN stays in its lane; a masked block-diagonal
 product would spread it. Gradients of adapters and heads go straight into the pack's flat gradient buffer: autograd
-handles activations only.
+handles activations only. That buffer has the type of the products, so that each is added by the kernel that computes
+it; the bucket adds it to its float32 gradients after every pass.
 
 Shapes: K lanes of the pack, k lanes of a bucket, N rows of a lane (times tokens), I inputs, O outputs, R rank.
 S = R times the layers of a group. ``A_kSI`` holds s·A with the lane's scale s (alpha / r, and 1 / keep probability
@@ -168,7 +169,7 @@ class _LoraFunction(torch.autograd.Function):
             rows = slice(segment.first, segment.last)
             grad_h_kNS = _through_b(group, segment, h_kNS, grad_y_KNO[rows])
             if segment.grad_A_kSI is not None:
-                segment.grad_A_kSI.add_(torch.bmm(grad_h_kNS.mT, x_KNI[rows]))
+                segment.grad_A_kSI.baddbmm_(grad_h_kNS.mT, x_KNI[rows])
             if into is not None:
                 part = into.view(x_KNI.shape)[rows]
                 part.baddbmm_(grad_h_kNS, segment.A_kSI, beta=1 if into is grad_x else 0)
@@ -181,11 +182,12 @@ def _through_b(group: LoraGroup, segment: LoraSegment, h_kNS: torch.Tensor, grad
     """Add the gradients of B, and return the gradient of the values between A and B, ``[k, N, S]``."""
     # Each layer has its own B and so its own columns of h, unlike in A, which one product serves for all layers.
     grad_h_kNS = torch.empty_like(h_kNS)
-    by_layer = (torch.split(grad_y_kNO, group.widths, -1), h_kNS.chunk(len(group.widths), -1))
-    for index, (grad_kNO, h_kNR) in enumerate(zip(*by_layer, strict=True)):
-        grad_h_kNS.chunk(len(group.widths), -1)[index].copy_(torch.bmm(grad_kNO, segment.B_kRO[index].mT))
+    count = len(group.widths)
+    by_layer = (torch.split(grad_y_kNO, group.widths, -1), h_kNS.chunk(count, -1), grad_h_kNS.chunk(count, -1))
+    for index, (grad_kNO, h_kNR, grad_h_kNR) in enumerate(zip(*by_layer, strict=True)):
+        torch.bmm(grad_kNO, segment.B_kRO[index].mT, out=grad_h_kNR)
         if segment.grad_B_kRO:
-            segment.grad_B_kRO[index].add_(torch.bmm(h_kNR.mT, grad_kNO))
+            segment.grad_B_kRO[index].baddbmm_(h_kNR.mT, grad_kNO)
     return grad_h_kNS
 
 

@@ -43,6 +43,7 @@ from sweeper.models.checkpointing import checkpoint_blocks
 from sweeper.models.content import check_model
 from sweeper.models.device_choice import choose_attention, choose_checkpointing, choose_dtype, type_name
 from sweeper.models.first_token import read_first_token
+from sweeper.models.fused import fuse_operations
 from sweeper.models.linear import is_transposed, num_parameters
 from sweeper.models.load import load_model
 from sweeper.models.quantization import NONE, choose_quantization
@@ -253,6 +254,8 @@ class TrainingWorker:
         has_copies = self._quantization == NONE and is_reordered(shapes, type_name(self._dtype), self._device)
         if task.model_kind == "sequence_classification":
             read_first_token(model)
+        if self._device.type != "cpu":
+            fuse_operations(model)
         wanted = self._setup.model.gradient_checkpointing
         checkpointing, why = choose_checkpointing(wanted, self._device, num_parameters(model))
         if checkpointing:

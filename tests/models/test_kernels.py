@@ -46,6 +46,35 @@ def check_drop():
             assert torch.equal(one, kernels.add_dropped_(other, x, SEEDS, LEVELS, KEY, first))
 
 
+def test_the_triton_kernels_rotate_and_gate_as_the_reference_does():
+    interpreted("check_rotate()\ncheck_gate()")
+
+
+def check_rotate():
+    from sweeper.models import triton_kernels
+
+    # Queries and keys are columns of one product.
+    both = torch.randn(2, 5, 6 * 12)
+    query, key = (part.unflatten(-1, (-1, 12)).transpose(1, 2) for part in both.split([48, 24], -1))
+    for rows in (1, 2):
+        angles = torch.randn(rows, 5, 6).repeat(1, 1, 2)
+        for sign in (1.0, -1.0):
+            args = (query, key, angles.cos(), angles.sin(), sign)
+            for one, other in zip(triton_kernels.rotate(*args), torch.ops.sweeper.rotate(*args), strict=True):
+                torch.testing.assert_close(one, other)
+
+
+def check_gate():
+    from sweeper.models import triton_kernels
+
+    gates, values = torch.randn(2, 3, 2 * 1100).split(1100, -1)
+    grad = torch.randn(2, 3, 1100)
+    torch.testing.assert_close(triton_kernels.gate(gates, values), torch.ops.sweeper.gate(gates, values))
+    args = (grad, gates, values)
+    for one, other in zip(triton_kernels.gate_backward(*args), torch.ops.sweeper.gate_backward(*args), strict=True):
+        torch.testing.assert_close(one, other)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
 @pytest.mark.parametrize("capability", [80, 90])

@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from sweeper.models import padded_attention
 from sweeper.models.device_choice import PADDED_SDPA
+from sweeper.models.fused import fuse_operations
 from sweeper.tasks.causal_lm import Task
 from sweeper.train.batches import TrainingRows
 from sweeper.train.chunks import ChunkPlan
@@ -109,6 +110,7 @@ class FakeGpu(TorchDispatchMode):
         self._open.enter_context(_NewTensors(self))
         # As on a GPU, they are one kernel each; on `meta`, torch decomposes them into a dozen operators.
         self._open.enter_context(patch.object(F, "scaled_dot_product_attention", _attention))
+        self._open.enter_context(patch.object(F, "rms_norm", _Norm.apply))
         return super().__enter__()
 
     def __exit__(self, *raised):
@@ -194,12 +196,26 @@ def _attention(query, key, value, *, attn_mask=None, dropout_p=0.0, is_causal=Fa
     )[0]
 
 
+class _Norm(torch.autograd.Function):
+    """Asks for the kernels and keeps the tensors that the fused norm of CUDA does."""
+
+    @staticmethod
+    def forward(ctx, x, shape, weight, epsilon):  # noqa: ARG004  of the real one
+        ctx.save_for_backward(x, weight)
+        return x * weight
+
+    @staticmethod
+    def backward(ctx, *grads):
+        return grads[0] * ctx.saved_tensors[1], None, None, None
+
+
 def meta_llama(**sizes):
     """Make a frozen Llama in bfloat16 that has no values."""
     padded_attention.register()
     config = AutoConfig.for_model("llama", **{**TINY, **sizes}, attn_implementation=PADDED_SDPA, use_cache=False)
     with META:
         model = AutoModelForCausalLM.from_config(config)
+    fuse_operations(model)
     return model.to(torch.bfloat16).eval().requires_grad_(requires_grad=False)
 
 

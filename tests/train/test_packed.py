@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from sweeper.train.dropout import HostDropout
 from sweeper.train.packed import HeadSegment, LoraGroup, LoraSegment, PackedHead, PackedLora, PackState
 from tests.train.tiny import CPU
 
@@ -88,12 +89,13 @@ def test_gradients_add_up_over_backward_passes():
     assert two.grad_B_kRO[0].tolist() == [[[-6.0, 6.0], [4.0, -4.0]]]
 
 
-class Masks:
+class Masks(HostDropout):
     def __init__(self, mask):
+        super().__init__([0.5], [1], CPU)
         self._mask = mask
 
-    def mask(self, x):
-        assert x.shape == self._mask.shape
+    def mask(self, x, site):
+        assert (x.shape, site) == (self._mask.shape, 0)
         return self._mask
 
 
