@@ -7,13 +7,13 @@ It depends on the store only, so the same sweep always gives the same file. `swe
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from sweeper.analysis.confirmation import confirmation
 from sweeper.analysis.effects import StudyAnalysis, analyse_study, folklore_over_studies
+from sweeper.analysis.final import final_trainings
+from sweeper.analysis.trial_summary import trial_summary
 from sweeper.config.dimensions import parse_space
 from sweeper.config.space import SearchSpace
 from sweeper.figures.baselines import (
@@ -30,20 +30,20 @@ from sweeper.figures.comparison import (
     selection_optimism,
     standard_error,
 )
-from sweeper.figures.hyperparameters import differing_params, shown_params
+from sweeper.figures.confirmation import recommended_trial
+from sweeper.figures.hyperparameters import differing_params
 from sweeper.figures.origins import count_origins
 from sweeper.figures.pareto import pareto_trials, recorded_cost
 from sweeper.figures.ranking import best_trial, finite_value, rank_trials
 from sweeper.figures.recipes import default_trial, recipe_name, recorded_default_recipe
-from sweeper.figures.rungs import best_rung, rung_epoch, rung_optimism
+from sweeper.figures.rungs import best_rung_text, rung_optimism
 from sweeper.figures.study_time import study_wall_s
-from sweeper.store.damage import intact_adapter, is_adapter_intact
 from sweeper.store.serialization import SCHEMA_VERSION
 from sweeper.store.sessions import SessionLog, SessionRecord
 from sweeper.store.trials import TrialStore
 from sweeper.types import Cost, Phase, StudyRecord, TrialRecord, TrialState
 
-__all__ = ["best_configurations", "trial_summary"]
+__all__ = ["best_configurations"]
 
 
 def best_configurations(store: TrialStore, *, space: SearchSpace | None = None) -> dict[str, Any]:
@@ -67,50 +67,6 @@ def best_configurations(store: TrialStore, *, space: SearchSpace | None = None) 
         "default_recipe": name,
         "studies": studies,
         "folklore": folklore_over_studies(analyses),
-    }
-
-
-def trial_summary(store: TrialStore, study: StudyRecord, record: TrialRecord) -> dict[str, Any]:
-    """Return the summary of a trial for best.json and the report.
-
-    ``params`` has the hyperparameters to show, including alpha; ``hyperparameters`` has all of them.
-    """
-    value = finite_value(study, record)
-    metrics = record.last_rung.metrics if record.last_rung else {}
-    adapter = intact_adapter(store, study.name, record.spec.number)
-    return {
-        "trial": record.spec.number,
-        "state": record.state.value,
-        "origin": record.spec.origin,
-        "phase": record.spec.phase.value,
-        "seed": record.spec.seed,
-        "params": shown_params(record.spec, study.space),
-        "hyperparameters": record.spec.by_key(),
-        "value": value,
-        "standard_error": standard_error(study, value),
-        "metrics": {name: metrics[name] if math.isfinite(metrics[name]) else None for name in sorted(metrics)},
-        "num_parameters": record.num_parameters,
-        "rows": record.cost.rows,
-        "device_s": round(record.cost.device_s, 3),
-        "adapter": str(adapter) if adapter else None,
-        "best_rung": _best_rung(store, study, record),
-    }
-
-
-def _best_rung(store: TrialStore, study: StudyRecord, record: TrialRecord) -> dict[str, Any] | None:
-    """Return the rung with the best score, which may be the last, and its adapter if that is on disk."""
-    rung = best_rung(study, record)
-    if rung is None or record.last_rung is None:
-        return None
-    number, is_last = record.spec.number, rung.chunk == record.last_rung.chunk
-    adapter = store.adapter_dir(study.name, number)
-    if not is_last:
-        adapter = store.rung_adapter_dir(study.name, number, rung.chunk)
-    return {
-        "chunk": rung.chunk,
-        "epoch": rung_epoch(study, rung),
-        "value": rung.metrics[study.metric],
-        "adapter": str(adapter) if is_adapter_intact(adapter) else None,
     }
 
 
@@ -143,6 +99,8 @@ def _study(
         "best": trial_summary(store, study, best) if best else None,
         "default": trial_summary(store, study, own_default) if own_default else None,
         "confirmation": confirmed,
+        "recommended_adapter": _recommended_adapter(store, study, trials, confirmed, best),
+        "final": final_trainings(store, study),
         "effects": analysis.effects,
         "folklore": analysis.folklore,
         "gain_over_default": _jsonable(compare_with_default(study, best, own_default)),
@@ -155,7 +113,7 @@ def _study(
         "cost": cost,
         "pareto": [trial.spec.number for trial in pareto_trials(study, trials, cost)],
         **_effort(trials, sessions),
-        "origins": [asdict(count) for count in count_origins(study, trials)],
+        "origins": [dataclasses.asdict(count) for count in count_origins(study, trials)],
         "fingerprint": study.fingerprint,
         "labels": list(study.labels),
         "num_rows": dict(study.num_rows),
@@ -174,6 +132,30 @@ def _chosen(trials: Sequence[TrialRecord], confirmed: Mapping[str, Any] | None) 
     candidates = confirmed["candidates"] if confirmed else []
     number = next((each["trial"] for each in candidates if confirmed and each["name"] == confirmed["best"]), None)
     return next((trial for trial in trials if trial.spec.number == number), None)
+
+
+def _recommended_adapter(
+    store: TrialStore,
+    study: StudyRecord,
+    trials: Sequence[TrialRecord],
+    confirmed: Mapping[str, Any] | None,
+    best: TrialRecord | None,
+) -> dict[str, Any] | None:
+    """Return the adapter that is offered, of which trial and epoch it is, and which one scored best.
+
+    It is of the last epoch, since the score of the study is that of the last; the best of several noisy scores would be
+    too high. Without a confirmation it is that of the best trial of the search.
+    """
+    number = recommended_trial(confirmed, {"trial": best.spec.number} if best else None)
+    trial = next((each for each in trials if each.spec.number == number), None)
+    if trial is None:
+        return None
+    summary = trial_summary(store, study, trial)
+    last, better = f"after epoch {study.epochs} of {study.epochs}, the last", best_rung_text(study, trial)
+    text = f"{last}; it scored {better}" if better else last
+    return {"trial": number, "seed": trial.spec.seed, "epoch": study.epochs, "text": text} | {
+        key: summary[key] for key in ("adapter", "best_rung")
+    }
 
 
 def _baselines(study: StudyRecord, best: TrialRecord | None) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from sweeper.store.candidate_outcomes import read_candidate_outcomes
 from sweeper.store.trials import TrialStore
 from sweeper.types import StudyRecord, TrialRecord, TrialState
 
-__all__ = ["PREFIX", "Findings"]
+__all__ = ["PREFIX", "Findings", "row_metrics"]
 
 PREFIX = "validation/"
 
@@ -117,7 +117,7 @@ class Findings:
             metric=self.metric,
             maximize=self.maximize,
             settings=self.settings,
-            other_metrics=[name for name in _metrics(candidates[0]) if name != self.metric],
+            other_metrics=[name for name in row_metrics(candidates[0]) if name != self.metric],
         )
 
     def _complete_trials(self) -> dict[str, list[TrialRecord]]:
@@ -146,7 +146,7 @@ class Findings:
         return {result.name: result for result in found}
 
 
-def _metrics(outcomes: CandidateOutcomes) -> list[str]:
+def row_metrics(outcomes: CandidateOutcomes) -> list[str]:
     """Return the metrics that follow from row outcomes."""
     if outcomes.predicted_SN is None:
         return ["loss"]

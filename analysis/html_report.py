@@ -20,6 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from sweeper.analysis.final import FINAL_COLUMNS
 from sweeper.analysis.sessions import session_rows
 from sweeper.analysis.study_section import study_section
 from sweeper.analysis.sweep_section import sweep_section
@@ -75,6 +76,7 @@ def render_html(store: TrialStore, best: Mapping[str, Any]) -> str:
         style=_template_text("report.css"),
         scripts=scripts,
         plotly=plotly,
+        final_columns=FINAL_COLUMNS,
         policy=_policy([*scripts.values(), plotly]),
     )  # fmt: skip
 

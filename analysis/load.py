@@ -16,12 +16,16 @@ import pandas as pd
 from sweeper.analysis.best import best_configurations
 from sweeper.analysis.frames import measurement_frame, outcome_frame, trial_frame, verdict_frame
 from sweeper.errors import SweeperError, did_you_mean
-from sweeper.figures.confirmation import recommended_seed
-from sweeper.store.damage import intact_adapter
+from sweeper.figures.confirmation import recommended_trial
+from sweeper.figures.rungs import better_rung
+from sweeper.store.damage import is_adapter_intact
 from sweeper.store.paths import OutputsPaths
 from sweeper.store.trials import TrialStore
+from sweeper.types import TrialState
 
 __all__ = ["Sweep", "load_sweep"]
+
+_ADAPTERS = ("recommended", "best_rung", "final")
 
 
 class Sweep(Mapping[str, Any]):
@@ -100,25 +104,53 @@ class Sweep(Mapping[str, Any]):
             _sentences(f"sweep {self.path.name} {problem}.", did_you_mean(name, names), f"Its studies: {known}.")
         )
 
-    def adapter(self, study: str = "") -> Path:
-        """Return the folder of the recommended adapter of a study, in PEFT's format.
+    def adapter(self, study: str = "", *, which: str = "recommended") -> Path:
+        """Return the folder of an adapter of a study, in PEFT's format.
 
         Args:
             study: Its name, or that of its dataset; may be empty if the sweep has one study.
+            which: ``recommended``, of the last epoch of the trial that best.json calls ``recommended_adapter``;
+                ``best_rung``, of the epoch of this trial that scored best, which may be the last; or ``final``, of the
+                latest final training (`sweeper train`).
 
         Raises:
             SweeperError: There is no such study, or its adapter is not on disk.
+            ValueError: ``which`` is something else.
         """
+        if which not in _ADAPTERS:
+            raise ValueError(f"which={which!r}: must be one of {', '.join(_ADAPTERS)}")
         content = self.study(study)
-        number = _recommended_trial(content)
-        folder = None if number is None else intact_adapter(self._store, content["name"], number)
-        if folder is None:
-            problem = "no trial is complete yet"
-            remedy = "Run the sweep to its end."
+        if which == "final":
+            return self._final_adapter(content)
+        number = recommended_trial(content["confirmation"], content["best"])
+        folder = None if number is None else self._adapter_of(content["name"], number, is_best=which == "best_rung")
+        if folder is None or not is_adapter_intact(folder):
+            problem, remedy = "no trial is complete yet", "Run the sweep to its end."
             if number is not None:
                 problem = f"the adapter of trial {number} is missing or damaged"
                 remedy = f"Run sweeper reconcile {self._store.root.name}; if there is no copy, add --retrain."
             raise SweeperError(f"study {content['name']} has no recommended adapter: {problem}. {remedy}")
+        return folder
+
+    def _adapter_of(self, study: str, number: int, *, is_best: bool) -> Path:
+        """Return the folder of a trial's adapter, of its last rung or of its best one; from the store, as in `adapter`.
+
+        The paths in best.json are those of the sweep's folder when it was written, which may have been moved since.
+        """
+        rung = better_rung(self._store.read_study(study), self._store.read_trial(study, number)) if is_best else None
+        if rung is None:
+            return self._store.adapter_dir(study, number)
+        return self._store.rung_adapter_dir(study, number, rung.chunk)
+
+    def _final_adapter(self, study: Mapping[str, Any]) -> Path:
+        complete = [each for each in study.get("final", []) if each["state"] == TrialState.COMPLETE]
+        latest = max(complete, key=lambda each: each["finished_at"], default=None)
+        finals = TrialStore(self._store.paths.final)
+        folder = finals.adapter_dir(latest["study"], latest["trial"]) if latest else None
+        if folder is None or not is_adapter_intact(folder):
+            problem = "its adapter is missing or damaged" if latest else "there is none that is complete"
+            command = f"sweeper train {self._store.root.name}/{study['name']}"
+            raise SweeperError(f"study {study['name']} has no adapter of a final training: {problem}. Run: {command}")
         return folder
 
     @cached_property
@@ -150,15 +182,6 @@ def load_sweep(path: str | Path) -> Sweep:
     problem = "has no sweep.json" if folder.is_dir() else "does not exist"
     remedy = "Give the folder of a sweep, e.g. outputs/<sweep>."
     raise SweeperError(_sentences(f"{folder} {problem}.", did_you_mean(folder.name, names), known, remedy))
-
-
-def _recommended_trial(study: Mapping[str, Any]) -> int | None:
-    """Return the trial whose adapter is recommended; without a confirmation, the best trial of the search."""
-    confirmation = study["confirmation"]
-    seed = recommended_seed(confirmation) if confirmation else None
-    if seed is not None:
-        return int(seed["trial"])
-    return int(study["best"]["trial"]) if study["best"] else None
 
 
 def _sentences(*texts: str) -> str:

@@ -15,11 +15,14 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from sweeper.analysis.best import best_configurations, trial_summary
+from sweeper.analysis.best import best_configurations
+from sweeper.analysis.final import FINAL_COLUMNS, final_row
 from sweeper.analysis.frames import trial_frame
 from sweeper.analysis.html_report import render_html
 from sweeper.analysis.sessions import session_rows
-from sweeper.analysis.texts import bound_advice, duration, flatten
+from sweeper.analysis.texts import adapter_text, bound_advice, duration, flatten, train_command
+from sweeper.analysis.trial_summary import trial_summary
+from sweeper.config.settings import DEFAULT_OUTPUTS
 from sweeper.config.space import SearchSpace
 from sweeper.config.values import ParamValue
 from sweeper.disk.atomic import write_atomic
@@ -131,6 +134,10 @@ def _extras(store: TrialStore, content: Mapping[str, Any]) -> dict[str, Any]:
             for trial in pareto
         ],
         "cost_label": COST_LABELS[content["cost"]],
+        "adapter": adapter_text(content),
+        "finals": [final_row(training) for training in content["final"]],
+        "final_columns": FINAL_COLUMNS,
+        "train_command": train_command(store.root.name, study.name, outputs=_outputs(store)),
         "best_rung": best_rung_text(study, best_record) if best_record else "",
         "capped_rows": capped_rows(study),
         "row_notes": [text for text in (length_sentence(study), proposal(study)) if text],
@@ -139,6 +146,11 @@ def _extras(store: TrialStore, content: Mapping[str, Any]) -> dict[str, Any]:
         "recovered": count_failures(t for t in trials if has_recovered(t)),
         "base": _base_model(content["best"]),
     }
+
+
+def _outputs(store: TrialStore) -> str:
+    settings = (store.read_sweep() if store.exists else {}).get("settings") or {}
+    return str(settings.get("outputs") or DEFAULT_OUTPUTS)
 
 
 def _base_model(best: Mapping[str, Any] | None) -> str | None:

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweeper.analysis.choices import Choice, Choices, candidate_named, gain_text, scored_text, value_text
+from sweeper.analysis.final import final_row
 from sweeper.analysis.plot_parts import interval_text, metric_title
 from sweeper.analysis.study_plots import PlotGroup, StudyPlots, quality_text
-from sweeper.analysis.texts import bound_advice, duration
+from sweeper.analysis.texts import adapter_text, bound_advice, duration, train_command
+from sweeper.config.settings import DEFAULT_OUTPUTS
 from sweeper.figures.comparison import NOISE_ERRORS
 from sweeper.figures.failure_counts import FailureCount, count_failures, has_recovered
 from sweeper.figures.hyperparameters import params_text
@@ -46,6 +48,12 @@ class StudySection:
     trials: str
     choices: Sequence[Choice]
     groups: Sequence[PlotGroup]
+    adapter: str
+    """Which adapter is recommended; empty without one."""
+    finals: Sequence[Sequence[str]]
+    """Every final training, as rows of a table under `FINAL_COLUMNS`."""
+    train_command: str
+    """Trains the recommended configuration on all rows."""
     comparisons: Sequence[Sequence[str]]
     """Every candidate with its scores, as rows of a table."""
     folklore: Sequence[Mapping[str, Any]]
@@ -92,6 +100,7 @@ class _Section:
         self._confirmation: Mapping[str, Any] | None = study.get("confirmation")
         self._effects: Mapping[str, Any] | None = study.get("effects")
         settings = (store.read_sweep() if store.exists else {}).get("settings") or {}
+        self._outputs = str(settings.get("outputs") or DEFAULT_OUTPUTS)
         self._budget = int((settings.get("budget") or {}).get("trials") or 0)
         self._title = metric_title(str(study["metric"]))
 
@@ -114,6 +123,9 @@ class _Section:
             trials=self._trial_counts(),
             choices=choices,
             groups=self._plots().groups(),
+            adapter=adapter_text(study),
+            finals=[final_row(training) for training in study["final"]],
+            train_command=train_command(self._store.root.name, study["name"], outputs=self._outputs),
             comparisons=self._choices.comparisons(),
             folklore=study.get("folklore") or [],
             health=self._health(),

@@ -13,7 +13,23 @@ from sweeper.config.settings import DEFAULT_OUTPUTS
 from sweeper.config.values import ParamValue
 from sweeper.figures.hyperparameters import ALPHA, number_text
 
-__all__ = ["bound_advice", "duration", "flatten", "recipe_yaml", "reproduce_command"]
+__all__ = ["adapter_text", "bound_advice", "duration", "flatten", "recipe_yaml", "reproduce_command", "train_command"]
+
+
+def adapter_text(study: Mapping[str, Any]) -> str:
+    """Return which adapter of a study is recommended, in a sentence; empty without one.
+
+    Args:
+        study: Its entry in best.json.
+    """
+    found = study["recommended_adapter"]
+    if found is None:
+        return ""
+    text = f"The recommended adapter is that of trial {found['trial']}, seed {found['seed']}, {found['text']}"
+    rung = found["best_rung"]
+    if rung and rung["adapter"] and rung["adapter"] != found["adapter"]:
+        text += f". The adapter of that epoch is kept beside it, in {Path(rung['adapter']).name}"
+    return f"{text}." if found["adapter"] else f"{text}. It is not on disk."
 
 
 def duration(seconds: float) -> str:
@@ -65,7 +81,15 @@ def recipe_yaml(name: str, params: Mapping[str, ParamValue]) -> str:
 
 def reproduce_command(sweep: str, study: str, trial: int, *, outputs: str = DEFAULT_OUTPUTS) -> str:
     """Return the command that trains a trial again."""
-    words = ["sweeper", "reproduce", f"{sweep}/{study}/{trial}"]
+    return _command(["sweeper", "reproduce", f"{sweep}/{study}/{trial}"], outputs)
+
+
+def train_command(sweep: str, study: str, *, outputs: str = DEFAULT_OUTPUTS) -> str:
+    """Return the command that trains the chosen configuration of a study on all rows."""
+    return _command(["sweeper", "train", f"{sweep}/{study}", "--rows", "all"], outputs)
+
+
+def _command(words: list[str], outputs: str) -> str:
     if Path(outputs) != Path(DEFAULT_OUTPUTS):
         words += ["--outputs", outputs]
     return shlex.join(words)

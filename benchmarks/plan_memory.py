@@ -3,11 +3,12 @@
     python benchmarks/plan_memory.py            # measures all, a few minutes
     python benchmarks/plan_memory.py smollm2    # one model
 
-Every pack has a process of its own. It trains a chunk of two micro-batches and scores some rows, then the same again. The peak is the largest resident size during the second round, less that before the model was loaded
-and less the kernels that oneDNN generated in the first round for these shapes, which stay and have a column of their
-own. A small model was trained at first, so that libraries are part of the baseline. Blocks of 64 kB or more are
-returned to the system as soon as they are freed, so the resident size is that of the tensors that exist. The
-prediction is that of `sweeper plan`: `sweeper.figures.memory` with the passes of the same rows.
+Every pack has a process of its own. It trains a chunk of two micro-batches and scores some rows, then does the same
+again. The peak is the largest resident size during the second round, less that before the model was loaded and less the
+kernels that oneDNN generated in the first round for these shapes, which stay and have a column of their own. A small
+model was trained at first, so that libraries are part of the baseline. Blocks of 64 kB or more are returned to the
+system as soon as they are freed, so the resident size is that of the tensors that exist. The prediction is that of
+`sweeper plan`: `sweeper.figures.memory` with the passes of the same rows.
 """
 
 from __future__ import annotations
@@ -254,8 +255,9 @@ def _page(rows: list[dict[str, Any]]) -> str:
     worst = max(abs(row["predicted"] / row["measured"] - 1) for row in rows)
     return (
         "# Predicted and measured peak memory on the CPU\n\n"
-        "Made by `python benchmarks/plan_memory.py`, which explains how the peak is measured. The largest error is "
-        f"{worst:.1%}.\n\n{table(header, cells)}\n"
+        "Made by `python benchmarks/plan_memory.py`, which explains how the peak is measured. Measured: "
+        f"{len(rows)} of {sum(map(len, PACKS.values()))} packs. The largest error is {worst:.1%}.\n\n"
+        f"{table(header, cells)}\n"
     )
 
 

@@ -234,7 +234,7 @@ def _adapters(
             record.measurements[-1].metrics,
             base=Path(settings.model.id),
             num_labels=0 if is_language_model else len(study.labels),
-            max_length=settings.model.max_length,
+            max_length=int(settings.model.max_length),
         )
         yield from (f"adapter-own: trial {number}: {difference}" for difference in differences)
 

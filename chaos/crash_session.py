@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import gc
 import os
 import pickle
@@ -26,7 +27,7 @@ from chaos.disk_shim import DiskShim, Fault
 from chaos.fork_server import _run_child
 from chaos.power_loss import Flushed
 from sweeper.config.compose import compose
-from sweeper.types import ChunkReport, ChunkRequest, Failure, FailureKind, Phase, TrialSpec
+from sweeper.types import ChunkReport, Failure, FailureKind, Phase, TrialSpec
 from tests.doubles import FakeWorker, save_tiny_bert, write_rows
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Scenario:
         lanes: Trials in a pack.
         reconciles: Whether the command is ``sweeper reconcile`` of a damaged sweep, instead of ``sweeper run``.
         has_cache: Whether the rows are in the cache at the start.
+        writes_files: Whether the worker writes checkpoints itself, as it does with large ones.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Scenario:
     lanes: int
     reconciles: bool = False
     has_cache: bool = True
+    writes_files: bool = False
 
 
 _ALONE = (
@@ -77,15 +80,18 @@ _ALONE = (
 # Proposals of `random` depend on the trial's number alone, so that the order in which trials of a pack end is of no
 # consequence, and any disturbed sweep must end like the undisturbed one.
 _PACK = ("search=random", "search.pruner=none", "tracker=mlflow", "budget.trials=2")
+_FILES = ("search=random", "search.pruner=none", "tracker=none", "budget.trials=2", "executor.checkpoint_file_mb=0")
 SCENARIOS = {
     each.name: each
     for each in (
         Scenario(name="alone", settings=_ALONE, lanes=1, has_cache=False),
         Scenario(name="pack", settings=_PACK, lanes=3),
+        Scenario(name="files", settings=_FILES, lanes=2, writes_files=True),
         Scenario(name="reconcile", settings=(*_PACK, "store.keep_adapters=0"), lanes=3, reconciles=True),
     )
 }
-"""One trial after the other, with pruning and an empty cache; packs, with MLflow; the repair of such a sweep."""
+"""One trial after the other, with pruning and an empty cache; packs, with MLflow; packs whose worker writes large
+checkpoints itself; the repair of a sweep of packs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,9 +121,14 @@ class Ended:
 class ScriptedWorker:
     """Trains nothing. One configuration is infeasible, another one always fails; files are real safetensors."""
 
-    def __init__(self, _setup: WorkerSetup | None, index: int) -> None:
+    def __init__(self, _setup: WorkerSetup | None, index: int, *, writes_files: bool = False) -> None:
         self._worker = FakeWorker(
-            num_chunks=NUM_CHUNKS, rungs=(1, NUM_CHUNKS), index=index, fails=_failure, device_s=CHUNK_S
+            num_chunks=NUM_CHUNKS,
+            rungs=(1, NUM_CHUNKS),
+            index=index,
+            fails=_failure,
+            device_s=CHUNK_S,
+            writes_files=writes_files,
         )
 
     def start(self) -> WorkerReady:
@@ -126,18 +137,11 @@ class ScriptedWorker:
 
     def answer(self, request: Request) -> Reply:
         """Answer a request."""
-        if isinstance(request, ChunkRequest):
-            admit = tuple(
-                each if each.checkpoint is None else dataclasses.replace(each, checkpoint=_unpack(each.checkpoint))
-                for each in request.admit
-            )
-            request = dataclasses.replace(request, admit=admit)
         reply = self._worker.answer(request)
         if isinstance(reply, ChunkReport):
             adapters = {number: _adapter(number, NUM_CHUNKS) for number in reply.adapters}
             rungs = {number: _adapter(number, reply.measurements[number].chunk) for number in reply.rung_adapters}
-            checkpoints = {number: _pack(content) for number, content in reply.checkpoints.items()}
-            return dataclasses.replace(reply, adapters=adapters, rung_adapters=rungs, checkpoints=checkpoints)
+            return dataclasses.replace(reply, adapters=adapters, rung_adapters=rungs)
         return reply
 
 
@@ -264,7 +268,8 @@ class Bench:
         import sweeper.sweep.run
         from sweeper.cli import main
 
-        setattr(sweeper.sweep.factory, "make_worker", ScriptedWorker)  # noqa: B010  mypy knows it as a function
+        make = functools.partial(ScriptedWorker, writes_files=self.scenario.writes_files)
+        setattr(sweeper.sweep.factory, "make_worker", make)  # noqa: B010  mypy knows it as a function
         setattr(sweeper.sweep.run, "compose", lambda *_, **__: copy.deepcopy(self._config))  # noqa: B010
         sys.argv = ["sweeper", *words]
         if not shimmed:
@@ -391,16 +396,3 @@ def _adapter(number: int, chunk: int) -> dict[str, bytes]:
     from safetensors.numpy import save
 
     return {"adapter_config.json": b"{}", "adapter_model.safetensors": save({"weights": np.array([number, chunk])})}
-
-
-def _pack(checkpoint: bytes) -> bytes:
-    import numpy as np
-    from safetensors.numpy import save
-
-    return save({"checkpoint": np.frombuffer(checkpoint, dtype=np.uint8)})
-
-
-def _unpack(checkpoint: bytes) -> bytes:
-    from safetensors.numpy import load
-
-    return bytes(load(checkpoint)["checkpoint"])

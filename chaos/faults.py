@@ -39,7 +39,7 @@ def make_worker(setup: WorkerSetup, index: int) -> Worker:
 
     class FaultyPack(Pack):
         def train_chunk(
-            self, lanes: Sequence[Lane], rows: TrainingRows, row_loss: RowFunction, *, parts: int = 1
+            self, lanes: Sequence[Lane], rows: TrainingRows, row_loss: RowFunction, *, tokens_per_pass: int = 0
         ) -> list[ChunkOutcome]:
             for lane in lanes:
                 kind = expected_failure(lane.spec.by_key())
@@ -47,7 +47,7 @@ def make_worker(setup: WorkerSetup, index: int) -> Worker:
                     raise RuntimeError("injected: DefaultCPUAllocator: can't allocate memory for this rank")
                 if kind == "non_finite" and lane.chunks_done:
                     lane.parameters.fill_(float("nan"))
-            return super().train_chunk(lanes, rows, row_loss, parts=parts)
+            return super().train_chunk(lanes, rows, row_loss, tokens_per_pass=tokens_per_pass)
 
     setattr(sweeper.train.worker, "Pack", FaultyPack)  # noqa: B010 - in this process only, which is the worker's own
     return sweeper.train.make_worker(setup, index)

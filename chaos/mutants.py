@@ -345,7 +345,14 @@ def rows_are_read_again() -> None:
             settings = DatasetSettings(source="files", name=ref.dataset, path=str(folder / "rows.jsonl"), **sizes)
             splits = prepare_splits(settings, cache=cache)
             return as_tokenised(
-                make_tokens(splits, model_dir, ref.max_length, trust_remote_code=trust_remote_code, chat=ref.chat)
+                make_tokens(
+                    splits,
+                    model_dir,
+                    ref.max_length,
+                    trust_remote_code=trust_remote_code,
+                    chat=ref.chat,
+                    loss_on=ref.loss_on,
+                )
             )
 
         return replaced

@@ -1,4 +1,4 @@
-"""The command line: run, plan, confirm, simulate, status, report, config, reproduce, reconcile, ui, jobs.
+"""The command line: run, plan, confirm, train, simulate, status, report, config, reproduce, reconcile, ui, jobs.
 
 Prints a SweeperError without a traceback.
 """
@@ -116,6 +116,47 @@ def confirm(
     )
     if outcome.exit_code:
         raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
+def train(
+    study: Annotated[
+        str,
+        typer.Argument(help="The study as <sweep>/<study>; the sweep is enough if it has one study."),
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Hydra overrides, for example: executor.device=cpu.", show_default=False),
+    ] = None,
+    rows: Annotated[str, typer.Option(help="Number of training rows, or all: every row that is available.")] = "all",
+    trial: Annotated[
+        int | None,
+        typer.Option(help="Number of the trial whose configuration is trained.", show_default="the recommended one"),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the training.", show_default="that of the sweep", min=0)
+    ] = None,
+    with_validation: Annotated[
+        bool,
+        typer.Option("--include-validation", help="Train on the validation rows, too: only test rows give a score."),
+    ] = False,
+    outputs: Outputs = Path(DEFAULT_OUTPUTS),
+    config_dir: ConfigDir = None,
+) -> None:
+    """Train the best configuration of a study once more on all rows. The same command resumes it.
+
+    This is the confirmed configuration, or without a confirmation that of the best trial. The number of epochs stays.
+    Test rows are never trained on; they and the validation rows score the adapter. Adapter, model card and scores are
+    in the sweep's folder final, in MLflow and in the report.
+    """
+    from sweeper.sweep.final import FinalOptions, train_final
+
+    options = FinalOptions(rows=rows, trial=trial, seed=seed, with_validation=with_validation)
+    exit_code = train_final(
+        study, options, outputs=outputs, console=Console(), overrides=overrides or [], config_dir=config_dir
+    )
+    if exit_code:
+        raise typer.Exit(exit_code)
 
 
 @app.command()

@@ -66,6 +66,8 @@ class Phase(enum.StrEnum):
     """A recipe that is trained once for comparison; unknown to the sampler, not counted in the budget."""
     CONFIRMATION = "confirmation"
     """A candidate that is trained again with a fresh seed; unknown to the sampler, not counted in the budget."""
+    FINAL = "final"
+    """The chosen configuration, trained once more on more rows (`sweeper train`); in a study of its own."""
 
 
 class Decision(enum.StrEnum):
@@ -363,6 +365,8 @@ class StudyRecord:
 
     Empty for losses and open completions, where that has no meaning, and if an earlier version started the sweep.
     """
+    source: str = ""
+    """The study whose configuration is trained here on more rows; empty if this is a search."""
     portfolio: tuple[PortfolioPoint, ...] = ()
     """What every session proposes after the recipes, chosen when the study was planned (``search.warm_start``)."""
     references: Mapping[str, Mapping[str, float]] = field(default_factory=dict)

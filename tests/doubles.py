@@ -205,7 +205,7 @@ class FakeWorker:
         return Measurement(chunk=chunk, rows=10 * chunk, metrics={"train/loss": 1 / chunk, **scores})
 
     def _checkpoint(self, number: int, chunk: int) -> Checkpoint:
-        content = json.dumps([number, chunk]).encode()
+        content = save({}, metadata={"done": json.dumps([number, chunk])})
         if not self._writes_files:
             return content
         try:
@@ -224,7 +224,8 @@ class FakeWorker:
             if file_checksum(content.path) != content.sha256:
                 raise StoreError(f"{content.path} has the wrong checksum")
             content = content.path.read_bytes()
-        assert json.loads(content) == [admission.spec.number, admission.chunks_done]
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        assert json.loads(header["__metadata__"]["done"]) == [admission.spec.number, admission.chunks_done]
         return admission.chunks_done
 
     def _note(self, what: str) -> None:

@@ -15,7 +15,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification, TrainingArguments
 
-from benchmarks import configuration, confirmations, controller, long_run, machine_speed
+from benchmarks import checkpoints, configuration, confirmations, controller, long_run, machine_speed
 from benchmarks.arithmetic import (
     LinearShape,
     best_evaluation_so_far,
@@ -579,6 +579,17 @@ def test_the_peer_script_trains_the_shared_configurations(tmp_path, tiny):
     assert 0 < inputs.rows_per_epoch <= len(inputs.rows.train)
     finished = run_peer("optuna_trainer", [*options, "--threads", "1", "--set", *tiny], scratch=tmp_path / "peer")
     assert [row["state"] for row in finished.trials] == ["complete", "complete"]
+
+
+@pytest.mark.slow
+def test_both_ways_to_save_large_lanes_are_measured_in_turn(tmp_path):
+    rows = checkpoints.measure(tmp_path, mb=0.1, lanes=2, rounds=2)
+    assert [(row["chunk"], row["way"]) for row in rows] == [(n, way) for n in (1, 2) for way in ("pipe", "file")]
+    assert all(0 < row["worker_s"] <= row["reply_s"] <= row["total_s"] for row in rows)
+    kept = [path.stat().st_size for path in tmp_path.rglob("checkpoint-2.safetensors")]
+    assert len(kept) == 4
+    assert all(100_000 <= size < 101_000 for size in kept)
+    assert len(checkpoints.describe(rows).splitlines()) == 2 + 2
 
 
 def test_the_cost_of_the_controller_is_measured_in_parts(tmp_path):

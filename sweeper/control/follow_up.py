@@ -1,5 +1,7 @@
 """The trials of a study that follow its search: the references, then the confirmation. `study_run` owns one.
 
+A study without a search has final trainings instead (`sweeper train`).
+
 They are outside the budget, never pruned, and unknown to the search.
 """
 
@@ -7,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sweeper.config.settings import Recipe
 from sweeper.control.confirmation import Confirmation
@@ -29,6 +31,7 @@ class FollowUp:
         template: Makes the specs of the references.
         references: Recipes that are trained for comparison, by trial number.
         confirmation: Trains the best candidates again; None to end with the references.
+        finals: Final trainings, which are scored on the test split.
     """
 
     def __init__(
@@ -38,8 +41,9 @@ class FollowUp:
         *,
         references: Mapping[int, Recipe],
         confirmation: Confirmation | None,
+        finals: Sequence[TrialSpec] = (),
     ) -> None:
-        self._records, self._template = records, template
+        self._records, self._template, self._finals = records, template, finals
         self.references, self._confirmation = references, confirmation
         self._scores = FinalScores(records)
         self.record: ConfirmationRecord | None = None
@@ -47,8 +51,9 @@ class FollowUp:
 
     @property
     def num_references_to_start(self) -> int:
-        """References that have not started yet."""
-        return sum(number not in self._records.trials for number in self.references)
+        """References and final trainings that have not started yet."""
+        numbers = [*(spec.number for spec in self._finals), *self.references]
+        return sum(number not in self._records.trials for number in numbers)
 
     @property
     def num_due(self) -> int:
@@ -88,6 +93,9 @@ class FollowUp:
 
     def next_spec(self) -> TrialSpec | None:
         """Return the spec of the next trial to start; None if there is none."""
+        for spec in self._finals:
+            if spec.number not in self._records.trials:
+                return spec
         for number, recipe in self.references.items():
             if number not in self._records.trials:
                 spec = self._template.spec(number, recipe.params, recipe_origin(recipe.name))
@@ -136,12 +144,12 @@ class FollowUp:
 
     @property
     def _to_score(self) -> list[TrialRecord]:
-        """The complete trials of the confirmed winner and of the default recipe; empty before there is a winner."""
-        confirmation = self._confirmation
-        if confirmation is None or not confirmation.winner:
-            return []
-        return [
-            trial
-            for trial in self._records.trials.values()
-            if trial.state is TrialState.COMPLETE and confirmation.is_scored_on_test(candidate_name(trial.spec))
-        ]
+        """The complete trials to score on the test split.
+
+        Those of the confirmed winner and of the default recipe, once there is a winner; and final trainings.
+        """
+        complete = [trial for trial in self._records.trials.values() if trial.state is TrialState.COMPLETE]
+        confirmation, finals = self._confirmation, {spec.number for spec in self._finals}
+        if confirmation is None:
+            return [trial for trial in complete if trial.spec.number in finals]
+        return [trial for trial in complete if confirmation.is_scored_on_test(candidate_name(trial.spec))]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from sweeper.config.settings import ExecutorSettings, Recipe
@@ -32,6 +32,7 @@ from sweeper.types import (
     Failure,
     StudyRecord,
     TrialRecord,
+    TrialSpec,
     TrialState,
     TrialTemplate,
 )
@@ -54,6 +55,7 @@ class StudyRun:
         executor: Retries and their waiting times, and when a study is aborted.
         references: Recipes that are trained for comparison, by trial number. They start when the search starts no more.
         confirmation: Trains the best candidates again when search and references are finished; None for no such trials.
+        finals: Final trainings, of a study without a search.
         timer: A monotonic clock, in seconds.
     """
 
@@ -67,12 +69,15 @@ class StudyRun:
         executor: ExecutorSettings,
         references: Mapping[int, Recipe] | None = None,
         confirmation: Confirmation | None = None,
+        finals: Sequence[TrialSpec] = (),
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
         self.records = records
         self._search_client = SearchClient(search, records.study)
         self._template, self._executor, self._num_trials = template, executor, num_trials
-        self.follow_up = FollowUp(records, template, references=references or {}, confirmation=confirmation)
+        self.follow_up = FollowUp(
+            records, template, references=references or {}, confirmation=confirmation, finals=finals
+        )
         """The trials that follow the search."""
         self._cannot_open = self._aborted = ""
         self._is_search_ended = False
@@ -235,6 +240,7 @@ class StudyRun:
             with self._saving(number):
                 if self._measure(number, report):
                     pruned.append(number)
+        self.records.store.drop_files(report.checkpoints.values())
         self._publish()
         return tuple(pruned)
 

@@ -268,7 +268,7 @@ def _of_text(where: str, row: Mapping[str, Any], settings: DatasetSettings) -> S
         )
     if not all(isinstance(text, str) for text in texts):
         raise _no_text(where, row, column)
-    return [(check_text(where, text), "") for text in texts]
+    return [(check_text(where, str(text)), "") for text in texts]
 
 
 def _completion(where: str, text: str) -> str:

@@ -108,7 +108,7 @@ def divide(rows: Iterable[Row], settings: DatasetSettings, *, given: bool) -> tu
         key = f"{settings.section}.splits"
         rule = f"the rows have no column '{settings.split}' that names splits"
         raise ConfigError(key, settings.splits, rule, f"Set {settings.section}.split to the column.")
-    names = {"": ""} | (column_splits({row.split for row in known}, settings) if given else {})
+    names = {"": "", **(column_splits({row.split for row in known}, settings) if given else {})}
     named = [dataclasses.replace(row, split=names[row.split]) for row in known if row.split in names]
     unique = _unique(named, settings)
     if given:

@@ -89,6 +89,8 @@ class OpenStudy:
     """A trial from the middle of the search space, with which the worker measures how many lanes are fastest."""
     largest: TrialSpec | None = None
     """A trial that takes the most memory, to predict it, and to measure how many lanes and tokens fit."""
+    train_splits: tuple[str, ...] = ("train",)
+    """Splits whose rows are trained on; rows with a label that no row of ``train`` has are left out."""
     incoming: Path | None = None
     """Folder of this worker alone, on the file system of the store, for large checkpoints; None if there is none."""
 

@@ -27,16 +27,21 @@ NOISE_ERRORS = 2.0
 """A difference of at most this many standard errors is called noise (about 95 % confidence)."""
 
 
-def standard_error(study: StudyRecord, value: float | None) -> float | None:
-    """Return the binomial standard error of an accuracy, sqrt(p (1 - p) / n) over the n validation rows.
+def standard_error(study: StudyRecord, value: float | None, *, split: str = "validation") -> float | None:
+    """Return the binomial standard error of an accuracy, sqrt(p (1 - p) / n) over the n rows that it was measured on.
 
-    It measures how much a score would vary with other validation rows, not with other training seeds. A perfect score
-    counts as half a row wrong, so its error is not 0.
+    It measures how much a score would vary with other such rows, not with other training seeds. A perfect score counts
+    as half a row wrong, so its error is not 0.
+
+    Args:
+        study: The study.
+        value: The score.
+        split: The rows that it was measured on.
 
     Returns:
         The error; None if the metric is not an accuracy, since there is no such formula for other metrics.
     """
-    num_rows = study.num_rows.get("validation", 0)
+    num_rows = study.num_rows.get(split, 0)
     if value is None or num_rows == 0 or study.metric.rpartition("/")[2] != "accuracy" or not 0 <= value <= 1:
         return None
     share = min(max(value, 0.5 / num_rows), 1 - 0.5 / num_rows)

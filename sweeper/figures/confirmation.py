@@ -29,6 +29,7 @@ __all__ = [
     "plan_confirmation",
     "progress_text",
     "recommended_seed",
+    "recommended_trial",
 ]
 
 MIN_PROBABILITY = 0.05
@@ -257,3 +258,16 @@ def recommended_seed(block: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """
     chosen = (candidate for candidate in block["candidates"] if candidate["name"] == block["recommended"])
     return next((seed for candidate in chosen for seed in candidate["seeds"] if seed["adapter"]), None)
+
+
+def recommended_trial(confirmation: Mapping[str, Any] | None, best: Mapping[str, Any] | None) -> int | None:
+    """Return the trial whose adapter is offered; None if there is none.
+
+    Args:
+        confirmation: ``confirmation`` of a study in best.json.
+        best: ``best`` of the study: the best trial of the search, which counts without a confirmation.
+    """
+    seed = recommended_seed(confirmation) if confirmation else None
+    if seed is not None:
+        return int(seed["trial"])
+    return int(best["trial"]) if best else None

@@ -27,6 +27,8 @@
                 adapter-chunk-4/        of the best rung, while no later one scores as high
                 outcomes-4.safetensors  prediction and loss of each validation row after chunk 4, a rung
                 outcomes-test.safetensors  the same of the test rows, of confirmed trials
+            final/studies/<study>-all-rows/   what `sweeper train` trained, laid out like studies/<study>; beside it:
+                trials/0000/adapter/README.md   the model card
             damaged/<stamp>/            files that `reconcile` moved aside, under their former paths
 
 A hidden name that ends in ``.tmp`` marks an unfinished file: everything is written under such a name first.
@@ -57,6 +59,7 @@ class TrialPaths:
         self.folder = folder
         self.record = folder / TRIAL_FILE
         self.adapter = folder / "adapter"
+        self.model_card = self.adapter / "README.md"
         self.test_outcomes = folder / "outcomes-test.safetensors"
 
     @property
@@ -118,6 +121,7 @@ class SweepPaths:
         self.report_html = self.root / "report.html"
         self.best = self.root / "best.json"
         self.trials_csv = self.root / "trials.csv"
+        self.final = self.root / "final"
 
     def study(self, name: str) -> Path:
         """Return the folder of a study."""

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from sweeper.disk.atomic import write_atomic
 from sweeper.disk.lock import hold_file
+from sweeper.errors import DiskError
 
 __all__ = ["LEAST_DEVICE_S", "Rate", "RateKey", "config_digest", "find_rate", "record_rates"]
 
@@ -86,7 +87,7 @@ def record_rates(cache: Path, rates: list[Rate]) -> None:
             known = {rate.key: rate for rate in _read(cache)}
             content = [dataclasses.asdict(rate) for rate in (known | kept).values()]
             write_atomic(cache / _FILE, json.dumps(content, indent=1).encode())
-    except OSError as error:
+    except (OSError, DiskError) as error:
         log.warning("the speed of this session was not recorded: %s", error)
 
 

@@ -13,6 +13,7 @@ to them, and the controller moves them to their names. What a kill leaves there 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import shutil
@@ -198,6 +199,13 @@ class TrialStore:
             return checkpoint.path.stat().st_size == checkpoint.num_bytes
         except OSError:
             return False
+
+    def drop_files(self, checkpoints: Iterable[Checkpoint]) -> None:
+        """Remove the files of checkpoints that no trial needs, e.g. since it was pruned; those that were moved stay."""
+        for checkpoint in checkpoints:
+            if isinstance(checkpoint, CheckpointFile):
+                with contextlib.suppress(OSError):  # leftovers only take space
+                    checkpoint.path.unlink(missing_ok=True)
 
     def drop_incoming(self, study: str) -> None:
         """Remove what workers have written for a study and no record refers to; none of them may be alive.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,13 +18,14 @@ from sweeper.control.trial_records import TrialRecords
 from sweeper.execute import make_executor
 from sweeper.execute.base import CheckpointPolicy, Executor, WorkerSetup
 from sweeper.figures.recipes import default_recipe
+from sweeper.search.base import SearchProtocol
 from sweeper.store.damage import new_stamp, set_aside
 from sweeper.store.sqlite import sqlite_damage, sqlite_files
 from sweeper.store.trials import TrialStore
 from sweeper.sweep.plan import trial_template
 from sweeper.track import Tracker, make_tracker
 from sweeper.train import make_worker
-from sweeper.types import StudyRecord
+from sweeper.types import StudyRecord, TrialSpec
 
 if TYPE_CHECKING:
     from sweeper.search.study import Search
@@ -84,13 +85,14 @@ def storage_url(settings: SweepSettings, store: TrialStore) -> str:
 
 def open_study_run(
     record: StudyRecord,
-    search: Search,
+    search: SearchProtocol,
     settings: SweepSettings,
     *,
     store: TrialStore,
     tracker: Tracker,
     references: Mapping[int, Recipe] | None = None,
     confirmation: Confirmation | None = None,
+    finals: Sequence[TrialSpec] = (),
     clock: Clock = utc_now,
 ) -> StudyRun:
     """Resume a study from the store, and bring search and tracker up to date with it.
@@ -103,6 +105,7 @@ def open_study_run(
         tracker: Where trials are shown.
         references: Recipes that are trained for comparison, by trial number.
         confirmation: Trains the best candidates again after the search; None for no such trials.
+        finals: Final trainings, of a study without a search.
         clock: The present time.
     """
     records = TrialRecords(
@@ -116,6 +119,7 @@ def open_study_run(
         executor=settings.executor,
         references=references,
         confirmation=confirmation,
+        finals=finals,
     )
     records.show_all()
     return run

@@ -88,7 +88,8 @@ class SweepMonitor:
         if forecast is None or not forecast.opened:
             return ""
         name, opened = next(reversed(forecast.opened.items()))
-        return facts_text(opened, self._rate, trial_s=forecast.trial_s(name), peak_bytes=forecast.peak_bytes)
+        facts = facts_text(opened, self._rate, trial_s=forecast.trial_s(name), peak_bytes=forecast.peak_bytes)
+        return f"{name}: {facts}" if facts and len(self._runs) > 1 else facts
 
     def record_final_health(self, tracker: str) -> None:
         """Record and print the problems at the session's end.

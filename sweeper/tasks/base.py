@@ -76,6 +76,16 @@ class Examples:
     spans: Sequence[Spans] = ()
     """Tokens of each row that have a loss; empty if the row as a whole has one."""
 
+    @classmethod
+    def joined(cls, parts: Sequence[Examples]) -> Examples:
+        """Return the rows of all parts, one after the other; either all of them have spans, or none."""
+        return cls(
+            [row for part in parts for row in part.ids],
+            [target for part in parts for target in part.targets],
+            [weight for part in parts for weight in part.weights],
+            [spans for part in parts for spans in part.spans],
+        )
+
     def first(self, num_rows: int) -> Examples:
         """Return the first rows."""
         return self.take(range(min(num_rows, len(self.ids))))

@@ -3,10 +3,10 @@
 Rows are sorted by length into as many classes as a chunk has micro-batches, and each micro-batch takes its rows from
 one class. A class of long rows is divided into narrower ones, and its micro-batches are trained in passes, one for each
 narrower class, which saves memory and padding. So all chunks have the same sequence of lengths, lanes at different
-chunks train side by side with little padding, and the padded length of a pass is a constant that does not depend on
-the other lanes of the pack. A pass with more tokens than the budget is divided into equal parts of the same length: the
-trial stays the same, also with dropout. The order depends on the trial's seed only. All trials of a search have the same seed, so
-that their differences carry less noise (common random numbers); trials of a confirmation have fresh ones.
+chunks train side by side with little padding, and the padded length of a pass is a constant that does not depend on the
+other lanes of the pack. A pass with more tokens than the budget is divided into equal parts of the same length: the
+trial stays the same, also with dropout. The order depends on the trial's seed only. All trials of a search have the
+same seed, so that their differences carry less noise (common random numbers); trials of a confirmation have fresh ones.
 
 Shapes: N rows of the split, T tokens of the longest row.
 """
@@ -199,7 +199,8 @@ class EvaluationBatches:
         for picked in torch.split(order, _sizes([len(rows[i]) for i in order.tolist()], batch_size)):
             length = max(len(rows[i]) for i in picked.tolist())
             tensors = (ids[picked, :length], mask[picked, :length], self.targets[picked])
-            batch = Batch(*(tensor.to(device) for tensor in tensors))
+            there_ids, there_mask, there_targets = (tensor.to(device) for tensor in tensors)
+            batch = Batch(there_ids, there_mask, there_targets)
             if examples.spans:
                 batch = _with_spans(batch, [examples.spans[row] for row in picked.tolist()])
             self.batches.append((picked, batch))

@@ -1,9 +1,9 @@
 """Lanes of one padded rank, copied side by side for the duration of a chunk. Only `pack` uses it.
 
 A chunk trains copies on the device and writes them back at its end, in place, into the vectors of the lanes, which are
-in the memory of the host. So a failure midway leaves no lane half-trained. A trainable value takes 18 bytes on the device
-if adapters are multiplied in bfloat16: parameter, two moments and gradient in float32, and the copy that is multiplied.
-On a CPU the lanes' own 12 bytes are in the same memory (`tests/train/test_lane_memory.py` counts them).
+in the memory of the host. So a failure midway leaves no lane half-trained. A trainable value takes 18 bytes on the
+device if adapters are multiplied in bfloat16: parameter, two moments and gradient in float32, and the copy that is
+multiplied. On a CPU the lanes' own 12 bytes are in the same memory (`tests/train/test_lane_memory.py` counts them).
 
 Shapes: k lanes of the bucket, P values of a padded lane, H of them in the head, M micro-batches of a chunk.
 """
@@ -19,7 +19,7 @@ from sweeper.train.chunks import ChunkPlan
 from sweeper.train.dropout import keep_share
 from sweeper.train.lane import Lane, lora_scale
 from sweeper.train.layout import Layout, bucket_rank
-from sweeper.train.loss_scale import LaneScales, LossScale
+from sweeper.train.loss_scale import LaneScales
 from sweeper.train.optim import LaneOptimizer, OptimSettings
 from sweeper.train.packed import HeadSegment, LoraSegment
 
@@ -53,6 +53,9 @@ class Bucket:
         self._compute = torch.empty(len(lanes), num_lora, dtype=dtype, device=device)
         self._head = torch.empty(len(lanes), self._layout.size - num_lora, device=device)
         self._scale_k1 = self._lora_scales(training=plan is not None)
+        # bfloat16 has the exponents of float32, so nothing overflows or vanishes in it.
+        self._settled = [lane.loss_scale for lane in lanes]
+        self._scales = LaneScales(self._settled, device) if dtype is torch.float16 else None
         if plan is not None:
             self._prepare_training(plan)
             return
@@ -156,10 +159,6 @@ class Bucket:
         self._moment2 = self._pad([lane.moment2 for lane in lanes])
         self._gradients = torch.zeros_like(self._parameters)
         self._refresh(slice(None), self._parameters)
-        self._settled: list[LossScale] = [lane.loss_scale for lane in lanes]
-        # bfloat16 has the exponents of float32, so nothing overflows or vanishes in it.
-        is_scaled = self._compute.dtype is torch.float16
-        self._scales = LaneScales(self._settled, self._device) if is_scaled else None
         # Optimizer steps do not cross chunks: the last one of a chunk takes the micro-batches that are left.
         self._accumulation = [max(1, lane.spec.train.batch_size // plan.micro_batch) for lane in lanes]
         steps = [plan.num_chunks * -(-plan.micro_batches // window) for window in self._accumulation]

@@ -12,7 +12,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +32,7 @@ _DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", t
 _ALIGNMENT = 8
 _MOMENTS = ("moment1", "moment2")
 _MOST_TIME = 0.02
-"""Largest share of the time that large checkpoints may take: after a slow one, the next one waits longer."""
+"""Largest share of the time that a pack's large checkpoints between rungs may take: after slow ones, the next wait."""
 
 
 class _Saved(NamedTuple):
@@ -65,6 +65,10 @@ class CheckpointWriter:
         """Note that a trial enters the pack, new or from its last checkpoint."""
         self._saved[number] = _Saved(at_s=self._timer())
 
+    def keep(self, numbers: Collection[int]) -> None:
+        """Forget the trials that are no longer in the pack."""
+        self._saved = {number: each for number, each in self._saved.items() if number in numbers}
+
     def is_due(self, number: int, tensors: Mapping[str, torch.Tensor], *, is_scored: bool) -> bool:
         """Whether a trial is to be saved after the chunk that it has just completed.
 
@@ -73,10 +77,11 @@ class CheckpointWriter:
             tensors: Its state, by name.
             is_scored: Whether the chunk is a rung: what the search knows of must not be repeated.
         """
-        every_s, last = self._policy.every_s, self._saved[number]
+        every_s = self._policy.every_s
         if is_scored or not every_s or _num_bytes(tensors) < self._policy.file_bytes:
             return True
-        return self._timer() - last.at_s >= max(every_s, last.took_s / _MOST_TIME)
+        pack_s = sum(each.took_s for each in self._saved.values())
+        return self._timer() - self._saved[number].at_s >= max(every_s, pack_s / _MOST_TIME)
 
     def save(self, number: int, tensors: Mapping[str, torch.Tensor]) -> Checkpoint:
         """Save the state of a trial.

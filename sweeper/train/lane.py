@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from safetensors import SafetensorError
@@ -51,7 +51,7 @@ class Lane:
     moment2: torch.Tensor
     step: int = 0
     chunks_done: int = 0
-    loss_scale: LossScale = LossScale()
+    loss_scale: LossScale = field(default_factory=LossScale)
 
     @classmethod
     def start(cls, spec: TrialSpec, shape: Layout, device: torch.device, *, head: torch.Tensor | None = None) -> Lane:

@@ -3,8 +3,8 @@
 The worker calls it when it opens a study with ``executor.lanes=auto``. More lanes share the fixed costs of the base
 model, up to a point, and need memory of their own. So it measures two things on different trials:
 
-- Memory, on the longest rows and a trial with the largest rank of the space, with one lane. A pass with twice the tokens
-  tells what a token needs, and the rest is what a lane needs.
+- Memory, on the longest rows and a trial with the largest rank of the space, with one lane. Passes of one row and of
+  several tell what a token needs, and the rest is what a lane needs.
 - Speed, on rows of median length and a typical trial, for 1, 2, 4, ... lanes. Passes take as many tokens as the memory
   allows for that many lanes. It stops when the gain falls below 5 %, or a row of each lane would not fit.
 """

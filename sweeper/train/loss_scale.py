@@ -1,10 +1,10 @@
 """Loss scales for training in float16, one for each lane.
 
 Gradients of activations can be smaller than float16 can hold (6e-8), so the loss is multiplied by a scale, and the
-gradients of adapters and heads, which are float32, are divided by it. If a gradient overflows, the lane skips the step and
-halves its scale; after enough steps without an overflow it doubles it (Micikevicius et al. 2018, arXiv:1710.03740,
-section 3.2; the rule is that of `torch.amp.GradScaler`). With a common scale, one lane's overflow would skip the steps of
-all. Everything stays on the device until the chunk ends. `bucket` uses it.
+gradients of adapters and heads, which are float32, are divided by it. If a gradient overflows, the lane skips the step
+and halves its scale; after enough steps without an overflow it doubles it (Micikevicius et al. 2018, arXiv:1710.03740,
+section 3.2; the rule is that of `torch.amp.GradScaler`). With a common scale, one lane's overflow would skip the steps
+of all. Everything stays on the device until the chunk ends. `bucket` uses it.
 
 Shapes: k lanes of a bucket.
 """

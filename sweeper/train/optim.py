@@ -84,7 +84,7 @@ class LaneOptimizer:
         scales: Loss scales, by which gradients are divided; None if losses are not scaled.
     """
 
-    def __init__(  # noqa: PLR0913  the state of an optimizer
+    def __init__(
         self,
         settings: Sequence[OptimSettings],
         steps: Sequence[int],
@@ -146,7 +146,7 @@ class LaneOptimizer:
             self._scales.update(lane, overflow)
 
 
-def adamw_step(  # noqa: PLR0913  the arguments of an optimizer's kernel
+def adamw_step(
     value: torch.Tensor,
     grad: torch.Tensor,
     moment1: torch.Tensor,

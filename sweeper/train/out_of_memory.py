@@ -1,9 +1,9 @@
 """Out-of-memory errors: train in smaller passes, then fewer lanes at a time, then a lane's micro-batch row by row.
 
 Activations grow with the tokens of a pass, so the budget of tokens is halved first: the lanes still share the base
-model. From `_FEWEST_TOKENS` on, a pass would no longer keep a GPU busy. Then the group is halved, and each half is tried
-by itself, since lanes are independent. A lane that runs out of memory alone trains in ever smaller passes, at the same
-effective batch. If it still fails with a single row, the trial has failed.
+model. From `_FEWEST_TOKENS` on, a pass would no longer keep a GPU busy. Then the group is halved, and each half is
+tried by itself, since lanes are independent. A lane that runs out of memory alone trains in ever smaller passes, at the
+same effective batch. If it still fails with a single row, the trial has failed.
 
 On a CPU, passes are that small from the start. So lanes come first there: the products of a lane keep their shapes, and
 the trial its exact losses.
@@ -31,9 +31,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 _MEMORY = (FailureKind.OUT_OF_MEMORY, FailureKind.HOST_MEMORY)
 _FEWEST_TOKENS = 2048
-"""Smallest pass for which several lanes stay together. An H100 needs about 300 tokens for the arithmetic of a product in
-bfloat16 to take as long as reading its weights (989 TFLOP/s, 3.35 TB/s), so this is well above; and eight lanes on a CPU
-have 1,920 (`batches`)."""
+"""Smallest pass for which several lanes stay together. On an H100, a product in bfloat16 takes as long as reading its
+weights at about 300 tokens (989 TFLOP/s, 3.35 TB/s), so this is well above. Eight lanes on a CPU have 1,920 at most
+(`batches`)."""
 
 
 class Divisible(Protocol):

@@ -191,7 +191,7 @@ class TrainingWorker:
         references = self._references(study) if request.probe else {}
         if request.lane_limit == 0 or request.typical is None or request.largest is None:
             return self._opened(study, request.lanes, references=references)
-        examples, size = study.task.examples(tokens, "train"), study.train.plan.micro_batch
+        examples, size = _training_examples(study.task, tokens, request), study.train.plan.micro_batch
         where: dict[str, Any] = {"pad_token_id": tokens.pad_token_id, "device": self._device}
         choice = choose_lanes(
             study.pack,
@@ -258,7 +258,7 @@ class TrainingWorker:
         if checkpointing:
             checkpoint_blocks(model)
         pack, adapter_config = self._pack(model, task)
-        train, validation = task.examples(tokens, "train"), task.examples(tokens, "validation")
+        train, validation = _training_examples(task, tokens, request), task.examples(tokens, "validation")
         plan = ChunkPlan.of(
             len(train.ids),
             micro_batch=request.micro_batch,
@@ -367,7 +367,8 @@ class TrainingWorker:
         return initial_head(setup.cache, [model, str(self._dtype), rows, seed, *bits], fit)
 
     def _train_once(self, study: _Study) -> EvaluationBatches:
-        return self._evaluation_batches(study.task.examples(study.tokens, "train"), study.tokens.pad_token_id)
+        examples = _training_examples(study.task, study.tokens, study.request)
+        return self._evaluation_batches(examples, study.tokens.pad_token_id)
 
     def _score_adapters(self, study: _Study, request: ScoreAdapters) -> AdaptersScored:
         started = time.perf_counter()
@@ -497,6 +498,7 @@ class TrainingWorker:
         costs |= {n: Cost(rows=o.num_rows, tokens=o.num_tokens, device_s=share) for n, o in outcomes.items()}
         measurements, checkpoints, adapters, rung_adapters = {}, {}, {}, {}
         base = self._setup.model.id or str(self._setup.model_dir)
+        self._checkpoints.keep(self._lanes)
         for number, lane in list(self._lanes.items()):
             scored = _validation(scores[number].metrics) if number in scores else {}
             measurements[number] = Measurement(
@@ -530,6 +532,14 @@ class TrainingWorker:
     def _skipped(self, outcome: ChunkOutcome) -> dict[str, float]:
         """Return the metric that only float16 has."""
         return {"train/skipped_steps": float(outcome.skipped_steps)} if self._dtype is torch.float16 else {}
+
+
+def _training_examples(task: TaskProtocol, tokens: TokenisedSplits, request: OpenStudy) -> Examples:
+    """Return the rows that are trained on. A head cannot learn a label that it has no output for."""
+    found = Examples.joined([task.examples(tokens, split) for split in request.train_splits])
+    if not task.has_head:
+        return found
+    return found.take([row for row, label in enumerate(found.targets) if label < request.rows.num_labels])
 
 
 def _validation(scores: Mapping[str, float]) -> dict[str, float]:

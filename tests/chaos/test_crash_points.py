@@ -14,7 +14,7 @@ SHORT = 150
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scenario", ["alone", "pack", "reconcile"])
+@pytest.mark.parametrize("scenario", ["alone", "pack", "files", "reconcile"])
 def test_a_sample_of_points_loses_nothing(scenario):
     results = []
     assert run([scenario], kinds=("kill", "power"), every=SHORT, seed=1, results=results) == []

@@ -372,6 +372,12 @@ def test_the_language_experiment_fits_together():
     assert settings.dataset["trec"].prompt_template == "Question: {text}\nType:"
 
 
+def test_the_chat_experiment_fits_together():
+    settings = compose(["experiment=smollm2_chat"]).settings
+    assert (settings.task.name, settings.task.loss_on, list(settings.dataset)) == ("causal_lm", "all", ["chitchat"])
+    assert (settings.dataset["chitchat"].role, settings.dataset["chitchat"].incomplete) == ("sender", "skip")
+
+
 # A task without a head.
 
 HEADLESS = ["task=causal_lm", "model=smollm2", "dataset=trec"]

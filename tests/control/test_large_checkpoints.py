@@ -15,9 +15,10 @@ from sweeper.execute.base import SaveTrials, TrialsSaved
 from sweeper.search.study import Search
 from sweeper.store.damage import DamageKind, find_damage
 from sweeper.store.ledger import Ledger
-from sweeper.types import ChunkReport, FailureKind
+from sweeper.types import ChunkReport, FailureKind, TrialState
 from tests.control.bench import Bench, Killed, check_intact, lose, no_pruning, once, record
 from tests.doubles import FakeWorker
+from tests.search.toy import preset
 
 ALL = ExecutorSettings(checkpoint_file_mb=0)
 """Every checkpoint is a large one."""
@@ -62,6 +63,12 @@ def test_the_store_takes_the_files_over_and_the_sweep_is_the_same(bench):
     assert len(seen) > 10
     assert all(seen)
     check_same(bench)
+
+
+def test_the_files_of_pruned_trials_do_not_pile_up(bench):
+    bench.search, bench.num_trials = preset("tpe", num_startup_trials=2), 10
+    bench.run(on_change=lambda: left(bench) and pytest.fail(f"{left(bench)} is left"))
+    assert TrialState.PRUNED in bench.states()
 
 
 @pytest.mark.parametrize("replies", [3, 4, 6, 9])

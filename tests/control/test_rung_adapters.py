@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from sweeper.analysis.best import trial_summary
+from sweeper.analysis.trial_summary import trial_summary
 from sweeper.figures.rungs import best_rung
 from sweeper.store.retention import adapters_to_keep, rung_adapter_to_keep
 from sweeper.types import Failure, FailureKind, TrialState

@@ -16,7 +16,11 @@ from tests.data.builders import cache_with
 
 CONF = Path(sweeper.data.__file__).parents[2] / "conf" / "dataset"
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
-UNIQUE_ROWS = {"trec": 5380, "sms_spam": 4511, "rotten_tomatoes": 8530, "imdb": 24904}
+UNIQUE_ROWS = {
+    **{"trec": 5380, "sms_spam": 4511, "rotten_tomatoes": 8530, "imdb": 24904},
+    **{"chitchat": 4013, "movie_dialogues": 63786},
+}
+FOR_LANGUAGE_MODELS = ("chitchat", "movie_dialogues")
 
 
 def settings_of(name, **more):
@@ -50,10 +54,11 @@ def test_the_wheel_is_pinned_to_its_bytes(name):
 @pytest.mark.parametrize("name", FROM_WHEELS)
 def test_the_rows_are_as_counted_and_the_default_sizes_fit(name, tmp_path, request, caplog):
     caplog.set_level(logging.WARNING, logger="sweeper")
-    cache = cache_with(tmp_path, settings_of(name).package, request)
-    whole = prepare_splits(settings_of(name, train_rows=0), cache=cache)
-    assert sum(whole.num_rows.values()) == UNIQUE_ROWS[name]
-    splits = prepare_splits(settings_of(name), cache=cache)
-    assert splits.num_rows == {"train": 1000, "validation": 400, "test": 1000, "confirmation": 2000}
+    cache, completions = cache_with(tmp_path, settings_of(name).package, request), name in FOR_LANGUAGE_MODELS
+    whole = prepare_splits(settings_of(name, train_rows=0), cache=cache, completions=completions)
+    assert whole.num_available + len(whole.validation) + len(whole.test) == UNIQUE_ROWS[name]
+    splits = prepare_splits(settings_of(name), cache=cache, completions=completions)
+    left = min(2000, UNIQUE_ROWS[name] - 2400)
+    assert splits.num_rows == {"train": 1000, "validation": 400, "test": 1000, "confirmation": left}
     assert splits.test.to_list() == whole.test.to_list()
     assert "too few" not in caplog.text

@@ -227,6 +227,12 @@ def test_a_newer_rate_replaces_an_older_one_and_a_short_session_none(tmp_path):
     assert find_rate(tmp_path, rate(folder, lanes=2).key)[0].tokens_per_s == pytest.approx(900)
 
 
+def test_a_cache_that_cannot_be_written_ends_no_session(tmp_path, caplog):
+    (tmp_path / "cache").write_text("a file, where the folder should be")
+    record_rates(tmp_path / "cache", [rate(FOLDER / "llama3_8b", lanes=2)])
+    assert "was not recorded" in caplog.text
+
+
 def test_a_damaged_file_of_rates_is_like_none(tmp_path):
     record_rates(tmp_path, [rate(FOLDER / "llama3_8b", lanes=2)])
     (tmp_path / "rates.json").write_text("[{")

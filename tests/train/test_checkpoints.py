@@ -141,14 +141,20 @@ def test_after_a_slow_one_the_next_is_due_when_the_last_has_taken_a_fiftieth_of_
     found = CheckpointWriter(CheckpointPolicy(file_bytes=10, every_s=300), timer)
     found.open(tmp_path)
     found.admitted(1)
-    timer.per_call = 8.0  # seconds that saving takes
+    found.admitted(2)
+    timer.per_call = 4.0  # seconds that saving takes
+    found.save(2, state())
     found.save(1, state())
     timer.per_call = 0.0
-    timer.now += 399
+    timer.now += 399  # of 50 times the seconds of both
     assert not due(found)
+    assert due(found, is_scored=True)
     timer.now += 1
     assert due(found)
-    assert due(found, is_scored=True)
+    found.save(1, state())
+    found.keep({1})
+    timer.now += 300
+    assert due(found)
 
 
 CHUNKS = 6

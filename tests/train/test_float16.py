@@ -169,9 +169,7 @@ def test_the_bias_correction_does_not_count_skipped_steps():
         parameters = torch.ones(1, SIZE)
         moments = {"moment1": torch.zeros(1, SIZE), "moment2": torch.zeros(1, SIZE)}
         scales = LaneScales([LossScale(4.0)], CPU)
-        optimizer = LaneOptimizer(
-            [settings], [0], num_adapter=ADAPTER, decay_mask=MASK, scales=scales, **moments
-        )
+        optimizer = LaneOptimizer([settings], [0], num_adapter=ADAPTER, decay_mask=MASK, scales=scales, **moments)
         for overflow in overflows:
             gradient = torch.full((1, SIZE), torch.inf if overflow else 0.5) * scales.scale_k
             optimizer.step(parameters, gradient, [True])

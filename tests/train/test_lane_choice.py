@@ -30,7 +30,7 @@ class FakeDevice:
         capacity: Bytes that there really are.
     """
 
-    def __init__(self, pack, seconds=lambda _: 1.0, *, lane=0, token=0, free=PLENTY, capacity=PLENTY):  # noqa: PLR0913
+    def __init__(self, pack, seconds=lambda _: 1.0, *, lane=0, token=0, free=PLENTY, capacity=PLENTY):
         self.shape, self.device = pack.shape, CPU
         self.seconds, self.lane, self.token, self.free, self.capacity = seconds, lane, token, free, capacity
         self.now, self.needed, self.trained = 0.0, 0, []

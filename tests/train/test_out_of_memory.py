@@ -78,7 +78,7 @@ def test_lanes_that_work_run_together_once(lanes):
 def test_a_failure_is_that_of_the_lane_that_fails_alone(lanes):
     calls = []
 
-    def work(group, _parts=1):
+    def work(group, _tokens):
         calls.append(numbers(group))
         if 5 in numbers(group):
             raise ValueError("lane 5 is odd")
@@ -94,7 +94,7 @@ def test_a_failure_is_that_of_the_lane_that_fails_alone(lanes):
 
 
 def test_groups_shrink_until_they_fit(lanes):
-    def work(group, _parts=1):
+    def work(group, _tokens):
         if len(group) > 3:
             raise MemoryError
         return numbers(group)
@@ -105,7 +105,7 @@ def test_groups_shrink_until_they_fit(lanes):
 
 
 def test_a_lane_too_large_by_itself_is_out_of_memory(lanes):
-    def work(group, _parts=1):
+    def work(group, _tokens):
         if len(group) > 1 or 2 in numbers(group):
             raise torch.OutOfMemoryError
         return numbers(group)
@@ -116,7 +116,7 @@ def test_a_lane_too_large_by_itself_is_out_of_memory(lanes):
 
 
 def test_an_interrupt_is_not_a_lanes_failure(lanes):
-    def work(_group, _parts):
+    def work(_group, _tokens):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -177,7 +177,7 @@ def test_a_lane_too_large_alone_is_trained_in_smaller_passes_and_ends_the_same(d
 def test_lanes_that_did_not_fit_together_are_not_tried_together_again(lanes):
     fallback, sizes = OutOfMemoryFallback(), []
 
-    def work(group, _parts):
+    def work(group, _tokens):
         sizes.append(len(group))
         if len(group) > 2:
             raise MemoryError

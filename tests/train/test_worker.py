@@ -19,7 +19,7 @@ import sweeper.train.worker
 from sweeper.config.settings import DatasetSettings, ModelSettings
 from sweeper.data import prepare, prepare_splits
 from sweeper.errors import ContentChanged, ModelError, WorkerError
-from sweeper.execute.base import CheckpointPolicy, SaveTrials, ScoreAdapters, StudyOpened, WorkerSetup
+from sweeper.execute.base import CheckpointPolicy, SaveTrials, ScoreAdapters, WorkerSetup
 from sweeper.models import read_model
 from sweeper.store.outcomes import RowOutcomes
 from sweeper.train import make_worker
@@ -619,3 +619,21 @@ def test_the_requests_reach_a_worker_that_has_no_source(disk, tmp_path):
     worker = started(tmp_path)
     worker.answer(request)
     assert worker.answer(admit(trial(1))).measurements == expected.answer(admit(trial(1))).measurements
+
+
+def test_an_opened_study_says_what_its_largest_pack_and_a_trial_need(disk):
+    found = started(disk)
+    reply = found.answer(study(disk, lanes=2, largest=trial(1)))
+    opened = found._study
+    frozen = sum(p.nbytes for n, p in opened.pack._model.named_parameters() if not n.startswith("classifier"))
+    assert reply.need.base == 4 * opened.shapes.parameters >= frozen > 0
+    rank, load_two = trial(1).lora.r, reply.need.lanes
+    assert load_two >= 2 * 12 * opened.pack.shape.with_rank(rank).size
+    assert reply.trial_tokens == 2 * sum(len(ids) for ids in opened.tokens.train["input_ids"])  # two epochs
+    # The peak of the process is that since the libraries were loaded.
+    report = found.answer(admit(trial(1)))
+    assert 0 < report.peak_bytes < 2_000_000_000
+
+
+def test_without_the_largest_trial_nothing_is_predicted(disk):
+    assert started(disk).answer(study(disk)).need is None
