@@ -82,8 +82,8 @@ def check_linear(module: nn.Module, name: str) -> None:
         raise ModelError(
             f"{name} is a {kind.__module__}.{kind.__name__} with a {dtype} weight of shape {list(weight.shape)}: "
             f"layers that are quantised like this cannot have an adapter, only those with a floating-point weight of "
-            f"shape [outputs, inputs] = {shape}, and those of model.quantization. Load the model unquantised: set model.id "
-            f"to a version of it whose config.json has no quantization_config."
+            f"shape [outputs, inputs] = {shape}, and those of model.quantization. Load the model unquantised: set "
+            f"model.id to a version of it whose config.json has no quantization_config."
         )
 
 

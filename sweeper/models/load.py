@@ -93,7 +93,7 @@ def load_model(
 
 
 def _quantising(plain: nn.Module, blocks: Sequence[str], quantization: str, dtype: torch.dtype) -> dict[str, Any]:
-    """Return the arguments that make transformers quantise the layers in the blocks; none if the files are quantised."""
+    """Return the arguments that make transformers quantise the layers in the blocks; none if they are quantised."""
     from transformers import BitsAndBytesConfig
 
     # It warns at its first import that a kernel for single rows is missing, which training has no use for.

@@ -24,11 +24,9 @@ __all__ = ["EightBitWeight", "FourBitWeight", "FrozenQuantised", "PlainWeight", 
 
 
 class _Weight(Protocol):
-    """W of one layer."""
+    """W of one layer; ``shape`` is ``(O, I)``."""
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """``(O, I)``."""
+    shape: tuple[int, int]
 
     @property
     def nbytes(self) -> int:
@@ -39,7 +37,7 @@ class _Weight(Protocol):
 
 
 class FourBitWeight:
-    """Blocks of 64 weights with a constant each; the constants are quantised, too, in blocks of 256 (double quantisation).
+    """Blocks of 64 weights with a constant each, and blocks of 256 constants with one of their own (double quantisation).
 
     Args:
         packed: Two weights in each byte.
@@ -54,17 +52,39 @@ class FourBitWeight:
 
     @property
     def nbytes(self) -> int:
+        """What is held, with constants."""
         nested = self.state.state2
         constants = self.state.absmax.nbytes + (nested.absmax.nbytes + self.state.offset.nbytes if nested else 0)
         return self.packed.nbytes + int(constants)
 
     def write_to(self, out: torch.Tensor) -> None:
+        """Write W into a contiguous tensor ``[O, I]``."""
         from bitsandbytes.functional import dequantize_4bit
 
-        if out.device.type == "cpu":  # its kernel for the CPU has no variant that writes into a tensor
-            out.copy_(dequantize_4bit(self.packed, self.state))
+        if out.device.type == "cpu":
+            out.copy_(self._on_cpu(out.numel()).view_as(out))
         else:
             dequantize_4bit(self.packed, self.state, out=out)
+
+    def _on_cpu(self, number: int) -> torch.Tensor:
+        """Return all weights.
+
+        The kernel of bitsandbytes 0.50 for CPUs with AVX-512 returns wrong weights if the length of a row is not a
+        multiple of the block's (64 x 96, for example), so it is given blocks as rows.
+        """
+        from bitsandbytes.functional import dequantize_blockwise
+
+        state = self.state
+        constants = dequantize_blockwise(state.absmax, state.state2) + state.offset if state.nested else state.absmax
+        size, packed = state.blocksize, self.packed
+        if number % size == 0:
+            shape = (number // size, size)
+            kernel = torch.ops.bitsandbytes.dequantize_4bit.default
+            found: torch.Tensor = kernel(packed, constants, size, state.quant_type, shape, state.dtype)
+            return found
+        halves = packed.view(torch.uint8).view(-1).int()
+        values = state.code[torch.stack([halves >> 4, halves & 15], 1).view(-1)[:number]]
+        return (values * constants.repeat_interleave(size)[:number]).to(state.dtype)
 
 
 class EightBitWeight:
@@ -81,9 +101,11 @@ class EightBitWeight:
 
     @property
     def nbytes(self) -> int:
+        """What is held, with constants."""
         return self.values.nbytes + self.scales.nbytes
 
     def write_to(self, out: torch.Tensor) -> None:
+        """Write W into a contiguous tensor ``[O, I]``."""
         torch.mul(self.values, self.scales, out=out)
 
 
@@ -96,9 +118,11 @@ class PlainWeight:
 
     @property
     def nbytes(self) -> int:
+        """What is held, with constants."""
         return self.weight.nbytes
 
     def write_to(self, out: torch.Tensor) -> None:
+        """Write W into a contiguous tensor ``[O, I]``."""
         out.copy_(self.weight)
 
 
@@ -208,9 +232,8 @@ def hold_quantised(model: nn.Module, dtype: torch.dtype, *, blocks: Sequence[str
         held = _held(layer, name, dtype, codes)
         model.set_submodule(name, held if name in inside else _plain(held))
     for parameter in model.parameters():
-        parameter.data = parameter.data.to(
-            dtype
-        )  # of a model that was published quantised, they have the type of its files
+        # Those of a model that was published quantised have the type of its files.
+        parameter.data = parameter.data.to(dtype)
 
 
 def _held(layer: Any, name: str, dtype: torch.dtype, codes: dict[str | None, torch.Tensor]) -> QuantisedLinear:
@@ -228,8 +251,8 @@ def _held(layer: Any, name: str, dtype: torch.dtype, codes: dict[str | None, tor
         part = EightBitWeight(weight.data, largest.float())
     else:
         raise ModelError(
-            f"{name} is a {type(layer).__name__} with a {weight.dtype} weight that has not been quantised. Choose a version "
-            f"of the model without a quantization_config, and set model.quantization."
+            f"{name} is a {type(layer).__name__} with a {weight.dtype} weight that has not been quantised. Choose a "
+            f"version of the model without a quantization_config, and set model.quantization."
         )
     is_transposed = getattr(layer, "source_cls", nn.Linear) is Conv1D
     return QuantisedLinear(part, layer.bias, like, is_transposed=is_transposed)

@@ -68,9 +68,9 @@ def train_language(pack, lanes, data, chunks):
     return {lane.spec.number: losses for lane, losses in zip(lanes, torch.stack(steps, 1), strict=True)}
 
 
-def train_language_with_peft(kind, trial, data, chunks):
+def train_language_with_peft(kind, trial, data, chunks, *, base=None):
     """Train alone as one would with labels of -100, and a mean over the tokens of an optimizer step."""
-    model = _peft_model(kind, trial)
+    model = _peft_model(kind, trial, language_model(kind) if base is None else base)
     settings, plan = trial.by_key(), data.rows.plan
     window = int(settings["train.batch_size"]) // plan.micro_batch
     optimizer, scheduler = optimizer_of(model, settings, plan.num_chunks * -(-plan.micro_batches // window))
@@ -105,10 +105,9 @@ def batch_with_labels(rows):
     return torch.tensor(ids), torch.tensor(mask), torch.tensor(labels)
 
 
-def _peft_model(kind, trial):
+def _peft_model(kind, trial, base):
     from peft import LoraConfig, get_peft_model
 
-    base = language_model(kind)
     values = trial.by_key()
     rank = values["lora.r"]
     config = LoraConfig(

@@ -12,11 +12,13 @@ from torch.utils._pytree import tree_leaves
 class LiveBytes(TorchDispatchMode):
     """While active, counts the tensors that operations make, and forgets them when they are freed.
 
-    Views of tensors that existed before count nothing, and neither does memory that a kernel uses internally.
+    Views of tensors that existed before count nothing, and neither does memory that a kernel uses internally. With a
+    device, tensors on others count nothing.
     """
 
-    def __init__(self):
+    def __init__(self, device=None):
         super().__init__()
+        self.device = device
         self.now = self.peak = 0
         self._known = {}
 
@@ -25,7 +27,8 @@ class LiveBytes(TorchDispatchMode):
         given = {storage._cdata for storage in _storages((args, kwargs))}
         for storage in _storages(result):
             key = storage._cdata
-            if key not in given and key not in self._known:
+            is_counted = self.device is None or storage.device.type == self.device
+            if is_counted and key not in given and key not in self._known:
                 self._known[key] = storage.nbytes()
                 self.now += storage.nbytes()
                 self.peak = max(self.peak, self.now)

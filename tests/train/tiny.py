@@ -162,9 +162,9 @@ def train_segments(pack, lanes, data, chunks):
     return found
 
 
-def train_with_peft(kind, trial, data, chunks):
+def train_with_peft(kind, trial, data, chunks, *, base=None):
     """Train a trial alone, as one would with PEFT, torch and transformers, and return the loss of every micro-batch."""
-    model = _peft_model(kind, trial)
+    model = _peft_model(kind, trial, build_model(kind) if base is None else base)
     settings, plan = trial.by_key(), data.rows.plan
     window = int(settings["train.batch_size"]) // plan.micro_batch
     optimizer, scheduler = optimizer_of(model, settings, plan.num_chunks * -(-plan.micro_batches // window))
@@ -196,10 +196,9 @@ def no_peft_deprecation():
         yield
 
 
-def _peft_model(kind, trial):
+def _peft_model(kind, trial, base):
     from peft import LoraConfig, get_peft_model
 
-    base = build_model(kind)
     targets, _ = layers_of(base)
     values = trial.by_key()
     rank, ratio = values["lora.r"], values["lora.alpha_ratio"]
