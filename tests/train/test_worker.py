@@ -16,13 +16,15 @@ from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 import sweeper.train.worker
 from sweeper.config.settings import DatasetSettings, ModelSettings
-from sweeper.data import prepare, prepare_splits
+from sweeper.data import open_rows, prepare, prepare_splits
 from sweeper.errors import ContentChanged, WorkerError
 from sweeper.execute.base import CheckpointPolicy, ScoreAdapters, StudyOpened, WorkerSetup
 from sweeper.models import read_model
 from sweeper.store.outcomes import RowOutcomes
 from sweeper.train import make_worker
+from sweeper.tasks import make_task
 from sweeper.train.lane import Lane
+from sweeper.train.worker import _training_examples
 from sweeper.types import Admission, ChunkRequest, FailureKind, Phase
 from tests.builders import make_opening
 from tests.data.test_rows import flip
@@ -572,3 +574,25 @@ def test_the_requests_reach_a_worker_that_has_no_source(disk, tmp_path):
     worker = started(tmp_path)
     worker.answer(request)
     assert worker.answer(admit(trial(1))).measurements == expected.answer(admit(trial(1))).measurements
+
+
+def test_validation_rows_are_trained_on_if_they_are_asked_for(disk):
+    both = started(disk)
+    both.answer(study(disk, train_splits=("train", "validation"), rungs=()))
+    report = both.answer(admit(trial(1)))
+    alone = started(disk)
+    alone.answer(study(disk))
+    # 126 rows instead of 96: 7 micro-batches of 8 in a chunk of half an epoch instead of 6.
+    assert (report.costs[1].rows, alone.answer(admit(trial(1))).costs[1].rows) == (56, 48)
+    assert set(report.measurements[1].metrics) == {"train/loss"}
+
+
+def test_rows_with_a_label_that_the_head_lacks_are_not_trained_on(disk):
+    request = study(disk, train_splits=("train", "validation"), rungs=())
+    task = make_task("text_classification")
+    tokens = open_rows(request.rows, cache=disk / "cache", model_dir=disk / "model", trust_remote_code=False)
+    unknown = replace(tokens, validation=tokens.validation.map(lambda row: {"label": row["label"] + 1}))
+    found = _training_examples(task, unknown, request)
+    num_labels = request.rows.num_labels
+    assert len(found.ids) == 96 + sum(label < num_labels for label in unknown.validation["label"]) < 126
+    assert max(found.targets) == num_labels - 1
