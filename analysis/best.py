@@ -7,7 +7,6 @@ It depends on the store only, so the same sweep always gives the same file. `swe
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -32,12 +31,12 @@ from sweeper.figures.comparison import (
     selection_optimism,
     standard_error,
 )
+from sweeper.figures.confirmation import recommended_trial
 from sweeper.figures.hyperparameters import differing_params
 from sweeper.figures.origins import count_origins
 from sweeper.figures.pareto import pareto_trials, recorded_cost
 from sweeper.figures.ranking import best_trial, finite_value, rank_trials
 from sweeper.figures.recipes import default_trial, recipe_name, recorded_default_recipe
-from sweeper.figures.confirmation import recommended_trial
 from sweeper.figures.rungs import best_rung_text, rung_optimism
 from sweeper.figures.study_time import study_wall_s
 from sweeper.store.serialization import SCHEMA_VERSION

@@ -71,7 +71,9 @@ def final_row(training: Mapping[str, Any]) -> list[str]:
         str(training["seed"]),
         state if state == TrialState.COMPLETE else running,
         "-" if value is None else _with_error(value, training["standard_error"]) + best,
-        "-" if test is None else f"{_with_error(test['value'], test['standard_error'])} on {plural(test['num_rows'], 'row')}",
+        "-"
+        if test is None
+        else f"{_with_error(test['value'], test['standard_error'])} on {plural(test['num_rows'], 'row')}",
         training["adapter"] or "-",
     ]
 

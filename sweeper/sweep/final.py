@@ -180,11 +180,12 @@ class _Training:
 
     def _announce(self, record: StudyRecord, choice: _Choice, spec: TrialSpec) -> None:
         rows, before = record.num_rows["train"], self._study.num_rows["train"]
+        times = _rows_in_all(record) / _rows_in_all(self._study)
         print_line(
             self._console,
             f"Training {choice.name} ({choice.why}) of {self._study.name} on {plural(rows, 'row')}, seed {spec.seed}; "
-            f"the search used {before:,}. {plural(record.epochs, 'epoch')}, {plural(record.num_chunks, 'chunk')}: about "
-            f"{_rows_in_all(record) / _rows_in_all(self._study):.1f} times as long as a trial of the search.",
+            f"the search used {before:,}. {plural(record.epochs, 'epoch')}, {plural(record.num_chunks, 'chunk')}: "
+            f"about {times:.1f} times as long as a trial of the search.",
         )
         if not record.num_rows["validation"]:
             print_line(self._console, "The validation rows are trained on, so only the test rows give a score.")

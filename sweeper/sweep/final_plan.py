@@ -134,8 +134,8 @@ def _checked_splits(settings: SweepSettings, dataset: DatasetSettings, asked: Da
     if changed or before.labels != now.labels:
         what = f"the {' and '.join(changed)} rows" if changed else "the labels"
         raise SweeperError(
-            f"with {now.num_rows['train']:,} training rows, {what} of {dataset.name} would not be those of the sweep, so "
-            f"scores could not be compared. Give --rows a number below {now.num_rows['train']}"
+            f"with {now.num_rows['train']:,} training rows, {what} of {dataset.name} would not be those of the sweep, "
+            f"so scores could not be compared. Give --rows a number below {now.num_rows['train']}"
         )
     return now
 

@@ -31,9 +31,7 @@ def stored_settings(store: TrialStore) -> SweepSettings:
     check_remote_code(settings.model, source="the sweep on disk")
     # The outputs folder may have been moved since the sweep started. The addresses on disk are masked, so nobody can be
     # notified without new ones.
-    return dataclasses.replace(
-        settings, name=store.root.name, outputs=str(store.root.parent), notify=NotifySettings()
-    )
+    return dataclasses.replace(settings, name=store.root.name, outputs=str(store.root.parent), notify=NotifySettings())
 
 
 def with_sections(

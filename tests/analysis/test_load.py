@@ -242,8 +242,8 @@ def test_load_and_best_json_say_which_adapter_is_recommended(with_better_rung):
     assert sweep.adapter(which="best_rung") == store.rung_adapter_dir(TREC, 1, 8)
     report = write_reports(store)["report.md"].read_text()
     assert (
-        "The recommended adapter is that of trial 1, seed 0, after epoch 3 of 3, the last; it scored best after epoch 2 "
-        "of 3. The adapter of that epoch is kept beside it, in adapter-chunk-8."
+        f"The recommended adapter is that of trial 1, seed {found['seed']}, after epoch 3 of 3, the last; it scored "
+        "best after epoch 2 of 3. The adapter of that epoch is kept beside it, in adapter-chunk-8."
     ) in report
 
 

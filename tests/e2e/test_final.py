@@ -16,6 +16,7 @@ from sweeper.errors import SweeperError, SweepMismatch
 from sweeper.store.ledger import Ledger
 from sweeper.store.trials import TrialStore
 from sweeper.sweep import final, final_plan
+from sweeper.sweep.confirm import confirm_sweep
 from sweeper.sweep.final import FinalOptions, train_final
 from sweeper.sweep.run import run_sweep
 from sweeper.track.base import NullTracker
@@ -78,7 +79,10 @@ def test_the_best_configuration_is_trained_on_all_rows(folder, finals, capsys):
     assert trial.cost.rows == 160
     assert Ledger(store.paths.ledger).cost.rows == spent.rows + trial.cost.rows
     shown = capsys.readouterr().out
-    assert "on 90 rows, seed 0; the search used 64. 2 epochs, 4 chunks: about 1.2 times as long as a trial of the search." in shown
+    assert (
+        "on 90 rows, seed 0; the search used 64. 2 epochs, 4 chunks: about 1.2 times as long as a trial of the search."
+        in shown
+    )
     assert "epoch 1 of 2: train/loss" in shown
 
 
@@ -122,8 +126,6 @@ def test_no_test_row_and_no_validation_row_is_trained_on(folder, finals, tiny_ca
     assert not set(after["train"]) & {*after["test"], *after["validation"]}
 
 
-
-
 def test_a_training_that_is_complete_is_not_repeated(folder, finals, capsys):
     train(folder)
     path = finals.paths.trial(ALL, 0).record
@@ -154,8 +156,9 @@ def test_a_killed_training_goes_on_from_its_checkpoint(folder, finals, monkeypat
     assert finals.read_trial(ALL, 0).state is TrialState.RUNNING
     assert train(folder) == 0
     expected = TrialStore(TrialStore(whole).paths.final)
-    assert finals.read_adapter(ALL, 0)["adapter_model.safetensors"] == (
-        expected.read_adapter(ALL, 0)["adapter_model.safetensors"]
+    assert (
+        finals.read_adapter(ALL, 0)["adapter_model.safetensors"]
+        == (expected.read_adapter(ALL, 0)["adapter_model.safetensors"])
     )
     assert finals.read_trial(ALL, 0).cost.rows == expected.read_trial(ALL, 0).cost.rows  # no chunk is repeated
 
@@ -194,7 +197,7 @@ def test_the_tracker_shows_the_training_and_gets_its_model_card(folder, finals, 
         def show(self, study, trial, files=()):
             shown.append((study.name, trial.spec.number, trial.state, [path.name for path in files]))
 
-        def keep_report(self, studies, files, timeout_s):
+        def keep_report(self, studies, files, timeout_s):  # noqa: ARG002  the protocol's name
             kept.extend((study.name, path) for study in studies for path in files)
 
     monkeypatch.setattr(final, "open_tracker", lambda *_: Tracker())
@@ -245,9 +248,7 @@ def test_changed_rows_are_an_error(tmp_path, tiny_bert, tiny_cache):
 
 
 @pytest.mark.slow
-def test_the_confirmed_configuration_is_trained(folder, finals, searched):
-    from sweeper.sweep.confirm import confirm_sweep
-
+def test_the_confirmed_configuration_is_trained(folder, finals):
     overrides = ["confirm.max_share=4", "confirm.seeds=2", "confirm.max_seeds=2"]
     confirm_sweep("tiny", overrides, outputs=folder.parent, console=Console())
     block = study_of(folder)["confirmation"]

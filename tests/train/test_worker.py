@@ -21,8 +21,8 @@ from sweeper.errors import ContentChanged, WorkerError
 from sweeper.execute.base import CheckpointPolicy, ScoreAdapters, StudyOpened, WorkerSetup
 from sweeper.models import read_model
 from sweeper.store.outcomes import RowOutcomes
-from sweeper.train import make_worker
 from sweeper.tasks import make_task
+from sweeper.train import make_worker
 from sweeper.train.lane import Lane
 from sweeper.train.worker import _training_examples
 from sweeper.types import Admission, ChunkRequest, FailureKind, Phase
