@@ -28,7 +28,7 @@ PEER_VENVS ?= .venv-peers
 PEERS := $(patsubst benchmarks/replay/peers/%.txt,$(PEER_VENVS)/%/.installed,$(wildcard benchmarks/replay/peers/*.txt))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep plan confirm overnight schedule unschedule status report ui fresh-clone bench bench-short bench-long bench-growth bench-controller calibration tables portfolio replay replay-short chaos chaos-short chaos-mutants chaos-mutants-short crash-points chaos-simulate simulate test test-slow test-browser test-all wheel-check lint format types ci constraints audit image dist clean distclean
+.PHONY: help setup sweep plan confirm train overnight schedule unschedule status report ui fresh-clone bench bench-short bench-long bench-growth bench-controller calibration tables portfolio replay replay-short chaos chaos-short chaos-mutants chaos-mutants-short crash-points chaos-simulate simulate test test-slow test-browser test-all wheel-check lint format types ci constraints audit image dist clean distclean
 .DELETE_ON_ERROR:
 
 help:  ## List all targets
@@ -46,6 +46,9 @@ plan: $(VENV)/.installed  ## Compute memory, disk space, time and price of a swe
 
 confirm: $(VENV)/.installed  ## Train the best settings of a sweep again with fresh seeds; ARGS='<sweep> confirm.max_share=2'
 	@$(BIN)/sweeper confirm $(ARGS)
+
+train: $(VENV)/.installed  ## Train the best setting of a sweep once more on all rows; ARGS='<sweep>/<study> --rows all'
+	@$(BIN)/sweeper train $(ARGS)
 
 overnight: $(VENV)/.installed  ## Search from 22:00 to 07:00 every night, as long as this terminal stays open
 	@$(BIN)/sweeper jobs run $(JOB) --wait $(ARGS)

@@ -74,7 +74,8 @@ def _rows(training: Mapping[str, Any], study: StudyRecord) -> str:
     )
     if training["includes_validation"]:
         return f"{rows}, the validation rows among them, so none is left to give a validation score."
-    return f"{rows}; {study.num_rows.get('validation', 0):,} validation rows and {study.num_rows.get('test', 0):,} test rows were held out."
+    validation, test = (study.num_rows.get(split, 0) for split in ("validation", "test"))
+    return f"{rows}; {validation:,} validation rows and {test:,} test rows were held out."
 
 
 def _better(training: Mapping[str, Any]) -> str:

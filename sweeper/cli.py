@@ -128,6 +128,7 @@ def train(
         list[str] | None,
         typer.Argument(help="Hydra overrides, for example: executor.device=cpu.", show_default=False),
     ] = None,
+    *,
     rows: Annotated[str, typer.Option(help="Number of training rows, or all: every row that is available.")] = "all",
     trial: Annotated[
         int | None,

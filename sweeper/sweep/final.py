@@ -180,10 +180,12 @@ class _Training:
 
     def _announce(self, record: StudyRecord, choice: _Choice, spec: TrialSpec) -> None:
         rows, before = record.num_rows["train"], self._study.num_rows["train"]
+        times = _rows_in_all(record) / _rows_in_all(self._study)
         print_line(
             self._console,
             f"Training {choice.name} ({choice.why}) of {self._study.name} on {plural(rows, 'row')}, seed {spec.seed}; "
-            f"the search used {before:,}. {plural(record.epochs, 'epoch')}, {plural(record.num_chunks, 'chunk')}.",
+            f"the search used {before:,}. {plural(record.epochs, 'epoch')}, {plural(record.num_chunks, 'chunk')}: "
+            f"about {times:.1f} times as long as a trial of the search.",
         )
         if not record.num_rows["validation"]:
             print_line(self._console, "The validation rows are trained on, so only the test rows give a score.")
@@ -295,6 +297,11 @@ class _Progress:
                     epoch = f"epoch {rung_epoch(study, measurement):.3g} of {study.epochs}"
                     print_line(self._console, f"  {epoch}: {scores} ({measurement.elapsed_s:.0f} s)")
             self._shown[number] = trial.chunks_done
+
+
+def _rows_in_all(study: StudyRecord) -> int:
+    """Return the rows that a full trial of a study trains on, repeats included."""
+    return study.num_chunks * study.rows_per_chunk
 
 
 def _checked_rows(rows: str) -> str:

@@ -17,7 +17,7 @@ from sweeper.fetch.progress import Progress
 from sweeper.figures.final import ALL_ROWS, final_study_name
 from sweeper.sweep.plan import StudyPlan, check_content, plan_study, plan_weights
 from sweeper.tasks import make_task
-from sweeper.train.chunks import ChunkPlan
+from sweeper.train.chunks import ChunkPlan, chunks_of_size
 from sweeper.types import StudyRecord
 
 __all__ = ["plan_final"]
@@ -38,8 +38,8 @@ def plan_final(
     """Return the study in which a configuration of another one is trained on more rows.
 
     Epochs stay, so there are more steps: the learning rate was chosen for this number of passes over the rows. Chunks
-    keep their size, so a kill costs no more than in the search, and micro-batches are composed in the same way. The
-    trial is scored after each epoch.
+    keep about their size, so a kill costs about as much as in the search, and micro-batches are composed in the same
+    way. The trial is scored after each epoch.
 
     Args:
         config: The configuration of the sweep.
@@ -79,7 +79,11 @@ def plan_final(
     chunks = ChunkPlan.of(
         num_rows["train"],
         micro_batch=source.micro_batch,
-        chunks_per_epoch=max(1, round(num_rows["train"] / source.rows_per_chunk)),
+        chunks_per_epoch=chunks_of_size(
+            num_rows["train"],
+            micro_batch=min(source.micro_batch, num_rows["train"]),
+            rows_per_chunk=source.rows_per_chunk,
+        ),
         epochs=source.epochs,
     )
     rungs = tuple(chunks.chunks_per_epoch * epoch for epoch in range(1, chunks.epochs + 1))
@@ -130,8 +134,8 @@ def _checked_splits(settings: SweepSettings, dataset: DatasetSettings, asked: Da
     if changed or before.labels != now.labels:
         what = f"the {' and '.join(changed)} rows" if changed else "the labels"
         raise SweeperError(
-            f"with {now.num_rows['train']:,} training rows, {what} of {dataset.name} would not be those of the sweep, so "
-            f"scores could not be compared. Give --rows a number below {now.num_rows['train']}"
+            f"with {now.num_rows['train']:,} training rows, {what} of {dataset.name} would not be those of the sweep, "
+            f"so scores could not be compared. Give --rows a number below {now.num_rows['train']}"
         )
     return now
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["ChunkPlan", "choose_chunks_per_epoch", "choose_epochs"]
+__all__ = ["ChunkPlan", "choose_chunks_per_epoch", "choose_epochs", "chunks_of_size"]
 
 _ROWS_SEEN = 3000
 _ROWS_SEEN_PER_LABEL = 25
@@ -31,6 +31,22 @@ def choose_epochs(num_rows: int, num_labels: int) -> int:
 def choose_chunks_per_epoch(epochs: int) -> int:
     """Return the chunks of an epoch for ``train.chunks_per_epoch=0``."""
     return max(1, round(_CHUNKS / epochs))
+
+
+def chunks_of_size(num_rows: int, *, micro_batch: int, rows_per_chunk: int) -> int:
+    """Return the chunks of an epoch whose chunks have about as many rows as those of another study.
+
+    Chunks between half and twice that size will do: of these numbers, it is the one with which an epoch leaves out the
+    fewest rows.
+    """
+    near = max(1, round(num_rows / rows_per_chunk))
+    most = max(1, num_rows // micro_batch)
+    numbers = range(min((near + 1) // 2, most), min(2 * near, most) + 1)
+
+    def left_out(number: int) -> int:
+        return num_rows - number * micro_batch * (num_rows // (micro_batch * number))
+
+    return min(numbers, key=lambda number: (left_out(number), abs(number - near), number))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,11 @@ from sweeper.errors import SweeperError
 from sweeper.store.outcomes import RowOutcomes
 from sweeper.types import TrialState
 from tests.builders import (
+    ADAPTER,
     make_confirmed_sweep,
     make_default,
     make_history,
+    make_measurement,
     make_outcomes,
     make_study,
     make_sweep,
@@ -218,3 +220,56 @@ def test_a_path_that_is_no_sweep_is_an_error_with_the_remedy(store, tmp_path, pa
     with pytest.raises(SweeperError) as caught:
         sweeper.load(store.root.parent / path)
     assert text.format(outputs=tmp_path) in str(caught.value)
+
+
+@pytest.fixture
+def with_better_rung(tmp_path):
+    """A sweep whose best trial scored best after epoch 2 of 3, with both adapters on disk."""
+    history = [make_measurement(4, 0.85), make_measurement(8, 0.92), make_measurement(12, 0.9)]
+    trials = [make_default(0.8), make_trial(1, measurements=history)]
+    store = make_sweep(tmp_path / "mine", [(make_study(epochs=3), trials)], adapters=[(TREC, 1)])
+    store.write_rung_adapter(TREC, 1, 8, ADAPTER)
+    return store
+
+
+def test_load_and_best_json_say_which_adapter_is_recommended(with_better_rung):
+    store = with_better_rung
+    sweep = sweeper.load(store.root)
+    found = sweep.study()["recommended_adapter"]
+    assert (found["trial"], found["epoch"]) == (1, 3)
+    assert found["text"] == "after epoch 3 of 3, the last; it scored best after epoch 2 of 3"
+    assert sweep.adapter() == store.adapter_dir(TREC, 1)
+    assert sweep.adapter(which="best_rung") == store.rung_adapter_dir(TREC, 1, 8)
+    report = write_reports(store)["report.md"].read_text()
+    assert (
+        f"The recommended adapter is that of trial 1, seed {found['seed']}, after epoch 3 of 3, the last; it scored "
+        "best after epoch 2 of 3. The adapter of that epoch is kept beside it, in adapter-chunk-8."
+    ) in report
+
+
+def test_the_adapter_of_the_best_rung_is_the_last_one_if_no_earlier_rung_scored_higher(store):
+    sweep = sweeper.load(store.root)
+    assert sweep.study("sms")["recommended_adapter"]["text"] == "after epoch 3 of 3, the last"
+    assert sweep.adapter("sms", which="best_rung") == sweep.adapter("sms") == store.adapter_dir(SMS, 0)
+
+
+def test_adapters_are_found_in_a_folder_that_was_moved(with_better_rung, tmp_path):
+    write_reports(with_better_rung)
+    with_better_rung.root.rename(tmp_path / "moved")
+    found = sweeper.load(tmp_path / "moved").adapter(which="best_rung")
+    assert found.is_relative_to(tmp_path / "moved")
+
+
+def test_the_recommended_adapter_of_a_confirmation_is_that_of_a_fresh_seed(confirmed):
+    found = sweeper.load(confirmed.root).study()["recommended_adapter"]
+    assert (found["trial"], found["text"]) == (2_000_001, "after epoch 3 of 3, the last")
+
+
+def test_a_study_without_a_final_training_names_the_command(store):
+    with pytest.raises(SweeperError, match=r"there is none that is complete. Run: sweeper train mine/trec-minilm-lora"):
+        sweeper.load(store.root).adapter("trec", which="final")
+
+
+def test_another_kind_of_adapter_is_an_error(store):
+    with pytest.raises(ValueError, match="must be one of recommended, best_rung, final"):
+        sweeper.load(store.root).adapter("trec", which="last")

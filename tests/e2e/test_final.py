@@ -3,46 +3,259 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 import sweeper
-from sweeper.errors import SweeperError
-from sweeper.store.paths import SweepPaths
+from sweeper.control.trial_records import TrialRecords
+from sweeper.data.disk import load_or_make
+from sweeper.errors import SweeperError, SweepMismatch
+from sweeper.store.ledger import Ledger
 from sweeper.store.trials import TrialStore
+from sweeper.sweep import final, final_plan
+from sweeper.sweep.confirm import confirm_sweep
 from sweeper.sweep.final import FinalOptions, train_final
 from sweeper.sweep.run import run_sweep
+from sweeper.track.base import NullTracker
 from sweeper.types import Phase, TrialState
 from tests.doubles import write_rows
+from tests.e2e.conftest import overrides_of
 
 STUDY = "tiny-tinybert-lora"
 ALL = f"{STUDY}-all-rows"
+NUM_ALL = 90
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory, tiny_bert, tiny_cache):
+    """A sweep whose search is over; its folder, which tests copy, and its rows."""
+    folder = tmp_path_factory.mktemp("searched")
+    rows = write_rows(folder / "rows.jsonl")
+    run_sweep([*overrides_of(folder, rows, tiny_bert, tiny_cache), "budget.trials=3"])
+    return folder / "outputs" / "tiny", rows
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(searched, tmp_path):
+    shutil.copytree(searched[0], tmp_path / "outputs" / "tiny")
     return tmp_path / "outputs" / "tiny"
 
 
 @pytest.fixture
 def finals(folder):
-    return TrialStore(SweepPaths(folder).final)
+    return TrialStore(TrialStore(folder).paths.final)
 
 
 def train(folder, target="tiny", **options):
-    return train_final(target, FinalOptions(**options), outputs=folder.parent, console=Console())
+    return train_final(target, FinalOptions(**options), outputs=folder.parent, console=Console(width=200))
 
 
-def test_the_best_configuration_is_trained_on_all_rows(tiny, folder, finals, capsys):
-    run_sweep(tiny)
-    store = TrialStore(folder)
-    source = store.read_study(STUDY)
+def cached_splits(cache, reference):
+    """Return the texts of each split that a study was planned with."""
+    stored = load_or_make(cache / "splits" / reference.splits, lambda: pytest.fail("the splits are not cached"))
+    return {name: list(part["text"]) for name, part in stored.parts.items()}
+
+
+def study_of(folder):
+    return json.loads(TrialStore(folder).paths.best.read_text())["studies"][0]
+
+
+def test_the_best_configuration_is_trained_on_all_rows(folder, finals, capsys):
+    store, source = TrialStore(folder), TrialStore(folder).read_study(STUDY)
+    spent = Ledger(store.paths.ledger).cost
     assert train(folder, f"tiny/{STUDY}") == 0
     record, (trial,) = finals.read_study(ALL), finals.trials(ALL)
-    print(record.num_rows, record.num_available, source.num_rows, source.num_available)
-    assert record.num_rows["train"] == source.num_available > source.num_rows["train"]
-    best = json.loads(store.paths.best.read_text())["studies"][0]
-    assert trial.state is TrialState.COMPLETE
-    assert trial.spec.phase is Phase.FINAL
-    assert trial.spec.params == store.read_trial(STUDY, best["best"]["trial"]).spec.params
+    assert record.num_rows == {"train": NUM_ALL, "validation": 30, "test": 30, "confirmation": 0}
+    # The epochs stay, so more rows are more steps.
+    assert (record.epochs, source.epochs) == (2, 2)
+    assert (record.num_chunks * record.rows_per_chunk, source.num_chunks * source.rows_per_chunk) == (160, 128)
+    assert (record.num_chunks, record.rungs) == (4, (2, 4))  # scored after each epoch
+    best = study_of(folder)["best"]
+    assert (trial.state, trial.spec.phase, trial.spec.seed) == (TrialState.COMPLETE, Phase.FINAL, 0)
+    assert trial.spec.params == store.read_trial(STUDY, best["trial"]).spec.params
+    assert trial.cost.rows == 160
+    assert Ledger(store.paths.ledger).cost.rows == spent.rows + trial.cost.rows
+    shown = capsys.readouterr().out
+    assert (
+        "on 90 rows, seed 0; the search used 64. 2 epochs, 4 chunks: about 1.2 times as long as a trial of the search."
+        in shown
+    )
+    assert "epoch 1 of 2: train/loss" in shown
+
+
+def test_what_was_trained_is_in_report_best_json_and_load(folder, finals):
+    train(folder)
+    (found,) = study_of(folder)["final"]
+    adapter = finals.adapter_dir(ALL, 0)
+    outcomes = finals.read_test_outcomes(ALL, 0)
+    expected = float((outcomes.predicted_N == outcomes.target_N).mean())
+    assert found["test"]["value"] == found["test"]["metrics"]["test/accuracy"] == pytest.approx(expected)
+    assert found["test"]["num_rows"] == len(outcomes.loss_N) == 30
+    assert found["value"] == finals.read_trial(ALL, 0).last_rung.metrics["validation/accuracy"]
+    assert (found["adapter"], found["model_card"]) == (str(adapter), str(adapter / "README.md"))
+    assert sweeper.load(folder).adapter(which="final") == adapter
+    for name in ("report.md", "report.html"):
+        text = (folder / name).read_text()
+        assert str(adapter) in text
+        assert f"{found['test']['value']:.4f}" in text
+
+
+def test_the_model_card_has_scores_and_every_setting(folder, finals):
+    train(folder)
+    card = finals.paths.trial(ALL, 0).model_card.read_text()
+    spec = finals.read_trial(ALL, 0).spec
+    assert card.startswith("---\nlibrary_name: peft\nbase_model: ")
+    assert "trained on 90 of 90 available rows; 30 validation rows and 30 test rows were held out." in card
+    assert f"| `train.learning_rate` | {spec.train.learning_rate!r} |" in card
+    assert f"| `lora.r` | {spec.lora.r} |" in card
+    assert "| `test/accuracy` | " in card
+    assert "| `validation/accuracy` | " in card
+
+
+def test_no_test_row_and_no_validation_row_is_trained_on(folder, finals, tiny_cache):
+    train(folder)
+    before, after = (
+        cached_splits(tiny_cache, store.read_study(name).rows_ref)
+        for store, name in ((TrialStore(folder), STUDY), (finals, ALL))
+    )
+    assert (after["test"], after["validation"]) == (before["test"], before["validation"])
+    assert set(before["train"]) < set(after["train"])
+    assert not set(after["train"]) & {*after["test"], *after["validation"]}
+
+
+def test_a_training_that_is_complete_is_not_repeated(folder, finals, capsys):
+    train(folder)
+    path = finals.paths.trial(ALL, 0).record
+    before = path.read_bytes()
+    capsys.readouterr()
+    assert train(folder) == 0
+    assert "It is trained already." in capsys.readouterr().out
+    assert path.read_bytes() == before
+    assert len(finals.trials(ALL)) == 1
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_a_killed_training_goes_on_from_its_checkpoint(folder, finals, monkeypatch, tmp_path, chunk):
+    whole = tmp_path / "whole" / "tiny"
+    shutil.copytree(folder, whole)
+    train(whole)
+    write = TrialRecords.write
+
+    def dies(records, trial, checkpoint=None):
+        write(records, trial, checkpoint)
+        if trial.chunks_done == chunk:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrialRecords, "write", dies)
+    with pytest.raises(KeyboardInterrupt):
+        train(folder)
+    monkeypatch.undo()
+    assert finals.read_trial(ALL, 0).state is TrialState.RUNNING
+    assert train(folder) == 0
+    expected = TrialStore(TrialStore(whole).paths.final)
+    assert (
+        finals.read_adapter(ALL, 0)["adapter_model.safetensors"]
+        == (expected.read_adapter(ALL, 0)["adapter_model.safetensors"])
+    )
+    assert finals.read_trial(ALL, 0).cost.rows == expected.read_trial(ALL, 0).cost.rows  # no chunk is repeated
+
+
+def test_validation_rows_are_trained_on_only_if_asked(folder, finals, capsys):
+    train(folder, with_validation=True)
+    name = f"{ALL}-with-validation"
+    record, (trial,) = finals.read_study(name), finals.trials(name)
+    assert record.num_rows == {"train": NUM_ALL + 30, "validation": 0, "test": 30, "confirmation": 0}
+    assert trial.cost.rows == record.num_chunks * record.rows_per_chunk == 2 * 120
+    assert trial.last_rung is None
+    (found,) = study_of(folder)["final"]
+    assert (found["value"], found["includes_validation"], found["test"]["num_rows"]) == (None, True, 30)
+    card = finals.paths.trial(name, 0).model_card.read_text()
+    assert "trained on 120 of 120 available rows, the validation rows among them" in card
+    assert "so only the test rows give a score" in capsys.readouterr().out
+
+
+def test_another_seed_trial_or_number_of_rows_is_another_training(folder, finals):
+    train(folder)
+    train(folder, seed=7)
+    train(folder, rows="80", trial=1)
+    first, second = finals.trials(ALL)
+    assert (second.spec.number, second.spec.seed, second.spec.params) == (1, 7, first.spec.params)
+    assert second.initial_hash != first.initial_hash
+    (third,) = finals.trials(f"{STUDY}-80-rows")
+    assert third.spec.params == TrialStore(folder).read_trial(STUDY, 1).spec.params
+    assert finals.read_study(f"{STUDY}-80-rows").num_rows["train"] == 80
+    assert [each["study"] for each in study_of(folder)["final"]] == [f"{STUDY}-80-rows", ALL, ALL]
+
+
+def test_the_tracker_shows_the_training_and_gets_its_model_card(folder, finals, monkeypatch):
+    shown, kept = [], []
+
+    class Tracker(NullTracker):
+        def show(self, study, trial, files=()):
+            shown.append((study.name, trial.spec.number, trial.state, [path.name for path in files]))
+
+        def keep_report(self, studies, files, timeout_s):  # noqa: ARG002  the protocol's name
+            kept.extend((study.name, path) for study in studies for path in files)
+
+    monkeypatch.setattr(final, "open_tracker", lambda *_: Tracker())
+    train(folder)
+    assert shown[0] == (ALL, 0, TrialState.RUNNING, [])
+    assert shown[-1] == (ALL, 0, TrialState.COMPLETE, ["trial.json", "adapter"])
+    assert kept == [(ALL, finals.paths.trial(ALL, 0).model_card)]
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "message"),
+    [
+        ("tiny", {"rows": "1"}, r"--rows 1: give a number of at least 2, or all"),
+        ("tiny", {"rows": "many"}, r"--rows many: give a number"),
+        ("tiny", {"rows": "91"}, r"--rows 91: only 90 rows of tiny can be trained on"),
+        ("tiny", {"trial": 99}, r"study tiny-tinybert-lora has no trial 99"),
+        ("tiny/tinny", {}, r"sweep tiny has no study 'tinny'.*Its studies: tiny-tinybert-lora"),
+        ("tinny", {}, r"there is no sweep 'tinny'"),
+    ],
+)
+def test_what_cannot_be_trained_is_an_error(folder, target, options, message):
+    with pytest.raises(SweeperError, match=message):
+        train(folder, target, **options)
+    assert not TrialStore(folder).paths.final.exists()
+
+
+def test_other_test_rows_than_those_of_the_sweep_are_refused(folder, monkeypatch):
+    more = final_plan._with_rows
+    monkeypatch.setattr(final_plan, "_with_rows", lambda *args, **kw: replace(more(*args, **kw), test_rows=29))
+    with pytest.raises(SweeperError, match="test rows of tiny would not be those of the sweep"):
+        train(folder)
+    assert not TrialStore(folder).paths.final.exists()
+
+
+def test_other_settings_of_the_sweep_cannot_be_changed(folder):
+    with pytest.raises(SweeperError, match="lora is part of the sweep, so `sweeper train` cannot change it"):
+        train_final("tiny", FinalOptions(), outputs=folder.parent, console=Console(), overrides=["lora.r=4"])
+
+
+def test_changed_rows_are_an_error(tmp_path, tiny_bert, tiny_cache):
+    rows = write_rows(tmp_path / "rows.jsonl")
+    run_sweep([*overrides_of(tmp_path, rows, tiny_bert, tiny_cache), "budget.trials=1"])
+    lines = rows.read_text().splitlines()
+    rows.write_text("\n".join(lines[:-8]) + "\n")
+    with pytest.raises(SweepMismatch, match="the rows of tiny have changed since sweep tiny started"):
+        train(tmp_path / "outputs" / "tiny")
+    assert not (tmp_path / "outputs" / "tiny" / "final").exists()
+
+
+@pytest.mark.slow
+def test_the_confirmed_configuration_is_trained(folder, finals):
+    overrides = ["confirm.max_share=4", "confirm.seeds=2", "confirm.max_seeds=2"]
+    confirm_sweep("tiny", overrides, outputs=folder.parent, console=Console())
+    block = study_of(folder)["confirmation"]
+    assert block["recommended"]
+    train(folder)
+    (found,) = study_of(folder)["final"]
+    assert found["configuration"] == block["recommended"]
+    chosen = next(each for each in block["candidates"] if each["name"] == block["recommended"])
+    params = TrialStore(folder).read_trial(STUDY, chosen["trial"]).spec.params
+    assert finals.trials(ALL)[0].spec.params == params

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from sweeper.train.chunks import ChunkPlan, choose_chunks_per_epoch, choose_epochs
+from sweeper.train.chunks import ChunkPlan, choose_chunks_per_epoch, choose_epochs, chunks_of_size
 
 
 def test_small_datasets_get_more_epochs_and_large_ones_no_fewer_than_two():
@@ -22,3 +24,30 @@ def test_many_labels_get_more_epochs():
 def test_a_trial_has_about_twelve_chunks(epochs):
     plan = ChunkPlan.of(2000, micro_batch=16, chunks_per_epoch=choose_chunks_per_epoch(epochs), epochs=epochs)
     assert 10 <= plan.num_chunks <= max(16, epochs)
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "micro_batch", "rows_per_chunk", "chunks"),
+    [
+        (1000, 10, 250, 4),  # the size of the other study fits
+        (90, 8, 32, 2),  # 3 chunks would leave out 18 rows of an epoch, 2 leave out 10
+        (120, 8, 32, 3),  # nothing is left out with 3 or 5, and 3 is as near to 4
+        (30, 8, 250, 1),  # never less than one
+        (10, 10, 1, 1),  # nor more than there are micro-batches
+    ],
+)
+def test_chunks_keep_about_their_size_and_leave_out_few_rows(num_rows, micro_batch, rows_per_chunk, chunks):
+    assert chunks_of_size(num_rows, micro_batch=micro_batch, rows_per_chunk=rows_per_chunk) == chunks
+
+
+@given(st.integers(2, 5000), st.integers(1, 64), st.integers(1, 500))
+def test_no_number_of_chunks_of_half_to_twice_the_size_leaves_out_fewer_rows(num_rows, micro_batch, rows_per_chunk):
+    micro_batch = min(micro_batch, num_rows)
+    found = chunks_of_size(num_rows, micro_batch=micro_batch, rows_per_chunk=rows_per_chunk)
+
+    def used(chunks):
+        plan = ChunkPlan.of(num_rows, micro_batch=micro_batch, chunks_per_epoch=chunks, epochs=1)
+        return plan.num_chunks * plan.rows_per_chunk
+
+    near = max(1, round(num_rows / rows_per_chunk))
+    assert used(found) == max(used(chunks) for chunks in range((near + 1) // 2, 2 * near + 1))

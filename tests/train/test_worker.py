@@ -17,14 +17,16 @@ from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 import sweeper.train.worker
 from sweeper.config.settings import DatasetSettings, ModelSettings
-from sweeper.data import prepare, prepare_splits
+from sweeper.data import open_rows, prepare, prepare_splits
 from sweeper.errors import ContentChanged, ModelError, WorkerError
 from sweeper.execute.base import CheckpointPolicy, SaveTrials, ScoreAdapters, WorkerSetup
 from sweeper.models import read_model
 from sweeper.store.outcomes import RowOutcomes
+from sweeper.tasks import make_task
 from sweeper.train import make_worker
 from sweeper.train.lane import Lane
 from sweeper.train.lane_choice import LaneChoice
+from sweeper.train.worker import _training_examples
 from sweeper.types import Admission, ChunkRequest, FailureKind, Phase
 from tests.builders import make_opening
 from tests.data.test_rows import flip
@@ -637,3 +639,25 @@ def test_an_opened_study_says_what_its_largest_pack_and_a_trial_need(disk):
 
 def test_without_the_largest_trial_nothing_is_predicted(disk):
     assert started(disk).answer(study(disk)).need is None
+
+
+def test_validation_rows_are_trained_on_if_they_are_asked_for(disk):
+    both = started(disk)
+    both.answer(study(disk, train_splits=("train", "validation"), rungs=()))
+    report = both.answer(admit(trial(1)))
+    alone = started(disk)
+    alone.answer(study(disk))
+    # 126 rows instead of 96: 7 micro-batches of 8 in a chunk of half an epoch instead of 6.
+    assert (report.costs[1].rows, alone.answer(admit(trial(1))).costs[1].rows) == (56, 48)
+    assert set(report.measurements[1].metrics) == {"train/loss"}
+
+
+def test_rows_with_a_label_that_the_head_lacks_are_not_trained_on(disk):
+    request = study(disk, train_splits=("train", "validation"), rungs=())
+    task = make_task("text_classification")
+    tokens = open_rows(request.rows, cache=disk / "cache", model_dir=disk / "model", trust_remote_code=False)
+    unknown = replace(tokens, validation=tokens.validation.map(lambda row: {"label": row["label"] + 1}))
+    found = _training_examples(task, unknown, request)
+    num_labels = request.rows.num_labels
+    assert len(found.ids) == 96 + sum(label < num_labels for label in unknown.validation["label"]) < 126
+    assert max(found.targets) == num_labels - 1
