@@ -275,7 +275,7 @@ class VirtualWorker(FakeWorker):
         faults: What may happen in this session.
         doomed: Returns why a configuration always fails, and from which chunk on; None if it does not.
         score: Returns the score of a configuration after a chunk; always the same one.
-        events: See `FakeWorker`; the same for ``saving``.
+        events: See `FakeWorker`; the same for ``writes_files`` and ``saves_rungs_only``.
     """
 
     def __init__(
@@ -287,9 +287,18 @@ class VirtualWorker(FakeWorker):
         doomed: Callable[[TrialSpec], tuple[FailureKind, int] | None],
         score: Callable[[TrialSpec, int], float],
         events: Any,
-        **saving: bool,
+        writes_files: bool = False,
+        saves_rungs_only: bool = False,
     ) -> None:
-        super().__init__(rungs=RUNGS, num_chunks=RUNGS[-1], index=index, events=events, fails=self._failure, **saving)
+        super().__init__(
+            rungs=RUNGS,
+            num_chunks=RUNGS[-1],
+            index=index,
+            events=events,
+            fails=self._failure,
+            writes_files=writes_files,
+            saves_rungs_only=saves_rungs_only,
+        )
         self._draw, self._faults, self._doomed, self._score_of = draw, faults, doomed, score
         self.elapsed_s = 0.0
         """How long the request that it is about to answer took."""
@@ -310,8 +319,9 @@ class VirtualWorker(FakeWorker):
         if isinstance(reply, ChunkReport):
             share = Cost(rows=10, tokens=100, device_s=self.elapsed_s / max(1, len(reply.costs)))
             return dataclasses.replace(reply, costs=dict.fromkeys(reply.costs, share), elapsed_s=self.elapsed_s)
-        is_timed = isinstance(reply, AdaptersScored | TrialsSaved)
-        return dataclasses.replace(reply, elapsed_s=self.elapsed_s) if is_timed else reply
+        if isinstance(reply, AdaptersScored | TrialsSaved):
+            return dataclasses.replace(reply, elapsed_s=self.elapsed_s)
+        return reply
 
     def _measured(self, spec: TrialSpec, chunk: int) -> Measurement:
         measured = super()._measured(spec, chunk)

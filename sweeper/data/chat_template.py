@@ -80,7 +80,7 @@ class AnswerFinder:
             messages,
             lambda: render_jinja_template(
                 conversations=[list(messages)],
-                tools=tools,
+                tools=list(tools) if tools else None,
                 chat_template=template,
                 return_assistant_tokens_mask=True,
                 **self._tokenizer.special_tokens_map,
@@ -145,10 +145,10 @@ class AnswerFinder:
 
     def _render(self, messages: Sequence[Message], tools: Sequence[Any] | None, *, prompt: bool = False) -> str:
         def render() -> str:
-            text: str = self._tokenizer.apply_chat_template(
+            text = self._tokenizer.apply_chat_template(
                 list(messages), tools=tools, tokenize=False, add_generation_prompt=prompt
             )
-            return text
+            return str(text)
 
         return self._rendering(messages, render)
 

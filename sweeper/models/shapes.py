@@ -197,10 +197,10 @@ def _inner_width(config: Any) -> int:
     return 4 * int(config.hidden_size)  # GPT-2's n_inner of None
 
 
-def _norms(model: nn.Module, *, heads: int, key_heads: int) -> list[tuple[int, bool]]:
+def _norms(model: Any, *, heads: int, key_heads: int) -> list[tuple[int, bool]]:
     """Return how many values per token each normalisation of the last block reads, and whether it is an RMS norm."""
     found = []
-    last = f".{model.config.num_hidden_layers - 1}."  # type: ignore[union-attr]
+    last = f".{model.config.num_hidden_layers - 1}."
     for name, module in model.named_modules():
         weight = getattr(module, "weight", None)
         kind = type(module).__name__
@@ -209,6 +209,6 @@ def _norms(model: nn.Module, *, heads: int, key_heads: int) -> list[tuple[int, b
             leaf = name.rpartition(".")[2]
             repeats = (
                 {"q_norm": heads, "k_norm": key_heads}.get(leaf, 1) if len(weight) < model.config.hidden_size else 1
-            )  # type: ignore[union-attr]
+            )
             found.append((len(weight) * repeats, "RMSNorm" in kind))
     return found

@@ -42,7 +42,7 @@ class Pass:
     @property
     def num_rows(self) -> int:
         """Number of rows of a lane."""
-        return self.rows.stop - self.rows.start
+        return int(self.rows.stop - self.rows.start)
 
 
 class TrainingRows:

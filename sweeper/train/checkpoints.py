@@ -14,7 +14,7 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -138,7 +138,8 @@ def safetensors_parts(tensors: Mapping[str, torch.Tensor]) -> Iterator[bytes | m
     text += b" " * (-len(text) % _ALIGNMENT)
     yield len(text).to_bytes(8, "little") + text
     for _, tensor in ordered:
-        yield memoryview(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+        flat: Any = tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy()  # a buffer, which NumPy's types hide
+        yield memoryview(flat)
 
 
 def read_checkpoint(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
