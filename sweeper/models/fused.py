@@ -1,8 +1,8 @@
 """Replaces operations of a model by kernels that do the same in one call, for GPUs.
 
 On a small model a GPU waits for the host, which asks for one kernel after another, so the number of kernels is what
-counts. transformers computes a norm in 8 kernels, rotary embeddings in 10 and a gated activation in 2, and as many again
-and more for their gradients. Sums are taken in float32 and rounded once, where transformers rounds in between.
+counts. transformers computes a norm in 8 kernels, rotary embeddings in 10 and a gated activation in 2, and more than as
+many again for their gradients. Sums are taken in float32 and rounded once, where transformers rounds in between.
 """
 
 from __future__ import annotations

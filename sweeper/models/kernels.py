@@ -1,8 +1,8 @@
 """Kernels of our own for GPUs, as operators of torch, so that each is one operator to autograd, profilers and tests.
 
-Each operator has three implementations: a Triton kernel for CUDA (`triton_kernels`), torch operations that give the same
-values (the reference, for CPUs and where Triton is missing), and shapes for the `meta` device. On a CPU only tests call
-them.
+Each operator has three implementations: a Triton kernel for CUDA (`triton_kernels`), torch operations that give the
+same values (the reference, for CPUs and where Triton is missing), and shapes for the `meta` device. On a CPU only tests
+call them.
 
 A random word is a hash of its place: SplitMix64 (Steele, Lea and Flood 2014, doi:10.1145/2714064.2660195; its generator
 is the hash of a counter). So any part of a mask can be computed again at any time, and no mask is ever stored.
@@ -19,6 +19,7 @@ import torch
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType
 
 __all__ = ["GAMMA", "MIX_1", "MIX_2", "VALUES_PER_WORD", "add_dropped_", "drop", "gate", "mix", "rotate", "signed"]
@@ -200,7 +201,7 @@ def _gate(gates: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     return (F.silu(gates.float()) * values.float()).to(values.dtype)
 
 
-def _gate_on_meta(gates: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+def _gate_on_meta(gates: torch.Tensor, values: torch.Tensor) -> torch.Tensor:  # noqa: ARG001
     return torch.empty_like(values, memory_format=torch.contiguous_format)
 
 
@@ -243,10 +244,10 @@ def _register() -> None:
         _library.impl(name, _on_cuda(name, reference), "CUDA")
 
 
-def _on_cuda(name: str, reference):  # type: ignore[no-untyped-def]
-    chosen = None
+def _on_cuda(name: str, reference: Callable[..., Any]) -> Callable[..., Any]:
+    chosen: Callable[..., Any] | None = None
 
-    def call(*args):  # type: ignore[no-untyped-def]
+    def call(*args: Any) -> Any:
         nonlocal chosen
         if chosen is None:
             kernels = _fastest()

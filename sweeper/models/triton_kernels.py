@@ -2,7 +2,9 @@
 
 They give the bits of the reference: sums and products are taken in float32 and rounded once, as torch does.
 """
+# Triton reads the types of a kernel from its call, and has no stubs.
 # mypy: ignore-errors
+# ruff: noqa: ANN001, ANN003, ANN201, ANN202, PLR0917
 
 from __future__ import annotations
 
@@ -56,18 +58,18 @@ def _drop_kernel(
     tl.store(into_ptr + place_of_value, result.to(x.dtype), mask=is_valid)
 
 
-def drop(x, seeds, levels, key, first, scale):  # noqa: PLR0917
+def drop(x, seeds, levels, key, first, scale):
     """Return the result of `kernels.drop`."""
     x = x.contiguous()
     return _launch(x, torch.empty_like(x), seeds, levels, key, first, scale, adds=False)
 
 
-def add_dropped_(into, x, seeds, levels, key, first):  # noqa: PLR0917
+def add_dropped_(into, x, seeds, levels, key, first):
     """Do what `kernels.add_dropped_` does."""
     return _launch(x.contiguous(), into, seeds, levels, key, first, 1.0, adds=True)
 
 
-def _launch(x, into, seeds, levels, key, first, scale, *, adds):  # noqa: PLR0917
+def _launch(x, into, seeds, levels, key, first, scale, *, adds):
     num_values = x.numel() // len(seeds)
     end = first + num_values
     words = -(-end // VALUES_PER_WORD) - first // VALUES_PER_WORD
@@ -178,7 +180,7 @@ def gate_backward(grad, gates, values):
     return tuple(outs)
 
 
-def _launch_gate(grad, gates, values, out, values_out, *, is_backward):  # noqa: PLR0917
+def _launch_gate(grad, gates, values, out, values_out, *, is_backward):
     # Both are columns of one product, so their rows are apart; all rows are the same distance apart.
     width = gates.shape[-1]
     gates, values = (x.reshape(-1, width) for x in (gates, values))
@@ -201,7 +203,7 @@ def signatures(dtype):
     """Return each kernel with the types of its arguments and its constants, for compiling it without a GPU."""
 
     def types(pointers, integers, constants, **more):
-        names = {name: f"*{dtype}" for name in pointers} | dict.fromkeys(integers, "i64")
+        names = dict.fromkeys(pointers, f"*{dtype}") | dict.fromkeys(integers, "i64")
         return {**names, **more, **dict.fromkeys(constants, "constexpr")}
 
     dropping, rotating = {"adds": True, "num_words": _WORDS}, {"half": 64, "block": 64}

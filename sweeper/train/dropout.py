@@ -5,7 +5,7 @@ the probability is rounded to a multiple of 1/256 (0.05 becomes 13/256). A word 
 seed and chunk, of the pass, the layer and the position among the lane's values. So a mask never depends on the other
 lanes, it is the same for a micro-batch and for its parts, and it can be computed again: the backward pass and a
 checkpointed block (`sweeper.models.checkpointing`) need no stored masks. `sweeper.models.kernels` has the same hash for
-GPUs, so a trial has the same masks on every device. Layers that read the same tensor (query, key, value) share one mask.
+GPUs, so a trial has the same masks on every device. Layers that read one tensor (query, key, value) share a mask.
 
 Shapes: K lanes of the pack, W random words of a lane, N values of a lane, one byte each.
 """

@@ -59,7 +59,7 @@ def test_blocks_stay_in_evaluation_mode(kind):
 
 
 def test_a_model_without_blocks_is_refused():
-    with pytest.raises(ModelError, match="model.gradient_checkpointing=never"):
+    with pytest.raises(ModelError, match=r"model\.gradient_checkpointing=never"):
         checkpoint_blocks(nn.Linear(2, 2))
 
 

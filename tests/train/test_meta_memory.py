@@ -60,7 +60,7 @@ PACKS = [(4, 16, 8), (8, 16, 4), (2, 64, 4)]
 def test_a_step_of_8b_needs_no_more_memory_than_computed_by_hand(lanes, rank, rows, is_checkpointed):
     peak, _ = peak_of_8b(lanes=lanes, rank=rank, rows=rows, is_checkpointed=is_checkpointed)
     most = bound(lanes, rank, rows, is_checkpointed=is_checkpointed)
-    assert 0.5 * most < peak <= most
+    assert most / 2 < peak <= most
 
 
 def test_a_checkpointed_layer_keeps_its_input_only():
