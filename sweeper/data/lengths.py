@@ -5,8 +5,10 @@ One row in a hundred is cut, so that a few very long ones do not decide how much
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeper.types import CutRows
@@ -14,17 +16,31 @@ from sweeper.types import CutRows
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["AUTO", "MOST_AUTO_TOKENS", "choose_length", "count_cut", "least_length", "needed_lengths"]
+__all__ = ["AUTO", "MOST_AUTO_TOKENS", "NO_LIMIT", "choose_length", "count_cut", "least_length", "most_positions", "needed_lengths"]
 
 AUTO = "auto"
 MOST_AUTO_TOKENS = 2048
 """More is never chosen, only set: activations grow with the length, and rows of this one take 12 to 18 GB of them for a
 model with 8 billion parameters (6 to 8.6 MB a token without gradient checkpointing)."""
+NO_LIMIT = 2**30
+"""A length that no row reaches."""
+OFFSET_POSITIONS = 2
+OFFSET_TYPES = ("roberta", "xlm-roberta", "camembert", "mpnet")
+"""Architectures that reserve the first two positions for padding."""
 _SHARE = 0.99
 _MULTIPLE = 16
 """Lengths are multiples of this, so that a few more rows do not change the shapes of all batches."""
 _LEAST_PROMPT = 64
 """Tokens that the longest completion leaves to its prompt, if it has as many: the end of a prompt has the question."""
+
+
+def most_positions(model_dir: Path) -> int:
+    """Return the most tokens that a model takes, by its config.json; `NO_LIMIT` if it does not say."""
+    path = model_dir / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    offset = OFFSET_POSITIONS if config.get("model_type") in OFFSET_TYPES else 0
+    positions = config.get("max_position_embeddings") or config.get("n_positions") or NO_LIMIT + offset
+    return int(positions - offset)
 
 
 def choose_length(lengths: Sequence[int], *, least: int, most: int) -> int:

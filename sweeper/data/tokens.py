@@ -20,7 +20,15 @@ from typing import TYPE_CHECKING, Any
 from sweeper.data.base import Splits, SplitsRecord, TokenisedSplits
 from sweeper.data.chat_tokens import ChatEncoder
 from sweeper.data.disk import Stored, load_or_make, to_dataset
-from sweeper.data.lengths import MOST_AUTO_TOKENS, choose_length, count_cut, least_length, needed_lengths
+from sweeper.data.lengths import (
+    MOST_AUTO_TOKENS,
+    NO_LIMIT,
+    choose_length,
+    count_cut,
+    least_length,
+    most_positions,
+    needed_lengths,
+)
 from sweeper.data.prompt_tokens import PromptEncoder, check_chat_template, encode_documents
 from sweeper.errors import ModelError, first_line
 from sweeper.fetch.files import TOKENIZER_FILES, sha256_of
@@ -34,11 +42,6 @@ log = logging.getLogger(__name__)
 
 TOKENS_VERSION = 3
 TYPES: dict[str, str | list[str]] = {"input_ids": ["int32"], "length": "int32", "label": "int64"}
-OFFSET_POSITIONS = 2
-OFFSET_TYPES = ("roberta", "xlm-roberta", "camembert", "mpnet")
-"""Architectures that reserve the first two positions for padding."""
-_WHOLE = 2**30
-"""A length that no row reaches."""
 
 
 def tokenise(
@@ -83,9 +86,9 @@ def make_tokens(
     The values beside the rows also have the length that rows were cut to, and what was cut.
     """
     tokenizer = _tokenizer(model_dir, trust_remote_code)
-    limit, pad_token = _most_tokens(tokenizer, model_dir), _pad_token(tokenizer, model_dir)
+    limit, pad_token = min(tokenizer.model_max_length, most_positions(model_dir)), _pad_token(tokenizer, model_dir)
     uses = {"chat": chat, "loss_on": loss_on}
-    whole, choices = _encoded(splits, tokenizer, _WHOLE, **uses)
+    whole, choices = _encoded(splits, tokenizer, NO_LIMIT, **uses)
     if isinstance(max_length, str):
         # Texts, and chats of which every answer is learnt, may lose their end.
         may_lose_end = splits.kind in ("text", "document") or (splits.kind == "chat" and loss_on == "all")
@@ -172,14 +175,6 @@ def _errors_only() -> Iterator[None]:
         yield
     finally:
         verbosity.set_verbosity(before)
-
-
-def _most_tokens(tokenizer: Any, model_dir: Path) -> int:
-    """Return the most tokens that the model takes."""
-    config = json.loads((model_dir / "config.json").read_text()) if (model_dir / "config.json").exists() else {}
-    offset = OFFSET_POSITIONS if config.get("model_type") in OFFSET_TYPES else 0
-    positions = config.get("max_position_embeddings") or config.get("n_positions") or _WHOLE + offset
-    return int(min(tokenizer.model_max_length, positions - offset))
 
 
 def _pad_token(tokenizer: Any, model_dir: Path) -> int:

@@ -10,11 +10,11 @@ peak of whole chunks. Whoever changes what a step keeps changes the constants he
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sweeper.figures.model_shapes import ModelShapes, bucket_rank
+from sweeper.figures.model_shapes import ModelShapes, bucket_rank, trainable_parameters
+from sweeper.figures.passes import equal_parts, scored_parts
 
 __all__ = [
     "BASE_TYPES",
@@ -29,6 +29,7 @@ __all__ = [
     "activation_bytes_per_token",
     "base_bytes",
     "lane_bytes",
+    "largest_pass",
     "memory_need",
 ]
 
@@ -53,13 +54,11 @@ _NF4_BLOCK, _NF4_BLOCKS = 64, 256
 """A block of NF4 weights shares a constant of 8 bits, and this many constants share one of 32 bits (double
 quantisation; Dettmers et al. 2023, arXiv:2305.14314, section 3)."""
 _OWN_BYTES = 12
-"""A lane's parameters and moments, float32."""
+"""A lane's parameters and moments, float32, in the memory of the host."""
 _TRAINING_BYTES = 16
 """Their copies side by side for a chunk, and the gradients, float32; the copy that is multiplied comes on top."""
-_MASK_BYTES = 4
-"""Marks the values that weight decay applies to, once for all lanes of a padded rank."""
-_UPDATED_BYTES = 12
-"""Parameters and moments of every lane at the end of a chunk, before the first lane is written."""
+_FUSED = ("sdpa", "sweeper_sdpa")
+"""Attention kernels that keep no weights of the keys."""
 _LOGIT_BYTES = 8
 """Of a logit: its float32 value, and the one that is exponentiated for the sum."""
 _KEYS_MULTIPLE, _LONGEST_SHORT = 16, 32
@@ -70,41 +69,43 @@ _KEYS_MULTIPLE, _LONGEST_SHORT = 16, 32
 class LaneBytes:
     """State of one lane."""
 
-    resident: int
-    """Between chunks, at the lane's own rank."""
+    host: int
+    """In the memory of the host at any time, at the lane's own rank."""
     training: int
-    """In addition during a chunk, at the padded rank."""
-    updating: int
-    """In addition at the end of a chunk, when no activations are left."""
+    """On the device during a chunk, at the padded rank."""
+    scoring: int
+    """On the device while the lane is scored, at the padded rank: what is multiplied."""
 
     @property
-    def peak(self) -> int:
-        """All of it."""
-        return self.resident + self.training + self.updating
+    def total(self) -> int:
+        """During a chunk, on host and device together."""
+        return self.host + self.training
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackLoad:
     """What a worker trains at once."""
 
+    device: str
+    """``cpu`` or ``cuda``."""
     dtype: str
     """Type of the base model, one of `BASE_TYPES`."""
     quantization: str = "none"
     """``none`` or one of `QUANTIZATIONS`."""
     attention: str
-    """Attention kernel: ``eager``, ``sdpa`` or ``sweeper_short``."""
+    """Attention kernel: ``eager``, ``sdpa``, ``sweeper_sdpa`` or ``sweeper_short``."""
     ranks: Sequence[int]
     """Rank of each lane."""
     passes: Sequence[tuple[int, int]]
-    """Rows of a lane in a pass, and the tokens that they are padded to."""
+    """Rows of a lane in a pass, and the tokens that they are padded to, before the budget divides them."""
     evaluated: Sequence[tuple[int, int]] = ()
     """The same of the batches that score a lane."""
+    tokens_per_pass: int = 0
+    """Most tokens of a pass over all lanes, which divides longer ones; 0 for no limit."""
     has_dropout: bool = False
-    """Whether a lane drops inputs of its adapter: the masks then cover all lanes."""
+    """Whether a lane drops inputs of its adapter: what is kept for that then covers all lanes."""
     checkpointing: bool = False
     """Whether the blocks are computed again in the backward pass (gradient checkpointing)."""
-    kernels: int = 0
-    """`KERNEL_BYTES` on a CPU."""
     is_reordered: bool = False
     """Whether two more copies of the adapted weights are kept in oneDNN's order (`sweeper.models.linear`)."""
 
@@ -116,7 +117,7 @@ class MemoryNeed:
     base: int
     """Frozen weights, with copies of them, such as the one of a quantised weight that is multiplied."""
     lanes: int
-    """State of all lanes at the peak."""
+    """State of all lanes at the peak; without what the host keeps, unless it is the device."""
     activations: int
     """What is saved for the backward pass, or passes through the widest layer in an evaluation."""
     logits: int
@@ -124,7 +125,7 @@ class MemoryNeed:
     kernels: int = 0
     """Of the kernels that are generated on a CPU."""
     stage: str
-    """When the peak is reached: ``training``, ``evaluation`` or ``end of a chunk``."""
+    """When the peak is reached: ``training`` or ``evaluation``."""
 
     @property
     def total(self) -> int:
@@ -162,17 +163,24 @@ def lane_bytes(shapes: ModelShapes, rank: int, dtype: str) -> LaneBytes:
         rank: Rank of the adapter.
         dtype: Type of the base model.
     """
-    own, padded = shapes.trainable(rank), shapes.trainable(bucket_rank(rank))
-    return LaneBytes(_OWN_BYTES * own, (_TRAINING_BYTES + _SIZES[dtype]) * padded, _UPDATED_BYTES * own)
+    padded = bucket_rank(rank)
+    adapters, head = trainable_parameters(shapes.lora, (), padded), trainable_parameters((), shapes.head, padded)
+    multiplied = _SIZES[dtype] * adapters + _FLOAT32 * head  # a head is computed in float32
+    return LaneBytes(
+        host=_OWN_BYTES * shapes.trainable(rank),
+        training=_TRAINING_BYTES * (adapters + head) + multiplied,
+        scoring=multiplied,
+    )
 
 
 def activation_bytes_per_token(
     shapes: ModelShapes,
     dtype: str,
     *,
+    device: str,
     length: int,
-    attention: str = "sdpa",
-    rank: int = 8,
+    attention: str,
+    rank: int,
     has_dropout: bool = False,
     checkpointing: bool = False,
 ) -> float:
@@ -181,6 +189,7 @@ def activation_bytes_per_token(
     Args:
         shapes: The model.
         dtype: Type of the base model.
+        device: ``cpu`` or ``cuda``.
         length: Tokens that rows are padded to.
         attention: Attention kernel.
         rank: Mean padded rank of the lanes.
@@ -188,7 +197,9 @@ def activation_bytes_per_token(
         checkpointing: Whether the blocks are computed again in the backward pass; one block is then saved at a time.
     """
     size = _SIZES[dtype]
-    block = _block_bytes(shapes, size, length=length, attention=attention, rank=rank, has_dropout=has_dropout)
+    # A CPU keeps the mask of a dropped input, which is as wide as the input; a GPU computes it again.
+    copies = 0 if not has_dropout else 2 if device == "cpu" else 1
+    block = _block_bytes(shapes, size, length=length, attention=attention, rank=rank, copies=copies)
     # The last normalisation and, in decoders that classify, the head, which reads every token in float32.
     after = (_FLOAT32 if shapes.block.has_rms_norm else size) * shapes.width if not shapes.reads_first_token else 0
     after += _FLOAT32 * shapes.width if shapes.head_reads_tokens and size < _FLOAT32 else 0
@@ -196,19 +207,19 @@ def activation_bytes_per_token(
         return shapes.num_layers * size * shapes.width + block + after
     if shapes.reads_first_token:
         # The last block needs keys and values of all tokens, and everything else of the first token only.
-        last = size * (shapes.width * (2 if has_dropout else 1) + 2 * shapes.block.key)
+        last = size * (shapes.width * max(1, copies) + 2 * shapes.block.key)
         return (shapes.num_layers - 1) * block + last
     # The first block's input needs no gradient, so its first normalisation saves nothing.
     first = (_FLOAT32 if shapes.block.has_rms_norm else size) * shapes.width if shapes.has_pre_norm else 0
     return shapes.num_layers * block - first + after
 
 
-def _block_bytes(shapes: ModelShapes, size: int, *, length: int, attention: str, rank: int, has_dropout: bool) -> float:
+def _block_bytes(shapes: ModelShapes, size: int, *, length: int, attention: str, rank: int, copies: int) -> float:
     block = shapes.block
     inputs = block.inputs
     activation = block.activation
-    if has_dropout:  # a copy of each input, and its mask, which is as wide
-        inputs, activation = 2 * block.dropped_inputs, activation + block.dropped_activation
+    if copies:  # of each input, after dropout and its mask
+        inputs, activation = copies * block.dropped_inputs, activation + block.dropped_activation
     norm = (_FLOAT32 if block.has_rms_norm else size) * block.norm
     if block.normalises_queries and size == _FLOAT32:
         norm += size * block.key  # not a copy in float32, but a view of an output that has the values as well
@@ -224,7 +235,7 @@ def _attention_bytes(shapes: ModelShapes, size: int, *, length: int, attention: 
         padding = keys / length
         return size * block.query * (1 + 2 * padding) + (_FLOAT32 + size) * block.heads * keys
     values = 3 * block.query  # keys and values are repeated for the heads that share them
-    if attention == "sdpa":
+    if attention in _FUSED:
         if block.has_rotary:
             # Values that are not copied for the kernel keep the whole output of which they are a view.
             values = max(values, 2 * block.query + 3 * block.key)
@@ -246,43 +257,51 @@ def memory_need(shapes: ModelShapes, load: PackLoad) -> MemoryNeed:
     if load.quantization != "none":
         base += _SIZES[load.dtype] * shapes.largest_product
     lanes = [lane_bytes(shapes, rank, load.dtype) for rank in load.ranks]
-    padded = sorted(bucket_rank(rank) for rank in load.ranks)
-    masks = sum(_MASK_BYTES * shapes.trainable(rank) for rank, _ in itertools.groupby(padded))
-    training = sum(lane.resident + lane.training for lane in lanes) + masks
-    saved, temporary = _largest_pass(shapes, load)
-    evaluating = sum(lane.resident for lane in lanes) + sum(
-        (_FLOAT32 + _SIZES[load.dtype]) * shapes.trainable(rank) for rank in padded
-    )
+    is_host = load.device == "cpu"
+    own = sum(lane.host for lane in lanes) if is_host else 0
+    saved, temporary = _pass_bytes(shapes, load)
     needs = [
-        MemoryNeed(base=base, lanes=training, activations=saved, logits=temporary, stage="training"),
         MemoryNeed(
             base=base,
-            lanes=evaluating,
+            lanes=own + sum(lane.training for lane in lanes),
+            activations=saved,
+            logits=temporary,
+            stage="training",
+        ),
+        MemoryNeed(
+            base=base,
+            lanes=own + sum(lane.scoring for lane in lanes),
             activations=_evaluation_bytes(shapes, load),
             logits=_logit_bytes(shapes, POSITIONS_OF_LOGITS) if load.evaluated else 0,
             stage="evaluation",
         ),
-        MemoryNeed(
-            base=base,
-            lanes=training + sum(lane.updating for lane in lanes),
-            activations=0,
-            logits=0,
-            stage="end of a chunk",
-        ),
     ]
-    return dataclasses.replace(max(needs, key=lambda need: need.total), kernels=load.kernels)
+    largest = max(needs, key=lambda need: need.total)
+    return dataclasses.replace(largest, kernels=KERNEL_BYTES if is_host else 0)
 
 
-def _largest_pass(shapes: ModelShapes, load: PackLoad) -> tuple[int, int]:
+def largest_pass(load: PackLoad) -> int:
+    """Return the tokens of the largest training pass over all lanes, padding included."""
+    return max((tokens for tokens, _ in _divided(load)), default=0)
+
+
+def _divided(load: PackLoad) -> list[tuple[int, int]]:
+    """Return the tokens over all lanes and the length of each training pass, as the budget divides it."""
+    lanes = len(load.ranks)
+    parts = [equal_parts(rows, length, lanes, load.tokens_per_pass) for rows, length in load.passes]
+    return [(lanes * rows // n * length, length) for (rows, length), n in zip(load.passes, parts, strict=True)]
+
+
+def _pass_bytes(shapes: ModelShapes, load: PackLoad) -> tuple[int, int]:
     """Return what the largest pass saves, and its temporary tensors: those of the loss, or of the backward pass."""
     size, block, num_lanes = _SIZES[load.dtype], shapes.block, len(load.ranks)
     rank = round(sum(bucket_rank(rank) for rank in load.ranks) / num_lanes)
     found = []
-    for rows, length in load.passes:
-        tokens = num_lanes * rows * length
+    for tokens, length in _divided(load):
         per_token = activation_bytes_per_token(
             shapes,
             load.dtype,
+            device=load.device,
             length=length,
             attention=load.attention,
             rank=rank,
@@ -302,11 +321,12 @@ def _evaluation_bytes(shapes: ModelShapes, load: PackLoad) -> int:
     size, block = _SIZES[load.dtype], shapes.block
     is_gated = block.activation >= 3 * block.inner
     widest = size * (shapes.width * 2 + block.inner * (4 if is_gated else 2))
-    found = [0.0]
+    found, num_lanes = [0.0], len(load.ranks)
     for rows, length in load.evaluated:
-        attended = 0 if load.attention == "sdpa" else 2 * _FLOAT32 * block.heads * length
+        at_once = -(-rows // scored_parts(rows, length, num_lanes, load.tokens_per_pass))
+        attended = 0 if load.attention in _FUSED else 2 * _FLOAT32 * block.heads * length
         within = size * (2 * shapes.width + 3 * block.query) + attended
-        found.append(len(load.ranks) * rows * length * max(widest, within))
+        found.append(num_lanes * at_once * length * max(widest, within))
     return round(max(found))
 
 

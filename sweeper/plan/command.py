@@ -26,7 +26,7 @@ from sweeper.fetch.progress import Progress
 from sweeper.figures.model_shapes import ModelShapes
 from sweeper.models import check_source as check_model_source
 from sweeper.models import fetch_config
-from sweeper.models.device_choice import choose_attention, choose_dtype, type_name
+from sweeper.models.device_choice import choose_attention, choose_checkpointing, choose_dtype, type_name
 from sweeper.models.quantization import NONE, choose_quantization
 from sweeper.plan.inputs import StudyRows, read_model_shapes, study_rows
 from sweeper.plan.prediction import (
@@ -41,9 +41,13 @@ from sweeper.plan.prediction import (
     time_plan,
 )
 from sweeper.plan.tables import as_jsonable, show
+from sweeper.store.paths import OutputsPaths
 from sweeper.store.provenance import device_name
 from sweeper.store.rates import RateKey, config_digest, find_rate
-from sweeper.sweep.plan import check_task, reference_recipes
+from sweeper.store.trials import TrialStore
+from sweeper.sweep.identity import sweep_name
+from sweeper.sweep.model_kind import settled_by_model, settled_by_record, settled_text
+from sweeper.sweep.plan import check_task, most_memory, reference_recipes
 from sweeper.train.batches import EvaluationBatches, TrainingRows
 from sweeper.train.chunks import ChunkPlan, choose_chunks_per_epoch, choose_epochs
 from sweeper.train.pack_load import is_reordered, pack_load
@@ -56,6 +60,8 @@ _USABLE_SHARE = 0.9
 _LIBRARY_BYTES = 500_000_000
 """What a worker needs before it loads a model: libraries on a CPU, the CUDA context on a GPU."""
 _DROPOUT = "lora.dropout"
+_MANY_ROWS = 1_000_000
+"""Stands for an unknown number of training rows: a trial then has the fewest epochs."""
 
 
 def plan(
@@ -100,12 +106,17 @@ def forecast_sweep(config: SweepConfig, *, clock: Clock = utc_now, progress: Pro
         ConfigError: A setting is wrong, or a trial cannot fit into the memory.
         SweeperError: Model or data cannot be read.
     """
+    # As a run does: a sweep on disk knows the kind of its model, otherwise the model tells it.
+    outputs = OutputsPaths(Path(config.settings.outputs))
+    config = settled_by_record(config, TrialStore(outputs.sweep(sweep_name(config.settings))))
     settings = config.settings
     for dataset in settings.dataset.values():
         check_source(dataset)
     check_task(settings)
     check_model_source(settings.model)
     model_dir = fetch_config(settings.model, cache=Path(settings.cache), progress=progress)
+    config = settled_by_model(config, model_dir)
+    settings = config.settings
     quantization, _ = choose_quantization(settings.model.quantization, model_dir)
     device = _device(settings, quantization)
     studies: list[StudyForecast] = []
@@ -121,6 +132,7 @@ def forecast_sweep(config: SweepConfig, *, clock: Clock = utc_now, progress: Pro
     disk = _disk(settings, studies, device, num_references=num_references)
     return SweepForecast(
         model=settings.model.name,
+        kind=settled_text(config),
         shapes=next(iter(sizes.values())),
         device=device,
         studies=tuple(studies),
@@ -137,7 +149,6 @@ def _rows(config: SweepConfig, dataset: DatasetSettings, model_dir: Path, progre
         settings,
         dataset,
         model_dir=model_dir,
-        longest=settings.model.max_length,
         micro_batch=micro_batch(settings, config.space),
         progress=progress,
     )
@@ -161,12 +172,15 @@ def _device(settings: SweepSettings, quantization: str) -> DevicePlan:
     else:
         dtype, why = choose_dtype(settings.model.dtype, kind)
     attention, _ = choose_attention(settings.model.attention, kind, dtype)
+    limits = choose_limits(settings, kind)
     return DevicePlan(
         kind=kind,
         name=name,
         workers=workers,
         usable_bytes=max(0, round(_USABLE_SHARE * (memory - _LIBRARY_BYTES))),
-        lanes=choose_limits(settings, kind).lanes,
+        lanes=limits.lanes,
+        chooses_lanes=limits.is_measured,
+        tokens_per_pass=executor.tokens_per_pass,
         dtype=type_name(dtype),
         quantization=quantization,
         attention=attention,
@@ -177,9 +191,10 @@ def _device(settings: SweepSettings, quantization: str) -> DevicePlan:
 def _study(config: SweepConfig, rows: StudyRows, shapes: ModelShapes, device: DevicePlan) -> StudyForecast:
     settings, space = config.settings, config.space
     size, where = micro_batch(settings, space), torch.device(device.kind)
-    epochs = settings.train.epochs or choose_epochs(rows.num_train or size, rows.num_labels)
+    num_train = rows.num_train or _MANY_ROWS
+    epochs = settings.train.epochs or choose_epochs(num_train, rows.num_labels)
     per_epoch = settings.train.chunks_per_epoch or choose_chunks_per_epoch(epochs)
-    chunks = ChunkPlan.of(rows.num_train or size, micro_batch=size, chunks_per_epoch=per_epoch, epochs=epochs)
+    chunks = ChunkPlan.of(num_train, micro_batch=size, chunks_per_epoch=per_epoch, epochs=epochs)
     present = len(rows.train.ids)  # only one micro-batch of assumed rows
     loaded = (
         chunks if present == rows.num_train else ChunkPlan.of(present, micro_batch=size, chunks_per_epoch=1, epochs=1)
@@ -189,6 +204,7 @@ def _study(config: SweepConfig, rows: StudyRows, shapes: ModelShapes, device: De
         rows.validation, batch_size=EVALUATION_ROWS, pad_token_id=rows.pad_token_id, device=torch.device("cpu")
     )
     ranks = ranks_of(settings, space)
+    checkpointing, _ = choose_checkpointing(settings.model.gradient_checkpointing, where, shapes.parameters)
     load = pack_load(
         training,
         [scored],
@@ -196,7 +212,9 @@ def _study(config: SweepConfig, rows: StudyRows, shapes: ModelShapes, device: De
         quantization=device.quantization,
         attention=device.attention,
         ranks=ranks[-1:],
-        has_dropout=_DROPOUT in space.keys or settings.lora.dropout > 0,
+        tokens_per_pass=device.tokens_per_pass,
+        has_dropout=most_memory(config).get(_DROPOUT, settings.lora.dropout) > 0,
+        checkpointing=checkpointing,
         device=where,
         is_reordered=device.quantization == NONE and is_reordered(shapes, device.dtype, where),
         num_choice_tokens=rows.num_choice_tokens,
@@ -275,15 +293,15 @@ def _notes(settings: SweepSettings, studies: Sequence[StudyForecast], device: De
     notes = []
     for study in studies:
         worst = study.worst
-        if worst.lanes_that_fit == 0:
+        if device.kind == "cpu" and worst.lanes_that_fit == 0:
             notes.append(
                 f"{study.dataset}: a micro-batch of rank {worst.rank} does not fit at once; its rows are trained in "
                 "several passes, which is slower. Lower train.micro_batch or model.max_length."
             )
-        elif worst.lanes_that_fit < device.lanes:
+        elif worst.lanes_that_fit < device.lanes and not device.chooses_lanes:
             notes.append(
-                f"{study.dataset}: {device.lanes} lanes of rank {worst.rank} do not fit, {worst.lanes_that_fit} do. "
-                f"A worker that runs out of memory halves its pack. Set executor.lanes={worst.lanes_that_fit}."
+                f"{study.dataset}: {device.lanes} lanes of rank {worst.rank} do not fit, {worst.lanes} do. "
+                f"A worker that runs out of memory halves its pack. Set executor.lanes={worst.lanes}."
             )
     if disk.adapters + disk.checkpoints > disk.free:
         needed = (disk.adapters + disk.checkpoints) / 1e9

@@ -1,7 +1,8 @@
 """What a plan knows: the sizes of the model, and the rows of each dataset, or what is assumed of them.
 
 Rows are read if the tokenizer is there and the dataset is either the user's own files or in the cache. Otherwise every
-row counts as long as the longest that the settings allow, which is an upper bound.
+row counts as long as the longest that the settings allow, which is an upper bound; with ``model.max_length=auto`` that is
+the most that it ever chooses.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from sweeper.config.settings import DatasetSettings, SweepSettings
 from sweeper.data import open_rows, prepare, repeat_warnings
+from sweeper.data.lengths import MOST_AUTO_TOKENS, most_positions
 from sweeper.fetch.progress import Progress
 from sweeper.figures.model_shapes import ModelShapes
 from sweeper.models.shapes import read_shapes
@@ -75,7 +77,6 @@ def study_rows(
     dataset: DatasetSettings,
     *,
     model_dir: Path,
-    longest: int,
     micro_batch: int,
     progress: Progress | None = None,
 ) -> StudyRows:
@@ -85,7 +86,6 @@ def study_rows(
         settings: Task, model and cache.
         dataset: The dataset.
         model_dir: Folder of the model, perhaps with its tokenizer.
-        longest: Tokens of an assumed row.
         micro_batch: Rows of a micro-batch.
         progress: Shows downloads.
 
@@ -94,17 +94,20 @@ def study_rows(
         DataError: A row, column, label or split of them is wrong.
     """
     cache, task = Path(settings.cache).expanduser(), make_task(settings.task.name)
-    is_at_hand = dataset.source == "files" or repeat_warnings(dataset, cache=cache, completions=task.takes_completions)
-    if not is_at_hand:
-        return _assumed(settings, dataset, longest, micro_batch, "the dataset has not been fetched")
-    if not _has_tokenizer(model_dir):
-        return _assumed(settings, dataset, longest, micro_batch, f"{model_dir} has no tokenizer")
+    completions, loss_on = task.takes_completions, settings.task.loss_on
+    is_at_hand = dataset.source == "files" or repeat_warnings(
+        dataset, cache=cache, completions=completions, loss_on=loss_on
+    )
+    if not is_at_hand or not _has_tokenizer(model_dir):
+        why = f"{model_dir} has no tokenizer" if is_at_hand else "the dataset has not been fetched"
+        return _assumed(settings, dataset, model_dir, micro_batch, why)
     prepared = prepare(
         dataset,
         settings.model,
         model_dir=model_dir,
         cache=cache,
-        completions=task.takes_completions,
+        completions=completions,
+        loss_on=loss_on,
         progress=progress,
     )
     tokens = open_rows(
@@ -126,10 +129,14 @@ def _has_tokenizer(folder: Path) -> bool:
     return any(any(folder.glob(pattern)) for pattern in _VOCABULARIES)
 
 
-def _assumed(settings: SweepSettings, dataset: DatasetSettings, longest: int, micro_batch: int, why: str) -> StudyRows:
+def _assumed(
+    settings: SweepSettings, dataset: DatasetSettings, model_dir: Path, micro_batch: int, why: str
+) -> StudyRows:
     """Return rows that are all as long as the longest one may be."""
-    num_train = dataset.train_rows
-    what = f"rows are taken to be {longest:,} tokens long, as model.max_length allows"
+    num_train, asked = dataset.train_rows, settings.model.max_length
+    longest = min(MOST_AUTO_TOKENS if isinstance(asked, str) else asked, most_positions(model_dir))
+    allows = "the most that model.max_length=auto chooses" if isinstance(asked, str) else "as model.max_length allows"
+    what = f"rows are taken to be {longest:,} tokens long, {allows}"
     what += "" if num_train else f", and their number is unknown without dataset.{dataset.name}.train_rows"
     has_head = settings.task.has_head and not dataset.labels
     what += f"; {_ASSUMED_LABELS} labels" if has_head else ""

@@ -24,9 +24,11 @@ from sweeper.figures.memory import (
     PackLoad,
     base_bytes,
     lane_bytes,
+    largest_pass,
     memory_need,
 )
 from sweeper.figures.model_shapes import ModelShapes, bucket_rank
+from sweeper.figures.passes import FEWEST_TOKENS
 from sweeper.search.pruning import rung_chunks
 from sweeper.store.rates import Rate
 from sweeper.train.chunks import ChunkPlan
@@ -63,6 +65,10 @@ class DevicePlan:
     """Memory that a worker may use for what a plan counts."""
     lanes: int
     """Most lanes of a worker, as the settings say."""
+    chooses_lanes: bool
+    """Whether a worker measures how many of them fit and are fastest."""
+    tokens_per_pass: int
+    """Most tokens of a pass, as the settings say; 0 if only the memory limits them."""
     dtype: str
     quantization: str
     attention: str
@@ -86,8 +92,10 @@ class Corner:
     """Of a worker whose lanes all have this rank: as many as the settings allow, or as fit."""
     lanes: int
     """These lanes."""
+    pass_tokens: int
+    """Tokens of their largest pass, padding included: of whole micro-batches, or as many as fit."""
     lanes_that_fit: int
-    """Most lanes of this rank that fit into the memory; 0 if not even one does."""
+    """Most lanes of this rank that fit into the memory, in the smallest passes; 0 if not even one does."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,7 +134,7 @@ class StudyForecast:
     assumed: str
     """What is assumed of the rows; empty if they were read."""
     load: PackLoad
-    """What a worker trains at once, with the ranks of the last corner."""
+    """What a worker trains at once, with the ranks and tokens of the last corner."""
 
     @property
     def worst(self) -> Corner:
@@ -153,6 +161,8 @@ class SweepForecast:
     """A plan."""
 
     model: str
+    kind: str
+    """Kind of the model, and the space that is searched."""
     shapes: ModelShapes
     device: DevicePlan
     studies: tuple[StudyForecast, ...]
@@ -211,7 +221,8 @@ def study_forecast(
         num_train: Training rows; 0 if unknown.
         assumed: What is assumed of the rows.
     """
-    corners = tuple(_corner(shapes, load, device, rank) for rank in ranks)
+    found = [_corner(shapes, load, device, rank) for rank in ranks]
+    corners = tuple(corner for corner, _ in found)
     rows = chunks.num_chunks * chunks.rows_per_chunk if num_train else 0
     rungs = rung_chunks(chunks.num_chunks, min_chunks=search.min_chunks, reduction_factor=search.reduction_factor)
     return StudyForecast(
@@ -224,18 +235,37 @@ def study_forecast(
         trial_tokens=round(rows * tokens_per_row),
         corners=corners,
         assumed=assumed,
-        load=replace(load, ranks=(ranks[-1],) * max(1, corners[-1].lanes)),
+        load=found[-1][1],
     )
 
 
-def _corner(shapes: ModelShapes, load: PackLoad, device: DevicePlan, rank: int) -> Corner:
-    def need(lanes: int) -> MemoryNeed:
-        return memory_need(shapes, replace(load, ranks=(rank,) * lanes))
+def _corner(shapes: ModelShapes, load: PackLoad, device: DevicePlan, rank: int) -> tuple[Corner, PackLoad]:
+    """Return a corner, and what a worker trains at once there."""
+    longest, most = max(length for _, length in load.passes), device.tokens_per_pass
 
-    fitting = _most(lambda lanes: need(lanes).total <= device.usable_bytes)
+    def pack(lanes: int, tokens: int) -> PackLoad:
+        return replace(load, ranks=(rank,) * lanes, tokens_per_pass=tokens)
+
+    def fits(lanes: int, tokens: int) -> bool:
+        return memory_need(shapes, pack(lanes, tokens)).total <= device.usable_bytes
+
+    def fewest(lanes: int) -> int:
+        """Return the tokens of the smallest passes in which so many lanes train together; 0 for whole ones."""
+        if device.kind == "cpu":
+            return most
+        tokens = max(lanes * longest, FEWEST_TOKENS if lanes > 1 else 0)
+        return min(tokens, most) if most else tokens
+
+    # A pass has a row of each lane at least, so a small budget limits the lanes.
+    in_budget = max(1, most // longest) if most else _MOST_LANES
+    fitting = _most(lambda lanes: fits(lanes, fewest(lanes)), min(_MOST_LANES, in_budget))
     lanes = max(1, min(device.lanes, fitting))
-    parameters = shapes.trainable(rank)
-    return Corner(
+    whole = largest_pass(pack(lanes, most))
+    tokens = most
+    if not fits(lanes, most):
+        tokens = max(fewest(lanes), _most(lambda tokens: fits(lanes, max(1, tokens)), whole))
+    chosen, parameters = pack(lanes, tokens), shapes.trainable(rank)
+    corner = Corner(
         rank=rank,
         padded=bucket_rank(rank),
         parameters=parameters,
@@ -243,15 +273,17 @@ def _corner(shapes: ModelShapes, load: PackLoad, device: DevicePlan, rank: int) 
         adapter_bytes=PARAMETER_BYTES * parameters,
         checkpoint_bytes=CHECKPOINT_BYTES * parameters,
         lane=lane_bytes(shapes, rank, load.dtype),
-        need=need(lanes),
+        need=memory_need(shapes, chosen),
         lanes=lanes,
+        pass_tokens=largest_pass(chosen),
         lanes_that_fit=fitting,
     )
+    return corner, chosen
 
 
-def _most(fits: Callable[[int], bool]) -> int:
-    """Return the largest number of lanes that fits, at most `_MOST_LANES`; 0 if one is too many."""
-    low, high = 0, _MOST_LANES
+def _most(fits: Callable[[int], bool], most: int) -> int:
+    """Return the largest number up to ``most`` that fits; 0 if none does."""
+    low, high = 0, most
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fits(middle) else (low, middle - 1)
@@ -270,7 +302,8 @@ def check_fits(
     """
 
     def total(rank: int, length: int) -> int:
-        return memory_need(shapes, replace(study.load, ranks=(rank,), passes=((1, length),), evaluated=())).total
+        row = replace(study.load, ranks=(rank,), passes=((1, length),), evaluated=(), tokens_per_pass=0)
+        return memory_need(shapes, row).total
 
     limit = device.usable_bytes
     ranks = [corner.rank for corner in study.corners]
@@ -284,13 +317,13 @@ def check_fits(
         raise ConfigError("model.id", settings.model.id or settings.model.name, rule, _smaller(shapes, load, limit))
     if total(ranks[-1], longest) <= limit:
         return
-    if fitting := _largest_rank(lambda rank: total(rank, longest) <= limit, ranks[-1]):
+    if fitting := _most(lambda rank: total(rank, longest) <= limit, ranks[-1]):
         dimension = next((each for each in space.dimensions if each.key == _RANK), None)
         rule = f"one trial of rank {ranks[-1]} needs {total(ranks[-1], longest) / _GB:.1f} GB, {has}"
         if fitting >= ranks[0]:
             text = dimension.text if dimension else str(ranks[-1])
             raise ConfigError(_RANK, text, rule, f"Set '{_RANK}={_capped(dimension, ranks, fitting)}'.")
-    length = _largest_rank(lambda tokens: total(ranks[0], tokens) <= limit, longest)
+    length = _most(lambda tokens: total(ranks[0], tokens) <= limit, longest)
     rule = f"one row of {longest:,} tokens needs {total(ranks[0], longest) / _GB:.1f} GB at rank {ranks[0]}, {has}"
     remedy = f"Set model.max_length={length}." if length else "Choose a smaller model or a larger device."
     raise ConfigError("model.max_length", settings.model.max_length, rule, remedy)
@@ -305,15 +338,6 @@ def _smaller(shapes: ModelShapes, load: PackLoad, limit: int) -> str:
             more = "" if load.dtype == _BFLOAT16 else " and model.dtype=bfloat16"
             return f"Set model.quantization={name}{more}."
     return "Choose a smaller model or a larger device."
-
-
-def _largest_rank(fits: Callable[[int], bool], most: int) -> int:
-    """Return the largest number up to ``most`` that fits; 0 if none does."""
-    low, high = 0, most
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle - 1)
-    return low
 
 
 def _capped(dimension: Dimension | None, ranks: Sequence[int], fitting: int) -> str:

@@ -33,6 +33,7 @@ def show(forecast: SweepForecast, settings: SweepSettings, console: Console) -> 
         f"{forecast.model}: {shapes.model_type}, {shapes.parameters:,} parameters, {shapes.num_layers} blocks of width "
         f"{shapes.width:,}, adapters on {len(shapes.lora)} layers",
     )
+    print_line(console, f"Taken for {forecast.kind}")
     console.print(_base_table(forecast))
     print_line(
         console,
@@ -72,7 +73,7 @@ def _show_study(study: StudyForecast, console: Console) -> None:
     )
     if study.assumed:
         print_line(console, f"! {study.assumed}")
-    headings = ("lora.r", "Trainable", "Adapter", "Checkpoint", "Lane", "Peak", "Lanes", "Fit")
+    headings = ("lora.r", "Trainable", "Adapter", "Checkpoint", "Lane", "Peak", "Lanes", "Tokens", "Fit")
     table = _table(*headings)
     for corner in study.corners:
         table.add_row(*_cells(corner))
@@ -83,7 +84,8 @@ def _show_study(study: StudyForecast, console: Console) -> None:
         console,
         f"Peak of rank {study.worst.rank}, in {need.stage}: base {bytes_text(need.base)}, lanes "
         f"{bytes_text(need.lanes)}, activations {bytes_text(need.activations)}, logits and temporary tensors "
-        f"{bytes_text(need.logits)}{kernels}. Lane: state of one, Lanes: trained at once, Fit: most that fit",
+        f"{bytes_text(need.logits)}{kernels}. Gradient checkpointing: {'on' if study.load.checkpointing else 'off'}. Lane: "
+        "state of one. Lanes: trained at once, in passes of so many Tokens. Fit: most lanes that fit",
     )
 
 
@@ -93,9 +95,10 @@ def _cells(corner: Corner) -> tuple[str, ...]:
         f"{corner.parameters:,}",
         bytes_text(corner.adapter_bytes),
         bytes_text(corner.checkpoint_bytes),
-        bytes_text(corner.lane.peak),
+        bytes_text(corner.lane.total),
         bytes_text(corner.need.total),
         str(corner.lanes),
+        f"{corner.pass_tokens:,}",
         str(corner.lanes_that_fit),
     )
 
@@ -129,6 +132,7 @@ def as_jsonable(forecast: SweepForecast) -> dict[str, Any]:
     return {
         "model": {
             "name": forecast.model,
+            "kind": forecast.kind,
             "type": shapes.model_type,
             "parameters": shapes.parameters,
             "num_layers": shapes.num_layers,
@@ -179,13 +183,14 @@ def _corner(corner: Corner) -> dict[str, Any]:
         "checkpoint_bytes": corner.checkpoint_bytes,
         "lane_bytes": _lane(corner.lane),
         "lanes": corner.lanes,
+        "pass_tokens": corner.pass_tokens,
         "lanes_that_fit": corner.lanes_that_fit,
         "peak_bytes": _need(corner.need),
     }
 
 
 def _lane(lane: LaneBytes) -> dict[str, int]:
-    return {**dataclasses.asdict(lane), "peak": lane.peak}
+    return {**dataclasses.asdict(lane), "total": lane.total}
 
 
 def _need(need: MemoryNeed) -> dict[str, Any]:

@@ -38,6 +38,7 @@ __all__ = [
     "StudyPlan",
     "check_content",
     "check_task",
+    "most_memory",
     "pinned_plan",
     "plan_model",
     "plan_study",
@@ -328,11 +329,11 @@ def _opening(record: StudyRecord, config: SweepConfig, rows: RowsRef, model: Mod
         lane_limit=lane_limit,
         lanes=choose_limits(settings, "cpu").lanes,  # on a GPU, the worker knows a better number or the settings fix it
         typical=template.spec(0, typical, "typical"),
-        largest=template.spec(0, {**typical, **_most_memory(config)}, "largest"),
+        largest=template.spec(0, {**typical, **most_memory(config)}, "largest"),
     )
 
 
-def _most_memory(config: SweepConfig) -> dict[str, Any]:
+def most_memory(config: SweepConfig) -> dict[str, Any]:
     """Return the values that take the most memory: the largest rank of space and recipes, and their most dropout."""
     found: dict[str, Any] = {}
     for key in ("lora.r", "lora.dropout"):

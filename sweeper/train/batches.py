@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from sweeper.figures.passes import equal_parts, scored_parts
 from sweeper.tasks.base import Batch, Examples, Spans, flat_indices
 from sweeper.train.chunks import ChunkPlan
 
@@ -116,9 +117,7 @@ class TrainingRows:
             lanes: Number of lanes that train together.
             tokens_per_pass: Most tokens of a part over all lanes, padding included; 0 for no limit.
         """
-        most = _most_rows(one.num_rows, one.length, lanes, tokens_per_pass)
-        parts = range(1, one.num_rows + 1)
-        return next(n for n in parts if one.num_rows % n == 0 and one.num_rows // n <= most)
+        return equal_parts(one.num_rows, one.length, lanes, tokens_per_pass)
 
     def largest_pass(self, lanes: int, tokens_per_pass: int = 0) -> int:
         """Return the tokens of the largest part over all lanes, padding included; see `num_parts`."""
@@ -165,11 +164,6 @@ def length_classes(lengths: np.ndarray, plan: ChunkPlan, generator: np.random.Ge
     ]
 
 
-def _most_rows(num_rows: int, length: int, lanes: int, tokens_per_pass: int) -> int:
-    """Return how many of ``num_rows`` rows of each lane fit into a pass, at least one."""
-    return max(1, tokens_per_pass // (lanes * length)) if tokens_per_pass else num_rows
-
-
 def _num_passes(length: int, num_rows: int) -> int:
     """Return the number of equal parts in which ``num_rows`` rows are trained on a CPU."""
     passes = 1
@@ -213,7 +207,7 @@ class EvaluationBatches:
     def num_parts(self, batch: Batch, lanes: int, tokens_per_pass: int) -> int:
         """Return the number of parts of a batch that keep to the budget, as `TrainingRows.num_parts` does."""
         num_rows, length = batch.ids.shape
-        return -(-num_rows // _most_rows(num_rows, length, lanes, tokens_per_pass))
+        return scored_parts(num_rows, length, lanes, tokens_per_pass)
 
     def largest_pass(self, lanes: int, tokens_per_pass: int = 0) -> int:
         """Return the tokens of the largest part over all lanes, padding included."""

@@ -1,7 +1,7 @@
 """Out-of-memory errors: train in smaller passes, then fewer lanes at a time, then a lane's micro-batch row by row.
 
 Activations grow with the tokens of a pass, so the budget of tokens is halved first: the lanes still share the base
-model. From `_FEWEST_TOKENS` on, a pass would no longer keep a GPU busy. Then the group is halved, and each half is
+model. From `FEWEST_TOKENS` on, a pass would no longer keep a GPU busy. Then the group is halved, and each half is
 tried by itself, since lanes are independent. A lane that runs out of memory alone trains in ever smaller passes, at the
 same effective batch. If it still fails with a single row, the trial has failed.
 
@@ -21,6 +21,7 @@ from typing import Protocol, TypeVar
 import torch
 
 from sweeper.failures import kind_of
+from sweeper.figures.passes import FEWEST_TOKENS
 from sweeper.figures.text import plural
 from sweeper.train.lane import Lane
 from sweeper.types import Failure, FailureKind
@@ -30,10 +31,6 @@ __all__ = ["Divisible", "OutOfMemoryFallback", "failure_of"]
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 _MEMORY = (FailureKind.OUT_OF_MEMORY, FailureKind.HOST_MEMORY)
-_FEWEST_TOKENS = 2048
-"""Smallest pass for which several lanes stay together. On an H100, a product in bfloat16 takes as long as reading its
-weights at about 300 tokens (989 TFLOP/s, 3.35 TB/s), so this is well above. Eight lanes on a CPU have 1,920 at most
-(`batches`)."""
 
 
 class Divisible(Protocol):
@@ -110,7 +107,7 @@ class OutOfMemoryFallback:
                 if found.kind in _MEMORY:
                     self.max_lanes = min(self.max_lanes or len(group), middle)
                     # A small budget is halved with the lanes. With the whole of it, passes would be as large as before.
-                    tokens = tokens // 2 if tokens // 2 < _FEWEST_TOKENS else tokens
+                    tokens = tokens // 2 if tokens // 2 < FEWEST_TOKENS else tokens
                 waiting = [(group[:middle], tokens), (group[middle:], tokens), *waiting]
         return results, failures
 
@@ -143,7 +140,7 @@ class OutOfMemoryFallback:
                 log.warning("failed: %s [%s]", failure.message, shape, exc_info=True)
             else:
                 if tokens != self.tokens_per_pass(stage):
-                    if len(group) == 1 and tokens < _FEWEST_TOKENS:
+                    if len(group) == 1 and tokens < FEWEST_TOKENS:
                         self._of_trial[alone] = tokens
                     else:
                         self._of_stage[stage] = tokens
@@ -153,7 +150,7 @@ class OutOfMemoryFallback:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             tokens = used // 2
-            can_shrink = tokens >= _FEWEST_TOKENS or len(group) == 1
+            can_shrink = tokens >= FEWEST_TOKENS or len(group) == 1
             if failure.kind not in _MEMORY or not can_shrink or rows.largest_pass(len(group), tokens) == used:
                 return dataclasses.replace(failure, message=f"{failure.message} [{shape}]")
 

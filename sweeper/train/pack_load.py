@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import psutil
 import torch
 
-from sweeper.figures.memory import KERNEL_BYTES, PackLoad
+from sweeper.figures.memory import PackLoad
 from sweeper.figures.model_shapes import ModelShapes
 from sweeper.models.linear import may_reorder
 from sweeper.train.batches import EvaluationBatches, TrainingRows
@@ -26,7 +26,9 @@ def pack_load(
     quantization: str = "none",
     attention: str,
     ranks: Sequence[int],
+    tokens_per_pass: int,
     has_dropout: bool,
+    checkpointing: bool,
     device: torch.device,
     is_reordered: bool,
     num_choice_tokens: int = 0,
@@ -40,7 +42,9 @@ def pack_load(
         quantization: How its weights are held.
         attention: Attention kernel.
         ranks: Rank of each lane.
+        tokens_per_pass: Most tokens of a pass over all lanes; 0 for no limit.
         has_dropout: Whether a lane drops inputs of its adapter.
+        checkpointing: Whether the blocks run again in the backward pass.
         device: Device of the worker.
         is_reordered: Whether copies of the adapted weights are kept; see `is_reordered`.
         num_choice_tokens: Tokens that an evaluation appends to each row, those of all choices.
@@ -48,14 +52,16 @@ def pack_load(
     passes = [each for index in range(rows.plan.micro_batches) for each in rows.passes(index)]
     batches = [batch for split in scored for _, batch in split.batches]
     return PackLoad(
+        device=device.type,
         dtype=dtype,
         quantization=quantization,
         attention=attention,
         ranks=tuple(ranks),
-        passes=tuple(sorted({(len(range(rows.plan.micro_batch)[each.rows]), each.length) for each in passes})),
+        passes=tuple(sorted({(each.num_rows, each.length) for each in passes})),
         evaluated=tuple(sorted({(len(batch.ids), batch.ids.shape[1] + num_choice_tokens) for batch in batches})),
+        tokens_per_pass=tokens_per_pass,
         has_dropout=has_dropout,
-        kernels=KERNEL_BYTES if device.type == "cpu" else 0,
+        checkpointing=checkpointing,
         is_reordered=is_reordered,
     )
 

@@ -44,7 +44,7 @@ from sweeper.models.content import check_model
 from sweeper.models.device_choice import choose_attention, choose_checkpointing, choose_dtype, type_name
 from sweeper.models.first_token import read_first_token
 from sweeper.models.fused import fuse_operations
-from sweeper.models.linear import is_transposed, num_parameters
+from sweeper.models.linear import is_transposed
 from sweeper.models.load import load_model
 from sweeper.models.quantization import NONE, choose_quantization
 from sweeper.models.shapes import adapted_layers, shapes_of
@@ -106,6 +106,8 @@ class _Study:
     shapes: ModelShapes
     is_reordered: bool
     """Whether the pack keeps copies of the adapted weights."""
+    checkpointing: bool
+    """Whether the blocks run again in the backward pass."""
     examples: Examples
     """The training rows as the task made them."""
     train: TrainingRows
@@ -203,7 +205,7 @@ class TrainingWorker:
             tokens_per_pass=self._setup.tokens_per_pass,
         )
         fallback = OutOfMemoryFallback(choice.tokens_per_pass, device=self._device.type)
-        self._study = dataclasses.replace(study, fallback=fallback)
+        self._study = study = dataclasses.replace(study, fallback=fallback)
         opened = self._opened(study, choice.lanes, references=references)
         return dataclasses.replace(opened, lanes=choice.lanes, notes=(*study.notes, str(choice)))
 
@@ -221,7 +223,9 @@ class TrainingWorker:
             quantization=self._quantization,
             attention=self._attention,
             ranks=(largest.lora.r,) * lanes,
+            tokens_per_pass=study.fallback.tokens_per_pass(),
             has_dropout=largest.lora.dropout > 0,
+            checkpointing=study.checkpointing,
             device=self._device,
             is_reordered=study.is_reordered,
             num_choice_tokens=sum(len(choice) - 1 for choice in study.tokens.choices),
@@ -257,7 +261,7 @@ class TrainingWorker:
         if self._device.type != "cpu":
             fuse_operations(model)
         wanted = self._setup.model.gradient_checkpointing
-        checkpointing, why = choose_checkpointing(wanted, self._device, num_parameters(model))
+        checkpointing, why = choose_checkpointing(wanted, self._device, shapes.parameters)
         if checkpointing:
             checkpoint_blocks(model)
         pack, adapter_config = self._pack(model, task)
@@ -279,6 +283,7 @@ class TrainingWorker:
             pack=pack,
             shapes=shapes,
             is_reordered=has_copies,
+            checkpointing=checkpointing,
             examples=train,
             train=TrainingRows(train, plan, seed=request.seed, pad_token_id=tokens.pad_token_id, device=self._device),
             validation=batches[num_rows],

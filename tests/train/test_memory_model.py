@@ -6,17 +6,19 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from sweeper.figures.memory import activation_bytes_per_token, lane_bytes
-from sweeper.figures.model_shapes import bucket_rank
-from sweeper.models.device_choice import SHORT
+from sweeper.figures.memory import PackLoad, activation_bytes_per_token, lane_bytes, memory_need
+from sweeper.models.checkpointing import checkpoint_blocks
+from sweeper.models.device_choice import PADDED_SDPA, SHORT
 from sweeper.models.first_token import read_first_token
 from sweeper.models.shapes import adapted_layers, shapes_of
-from sweeper.models.short_attention import register
+from sweeper.models.padded_attention import register as register_padded
+from sweeper.models.short_attention import register as register_short
 from sweeper.models.targets import TARGETS, targets_for
 from sweeper.tasks import make_task
-from sweeper.tasks.base import Batch
+from sweeper.tasks.base import Batch, flat_indices
 from sweeper.train.bucket import Bucket
 from sweeper.train.chunks import ChunkPlan
+from sweeper.train.dropout import DeviceDropout, HostDropout
 from sweeper.train.lane import Lane
 from sweeper.train.pack import Pack, _groups
 from tests.models.configs import small_config
@@ -37,9 +39,10 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def build(model_type, task, dtype, attention, **changes):
+def build(model_type, task, dtype, attention, *, checkpointing=False, **changes):
     """Return a pack on a small model, and the shapes that were read from the model."""
-    register()
+    register_short()
+    register_padded()
     auto = AutoModelForCausalLM if task == LANGUAGE else AutoModelForSequenceClassification
     config = small_config(model_type, **changes)
     model = auto.from_config(config, dtype=TYPES[dtype], attn_implementation=attention).eval()
@@ -50,11 +53,16 @@ def build(model_type, task, dtype, attention, **changes):
     shapes = shapes_of(auto.from_config(config), target_modules=(), head_modules=heads, kind=kind)
     if task == CLASSIFICATION:
         read_first_token(model)
+    if checkpointing:
+        checkpoint_blocks(model)
     return Pack(model, targets=targets, head=head, dtype=TYPES[dtype]), shapes
 
 
-def saved_bytes(pack, task, *, length, dropout=0.0):
-    """Return what the forward pass keeps, per token, and the peak of the step in bytes."""
+def measure(pack, task, *, length, dropout=0.0, device="cpu"):
+    """Return what the forward pass keeps, per token, and the peak of the pass in bytes.
+
+    With device="cuda", the masks are those of a GPU; its kernels have a reference on the CPU.
+    """
     lanes = [
         Lane.start(spec(n, **{"lora.r": RANK, "lora.dropout": dropout}), pack.shape, pack.device) for n in range(LANES)
     ]
@@ -62,22 +70,27 @@ def saved_bytes(pack, task, *, length, dropout=0.0):
     num_rows = LANES * ROWS
     ids = torch.randint(3, 100, (num_rows, length))
     targets = torch.zeros(num_rows, dtype=torch.int64)
+    spans, predicted = (), None
     if task == LANGUAGE:
         targets = torch.stack([targets + length // 2, targets], 1)
-    with pack._attached([Bucket(lanes, pack.shape, pack.dtype, plan)], training=True):
-        pack._state.dropout = pack._dropout(lanes, "dropout", [dropout] * LANES)
+        spans = [[(length // 2, length)]] * num_rows
+        predicted = flat_indices(spans, length)
+    with pack._attached([Bucket(lanes, pack.shape, pack.dtype, pack.device, plan)], training=True):
+        if dropout:
+            kind = HostDropout if device == "cpu" else DeviceDropout
+            pack._state.dropout = kind([dropout] * LANES, list(range(LANES)), pack.device)
         with LiveBytes() as live:
-            loss = make_task(task).row_loss(pack._model, Batch(ids, torch.ones_like(ids), targets)).sum()
+            loss = make_task(task).row_loss(pack._model, Batch(ids, torch.ones_like(ids), targets, predicted, spans)).sum()
             saved = live.now
             loss.backward()
     return saved / ids.numel(), live.peak
 
 
-def check(model_type, task, dtype, attention, *, length, dropout=0.0, within=0.03, **changes):
+def check(model_type, task, dtype, attention, *, length, dropout=0.0, within=0.03, device="cpu", **changes):
     pack, shapes = build(model_type, task, dtype, attention, **changes)
-    measured, _ = saved_bytes(pack, task, length=length, dropout=dropout)
+    measured, _ = measure(pack, task, length=length, dropout=dropout, device=device)
     predicted = activation_bytes_per_token(
-        shapes, dtype, length=length, attention=attention, rank=RANK, has_dropout=dropout > 0
+        shapes, dtype, device=device, length=length, attention=attention, rank=RANK, has_dropout=dropout > 0
     )
     assert predicted == pytest.approx(measured, rel=within)
 
@@ -87,9 +100,10 @@ def test_saved_bytes_of_a_classifier(model_type):
     check(model_type, CLASSIFICATION, "float32", "eager", length=40)
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("model_type", sorted(TARGETS))
-def test_saved_bytes_with_dropout(model_type):
-    check(model_type, CLASSIFICATION, "float32", "eager", length=40, dropout=0.1)
+def test_saved_bytes_with_dropout(model_type, device):
+    check(model_type, CLASSIFICATION, "float32", "eager", length=40, dropout=0.1, device=device)
 
 
 @pytest.mark.parametrize("length", [27, 40])
@@ -99,7 +113,7 @@ def test_saved_bytes_with_the_kernel_for_short_rows(model_type, length):
 
 
 @pytest.mark.parametrize("model_type", ["llama", "qwen3", "gemma3_text"])
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["sdpa", PADDED_SDPA, "eager"])
 def test_saved_bytes_of_a_language_model(model_type, attention):
     check(model_type, LANGUAGE, "bfloat16", attention, length=40)
 
@@ -116,25 +130,42 @@ def test_the_state_of_lanes_is_what_a_chunk_keeps(dtype, ranks):
     plan = ChunkPlan.of(ROWS, micro_batch=ROWS, chunks_per_epoch=1, epochs=1)
     with LiveBytes() as live:
         lanes = [Lane.start(spec(n, **{"lora.r": rank}), pack.shape, pack.device) for n, rank in enumerate(ranks)]
-        resident = live.now
-        buckets = [Bucket(group, pack.shape, pack.dtype, plan) for group in _groups(lanes)]
-        for bucket in buckets:
-            bucket.refresh(training=True)
-        training = live.now
-        updated = [bucket.updated() for bucket in buckets]
-        peak = live.now
+        host = live.now
+        buckets = [Bucket(group, pack.shape, pack.dtype, pack.device, plan) for group in _groups(lanes)]
+        training = live.now - host
+        del buckets
+        assert live.now == host
+        buckets = [Bucket(group, pack.shape, pack.dtype, pack.device) for group in _groups(lanes)]
+        scoring = live.now - host
+        assert len(buckets) == len(set(ranks))
     need = [lane_bytes(shapes, rank, dtype) for rank in ranks]
-    assert len(updated) == len(buckets)
-    assert resident == sum(lane.resident for lane in need)
-    assert peak - training == sum(lane.updating for lane in need)
-    # Beside the lanes' copies, each bucket has one mask of the values that decay.
-    masks = sum(4 * shapes.trainable(bucket_rank(bucket.lanes[0].layout.rank)) for bucket in buckets)
-    assert training - resident == pytest.approx(sum(lane.training for lane in need) + masks, rel=0.001)
+    assert host == sum(lane.host for lane in need)
+    # Beside the lanes' copies, a bucket has a scale for each lane, and marks the values of the head that decay.
+    assert training == pytest.approx(sum(lane.training for lane in need), rel=0.002)
+    assert scoring == pytest.approx(sum(lane.scoring for lane in need), rel=0.002)
 
 
-def test_a_lane_needs_42_bytes_a_parameter_in_bfloat16():
-    _, shapes = build("bert", CLASSIFICATION, "bfloat16", "eager")
-    assert lane_bytes(shapes, 8, "bfloat16").peak == 42 * shapes.trainable(8)
+@pytest.mark.parametrize(("dtype", "multiplied"), [("bfloat16", 2), ("float16", 2), ("float32", 4)])
+def test_a_value_takes_12_bytes_on_the_host_and_16_and_its_copy_on_the_device(dtype, multiplied):
+    _, shapes = build("llama", LANGUAGE, "float32", "eager")
+    need, size = lane_bytes(shapes, 8, dtype), shapes.trainable(8)
+    assert (need.host, need.training, need.scoring) == (12 * size, (16 + multiplied) * size, multiplied * size)
+    assert need.total == (28 + multiplied) * size
+
+
+@pytest.mark.parametrize("model_type", ["bert", "modernbert", "llama", "qwen3"])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_a_checkpointed_pass_keeps_the_inputs_of_its_blocks_and_one_block(model_type, dropout):
+    task = CLASSIFICATION if model_type in {"bert", "modernbert"} else LANGUAGE
+    uses = {"length": 40, "dropout": dropout}
+    pack, shapes = build(model_type, task, "bfloat16", "eager", checkpointing=True, num_hidden_layers=8)
+    kept, peak = measure(pack, task, **uses)
+    whole = measure(build(model_type, task, "bfloat16", "eager", num_hidden_layers=8)[0], task, **uses)
+    print("\nMEASURED", model_type, dropout, kept, peak / (LANES * ROWS * 40), whole[0], whole[1] / (LANES * ROWS * 40))
+    for c in (True, False):
+        load = PackLoad(device="cpu", dtype="bfloat16", attention="eager", ranks=(RANK,) * LANES, passes=((ROWS, 40),), has_dropout=dropout > 0, checkpointing=c)
+        need = memory_need(shapes, load)
+        print("PRED", c, need.activations / (LANES * ROWS * 40), (need.activations + need.logits) / (LANES * ROWS * 40), shapes.num_layers * 2 * shapes.width)
 
 
 @pytest.mark.parametrize("model_type", sorted(TARGETS))
