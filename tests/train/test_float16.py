@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 import torch
-from safetensors.torch import load, save
 
+from sweeper.train.checkpoints import to_safetensors
 from sweeper.train.lane import Lane
 from sweeper.train.loss_scale import LaneScales, LossScale
 from sweeper.train.optim import LaneOptimizer
@@ -102,7 +102,7 @@ def test_a_trial_that_was_interrupted_continues_with_its_scale(pack, data):
     train(pack, [through], data, 4)
     train(pack, [lane], data, 2)
     assert lane.loss_scale != LossScale(2.0**22)
-    admission = Admission(spec=lane.spec, chunks_done=2, checkpoint=lane.checkpoint())
+    admission = Admission(spec=lane.spec, chunks_done=2, checkpoint=to_safetensors(lane.state()))
     lane = Lane.admit(admission, pack.shape, CPU)
     train(pack, [lane], data, 2)
     assert lane.loss_scale == through.loss_scale
@@ -111,8 +111,8 @@ def test_a_trial_that_was_interrupted_continues_with_its_scale(pack, data):
 
 def test_a_checkpoint_without_a_scale_starts_with_the_first_one(pack):
     (lane,) = start(pack, [spec()])
-    tensors = {name: value for name, value in load(lane.checkpoint()).items() if name != "loss_scale"}
-    admission = Admission(spec=lane.spec, chunks_done=0, checkpoint=save(tensors))
+    tensors = {name: value for name, value in lane.state().items() if name != "loss_scale"}
+    admission = Admission(spec=lane.spec, chunks_done=0, checkpoint=to_safetensors(tensors))
     assert Lane.admit(admission, pack.shape, CPU).loss_scale == LossScale()
 
 

@@ -10,8 +10,8 @@ from sweeper.figures.memory import PackLoad, activation_bytes_per_token, lane_by
 from sweeper.models.checkpointing import checkpoint_blocks
 from sweeper.models.device_choice import PADDED_SDPA, SHORT
 from sweeper.models.first_token import read_first_token
-from sweeper.models.shapes import adapted_layers, shapes_of
 from sweeper.models.padded_attention import register as register_padded
+from sweeper.models.shapes import adapted_layers, shapes_of
 from sweeper.models.short_attention import register as register_short
 from sweeper.models.targets import TARGETS, targets_for
 from sweeper.tasks import make_task
@@ -80,7 +80,9 @@ def measure(pack, task, *, length, dropout=0.0, device="cpu"):
             kind = HostDropout if device == "cpu" else DeviceDropout
             pack._state.dropout = kind([dropout] * LANES, list(range(LANES)), pack.device)
         with LiveBytes() as live:
-            loss = make_task(task).row_loss(pack._model, Batch(ids, torch.ones_like(ids), targets, predicted, spans)).sum()
+            loss = (
+                make_task(task).row_loss(pack._model, Batch(ids, torch.ones_like(ids), targets, predicted, spans)).sum()
+            )
             saved = live.now
             loss.backward()
     return saved / ids.numel(), live.peak
@@ -163,9 +165,23 @@ def test_a_checkpointed_pass_keeps_the_inputs_of_its_blocks_and_one_block(model_
     whole = measure(build(model_type, task, "bfloat16", "eager", num_hidden_layers=8)[0], task, **uses)
     print("\nMEASURED", model_type, dropout, kept, peak / (LANES * ROWS * 40), whole[0], whole[1] / (LANES * ROWS * 40))
     for c in (True, False):
-        load = PackLoad(device="cpu", dtype="bfloat16", attention="eager", ranks=(RANK,) * LANES, passes=((ROWS, 40),), has_dropout=dropout > 0, checkpointing=c)
+        load = PackLoad(
+            device="cpu",
+            dtype="bfloat16",
+            attention="eager",
+            ranks=(RANK,) * LANES,
+            passes=((ROWS, 40),),
+            has_dropout=dropout > 0,
+            checkpointing=c,
+        )
         need = memory_need(shapes, load)
-        print("PRED", c, need.activations / (LANES * ROWS * 40), (need.activations + need.logits) / (LANES * ROWS * 40), shapes.num_layers * 2 * shapes.width)
+        print(
+            "PRED",
+            c,
+            need.activations / (LANES * ROWS * 40),
+            (need.activations + need.logits) / (LANES * ROWS * 40),
+            shapes.num_layers * 2 * shapes.width,
+        )
 
 
 @pytest.mark.parametrize("model_type", sorted(TARGETS))

@@ -143,8 +143,8 @@ def test_it_measures_how_many_lanes_and_tokens_fit(disk, monkeypatch):
     sizes = {"typical": trial(0), "largest": trial(0, **{"lora.r": 16})}
     opened = worker.answer(study(disk, lane_limit=2, **sizes))
     assert opened.lanes in (1, 2)
-    assert "and r=4, memory on" in opened.notes[0]
-    assert opened.notes[0].endswith("and r=16")
+    assert "and r=4, memory on" in opened.notes[-1]
+    assert opened.notes[-1].endswith("and r=16")
     little = dataclasses.replace(CHOICE, lanes=1, tokens_per_pass=12)
     monkeypatch.setattr(sweeper.train.worker, "choose_lanes", lambda *_, **__: little)
     worker.answer(study(disk, lane_limit=2, **sizes))
