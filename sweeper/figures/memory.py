@@ -168,7 +168,10 @@ def lane_bytes(shapes: ModelShapes, rank: int, dtype: str) -> LaneBytes:
     multiplied = _SIZES[dtype] * adapters + _FLOAT32 * head  # a head is computed in float32
     return LaneBytes(
         host=_OWN_BYTES * shapes.trainable(rank),
-        training=_TRAINING_BYTES * (adapters + head) + multiplied,
+        # In another type than float32, the adapters' gradients of one pass are a buffer of their own.
+        training=_TRAINING_BYTES * (adapters + head)
+        + multiplied
+        + (0 if dtype == "float32" else _SIZES[dtype] * adapters),
         scoring=multiplied,
     )
 

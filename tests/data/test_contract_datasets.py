@@ -56,7 +56,11 @@ def test_the_rows_are_as_counted_and_the_default_sizes_fit(name, tmp_path, reque
     caplog.set_level(logging.WARNING, logger="sweeper")
     cache, completions = cache_with(tmp_path, settings_of(name).package, request), name in FOR_LANGUAGE_MODELS
     whole = prepare_splits(settings_of(name, train_rows=0), cache=cache, completions=completions)
-    assert whole.num_available + len(whole.validation) + len(whole.test) + len(whole.confirmation) == UNIQUE_ROWS[name]
+    missing = (
+        UNIQUE_ROWS[name] - whole.num_available - sum(map(len, (whole.validation, whole.test, whole.confirmation)))
+    )
+    # Blocks of rows stay together, so splits of a wanted size leave parts of blocks over.
+    assert 0 <= missing <= 3 * settings_of(name).block_rows
     splits = prepare_splits(settings_of(name), cache=cache, completions=completions)
     left = min(2000, UNIQUE_ROWS[name] - 2400)
     assert splits.num_rows == {"train": 1000, "validation": 400, "test": 1000, "confirmation": left}

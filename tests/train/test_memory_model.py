@@ -20,7 +20,7 @@ from sweeper.train.bucket import Bucket
 from sweeper.train.chunks import ChunkPlan
 from sweeper.train.dropout import DeviceDropout, HostDropout
 from sweeper.train.lane import Lane
-from sweeper.train.pack import Pack, _groups
+from sweeper.train.pack import Pack
 from tests.models.configs import small_config
 from tests.train.live_bytes import LiveBytes
 from tests.train.tiny import spec
@@ -133,11 +133,11 @@ def test_the_state_of_lanes_is_what_a_chunk_keeps(dtype, ranks):
     with LiveBytes() as live:
         lanes = [Lane.start(spec(n, **{"lora.r": rank}), pack.shape, pack.device) for n, rank in enumerate(ranks)]
         host = live.now
-        buckets = [Bucket(group, pack.shape, pack.dtype, pack.device, plan) for group in _groups(lanes)]
+        buckets = [Bucket(group, pack.shape, pack.dtype, pack.device, plan) for group in pack._groups(lanes)]
         training = live.now - host
         del buckets
         assert live.now == host
-        buckets = [Bucket(group, pack.shape, pack.dtype, pack.device) for group in _groups(lanes)]
+        buckets = [Bucket(group, pack.shape, pack.dtype, pack.device) for group in pack._groups(lanes)]
         scoring = live.now - host
         assert len(buckets) == len(set(ranks))
     need = [lane_bytes(shapes, rank, dtype) for rank in ranks]

@@ -19,8 +19,8 @@ BASE = 2 * (
 """Bytes of the frozen weights in bfloat16."""
 PER_RANK = 2 * WIDTH + 2 * (WIDTH + KEYS) + 2 * WIDTH + 3 * (WIDTH + INNER)
 """Values of a layer's adapters for each rank: inputs plus outputs of its seven targets."""
-LANE_VALUE = 4 * 4 + 2
-"""Bytes of a trainable value in a pack: parameter, two moments and gradient in float32, and the copy in bfloat16."""
+LANE_VALUE = 4 * 4 + 2 * 2
+"""Bytes of a trainable value in a pack: parameter, moments and gradient in float32; in bfloat16, its copy and gradient."""
 STATE = 2 * WIDTH
 """Bytes of a token between two layers."""
 KEPT = 269_000
