@@ -207,7 +207,8 @@ def activation_bytes_per_token(
     after = (_FLOAT32 if shapes.block.has_rms_norm else size) * shapes.width if not shapes.reads_first_token else 0
     after += _FLOAT32 * shapes.width if shapes.head_reads_tokens and size < _FLOAT32 else 0
     if checkpointing:
-        return shapes.num_layers * size * shapes.width + block + after
+        # A last block that reads the first token only is small, and its input is free when the others run again.
+        return (shapes.num_layers - shapes.reads_first_token) * size * shapes.width + block + after
     if shapes.reads_first_token:
         # The last block needs keys and values of all tokens, and everything else of the first token only.
         last = size * (shapes.width * max(1, copies) + 2 * shapes.block.key)
