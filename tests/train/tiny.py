@@ -174,8 +174,8 @@ def train_with_peft(kind, trial, data, chunks, *, base=None):
         for group in [batches[i : i + window] for i in range(0, len(batches), window)]:
             for index, picked in group:
                 (only,) = data.rows.passes(index)
-                ids, mask, _ = data.rows.batch(picked, only.length)
-                logits = model(input_ids=ids, attention_mask=mask).logits
+                batch = data.rows.batch(picked, only.length)
+                logits = model(input_ids=batch.ids, attention_mask=batch.mask).logits
                 loss = nn.functional.cross_entropy(logits, data.labels[picked])
                 (loss / len(group)).backward()
                 losses.append(loss.detach())
