@@ -244,7 +244,7 @@ def memory_need(shapes: ModelShapes, load: PackLoad) -> MemoryNeed:
     """
     base = base_bytes(shapes, load.dtype, quantization=load.quantization, is_reordered=load.is_reordered)
     if load.quantization != "none":
-        base += _SIZES[load.dtype] * shapes.largest_product
+        base += _SIZES[load.dtype] * shapes.dequantised
     lanes = [lane_bytes(shapes, rank, load.dtype) for rank in load.ranks]
     padded = sorted(bucket_rank(rank) for rank in load.ranks)
     masks = sum(_MASK_BYTES * shapes.trainable(rank) for rank, _ in itertools.groupby(padded))

@@ -119,9 +119,9 @@ def test_two_lanes_of_rank_16_train_8b_in_nf4_at_4k_tokens_a_pass_in_24_gb():
     peak = peaks[0] + (LAYERS - 2) * (peaks[1] - peaks[0])
     lanes = 2 * 16 * PER_RANK * LAYERS * 3 * 4  # the lanes' own vectors, which the chunk copies
     assert base + lanes + peak < 12 * GB < 24 * GB
-    # Beside what the same step on a plain base needs, one dequantised weight: that of gate and up.
+    # Beside what the same step on a plain base needs, the dequantised weights of gate and up, and one of them again.
     plain, _ = peak_of_8b(lanes=2, rank=16, rows=4, is_checkpointed=True)
-    assert plain <= peak <= plain + 2 * 2 * WIDTH * INNER + 0.01 * GB
+    assert plain <= peak <= plain + 3 * 2 * WIDTH * INNER + 0.05 * GB
 
 
 def _peak_in_nf4(layers):
