@@ -20,7 +20,7 @@ HEADER = "# Written by `make constraints` (locks/write.py). Installed with: pip 
 BUILD = ["hatchling", "setuptools"]
 """The build backends of this package and of antlr4-python3-runtime, which is published as source only."""
 AUDIT = ["pip-audit"]
-EXTRAS = ("dev", "browser", "bench")
+EXTRAS = ("quantization", "dev", "browser", "bench")
 _ENTRY = re.compile(r"^(?P<name>[\w.-]+)==.*?(?=^[\w.-]+==|\Z)", re.MULTILINE | re.DOTALL)
 
 

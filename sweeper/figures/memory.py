@@ -259,7 +259,7 @@ def memory_need(shapes: ModelShapes, load: PackLoad) -> MemoryNeed:
     """
     base = base_bytes(shapes, load.dtype, quantization=load.quantization, is_reordered=load.is_reordered)
     if load.quantization != "none":
-        base += _SIZES[load.dtype] * shapes.largest_product
+        base += _SIZES[load.dtype] * shapes.dequantised
     lanes = [lane_bytes(shapes, rank, load.dtype) for rank in load.ranks]
     is_host = load.device == "cpu"
     own = sum(lane.host for lane in lanes) if is_host else 0

@@ -76,8 +76,9 @@ class ModelShapes:
     """Those that a quantised model keeps in fewer bits: the weights of the linear layers of the blocks."""
     quantisable_rows: int
     """Outputs of these layers."""
-    largest_product: int
-    """Weights of the largest product with them: siblings that read the same tensor are multiplied as one."""
+    dequantised: int
+    """Most of their weights that exist dequantised at once: those of one product, and one of its layers again if several
+    siblings are multiplied as one."""
     width: int
     num_layers: int
     vocabulary: int

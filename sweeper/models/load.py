@@ -9,10 +9,11 @@ type and attention kernel, `quantization` the bits of the weights.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,7 @@ def load_model(
             )
             if quantization != NONE:
                 hold_quantised(model, dtype, blocks=blocks)
+                _return_freed_memory()
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ModelError(_failure(path, kind, attention, error)) from error
     return model.eval().requires_grad_(requires_grad=False)
@@ -112,6 +114,12 @@ def _quantising(plain: nn.Module, blocks: Sequence[str], quantization: str, dtyp
         llm_int8_skip_modules=others,
     )
     return {"quantization_config": four_bit}
+
+
+def _return_freed_memory() -> None:
+    """Return the temporary tensors of quantising to the system; glibc would keep those of less than 32 MB."""
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def model_config(path: Path, *, kind: str, num_labels: int, trust_remote_code: bool = False) -> Any:

@@ -32,12 +32,12 @@ class _Weight(Protocol):
     def nbytes(self) -> int:
         """What is held, with constants."""
 
-    def write_to(self, out: torch.Tensor) -> None:
-        """Write W into a contiguous tensor ``[O, I]``."""
+    def dequantised(self) -> torch.Tensor:
+        """Return W, ``[O, I]``."""
 
 
 class FourBitWeight:
-    """Blocks of 64 weights with a constant each, and blocks of 256 constants with one of their own (double quantisation).
+    """Blocks of 64 weights with a constant each, and blocks of 256 constants with one of theirs (double quantisation).
 
     Args:
         packed: Two weights in each byte.
@@ -57,14 +57,14 @@ class FourBitWeight:
         constants = self.state.absmax.nbytes + (nested.absmax.nbytes + self.state.offset.nbytes if nested else 0)
         return self.packed.nbytes + int(constants)
 
-    def write_to(self, out: torch.Tensor) -> None:
-        """Write W into a contiguous tensor ``[O, I]``."""
+    def dequantised(self) -> torch.Tensor:
+        """Return W, ``[O, I]``, in a new tensor."""
         from bitsandbytes.functional import dequantize_4bit
 
-        if out.device.type == "cpu":
-            out.copy_(self._on_cpu(out.numel()).view_as(out))
-        else:
-            dequantize_4bit(self.packed, self.state, out=out)
+        if self.packed.device.type == "cpu":
+            return self._on_cpu(self.shape[0] * self.shape[1]).view(self.shape)
+        found: torch.Tensor = dequantize_4bit(self.packed, self.state)
+        return found
 
     def _on_cpu(self, number: int) -> torch.Tensor:
         """Return all weights.
@@ -93,9 +93,11 @@ class EightBitWeight:
     Args:
         values: ``[O, I]`` int8.
         largest: Absolute values that 127 stands for, ``[O]`` float32.
+        dtype: Type to dequantise to.
     """
 
-    def __init__(self, values: torch.Tensor, largest: torch.Tensor) -> None:
+    def __init__(self, values: torch.Tensor, largest: torch.Tensor, dtype: torch.dtype) -> None:
+        self.dtype = dtype
         self.values, self.scales = values, (largest / 127)[:, None]
         self.shape: tuple[int, int] = (values.shape[0], values.shape[1])
 
@@ -104,9 +106,9 @@ class EightBitWeight:
         """What is held, with constants."""
         return self.values.nbytes + self.scales.nbytes
 
-    def write_to(self, out: torch.Tensor) -> None:
-        """Write W into a contiguous tensor ``[O, I]``."""
-        torch.mul(self.values, self.scales, out=out)
+    def dequantised(self) -> torch.Tensor:
+        """Return W, ``[O, I]``, in a new tensor."""
+        return torch.mul(self.values, self.scales, out=self.scales.new_empty(self.shape, dtype=self.dtype))
 
 
 class PlainWeight:
@@ -121,9 +123,9 @@ class PlainWeight:
         """What is held, with constants."""
         return self.weight.nbytes
 
-    def write_to(self, out: torch.Tensor) -> None:
-        """Write W into a contiguous tensor ``[O, I]``."""
-        out.copy_(self.weight)
+    def dequantised(self) -> torch.Tensor:
+        """Return W, ``[O, I]``."""
+        return self.weight
 
 
 class FrozenQuantised:
@@ -150,10 +152,13 @@ class FrozenQuantised:
         return sum(part.nbytes for part in self.parts)
 
     def dequantised(self) -> torch.Tensor:
-        """Return W, ``[O, I]``, in a new tensor."""
+        """Return W, ``[O, I]``."""
+        if len(self.parts) == 1:
+            return self.parts[0].dequantised()
+        # One part after the other, so that only one of them exists twice.
         weight = self.weight.new_empty(self.weight.shape)
         for part, rows in zip(self.parts, weight.split(self._heights), strict=True):
-            part.write_to(rows)
+            rows.copy_(part.dequantised())
         return weight
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -248,7 +253,7 @@ def _held(layer: Any, name: str, dtype: torch.dtype, codes: dict[str | None, tor
                 each.code = codes.setdefault(each.quant_type, each.code)
         part = FourBitWeight(weight.data, state, dtype)
     elif largest is not None and weight.dtype is torch.int8:
-        part = EightBitWeight(weight.data, largest.float())
+        part = EightBitWeight(weight.data, largest.float(), dtype)
     else:
         raise ModelError(
             f"{name} is a {type(layer).__name__} with a {weight.dtype} weight that has not been quantised. Choose a "

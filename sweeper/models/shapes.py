@@ -125,7 +125,7 @@ def shapes_of(
         parameters=num_parameters(model) - in_head,
         quantisable=sum(weights[name].numel() for name in inside),
         quantisable_rows=sum(len(weights[name]) for name in inside),
-        largest_product=_largest_product(weights, targets, inside),
+        dequantised=_dequantised(weights, targets, inside),
         width=config.hidden_size,
         num_layers=config.num_hidden_layers,
         vocabulary=config.vocab_size,
@@ -140,10 +140,11 @@ def shapes_of(
     )
 
 
-def _largest_product(weights: dict[str, torch.Tensor], targets: Sequence[str], inside: Sequence[str]) -> int:
+def _dequantised(weights: dict[str, torch.Tensor], targets: Sequence[str], inside: Sequence[str]) -> int:
     # Only adapted layers are grouped (`sweeper.train.packed`); the others are multiplied one by one.
     groups = [*group_targets(targets), *([name] for name in inside)]
-    return max(sum(weights[name].numel() for name in group) for group in groups)
+    sizes = ([weights[name].numel() for name in group] for group in groups)
+    return max(sum(each) + (max(each) if len(each) > 1 else 0) for each in sizes)
 
 
 def _head_shape(model: nn.Module, name: str) -> HeadShape:
