@@ -34,9 +34,9 @@ _WORD = (1 << _BITS) - 1
 _INTEGERS = {2: torch.int16, 4: torch.int32}
 """Integer type as wide as a value, by bytes."""
 
-_library = torch.library.Library("sweeper", "DEF")
-_library.define("drop(Tensor x, Tensor seeds, Tensor levels, int key, int first, float scale) -> Tensor")
-_library.define(
+_library = torch.library.Library("sweeper", "DEF")  # type: ignore[no-untyped-call]
+_library.define("drop(Tensor x, Tensor seeds, Tensor levels, int key, int first, float scale) -> Tensor")  # type: ignore[no-untyped-call]
+_library.define(  # type: ignore[no-untyped-call]
     "add_dropped_(Tensor(a!) into, Tensor x, Tensor seeds, Tensor levels, int key, int first) -> Tensor(a!)"
 )
 _library.define("rotate(Tensor query, Tensor key, Tensor cos, Tensor sin, float sign) -> (Tensor, Tensor)")  # type: ignore[no-untyped-call]
