@@ -35,9 +35,9 @@ def fuse_operations(model: nn.Module) -> None:
     for module in model.modules():
         kind = type(module).__name__
         if kind.endswith("RMSNorm"):
-            module.forward = partial(_norm, module)  # type: ignore[method-assign]
+            module.forward = partial(_norm, module)
         elif kind.endswith("MLP") and config.hidden_act == "silu":
-            module.forward = partial(_gated, module)  # type: ignore[method-assign]
+            module.forward = partial(_gated, module)
         elif kind.endswith("Attention"):
             # The attention layers look the function up in their module.
             modeling: Any = sys.modules[type(module).__module__]

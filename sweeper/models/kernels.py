@@ -34,14 +34,14 @@ _WORD = (1 << _BITS) - 1
 _INTEGERS = {2: torch.int16, 4: torch.int32}
 """Integer type as wide as a value, by bytes."""
 
-_library = torch.library.Library("sweeper", "DEF")
-_library.define("drop(Tensor x, Tensor seeds, Tensor levels, int key, int first, float scale) -> Tensor")
-_library.define(
+_library = torch.library.Library("sweeper", "DEF")  # type: ignore[no-untyped-call]
+_library.define("drop(Tensor x, Tensor seeds, Tensor levels, int key, int first, float scale) -> Tensor")  # type: ignore[no-untyped-call]
+_library.define(  # type: ignore[no-untyped-call]
     "add_dropped_(Tensor(a!) into, Tensor x, Tensor seeds, Tensor levels, int key, int first) -> Tensor(a!)"
 )
-_library.define("rotate(Tensor query, Tensor key, Tensor cos, Tensor sin, float sign) -> (Tensor, Tensor)")
-_library.define("gate(Tensor gates, Tensor values) -> Tensor")
-_library.define("gate_backward(Tensor grad, Tensor gates, Tensor values) -> (Tensor, Tensor)")
+_library.define("rotate(Tensor query, Tensor key, Tensor cos, Tensor sin, float sign) -> (Tensor, Tensor)")  # type: ignore[no-untyped-call]
+_library.define("gate(Tensor gates, Tensor values) -> Tensor")  # type: ignore[no-untyped-call]
+_library.define("gate_backward(Tensor grad, Tensor gates, Tensor values) -> (Tensor, Tensor)")  # type: ignore[no-untyped-call]
 
 
 def mix(word: int) -> int:
@@ -231,7 +231,7 @@ def _fastest() -> ModuleType | None:
 
 def _register() -> None:
     # Triton is imported at the first call on a GPU: it takes a second, which workers on CPUs need not spend.
-    references = {
+    references: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         "drop": (_drop, _drop_on_meta),
         "add_dropped_": (_add_dropped_, _add_dropped_on_meta_),
         "rotate": (_rotate, _rotate_on_meta),
@@ -239,9 +239,9 @@ def _register() -> None:
         "gate_backward": (_gate_backward, _gate_backward_on_meta),
     }
     for name, (reference, on_meta) in references.items():
-        _library.impl(name, reference, "CPU")
-        _library.impl(name, on_meta, "Meta")
-        _library.impl(name, _on_cuda(name, reference), "CUDA")
+        _library.impl(name, reference, "CPU")  # type: ignore[no-untyped-call]
+        _library.impl(name, on_meta, "Meta")  # type: ignore[no-untyped-call]
+        _library.impl(name, _on_cuda(name, reference), "CUDA")  # type: ignore[no-untyped-call]
 
 
 def _on_cuda(name: str, reference: Callable[..., Any]) -> Callable[..., Any]:
