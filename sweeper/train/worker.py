@@ -547,7 +547,7 @@ def _training_examples(task: TaskProtocol, tokens: TokenisedSplits, request: Ope
     found = Examples.joined([task.examples(tokens, split) for split in request.train_splits])
     if not task.has_head:
         return found
-    labels: Sequence[Any] = found.targets  # a number for each row of a task with a head
+    labels: Sequence[Any] = found.targets  # a task with a head has one label for each row
     return found.take([row for row, label in enumerate(labels) if label < request.rows.num_labels])
 
 

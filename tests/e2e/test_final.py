@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
+import jsonschema
 import pytest
 from rich.console import Console
 
@@ -24,6 +26,7 @@ from sweeper.types import Phase, TrialState
 from tests.doubles import write_rows
 from tests.e2e.conftest import overrides_of
 
+SCHEMA = json.loads((Path(__file__).parents[2] / "analysis" / "best.schema.json").read_text(encoding="utf-8"))
 STUDY = "tiny-tinybert-lora"
 ALL = f"{STUDY}-all-rows"
 NUM_ALL = 90
@@ -89,6 +92,7 @@ def test_the_best_configuration_is_trained_on_all_rows(folder, finals, capsys):
 def test_what_was_trained_is_in_report_best_json_and_load(folder, finals):
     train(folder)
     (found,) = study_of(folder)["final"]
+    jsonschema.validate(json.loads((folder / "best.json").read_text()), SCHEMA)
     adapter = finals.adapter_dir(ALL, 0)
     outcomes = finals.read_test_outcomes(ALL, 0)
     expected = float((outcomes.predicted_N == outcomes.target_N).mean())
