@@ -149,14 +149,12 @@ class TrainingWorker:
         self._checkpoints = CheckpointWriter(setup.checkpoints)
 
     def start(self) -> WorkerReady:
-        """Choose number type and attention kernel for the device, and see how the model is quantised."""
+        """Choose number type and attention kernel for the device."""
         torch.set_num_threads(self._setup.threads)
         self._dtype, why_dtype = choose_dtype(self._setup.model.dtype, self._device)
         self._attention, why_attention = choose_attention(self._setup.model.attention, self._device, self._dtype)
-        self._quantization, why_bits = choose_quantization(self._setup.model.quantization, self._setup.model_dir)
-        bits = () if self._quantization == NONE else (f"quantization: {why_bits}",)
         self._resident_bytes = psutil.Process().memory_info().rss
-        return WorkerReady(notes=(f"base weights: {why_dtype}", f"attention: {why_attention}", *bits))
+        return WorkerReady(notes=(f"base weights: {why_dtype}", f"attention: {why_attention}"))
 
     def answer(self, request: Request) -> Reply:
         """Open a study, train a chunk, save trials or score adapters."""
@@ -239,6 +237,7 @@ class TrainingWorker:
 
     def _prepare(self, request: OpenStudy, task: TaskProtocol, tokens: TokenisedSplits) -> _Study:
         num_labels = request.rows.num_labels
+        self._quantization, why_bits = choose_quantization(self._setup.model.quantization, self._setup.model_dir)
         model: Any = load_model(
             self._setup.model_dir,
             kind=task.model_kind,
@@ -294,7 +293,10 @@ class TrainingWorker:
             fallback=OutOfMemoryFallback(self._setup.tokens_per_pass, device=self._device.type),
             loss_limit=loss_limit(num_labels if task.has_probe else model.config.vocab_size),
             adapter_config=adapter_config,
-            notes=(f"gradient checkpointing: {why}",),
+            notes=(
+                f"gradient checkpointing: {why}",
+                *(() if self._quantization == NONE else (f"quantization: {why_bits}",)),
+            ),
         )
 
     def _evaluation_batches(self, examples: Examples, pad_token_id: int) -> EvaluationBatches:
