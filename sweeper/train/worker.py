@@ -104,6 +104,8 @@ class _Study:
     num_labels: int
     pack: Pack
     shapes: ModelShapes
+    quantization: str
+    """How the frozen weights are held."""
     is_reordered: bool
     """Whether the pack keeps copies of the adapted weights."""
     checkpointing: bool
@@ -218,7 +220,7 @@ class TrainingWorker:
             rows,
             [study.validation],
             dtype=type_name(self._dtype),
-            quantization=self._quantization,
+            quantization=study.quantization,
             attention=self._attention,
             ranks=(largest.lora.r,) * lanes,
             tokens_per_pass=study.fallback.tokens_per_pass(),
@@ -237,7 +239,7 @@ class TrainingWorker:
 
     def _prepare(self, request: OpenStudy, task: TaskProtocol, tokens: TokenisedSplits) -> _Study:
         num_labels = request.rows.num_labels
-        self._quantization, why_bits = choose_quantization(self._setup.model.quantization, self._setup.model_dir)
+        quantization, why_bits = choose_quantization(self._setup.model.quantization, self._setup.model_dir)
         model: Any = load_model(
             self._setup.model_dir,
             kind=task.model_kind,
@@ -245,7 +247,7 @@ class TrainingWorker:
             dtype=self._dtype,
             attention=self._attention,
             device=self._device,
-            quantization=self._quantization,
+            quantization=quantization,
             trust_remote_code=self._setup.model.trust_remote_code,
         )
         shapes = shapes_of(
@@ -254,7 +256,7 @@ class TrainingWorker:
             head_modules=task.head_modules(model),
             kind=task.model_kind,
         )
-        has_copies = self._quantization == NONE and is_reordered(shapes, type_name(self._dtype), self._device)
+        has_copies = quantization == NONE and is_reordered(shapes, type_name(self._dtype), self._device)
         if task.model_kind == "sequence_classification":
             read_first_token(model)
         if self._device.type != "cpu":
@@ -281,6 +283,7 @@ class TrainingWorker:
             num_labels=num_labels,
             pack=pack,
             shapes=shapes,
+            quantization=quantization,
             is_reordered=has_copies,
             checkpointing=checkpointing,
             examples=train,
@@ -295,7 +298,7 @@ class TrainingWorker:
             adapter_config=adapter_config,
             notes=(
                 f"gradient checkpointing: {why}",
-                *(() if self._quantization == NONE else (f"quantization: {why_bits}",)),
+                *(() if quantization == NONE else (f"quantization: {why_bits}",)),
             ),
         )
 
@@ -373,7 +376,7 @@ class TrainingWorker:
         # A head of several layers starts from the seed, and the probe reads what its first layers make.
         seed = spec.seed if len(heads) > 1 else 0
         model, rows = study.request.model.digest, study.request.rows.digest
-        bits = [] if self._quantization == NONE else [self._quantization]
+        bits = [] if study.quantization == NONE else [study.quantization]
         return initial_head(setup.cache, [model, str(self._dtype), rows, seed, *bits], fit)
 
     def _train_once(self, study: _Study) -> EvaluationBatches:
