@@ -74,6 +74,7 @@ LIBRARIES = {
     "charset_normalizer": {"sweeper.data.content"},
     "pyarrow": {"sweeper.data", "sweeper.simulate"},
     "transformers": {"sweeper.data", "sweeper.models"},
+    "bitsandbytes": {"sweeper.models"},
     "torch": {"sweeper.train", "sweeper.models", "sweeper.tasks", "sweeper.plan.command"},
     "pynvml": {"sweeper.store.provenance", "sweeper.execute"},
     "typer": {"sweeper.cli", "sweeper.jobs.cli"},

@@ -77,8 +77,8 @@ class ModelShapes:
     quantisable_rows: int
     """Outputs of these layers."""
     dequantised: int
-    """Most of their weights that exist dequantised at once: those of one product, and one of its layers again if several
-    siblings are multiplied as one."""
+    """Most of their weights that exist dequantised at once: those of one product, and one of its layers again if it has
+    several."""
     width: int
     num_layers: int
     vocabulary: int

@@ -94,7 +94,8 @@ def record_rates(cache: Path, rates: list[Rate]) -> None:
 def find_rate(cache: Path, key: RateKey) -> tuple[Rate, str] | None:
     """Return the measurement that fits best, and how it differs from what is asked; None if there is none.
 
-    Model, task, device, number type and quantisation must be the same. Of several, the one with the nearest number of lanes is taken.
+    Model, task, device, number type and quantisation must be the same. Of several, the one with the nearest number of
+    lanes is taken.
     """
     fixed = ("model", "task", "device", "dtype", "quantization")
     found = [rate for rate in _read(cache) if all(getattr(rate.key, name) == getattr(key, name) for name in fixed)]

@@ -104,6 +104,8 @@ class _Study:
     num_labels: int
     pack: Pack
     shapes: ModelShapes
+    quantization: str
+    """How the frozen weights are held."""
     is_reordered: bool
     """Whether the pack keeps copies of the adapted weights."""
     checkpointing: bool
@@ -149,14 +151,12 @@ class TrainingWorker:
         self._checkpoints = CheckpointWriter(setup.checkpoints)
 
     def start(self) -> WorkerReady:
-        """Choose number type and attention kernel for the device, and see how the model is quantised."""
+        """Choose number type and attention kernel for the device."""
         torch.set_num_threads(self._setup.threads)
         self._dtype, why_dtype = choose_dtype(self._setup.model.dtype, self._device)
         self._attention, why_attention = choose_attention(self._setup.model.attention, self._device, self._dtype)
-        self._quantization, why_bits = choose_quantization(self._setup.model.quantization, self._setup.model_dir)
-        bits = () if self._quantization == NONE else (f"quantization: {why_bits}",)
         self._resident_bytes = psutil.Process().memory_info().rss
-        return WorkerReady(notes=(f"base weights: {why_dtype}", f"attention: {why_attention}", *bits))
+        return WorkerReady(notes=(f"base weights: {why_dtype}", f"attention: {why_attention}"))
 
     def answer(self, request: Request) -> Reply:
         """Open a study, train a chunk, save trials or score adapters."""
@@ -220,7 +220,7 @@ class TrainingWorker:
             rows,
             [study.validation],
             dtype=type_name(self._dtype),
-            quantization=self._quantization,
+            quantization=study.quantization,
             attention=self._attention,
             ranks=(largest.lora.r,) * lanes,
             tokens_per_pass=study.fallback.tokens_per_pass(),
@@ -239,6 +239,7 @@ class TrainingWorker:
 
     def _prepare(self, request: OpenStudy, task: TaskProtocol, tokens: TokenisedSplits) -> _Study:
         num_labels = request.rows.num_labels
+        quantization, why_bits = choose_quantization(self._setup.model.quantization, self._setup.model_dir)
         model: Any = load_model(
             self._setup.model_dir,
             kind=task.model_kind,
@@ -246,7 +247,7 @@ class TrainingWorker:
             dtype=self._dtype,
             attention=self._attention,
             device=self._device,
-            quantization=self._quantization,
+            quantization=quantization,
             trust_remote_code=self._setup.model.trust_remote_code,
         )
         shapes = shapes_of(
@@ -255,7 +256,7 @@ class TrainingWorker:
             head_modules=task.head_modules(model),
             kind=task.model_kind,
         )
-        has_copies = self._quantization == NONE and is_reordered(shapes, type_name(self._dtype), self._device)
+        has_copies = quantization == NONE and is_reordered(shapes, type_name(self._dtype), self._device)
         if task.model_kind == "sequence_classification":
             read_first_token(model)
         if self._device.type != "cpu":
@@ -282,6 +283,7 @@ class TrainingWorker:
             num_labels=num_labels,
             pack=pack,
             shapes=shapes,
+            quantization=quantization,
             is_reordered=has_copies,
             checkpointing=checkpointing,
             examples=train,
@@ -294,7 +296,10 @@ class TrainingWorker:
             fallback=OutOfMemoryFallback(self._setup.tokens_per_pass, device=self._device.type),
             loss_limit=loss_limit(num_labels if task.has_probe else model.config.vocab_size),
             adapter_config=adapter_config,
-            notes=(f"gradient checkpointing: {why}",),
+            notes=(
+                f"gradient checkpointing: {why}",
+                *(() if quantization == NONE else (f"quantization: {why_bits}",)),
+            ),
         )
 
     def _evaluation_batches(self, examples: Examples, pad_token_id: int) -> EvaluationBatches:
@@ -371,7 +376,7 @@ class TrainingWorker:
         # A head of several layers starts from the seed, and the probe reads what its first layers make.
         seed = spec.seed if len(heads) > 1 else 0
         model, rows = study.request.model.digest, study.request.rows.digest
-        bits = [] if self._quantization == NONE else [self._quantization]
+        bits = [] if study.quantization == NONE else [study.quantization]
         return initial_head(setup.cache, [model, str(self._dtype), rows, seed, *bits], fit)
 
     def _train_once(self, study: _Study) -> EvaluationBatches:

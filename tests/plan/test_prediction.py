@@ -101,8 +101,19 @@ def test_a_base_that_cannot_fit_is_refused_with_the_type_that_would(forecast):
         ConfigError, match=r"^model\.id=.*llama3 alone needs 32\.1 GB in float32.*model\.dtype=bfloat16"
     ):
         forecast(*LLAMA, "model.dtype=float32", "plan.gpu_gb=24")
-    with pytest.raises(ConfigError, match=r"alone needs 16\.1 GB in bfloat16.*fit in int8"):
+    with pytest.raises(ConfigError, match=r"alone needs 16\.1 GB in bfloat16.*model\.quantization=int8"):
         forecast(*LLAMA, "plan.gpu_gb=12")
+
+
+def test_a_quantised_base_is_planned_with_its_own_size(forecast):
+    pack = ("lora.r=16", "train.batch_size=4", "model.max_length=256", "plan.gpu_gb=80")
+    plain, held = forecast(*LLAMA, *pack), forecast(*LLAMA, *pack, "model.quantization=nf4")
+    assert held.device.quantization == "nf4"
+    sizes = held.base_by_type
+    once = 2 * 3 * 4096 * 14_336  # gate and up, and one of them again, in bfloat16
+    assert held.studies[0].worst.need.base == sizes["nf4"] + once
+    assert plain.studies[0].worst.need.base == sizes["bfloat16"]
+    forecast(*LLAMA, "model.quantization=int8", "lora.r=2", "plan.gpu_gb=12", "model.max_length=64")  # the remedy
 
 
 def test_rows_that_cannot_fit_are_refused_with_the_longest_that_do(forecast):
