@@ -92,7 +92,8 @@ def _show_study(study: StudyForecast, console: Console) -> None:
         f"{bytes_text(need.logits)}{kernels}{kept}. Gradient checkpointing: {checkpointing}",
     )
     print_line(
-        console, "Lane: state of one. Lanes/fit: trained at once, and most that fit. Tokens: of the largest pass, all lanes"
+        console,
+        "Lane: state of one. Lanes/fit: trained at once, and most that fit. Tokens: of the largest pass, all lanes",
     )
 
 

@@ -82,7 +82,9 @@ def measure(pack, task, *, length, dropout=0.0, device="cpu"):
             kind = HostDropout if device == "cpu" else DeviceDropout
             pack._state.dropout = kind([dropout] * LANES, list(range(LANES)), pack.device)
         with LiveBytes() as live:
-            loss = make_task(task).row_loss(pack._model, Batch(ids, torch.ones_like(ids), targets, predicted, spans)).sum()
+            loss = (
+                make_task(task).row_loss(pack._model, Batch(ids, torch.ones_like(ids), targets, predicted, spans)).sum()
+            )
             saved = live.now
             loss.backward()
     return saved / ids.numel(), live.peak

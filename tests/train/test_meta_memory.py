@@ -70,8 +70,9 @@ def test_a_step_of_8b_needs_no_more_memory_than_computed_by_hand(lanes, rank, ro
     assert 0.5 * most < peak <= most
 
 
-@pytest.mark.parametrize(("lanes", "rank", "rows"), PACKS)
-@pytest.mark.parametrize("is_checkpointed", [False, True])
+@pytest.mark.parametrize(
+    ("lanes", "rank", "rows", "is_checkpointed"), [(4, 16, 8, False), (8, 16, 4, True), (2, 64, 4, True)]
+)
 def test_the_memory_model_predicts_the_peak_of_8b(lanes, rank, rows, is_checkpointed):
     shapes = read_shapes(
         SHAPES, kind="causal_lm", num_labels=0, target_modules=(), head_modules=make_task("causal_lm").head_modules
@@ -88,8 +89,7 @@ def test_the_memory_model_predicts_the_peak_of_8b(lanes, rank, rows, is_checkpoi
     need = memory_need(shapes, load)
     assert need.base == BASE
     peak, _ = peak_of_8b(lanes=lanes, rank=rank, rows=rows, is_checkpointed=is_checkpointed)
-    print("META", lanes, rank, rows, is_checkpointed, peak, need.total - need.base, need)
-    assert need.total - need.base == pytest.approx(peak, rel=0.1)
+    assert need.total - need.base == pytest.approx(peak, rel=0.05)
 
 
 def test_a_checkpointed_layer_keeps_its_input_only():
