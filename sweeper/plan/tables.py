@@ -93,7 +93,7 @@ def _show_study(study: StudyForecast, console: Console) -> None:
     )
     print_line(
         console,
-        "Lane: state of one. Lanes/fit: trained at once, and most that fit. Tokens: of the largest pass, all lanes",
+        "Lane: state of one. Lanes/fit: trained at once, and most that fit. Tokens: of their largest pass",
     )
 
 

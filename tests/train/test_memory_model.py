@@ -12,8 +12,8 @@ from sweeper.figures.memory import PackLoad, activation_bytes_per_token, lane_by
 from sweeper.models.checkpointing import checkpoint_blocks
 from sweeper.models.device_choice import PADDED_SDPA, SHORT
 from sweeper.models.first_token import read_first_token
-from sweeper.models.shapes import adapted_layers, shapes_of
 from sweeper.models.padded_attention import register as register_padded
+from sweeper.models.shapes import adapted_layers, shapes_of
 from sweeper.models.short_attention import register as register_short
 from sweeper.models.targets import TARGETS, targets_for
 from sweeper.tasks import make_task
