@@ -157,7 +157,9 @@ def measure(  # noqa: PLR0915  one measurement, top to bottom
         dtype=dtype,
         attention=attention,
         ranks=ranks,
+        tokens_per_pass=0,
         has_dropout=dropout > 0,
+        checkpointing=False,
         device=device,
         is_reordered=copies,
     )

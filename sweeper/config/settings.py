@@ -623,10 +623,10 @@ class PlanSettings:
     """What `sweeper plan` assumes."""
 
     price_per_hour: float = key(
-        0.0, "Price of a device for an hour, in any currency; 0 if the plan has no price.", at_least=0, at_most=1e6
+        0.0, "Price of a device for an hour, in any currency; 0 for a plan without a price.", at_least=0, at_most=1e6
     )
     gpu_gb: float = key(
-        0.0, "Memory in GB of the GPUs to plan for; 0 plans for the devices of this machine.", at_least=0, at_most=1e4
+        0.0, "Memory in GB of the GPUs to plan for; 0 uses the devices of this machine.", at_least=0, at_most=1e4
     )
 
 

@@ -16,7 +16,16 @@ from sweeper.types import CutRows
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["AUTO", "MOST_AUTO_TOKENS", "NO_LIMIT", "choose_length", "count_cut", "least_length", "most_positions", "needed_lengths"]
+__all__ = [
+    "AUTO",
+    "MOST_AUTO_TOKENS",
+    "NO_LIMIT",
+    "choose_length",
+    "count_cut",
+    "least_length",
+    "most_positions",
+    "needed_lengths",
+]
 
 AUTO = "auto"
 MOST_AUTO_TOKENS = 2048

@@ -18,7 +18,6 @@ from sweeper.figures.passes import equal_parts, scored_parts
 
 __all__ = [
     "BASE_TYPES",
-    "CHECKPOINT_BYTES",
     "KERNEL_BYTES",
     "PARAMETER_BYTES",
     "POSITIONS_OF_LOGITS",
@@ -28,6 +27,7 @@ __all__ = [
     "PackLoad",
     "activation_bytes_per_token",
     "base_bytes",
+    "checkpoint_bytes",
     "lane_bytes",
     "largest_pass",
     "memory_need",
@@ -39,8 +39,6 @@ QUANTIZATIONS = ("int8", "nf4")
 """Ways to hold the weights of the blocks in fewer bits."""
 POSITIONS_OF_LOGITS = 256
 """Positions whose logits are in memory at once: 50 MB in float32 for a vocabulary of 49,152."""
-CHECKPOINT_BYTES = 12
-"""Bytes of a checkpoint per trainable parameter: the value and both moments of AdamW in float32."""
 KERNEL_BYTES = 150_000_000
 """About what oneDNN keeps of the kernels that it generates on a CPU, one for each shape of a product; measured for
 MiniLM with the lengths of one chunk. A GPU has none."""
@@ -153,6 +151,16 @@ def base_bytes(shapes: ModelShapes, dtype: str, *, quantization: str = "none", i
         return rest + round(shapes.quantisable / 2 + constants)
     adapted = sum(shape.num_in * shape.num_out for shape in shapes.lora)
     return _SIZES[dtype] * (shapes.parameters + (2 * adapted if is_reordered else 0))
+
+
+def checkpoint_bytes(parameters: int, moments: str) -> int:
+    """Return the size of a checkpoint: float32 values, and both moments of AdamW.
+
+    Args:
+        parameters: Trainable parameters.
+        moments: Type of the moments, ``store.checkpoint_moments``.
+    """
+    return (PARAMETER_BYTES + 2 * _SIZES[moments]) * parameters
 
 
 def lane_bytes(shapes: ModelShapes, rank: int, dtype: str) -> LaneBytes:

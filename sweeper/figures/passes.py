@@ -6,8 +6,8 @@ __all__ = ["FEWEST_TOKENS", "equal_parts", "scored_parts"]
 
 FEWEST_TOKENS = 2048
 """Smallest pass for which several lanes stay together when memory runs out. On an H100, a product in bfloat16 takes as
-long as reading its weights at about 300 tokens (989 TFLOP/s, 3.35 TB/s), so this is well above. Eight lanes on a CPU have
-1,920 at most (`sweeper.train.batches`)."""
+long as reading its weights at about 300 tokens (989 TFLOP/s, 3.35 TB/s), so this is well above. Eight lanes on a CPU
+have 1,920 at most (`sweeper.train.batches`)."""
 
 
 def equal_parts(num_rows: int, length: int, lanes: int, tokens_per_pass: int) -> int:

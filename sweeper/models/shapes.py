@@ -201,15 +201,15 @@ def _inner_width(config: Any) -> int:
 def _norms(model: Any, *, heads: int, key_heads: int) -> list[tuple[int, bool]]:
     """Return how many values per token each normalisation of the last block reads, and whether it is an RMS norm."""
     found = []
-    last = f".{model.config.num_hidden_layers - 1}."
+    config: Any = model.config
+    last = f".{config.num_hidden_layers - 1}."
     for name, module in model.named_modules():
         weight = getattr(module, "weight", None)
         kind = type(module).__name__
         match = _BLOCK.match(name)
         if match and f".{match[2]}." == last and "Norm" in kind and isinstance(weight, torch.Tensor):
             leaf = name.rpartition(".")[2]
-            repeats = (
-                {"q_norm": heads, "k_norm": key_heads}.get(leaf, 1) if len(weight) < model.config.hidden_size else 1
-            )
+            per_head = {"q_norm": heads, "k_norm": key_heads} if len(weight) < config.hidden_size else {}
+            repeats = per_head.get(leaf, 1)
             found.append((len(weight) * repeats, "RMSNorm" in kind))
     return found

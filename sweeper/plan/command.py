@@ -23,6 +23,7 @@ from sweeper.display.downloads import fetch_progress
 from sweeper.execute import choose_devices
 from sweeper.execute.devices import gpu_bytes
 from sweeper.fetch.progress import Progress
+from sweeper.figures.memory import checkpoint_bytes
 from sweeper.figures.model_shapes import ModelShapes
 from sweeper.models import check_source as check_model_source
 from sweeper.models import fetch_config
@@ -226,6 +227,7 @@ def _study(config: SweepConfig, rows: StudyRows, shapes: ModelShapes, device: De
         ranks=ranks,
         chunks=chunks,
         search=settings.search,
+        moments=settings.store.checkpoint_moments,
         dataset=rows.dataset,
         tokens_per_row=rows.tokens_per_row,
         num_train=rows.num_train,
@@ -276,14 +278,20 @@ def _disk(
     trials, keep = settings.budget.trials, settings.store.keep_adapters
     confirming = math.ceil(settings.confirm.max_share * trials)
     kept = min(keep or trials, trials) + len(settings.search.recipes) + num_references + confirming
-    at_once = max(study.worst.checkpoint_bytes for study in studies) * device.lanes * device.workers
-    chunks = [(study.num_chunks - 1) * (trials + num_references + confirming) for study in studies]
+    running = device.lanes * device.workers
+    largest = max(study.worst.parameters for study in studies)
+    # As `sweeper.train.checkpoints` decides: large ones are made at the rungs, and beside them only from time to time.
+    is_large = checkpoint_bytes(largest, "float32") >= settings.executor.checkpoint_file_bytes
+    every_s = settings.store.checkpoint_every_s if is_large else 0.0
+    made = [len(study.rungs) - 1 if every_s else study.num_chunks - 1 for study in studies]
+    trained = trials + num_references + confirming
     outputs = Path(settings.outputs).absolute()
     existing = next(folder for folder in (outputs, *outputs.parents) if folder.exists())
     return DiskPlan(
-        adapters=sum(study.worst.adapter_bytes * kept for study in studies),
-        checkpoints=2 * at_once,
-        written=sum(study.worst.checkpoint_bytes * each for study, each in zip(studies, chunks, strict=True)),
+        adapters=sum(study.worst.adapter_bytes * (2 * kept + running) for study in studies),
+        checkpoints=2 * max(study.worst.checkpoint_bytes for study in studies) * running,
+        written=sum(study.worst.checkpoint_bytes * each * trained for study, each in zip(studies, made, strict=True)),
+        every_s=every_s,
         free=shutil.disk_usage(existing).free,
     )
 

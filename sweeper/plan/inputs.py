@@ -1,8 +1,8 @@
 """What a plan knows: the sizes of the model, and the rows of each dataset, or what is assumed of them.
 
 Rows are read if the tokenizer is there and the dataset is either the user's own files or in the cache. Otherwise every
-row counts as long as the longest that the settings allow, which is an upper bound; with ``model.max_length=auto`` that is
-the most that it ever chooses.
+row counts as long as the longest that the settings allow, which is an upper bound; with ``model.max_length=auto`` that
+is the most that it ever chooses.
 """
 
 from __future__ import annotations

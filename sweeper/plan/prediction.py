@@ -16,13 +16,13 @@ from sweeper.config.time_windows import parse_windows
 from sweeper.errors import ConfigError
 from sweeper.figures.memory import (
     BASE_TYPES,
-    CHECKPOINT_BYTES,
     PARAMETER_BYTES,
     QUANTIZATIONS,
     LaneBytes,
     MemoryNeed,
     PackLoad,
     base_bytes,
+    checkpoint_bytes,
     lane_bytes,
     largest_pass,
     memory_need,
@@ -147,11 +147,14 @@ class DiskPlan:
     """What the sweep writes."""
 
     adapters: int
-    """Of all trials that keep their adapter, at the highest rank."""
+    """Of all trials that keep their adapter, and that of their best rung, at the highest rank."""
     checkpoints: int
     """Of the trials in training, two of each."""
     written: int
-    """All checkpoints of all trials, one a chunk, most of which are replaced by the next."""
+    """All checkpoints of all trials at the highest rank, one a chunk, most of which are replaced by the next. Of large
+    ones only those at the rungs are counted."""
+    every_s: float
+    """Seconds after which a trial makes another one between rungs; 0 if each chunk makes one."""
     free: int
     """Free bytes where they are written."""
 
@@ -202,6 +205,7 @@ def study_forecast(
     ranks: Sequence[int],
     chunks: ChunkPlan,
     search: SearchSettings,
+    moments: str,
     dataset: str,
     tokens_per_row: float,
     num_train: int,
@@ -216,12 +220,13 @@ def study_forecast(
         ranks: Ranks of the space, ascending.
         chunks: How its rows divide.
         search: Rungs.
+        moments: ``store.checkpoint_moments``.
         dataset: Its name.
         tokens_per_row: Mean length of a training row.
         num_train: Training rows; 0 if unknown.
         assumed: What is assumed of the rows.
     """
-    found = [_corner(shapes, load, device, rank) for rank in ranks]
+    found = [_corner(shapes, load, device, rank, moments) for rank in ranks]
     corners = tuple(corner for corner, _ in found)
     rows = chunks.num_chunks * chunks.rows_per_chunk if num_train else 0
     rungs = rung_chunks(chunks.num_chunks, min_chunks=search.min_chunks, reduction_factor=search.reduction_factor)
@@ -239,7 +244,9 @@ def study_forecast(
     )
 
 
-def _corner(shapes: ModelShapes, load: PackLoad, device: DevicePlan, rank: int) -> tuple[Corner, PackLoad]:
+def _corner(
+    shapes: ModelShapes, load: PackLoad, device: DevicePlan, rank: int, moments: str
+) -> tuple[Corner, PackLoad]:
     """Return a corner, and what a worker trains at once there."""
     longest, most = max(length for _, length in load.passes), device.tokens_per_pass
 
@@ -271,7 +278,7 @@ def _corner(shapes: ModelShapes, load: PackLoad, device: DevicePlan, rank: int) 
         parameters=parameters,
         share=parameters / shapes.parameters,
         adapter_bytes=PARAMETER_BYTES * parameters,
-        checkpoint_bytes=CHECKPOINT_BYTES * parameters,
+        checkpoint_bytes=checkpoint_bytes(parameters, moments),
         lane=lane_bytes(shapes, rank, load.dtype),
         need=memory_need(shapes, chosen),
         lanes=lanes,

@@ -35,18 +35,20 @@ def show(forecast: SweepForecast, settings: SweepSettings, console: Console) -> 
     )
     print_line(console, f"Taken for {forecast.kind}")
     console.print(_base_table(forecast))
+    fastest = ", as many as turn out to be fastest" if device.chooses_lanes else ""
     print_line(
         console,
-        f"{plural(device.workers, 'worker')} on {device.name}, at most {plural(device.lanes, 'lane')} each, "
+        f"{plural(device.workers, 'worker')} on {device.name}, at most {plural(device.lanes, 'lane')} each{fastest}; "
         f"{bytes_text(device.usable_bytes)} of memory to plan with. Base weights: {device.why}",
     )
     for study in forecast.studies:
         _show_study(study, console)
     disk = forecast.disk
+    cadence = f" at the rungs, and others every {clock_text(disk.every_s)}" if disk.every_s else " in all"
     print_line(
         console,
         f"Disk: at most {bytes_text(disk.adapters)} of adapters and {bytes_text(disk.checkpoints)} of checkpoints at a "
-        f"time, {bytes_text(disk.written)} of checkpoints written in all; {bytes_text(disk.free)} are free",
+        f"time, {bytes_text(disk.written)} of checkpoints written{cadence}; {bytes_text(disk.free)} are free",
     )
     print_line(console, _time_text(forecast.time, settings, len(forecast.studies)))
     if forecast.price:
@@ -68,25 +70,35 @@ def _show_study(study: StudyForecast, console: Console) -> None:
     tokens = f", {study.trial_tokens:,} tokens a trial" if study.trial_tokens else ""
     print_line(
         console,
-        f"{study.dataset}: {rows} of {study.tokens_per_row:.3g} tokens on average, {plural(study.epochs, 'epoch')} in "
+        f"{study.dataset}: {rows} of {_mean_text(study.tokens_per_row)} tokens on average, {plural(study.epochs, 'epoch')} in "
         f"{plural(study.num_chunks, 'chunk')}{tokens}",
     )
     if study.assumed:
         print_line(console, f"! {study.assumed}")
-    headings = ("lora.r", "Trainable", "Adapter", "Checkpoint", "Lane", "Peak", "Lanes", "Tokens", "Fit")
+    headings = ("lora.r", "Trainable", "Adapter", "Checkpoint", "Lane", "Peak", "Lanes/fit", "Tokens")
     table = _table(*headings)
     for corner in study.corners:
         table.add_row(*_cells(corner))
     console.print(table)
     need = study.worst.need
     kernels = f", kernels {bytes_text(need.kernels)}" if need.kernels else ""
+    host = study.worst.lane.host * study.worst.lanes
+    kept = f". Its lanes also need {bytes_text(host)} of the host's memory" if study.load.device != "cpu" else ""
+    checkpointing = "on" if study.load.checkpointing else "off"
     print_line(
         console,
         f"Peak of rank {study.worst.rank}, in {need.stage}: base {bytes_text(need.base)}, lanes "
         f"{bytes_text(need.lanes)}, activations {bytes_text(need.activations)}, logits and temporary tensors "
-        f"{bytes_text(need.logits)}{kernels}. Gradient checkpointing: {'on' if study.load.checkpointing else 'off'}. Lane: "
-        "state of one. Lanes: trained at once, in passes of so many Tokens. Fit: most lanes that fit",
+        f"{bytes_text(need.logits)}{kernels}{kept}. Gradient checkpointing: {checkpointing}",
     )
+    print_line(
+        console,
+        "Lane: state of one. Lanes/fit: trained at once, and most that fit. Tokens: of their largest pass",
+    )
+
+
+def _mean_text(tokens: float) -> str:
+    return f"{tokens:,.0f}" if tokens >= 100 else f"{tokens:.3g}"  # noqa: PLR2004  three digits
 
 
 def _cells(corner: Corner) -> tuple[str, ...]:
@@ -97,9 +109,8 @@ def _cells(corner: Corner) -> tuple[str, ...]:
         bytes_text(corner.checkpoint_bytes),
         bytes_text(corner.lane.total),
         bytes_text(corner.need.total),
-        str(corner.lanes),
+        f"{corner.lanes}/{corner.lanes_that_fit}",
         f"{corner.pass_tokens:,}",
-        str(corner.lanes_that_fit),
     )
 
 
@@ -120,7 +131,7 @@ def _time_text(time: TimePlan | None, settings: SweepSettings, num_studies: int)
 
 
 def _table(*headings: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     return table

@@ -27,6 +27,7 @@ def test_every_adapter_is_that_of_its_trial(tiny, tmp_path, tiny_bert, kind):
     settings = compose(overrides).settings
     store = TrialStore(tmp_path / "outputs" / "tiny")
     study = store.read_study(STUDIES[kind])
+    assert study.rows_ref is not None
     splits = prepare_splits(settings.dataset["files"], cache=Path(settings.cache), completions=is_language_model)
 
     def differences(number, record):
@@ -36,7 +37,7 @@ def test_every_adapter_is_that_of_its_trial(tiny, tmp_path, tiny_bert, kind):
             record.measurements[-1].metrics,
             base=Path(settings.model.id),
             num_labels=0 if is_language_model else 3,
-            max_length=settings.model.max_length,
+            max_length=study.rows_ref.max_length,
         )
 
     trials = store.trials(study.name)

@@ -5,9 +5,15 @@ One more layer costs the same as the one before it, so two small models give the
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from sweeper.figures.memory import PackLoad, memory_need
 from sweeper.models.checkpointing import checkpoint_blocks
+from sweeper.models.device_choice import PADDED_SDPA
+from sweeper.models.shapes import read_shapes
+from sweeper.tasks import make_task
 from tests.train.meta import LLAMA_8B, meta_lanes, meta_llama, meta_pack, meta_rows, train_on_meta
 
 GB = 10**9
@@ -26,6 +32,7 @@ STATE = 2 * WIDTH
 KEPT = 269_000
 """Most bytes that a layer keeps of a token for its backward pass without checkpointing: 8.6 MB in all layers."""
 LENGTH = 512
+SHAPES = Path(__file__).parents[1] / "models" / "llama3_8b"
 
 
 def peak_of(layers, *, lanes, rank, rows, is_checkpointed, dropout=0.1):
@@ -61,6 +68,28 @@ def test_a_step_of_8b_needs_no_more_memory_than_computed_by_hand(lanes, rank, ro
     peak, _ = peak_of_8b(lanes=lanes, rank=rank, rows=rows, is_checkpointed=is_checkpointed)
     most = bound(lanes, rank, rows, is_checkpointed=is_checkpointed)
     assert most / 2 < peak <= most
+
+
+@pytest.mark.parametrize(
+    ("lanes", "rank", "rows", "is_checkpointed"), [(4, 16, 8, False), (8, 16, 4, True), (2, 64, 4, True)]
+)
+def test_the_memory_model_predicts_the_peak_of_8b(lanes, rank, rows, is_checkpointed):
+    shapes = read_shapes(
+        SHAPES, kind="causal_lm", num_labels=0, target_modules=(), head_modules=make_task("causal_lm").head_modules
+    )
+    load = PackLoad(
+        device="cuda",
+        dtype="bfloat16",
+        attention=PADDED_SDPA,
+        ranks=(rank,) * lanes,
+        passes=((rows, LENGTH),),
+        has_dropout=True,
+        checkpointing=is_checkpointed,
+    )
+    need = memory_need(shapes, load)
+    assert need.base == BASE
+    peak, _ = peak_of_8b(lanes=lanes, rank=rank, rows=rows, is_checkpointed=is_checkpointed)
+    assert need.total - need.base == pytest.approx(peak, rel=0.05)
 
 
 def test_a_checkpointed_layer_keeps_its_input_only():
