@@ -23,6 +23,7 @@ LAYERS = {
     "statistics": 4,
     "fetch": 4,
     "store": 5,
+    "kernels": 5,
     "search": 6,
     "execute": 6,
     "data": 6,
@@ -75,7 +76,8 @@ LIBRARIES = {
     "pyarrow": {"sweeper.data", "sweeper.simulate"},
     "transformers": {"sweeper.data", "sweeper.models"},
     "bitsandbytes": {"sweeper.models"},
-    "torch": {"sweeper.train", "sweeper.models", "sweeper.tasks", "sweeper.plan.command"},
+    "torch": {"sweeper.train", "sweeper.models", "sweeper.tasks", "sweeper.kernels", "sweeper.plan.command"},
+    "triton": {"sweeper.kernels"},
     "pynvml": {"sweeper.store.provenance", "sweeper.execute"},
     "typer": {"sweeper.cli", "sweeper.jobs.cli"},
     "rich": {

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sweeper.models import kernels
+from sweeper.kernels import operators
 
 __all__ = ["fuse_operations"]
 
@@ -49,11 +49,11 @@ def _norm(module: Any, hidden_states: torch.Tensor) -> torch.Tensor:
 
 
 def _gated(module: Any, x: torch.Tensor) -> torch.Tensor:
-    result: torch.Tensor = module.down_proj(kernels.gate(module.gate_proj(x), module.up_proj(x)))
+    result: torch.Tensor = module.down_proj(operators.gate(module.gate_proj(x), module.up_proj(x)))
     return result
 
 
 def _rotated(
     q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    return kernels.rotate(q, k, cos, sin)
+    return operators.rotate(q, k, cos, sin)

@@ -3,7 +3,8 @@
 A chunk trains copies on the device and writes them back at its end, in place, into the vectors of the lanes, which are
 in the memory of the host. So a failure midway leaves no lane half-trained. A trainable value takes 20 bytes on the
 device: parameter, two moments and gradient in float32, and, if adapters are multiplied in bfloat16, the copy that is
-multiplied and its gradient of one pass; in float32, the copy alone. On a CPU the lanes' own 12 bytes are in the same memory (`tests/train/test_lane_memory.py` counts them).
+multiplied and its gradient of one pass; in float32, the copy alone. On a CPU the lanes' own 12 bytes are in the same
+memory (`tests/train/test_lane_memory.py` counts them).
 
 Shapes: k lanes of the bucket, P values of a padded lane, H of them in the head, M micro-batches of a chunk.
 """

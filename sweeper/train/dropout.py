@@ -4,8 +4,8 @@
 the probability is rounded to a multiple of 1/256 (0.05 becomes 13/256). A word is the hash of its place: of the lane's
 seed and chunk, of the pass, the layer and the position among the lane's values. So a mask never depends on the other
 lanes, it is the same for a micro-batch and for its parts, and it can be computed again: the backward pass and a
-checkpointed block (`sweeper.models.checkpointing`) need no stored masks. `sweeper.models.kernels` has the same hash for
-GPUs, so a trial has the same masks on every device. Layers that read one tensor (query, key, value) share a mask.
+checkpointed block (`sweeper.models.checkpointing`) need no stored masks. `sweeper.kernels.operators` has the same hash
+for GPUs, so a trial has the same masks on every device. Layers that read one tensor (query, key, value) share a mask.
 
 Shapes: K lanes of the pack, W random words of a lane, N values of a lane, one byte each.
 """
@@ -17,8 +17,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from sweeper.models import kernels
-from sweeper.models.kernels import GAMMA, MIX_1, MIX_2, VALUES_PER_WORD, signed
+from sweeper.kernels import operators
+from sweeper.kernels.operators import signed
+from sweeper.kernels.splitmix import GAMMA, MIX_1, MIX_2, VALUES_PER_WORD
 
 __all__ = ["DeviceDropout", "HostDropout", "LaneDropout", "keep_share", "lane_dropout"]
 
@@ -92,7 +93,7 @@ class LaneDropout:
 
     def _key(self, site: int) -> int:
         # Hashed, so that the words of two masks are not neighbours in the same sequence.
-        return kernels.mix((self._number * _SITES + site + 1) * GAMMA & _MAX_WORD)
+        return operators.mix((self._number * _SITES + site + 1) * GAMMA & _MAX_WORD)
 
     def _first_value(self, num_values: int) -> int:
         """Return how many values of the mask earlier parts have used, if this part has ``num_values`` of each lane."""
@@ -152,11 +153,11 @@ class DeviceDropout(LaneDropout):
 
     def drop(self, x: torch.Tensor, site: int, mask: torch.Tensor | None, scale: float = 1.0) -> torch.Tensor:  # noqa: ARG002
         """Return the values times ``scale``, with 0 where they are dropped."""
-        return kernels.drop(x, self._seeds_K, self._levels_K, signed(self._key(site)), self._first(x), scale)
+        return operators.drop(x, self._seeds_K, self._levels_K, signed(self._key(site)), self._first(x), scale)
 
     def add_dropped_(self, into: torch.Tensor, x: torch.Tensor, site: int, mask: torch.Tensor | None) -> None:  # noqa: ARG002
         """Add ``x`` where it is kept to ``into``."""
-        kernels.add_dropped_(into, x, self._seeds_K, self._levels_K, signed(self._key(site)), self._first(x))
+        operators.add_dropped_(into, x, self._seeds_K, self._levels_K, signed(self._key(site)), self._first(x))
 
     def _first(self, x: torch.Tensor) -> int:
         return self._first_value(x.numel() // len(self._seeds))

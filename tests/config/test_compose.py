@@ -211,7 +211,13 @@ MISTAKES = [
     ("executor.device=gpu", "executor.device", "gpu", "must be one of auto, cpu, cuda", "Did you mean 'cpu'?"),
     ("tracker.name=wandb", "tracker.name", "wandb", "must be one of mlflow, none", "The tracker"),
     ("model.dropout=1", "model.dropout", 1.0, "at least 0 and below 1", "0 is off"),
-    ("model.dtype=fp16", "model.dtype", "fp16", "must be one of auto, bfloat16, float32", "Type of the frozen weights"),
+    (
+        "model.dtype=fp16",
+        "model.dtype",
+        "fp16",
+        "must be one of auto, bfloat16, float16, float32",
+        "Type of the frozen weights",
+    ),
     ("model.attention=flash", "model.attention", "flash", "must be one of auto, eager, sdpa", "Attention kernel"),
     ("method.name=dora", "method.name", "dora", "must be one of lora", "Did you mean 'lora'?"),
     # values of the wrong type, or out of range

@@ -25,7 +25,7 @@ def choice(key, *values, scale=Scale.ORDERED):
 
 
 def pairs(least, most):
-    floats = st.floats(least, most)
+    floats = st.floats(least, most, allow_subnormal=False)
     return st.tuples(floats, floats).filter(lambda pair: pair[0] * 1.001 < pair[1]).map(sorted)
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from sweeper.models.kernels import GAMMA, mix
+from sweeper.kernels.operators import mix
+from sweeper.kernels.splitmix import GAMMA
 from sweeper.train import dropout as dropout_module
 from sweeper.train.dropout import DeviceDropout, HostDropout, _HostWords, keep_share
 from tests.train.tiny import CPU, Data, build_pack, outputs, spec, start, token_rows, train, train_segments

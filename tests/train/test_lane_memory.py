@@ -70,7 +70,7 @@ def score(pack, lanes):
 
 @pytest.mark.parametrize(("dtype", "compute"), [(torch.bfloat16, 2 + 2), (torch.float32, 4)])
 def test_training_keeps_20_bytes_of_a_value_on_the_device_and_12_on_the_host(dtype, compute):
-    """Parameter, moments and gradient in float32, the multiplied copy and its gradient; the vectors before the chunk."""
+    """Parameter, moments, gradient in float32, the multiplied copy and its gradient; the vectors before the chunk."""
     assert bytes_of_a_value(dtype, train) == pytest.approx(4 + 4 + 4 + 4 + compute + 12, rel=0.01)
 
 

@@ -26,7 +26,7 @@ BASE = 2 * (
 PER_RANK = 2 * WIDTH + 2 * (WIDTH + KEYS) + 2 * WIDTH + 3 * (WIDTH + INNER)
 """Values of a layer's adapters for each rank: inputs plus outputs of its seven targets."""
 LANE_VALUE = 4 * 4 + 2 * 2
-"""Bytes of a trainable value in a pack: parameter, moments and gradient in float32; in bfloat16, its copy and gradient."""
+"""Bytes of a value in a pack: parameter, moments and gradient in float32; in bfloat16, its copy and gradient."""
 STATE = 2 * WIDTH
 """Bytes of a token between two layers."""
 KEPT = 269_000

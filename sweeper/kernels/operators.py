@@ -18,17 +18,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
+from sweeper.kernels.splitmix import GAMMA, MIX_1, MIX_2, VALUES_PER_WORD
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-__all__ = ["GAMMA", "MIX_1", "MIX_2", "VALUES_PER_WORD", "add_dropped_", "drop", "gate", "mix", "rotate", "signed"]
+__all__ = ["add_dropped_", "drop", "gate", "mix", "rotate", "signed"]
 
-GAMMA = 0x9E3779B97F4A7C15
-MIX_1 = 0xBF58476D1CE4E5B9
-MIX_2 = 0x94D049BB133111EB
-"""The constants of SplitMix64."""
-VALUES_PER_WORD = 8
 _BITS = 64
 _WORD = (1 << _BITS) - 1
 _INTEGERS = {2: torch.int16, 4: torch.int32}
@@ -224,7 +221,7 @@ def _fastest() -> ModuleType | None:
     """Return the Triton kernels; None if Triton is not installed, as on Windows."""
     if importlib.util.find_spec("triton") is None:
         return None
-    from sweeper.models import triton_kernels
+    from sweeper.kernels import triton_kernels
 
     return triton_kernels
 

@@ -1,4 +1,4 @@
-"""The Triton kernels of `kernels`, which says what they compute. Imported on GPUs only.
+"""The Triton kernels of `operators`, which says what they compute. Imported on GPUs only.
 
 They give the bits of the reference: sums and products are taken in float32 and rounded once, as torch does.
 """
@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from sweeper.models.kernels import VALUES_PER_WORD
+from sweeper.kernels.splitmix import VALUES_PER_WORD
 
 __all__ = ["add_dropped_", "drop", "gate", "gate_backward", "rotate", "signatures"]
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from sweeper.models import kernels
+from sweeper.kernels import operators
 
 pytest.importorskip("triton", reason="triton is not installed, so its kernels cannot be interpreted or compiled")
 SEEDS = torch.tensor([5, -(1 << 62), 1 << 61])
@@ -33,17 +33,17 @@ def test_the_triton_kernels_drop_what_the_reference_drops():
 
 # Triton's interpreter cuts bfloat16 off instead of rounding it, so float16 stands in for it.
 def check_drop():
-    from sweeper.models import triton_kernels
+    from sweeper.kernels import triton_kernels
 
     for dtype in (torch.float32, torch.float16):
         for first, count in PLACES:
             x = torch.randn(3, count).to(dtype)
             for scale in (1.0, 1 / 0.9):
                 args = (x, SEEDS, LEVELS, KEY, first, scale)
-                assert torch.equal(triton_kernels.drop(*args), kernels.drop(*args))
+                assert torch.equal(triton_kernels.drop(*args), operators.drop(*args))
             one, other = (torch.ones_like(x) for _ in range(2))
             triton_kernels.add_dropped_(one, x, SEEDS, LEVELS, KEY, first)
-            assert torch.equal(one, kernels.add_dropped_(other, x, SEEDS, LEVELS, KEY, first))
+            assert torch.equal(one, operators.add_dropped_(other, x, SEEDS, LEVELS, KEY, first))
 
 
 def test_the_triton_kernels_rotate_and_gate_as_the_reference_does():
@@ -51,7 +51,7 @@ def test_the_triton_kernels_rotate_and_gate_as_the_reference_does():
 
 
 def check_rotate():
-    from sweeper.models import triton_kernels
+    from sweeper.kernels import triton_kernels
 
     # Queries and keys are columns of one product.
     both = torch.randn(2, 5, 6 * 12)
@@ -65,7 +65,7 @@ def check_rotate():
 
 
 def check_gate():
-    from sweeper.models import triton_kernels
+    from sweeper.kernels import triton_kernels
 
     gates, values = torch.randn(2, 3, 2 * 1100).split(1100, -1)
     grad = torch.randn(2, 3, 1100)
@@ -84,7 +84,7 @@ def test_the_triton_kernels_compile_for_a_gpu(capability, dtype):
     import triton
     from triton.backends.compiler import GPUTarget
 
-    from sweeper.models import triton_kernels
+    from sweeper.kernels import triton_kernels
 
     for kernel, types, constants in triton_kernels.signatures(dtype):
         source = triton.compiler.ASTSource(kernel, signature=types, constexprs=constants)
