@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from sweeper.errors import ModelError
-from sweeper.models.quantised_linear import FrozenQuantised, PlainWeight, QuantisedLinear
+from sweeper.models.quantised_linear import FrozenQuantised, HeldWeight, PlainWeight, QuantisedLinear
 
 __all__ = [
     "FrozenWeight",
@@ -166,7 +166,7 @@ def freeze(
     """
     weights = [weight_of(layer) for layer in layers]
     if any(isinstance(layer, QuantisedLinear) for layer in layers):
-        parts = [
+        parts: list[HeldWeight] = [
             layer.part if isinstance(layer, QuantisedLinear) else PlainWeight(weight)
             for layer, weight in zip(layers, weights, strict=True)
         ]

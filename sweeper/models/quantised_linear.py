@@ -20,10 +20,18 @@ from transformers.pytorch_utils import Conv1D
 
 from sweeper.errors import ModelError
 
-__all__ = ["EightBitWeight", "FourBitWeight", "FrozenQuantised", "PlainWeight", "QuantisedLinear", "hold_quantised"]
+__all__ = [
+    "EightBitWeight",
+    "FourBitWeight",
+    "FrozenQuantised",
+    "HeldWeight",
+    "PlainWeight",
+    "QuantisedLinear",
+    "hold_quantised",
+]
 
 
-class _Weight(Protocol):
+class HeldWeight(Protocol):
     """W of one layer; ``shape`` is ``(O, I)``."""
 
     shape: tuple[int, int]
@@ -84,7 +92,8 @@ class FourBitWeight:
             return found
         halves = packed.view(torch.uint8).view(-1).int()
         values = state.code[torch.stack([halves >> 4, halves & 15], 1).view(-1)[:number]]
-        return (values * constants.repeat_interleave(size)[:number]).to(state.dtype)
+        result: torch.Tensor = (values * constants.repeat_interleave(size)[:number]).to(state.dtype)
+        return result
 
 
 class EightBitWeight:
@@ -141,7 +150,7 @@ class FrozenQuantised:
             with it notices.
     """
 
-    def __init__(self, parts: Sequence[_Weight], bias: torch.Tensor | None, like: torch.Tensor) -> None:
+    def __init__(self, parts: Sequence[HeldWeight], bias: torch.Tensor | None, like: torch.Tensor) -> None:
         self.parts, self.bias = parts, bias
         self._heights = [part.shape[0] for part in parts]
         self.weight = like.new_full((), float("nan")).expand(sum(self._heights), parts[0].shape[1])
@@ -181,7 +190,7 @@ class QuantisedLinear(nn.Module):
     """
 
     def __init__(
-        self, part: _Weight, bias: torch.Tensor | None, like: torch.Tensor, *, is_transposed: bool = False
+        self, part: HeldWeight, bias: torch.Tensor | None, like: torch.Tensor, *, is_transposed: bool = False
     ) -> None:
         super().__init__()
         self.out_features, self.in_features = part.shape
@@ -246,7 +255,7 @@ def _held(layer: Any, name: str, dtype: torch.dtype, codes: dict[str | None, tor
     like = torch.empty((), dtype=dtype, device=weight.device)
     state = getattr(weight, "quant_state", None)
     largest = getattr(weight, "SCB", None)
-    part: _Weight
+    part: HeldWeight
     if state is not None:
         for each in (state, state.state2):
             if each is not None:  # every layer has a copy of the same table, of 1 kB for the one of the constants
@@ -266,5 +275,6 @@ def _held(layer: Any, name: str, dtype: torch.dtype, codes: dict[str | None, tor
 def _plain(held: QuantisedLinear) -> nn.Linear:
     weight = held.frozen.dequantised()
     linear = nn.Linear(held.in_features, held.out_features, bias=False, device="meta")
-    linear.weight, linear.bias = nn.Parameter(weight, requires_grad=False), held.bias
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    linear.register_parameter("bias", held.bias)
     return linear

@@ -130,7 +130,7 @@ def _peak_in_nf4(layers):
     pack = meta_pack(model)
     data = meta_rows(micro_batch=4, length=LENGTH, completion=LENGTH - 8)
     gpu = train_on_meta(pack, meta_lanes(pack, [16, 16], **{"lora.dropout": 0.1}), data)
-    assert gpu.copies_to_host == [gpu.num_kernels]  # the host waits for nothing but the losses
+    assert len(gpu.copies_to_host) == 1  # the host waits for nothing but the losses
     return gpu.peak_bytes
 
 
