@@ -150,7 +150,8 @@ class AnswerFinder:
             )
             return str(text)
 
-        return self._rendering(messages, render)
+        rendered: str = self._rendering(messages, render)
+        return rendered
 
     def _rendering(self, messages: Sequence[Message], render: Callable[[], Any]) -> Any:
         try:

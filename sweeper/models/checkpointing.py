@@ -32,6 +32,6 @@ def checkpoint_blocks(model: nn.Module) -> None:
         )
     for block in blocks:
         # transformers itself checkpoints in training mode only, in which some blocks also drop values.
-        block.forward = partial(  # type: ignore[method-assign]
+        block.forward = partial(
             checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False, determinism_check="none"
         )

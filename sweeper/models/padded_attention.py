@@ -50,7 +50,8 @@ def padded_mask(
     is_local = local_size is not None and kv_length >= local_size
     if allow_is_causal_skip and q_length == kv_length and not is_local:
         return None
-    return sdpa_mask(
+    mask: Any = sdpa_mask  # its positional arguments depend on the version of transformers
+    found: torch.Tensor | None = mask(
         *args,
         q_length=q_length,
         kv_length=kv_length,
@@ -59,3 +60,4 @@ def padded_mask(
         allow_is_bidirectional_skip=False,
         **kwargs,
     )
+    return found

@@ -70,8 +70,8 @@ def _show_study(study: StudyForecast, console: Console) -> None:
     tokens = f", {study.trial_tokens:,} tokens a trial" if study.trial_tokens else ""
     print_line(
         console,
-        f"{study.dataset}: {rows} of {_mean_text(study.tokens_per_row)} tokens on average, {plural(study.epochs, 'epoch')} "
-        f"in {plural(study.num_chunks, 'chunk')}{tokens}",
+        f"{study.dataset}: {rows} of {_mean_text(study.tokens_per_row)} tokens on average, "
+        f"{plural(study.epochs, 'epoch')} in {plural(study.num_chunks, 'chunk')}{tokens}",
     )
     if study.assumed:
         print_line(console, f"! {study.assumed}")
