@@ -565,7 +565,9 @@ def main() -> None:
     except Exception as error:
         traceback.print_exc()
         text = str(error) if isinstance(error, AssertionError) and str(error) else f"{type(error).__name__}: {error}"
-        answer({"status": "failed", "why": text.strip().split("\n")[0][:500]})
+        lines = text.strip().splitlines()
+        # Of the traceback of a driver, the last line is the cause.
+        answer({"status": "failed", "why": " ".join(dict.fromkeys([lines[0], lines[-1]]))[:500]})
     else:
         answer({"status": "passed", "why": why})
 

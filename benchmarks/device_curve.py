@@ -133,7 +133,7 @@ def _prepare(curve: Curve, device: torch.device, folder: Path) -> list[str]:
         "model=hub",
         f"model.id={folder / 'model'}",
         "model.name=random",
-        "model.kind=language",
+        "model.kind=small_language_model",
         f"model.max_length={curve.length}",
         f"dataset.files.path={folder / 'rows.jsonl'}",
         "dataset.files.name=random",
