@@ -58,8 +58,8 @@ def check_device(options: Options) -> str:
     """Compute on the device, with each number type, and copy the result back."""
     if not torch.cuda.is_available():
         raise AssertionError(
-            f"the NVIDIA driver reports a device, but torch {torch.__version__} cannot use it. It needs a build for CUDA "
-            f"({torch.version.cuda or 'this one is for CPUs'}) that the driver supports"
+            f"the NVIDIA driver reports a device, but torch {torch.__version__} cannot use it. It needs a build "
+            f"for CUDA ({torch.version.cuda or 'this one is for CPUs'}) that the driver supports"
         )
     for index in range(torch.cuda.device_count()):
         torch.cuda.set_device(index)
@@ -194,7 +194,7 @@ def _difference(one: dict[int, list[float]], other: dict[int, list[float]]) -> f
     """Return the largest relative difference of a loss; infinite if one is not finite."""
     pairs = [(a, b) for number, losses in other.items() for a, b in zip(one[number], losses, strict=True)]
     differences = [abs(a - b) / abs(b) for a, b in pairs]
-    return max(d if d < float("inf") else float("inf") for d in differences)
+    return max(d if math.isfinite(d) else math.inf for d in differences)
 
 
 def _dtypes(device: torch.device) -> list[torch.dtype]:
@@ -493,7 +493,12 @@ def check_two_workers(options: Options) -> str:
         folder = Path(name)
         model = save_tiny_bert(folder / "tiny-bert")
         overrides = overrides_of(folder, write_rows(folder / "rows.jsonl"), model, folder / "cache")
-        choice = ["executor=process", f"executor.device={options.device.type}", "executor.workers=2", "executor.lanes=2"]
+        choice = [
+            "executor=process",
+            f"executor.device={options.device.type}",
+            "executor.workers=2",
+            "executor.lanes=2",
+        ]
         run_sweep([*overrides, *choice, "model.dtype=auto"], console=Console(file=io.StringIO()))
         sweep = folder / "outputs" / "tiny"
         store = TrialStore(sweep)
@@ -562,7 +567,7 @@ def main() -> None:
         why = CHECKS[asked.name](options)
     except NotRun as reason:
         answer({"status": "not run", "why": str(reason)})
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  whatever it raises is its result
         traceback.print_exc()
         text = str(error) if isinstance(error, AssertionError) and str(error) else f"{type(error).__name__}: {error}"
         lines = text.strip().splitlines()

@@ -101,7 +101,9 @@ def measure_curve(device: torch.device, emit: Callable[[Row], None], *, short: b
     if not ratios:
         return "no point of the peer to compare with"
     ratio, curve = max(ratios, key=lambda pair: pair[0])
-    return f"at best {ratio:.2f} times the rows per second of Trainer + PEFT ({curve.model}, {curve.length} tokens a row)"
+    return (
+        f"at best {ratio:.2f} times the rows per second of Trainer + PEFT ({curve.model}, {curve.length} tokens a row)"
+    )
 
 
 def two_devices(device: str, *, short: bool = False) -> Row:
@@ -198,14 +200,14 @@ def _measure_ours(
         for lanes in curve.lanes:
             (answer,) = together([driver], {"do": "train", "lanes": lanes, "chunks": 3})
             rates.append(_rate([answer]))
-            emit(_row(curve, "sweeper", lanes, answer["tokens_per_step"], rates[-1], answer["peak_bytes"]))
+            emit(_row(curve, "sweeper", lanes, rate=rates[-1], peak_bytes=answer["peak_bytes"]))
             if answer["chunks"][-1]["elapsed_s"] > _SLOW_S:
                 break
     return rates
 
 
 def _rate(answers: Sequence[Row]) -> float:
-    """Return the rows per second of all workers together, in the time of the slowest; the first chunk does not count."""
+    """Return the rows per second of all workers, in the time of the slowest; the first chunk does not count."""
     chunks = [answer["chunks"][1:] for answer in answers]
     elapsed_s = max(sum(chunk["elapsed_s"] for chunk in part) for part in chunks)
     return float(sum(chunk["rows"] for part in chunks for chunk in part) / elapsed_s)
@@ -256,16 +258,16 @@ def _measure_peer(curve: Curve, device: torch.device, folder: Path, overrides: S
         torch.cuda.empty_cache()
     timed = times.ends[_FIRST_STEPS - 1 :]
     rate = (len(timed) - 1) * _MICRO_BATCH / (timed[-1] - timed[0]) if len(timed) > 1 else 0.0
-    return {**_row(curve, "Trainer + PEFT", 1, curve.length * _MICRO_BATCH, rate, peak), "note": failure}
+    return {**_row(curve, "Trainer + PEFT", 1, rate=rate, peak_bytes=peak), "note": failure}
 
 
-def _row(curve: Curve, contender: str, lanes: int, tokens_per_step: float, rate: float, peak_bytes: int) -> Row:
+def _row(curve: Curve, contender: str, lanes: int, *, rate: float, peak_bytes: int) -> Row:
     return {
         "model": curve.model,
         "contender": contender,
         "trials": lanes,
         "tokens a row": curve.length,
-        "tokens per step": round(tokens_per_step),
+        "tokens per step": lanes * _MICRO_BATCH * curve.length,
         "rows/s": rate,
         "tokens/s": rate * curve.length,
         "peak GiB on the device": peak_bytes / 2**30,

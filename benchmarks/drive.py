@@ -29,6 +29,8 @@ CONFIGURATION: Mapping[str, Any] = {
     "lora.dropout": 0.1,
     "train.learning_rate": 1e-3,
 }
+_COUNTED = "bert"
+"""The only type of model whose operations are counted."""
 
 
 class Driver:
@@ -136,7 +138,7 @@ class _Worker:
                     "tokens": sum(cost.tokens for cost in report.costs.values()),
                 }
             )
-            if self._model_config()["model_type"] == "bert":
+            if self._model_config()["model_type"] == _COUNTED:
                 performed = {"flops_needed": self._needed_flops(), "flops_performed": self._flops(self._padded)}
                 measured[-1] |= {name: lanes * flops for name, flops in performed.items()}
         return {"chunks": measured, "tokens_per_step": self._rows_per_step(lanes), "peak_bytes": peak_bytes()}
@@ -243,6 +245,8 @@ class _Worker:
     def _layers(self) -> list[LinearShape]:
         """Return the adapted layers of a BERT classifier in order."""
         config = self._model_config()
+        if config["model_type"] != _COUNTED:
+            raise ValueError(f"operations are counted for BERT encoders, not for {config['model_type']}")
         width, inner = config["hidden_size"], config["intermediate_size"]
         sizes = {
             "query": (width, width),
@@ -265,8 +269,6 @@ class _Worker:
 
     def _model_config(self) -> Row:
         config: Row = json.loads((self._inputs.model_dir / "config.json").read_text(encoding="utf-8"))
-        if config["model_type"] != "bert":
-            raise ValueError(f"operations are counted for BERT encoders, not for {config['model_type']}")
         return config
 
 

@@ -316,7 +316,9 @@ def _driver() -> Row:
 def render(content: Mapping[str, Any]) -> str:
     """Return the report as a page."""
     results = content["checks"]
-    counts = ", ".join(f"{sum(row['status'] == status for row in results)} {status}" for status in (PASSED, FAILED, NOT_RUN))
+    counts = ", ".join(
+        f"{sum(row['status'] == status for row in results)} {status}" for status in (PASSED, FAILED, NOT_RUN)
+    )
     parts = [
         f"# GPU check of {content['at']}",
         f"{counts}, in {content['seconds']:.0f} s.",

@@ -212,7 +212,7 @@ def test_a_trial_that_differs_alone_fails_the_parity_of_packs(options, rows, mon
 
 def test_the_device_is_compared_with_the_cpu(options, rows):
     device_checks.check_device_parity(options)
-    assert [row["type"] for row in rows][0] == "float32"
+    assert next(row["type"] for row in rows) == "float32"
 
 
 @pytest.mark.parametrize("losses", [[float("nan")], [float("inf")]])
@@ -227,7 +227,7 @@ def test_the_ladder_is_climbed_with_simulated_errors(options, rows):
     lanes = [row["fewest lanes"] for row in rows]
     assert lanes == sorted(lanes, reverse=True)
     assert lanes[0] in range(1, 8)
-    assert [row["infeasible"] for row in rows][0] == 0
+    assert next(row["infeasible"] for row in rows) == 0
     assert all(row["trained"] + row["infeasible"] == 8 for row in rows)
 
 
@@ -278,7 +278,11 @@ def test_tests_are_counted_from_the_file_of_pytest(tmp_path):
 def test_the_curve_has_points_of_both_contenders(rows):
     pytest.importorskip("accelerate")
     assert "times the rows per second of Trainer + PEFT" in measure_curve(torch.device("cpu"), rows.append, short=True)
-    assert [(row["contender"], row["trials"]) for row in rows] == [("sweeper", 1), ("sweeper", 2), ("Trainer + PEFT", 1)]
+    assert [(row["contender"], row["trials"]) for row in rows] == [
+        ("sweeper", 1),
+        ("sweeper", 2),
+        ("Trainer + PEFT", 1),
+    ]
     assert [row["tokens per step"] for row in rows] == [256, 512, 256]
     assert all(row["rows/s"] > 0 for row in rows)
 
@@ -306,14 +310,20 @@ def test_a_gpu_gets_models_of_published_shapes():
 def test_a_whole_run_on_a_cpu_ends_with_the_gpu_parts_not_run(tmp_path):
     command = [sys.executable, "-m", "benchmarks.gpu_check", "--short", "--folder", str(tmp_path)]
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**device_checks.os.environ, "CUDA_VISIBLE_DEVICES": ""}
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**device_checks.os.environ, "CUDA_VISIBLE_DEVICES": ""},
     )
     content = json.loads((tmp_path / "gpu-check.json").read_text())
     statuses = {row["name"]: row["status"] for row in content["checks"]}
     assert done.returncode == 0, done.stdout + done.stderr
     assert list(statuses) == [check.name for check in checks_of("cpu")]
     assert {name for name in statuses if name in {"device", "device_parity", "ladder", "tests", "two_workers"}} == {
-        name for name, status in statuses.items() if status == "not run" and name not in {"triton", "quantised", "curve"}
+        name
+        for name, status in statuses.items()
+        if status == "not run" and name not in {"triton", "quantised", "curve"}
     }
     assert statuses["pack_parity"] == statuses["simulated_ladder"] == "passed"
     page = (tmp_path / "gpu-check.md").read_text()

@@ -187,23 +187,23 @@ def _arguments(params: Mapping[str, ParamValue], inputs: Inputs, form: Form, fol
         "train_sampling_strategy": "group_by_length",
         "per_device_eval_batch_size": 64,
     }
-    common: dict[str, Any] = dict(
-        output_dir=folder,
-        learning_rate=float(params["train.learning_rate"]),
-        num_train_epochs=fixed.epochs,
-        max_steps=form.max_steps,
-        per_device_train_batch_size=fixed.batch_size,
-        weight_decay=fixed.weight_decay,
-        warmup_steps=fixed.warmup_ratio,
-        lr_scheduler_type=fixed.lr_schedule,
-        max_grad_norm=fixed.max_grad_norm,
-        eval_strategy="epoch",
-        logging_strategy="epoch",
-        save_strategy="no",
-        report_to="mlflow",
-        disable_tqdm=True,
-        seed=inputs.config.settings.seed,
-    )
+    common: dict[str, Any] = {
+        "output_dir": folder,
+        "learning_rate": float(params["train.learning_rate"]),
+        "num_train_epochs": fixed.epochs,
+        "max_steps": form.max_steps,
+        "per_device_train_batch_size": fixed.batch_size,
+        "weight_decay": fixed.weight_decay,
+        "warmup_steps": fixed.warmup_ratio,
+        "lr_scheduler_type": fixed.lr_schedule,
+        "max_grad_norm": fixed.max_grad_norm,
+        "eval_strategy": "epoch",
+        "logging_strategy": "epoch",
+        "save_strategy": "no",
+        "report_to": "mlflow",
+        "disable_tqdm": True,
+        "seed": inputs.config.settings.seed,
+    }
     return TrainingArguments(**common | (tuned if form.tuned else {}) | form.arguments)
 
 
