@@ -28,7 +28,7 @@ PEER_VENVS ?= .venv-peers
 PEERS := $(patsubst benchmarks/replay/peers/%.txt,$(PEER_VENVS)/%/.installed,$(wildcard benchmarks/replay/peers/*.txt))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep plan confirm train overnight schedule unschedule status report ui fresh-clone bench bench-short bench-long bench-growth bench-controller calibration tables portfolio replay replay-short chaos chaos-short chaos-mutants chaos-mutants-short crash-points chaos-simulate simulate test test-slow test-browser test-all wheel-check lint format types ci constraints audit image dist clean distclean
+.PHONY: help setup sweep plan confirm train overnight schedule unschedule status report ui fresh-clone bench bench-short bench-long bench-growth bench-controller gpu-check calibration tables portfolio replay replay-short chaos chaos-short chaos-mutants chaos-mutants-short crash-points chaos-simulate simulate test test-slow test-browser test-all wheel-check lint format types ci constraints audit image dist clean distclean
 .DELETE_ON_ERROR:
 
 help:  ## List all targets
@@ -85,6 +85,9 @@ bench-growth: $(VENV)/.installed  ## Measure how memory, open files, threads and
 
 bench-controller: $(VENV)/.installed  ## Measure CPU, waiting times and memory of the controller over 10,000 trials on fake workers
 	@$(BIN)/python benchmarks/controller.py $(ARGS)
+
+gpu-check: $(VENV)/.installed-dev $(VENV)/.installed-bench  ## Check everything that needs a GPU in ten minutes, and write a report to send back; ARGS='--only curve'
+	@$(BIN)/python -m benchmarks.gpu_check $(ARGS)
 
 calibration: $(VENV)/.installed  ## Count wrong verdicts of simulated confirmations and searches, about six minutes; ARGS='--studies 50'
 	@$(BIN)/python benchmarks/calibration.py $(ARGS)

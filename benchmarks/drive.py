@@ -29,13 +29,15 @@ CONFIGURATION: Mapping[str, Any] = {
     "lora.dropout": 0.1,
     "train.learning_rate": 1e-3,
 }
+_COUNTED = "bert"
+"""The only type of model whose operations are counted."""
 
 
 class Driver:
     """A worker in its own process.
 
     Args:
-        opening: Arguments of `_Worker`.
+        opening: Arguments of `_Worker`. ``cuda`` is its device as in CUDA_VISIBLE_DEVICES, empty for the CPU.
         scratch: Folder for its output.
     """
 
@@ -45,7 +47,7 @@ class Driver:
         with self._errors.open("w") as errors:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.drive"],
-                env=worker_environment("", int(opening["threads"])),
+                env=worker_environment(str(opening.get("cuda", "")), int(opening["threads"])),
                 cwd=scratch,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -82,7 +84,14 @@ class _Worker:
     """The worker in the driven process; its public methods are the commands."""
 
     def __init__(
-        self, *, dataset: str, cache: str, threads: int, overrides: Sequence[str] = (), dtype: str = "auto"
+        self,
+        *,
+        dataset: str,
+        cache: str,
+        threads: int,
+        overrides: Sequence[str] = (),
+        dtype: str = "auto",
+        cuda: str = "",
     ) -> None:
         from benchmarks.inputs import load_inputs
         from sweeper.execute.base import WorkerSetup
@@ -92,7 +101,11 @@ class _Worker:
         settings = self._inputs.config.settings
         settings.model.dtype = dtype
         setup = WorkerSetup(
-            model=settings.model, model_dir=self._inputs.model_dir, cache=Path(cache), device="cpu", threads=threads
+            model=settings.model,
+            model_dir=self._inputs.model_dir,
+            cache=Path(cache),
+            device="cuda" if cuda else "cpu",
+            threads=threads,
         )
         self._worker: Any = make_worker(setup, 0)
         self.notes = self._worker.start().notes
@@ -104,13 +117,14 @@ class _Worker:
         self._held: tuple[int, ...] = ()
 
     def train(self, *, lanes: int, chunks: int) -> Row:
-        """Train new lanes for some chunks, without evaluation; return time, rows, tokens and operations."""
+        """Train new lanes for some chunks, without evaluation; return time, rows, tokens and, for BERT, operations."""
         from sweeper.types import ChunkRequest
 
         self._open(rungs=())
         request = ChunkRequest(admit=self._admissions([dict(CONFIGURATION)] * lanes, seed=0), evict=self._held)
         self._held = tuple(admission.spec.number for admission in request.admit)
-        measured = []
+        measured: list[Row] = []
+        reset_peak()
         for _ in range(chunks):
             started = time.perf_counter()
             report = self._worker.answer(request)
@@ -122,11 +136,12 @@ class _Worker:
                     "elapsed_s": elapsed_s,
                     "rows": sum(cost.rows for cost in report.costs.values()),
                     "tokens": sum(cost.tokens for cost in report.costs.values()),
-                    "flops_needed": lanes * self._needed_flops(),
-                    "flops_performed": lanes * self._flops(self._padded),
                 }
             )
-        return {"chunks": measured, "tokens_per_step": self._rows_per_step(lanes)}
+            if self._model_config()["model_type"] == _COUNTED:
+                performed = {"flops_needed": self._needed_flops(), "flops_performed": self._flops(self._padded)}
+                measured[-1] |= {name: lanes * flops for name, flops in performed.items()}
+        return {"chunks": measured, "tokens_per_step": self._rows_per_step(lanes), "peak_bytes": peak_bytes()}
 
     def profile(self, *, ranks: Sequence[int]) -> Row:
         """Train a lane of each rank; return the time of a chunk, and that of its operators by kind."""
@@ -230,6 +245,8 @@ class _Worker:
     def _layers(self) -> list[LinearShape]:
         """Return the adapted layers of a BERT classifier in order."""
         config = self._model_config()
+        if config["model_type"] != _COUNTED:
+            raise ValueError(f"operations are counted for BERT encoders, not for {config['model_type']}")
         width, inner = config["hidden_size"], config["intermediate_size"]
         sizes = {
             "query": (width, width),
@@ -252,9 +269,22 @@ class _Worker:
 
     def _model_config(self) -> Row:
         config: Row = json.loads((self._inputs.model_dir / "config.json").read_text(encoding="utf-8"))
-        if config["model_type"] != "bert":
-            raise ValueError(f"operations are counted for BERT encoders, not for {config['model_type']}")
         return config
+
+
+def reset_peak() -> None:
+    """Begin to measure the most memory that is in use on the device."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_bytes() -> int:
+    """Return the most memory that was in use on the device since `reset_peak`; 0 on a CPU."""
+    import torch
+
+    return int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else 0
 
 
 def layer_sizes(layer: LinearShape) -> tuple[int, int]:

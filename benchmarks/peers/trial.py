@@ -36,8 +36,8 @@ from __future__ import annotations
 
 import functools
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import mlflow
@@ -75,6 +75,9 @@ class Form:
     """Ends a trial early, for the comparison of memory only."""
     all_rows: bool = False
     """Train on every training row instead of as many as a trial of ours sees."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Further `TrainingArguments`, which win over those of the form."""
+    callbacks: Sequence[TrainerCallback] = ()
 
 
 class _Report(TrainerCallback):
@@ -144,7 +147,7 @@ def train(
             data_collator=(DataCollatorForSeq2Seq if is_language else DataCollatorWithPadding)(tokenizer),
             compute_metrics=_exact if is_language else _accuracy,
             preprocess_logits_for_metrics=_likeliest if is_language else None,
-            callbacks=[_Report(on_evaluation)],
+            callbacks=[_Report(on_evaluation), *form.callbacks],
         )
         trainer.train()
         model.save_pretrained(f"{folder}/adapter")
@@ -184,24 +187,24 @@ def _arguments(params: Mapping[str, ParamValue], inputs: Inputs, form: Form, fol
         "train_sampling_strategy": "group_by_length",
         "per_device_eval_batch_size": 64,
     }
-    return TrainingArguments(
-        output_dir=folder,
-        learning_rate=float(params["train.learning_rate"]),
-        num_train_epochs=fixed.epochs,
-        max_steps=form.max_steps,
-        per_device_train_batch_size=fixed.batch_size,
-        weight_decay=fixed.weight_decay,
-        warmup_steps=fixed.warmup_ratio,
-        lr_scheduler_type=fixed.lr_schedule,
-        max_grad_norm=fixed.max_grad_norm,
-        eval_strategy="epoch",
-        logging_strategy="epoch",
-        save_strategy="no",
-        report_to="mlflow",
-        disable_tqdm=True,
-        seed=inputs.config.settings.seed,
-        **(tuned if form.tuned else {}),
-    )
+    common: dict[str, Any] = {
+        "output_dir": folder,
+        "learning_rate": float(params["train.learning_rate"]),
+        "num_train_epochs": fixed.epochs,
+        "max_steps": form.max_steps,
+        "per_device_train_batch_size": fixed.batch_size,
+        "weight_decay": fixed.weight_decay,
+        "warmup_steps": fixed.warmup_ratio,
+        "lr_scheduler_type": fixed.lr_schedule,
+        "max_grad_norm": fixed.max_grad_norm,
+        "eval_strategy": "epoch",
+        "logging_strategy": "epoch",
+        "save_strategy": "no",
+        "report_to": "mlflow",
+        "disable_tqdm": True,
+        "seed": inputs.config.settings.seed,
+    }
+    return TrainingArguments(**{**common, **(tuned if form.tuned else {}), **form.arguments})
 
 
 def _columns(rows: Dataset) -> Dataset:

@@ -60,6 +60,8 @@ def load_model(
     """
     import transformers
 
+    make_config: Any = transformers.BitsAndBytesConfig  # has no type stubs
+
     if attention == SHORT:
         from sweeper.models import short_attention
 
@@ -96,7 +98,7 @@ def load_model(
 
 def _quantising(plain: nn.Module, blocks: Sequence[str], quantization: str, dtype: torch.dtype) -> dict[str, Any]:
     """Return the arguments that make transformers quantise the layers in the blocks; none if they are quantised."""
-    from transformers import BitsAndBytesConfig
+    import transformers
 
     # It warns at its first import that a kernel for single rows is missing, which training has no use for.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -105,8 +107,8 @@ def _quantising(plain: nn.Module, blocks: Sequence[str], quantization: str, dtyp
     linear = [name for name, module in plain.named_modules() if is_linear(module)]
     others = [f"^{re.escape(name)}$" for name in sorted({*linear} - {*blocks})]
     if quantization == "int8":
-        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=others)}
-    four_bit = BitsAndBytesConfig(
+        return {"quantization_config": make_config(load_in_8bit=True, llm_int8_skip_modules=others)}
+    four_bit = make_config(
         load_in_4bit=True,
         bnb_4bit_quant_type=quantization,
         bnb_4bit_use_double_quant=True,

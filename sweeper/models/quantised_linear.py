@@ -166,7 +166,7 @@ class FrozenQuantised:
             return self.parts[0].dequantised()
         # One part after the other, so that only one of them exists twice.
         weight = self.weight.new_empty(self.weight.shape)
-        for part, rows in zip(self.parts, weight.split(self._heights), strict=True):
+        for part, rows in zip(self.parts, torch.split(weight, self._heights), strict=True):
             rows.copy_(part.dequantised())
         return weight
 

@@ -21,7 +21,7 @@ PLACES = [(0, 4096 + 40), (13, 1001), (2048 * 3 + 5, 7)]
 
 def interpreted(body):
     """Run Python where Triton interprets: it decides that when it is imported."""
-    program = f"from tests.models.test_kernels import *\n{body}"
+    program = f"from tests.kernels.test_operators import *\n{body}"
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
