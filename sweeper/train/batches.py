@@ -43,7 +43,7 @@ class Pass:
     @property
     def num_rows(self) -> int:
         """Number of rows of a lane."""
-        return self.rows.stop - self.rows.start
+        return int(self.rows.stop - self.rows.start)
 
 
 class TrainingRows:
