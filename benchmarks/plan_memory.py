@@ -126,6 +126,8 @@ def measure(  # noqa: PLR0915  one measurement, top to bottom
 
     def load_pack(path: Path) -> Pack:
         model: Any = load_model(path, kind=task.model_kind, num_labels=NUM_LABELS, dtype=kind, attention=attention)
+        for parameter in model.parameters():
+            parameter.sum()  # reads weights that are mapped from the file, which would count as kernels later
         if not language:
             read_first_token(model)
         targets, head = adapted_layers(model, targets_for(shapes.model_type, ()), task.head_modules(model))

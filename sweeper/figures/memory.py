@@ -337,6 +337,8 @@ def _evaluation_bytes(shapes: ModelShapes, load: PackLoad) -> int:
     for rows, length in load.evaluated:
         at_once = -(-rows // scored_parts(rows, length, num_lanes, load.tokens_per_pass))
         attended = 0 if load.attention in _FUSED else 2 * _FLOAT32 * block.heads * length
+        if load.attention == "sweeper_short" and length > _LONGEST_SHORT:
+            attended = 3 * size * block.heads * length  # scores, the same with the mask, and their softmax
         within = size * (2 * shapes.width + 3 * block.query) + attended
         found.append(num_lanes * at_once * length * max(widest, within))
     return round(max(found))

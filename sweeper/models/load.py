@@ -60,8 +60,6 @@ def load_model(
     """
     import transformers
 
-    make_config: Any = transformers.BitsAndBytesConfig  # has no type stubs
-
     if attention == SHORT:
         from sweeper.models import short_attention
 
@@ -100,6 +98,7 @@ def _quantising(plain: nn.Module, blocks: Sequence[str], quantization: str, dtyp
     """Return the arguments that make transformers quantise the layers in the blocks; none if they are quantised."""
     import transformers
 
+    make_config: Any = transformers.BitsAndBytesConfig  # has no type stubs
     # It warns at its first import that a kernel for single rows is missing, which training has no use for.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if getattr(plain.config, "quantization_config", None):

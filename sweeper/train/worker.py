@@ -552,8 +552,8 @@ def _training_examples(task: TaskProtocol, tokens: TokenisedSplits, request: Ope
     found = Examples.joined([task.examples(tokens, split) for split in request.train_splits])
     if not task.has_head:
         return found
-    labels: Sequence[Any] = found.targets  # a task with a head has one label for each row
-    return found.take([row for row, label in enumerate(labels) if label < request.rows.num_labels])
+    known = range(request.rows.num_labels)
+    return found.take([row for row, label in enumerate(found.targets) if label in known])
 
 
 def _validation(scores: Mapping[str, float]) -> dict[str, float]:
