@@ -217,7 +217,7 @@ def check_pack_parity(options: Options) -> str:
     """Train trials in a pack, and some of them alone."""
 
     def both(case: _Case, dtype: torch.dtype, trials: Sequence[Any]) -> tuple[Any, Any]:
-        alone = {}
+        alone: dict[int, list[float]] = {}
         for trial in trials[::3]:
             alone |= _losses(case, options.device, dtype, [trial])
         return _losses(case, options.device, dtype, trials), alone
@@ -226,7 +226,8 @@ def check_pack_parity(options: Options) -> str:
 
 
 def _compare(options: Options, what: str, both: Callable[[_Case, torch.dtype, Sequence[Any]], tuple[Any, Any]]) -> str:
-    cases, trials, too_far = _cases(), _trials(), []
+    cases, trials = _cases(), _trials()
+    too_far: list[str] = []
     for case in cases[:1] if options.short else cases:
         for dtype in _dtypes(options.device):
             difference = _difference(*both(case, dtype, trials))
@@ -443,7 +444,8 @@ def _climb(options: Options, loaded: _Loaded, reference: Row, limited: Any, shar
     from sweeper.types import FailureKind
 
     assert not reference["failures"], f"without a limit: {reference['failures']}"
-    wrong, seen = [], []
+    wrong: list[str] = []
+    seen: list[tuple[int, int]] = []
     for share in shares:
         with limited(share) as (limit, row_loss):
             step = _ladder_step(loaded, row_loss)
