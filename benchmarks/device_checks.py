@@ -217,7 +217,7 @@ def check_pack_parity(options: Options) -> str:
     """Train trials in a pack, and some of them alone."""
 
     def both(case: _Case, dtype: torch.dtype, trials: Sequence[Any]) -> tuple[Any, Any]:
-        alone: dict[Any, Any] = {}
+        alone: dict[int, list[float]] = {}
         for trial in trials[::3]:
             alone |= _losses(case, options.device, dtype, [trial])
         return _losses(case, options.device, dtype, trials), alone
@@ -226,7 +226,8 @@ def check_pack_parity(options: Options) -> str:
 
 
 def _compare(options: Options, what: str, both: Callable[[_Case, torch.dtype, Sequence[Any]], tuple[Any, Any]]) -> str:
-    cases, trials, too_far = _cases(), _trials(), []
+    cases, trials = _cases(), _trials()
+    too_far: list[str] = []
     for case in cases[:1] if options.short else cases:
         for dtype in _dtypes(options.device):
             difference = _difference(*both(case, dtype, trials))
@@ -296,6 +297,8 @@ def check_triton(options: Options) -> str:
         os.environ["TRITON_INTERPRET"] = "1"  # before it is imported
     from sweeper.kernels import operators, triton_kernels
 
+    fast: Any = triton_kernels  # not checked
+
     # Triton's interpreter cuts bfloat16 off instead of rounding it.
     dtypes = (torch.float32, torch.float16, *((torch.bfloat16,) if on_gpu else ()))
     seeds = torch.tensor([5, -(1 << 62), 1 << 61])
@@ -307,10 +310,10 @@ def check_triton(options: Options) -> str:
             on_device = [tensor.to(options.device) for tensor in (x, seeds, levels)]
             differing = 0
             for scale in (1.0, 1 / 0.9):
-                found = triton_kernels.drop(*on_device, -(1 << 62) + 77, first, scale)
+                found = fast.drop(*on_device, -(1 << 62) + 77, first, scale)
                 differing += int((found.cpu() != operators.drop(x, seeds, levels, -(1 << 62) + 77, first, scale)).sum())
             into = torch.ones_like(x)
-            added = triton_kernels.add_dropped_(into.to(options.device), *on_device, 77, first)
+            added = fast.add_dropped_(into.to(options.device), *on_device, 77, first)
             differing += int((added.cpu() != operators.add_dropped_(into, x, seeds, levels, 77, first)).sum())
             options.emit({"type": type_name(dtype), "values": count, "from": first, "differing values": differing})
             wrong += differing
@@ -331,8 +334,8 @@ class _Loaded:
     trials: Sequence[Any]
 
 
-def _load_lanes(device: torch.device, *, width: int, length: int, micro_batch: int) -> _Loaded:
-    """Load a random Llama of four blocks, and eight trials of it with dropout."""
+def _load_lanes(device: torch.device, *, width: int, blocks: int, length: int, micro_batch: int, lanes: int) -> _Loaded:
+    """Load a random Llama, and trials of it with dropout."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from sweeper.tasks.base import Examples
@@ -347,7 +350,7 @@ def _load_lanes(device: torch.device, *, width: int, length: int, micro_batch: i
         vocab_size=512,
         hidden_size=width,
         intermediate_size=3 * width,
-        num_hidden_layers=4,
+        num_hidden_layers=blocks,
         num_attention_heads=8,
         num_key_value_heads=4,
         max_position_embeddings=length,
@@ -362,15 +365,16 @@ def _load_lanes(device: torch.device, *, width: int, length: int, micro_batch: i
     plan = ChunkPlan.of(num_rows, micro_batch=micro_batch, chunks_per_epoch=1, epochs=1)
     rows = TrainingRows(examples, plan, seed=0, pad_token_id=0, device=device)
     pack = Pack(model, targets=targets_of(model), head=[], dtype=torch.float32)
-    return _Loaded(pack, rows, Task().row_loss, _trials())
+    return _Loaded(pack, rows, Task().row_loss, _trials()[:lanes])
 
 
 def check_ladder(options: Options) -> str:
     """Limit the memory that PyTorch may take on the device, more and more."""
     if options.device.type != "cuda":
         raise NotRun("no CUDA device")
-    sizes = {"width": 128, "length": 64, "micro_batch": 8} if options.short else {}
-    loaded = _load_lanes(options.device, **({"width": 512, "length": 128, "micro_batch": 16} | sizes))
+    # At full size a chunk takes gigabytes, so that the limits differ by more than PyTorch's blocks.
+    width, length = (128, 64) if options.short else (512, 128)
+    loaded = _load_lanes(options.device, width=width, blocks=4, length=length, micro_batch=16, lanes=8)
     total = torch.cuda.get_device_properties(options.device).total_memory
     torch.cuda.empty_cache()
     base = torch.cuda.memory_allocated(options.device)
@@ -394,7 +398,7 @@ def check_ladder(options: Options) -> str:
 
 def check_simulated_ladder(options: Options) -> str:
     """Raise PyTorch's error for passes above a number of tokens, less and less."""
-    loaded = _load_lanes(options.device, width=32, length=16, micro_batch=8)
+    loaded = _load_lanes(options.device, width=32, blocks=2, length=16, micro_batch=4, lanes=4)
     largest = loaded.rows.largest_pass(len(loaded.trials))
 
     @contextlib.contextmanager
@@ -409,7 +413,7 @@ def check_simulated_ladder(options: Options) -> str:
         yield f"{limit} of {plural(largest, 'token')}", loss
 
     reference = _ladder_step(loaded, loaded.row_loss)
-    saw = _climb(options, loaded, reference, limited, (0.6, 0.3, 1 / 32, 1 / 64))
+    saw = _climb(options, loaded, reference, limited, (0.6, 0.3, 1 / 8, 1 / 16))
     with limited(0.0) as (_, row_loss):
         trained = _ladder_step(loaded, row_loss)["losses"]
     assert not trained, "a trial trained although no pass fits"
@@ -442,7 +446,8 @@ def _climb(options: Options, loaded: _Loaded, reference: Row, limited: Any, shar
     from sweeper.types import FailureKind
 
     assert not reference["failures"], f"without a limit: {reference['failures']}"
-    wrong, seen = [], []
+    wrong: list[str] = []
+    seen: list[tuple[int, int]] = []
     for share in shares:
         with limited(share) as (limit, row_loss):
             step = _ladder_step(loaded, row_loss)

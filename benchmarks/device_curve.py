@@ -199,6 +199,8 @@ def _measure_ours(
     with _driver(folder, overrides, cuda) as driver:
         for lanes in curve.lanes:
             (answer,) = together([driver], {"do": "train", "lanes": lanes, "chunks": 3})
+            expected = lanes * _MICRO_BATCH * curve.length
+            assert answer["tokens_per_step"] == expected, f"{answer['tokens_per_step']} tokens, not {expected}"
             rates.append(_rate([answer]))
             emit(_row(curve, "sweeper", lanes, rate=rates[-1], peak_bytes=answer["peak_bytes"]))
             if answer["chunks"][-1]["elapsed_s"] > _SLOW_S:

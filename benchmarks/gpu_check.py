@@ -61,7 +61,9 @@ class Check:
     limit_s: float
     """It has failed if it takes longer."""
     num_devices: int = 0
-    """CUDA devices that it needs."""
+    """CUDA devices that it needs; it sees no more."""
+    sees_all: bool = False
+    """Whether it sees all devices."""
 
 
 class Report:
@@ -134,22 +136,22 @@ def checks_of(device: str, *, short: bool = False) -> list[Check]:
         short: The smallest sizes.
     """
 
-    def check(name: str, title: str, limit_s: float, num_devices: int = 0, *more: str) -> Check:
-        options = ["--device", device, *(["--short"] if short else []), *more]
+    def check(name: str, title: str, limit_s: float, num_devices: int = 0, *, sees_all: bool = False) -> Check:
+        command = ["-m", _MODULE, "--device", device, *(["--short"] if short else []), name]
         return Check(
-            name=name, title=title, command=["-m", _MODULE, *options, name], limit_s=limit_s, num_devices=num_devices
+            name=name, title=title, command=command, limit_s=limit_s, num_devices=num_devices, sees_all=sees_all
         )
 
     interpreted = "" if device == "cuda" else ", in Triton's interpreter"
     return [
-        check(_DEVICE, "PyTorch computes on the device", 120, 1),
-        check("triton", f"Triton kernels against the reference{interpreted}", 120),
-        check("device_parity", "Packs on the device against the same packs on the CPU", 180, 1),
-        check("pack_parity", "A trial in a pack against the same trial alone", 180),
+        check(_DEVICE, "PyTorch computes on each device", 120, 1, sees_all=True),
+        check("triton", f"Triton kernels against the reference{interpreted}", 180),
+        check("device_parity", "Packs on the device against the same packs on the CPU", 300, 1),
+        check("pack_parity", "A trial in a pack against the same trial alone", 300),
         check("quantised", "Packs on a quantised base against its dequantised weights (bitsandbytes)", 180),
-        check("simulated_ladder", "Out-of-memory ladder, with simulated errors", 120),
+        check("simulated_ladder", "Out-of-memory ladder, with simulated errors", 180),
         check("ladder", "Out-of-memory ladder, with a limit on the device's memory", 180, 1),
-        check("tests", "Tests marked gpu", 300, 1),
+        check("tests", "Tests marked gpu", 300, 1, sees_all=True),
         check("two_workers", "Two workers on two devices", 180, 2),
         check("curve", "Throughput over tokens per step, against Trainer + PEFT", 420),
     ]
@@ -169,7 +171,7 @@ def run_checks(
     Args:
         checks: In this order.
         report: Gets each result.
-        devices: The CUDA devices, as in CUDA_VISIBLE_DEVICES. Only checks that need several see more than the first.
+        devices: The CUDA devices, as in CUDA_VISIBLE_DEVICES.
         budget_s: No check begins later.
         say: Called with a line for the user.
         clock: Returns monotonic seconds.
@@ -191,7 +193,8 @@ def run_checks(
         else:
             say(f"  {check.title} ...")
             started_s = clock()
-            outcome = _run(check, ",".join(devices[: max(1, check.num_devices)]))
+            seen = devices if check.sees_all else devices[: max(1, check.num_devices)]
+            outcome = _run(check, ",".join(seen))
             result |= {**outcome, "seconds": round(clock() - started_s, 1)}
         is_unusable = is_unusable or (check.name == _DEVICE and result["status"] == FAILED)
         report.add(result)
