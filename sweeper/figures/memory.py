@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sweeper.figures.model_shapes import ModelShapes, bucket_rank, trainable_parameters
+from sweeper.figures.model_shapes import FUSED_MODELS, ModelShapes, bucket_rank, trainable_parameters
 from sweeper.figures.passes import equal_parts, scored_parts
 
 __all__ = [
@@ -194,6 +194,7 @@ def activation_bytes_per_token(
     rank: int,
     has_dropout: bool = False,
     checkpointing: bool = False,
+    is_fused: bool = False,
 ) -> float:
     """Return the bytes that are saved per token of a pass, padding included.
 
@@ -206,11 +207,12 @@ def activation_bytes_per_token(
         rank: Mean padded rank of the lanes.
         has_dropout: Whether a lane drops inputs of its adapter.
         checkpointing: Whether the blocks are computed again in the backward pass; one block is then saved at a time.
+        is_fused: Whether rotary embeddings and gates are one kernel each (`sweeper.models.fused`).
     """
     size = _SIZES[dtype]
     # A CPU keeps the mask of a dropped input, which is as wide as the input; a GPU computes it again.
     copies = 0 if not has_dropout else 2 if device == "cpu" else 1
-    block = _block_bytes(shapes, size, length=length, attention=attention, rank=rank, copies=copies)
+    block = _block_bytes(shapes, size, length=length, attention=attention, rank=rank, copies=copies, is_fused=is_fused)
     # The last normalisation and, in decoders that classify, the head, which reads every token in float32.
     after = (_FLOAT32 if shapes.block.has_rms_norm else size) * shapes.width if not shapes.reads_first_token else 0
     after += _FLOAT32 * shapes.width if shapes.head_reads_tokens and size < _FLOAT32 else 0
@@ -226,20 +228,24 @@ def activation_bytes_per_token(
     return shapes.num_layers * block - first + after
 
 
-def _block_bytes(shapes: ModelShapes, size: int, *, length: int, attention: str, rank: int, copies: int) -> float:
+def _block_bytes(
+    shapes: ModelShapes, size: int, *, length: int, attention: str, rank: int, copies: int, is_fused: bool
+) -> float:
     block = shapes.block
     inputs = block.inputs
     activation = block.activation
     if copies:  # of each input, after dropout and its mask
         inputs, activation = copies * block.dropped_inputs, activation + block.dropped_activation
+    if is_fused:
+        activation -= block.inner  # the gate is computed again instead of being kept
     norm = (_FLOAT32 if block.has_rms_norm else size) * block.norm
     if block.normalises_queries and size == _FLOAT32:
         norm += size * block.key  # not a copy in float32, but a view of an output that has the values as well
-    attended = _attention_bytes(shapes, size, length=length, attention=attention)
+    attended = _attention_bytes(shapes, size, length=length, attention=attention, is_fused=is_fused)
     return size * (inputs + activation + block.adapted * rank) + norm + attended
 
 
-def _attention_bytes(shapes: ModelShapes, size: int, *, length: int, attention: str) -> float:
+def _attention_bytes(shapes: ModelShapes, size: int, *, length: int, attention: str, is_fused: bool) -> float:
     """Return what attention saves per token: queries, keys and values, and the weights of all keys unless fused."""
     block = shapes.block
     keys = -(-length // _KEYS_MULTIPLE) * _KEYS_MULTIPLE
@@ -248,7 +254,10 @@ def _attention_bytes(shapes: ModelShapes, size: int, *, length: int, attention: 
         return size * block.query * (1 + 2 * padding) + (_FLOAT32 + size) * block.heads * keys
     values = 3 * block.query  # keys and values are repeated for the heads that share them
     if attention in _FUSED:
-        if block.has_rotary:
+        if is_fused:
+            # Keys and values are not repeated for the heads that share them (counted on the meta device).
+            values = block.query + 3 * block.key
+        elif block.has_rotary:
             # Values that are not copied for the kernel keep the whole output of which they are a view.
             values = max(values, 2 * block.query + 3 * block.key)
         return size * values + _FLOAT32 * block.heads
@@ -319,6 +328,7 @@ def _pass_bytes(shapes: ModelShapes, load: PackLoad) -> tuple[int, int]:
             rank=rank,
             has_dropout=load.has_dropout,
             checkpointing=load.checkpointing,
+            is_fused=load.device != "cpu" and shapes.model_type in FUSED_MODELS,
         )
         # Gradients of what the MLP's activation function saved, while the rest of the block is still there.
         backward = size * (3 * block.inner if block.activation >= 3 * block.inner else block.inner + shapes.width)

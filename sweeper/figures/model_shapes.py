@@ -8,7 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["BlockShapes", "HeadShape", "LoraShape", "ModelShapes", "bucket_rank", "trainable_parameters"]
+__all__ = [
+    "FUSED_MODELS",
+    "BlockShapes",
+    "HeadShape",
+    "LoraShape",
+    "ModelShapes",
+    "bucket_rank",
+    "trainable_parameters",
+]
 
 _SMALLEST_BUCKET = 8
 
@@ -62,6 +70,10 @@ class BlockShapes:
     caps_scores: bool
     """Whether attention scores go through a tanh, as in Gemma 2."""
     has_rotary: bool
+
+
+FUSED_MODELS = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3"})
+"""Architectures whose norms, rotary embeddings and gates are those of Llama: one kernel each on a GPU."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,12 +15,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from sweeper.figures.model_shapes import FUSED_MODELS
 from sweeper.kernels import operators
 
 __all__ = ["fuse_operations"]
-
-_MODELS = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3"})
-"""Architectures whose norms, rotary embeddings and gates are those of Llama."""
 
 
 def fuse_operations(model: nn.Module) -> None:
@@ -30,7 +28,7 @@ def fuse_operations(model: nn.Module) -> None:
         model: On a GPU. Rotary embeddings are replaced for all models of the architecture in this process.
     """
     config: Any = model.config
-    if config.model_type not in _MODELS:
+    if config.model_type not in FUSED_MODELS:
         return
     for module in model.modules():
         kind = type(module).__name__
