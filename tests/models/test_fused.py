@@ -43,8 +43,8 @@ def test_every_norm_gate_and_rotation_is_fused(kind, monkeypatch):
     model, called = language_model(kind), set()
     fuse_operations(model)
     for name in ("gate", "rotate"):
-        original = getattr(fused.kernels, name)
-        monkeypatch.setattr(fused.kernels, name, lambda *a, n=name, f=original: called.add(n) or f(*a))
+        original = getattr(fused.operators, name)
+        monkeypatch.setattr(fused.operators, name, lambda *a, n=name, f=original: called.add(n) or f(*a))
     model.model(input_ids=torch.ones(2, 3, dtype=torch.int64))
     assert called == {"gate", "rotate"}
     norms = [module for module in model.modules() if type(module).__name__.endswith("RMSNorm")]

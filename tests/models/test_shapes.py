@@ -62,10 +62,10 @@ def test_the_base_by_precision():
     assert base_bytes(shapes, "float32") == 4 * shapes.parameters
     assert base_bytes(shapes, "bfloat16") == base_bytes(shapes, "float16") == 2 * shapes.parameters
     rows = 32 * (4096 + 2 * 1024 + 4096 + 2 * 14_336 + 4096)
-    assert base_bytes(shapes, "int8") == 2 * (shapes.parameters - blocks) + blocks + 4 * rows
+    assert base_bytes(shapes, "bfloat16", quantization="int8") == 2 * (shapes.parameters - blocks) + blocks + 4 * rows
     # Half a byte, a byte for 64 weights, and four bytes for 256 of these.
     nf4 = 2 * (shapes.parameters - blocks) + blocks / 2 + blocks / 64 + 4 * blocks / (64 * 256)
-    assert base_bytes(shapes, "nf4") == pytest.approx(nf4, abs=1)
+    assert base_bytes(shapes, "bfloat16", quantization="nf4") == pytest.approx(nf4, abs=1)
     assert 5.6e9 < nf4 < 5.8e9
 
 

@@ -61,7 +61,7 @@ def test_llama_3_8b_on_a_gpu_of_80_gb(forecast):
     assert worst.checkpoint_bytes == 12 * 41_943_040
     assert worst.need.base == 2 * 8_030_261_248
     # A model of this size is checkpointed: the inputs of 32 blocks, and one block.
-    assert worst.need.activations / worst.pass_tokens == pytest.approx(32 * 2 * 4096 + 230_000, rel=0.1)
+    assert worst.need.activations / worst.pass_tokens == pytest.approx(32 * 2 * 4096 + 174_000, rel=0.01)
     assert worst.lanes == found.device.lanes == 8
     assert worst.pass_tokens == 8 * 4 * 1024
     assert 20 < worst.lanes_that_fit < 64
@@ -69,14 +69,14 @@ def test_llama_3_8b_on_a_gpu_of_80_gb(forecast):
     assert found.base_by_type["nf4"] < 6e9
 
 
-def test_without_checkpointing_packs_vanish(forecast):
+def test_without_checkpointing_a_pass_has_one_row_of_each_lane(forecast):
     often = ["lora.r=16", "lora.dropout=0", "train.batch_size=4", "model.max_length=1024", "plan.gpu_gb=80"]
     found = forecast(*LLAMA, *often, "model.gradient_checkpointing=never")
     worst = found.studies[0].worst
-    # 6 to 8.6 MB a token are saved at this size.
-    assert 6e6 < worst.need.activations / worst.pass_tokens < 8.6e6
-    assert worst.lanes_that_fit == worst.lanes == 7
-    assert worst.pass_tokens == 7 * 1024  # a row of each
+    # 5 MB a token are saved at this size, with fused gates and rotary embeddings.
+    assert 4.9e6 < worst.need.activations / worst.pass_tokens < 5.2e6
+    assert worst.pass_tokens == worst.lanes * 1024
+    assert worst.lanes_that_fit < 16
     assert worst.need.total <= found.device.usable_bytes
 
 
