@@ -239,7 +239,8 @@ def hold_quantised(model: nn.Module, dtype: torch.dtype, *, blocks: Sequence[str
     """
     import bitsandbytes
 
-    kinds = (bitsandbytes.nn.Linear4bit, bitsandbytes.nn.Linear8bitLt)
+    layers: Any = bitsandbytes.nn  # its types do not export the names
+    kinds = (layers.Linear4bit, layers.Linear8bitLt)
     inside = frozenset(blocks)
     codes: dict[str | None, torch.Tensor] = {}
     for name, layer in [(name, module) for name, module in model.named_modules() if isinstance(module, kinds)]:
