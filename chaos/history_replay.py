@@ -283,8 +283,9 @@ class Replay:
     def _judge_progress(self, event: Event, before: Event, trial: TrialHistory) -> None:
         name, chunk = self._name(event), event["chunks"]
         if chunk < before["chunks"]:
-            # Chunks without a checkpoint may be repeated, except those that the search knows of.
-            is_saved = chunk == max(map(int, before["checkpoints"]), default=0)
+            # Chunks that no worker sent a checkpoint of may be repeated, except those that the search knows of.
+            was_sent = any(trial.reply(later)["sent"] for later in range(chunk + 1, before["chunks"] + 1))
+            is_saved = chunk == max(map(int, before["checkpoints"]), default=0) and not was_sent
             if not trial.may_rewind and not (is_saved and event["rungs"].keys() == before["rungs"].keys()):
                 self._complain("no-repeat", f"{name} goes back to chunk {chunk}, but nothing was damaged", event)
         elif chunk > before["chunks"] + 1:

@@ -37,7 +37,7 @@ from chaos.undisturbed import Undisturbed  # noqa: E402
 from chaos.workload import Workload  # noqa: E402
 
 _TRIALS = 8
-_SEEDS, _SHORT_SEEDS = 400, 60
+_SEEDS, _SHORT_SEEDS = 400, 120
 """Seeds of the simulator per bug."""
 _SHORT = ("no_flush", "worst_is_best", "one_adapter_for_all", "no_curves", "repair_resets_trials")
 """The bugs, beside those for the simulator, of the short form."""

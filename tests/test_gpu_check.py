@@ -277,6 +277,7 @@ def test_tests_are_counted_from_the_file_of_pytest(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("ignore")  # of Trainer, peft and MLflow
 def test_the_curve_has_points_of_both_contenders(rows):
     pytest.importorskip("accelerate")
     assert "times the rows per second of Trainer + PEFT" in measure_curve(torch.device("cpu"), rows.append, short=True)
