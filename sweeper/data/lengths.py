@@ -29,8 +29,8 @@ __all__ = [
 
 AUTO = "auto"
 MOST_AUTO_TOKENS = 2048
-"""More is never chosen, only set: activations grow with the length, and rows of this one take 12 to 18 GB of them for a
-model with 8 billion parameters (6 to 8.6 MB a token without gradient checkpointing)."""
+"""More is never chosen, only set: activations grow with the length, and a row of this one takes 10 GB of them for a
+Llama with 8 billion parameters (5 MB a token, without gradient checkpointing)."""
 NO_LIMIT = 2**30
 """A length that no row reaches."""
 OFFSET_POSITIONS = 2

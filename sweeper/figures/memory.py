@@ -22,6 +22,7 @@ __all__ = [
     "PARAMETER_BYTES",
     "POSITIONS_OF_LOGITS",
     "QUANTIZATIONS",
+    "TRAINING_BYTES",
     "LaneBytes",
     "MemoryNeed",
     "PackLoad",
@@ -53,8 +54,9 @@ _NF4_BLOCK, _NF4_BLOCKS = 64, 256
 quantisation; Dettmers et al. 2023, arXiv:2305.14314, section 3)."""
 _OWN_BYTES = 12
 """A lane's parameters and moments, float32, in the memory of the host."""
-_TRAINING_BYTES = 16
-"""Their copies side by side for a chunk, and the gradients, float32; the copy that is multiplied comes on top."""
+TRAINING_BYTES = 20
+"""On the device for a chunk: copies of these and the gradient in float32, and the copy that is multiplied; if that has
+two bytes, its gradient of one pass has the other two."""
 _FUSED = ("sdpa", "sweeper_sdpa")
 """Attention kernels that keep no weights of the keys."""
 _LOGIT_BYTES = 8
@@ -176,10 +178,7 @@ def lane_bytes(shapes: ModelShapes, rank: int, dtype: str) -> LaneBytes:
     multiplied = _SIZES[dtype] * adapters + _FLOAT32 * head  # a head is computed in float32
     return LaneBytes(
         host=_OWN_BYTES * shapes.trainable(rank),
-        # In another type than float32, the adapters' gradients of one pass are a buffer of their own.
-        training=_TRAINING_BYTES * (adapters + head)
-        + multiplied
-        + (0 if dtype == "float32" else _SIZES[dtype] * adapters),
+        training=TRAINING_BYTES * (adapters + head),
         scoring=multiplied,
     )
 

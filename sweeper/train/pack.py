@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from sweeper.errors import ModelError
+from sweeper.figures.memory import TRAINING_BYTES
 from sweeper.models.first_token import all_tokens, narrow_layers
 from sweeper.models.linear import check_linear, may_reorder, weight_of
 from sweeper.models.targets import group_targets
@@ -36,8 +37,6 @@ __all__ = ["ChunkOutcome", "Features", "Pack", "RowFunction", "sort_lanes"]
 
 _MOST_PADDING_BYTES = 2**31
 """Most memory that padding may cost so that lanes of different ranks share their kernels on a GPU."""
-_BYTES_PER_VALUE = 20
-"""Of a trainable value: parameter, moments and gradient in float32, copy and gradient in bfloat16."""
 _MOST_PASSES = 1 << 16
 """More passes than a micro-batch ever has."""
 RowFunction = Callable[[nn.Module, Batch], torch.Tensor]
@@ -255,7 +254,7 @@ class Pack:
             both = [*joined[-1], *group]
             rank = bucket_rank(both[-1].layout.rank)
             padding = sum(rank - bucket_rank(lane.layout.rank) for lane in both) * self.shape.size_lora
-            if padding * _BYTES_PER_VALUE <= _MOST_PADDING_BYTES:
+            if padding * TRAINING_BYTES <= _MOST_PADDING_BYTES:
                 joined[-1] = both
             else:
                 joined.append(group)
