@@ -250,7 +250,9 @@ def _left_s(
     if tally.chunks_done == 0 or wall_s <= 0:
         return None
     num_chunks = chunks_left(study, tally, num_to_start=num_to_start, num_unpruned=num_unpruned)
-    return wall_s * num_chunks / tally.chunks_done
+    # Chunks that are being trained count as half done: without them, the first estimates are several times too long.
+    half_done = len(tally.running) / 2
+    return wall_s * (num_chunks - half_done) / (tally.chunks_done + half_done)
 
 
 def progress_from_disk(

@@ -330,7 +330,7 @@ def test_the_last_table_stays_only_after_an_error(error, is_left):
 
 def test_the_line_of_a_study_shows_pace_and_time_left():
     line = progress_line(progress_of([make_default(0.8), make_trial(1, state=RUNNING, chunks=6)], wall_s=90))
-    assert line == "trec: 1/4 trials, 1 running; best 0.800 ± 0.020, 40 trials/h, about 2:30 left"
+    assert line == "trec: 1/4 trials, 1 running; best 0.800 ± 0.020, 40 trials/h, about 2:24 left"
 
 
 def test_downloads_are_printed_by_quarters_without_a_terminal():

@@ -89,9 +89,16 @@ def test_there_is_no_rate_before_any_time_has_passed():
 
 
 def test_time_left_follows_the_pace_of_the_chunks():
-    # 12 + 4 chunks took 100 s; finished trials took 12, so one trial needs 8 more and two new ones 12 each.
+    # 12 + 4 chunks and half of another took 100 s; finished trials took 12.
+    # One trial needs 7.5 more, and two new ones 12 each.
     found = progress_of([make_trial(0, 0.9), make_trial(1, state=RUNNING, chunks=4)], budget=4, wall_s=100)
-    assert found.left_s == pytest.approx(100 * (8 + 24) / 16)
+    assert found.left_s == pytest.approx(100 * (7.5 + 24) / 16.5)
+
+
+def test_the_first_estimate_counts_the_chunks_that_are_being_trained():
+    # Four lanes have trained for 100 s. The first to report does not mean that a chunk takes 100 s of the whole study.
+    trials = [make_trial(0, state=RUNNING, chunks=1)] + [make_trial(n, state=RUNNING, chunks=0) for n in (1, 2, 3)]
+    assert progress_of(trials, budget=4, wall_s=100).left_s == pytest.approx(100 * (47 - 2) / 3)
 
 
 def test_time_left_expects_other_trials_to_be_pruned_too():
@@ -102,7 +109,7 @@ def test_time_left_expects_other_trials_to_be_pruned_too():
 
 def test_a_trial_beyond_the_mean_is_expected_to_complete():
     trials = [make_trial(0, 0.5, state=PRUNED, chunks=4), make_trial(1, 0.9, state=RUNNING, chunks=6)]
-    assert progress_of(trials, budget=2, wall_s=100).left_s == pytest.approx(100 * 6 / 10)
+    assert progress_of(trials, budget=2, wall_s=100).left_s == pytest.approx(100 * 5.5 / 10.5)
 
 
 def test_no_time_is_left_of_a_spent_budget():
