@@ -400,7 +400,10 @@ class ViewedTrial:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointFile:
-    """A checkpoint, or an adapter's tensors, too large for a message: written and flushed. Whoever reads it checks it."""
+    """A checkpoint, or the tensors of an adapter, too large for a message: the file is written and flushed.
+
+    Whoever reads it checks it.
+    """
 
     path: Path
     sha256: str

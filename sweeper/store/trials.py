@@ -49,11 +49,26 @@ class TrialStore:
 
     Args:
         root: The sweep's folder; created by the first write.
+        sweep: The sweep whose final trainings are here; None if this is a sweep.
+
+    Attributes:
+        sweep: Paths of the sweep that the trials belong to, final trainings or not.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, sweep: SweepPaths | None = None) -> None:
         self.paths = SweepPaths(root)
         self.root = self.paths.root
+        self.sweep = sweep or self.paths
+
+    @property
+    def is_final(self) -> bool:
+        """Whether these are the final trainings of a sweep."""
+        return self.sweep is not self.paths
+
+    @property
+    def finals(self) -> TrialStore:
+        """What `sweeper train` has trained, in studies of its own."""
+        return TrialStore(self.paths.final, sweep=self.sweep)
 
     def adapter_dir(self, study: str, number: int) -> Path:
         """Return the folder of a complete trial's adapter, in PEFT's format."""
@@ -339,7 +354,7 @@ class TrialStore:
 
     @property
     def _repair(self) -> str:
-        return f"To repair it, run: sweeper reconcile {self.root.name}"
+        return f"To repair it, run: sweeper reconcile {self.sweep.root.name}"
 
     def _drop_checkpoints(self, record: TrialRecord) -> None:
         _drop(self.paths.trial(record.spec.study, record.spec.number).checkpoints(), self.useful_checkpoints(record))

@@ -1,8 +1,8 @@
 """A worker: owns one device, one base model in memory and one pack, and answers the controller's requests.
 
 It keeps nothing durable but large checkpoints and adapters, which it writes itself and the controller takes over
-(`checkpoints`); small ones are in the report of every chunk. Trials that fail are named in the report and the others continue; only a
-failure outside any trial is raised.
+(`checkpoints`); small ones are in the report of every chunk. Trials that fail are named in the report and the others
+continue; only a failure outside any trial is raised.
 """
 
 from __future__ import annotations
