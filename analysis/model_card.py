@@ -138,7 +138,8 @@ def _prompts(study: StudyRecord, dataset: DatasetSettings | None) -> list[str]:
             json.dumps(text, ensure_ascii=False) for text in (dataset.prompt_template, dataset.completion_template)
         )
         found.append(
-            f"Prompts were made from the columns of a row by {markdown_code(template)}, answers by {markdown_code(answer)} (as JSON strings)."
+            f"Prompts were made from the columns of a row by {markdown_code(template)}, answers by "
+            f"{markdown_code(answer)} (as JSON strings)."
         )
     found.append(f"{_CHAT_USES[_chat(study)]} Rows had at most {rows.max_length:,} tokens.")
     return ["## Prompts", "", *(f"- {line}" for line in found), ""]

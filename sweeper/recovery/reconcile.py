@@ -134,6 +134,7 @@ class _Reconciler:
         done = self._repair_records(audit)
         if done:
             audit = self.audit()  # only now that its record is readable can the trials of a study be checked
+        done += _difference_rows([each for each in audit.differences if each.what == audit.ledger_fault])
         self._repair_ledger()
         done += [(*row, repair.run()) for row, repair in self._plan_trials(audit)]
         left = self.audit()
@@ -242,10 +243,10 @@ class _Reconciler:
     def _plan_trials(self, audit: Audit) -> Iterator[tuple[_Difference, Repair]]:
         """Yield what is wrong with the trials in the store, and its repair, which is carried out before the next."""
         tracker = self._views().tracker
-        stores = (self._store, self._store.finals)
-        for store, folder in [(store, folder) for store in stores for folder in store.paths.studies()]:
+        for folder in [*self._store.paths.studies(), *self._store.finals.paths.studies()]:
             if not self._has_study(folder.name):
                 continue
+            store = self._owner(folder.name)
             study = store.read_study(folder.name)
             retraining = Retraining(
                 store=store, study=study, settings=self._settings, console=self._console, stamp=self._stamp

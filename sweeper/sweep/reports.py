@@ -13,7 +13,7 @@ from typing import Any
 
 from sweeper.config.compose import SweepConfig
 from sweeper.config.settings import SweepSettings
-from sweeper.disk.atomic import write_atomic
+from sweeper.disk.atomic import remove_unfinished, write_atomic
 from sweeper.errors import SweepLocked
 from sweeper.store.lock import hold
 from sweeper.store.trials import TrialStore
@@ -48,7 +48,9 @@ def write_model_cards(store: TrialStore, study: StudyRecord, settings: SweepSett
         if found["adapter"]:
             record = store.finals.read_study(found["study"])
             card = model_card(found, record, sweep=store.root.name, dataset=dataset)
-            write_atomic(store.finals.paths.trial(record.name, found["trial"]).model_card, card.encode())
+            path = store.finals.paths.trial(record.name, found["trial"]).model_card
+            remove_unfinished(path.parent)  # of a kill while a card was written
+            write_atomic(path, card.encode())
 
 
 def current_best(store: TrialStore, config: SweepConfig) -> Mapping[str, Any]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
+
 from sweeper.config.settings import LoraSettings
 from sweeper.errors import StoreError
 from sweeper.figures.hyperparameters import alpha
