@@ -5,7 +5,7 @@ The list ``final`` of a study in best.json, from which reports and model cards a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sweeper.analysis.findings import PREFIX, row_metrics
@@ -21,7 +21,7 @@ from sweeper.store.candidate_outcomes import read_candidate_outcomes
 from sweeper.store.trials import TrialStore
 from sweeper.types import StudyRecord, TrialRecord, TrialState
 
-__all__ = ["FINAL_COLUMNS", "final_row", "final_trainings", "score_text"]
+__all__ = ["FINAL_COLUMNS", "final_row", "final_trainings", "is_trained_on_all", "score_text"]
 
 FINAL_COLUMNS = ("configuration", "training rows", "seed", "state", "validation", "test", "adapter")
 """Titles of `final_row`."""
@@ -34,7 +34,7 @@ def final_trainings(store: TrialStore, study: StudyRecord) -> list[dict[str, Any
         store: The sweep.
         study: The study that was searched.
     """
-    finals = TrialStore(store.paths.final)
+    finals = store.finals
     found = []
     for folder in finals.paths.studies():
         try:
@@ -76,6 +76,13 @@ def final_row(training: Mapping[str, Any]) -> list[str]:
         else f"{_with_error(test['value'], test['standard_error'])} on {plural(test['num_rows'], 'row')}",
         training["adapter"] or "-",
     ]
+
+
+def is_trained_on_all(trainings: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether one of the final trainings has used every row that is available, and is complete."""
+    return any(
+        each["state"] == TrialState.COMPLETE and each["num_rows"] >= (each["num_available"] or 0) for each in trainings
+    )
 
 
 def _training(finals: TrialStore, record: StudyRecord, trial: TrialRecord) -> dict[str, Any]:

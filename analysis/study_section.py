@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweeper.analysis.choices import Choice, Choices, candidate_named, gain_text, scored_text, value_text
-from sweeper.analysis.final import final_row
+from sweeper.analysis.final import final_row, is_trained_on_all
 from sweeper.analysis.plot_parts import interval_text, metric_title
 from sweeper.analysis.study_plots import PlotGroup, StudyPlots, quality_text
 from sweeper.analysis.texts import adapter_text, bound_advice, duration, train_command
@@ -52,6 +52,8 @@ class StudySection:
     """Which adapter is recommended; empty without one."""
     finals: Sequence[Sequence[str]]
     """Every final training, as rows of a table under `FINAL_COLUMNS`."""
+    is_trained_on_all: bool
+    """Whether a final training on all rows is complete."""
     train_command: str
     """Trains the recommended configuration on all rows."""
     comparisons: Sequence[Sequence[str]]
@@ -125,6 +127,7 @@ class _Section:
             groups=self._plots().groups(),
             adapter=adapter_text(study),
             finals=[final_row(training) for training in study["final"]],
+            is_trained_on_all=is_trained_on_all(study["final"]),
             train_command=train_command(self._store.root.name, study["name"], outputs=self._outputs),
             comparisons=self._choices.comparisons(),
             folklore=study.get("folklore") or [],

@@ -117,7 +117,7 @@ POLICIES: Mapping[FailureKind, Policy] = {
         remedy="Read the traceback in the trial's trial.json or in sweep.log, fix the code, then search again.",
     ),
     FailureKind.CHECKPOINT: Policy(
-        title="the checkpoint to resume from is damaged",
+        title="a checkpoint to resume from, or an adapter that a worker wrote, is damaged or missing",
         action=Action.REWIND,
         remedy="Nothing to do; if it happens again, check the disk.",
     ),

@@ -33,6 +33,7 @@ from sweeper.execute.base import (
 )
 from sweeper.store.outcomes import RowOutcomes
 from sweeper.types import (
+    AdapterFiles,
     Admission,
     Checkpoint,
     CheckpointFile,
@@ -95,7 +96,7 @@ class FakeWorker:
         before: Called with the trial numbers in the pack before each chunk; may raise what a worker may raise.
         fails: Returns why a trial fails at its next chunk, or None.
         device_s: Seconds that a chunk of a trial costs.
-        writes_files: Whether it writes checkpoints itself, as a worker does with large ones.
+        writes_files: Whether it writes checkpoints and adapters itself, as a worker does with large ones.
         saves_rungs_only: Whether it saves trials only at rungs and on request, as with large checkpoints.
     """
 
@@ -187,25 +188,27 @@ class FakeWorker:
                 value = report.measurements[number].metrics["validation/accuracy"]
                 report.outcomes[number] = outcomes_of(value).to_bytes()
             if chunks + 1 == self._num_chunks:
-                weights = weights_of(number, self._num_chunks)
-                report.adapters[number] = {"adapter_config.json": b"{}", "adapter_model.safetensors": weights}
+                report.adapters[number] = self._adapter(number, chunks + 1)
                 del self._lanes[number]
             else:
                 if report.measurements[number].is_rung or not self._saves_rungs_only:
                     report.checkpoints[number] = self._checkpoint(number, chunks + 1)
                 if report.measurements[number].is_rung:
-                    report.rung_adapters[number] = {
-                        "adapter_config.json": b"{}",
-                        "adapter_model.safetensors": weights_of(number, chunks + 1),
-                    }
+                    report.rung_adapters[number] = self._adapter(number, chunks + 1)
         return report
 
     def _measured(self, spec: TrialSpec, chunk: int) -> Measurement:
         scores = {"validation/accuracy": accuracy(spec.params, chunk)} if chunk in self._rungs else {}
         return Measurement(chunk=chunk, rows=10 * chunk, metrics={"train/loss": 1 / chunk, **scores})
 
+    def _adapter(self, number: int, chunk: int) -> AdapterFiles:
+        weights = self._sent(number, weights_of(number, chunk))
+        return {"adapter_config.json": b"{}", "adapter_model.safetensors": weights}
+
     def _checkpoint(self, number: int, chunk: int) -> Checkpoint:
-        content = save({}, metadata={"done": json.dumps([number, chunk])})
+        return self._sent(number, save({}, metadata={"done": json.dumps([number, chunk])}))
+
+    def _sent(self, number: int, content: bytes) -> Checkpoint:
         if not self._writes_files:
             return content
         try:

@@ -10,7 +10,6 @@ type and attention kernel, `quantization` the bits of the weights.
 from __future__ import annotations
 
 import ctypes
-import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -24,7 +23,7 @@ from sweeper.errors import ModelError, first_line
 from sweeper.models.device_choice import PADDED_SDPA, SHORT
 from sweeper.models.linear import is_linear, layers_in_blocks
 from sweeper.models.quantised_linear import hold_quantised
-from sweeper.models.quantization import NONE
+from sweeper.models.quantization import NONE, import_bitsandbytes
 
 __all__ = ["KINDS", "load_model", "model_config", "quiet"]
 
@@ -77,6 +76,7 @@ def load_model(
             auto = getattr(transformers, KINDS[kind])
             blocks: Sequence[str] = ()
             if quantization != NONE:
+                import_bitsandbytes()  # before transformers does
                 with torch.device("meta"):
                     plain = auto.from_config(config, trust_remote_code=trust_remote_code)
                 blocks = layers_in_blocks(plain)
@@ -99,8 +99,6 @@ def _quantising(plain: nn.Module, blocks: Sequence[str], quantization: str, dtyp
     import transformers
 
     make_config: Any = transformers.BitsAndBytesConfig  # has no type stubs
-    # It warns at its first import that a kernel for single rows is missing, which training has no use for.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if getattr(plain.config, "quantization_config", None):
         return {}
     linear = [name for name, module in plain.named_modules() if is_linear(module)]

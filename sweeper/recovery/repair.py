@@ -56,7 +56,7 @@ class TrialRepair:
     """Plans the repairs of one study's trials.
 
     Attributes:
-        store: The sweep.
+        store: The sweep, or its final trainings.
         study: Name of the study.
         template: Makes the specs of its trials.
         searched: Trials in Optuna, by number.
@@ -106,7 +106,8 @@ class TrialRepair:
         folder = self.store.paths.trial(self.study, number).folder
         known = self.searched.get(number)
         if known is None or not known.params:
-            what = f"moved to damaged/{self.stamp}; its configuration is lost, so a new trial will replace it"
+            then = "`sweeper train` trains it again" if self.store.is_final else "a new trial will replace it"
+            what = f"moved to damaged/{self.stamp}; its configuration is lost, so {then}"
             return Repair(what, lambda: self._set_aside_with_confirmation(folder))
         spec = self.template.spec(number, known.params, known.origin)
 
@@ -185,7 +186,8 @@ class TrialRepair:
         return Repair("the trial keeps its scores, but not the outcomes of these rows", forget)
 
     def _plan_test_outcomes(self, path: Path) -> Repair:
-        what = "the next session scores the adapter on the test rows again"
+        when = "the next `sweeper train` of it" if self.store.is_final else "the next session"
+        what = f"{when} scores the adapter on the test rows again"
         return Repair(what, lambda: self._set_aside_with_confirmation(path))
 
     def _copy_of(self, number: int) -> TrialRecord | None:

@@ -25,7 +25,8 @@ def _faults(study: StudyRecord, trial: TrialRecord, template: TrialTemplate) -> 
     spec = template.spec(trial.spec.number, trial.spec.params, trial.spec.origin)
     if spec.by_key() != trial.spec.by_key():
         yield "has other hyperparameters"
-    if trial.spec.phase is not Phase.CONFIRMATION and spec.seed != trial.spec.seed:
+    # The user may choose the seed of a final training.
+    if trial.spec.phase not in (Phase.CONFIRMATION, Phase.FINAL) and spec.seed != trial.spec.seed:
         yield f"has seed {trial.spec.seed}, not {spec.seed}"
     is_short = trial.state is TrialState.COMPLETE and trial.chunks_done < study.num_chunks
     if is_short or trial.chunks_done > study.num_chunks:

@@ -25,7 +25,6 @@ from sweeper.control.lane_limits import LaneLimits
 from sweeper.control.shutdown import shutdown_on_signals
 from sweeper.control.study_run import StudyRun
 from sweeper.control.watchdog import Watchdog
-from sweeper.disk.atomic import write_atomic
 from sweeper.disk.space import check_space
 from sweeper.display.console import print_line
 from sweeper.display.downloads import fetch_progress
@@ -42,11 +41,11 @@ from sweeper.store.ledger import Ledger
 from sweeper.store.lock import hold
 from sweeper.store.trials import TrialStore
 from sweeper.sweep.factory import open_executor, open_study_run, open_tracker
-from sweeper.sweep.final_plan import plan_final
+from sweeper.sweep.final_plan import keeping_all_adapters, plan_final
 from sweeper.sweep.log_file import log_to
 from sweeper.sweep.plan import StudyPlan, check_content, plan_model
-from sweeper.sweep.reports import write_report
-from sweeper.sweep.stored_settings import stored_settings, with_sections
+from sweeper.sweep.reports import write_model_cards, write_report
+from sweeper.sweep.stored_settings import check_sections, stored_settings, with_sections
 from sweeper.track import Tracker
 from sweeper.types import Phase, StudyRecord, TrialRecord, TrialSpec, TrialState
 
@@ -110,17 +109,13 @@ def train_final(
         SweeperError: There is no such study or trial, its rows have changed, or the training failed.
     """
     rows = _checked_rows(options.rows)
+    check_sections(overrides, allowed=_SECTIONS, command="train")
     sweep, _, study_name = target.strip("/").partition("/")
     store = find_sweep(sweep, outputs)
-    settings = with_sections(
-        stored_settings(store), overrides, allowed=_SECTIONS, command="train", config_dir=config_dir
-    )
-    # One trial needs one worker, and every final training keeps its adapter.
-    settings = dataclasses.replace(
-        settings,
-        executor=dataclasses.replace(settings.executor, workers=1),
-        store=dataclasses.replace(settings.store, keep_adapters=0),
-    )
+    settings = with_sections(stored_settings(store), overrides, config_dir=config_dir)
+    # One trial needs one worker.
+    settings = dataclasses.replace(settings, executor=dataclasses.replace(settings.executor, workers=1))
+    settings = keeping_all_adapters(settings)
     study = _find_study(store, study_name)
     if warning := check_space(store.root, settings.executor.min_free_mb):
         print_line(console, f"! {warning}")
@@ -138,7 +133,7 @@ class _Training:
     ) -> None:
         self._store, self._study, self._settings = store, study, settings
         self._console, self._clock = console, clock
-        self._finals = TrialStore(store.paths.final)
+        self._finals = store.finals
         self._config = SweepConfig(settings, parse_space(study.space))
 
     def run(self, choice: _Choice, options: FinalOptions) -> int:
@@ -234,7 +229,7 @@ class _Training:
                 timeout_s = _CLOSE_STOPPED_S if shutdown else _CLOSE_S
             finally:
                 self._close(tracker, timeout_s)
-        self._write_cards(record)
+        write_model_cards(self._store, self._study, self._settings)
         card = self._finals.paths.trial(record.name, number).model_card
         if card.exists() and not shutdown:
             tracker.keep_report([record], [card], _CLOSE_S)
@@ -245,16 +240,6 @@ class _Training:
         if missed:
             why = f" ({tracker.problem})" if tracker.problem else ""
             print_line(self._console, f"! MLflow is not up to date{why}; the same command sends what is missing.")
-
-    def _write_cards(self, record: StudyRecord) -> None:
-        """Write the model card into every adapter of the study; scores on test rows may have been added since."""
-        from sweeper.analysis.final import final_trainings
-        from sweeper.analysis.model_card import model_card
-
-        for found in final_trainings(self._store, self._study):
-            if found["study"] == record.name and found["adapter"]:
-                path = self._finals.paths.trial(record.name, found["trial"]).model_card
-                write_atomic(path, model_card(found, record, sweep=self._store.root.name).encode())
 
     def _end(self, record: StudyRecord, number: int, signal_name: str) -> int:
         """Write the report, print the result, and return the exit code."""

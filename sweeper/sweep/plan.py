@@ -21,6 +21,7 @@ from sweeper.control.lane_limits import choose_limits
 from sweeper.errors import ConfigError, DataError, SweepMismatch, did_you_mean
 from sweeper.execute.base import OpenStudy
 from sweeper.fetch.progress import Progress
+from sweeper.figures.final import train_splits
 from sweeper.figures.recipes import FIRST_REFERENCE_NUMBER, default_recipe
 from sweeper.figures.rungs import rows_to_score
 from sweeper.figures.text import plural
@@ -330,6 +331,7 @@ def _opening(record: StudyRecord, config: SweepConfig, rows: RowsRef, model: Mod
         lanes=choose_limits(settings, "cpu").lanes,  # on a GPU, the worker knows a better number or the settings fix it
         typical=template.spec(0, typical, "typical"),
         largest=template.spec(0, {**typical, **most_memory(config)}, "largest"),
+        train_splits=train_splits(record),
     )
 
 

@@ -1,8 +1,8 @@
 """A worker: owns one device, one base model in memory and one pack, and answers the controller's requests.
 
-It keeps nothing durable but large checkpoints, which it writes itself and the controller takes over (`checkpoints`);
-small ones are in the report of every chunk. Trials that fail are named in the report and the others continue; only a
-failure outside any trial is raised.
+It keeps nothing durable but large checkpoints and adapters, which it writes itself and the controller takes over
+(`checkpoints`); small ones are in the report of every chunk. Trials that fail are named in the report and the others
+continue; only a failure outside any trial is raised.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import gc
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import psutil
@@ -64,6 +65,7 @@ from sweeper.train.pack_load import is_reordered, pack_load
 from sweeper.train.probe import fit_probe
 from sweeper.train.resident import peak_resident_bytes
 from sweeper.types import (
+    AdapterFiles,
     Admission,
     ChunkReport,
     ChunkRequest,
@@ -510,7 +512,6 @@ class TrainingWorker:
         costs = {n: Cost(device_s=share) for n in failures}
         costs |= {n: Cost(rows=o.num_rows, tokens=o.num_tokens, device_s=share) for n, o in outcomes.items()}
         measurements, checkpoints, adapters, rung_adapters = {}, {}, {}, {}
-        base = self._setup.model.id or str(self._setup.model_dir)
         self._checkpoints.keep(self._lanes)
         for number, lane in list(self._lanes.items()):
             scored = _validation(scores[number].metrics) if number in scores else {}
@@ -521,14 +522,14 @@ class TrainingWorker:
                 scored_rows=scores[number].num_rows if number in scores else 0,
             )
             if lane.chunks_done == study.train.plan.num_chunks:
-                adapters[number] = lane.adapter_files(base, study.adapter_config)
+                adapters[number] = self._adapter(study, lane)
                 del self._lanes[number]
             else:
                 if self._checkpoints.is_due(number, state := lane.state(), is_scored=number in scores):
                     checkpoints[number] = self._checkpoints.save(number, state)
                 # Only a rung that scored all rows can be the best one.
                 if number in scores and scores[number].num_rows == study.validation.num_rows:
-                    rung_adapters[number] = lane.adapter_files(base, study.adapter_config)
+                    rung_adapters[number] = self._adapter(study, lane)
         return ChunkReport(
             measurements=measurements,
             costs=costs,
@@ -541,6 +542,11 @@ class TrainingWorker:
             peak_bytes=self._peak_bytes(),
             elapsed_s=elapsed_s,
         )
+
+    def _adapter(self, study: _Study, lane: Lane) -> AdapterFiles:
+        base = self._setup.model.id or str(self._setup.model_dir)
+        save = partial(self._checkpoints.save_adapter, lane.spec.number)
+        return lane.adapter_files(base, study.adapter_config, save)
 
     def _skipped(self, outcome: ChunkOutcome) -> dict[str, float]:
         """Return the metric that only float16 has."""

@@ -197,6 +197,34 @@ def test_loading_prints_nothing(folders, bits, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+_FIRST_IMPORT = """
+import logging, sys
+sys.path.insert(0, sys.argv[1])
+from sweeper.models.quantization import import_bitsandbytes
+import_bitsandbytes()
+log = logging.getLogger("bitsandbytes.backends.cpu.ops")
+log.warning("something else")
+assert "kernels" not in sys.modules
+import kernels, bitsandbytes
+assert kernels.is_here
+log.warning("Failed to load CPU gemm_4bit_forward from kernels-community: for another reason")
+"""
+
+
+def test_the_first_import_fetches_no_kernel_and_hides_only_the_message_that_it_is_missing(tmp_path):
+    need_bitsandbytes()
+    fetches = "is_here = True\ndef get_kernel(*args, **options): raise SystemExit('a kernel is fetched')\n"
+    (tmp_path / "kernels.py").write_text(fetches)
+    found = subprocess.run(
+        [sys.executable, "-c", _FIRST_IMPORT, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    assert found.stderr.splitlines() == [
+        "something else",
+        "Failed to load CPU gemm_4bit_forward from kernels-community: for another reason",
+    ]
+
+
 @pytest.mark.parametrize(("stored", "wanted"), [("nf4", "int8"), ("int8", "nf4")])
 def test_other_bits_than_those_of_the_files_are_refused(tmp_path, stored, wanted):
     _config(tmp_path, {"quant_method": "bitsandbytes", f"load_in_{'4' if stored == 'nf4' else '8'}bit": True})

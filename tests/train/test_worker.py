@@ -27,7 +27,7 @@ from sweeper.train import make_worker
 from sweeper.train.lane import Lane
 from sweeper.train.lane_choice import LaneChoice
 from sweeper.train.worker import _training_examples
-from sweeper.types import Admission, ChunkRequest, FailureKind, Phase
+from sweeper.types import Admission, CheckpointFile, ChunkRequest, FailureKind, Phase
 from tests.builders import make_opening
 from tests.data.test_rows import flip
 from tests.train.tiny import SIZES, no_peft_deprecation, spec
@@ -219,6 +219,33 @@ def test_large_checkpoints_are_sent_at_rungs_and_on_request(disk, worker, tmp_pa
         ChunkRequest(admit=(Admission(spec=trial(1), chunks_done=3, checkpoint=saved.checkpoints[1]),))
     )
     assert again.measurements == last
+
+
+def test_large_adapters_are_files_that_it_scores_too(disk, worker, tmp_path):
+    expected = [worker.answer(admit(trial(1))), *(worker.answer(ChunkRequest()) for _ in range(3))]
+    writing = make_worker(replace(setup(disk), checkpoints=CheckpointPolicy(file_bytes=0)), 0)
+    writing.start()
+    writing.answer(study(disk, incoming=tmp_path / "incoming"))
+    reports = [writing.answer(admit(trial(1))), *(writing.answer(ChunkRequest()) for _ in range(3))]
+    for name in ("adapters", "rung_adapters"):
+        found = [getattr(report, name) for report in reports]
+        assert [each.keys() for each in found] == [getattr(report, name).keys() for report in expected]
+        for files, same in ((now[1], getattr(then, name)[1]) for now, then in zip(found, expected, strict=True) if now):
+            assert isinstance(sent := files["adapter_model.safetensors"], CheckpointFile)
+            assert sent.path.parent == tmp_path / "incoming"
+            assert sent.path.read_bytes() == same["adapter_model.safetensors"]
+            assert files["adapter_config.json"] == same["adapter_config.json"]
+    files = reports[-1].adapters[1]
+    assert set(reports[-1].sent) == {*files.values()}
+
+    def scored():
+        return writing.answer(ScoreAdapters(split="validation", adapters={1: (trial(1), files)}))
+
+    assert scored().outcomes == reports[-1].outcomes
+    with files["adapter_model.safetensors"].path.open("r+b") as file:
+        file.seek(-4, 2)
+        file.write(b"\0" * 4)  # still a file that could be read
+    assert scored().failures[1].kind is FailureKind.CHECKPOINT
 
 
 def test_a_trial_of_a_confirmation_is_scored_at_its_end_only(worker):
