@@ -10,11 +10,13 @@ BIN := $(VENV)/bin
 # Every file is checked against the SHA-256 in locks/ (locks/write.py), except PyTorch's CPU build, of which only the version
 # is pinned: it comes from PyTorch's own index. antlr4 is published as source only. Building anything else from source would
 # mean that a wheel is missing; this way, pip reports that at once. Compiling 20,000 modules that are never imported would
-# take longer than the download, so only the imported ones are compiled at the end, even where Python is told not to write
-# compiled files (as in many containers): otherwise every process of every sweep would compile them again, which takes six seconds.
+# take longer than the download, so only the imported ones are compiled at the end.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --only-binary :all:
 LOCKED := $(PIP) --no-binary antlr4-python3-runtime --no-build-isolation --use-pep517 --no-deps --require-hashes --requirement
-COMPILE := PYTHONDONTWRITEBYTECODE= $(BIN)/python -P -c 'import sweeper.sweep.run, sweeper.train.worker, sweeper.track.mlflow, sweeper.analysis.report'
+COMPILE := $(BIN)/python -P -c 'from sweeper.track.mlflow import set_environment; set_environment(); import mlflow.tracking, sweeper.sweep.run, sweeper.train.worker, sweeper.analysis.report'
+# Empty: compiled modules are kept even where Python is told not to write them, as in many containers. Otherwise every process
+# of every sweep and of every test would compile what it imports again, which takes several seconds.
+export PYTHONDONTWRITEBYTECODE :=
 # The package to install: this checkout. tests/installed_wheel.py sets a wheel instead.
 PACKAGE ?= --editable .
 # Four processes are enough: each loads PyTorch, and the run is never shorter than its longest test.

@@ -22,7 +22,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -129,17 +129,23 @@ def simulate(seed: int, folder: Path) -> Outcome:
     return sweep.outcome
 
 
-def run(seeds: Iterable[int]) -> list[str]:
+def run(seeds: Iterable[int], *, until: Collection[str] = ()) -> list[str]:
     """Simulate a sweep for each seed, in this process; return the complaints.
 
     Args:
         seeds: The seeds.
+        until: Names of complaints; after the first of them, no further seed is simulated.
     """
     logging.disable(logging.CRITICAL)
+    complaints: list[str] = []
     try:
-        return [complaint for seed in seeds for complaint in _one(seed).complaints]
+        for seed in seeds:
+            complaints += _one(seed).complaints
+            if any(each.split(":")[0] in until for each in complaints):
+                break
     finally:
         logging.disable(logging.NOTSET)
+    return complaints
 
 
 class _Bench(Bench):

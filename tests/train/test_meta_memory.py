@@ -5,6 +5,7 @@ One more layer costs the same as the one before it, so two small models give the
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,7 @@ def peak_of(layers, *, lanes, rank, rows, is_checkpointed, dropout=0.1):
     return train_on_meta(pack, meta_lanes(pack, [rank] * lanes, **{"lora.dropout": dropout}), data).peak_bytes
 
 
+@cache
 def peak_of_8b(**pack):
     """Return the peak of all tensors that a chunk makes, and its growth by a layer."""
     two, three = peak_of(2, **pack), peak_of(3, **pack)
