@@ -43,8 +43,9 @@ _KILLED = "killed"
 _SIGKILL = -9
 _CLEAN = (4, 5)
 """Exit codes of a session that a failing disk or database ends."""
-_VIEWS = ("sweep.log", "sessions", "summary.md", "health.json", "holder.json", "mlflow.db", "mlartifacts/")
-"""What may fail to be written while the session goes on."""
+_VIEWS = ("sweep.log", "sessions", "summary.md", "health.json", "holder.json", "mlflow.db", "mlartifacts/", "/incoming")
+"""What may fail to be written while the session goes on. A worker that cannot write a checkpoint sends its bytes, and
+what is left of it only takes space."""
 _SHOWN = 100
 """Complaints that are printed; all are in the results."""
 _ATTEMPTS = 3

@@ -152,9 +152,9 @@ class TrialRepair:
     def _plan_checkpoint(self, number: int, path: Path) -> Repair:
         """Return the repair of a checkpoint, which only unfinished trials have."""
         record, paths = self.store.read_trial(self.study, number), self.store.paths.trial(self.study, number)
-        digests = {record.chunks_done: "", **record.checkpoints}
-        others = {chunk: paths.checkpoint(chunk) for chunk in digests if paths.checkpoint(chunk) != path}
-        chunks_done = max((chunk for chunk, other in others.items() if has_checksum(other, digests[chunk])), default=0)
+        others = {paths.checkpoint(chunk): (chunk, digest) for chunk, digest in record.checkpoints.items()}
+        intact = [chunk for other, (chunk, digest) in others.items() if other != path and has_checksum(other, digest)]
+        chunks_done = max(intact, default=0)
 
         def rewind() -> None:
             self._set_aside(path)

@@ -147,8 +147,8 @@ class TrialStore:
 
         Args:
             record: The trial.
-            checkpoint: Safetensors to continue from, or a file in ``incoming`` that has them, which is moved. None
-                deletes the checkpoints of a finished trial and keeps those of a running one.
+            checkpoint: Safetensors to continue from, or a file in ``incoming`` that has them, which is moved; None if
+                there is no new one.
         """
         paths = self.paths.trial(record.spec.study, record.spec.number)
         if isinstance(checkpoint, CheckpointFile):
@@ -166,8 +166,7 @@ class TrialStore:
             make_folder(paths.folder)
             sync_folder(paths.folder)  # the names of checkpoint, row outcomes and adapter, in one flush
         write_atomic(paths.record, to_bytes(record))
-        if checkpoint is not None or record.state.is_finished:
-            self._drop_checkpoints(record)
+        self._drop_checkpoints(record)
         self._drop_outcomes(record)
 
     def read_trial(self, study: str, number: int) -> TrialRecord:
@@ -316,7 +315,7 @@ class TrialStore:
 
     def useful_checkpoints(self, record: TrialRecord) -> set[Path]:
         """Return the paths of the checkpoints that a trial may continue from, whether they exist or not."""
-        chunks = () if record.state.is_finished else {*record.checkpoints, record.chunks_done}
+        chunks = () if record.state.is_finished else record.checkpoints
         paths = self.paths.trial(record.spec.study, record.spec.number)
         return {paths.checkpoint(chunk) for chunk in chunks}
 
