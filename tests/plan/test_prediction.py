@@ -218,9 +218,26 @@ def test_checkpointing_saves_one_tensor_a_block():
     assert thin.activations > tokens * sizes.num_layers * sizes.width * 2
 
 
-def rate(model_dir, *, lanes, device="a GPU of 80 GB", tokens_per_s=1000.0, share=0.5, seconds=100.0, task="causal_lm"):
+def rate(
+    model_dir,
+    *,
+    lanes,
+    device="a GPU of 80 GB",
+    tokens_per_s=1000.0,
+    share=0.5,
+    seconds=100.0,
+    task="causal_lm",
+    datasets="trec",
+):
     key = RateKey(
-        model=config_digest(model_dir), task=task, device=device, dtype="auto", lanes=lanes, workers=1, threads=1
+        model=config_digest(model_dir),
+        task=task,
+        device=device,
+        dtype="auto",
+        datasets=datasets,
+        lanes=lanes,
+        workers=1,
+        threads=1,
     )
     return Rate(
         key=key,
@@ -297,6 +314,28 @@ def test_of_several_rates_the_one_with_the_nearest_lanes_is_taken(tmp_path):
     assert differs == "lanes=2"
     assert find_rate(tmp_path, dataclasses.replace(key, device="another")) is None
     assert find_rate(tmp_path, dataclasses.replace(key, dtype="float32")) is None
+
+
+def test_a_rate_of_the_same_rows_is_nearer_than_one_of_the_same_lanes(tmp_path):
+    folder = FOLDER / "llama3_8b"
+    rates = [rate(folder, lanes=8, datasets="chats"), rate(folder, lanes=2, tokens_per_s=700)]
+    record_rates(tmp_path, rates)
+    found, differs = find_rate(tmp_path, dataclasses.replace(rates[1].key, lanes=8))
+    assert (found.key.datasets, differs) == ("trec", "lanes=2")
+    found, differs = find_rate(tmp_path, dataclasses.replace(rates[1].key, datasets="mine", lanes=8))
+    assert (found.key.lanes, differs) == (8, "datasets=chats")
+
+
+def test_a_rate_of_an_earlier_version_is_read(tmp_path):
+    known = rate(FOLDER / "llama3_8b", lanes=2)
+    record_rates(tmp_path, [known])
+    (content,) = json.loads((tmp_path / "rates.json").read_text())
+    for name in ("checkpointing", "attention", "base_dropout", "target_modules", "datasets"):
+        del content["key"][name]
+    (tmp_path / "rates.json").write_text(json.dumps([content]))
+    found, differs = find_rate(tmp_path, known.key)
+    assert found.tokens_per_s == pytest.approx(1000)
+    assert differs == "datasets=unknown"
 
 
 def test_a_newer_rate_replaces_an_older_one_and_a_short_session_none(tmp_path):
