@@ -218,9 +218,7 @@ def activation_bytes_per_token(
     block = _block_bytes(shapes, size, length=length, attention=attention, rank=rank, copies=copies, is_fused=is_fused)
     # For the base model's own dropout, a CPU keeps masks, too. What is dropped is added to the residual stream at once.
     block += size * shapes.block.dropped if has_base_dropout and device == "cpu" else 0
-    # The last normalisation and, in decoders that classify, the head, which reads every token in float32.
-    after = (_FLOAT32 if shapes.block.has_rms_norm else size) * shapes.width if not shapes.reads_first_token else 0
-    after += _FLOAT32 * shapes.width if shapes.head_reads_tokens and size < _FLOAT32 else 0
+    after = _bytes_after_blocks(shapes, size)
     if checkpointing:
         # A last block that reads the first token only is small, and its input is free when the others run again.
         return (shapes.num_layers - shapes.reads_first_token) * size * shapes.width + block + after
@@ -231,6 +229,12 @@ def activation_bytes_per_token(
     # The first block's input needs no gradient, so its first normalisation saves nothing.
     first = (_FLOAT32 if shapes.block.has_rms_norm else size) * shapes.width if shapes.has_pre_norm else 0
     return shapes.num_layers * block - first + after
+
+
+def _bytes_after_blocks(shapes: ModelShapes, size: int) -> int:
+    """Return what is saved per token by the last normalisation and by a head that reads every token in float32."""
+    after = (_FLOAT32 if shapes.block.has_rms_norm else size) * shapes.width if not shapes.reads_first_token else 0
+    return after + (_FLOAT32 * shapes.width if shapes.head_reads_tokens and size < _FLOAT32 else 0)
 
 
 def _block_bytes(
@@ -336,10 +340,12 @@ def _pass_bytes(shapes: ModelShapes, load: PackLoad) -> tuple[int, int]:
             checkpointing=load.checkpointing,
             is_fused=load.device != "cpu" and shapes.model_type in FUSED_MODELS,
         )
-        # Gradients of what the MLP's activation function saved, while the rest of the block is still there.
-        backward = size * (3 * block.inner if block.activation >= 3 * block.inner else block.inner + shapes.width)
+        # The gradients of the residual stream and, in the MLP of the last block, of what its activation function saved,
+        # beyond what is free by then: the input of the layer that follows, and what came after the blocks.
+        times = 2 if block.activation >= 3 * block.inner or load.has_dropout else 1
+        backward = size * (shapes.width + times * block.inner) - _bytes_after_blocks(shapes, size)
         loss = _logit_bytes(shapes, min(tokens, POSITIONS_OF_LOGITS)) + size * 2 * shapes.width * tokens
-        temporary = max(backward * tokens, loss if shapes.has_token_loss else 0)
+        temporary = max(backward * tokens, loss if shapes.has_token_loss else 0, 0)
         found.append((round(per_token * tokens), round(temporary)))
     return max(found, key=sum, default=(0, 0))
 
