@@ -124,7 +124,8 @@ class EightBitWeight:
         # A CPU multiplies types that differ in float32 copies of both: eight bytes a weight. For a few rows, they stay
         # in its cache, which is also four times as fast. A GPU converts values in the kernel.
         rows = _ROWS_AT_ONCE if weight.device.type == "cpu" else len(weight)
-        for values, scales, into in zip(*(each.split(rows) for each in (self.values, self.scales, weight)), strict=True):
+        parts = (each.split(rows) for each in (self.values, self.scales, weight))
+        for values, scales, into in zip(*parts, strict=True):
             torch.mul(values, scales, out=into)
         return weight
 

@@ -1,7 +1,7 @@
 """How fast models trained on this machine: recorded in the cache after each session, read by `sweeper plan` and `run`.
 
-A rate belongs to all that changes it: a model (the content of its config.json), a device, the settings of the base
-model, the datasets and the number of lanes. The newest measurement replaces earlier ones, since code and machine change.
+A rate belongs to all that changes it: a model (the content of its config.json) and its settings, a device, the datasets
+and the number of lanes. The newest measurement replaces earlier ones, since code and machine change.
 """
 
 from __future__ import annotations

@@ -49,9 +49,7 @@ def _trained_shares(study: StudyRecord, trials: list[TrialRecord]) -> list[float
     return [trial.chunks_done / study.num_chunks for trial in searched]
 
 
-def rate_key(
-    settings: SweepSettings, model_dir: Path, *, kind: str, device: str, lanes: int, workers: int
-) -> RateKey:
+def rate_key(settings: SweepSettings, model_dir: Path, *, kind: str, device: str, lanes: int, workers: int) -> RateKey:
     """Return what a sweep measures its rate with.
 
     Args:
@@ -64,7 +62,9 @@ def rate_key(
     """
     model = settings.model
     # What auto chooses follows from model and device, which are part of the key. Only a CPU says never for all models.
-    checkpointing = "never" if model.gradient_checkpointing == "auto" and kind == "cpu" else model.gradient_checkpointing
+    checkpointing = model.gradient_checkpointing
+    if checkpointing == "auto" and kind == "cpu":
+        checkpointing = "never"
     return RateKey(
         model=config_digest(model_dir),
         task=settings.task.name,

@@ -125,7 +125,7 @@ def test_a_rank_that_cannot_fit_is_refused_with_the_largest_that_does(forecast):
         ConfigError, match=r"^lora\.r=.*rank 1024 needs .* GB.*Set 'lora\.r=tag\(log2,interval\(2,"
     ) as error:
         forecast(*LLAMA, "lora.r=tag(log2,interval(2,1024))", "plan.gpu_gb=40", "model.max_length=128")
-    remedy = error.value.remedy.removeprefix("Set '").removesuffix("'.")
+    remedy = error.value.remedy.removeprefix("Set '").partition("'")[0]
     forecast(*LLAMA, remedy, "plan.gpu_gb=40", "model.max_length=128")  # the remedy is accepted
 
 
@@ -153,9 +153,21 @@ def test_rows_that_cannot_fit_are_refused_with_the_longest_that_do(forecast):
     uses = [*LLAMA, "lora.r=8", "plan.gpu_gb=24", "model.gradient_checkpointing=never"]
     with pytest.raises(ConfigError, match=r"^model\.max_length=8192: .*Set model\.max_length=\d+") as error:
         forecast(*uses, "model.max_length=8192")
-    length = int(error.value.remedy.removeprefix("Set model.max_length=").removesuffix("."))
+    length = int(error.value.remedy.removeprefix("Set model.max_length=").partition(",")[0])
     assert 128 < length < 8192
     forecast(*uses, f"model.max_length={length}")
+    assert ", or model.gradient_checkpointing=always" in error.value.remedy
+    forecast(*uses, "model.max_length=8192", "model.gradient_checkpointing=always")
+    assert "model.quantization=int8" not in error.value.remedy  # with which it would not fit either
+    assert "Note that the dataset has not been fetched: rows are taken to be 8,192 tokens" in error.value.remedy
+
+
+def test_a_quantisation_with_which_a_rank_would_fit_is_named(forecast):
+    with pytest.raises(ConfigError, match=r"^lora\.r=256: one trial of rank 256") as error:
+        forecast(*LLAMA, "lora.r=256", "plan.gpu_gb=32", "model.max_length=128")
+    assert error.value.remedy.startswith("Set 'lora.r=")
+    assert ", or model.quantization=int8, or model.quantization=nf4." in error.value.remedy
+    forecast(*LLAMA, "lora.r=256", "plan.gpu_gb=32", "model.max_length=128", "model.quantization=int8")
 
 
 def test_rows_that_are_not_at_hand_are_assumed_and_the_plan_says_so(forecast):
