@@ -44,9 +44,10 @@ from sweeper.plan.prediction import (
 from sweeper.plan.tables import as_jsonable, show
 from sweeper.store.paths import OutputsPaths
 from sweeper.store.provenance import device_name
-from sweeper.store.rates import RateKey, config_digest, find_rate
+from sweeper.store.rates import find_rate
 from sweeper.store.trials import TrialStore
 from sweeper.sweep.identity import sweep_name
+from sweeper.sweep.measured_rates import rate_key
 from sweeper.sweep.model_kind import settled_by_model, settled_by_record, settled_text
 from sweeper.sweep.plan import check_task, most_memory, reference_recipes
 from sweeper.train.batches import EvaluationBatches, TrainingRows
@@ -215,6 +216,7 @@ def _study(config: SweepConfig, rows: StudyRows, shapes: ModelShapes, device: De
         ranks=ranks[-1:],
         tokens_per_pass=device.tokens_per_pass,
         has_dropout=most_memory(config).get(_DROPOUT, settings.lora.dropout) > 0,
+        has_base_dropout=settings.model.dropout > 0,
         checkpointing=checkpointing,
         device=where,
         is_reordered=device.quantization == NONE and is_reordered(shapes, device.dtype, where),
@@ -247,15 +249,8 @@ def _time(
     settings = config.settings
     if not all(study.trial_tokens for study in studies):
         return None
-    key = RateKey(
-        model=config_digest(model_dir),
-        task=settings.task.name,
-        device=device.name,
-        dtype=settings.model.dtype,
-        quantization=settings.model.quantization,
-        lanes=device.lanes,
-        workers=device.workers,
-        threads=settings.executor.threads,
+    key = rate_key(
+        settings, model_dir, kind=device.kind, device=device.name, lanes=device.lanes, workers=device.workers
     )
     found = find_rate(Path(settings.cache).expanduser(), key)
     if found is None:

@@ -23,6 +23,7 @@ from torch import nn
 from sweeper.errors import ModelError
 from sweeper.figures.memory import TRAINING_BYTES
 from sweeper.models.first_token import all_tokens, narrow_layers
+from sweeper.models.hidden_dropout import hidden_dropouts, no_dropout_layers
 from sweeper.models.linear import check_linear, may_reorder, weight_of
 from sweeper.models.targets import group_targets
 from sweeper.tasks.base import Batch
@@ -312,12 +313,10 @@ def _replace_group(model: nn.Module, names: Sequence[str], state: PackState, sit
 
 
 def _replace_dropout(model: nn.Module, state: PackState, probability: float) -> None:
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Dropout)]
-    if not names:
-        raise ModelError(
-            f"model.dropout={probability:g}: {type(model).__name__} has no dropout layers. Set model.dropout=0."
-        )
-    for site, name in enumerate(names):
+    sites = hidden_dropouts(model)
+    if not sites:
+        raise no_dropout_layers(type(model).__name__, probability)
+    for name, site in sites.items():
         model.set_submodule(name, PackedDropout(state, 1 / keep_share(probability), site))
 
 

@@ -227,6 +227,7 @@ class TrainingWorker:
             ranks=(largest.lora.r,) * lanes,
             tokens_per_pass=study.fallback.tokens_per_pass(),
             has_dropout=largest.lora.dropout > 0,
+            has_base_dropout=self._setup.model.dropout > 0,
             checkpointing=study.checkpointing,
             device=self._device,
             is_reordered=study.is_reordered,

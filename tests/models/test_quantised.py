@@ -17,7 +17,7 @@ from sweeper.errors import ConfigError, ModelError
 from sweeper.figures.memory import base_bytes
 from sweeper.models import fetch_config, fetch_model
 from sweeper.models.linear import layers_in_blocks, num_parameters, weight_of
-from sweeper.models.quantised_linear import FourBitWeight, FrozenQuantised, PlainWeight
+from sweeper.models.quantised_linear import EightBitWeight, FourBitWeight, FrozenQuantised, PlainWeight
 from sweeper.models.quantization import check_library, choose_quantization
 from sweeper.models.shapes import shapes_of
 from tests.models.quantised import KINDS, dequantised, load, need_bitsandbytes, quantised_layers
@@ -96,6 +96,18 @@ def test_rows_need_not_be_whole_blocks(shape, dtype):
     found = FrozenQuantised([FourBitWeight(*quantize_4bit(weight, quant_type="nf4"), dtype)], None, weight)
     error = (found.dequantised() - weight).float().norm() / weight.float().norm()
     assert error < 0.11  # 0.09 for normally distributed weights
+
+
+def test_eight_bits_are_converted_in_few_rows_at_a_time_on_a_cpu(monkeypatch):
+    generator = torch.Generator().manual_seed(1)
+    values = torch.randint(-127, 128, (150, 33), dtype=torch.int8, generator=generator)
+    weight = EightBitWeight(values, torch.rand(150, generator=generator), torch.bfloat16)
+    rows, multiply = [], torch.mul
+    monkeypatch.setattr(torch, "mul", lambda *args, **kw: (rows.append(len(args[0])), multiply(*args, **kw)))
+    found = weight.dequantised()
+    # More at once would make two float32 copies of them.
+    assert rows == [64, 64, 22]
+    assert torch.equal(found, (values.float() * weight.scales).bfloat16())
 
 
 @pytest.mark.parametrize(("bits", "per_weight"), [("nf4", 1 / 2 + (1 + 4 / 256) / 64), ("int8", 1 + 4 / 256)])
