@@ -26,7 +26,7 @@ def make_mirror(scores, states=(), *, maximize=True):
 
 
 def seen(mirror, *, maximize=True):
-    return compared_at_one_rung(mirror.trials, num_dimensions=len(SPACE), maximize=maximize)
+    return compared_at_one_rung(mirror.trials, SPACE, maximize=maximize)
 
 
 def order(trials, *, maximize=True):
