@@ -106,7 +106,8 @@ class TimePlan:
     trial_s: float
     """Device seconds of a trial of mean length that is not pruned."""
     most_s: float
-    """Device seconds of the sweep if all trials are the longest, none is pruned, and the confirmation takes all it may."""
+    """Device seconds of the sweep if all trials are as long as the longest, none is pruned, and the confirmation takes
+    all it may."""
     likely_s: float
     """Device seconds with pruning as in earlier sweeps, or else as the pruner's rungs suggest."""
     ends_at: datetime

@@ -25,7 +25,9 @@ __all__ = ["check_before_start", "split_files"]
 
 
 def check_before_start(settings: SweepSettings, *, is_new: bool = True) -> None:
-    """Check sources, paths, metric, length of trials, database URL, devices and notification URLs. Nothing is fetched or started.
+    """Check sources, paths, metric, length of trials, database URL, devices and notification URLs.
+
+    Nothing is fetched or started.
 
     Args:
         settings: The settings.
