@@ -46,6 +46,10 @@ def test_a_trial_is_scored_at_the_rungs_below_its_last_chunk_and_at_that(num_chu
     assert trial_rungs((2, 4, 8, 12), num_chunks) == expected
 
 
+def test_a_reference_may_be_longer_than_every_trial_of_the_search():
+    assert trial_rungs((2, 4, 8, 12), 16) == (2, 4, 8, 12, 16)
+
+
 def test_a_study_without_rungs_scores_no_trial():
     assert trial_rungs((), 12) == ()
 
