@@ -685,13 +685,13 @@ def test_a_trial_of_fewer_epochs_is_the_same_as_in_a_study_of_so_few(disk, worke
     assert adapters.keys() == {1, 2}
 
 
-def test_a_short_trial_scores_all_rows_in_the_second_half_of_its_own_training(disk):
-    dataset = dataset_of(disk, train_rows=64, validation_rows=400)
+def test_a_short_trial_scores_all_rows_in_the_second_half_of_its_own_training(disk, monkeypatch):
+    monkeypatch.setattr("sweeper.figures.rungs._LEAST_ROWS", 10)
     found = started(disk)
-    found.answer(study(disk, dataset=dataset, rungs=(1, 2, 4)))
+    found.answer(study(disk, rungs=(1, 2, 4)))
     measured, _ = trained(found, trial(1, **{"train.epochs": 1}), trial(2), num_chunks=CHUNKS)
-    assert [m.scored_rows for m in measured[1]] == [200, 400]
-    assert [m.scored_rows for m in measured[2]] == [200, 200, 0, 400]
+    assert [m.scored_rows for m in measured[1]] == [15, 30]
+    assert [m.scored_rows for m in measured[2]] == [15, 15, 0, 30]
 
 
 def test_a_confirmation_of_a_short_trial_is_scored_at_its_own_end(worker):
