@@ -19,6 +19,7 @@ from sweeper.figures.text import plural
 from sweeper.statistics.outcomes import metric_values
 from sweeper.store.candidate_outcomes import read_candidate_outcomes
 from sweeper.store.trials import TrialStore
+from sweeper.trial_length import trial_chunks, trial_epochs
 from sweeper.types import StudyRecord, TrialRecord, TrialState
 
 __all__ = ["FINAL_COLUMNS", "final_row", "final_trainings", "is_trained_on_all", "score_text"]
@@ -95,10 +96,10 @@ def _training(finals: TrialStore, record: StudyRecord, trial: TrialRecord) -> di
         "num_rows": record.num_rows["train"],
         "num_available": record.num_available or None,
         "includes_validation": includes_validation(record.name),
-        "epochs": record.epochs,
+        "epochs": trial_epochs(record, trial.spec.train.epochs),
         "finished_at": trial.finished_at or None,
         "chunks_done": trial.chunks_done,
-        "num_chunks": record.num_chunks,
+        "num_chunks": trial_chunks(record, trial.spec.train.epochs),
         "best_rung_text": best_rung_text(record, trial),
         "test": _test(finals, record, trial),
         "model_card": str(paths.model_card) if paths.model_card.exists() else None,

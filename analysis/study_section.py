@@ -19,6 +19,7 @@ from sweeper.config.settings import DEFAULT_OUTPUTS
 from sweeper.figures.comparison import NOISE_ERRORS
 from sweeper.figures.failure_counts import FailureCount, count_failures, has_recovered
 from sweeper.figures.hyperparameters import params_text
+from sweeper.figures.rungs import epochs_text
 from sweeper.figures.text import plural
 from sweeper.figures.training_rows import capped_rows, length_sentence, proposal
 from sweeper.store.trials import TrialStore
@@ -146,7 +147,7 @@ class _Section:
         train = capped_rows(self._record) or plural(study["num_rows"].get("train", 0), "row")
         goal = (
             f"Goal: {study['direction']} {self._title} on {plural(study['validation_rows'], 'validation row')}. "
-            f"Training: {train}, {plural(study['epochs'], 'epoch')} a trial; "
+            f"Training: {train}, {epochs_text(self._record)} a trial; "
             f"{labels if study['labels'] else 'open completions'}."
         )
         notes = (goal, length_sentence(self._record), proposal(self._record), f"Study {study['name']}.")

@@ -338,12 +338,12 @@ class StudyRecord:
     direction: str
     """``maximize`` or ``minimize``."""
     num_chunks: int
-    """Chunks in a full trial."""
+    """Chunks of the longest trial of the search; `sweeper.trial_length` has those of each."""
     epochs: int
-    """Passes over the training rows in a full trial."""
+    """Passes of that trial over the training rows."""
     chunks_per_epoch: int
     rungs: tuple[int, ...]
-    """Chunks after which a trial is scored; the last one is ``num_chunks``."""
+    """Chunks after which the longest trial is scored; the last one is ``num_chunks``. Others have `trial_rungs`."""
     rows_per_chunk: int
     micro_batch: int
     fingerprint: str

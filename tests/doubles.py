@@ -32,6 +32,7 @@ from sweeper.execute.base import (
     WorkerReady,
 )
 from sweeper.store.outcomes import RowOutcomes
+from sweeper.trial_length import FullLength, trial_chunks, trial_rungs
 from sweeper.types import (
     AdapterFiles,
     Admission,
@@ -89,7 +90,8 @@ class FakeWorker:
     """Trains nothing: a trial is a number of chunks, its checkpoint says so, its scores follow from its setting.
 
     Args:
-        num_chunks: Chunks of a full trial.
+        num_chunks: Chunks of the longest trial.
+        epochs: Epochs of that trial; those of others are in their settings.
         rungs: Chunks after which trials are scored.
         events: Where requests are noted, as ``(worker, what, trial numbers)``.
         index: The worker's index.
@@ -104,6 +106,7 @@ class FakeWorker:
         self,
         *,
         num_chunks: int = 4,
+        epochs: int = 2,
         rungs: tuple[int, ...] = (2, 4),
         events: MutableSequence[tuple[int, str, tuple[int, ...]]] | None = None,
         index: int = 0,
@@ -117,6 +120,7 @@ class FakeWorker:
         self._saves_rungs_only = saves_rungs_only
         self._refused: dict[int, Failure] = {}
         self._num_chunks, self._rungs, self._index, self._device_s = num_chunks, rungs, index, device_s
+        self._length = FullLength(num_chunks, epochs)
         self._before, self._fails = before, fails
         self._events = [] if events is None else events
         self._lanes: dict[int, tuple[TrialSpec, int]] = {}
@@ -187,7 +191,7 @@ class FakeWorker:
             if report.measurements[number].is_rung:
                 value = report.measurements[number].metrics["validation/accuracy"]
                 report.outcomes[number] = outcomes_of(value).to_bytes()
-            if chunks + 1 == self._num_chunks:
+            if chunks + 1 == trial_chunks(self._length, spec.train.epochs):
                 report.adapters[number] = self._adapter(number, chunks + 1)
                 del self._lanes[number]
             else:
@@ -198,7 +202,8 @@ class FakeWorker:
         return report
 
     def _measured(self, spec: TrialSpec, chunk: int) -> Measurement:
-        scores = {"validation/accuracy": accuracy(spec.params, chunk)} if chunk in self._rungs else {}
+        rungs = trial_rungs(self._rungs, trial_chunks(self._length, spec.train.epochs))
+        scores = {"validation/accuracy": accuracy(spec.params, chunk)} if chunk in rungs else {}
         return Measurement(chunk=chunk, rows=10 * chunk, metrics={"train/loss": 1 / chunk, **scores})
 
     def _adapter(self, number: int, chunk: int) -> AdapterFiles:

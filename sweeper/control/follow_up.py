@@ -76,9 +76,9 @@ class FollowUp:
         """
         if self._confirmation is None or self.record is not None:
             return self._num_confirmations_due
-        tally, settings, num_chunks = self._records.tally, self._confirmation.settings, self._records.study.num_chunks
-        mean = tally.finished_chunks / tally.num_finished if tally.num_finished else float(num_chunks)
-        allowed = settings.max_share * mean * (tally.num_searched + num_to_start) / num_chunks
+        tally, settings = self._records.tally, self._confirmation.settings
+        length = tally.mean_length
+        allowed = settings.max_share * tally.expected_chunks(length) * (tally.num_searched + num_to_start) / length
         return min(settings.max_candidates * settings.seeds, int(allowed))
 
     def update(self) -> None:

@@ -24,6 +24,7 @@ from sweeper.errors import DiskError, SweeperError
 from sweeper.failures import POLICIES, Action, disk_error, retry_wait_s
 from sweeper.figures.tally import TrialTally
 from sweeper.search.base import SearchProtocol
+from sweeper.trial_length import trial_chunks
 from sweeper.types import (
     AdapterFiles,
     Admission,
@@ -372,7 +373,7 @@ class StudyRun:
         digest = self.records.keep_outcomes(number, measured.chunk, report.outcomes.get(number))
         measurement = dataclasses.replace(measured, elapsed_s=trial.cost.device_s, outcomes=digest)
         trial = dataclasses.replace(trial, measurements=(*trial.measurements, measurement))
-        if measurement.chunk >= self.record.num_chunks:
+        if measurement.chunk >= trial_chunks(self.record, trial.spec.train.epochs):
             self.records.keep_adapter(trial, report.adapters[number])
             self._finish(trial, TrialState.COMPLETE)
             return False

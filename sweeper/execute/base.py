@@ -87,6 +87,7 @@ class OpenStudy:
     micro_batch: int
     chunks_per_epoch: int
     epochs: int
+    """Of the longest trial of the search; `sweeper.trial_length` has those of each."""
     rungs: tuple[int, ...]
     seed: int
     probe: bool
@@ -145,7 +146,7 @@ class StudyOpened:
     need: MemoryNeed | None = None
     """Predicted peak memory of a pack whose lanes all have the highest rank."""
     trial_tokens: int = 0
-    """Tokens that a trial trains on if it is not pruned; 0 if unknown."""
+    """Tokens that the longest trial of the search trains on if it is not pruned; 0 if unknown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

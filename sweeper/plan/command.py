@@ -51,7 +51,7 @@ from sweeper.sweep.measured_rates import rate_key
 from sweeper.sweep.model_kind import settled_by_model, settled_by_record, settled_text
 from sweeper.sweep.plan import check_task, most_memory, reference_recipes
 from sweeper.train.batches import EvaluationBatches, TrainingRows
-from sweeper.train.chunks import ChunkPlan, choose_chunks_per_epoch, choose_epochs
+from sweeper.train.chunks import ChunkPlan, plan_chunks
 from sweeper.train.pack_load import is_reordered, pack_load
 from sweeper.train.worker import EVALUATION_ROWS
 
@@ -194,9 +194,7 @@ def _study(config: SweepConfig, rows: StudyRows, shapes: ModelShapes, device: De
     settings, space = config.settings, config.space
     size, where = micro_batch(settings, space), torch.device(device.kind)
     num_train = rows.num_train or _MANY_ROWS
-    epochs = settings.train.epochs or choose_epochs(num_train, rows.num_labels)
-    per_epoch = settings.train.chunks_per_epoch or choose_chunks_per_epoch(epochs)
-    chunks = ChunkPlan.of(num_train, micro_batch=size, chunks_per_epoch=per_epoch, epochs=epochs)
+    chunks = plan_chunks(settings, space, num_rows=num_train, num_labels=rows.num_labels)
     present = len(rows.train.ids)  # only one micro-batch of assumed rows
     loaded = (
         chunks if present == rows.num_train else ChunkPlan.of(present, micro_batch=size, chunks_per_epoch=1, epochs=1)
@@ -228,6 +226,7 @@ def _study(config: SweepConfig, rows: StudyRows, shapes: ModelShapes, device: De
         device,
         ranks=ranks,
         chunks=chunks,
+        space=space,
         search=settings.search,
         moments=settings.store.checkpoint_moments,
         dataset=rows.dataset,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from sweeper.config.settings import BudgetSettings, SearchSettings, SweepSettings
-from sweeper.config.space import Dimension, SearchSpace
+from sweeper.config.space import EPOCHS, Dimension, SearchSpace
 from sweeper.config.time_limit import find_time_limit
 from sweeper.config.time_windows import parse_windows
 from sweeper.errors import ConfigError
@@ -32,6 +32,7 @@ from sweeper.figures.passes import FEWEST_TOKENS
 from sweeper.search.pruning import rung_chunks
 from sweeper.store.rates import Rate
 from sweeper.train.chunks import ChunkPlan
+from sweeper.trial_length import mean_epochs
 
 __all__ = [
     "Corner",
@@ -103,9 +104,10 @@ class TimePlan:
     """How long trials take, and when the sweep ends."""
 
     trial_s: float
-    """Device seconds of a trial that is not pruned."""
+    """Device seconds of a trial of mean length that is not pruned."""
     most_s: float
-    """Device seconds of the sweep if no trial is pruned and the confirmation takes all it may."""
+    """Device seconds of the sweep if all trials are as long as the longest, none is pruned, and the confirmation takes
+    all it may."""
     likely_s: float
     """Device seconds with pruning as in earlier sweeps, or else as the pruner's rungs suggest."""
     ends_at: datetime
@@ -126,10 +128,13 @@ class StudyForecast:
     """Training rows; 0 if unknown."""
     tokens_per_row: float
     epochs: int
+    """Of the longest trial. The same below."""
     num_chunks: int
     rungs: tuple[int, ...]
     trial_tokens: int
-    """Tokens that a trial trains on; 0 if the number of rows is unknown."""
+    """Tokens that it trains on; 0 if the number of rows is unknown."""
+    mean_length: float
+    """Mean length of a trial, over the epochs of the space, as a share of the longest; 1 if they are not searched."""
     corners: tuple[Corner, ...]
     assumed: str
     """What is assumed of the rows; empty if they were read."""
@@ -204,6 +209,7 @@ def study_forecast(
     *,
     ranks: Sequence[int],
     chunks: ChunkPlan,
+    space: SearchSpace,
     search: SearchSettings,
     moments: str,
     dataset: str,
@@ -219,6 +225,7 @@ def study_forecast(
         device: The devices.
         ranks: Ranks of the space, ascending.
         chunks: How its rows divide.
+        space: The search space.
         search: Rungs.
         moments: ``store.checkpoint_moments``.
         dataset: Its name.
@@ -238,6 +245,7 @@ def study_forecast(
         num_chunks=chunks.num_chunks,
         rungs=rungs,
         trial_tokens=round(rows * tokens_per_row),
+        mean_length=mean_epochs(space) / chunks.epochs if EPOCHS in space.keys else 1.0,
         corners=corners,
         assumed=assumed,
         load=found[-1][1],
@@ -397,10 +405,11 @@ def time_plan(
         now: The present time.
     """
     budget = settings.budget
-    seconds = [study.trial_tokens / rate.tokens_per_s for study in studies]
+    longest = [study.trial_tokens / rate.tokens_per_s for study in studies]
+    seconds = [study.mean_length * trial_s for study, trial_s in zip(studies, longest, strict=True)]
     shares = [rate.trained_share or _expected_share(study, settings.search) for study in studies]
     follow_up = 1 + settings.confirm.max_share
-    most = sum(s * (budget.trials * follow_up + num_references) for s in seconds)
+    most = sum(s * (budget.trials * follow_up + num_references) for s in longest)
     likely = sum(
         s * (budget.trials * share * follow_up + num_references) for s, share in zip(seconds, shares, strict=True)
     )

@@ -73,11 +73,12 @@ def _base_table(forecast: SweepForecast) -> Table:
 
 def _show_study(study: StudyForecast, console: Console) -> None:
     rows = f"{study.num_train:,} training rows" if study.num_train else "an unknown number of training rows"
-    tokens = f", {study.trial_tokens:,} tokens a trial" if study.trial_tokens else ""
+    most = "up to " if study.mean_length < 1 else ""
+    tokens = f", {most}{study.trial_tokens:,} tokens a trial" if study.trial_tokens else ""
     print_line(
         console,
         f"{study.dataset}: {rows} of {_mean_text(study.tokens_per_row)} tokens on average, "
-        f"{plural(study.epochs, 'epoch')} in {plural(study.num_chunks, 'chunk')}{tokens}",
+        f"{most}{plural(study.epochs, 'epoch')} in {plural(study.num_chunks, 'chunk')}{tokens}",
     )
     if study.assumed:
         print_line(console, f"! {study.assumed}")
@@ -193,6 +194,7 @@ def _study(study: StudyForecast) -> dict[str, Any]:
         "tokens_per_row": study.tokens_per_row,
         "epochs": study.epochs,
         "num_chunks": study.num_chunks,
+        "mean_length": study.mean_length,
         "trial_tokens": study.trial_tokens or None,
         "assumed": study.assumed,
         "corners": [_corner(corner) for corner in study.corners],

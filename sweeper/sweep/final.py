@@ -47,6 +47,7 @@ from sweeper.sweep.plan import StudyPlan, check_content, plan_model
 from sweeper.sweep.reports import write_model_cards, write_report
 from sweeper.sweep.stored_settings import check_sections, stored_settings, with_sections
 from sweeper.track import Tracker
+from sweeper.trial_length import trial_chunks, trial_epochs
 from sweeper.types import Phase, StudyRecord, TrialRecord, TrialSpec, TrialState
 
 __all__ = ["FinalOptions", "train_final"]
@@ -175,12 +176,13 @@ class _Training:
 
     def _announce(self, record: StudyRecord, choice: _Choice, spec: TrialSpec) -> None:
         rows, before = record.num_rows["train"], self._study.num_rows["train"]
-        times = _rows_in_all(record) / _rows_in_all(self._study)
+        epochs = spec.train.epochs
+        times = _rows_in_all(record, epochs) / _rows_in_all(self._study, choice.spec.train.epochs)
+        length = f"{plural(epochs, 'epoch')}, {plural(trial_chunks(record, epochs), 'chunk')}"
         print_line(
             self._console,
             f"Training {choice.name} ({choice.why}) of {self._study.name} on {plural(rows, 'row')}, seed {spec.seed}; "
-            f"the search used {before:,}. {plural(record.epochs, 'epoch')}, {plural(record.num_chunks, 'chunk')}: "
-            f"about {times:.1f} times as long as a trial of the search.",
+            f"the search used {before:,}. {length}: about {times:.1f} times as long as this trial of the search.",
         )
         if not record.num_rows["validation"]:
             print_line(self._console, "The validation rows are trained on, so only the test rows give a score.")
@@ -279,14 +281,15 @@ class _Progress:
                 is_due = measurement.is_rung or measurement.chunk % study.chunks_per_epoch == 0
                 if measurement.chunk > self._shown.get(number, 0) and is_due:
                     scores = ", ".join(f"{name} {value:.4f}" for name, value in measurement.metrics.items())
-                    epoch = f"epoch {rung_epoch(study, measurement):.3g} of {study.epochs}"
+                    epochs = trial_epochs(study, trial.spec.train.epochs)
+                    epoch = f"epoch {rung_epoch(study, measurement):.3g} of {epochs}"
                     print_line(self._console, f"  {epoch}: {scores} ({measurement.elapsed_s:.0f} s)")
             self._shown[number] = trial.chunks_done
 
 
-def _rows_in_all(study: StudyRecord) -> int:
-    """Return the rows that a full trial of a study trains on, repeats included."""
-    return study.num_chunks * study.rows_per_chunk
+def _rows_in_all(study: StudyRecord, epochs: int) -> int:
+    """Return the rows that a trial of a study trains on in so many epochs, repeats included."""
+    return trial_chunks(study, epochs) * study.rows_per_chunk
 
 
 def _checked_rows(rows: str) -> str:
@@ -351,7 +354,11 @@ def _name(trial: TrialRecord) -> str:
 
 def _spec(record: StudyRecord, choice: _Choice, *, seed: int, known: Sequence[TrialRecord]) -> TrialSpec:
     """Return the spec of a final training: that of a known trial if it can go on or is complete, else a new one."""
-    train = dataclasses.replace(choice.spec.train, epochs=record.epochs, chunks_per_epoch=record.chunks_per_epoch)
+    train = dataclasses.replace(
+        choice.spec.train,
+        epochs=trial_epochs(record, choice.spec.train.epochs),
+        chunks_per_epoch=record.chunks_per_epoch,
+    )
     spec = dataclasses.replace(
         choice.spec,
         study=record.name,

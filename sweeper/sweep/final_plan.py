@@ -37,7 +37,8 @@ def plan_final(
 ) -> StudyPlan:
     """Return the study in which a configuration of another one is trained on more rows.
 
-    Epochs stay, so there are more steps: the learning rate was chosen for this number of passes over the rows. Chunks
+    Epochs stay those of the configuration, so there are more steps: the learning rate was chosen for this number of
+    passes over the rows. Chunks
     keep about their size, so a kill costs about as much as in the search, and micro-batches are composed in the same
     way. The trial is scored after each epoch.
 

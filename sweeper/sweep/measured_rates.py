@@ -12,6 +12,7 @@ from sweeper.models.quantization import choose_quantization
 from sweeper.store.provenance import device_name
 from sweeper.store.rates import Rate, RateKey, config_digest, find_rate, record_rates
 from sweeper.store.trials import TrialStore
+from sweeper.trial_length import trial_chunks
 from sweeper.types import Cost, Phase, StudyRecord, TrialRecord
 
 __all__ = ["keep_rates", "known_rate", "rate_key"]
@@ -46,7 +47,7 @@ def keep_rates(
 def _trained_shares(study: StudyRecord, trials: list[TrialRecord]) -> list[float]:
     """Return the share of its chunks that each finished trial of the search trained."""
     searched = [trial for trial in trials if trial.spec.phase is Phase.SEARCH and trial.state.is_finished]
-    return [trial.chunks_done / study.num_chunks for trial in searched]
+    return [trial.chunks_done / trial_chunks(study, trial.spec.train.epochs) for trial in searched]
 
 
 def rate_key(settings: SweepSettings, model_dir: Path, *, kind: str, device: str, lanes: int, workers: int) -> RateKey:

@@ -64,6 +64,7 @@ from sweeper.train.pack import ChunkOutcome, Pack, sort_lanes
 from sweeper.train.pack_load import is_reordered, pack_load
 from sweeper.train.probe import fit_probe
 from sweeper.train.resident import peak_resident_bytes
+from sweeper.trial_length import trial_chunks, trial_rungs
 from sweeper.types import (
     AdapterFiles,
     Admission,
@@ -128,14 +129,19 @@ class _Study:
 
     def rows_due(self, lane: Lane) -> EvaluationBatches | None:
         """Return the rows that score a lane after the chunk that it has just completed; None if it is not scored."""
-        num_chunks = self.train.plan.num_chunks
+        num_chunks = self.num_chunks(lane)
         if lane.spec.phase is Phase.CONFIRMATION:
             # None of these trials is pruned, so earlier scores would only cost time.
             return self.confirmation if lane.chunks_done == num_chunks else None
-        if lane.chunks_done not in self.request.rungs:
+        if lane.chunks_done not in trial_rungs(self.request.rungs, num_chunks):
             return None
         num_rows = rows_to_score(lane.chunks_done, num_chunks=num_chunks, num_rows=self.validation.num_rows)
-        return self.rung_rows[num_rows]
+        # A reference may be longer than every trial of the search, and have its early rungs where these have none.
+        return self.rung_rows.get(num_rows, self.validation)
+
+    def num_chunks(self, lane: Lane) -> int:
+        """Return the chunks of a lane's trial."""
+        return trial_chunks(self.train.plan, lane.spec.train.epochs)
 
 
 class TrainingWorker:
@@ -522,7 +528,7 @@ class TrainingWorker:
                 metrics={"train/loss": outcomes[number].loss, **self._skipped(outcomes[number]), **scored},
                 scored_rows=scores[number].num_rows if number in scores else 0,
             )
-            if lane.chunks_done == study.train.plan.num_chunks:
+            if lane.chunks_done == study.num_chunks(lane):
                 adapters[number] = self._adapter(study, lane)
                 del self._lanes[number]
             else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from rich.console import Console
 
 import sweeper
 from sweeper.cli import main
@@ -20,8 +22,10 @@ from sweeper.errors import ConfigError, SweepLocked, SweepMismatch
 from sweeper.store.serialization import to_bytes
 from sweeper.store.sessions import SessionLog
 from sweeper.store.trials import TrialStore
+from sweeper.sweep.final import FinalOptions, train_final
 from sweeper.sweep.run import run_sweep
-from sweeper.types import TrialState
+from sweeper.trial_length import trial_rungs
+from sweeper.types import Phase, TrialState
 from tests.doubles import write_rows
 
 ROOT = Path(__file__).parents[2]
@@ -311,3 +315,36 @@ def test_a_second_sweep_starts_with_what_the_first_found_and_keeps_to_it_when_th
     specs = [trial.spec for trial in store.trials(STUDY)]
     assert [spec.params for spec in specs] == [point.params for point in portfolio]
     assert [spec.origin for spec in specs] == ["portfolio:tiny/tiny"] * 2
+
+
+@pytest.mark.slow
+def test_a_sweep_searches_epochs_and_a_trial_of_it_is_trained_on_all_rows(tiny, folder):
+    reference = "{name: longer, params: {lora.r: 8, train.epochs: 5}}"
+    kept = [each for each in tiny if not each.startswith(("train.epochs", "search.references", "confirm", "budget"))]
+    searched = ["train.epochs=choice(1,2,4)", f"search.references=[{reference}]", "budget.trials=12"]
+    confirming = ["confirm=default", "confirm.max_share=2", "confirm.seeds=2", "confirm.max_seeds=2"]
+    run_sweep([*kept, *searched, *confirming])
+    store = TrialStore(folder)
+    study = store.read_study(STUDY)
+    assert (study.epochs, study.num_chunks, study.rungs) == (4, 8, (1, 2, 4, 8))
+    trials = store.trials(STUDY)
+    complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+    assert {trial.spec.phase for trial in complete} == set(Phase) - {Phase.FINAL}
+    for trial in complete:
+        assert trial.chunks_done == 2 * trial.spec.train.epochs
+        if trial.spec.phase is not Phase.CONFIRMATION:
+            scored = [each.chunk for each in trial.measurements if each.is_rung]
+            assert scored == list(trial_rungs(study.rungs, trial.chunks_done))
+    assert {trial.spec.train.epochs for trial in trials if trial.spec.phase is Phase.SEARCH} == {1, 2, 4}
+    assert [trial.chunks_done for trial in trials if trial.spec.phase is Phase.REFERENCE] == [10]
+    before = trial_files(folder)
+    run_sweep([*kept, *searched, *confirming])
+    assert trial_files(folder) == before
+    assert "up to 4 epochs a trial" in store.paths.report.read_text()
+    short = next(t for t in complete if t.spec.train.epochs == 1 and t.spec.phase is Phase.SEARCH)
+    options = FinalOptions(trial=short.spec.number)
+    assert train_final("tiny", options, outputs=folder.parent, console=Console(file=io.StringIO())) == 0
+    finals = TrialStore(store.paths.final)
+    (record,) = finals.studies()
+    (final,) = finals.trials(record.name)
+    assert (final.spec.train.epochs, final.chunks_done) == (1, record.chunks_per_epoch)

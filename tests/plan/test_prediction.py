@@ -369,3 +369,14 @@ def test_a_damaged_file_of_rates_is_like_none(tmp_path):
     record_rates(tmp_path, [rate(FOLDER / "llama3_8b", lanes=2)])
     (tmp_path / "rates.json").write_text("[{")
     assert find_rate(tmp_path, rate(FOLDER / "llama3_8b", lanes=2).key) is None
+
+
+def test_searched_epochs_take_the_time_of_their_mean_and_at_most_that_of_the_longest(forecast, tmp_path):
+    record_rates(tmp_path / "cache", [rate(FOLDER / "llama3_8b", lanes=8)])
+    searched = [override for override in PLAN if not override.startswith("train.epochs")]
+    found = forecast(*searched, "train.epochs=choice(1,2)", "confirm=none")
+    (study,) = found.studies
+    assert (study.epochs, study.trial_tokens, study.mean_length) == (2, 2 * 1200 * 100, 0.75)
+    assert found.time.trial_s == pytest.approx(180)
+    assert found.time.most_s == pytest.approx(24 * 240)
+    assert found.time.likely_s == pytest.approx(24 * 180 * 0.5)

@@ -9,12 +9,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from sweeper.config.space import Dimension, Scale, SearchSpace
+from sweeper.config.space import EPOCHS, Dimension, Scale, SearchSpace
 from sweeper.search import gp
 from sweeper.search.mirror import StudyMirror
 from sweeper.search.proposals import sobol_point
 from sweeper.types import TrialState
-from tests.search.toy import RUNGS, SPACE, Driver, open_toy, preset, value_at
+from tests.search.toy import LENGTHS, RUNGS, SPACE, Driver, open_toy, preset, value_at
 
 MIXED = SearchSpace(
     (
@@ -207,3 +207,23 @@ def test_a_pruned_point_is_not_proposed_again_and_again(tmp_path):
     counts = Counter((rank, round(ratio, 2), round(rate, 4)) for rank, ratio, rate in pruned)
     assert len(pruned) > 4
     assert max(counts.values()) <= 2
+
+
+def test_the_time_axis_is_the_share_of_a_trials_own_training():
+    """Trials of 3, 6 and 12 chunks with the same curve over their own training are all seen at their ends."""
+    mirror = StudyMirror(LENGTHS, maximize=True)
+    for number, epochs in enumerate((1, 2, 4) * 4):
+        params = {**sobol_point(SPACE, 3, number), EPOCHS: epochs}
+        mirror.start(params, {})
+        for chunk in (rung for rung in RUNGS if rung <= 3 * epochs):
+            mirror.score(number, chunk, value_at(params, round(4 * chunk / epochs)))
+    points = gp._Points(LENGTHS)
+    posterior = gp._Posterior(points, mirror.trials, maximize=True)
+    assert posterior.best(1).shape == (1, len(LENGTHS))
+    curves = [
+        ({**t.params}, {gp.rung_position(LENGTHS, t, c): v for c, v in t.intermediate_values.items()})
+        for t in mirror.trials
+    ]
+    assert [max(curve) for _, curve in curves] == [12] * 12
+    data = gp._Scores(points, [(gp.from_drawn(LENGTHS, p), curve) for p, curve in curves], maximize=True).data()
+    assert [float(m) for m in data.missing_N[:6]] == pytest.approx([0, 0.5, 0, 1, 0.5, 0])

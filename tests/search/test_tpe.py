@@ -20,7 +20,7 @@ def drawn_by_optuna(trials, *, number, seed):
         seed=trial_seed(seed, number), multivariate=True, constant_liar=True, n_startup_trials=1
     )
     study = optuna.create_study(direction="maximize", sampler=sampler)
-    study.add_trials(compared_at_one_rung(trials, num_dimensions=len(SPACE), maximize=True))
+    study.add_trials(compared_at_one_rung(trials, SPACE, maximize=True))
     return from_drawn(SPACE, study.ask(distributions(SPACE)).params)
 
 

@@ -688,3 +688,40 @@ def test_rows_with_a_label_that_the_head_lacks_are_not_trained_on(disk):
     num_labels = request.rows.num_labels
     assert len(found.ids) == 96 + sum(label < num_labels for label in unknown.validation["label"]) < 126
     assert max(found.targets) == num_labels - 1
+
+
+def trained(worker, *trials, num_chunks):
+    """Return the measurements of each trial over so many chunks, and its adapter."""
+    reports = [worker.answer(admit(*trials))] + [worker.answer(ChunkRequest()) for _ in range(num_chunks - 1)]
+    numbers = [each.number for each in trials]
+    found = {n: [r.measurements[n] for r in reports if n in r.measurements] for n in numbers}
+    return found, {n: files for r in reports for n, files in r.adapters.items()}
+
+
+def test_a_trial_of_fewer_epochs_is_the_same_as_in_a_study_of_so_few(disk, worker):
+    """Its schedule ends with it, it is scored at its own end, and its neighbour goes on."""
+    short, long = trial(1, **{"train.epochs": 1}), trial(2, **{"train.epochs": 2})
+    found, adapters = trained(worker, short, long, num_chunks=CHUNKS)
+    assert {n: len(measured) for n, measured in found.items()} == {1: 2, 2: 4}
+    assert {n: [m.chunk for m in measured if m.is_rung] for n, measured in found.items()} == {1: [2], 2: [2, 4]}
+    alone = started(disk)
+    alone.answer(study(disk, epochs=1, rungs=(2,)))
+    expected, files = trained(alone, short, num_chunks=2)
+    assert [m.metrics for m in found[1]] == [m.metrics for m in expected[1]]
+    assert adapters[1] == files[1]
+    assert adapters.keys() == {1, 2}
+
+
+def test_a_short_trial_scores_all_rows_in_the_second_half_of_its_own_training(disk, monkeypatch):
+    monkeypatch.setattr("sweeper.figures.rungs._LEAST_ROWS", 10)
+    found = started(disk)
+    found.answer(study(disk, rungs=(1, 2, 4)))
+    measured, _ = trained(found, trial(1, **{"train.epochs": 1}), trial(2), num_chunks=CHUNKS)
+    assert [m.scored_rows for m in measured[1]] == [15, 30]
+    assert [m.scored_rows for m in measured[2]] == [15, 15, 0, 30]
+
+
+def test_a_confirmation_of_a_short_trial_is_scored_at_its_own_end(worker):
+    confirming = replace(trial(2, **{"train.epochs": 1}), phase=Phase.CONFIRMATION)
+    measured, _ = trained(worker, confirming, num_chunks=2)
+    assert [m.is_rung for m in measured[2]] == [False, True]
