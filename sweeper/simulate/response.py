@@ -14,7 +14,6 @@ trial.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -120,8 +119,14 @@ class TableResponse:
         if own == self.num_chunks:
             return found
         at = places(own, self.num_chunks).tolist()
-        names = (*_CURVES, "train_s")
-        return dataclasses.replace(found, **{name: tuple(getattr(found, name)[i] for i in at) for name in names})
+        return Curve(
+            score=tuple(found.score[i] for i in at),
+            loss=tuple(found.loss[i] for i in at),
+            half_score=tuple(found.half_score[i] for i in at),
+            half_loss=tuple(found.half_loss[i] for i in at),
+            train_s=tuple(found.train_s[i] for i in at),
+            score_s=found.score_s,
+        )
 
     def _long_curve(self, params: Mapping[str, ParamValue], seed: int) -> Curve:
         """Return the curve of a configuration over the chunks of the longest trial."""
