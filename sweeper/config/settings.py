@@ -516,7 +516,7 @@ class ExecutorSettings:
     )
     checkpoint_file_mb: int = key(
         16,
-        "Checkpoints of at least this many MB are written to the disk by the worker itself, not sent to the controller; 0: all of them.",
+        "Checkpoints and adapters of at least this many MB are written to the disk by the worker itself, not sent to the controller; 0: all.",
         at_least=0,
         at_most=1e9,
     )

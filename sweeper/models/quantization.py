@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from sweeper.errors import ConfigError, ModelError
@@ -68,7 +67,7 @@ def import_bitsandbytes() -> None:
     warns if it is not. Products with dequantised weights never call it. Other warnings are shown.
     """
     log = logging.getLogger("bitsandbytes.backends.cpu.ops")
-    modules: dict[str, ModuleType | None] = sys.modules  # type: ignore[assignment]  None makes an import fail
+    modules: Any = sys.modules  # None makes an import fail, which its type does not know
     imported = {_KERNELS: modules[_KERNELS]} if _KERNELS in modules else {}
     log.addFilter(_is_about_something_else)
     modules[_KERNELS] = None

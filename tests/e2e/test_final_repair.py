@@ -329,8 +329,10 @@ def test_record_adapter_and_runs_are_restored_from_and_in_mlflow(tmp_path, tiny_
     assert "restored from MLflow's copy" in page
     assert files(paths.folder) == before  # the model card, too
     _close_mlflow()
-    for path in store.root.parent.glob("mlflow.db*"):
-        path.unlink()
+    moved = tmp_path / "moved"  # MLflow remembers the state of a database by its path
+    shutil.copytree(store.root.parent, moved)
+    (moved / "mlflow.db").unlink()
+    store = TrialStore(moved / "tiny")
     is_clean, page = reconcile(store)
     assert is_clean, page
     assert "the study is missing (1 trials)" in page
