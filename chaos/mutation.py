@@ -1,6 +1,6 @@
 """Plants bugs, one at a time, and checks that the fault tests catch each of them by name.
 
-    python chaos/mutation.py                   every bug, and every suite once without a bug; six minutes on two cores
+    python chaos/mutation.py                   every bug, and every suite once without a bug; under eight minutes on two cores
     python chaos/mutation.py --short           two thirds of the bugs, as CI runs it; under three minutes
     python chaos/mutation.py worst_is_best no_flush
 
