@@ -126,16 +126,16 @@ crash-points: $(VENV)/.installed  ## Kill a small sweep at each operation on its
 chaos-simulate: $(VENV)/.installed  ## Simulate 10,000 small sweeps with faults and judge their histories, about six minutes; ARGS='--seed 7'
 	@$(BIN)/python chaos/simulator.py --seeds 10000 $(ARGS)
 
-test: $(VENV)/.installed-dev  ## Run the quick tests: offline, on the CPU, two to three minutes on two cores; ARGS='-k search' picks some
+test: $(VENV)/.installed-dev  ## Run the quick tests: offline, on the CPU, four to five minutes on two cores; ARGS='-k search' picks some
 	@$(PYTEST) -m "not slow and not network and not browser" $(ARGS)
 
-test-slow: $(VENV)/.installed-dev  ## Run the slow tests: whole sweeps, killed processes, servers; two to four minutes
+test-slow: $(VENV)/.installed-dev  ## Run the slow tests: whole sweeps, killed processes, servers; about six minutes
 	@$(PYTEST) -m "slow and not network" --timeout 300 $(ARGS)
 
 test-browser: $(VENV)/.installed-browser  ## Open reports in Debian's Chromium, one minute; skipped without (apt install chromium)
 	@$(BIN)/python -m pytest -m browser --timeout 300 $(ARGS)
 
-test-all: $(VENV)/.installed-dev  ## Run every test, also those that fetch models and datasets; about six minutes
+test-all: $(VENV)/.installed-dev  ## Run every test, also those that fetch models and datasets; about eleven minutes
 	@$(PYTEST) -m "" --timeout 300 $(ARGS)
 
 wheel-check: $(VENV)/.installed-dev  ## Build the wheel, install it elsewhere, run a small sweep with it; one to three minutes
