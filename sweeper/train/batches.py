@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from sweeper.figures.passes import equal_parts, scored_parts
-from sweeper.tasks.base import Batch, Examples, Spans, flat_indices
+from sweeper.tasks.base import Batch, Examples, Spans, flat_indices, to_device
 from sweeper.train.chunks import ChunkPlan
 
 __all__ = ["EvaluationBatches", "Pass", "TrainingRows", "length_classes"]
@@ -94,9 +94,9 @@ class TrainingRows:
         """Return a batch of rows, padded to ``length`` tokens."""
         picked = torch.from_numpy(rows)
         batch = Batch(
-            self._ids_NT[picked, :length].to(self._device, non_blocking=True),
-            self._mask_NT[picked, :length].to(self._device, non_blocking=True),
-            self._targets[picked].to(self._device, non_blocking=True),
+            to_device(self._ids_NT[picked, :length], self._device),
+            to_device(self._mask_NT[picked, :length], self._device),
+            to_device(self._targets[picked], self._device),
         )
         return _with_spans(batch, [self._spans[row] for row in rows]) if self._spans else batch
 
@@ -219,7 +219,7 @@ class EvaluationBatches:
 
 def _with_spans(batch: Batch, spans: Sequence[Spans]) -> Batch:
     """Return a batch that knows which of its tokens have a loss."""
-    predicted = flat_indices(spans, batch.ids.shape[1]).to(batch.ids.device, non_blocking=True)
+    predicted = to_device(flat_indices(spans, batch.ids.shape[1]), batch.ids.device)
     return batch._replace(predicted=predicted, spans=spans)
 
 
