@@ -16,6 +16,7 @@ import torch
 from benchmarks import device_checks
 from benchmarks.device_curve import curves_of
 from benchmarks.gpu_check import Check, Report, about, checks_of, exit_code, run_checks
+from tests.train.fake_cuda import CUDA, FakeCuda
 
 ABOUT = {
     "at": "2026-01-01T00:00:00+00:00",
@@ -217,6 +218,25 @@ def test_a_trial_that_differs_alone_fails_the_parity_of_packs(options, rows, mon
 def test_the_device_is_compared_with_the_cpu(options, rows):
     device_checks.check_device_parity(options)
     assert next(row["type"] for row in rows) == "float32"
+
+
+@pytest.mark.slow
+def test_on_a_device_its_kernels_are_compared_with_the_cpu(rows, monkeypatch):
+    llama = next(case for case in device_checks._cases() if case.name == "llama, language model")
+    trials = device_checks._trials()[:2]
+    monkeypatch.setattr(device_checks, "_cases", lambda: [llama])
+    monkeypatch.setattr(device_checks, "_trials", lambda: trials)
+    monkeypatch.setattr(device_checks, "_CHUNKS", 1)
+    with FakeCuda() as gpu:
+        device_checks.check_device_parity(device_checks.Options(CUDA, rows.append))
+    assert [row["type"] for row in rows] == ["float32", "bfloat16"]
+    assert {"drop", "rotate", "gate", "gate_backward"} <= gpu.operators.keys()
+
+
+@pytest.mark.parametrize(("capability", "found"), [((8, 0), (torch.bfloat16,)), ((7, 5), ())])
+def test_bfloat16_is_checked_where_a_gpu_computes_in_it(capability, found):
+    with FakeCuda(capability=capability):
+        assert device_checks._bfloat16(CUDA) == found
 
 
 @pytest.mark.parametrize("losses", [[float("nan")], [float("inf")]])

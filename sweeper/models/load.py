@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from sweeper.errors import ModelError, first_line
+from sweeper.failures import is_device_error, is_out_of_memory
 from sweeper.models.device_choice import PADDED_SDPA, SHORT
 from sweeper.models.linear import is_linear, layers_in_blocks
 from sweeper.models.quantised_linear import hold_quantised
@@ -164,7 +165,13 @@ def _failure(path: Path, kind: str, attention: str, error: Exception) -> str:
     cause = first_line(error)
     head = "sequence classification head" if kind == "sequence_classification" else "language-model head"
     remedy = f"Choose a transformers model with a {head} and safetensors weights."
-    if "attention" in cause:
+    if is_out_of_memory(error):
+        remedy = (
+            "Set model.quantization=nf4 if it is not, or use a device with more memory; `sweeper plan` says how much."
+        )
+    elif is_device_error(error):
+        remedy = "Check the device with nvidia-smi and `make gpu-check`."
+    elif "attention" in cause:
         remedy = f"Set model.attention=eager instead of {attention}."
     if "trust_remote_code" in str(error):
         remedy = "If you trust the model's authors, set model.trust_remote_code=true."

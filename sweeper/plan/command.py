@@ -27,7 +27,13 @@ from sweeper.figures.memory import checkpoint_bytes
 from sweeper.figures.model_shapes import ModelShapes
 from sweeper.models import check_source as check_model_source
 from sweeper.models import fetch_config
-from sweeper.models.device_choice import choose_attention, choose_checkpointing, choose_dtype, type_name
+from sweeper.models.device_choice import (
+    check_device,
+    choose_attention,
+    choose_checkpointing,
+    choose_dtype,
+    type_name,
+)
 from sweeper.models.quantization import NONE, choose_quantization
 from sweeper.plan.inputs import StudyRows, read_model_shapes, study_rows
 from sweeper.plan.prediction import (
@@ -163,6 +169,7 @@ def _device(settings: SweepSettings, quantization: str) -> DevicePlan:
         memory, found = gb * 1e9, "plan.gpu_gb"
     else:
         devices = choose_devices(executor)
+        check_device(devices.kind)
         kind, workers = devices.kind, devices.num_workers
         name = device_name(kind)
         if kind == "cuda":

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from sweeper.figures.passes import equal_parts, scored_parts
-from sweeper.tasks.base import Batch, Examples, Spans, flat_indices
+from sweeper.tasks.base import Batch, Examples, Spans, flat_indices, to_device
 from sweeper.train.chunks import ChunkPlan
 
 __all__ = ["EvaluationBatches", "Pass", "TrainingRows", "length_classes"]
@@ -99,9 +99,9 @@ class TrainingRows:
             ids_T[:size] = self._ids[start : start + min(size, length)]
         mask_BT = (np.arange(length) < lengths_B[:, None]).astype(np.int64)
         batch = Batch(
-            torch.from_numpy(ids_BT).to(self._device, non_blocking=True),
-            torch.from_numpy(mask_BT).to(self._device, non_blocking=True),
-            self._targets[torch.from_numpy(rows)].to(self._device, non_blocking=True),
+            to_device(torch.from_numpy(ids_BT), self._device),
+            to_device(torch.from_numpy(mask_BT), self._device),
+            to_device(self._targets[torch.from_numpy(rows)], self._device),
         )
         return _with_spans(batch, [self._spans[row] for row in rows]) if self._spans else batch
 
@@ -222,7 +222,7 @@ class EvaluationBatches:
 
 def _with_spans(batch: Batch, spans: Sequence[Spans]) -> Batch:
     """Return a batch that knows which of its tokens have a loss."""
-    predicted = flat_indices(spans, batch.ids.shape[1]).to(batch.ids.device, non_blocking=True)
+    predicted = to_device(flat_indices(spans, batch.ids.shape[1]), batch.ids.device)
     return batch._replace(predicted=predicted, spans=spans)
 
 

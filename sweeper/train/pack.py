@@ -93,10 +93,12 @@ class Pack:
         self.dtype = dtype
         self.device = next(model.parameters()).device
         self._state = PackState(torch.zeros((), device=self.device, requires_grad=True))
-        weights = [weight_of(_linear(model, name)) for name in targets]
+        # No weight may be held here: those of layers that are multiplied as one are copied side by side, and the first
+        # copies would stay, which are nine of the 16 GB of an 8B model.
+        lora, num_bytes = _lora_shapes(model, targets)
         groups = group_targets(targets, alone=narrow_layers(model))
         self._sizes = [len(group) for group in groups]
-        reorder = may_reorder(sum(weight.nbytes for weight in weights), psutil.virtual_memory().available)
+        reorder = may_reorder(num_bytes, psutil.virtual_memory().available)
         self._lora = [_replace_group(model, g, self._state, site, reorder=reorder) for site, g in enumerate(groups)]
         self._base_dropout = base_dropout
         if base_dropout:
@@ -105,7 +107,7 @@ class Pack:
         # Rank 1 is a placeholder: lanes and buckets take this layout at their own rank.
         self.shape = Layout(
             1,
-            tuple(LoraShape(n, w.shape[1], w.shape[0]) for n, w in zip(targets, weights, strict=True)),
+            lora,
             tuple(
                 HeadShape(n, m.in_features, m.out_features, m.has_bias) for n, m in zip(head, self._heads, strict=True)
             ),
@@ -303,6 +305,13 @@ def _scaled(shares_K: torch.Tensor, buckets: Sequence[Bucket]) -> torch.Tensor:
 def sort_lanes(lanes: Sequence[Lane]) -> list[Lane]:
     """Return lanes ordered by padded rank, then by trial number, so that those of a bucket are neighbours."""
     return sorted(lanes, key=lambda lane: (bucket_rank(lane.layout.rank), lane.spec.number))
+
+
+def _lora_shapes(model: nn.Module, targets: Sequence[str]) -> tuple[tuple[LoraShape, ...], int]:
+    """Return the shapes of the layers that get adapters, and the bytes of their weights."""
+    weights = [weight_of(_linear(model, name)) for name in targets]
+    shapes = tuple(LoraShape(n, w.shape[1], w.shape[0]) for n, w in zip(targets, weights, strict=True))
+    return shapes, sum(weight.nbytes for weight in weights)
 
 
 def _replace_group(model: nn.Module, names: Sequence[str], state: PackState, site: int, *, reorder: bool) -> LoraGroup:

@@ -42,7 +42,13 @@ from sweeper.figures.rungs import rows_to_score
 from sweeper.models import model_type_of
 from sweeper.models.checkpointing import checkpoint_blocks
 from sweeper.models.content import check_model
-from sweeper.models.device_choice import choose_attention, choose_checkpointing, choose_dtype, type_name
+from sweeper.models.device_choice import (
+    check_device,
+    choose_attention,
+    choose_checkpointing,
+    choose_dtype,
+    type_name,
+)
 from sweeper.models.first_token import read_first_token
 from sweeper.models.fused import fuse_operations
 from sweeper.models.linear import is_transposed
@@ -159,8 +165,13 @@ class TrainingWorker:
         self._checkpoints = CheckpointWriter(setup.checkpoints)
 
     def start(self) -> WorkerReady:
-        """Choose number type and attention kernel for the device."""
+        """Choose number type and attention kernel for the device.
+
+        Raises:
+            WorkerError: torch cannot use the device.
+        """
         torch.set_num_threads(self._setup.threads)
+        check_device(self._device)
         self._dtype, why_dtype = choose_dtype(self._setup.model.dtype, self._device)
         self._attention, why_attention = choose_attention(self._setup.model.attention, self._device, self._dtype)
         self._resident_bytes = psutil.Process().memory_info().rss

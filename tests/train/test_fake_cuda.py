@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from sweeper.models.device_choice import PADDED_SDPA
 from sweeper.models.first_token import read_first_token
 from sweeper.models.fused import fuse_operations
 from sweeper.models.load import load_model
+from sweeper.tasks.base import Examples
 from sweeper.tasks.causal_lm import Task
 from sweeper.train import make_worker
 from sweeper.train.batches import EvaluationBatches, TrainingRows
@@ -215,6 +217,20 @@ def test_a_worker_trains_scores_and_exports_as_on_a_cpu(disk, monkeypatch):
             assert one.measurements[number].metrics == pytest.approx(other.measurements[number].metrics, rel=1e-4)
     assert found[-1].adapters.keys() == {1, 2}
     assert found[0].checkpoints.keys() == {1, 2}
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_batches_are_copied_from_pinned_memory(kind):
+    """From other memory, copies of more than 64 kB would wait for the passes before them."""
+    ids = [[5] * 200] * 64
+    rows = Examples(ids, [0] * 64, [1.0] * 64, [] if kind == "bert" else [[(1, 200)]] * 64)
+    plan = ChunkPlan.of(64, micro_batch=64, chunks_per_epoch=1, epochs=1)
+    with FakeCuda() as gpu:
+        batch = TrainingRows(rows, plan, seed=7, pad_token_id=1, device=CUDA).batch(np.arange(64), 200)
+        repeated = batch.repeated(slice(0, 64), 2)
+    assert batch.ids.nbytes > 1 << 16
+    assert batch.ids.device == repeated.ids.device == CUDA
+    assert (gpu.waits, gpu.stalls) == ([], [])
 
 
 # The stand-in itself.
