@@ -28,7 +28,7 @@ from sweeper.search.samplers import Proposer
 from sweeper.search.study_database import StudyDatabase
 from sweeper.search.study_view import NullView, StudyView
 from sweeper.search.write_behind import WriteBehind
-from sweeper.trial_length import FullLength, StudyLength, longest_epochs, trial_chunks
+from sweeper.trial_length import FullLength, longest_epochs, trial_chunks
 from sweeper.types import Decision, Phase, PortfolioPoint, TrialRecord, TrialState
 
 __all__ = ["Search"]
@@ -47,7 +47,6 @@ class Search:
         settings: Pruner, its reduction factor, and the cost.
         rungs: Chunks after which trials are scored.
         maximize: Whether higher values are better.
-        length: Length of the trials; that of all is the last rung if None.
         num_rows: Validation rows; 0 if every rung scores the same.
         majority: Score of always predicting the commonest label at each rung; empty if that has no meaning.
     """
@@ -61,12 +60,11 @@ class Search:
         settings: SearchSettings,
         rungs: tuple[int, ...],
         maximize: bool,
-        length: StudyLength | None = None,
         num_rows: int = 0,
         majority: Sequence[float] = (),
     ) -> None:
         self._name, self._database, self._proposer = name, database, proposer
-        self._length = length or FullLength(rungs[-1], longest_epochs(proposer.space) or 1)
+        self._length = FullLength(rungs[-1], longest_epochs(proposer.space) or 1)
         self._cost = settings.cost
         self._mirror = StudyMirror(proposer.space, maximize=maximize, has_cost=proposer.has_cost)
         self._pruner = make_pruner(
@@ -89,7 +87,6 @@ class Search:
         storage_url: str | None,
         seed: int,
         rungs: tuple[int, ...],
-        length: StudyLength | None = None,
         num_rows: int = 0,
         fixed: Mapping[str, ParamValue] | None = None,
         metric: str = "score",
@@ -106,7 +103,6 @@ class Search:
             storage_url: SQLAlchemy URL of the database; None to show the trials nowhere.
             seed: Seed of all proposals.
             rungs: Chunks after which trials are scored; the last one ends the longest (see `pruning.rung_chunks`).
-            length: Length of the trials, e.g. their study; that of all is the last rung if None.
             num_rows: Validation rows; 0 if every rung scores the same.
             fixed: Values of the keys outside the space, and of dimensions that a recipe leaves out.
             metric: Name of the objective, for people who look at the database.
@@ -132,7 +128,6 @@ class Search:
             settings=settings,
             rungs=rungs,
             maximize=maximize,
-            length=length,
             num_rows=num_rows,
             majority=majority,
         )

@@ -178,7 +178,6 @@ def simulate_study(
         storage_url=None,
         seed=seed,
         rungs=rungs,
-        length=record,
         num_rows=response.num_rows,
         majority=record.majority,
         fixed=defaults.by_key(),

@@ -61,7 +61,6 @@ def open_search(record: StudyRecord, config: SweepConfig, store: TrialStore) -> 
         storage_url=storage_url(settings, store),
         seed=settings.seed,
         rungs=record.rungs,
-        length=record,
         num_rows=record.num_rows.get("validation", 0),
         majority=record.majority,
         fixed=fixed_values(settings, record),

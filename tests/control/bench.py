@@ -179,7 +179,6 @@ class Bench:
             seed=1,
             rungs=RUNGS,
             fixed=self._defaults.by_key(),
-            length=study,
         )
 
     @property

@@ -70,6 +70,22 @@ def test_the_search_of_a_study_prunes_by_the_recorded_majority(tmp_path, majorit
     assert found == [Decision.CONTINUE, decision]
 
 
+def test_the_search_of_a_study_compares_no_scores_on_different_rows(tmp_path):
+    """After 3 chunks, trials of 4 have scored 400 rows and those of 12 half of them: neither outrank the others."""
+    config = compose(["dataset=trec", "search.recipes=[]", "search.warm_start=none", "train.epochs=choice(1,3)"])
+    study = make_study(name="toy", space=config.space.texts)
+    with open_search(study, config, TrialStore(tmp_path / "sweep")) as search:
+        epochs, found = {}, {}
+        for _ in range(12):
+            proposal = search.ask()
+            epochs[proposal.number] = proposal.params["train.epochs"]
+            value = 0.9 if epochs[proposal.number] == 1 else 0.5 + proposal.number / 100
+            found[proposal.number] = search.report(proposal.number, chunk=3, value=value)
+    long = [number for number in epochs if epochs[number] == 3]
+    assert 3 < len(long) < 9
+    assert all(found[number] is Decision.CONTINUE for number in long)  # each is the best of them so far
+
+
 @pytest.mark.parametrize(
     ("overrides", "rank", "dropout"),
     [
