@@ -124,7 +124,7 @@ class EightBitWeight:
         # A CPU multiplies types that differ in float32 copies of both: eight bytes a weight. For a few rows, they stay
         # in its cache, which is also four times as fast. A GPU converts values in the kernel.
         rows = _ROWS_AT_ONCE if weight.device.type == "cpu" else len(weight)
-        parts = (each.split(rows) for each in (self.values, self.scales, weight))
+        parts = (torch.split(each, rows) for each in (self.values, self.scales, weight))
         for values, scales, into in zip(*parts, strict=True):
             torch.mul(values, scales, out=into)
         return weight

@@ -25,6 +25,7 @@ from sweeper.execute.devices import gpu_bytes
 from sweeper.fetch.progress import Progress
 from sweeper.figures.memory import checkpoint_bytes
 from sweeper.figures.model_shapes import ModelShapes
+from sweeper.figures.text import plural
 from sweeper.models import check_source as check_model_source
 from sweeper.models import fetch_config
 from sweeper.models.device_choice import (
@@ -175,7 +176,7 @@ def _device(settings: SweepSettings, quantization: str) -> DevicePlan:
         if kind == "cuda":
             memory, found = float(gpu_bytes()), "the smallest GPU"
         else:
-            memory, found = psutil.virtual_memory().available / workers, f"free memory, shared by {workers} workers"
+            memory, found = psutil.virtual_memory().available / workers, f"free memory, for {plural(workers, 'worker')}"
     if gb and settings.model.dtype == "auto":
         dtype, why = torch.bfloat16, "bfloat16, which current GPUs support"
     else:
@@ -309,7 +310,7 @@ def _notes(settings: SweepSettings, studies: Sequence[StudyForecast], device: De
             )
         elif worst.lanes_that_fit < device.lanes and not device.chooses_lanes:
             notes.append(
-                f"{study.dataset}: {device.lanes} lanes of rank {worst.rank} do not fit, {worst.lanes} do. "
+                f"{study.dataset}: {device.lanes} lanes of rank {worst.rank} do not fit, at most {worst.lanes}. "
                 f"A worker that runs out of memory halves its pack. Set executor.lanes={worst.lanes}."
             )
     if disk.adapters + disk.checkpoints > disk.free:

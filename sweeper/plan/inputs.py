@@ -23,8 +23,6 @@ from sweeper.tasks import make_task
 from sweeper.tasks.base import Examples
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
     from sweeper.data.base import Splits
 
 __all__ = ["StudyRows", "read_model_shapes", "study_rows"]
@@ -148,7 +146,7 @@ def _has_tokenizer(folder: Path) -> bool:
 
 def _from_texts(settings: SweepSettings, splits: Splits, model_dir: Path) -> StudyRows:
     """Return rows with the lengths that follow from their bytes."""
-    needed = _lengths(splits.train, splits.kind)
+    needed = _lengths(splits, "train")
     longest = _longest(settings, model_dir)
     if isinstance(settings.model.max_length, str):
         longest = choose_length(needed, least=0, most=longest)
@@ -157,7 +155,7 @@ def _from_texts(settings: SweepSettings, splits: Splits, model_dir: Path) -> Stu
     return StudyRows(
         dataset=splits.name,
         train=_rows(settings, [min(length, longest) for length in needed]),
-        validation=_rows(settings, [min(length, longest) for length in _lengths(splits.validation, splits.kind)]),
+        validation=_rows(settings, [min(length, longest) for length in _lengths(splits, "validation")]),
         num_train=len(splits.train),
         num_labels=len(splits.labels),
         num_choice_tokens=sum(_num_tokens(choice) for choice in choices),
@@ -165,11 +163,12 @@ def _from_texts(settings: SweepSettings, splits: Splits, model_dir: Path) -> Stu
     )
 
 
-def _lengths(part: Dataset, kind: str) -> list[int]:
-    """Return about how many tokens each row has; an empty completion is part of the content."""
+def _lengths(splits: Splits, name: str) -> list[int]:
+    """Return about how many tokens each row of a split has; an empty completion is part of the content."""
+    part = splits.parts[name]
     if "completion" not in part.column_names:
-        return [_num_tokens(text) + _AROUND_TEXT for text in part[kind]]
-    rows = zip(part[kind], part["completion"], strict=True)
+        return [_num_tokens(text) + _AROUND_TEXT for text in part[splits.kind]]
+    rows = zip(part[splits.kind], part["completion"], strict=True)
     return [_num_tokens(content) + _num_tokens(completion) + _AROUND_PROMPT for content, completion in rows]
 
 
