@@ -360,16 +360,14 @@ def test_a_language_model_is_trained_on_all_rows_and_scores_with_peft_what_is_re
 
 
 @pytest.mark.parametrize(
-    ("num_held_out", "num_train", "num_all"),
+    "num_rows",
     [(30, 90, 90), (10, 117, 130)],  # 10 % of 130 rows are enough for the confirmation
 )
-def test_without_a_cap_only_rows_of_the_confirmation_are_left_to_train_on(
-    tmp_path, tiny_bert, tiny_cache, capsys, num_held_out, num_train, num_all
-):
-    rows = write_rows(tmp_path / "rows.jsonl")
+def test_without_a_cap_only_rows_of_the_confirmation_are_left_to_train_on(tiny, tmp_path, capsys, num_rows):
+    num_held_out, num_train, num_all = num_rows
     held_out = [f"dataset.files.{split}_rows={num_held_out}" for split in ("validation", "test")]
-    overrides = [*overrides_of(tmp_path, rows, tiny_bert, tiny_cache), *held_out, "dataset.files.train_rows=0"]
-    run_sweep([*overrides, "dataset.files.confirm_rows=2000", "budget.trials=1"])
+    more = ["dataset.files.train_rows=0", "dataset.files.confirm_rows=2000", "budget.trials=1"]
+    run_sweep([*tiny, *held_out, *more])
     folder = tmp_path / "outputs" / "tiny"
     is_all = num_train == num_all
     shown = [capsys.readouterr().out, *((folder / name).read_text() for name in ("report.md", "report.html"))]
