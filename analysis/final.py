@@ -79,8 +79,10 @@ def final_row(training: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def is_trained_on_all(trainings: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether one of the final trainings has used every row that is available, and is complete."""
+def is_trained_on_all(study: StudyRecord, trainings: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether every available row was used: by all trials of a study, or by a final training that is complete."""
+    if study.num_rows["train"] == study.num_available and not study.num_rows.get("confirmation"):
+        return True
     return any(
         each["state"] == TrialState.COMPLETE and each["num_rows"] >= (each["num_available"] or 0) for each in trainings
     )

@@ -137,7 +137,7 @@ def _extras(store: TrialStore, content: Mapping[str, Any]) -> dict[str, Any]:
         "adapter": adapter_text(content),
         "finals": [final_row(training) for training in content["final"]],
         "final_columns": FINAL_COLUMNS,
-        "is_trained_on_all": is_trained_on_all(content["final"]),
+        "is_trained_on_all": is_trained_on_all(study, content["final"]),
         "train_command": train_command(store.root.name, study.name, outputs=_outputs(store)),
         "best_rung": best_rung_text(study, best_record) if best_record else "",
         "capped_rows": capped_rows(study),

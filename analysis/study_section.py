@@ -54,7 +54,7 @@ class StudySection:
     finals: Sequence[Sequence[str]]
     """Every final training, as rows of a table under `FINAL_COLUMNS`."""
     is_trained_on_all: bool
-    """Whether a final training on all rows is complete."""
+    """Whether the search or a complete final training used all rows."""
     train_command: str
     """Trains the recommended configuration on all rows."""
     comparisons: Sequence[Sequence[str]]
@@ -128,7 +128,7 @@ class _Section:
             groups=self._plots().groups(),
             adapter=adapter_text(study),
             finals=[final_row(training) for training in study["final"]],
-            is_trained_on_all=is_trained_on_all(study["final"]),
+            is_trained_on_all=is_trained_on_all(self._record, study["final"]),
             train_command=train_command(self._store.root.name, study["name"], outputs=self._outputs),
             comparisons=self._choices.comparisons(),
             folklore=study.get("folklore") or [],

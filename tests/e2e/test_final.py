@@ -319,6 +319,7 @@ def language(tmp_path, tiny_bert, tiny_cache):
     return tmp_path / "outputs" / "tiny"
 
 
+@pytest.mark.slow
 def test_a_language_model_is_trained_on_all_rows_and_scores_with_peft_what_is_reported(
     language, tiny_cache, tmp_path, capsys
 ):
@@ -356,3 +357,28 @@ def test_a_language_model_is_trained_on_all_rows_and_scores_with_peft_what_is_re
         warnings.simplefilter("ignore")  # PEFT and transformers warn about each other's calls
         exec(code.replace("path/to/this/folder", str(adapter)).replace("your prompt", "soup"), {})  # noqa: S102
     assert printed.getvalue().startswith("[CLS] soup")
+
+
+@pytest.mark.parametrize(
+    "num_rows",
+    [(30, 90, 90), (10, 117, 130)],  # 10 % of 130 rows are enough for the confirmation
+)
+def test_without_a_cap_only_rows_of_the_confirmation_are_left_to_train_on(tiny, tmp_path, capsys, num_rows):
+    num_held_out, num_train, num_all = num_rows
+    held_out = [f"dataset.files.{split}_rows={num_held_out}" for split in ("validation", "test")]
+    more = ["dataset.files.train_rows=0", "dataset.files.confirm_rows=2000", "budget.trials=1"]
+    run_sweep([*tiny, *held_out, *more])
+    folder = tmp_path / "outputs" / "tiny"
+    is_all = num_train == num_all
+    shown = [capsys.readouterr().out, *((folder / name).read_text() for name in ("report.md", "report.html"))]
+    for text in shown:
+        assert "of 90 rows" not in text
+        assert "train_rows" not in text  # nothing is capped, and a cap would save too little to be proposed
+    for text in shown[1:]:
+        assert ("The search trained on all rows, so there are no more to train on." in text) is is_all
+        assert ("sweeper train tiny/" in text) is not is_all
+    assert TrialStore(folder).read_study(STUDY).num_rows["train"] == num_train
+    assert train(folder) == 0
+    assert f"on {num_all} rows, seed 0; the search used {num_train}." in capsys.readouterr().out
+    assert TrialStore(folder).finals.read_study(ALL).num_rows["train"] == num_all
+    assert "sweeper train tiny/" not in (folder / "report.md").read_text()

@@ -223,6 +223,7 @@ log.warning("Failed to load CPU gemm_4bit_forward from kernels-community: for an
 """
 
 
+@pytest.mark.slow
 def test_the_first_import_fetches_no_kernel_and_hides_only_the_message_that_it_is_missing(tmp_path):
     need_bitsandbytes()
     fetches = "is_here = True\ndef get_kernel(*args, **options): raise SystemExit('a kernel is fetched')\n"
