@@ -114,7 +114,7 @@ chaos: $(VENV)/.installed  ## Kill sweeps 210 times at seeded moments and count 
 chaos-mutants: $(VENV)/.installed-dev  ## Plant bugs, one at a time, and check that the fault tests catch each by name, nine minutes; ARGS=no_curves
 	@$(BIN)/python chaos/mutation.py $(ARGS)
 
-chaos-mutants-short: $(VENV)/.installed-dev  ## Do the same with three quarters of the bugs, under three minutes
+chaos-mutants-short: $(VENV)/.installed-dev  ## Do the same with half of the bugs, under three minutes
 	@$(BIN)/python chaos/mutation.py --short $(ARGS)
 
 chaos-short: $(VENV)/.installed  ## Do the same with one small sweep and one event of each kind, under two minutes

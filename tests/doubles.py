@@ -132,8 +132,9 @@ class FakeWorker:
     def answer(self, request: Request) -> Reply:
         if isinstance(request, OpenStudy):
             self._lanes = {}
-            self._incoming = request.incoming or Path()
-            shutil.rmtree(self._incoming, ignore_errors=True)
+            if self._writes_files and request.incoming is not None:
+                self._incoming = request.incoming
+                shutil.rmtree(self._incoming, ignore_errors=True)
             self._note("open")
             references = {"frozen_probe": {"validation/accuracy": 0.5}} if request.probe else {}
             return StudyOpened(references=references)
