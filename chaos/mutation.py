@@ -1,6 +1,6 @@
 """Plants bugs, one at a time, and checks that the fault tests catch each of them by name.
 
-    python chaos/mutation.py                   every bug, and every suite once without a bug; under eight minutes on two cores
+    python chaos/mutation.py                   every bug, and every suite once without a bug; under eight minutes
     python chaos/mutation.py --short           two thirds of the bugs, as CI runs it; under three minutes
     python chaos/mutation.py worst_is_best no_flush
 
@@ -170,9 +170,7 @@ def _crash(suite: str, share: int, name: str) -> list[str]:
     """Run a suite of crash points, in processes of its own."""
     scenario, kind, every = _CRASHES[suite]
     mutant = MUTANTS[name].plant if name else None
-    return crash_points.run(
-        (scenario,), kinds=(kind,), every=every * share, jobs=2, mutant=mutant, until=_enough(name)
-    )
+    return crash_points.run((scenario,), kinds=(kind,), every=every * share, jobs=2, mutant=mutant, until=_enough(name))
 
 
 def _timed(name: str, suite: str, work: Callable[[], list[str]]) -> Result:

@@ -129,7 +129,9 @@ def test_a_planted_bug_is_found_by_its_rule(monkeypatch, bug, rule):
 
 def test_no_further_seed_is_simulated_after_a_complaint_that_is_enough(monkeypatch):
     seeds, complaints = iter(FEW), {3: "order: other", 5: "budget: spent", 6: "order: late"}
-    monkeypatch.setattr(chaos.simulator, "_one", lambda seed: SimpleNamespace(complaints=[complaints.get(seed, "a: b")]))
+    monkeypatch.setattr(
+        chaos.simulator, "_one", lambda seed: SimpleNamespace(complaints=[complaints.get(seed, "a: b")])
+    )
     assert names(run(seeds, until={"budget"})) == {"a", "order", "budget"}
     assert next(seeds) == 6
 
