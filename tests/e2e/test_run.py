@@ -27,6 +27,7 @@ from sweeper.sweep.run import run_sweep
 from sweeper.trial_length import trial_rungs
 from sweeper.types import Phase, TrialState
 from tests.doubles import write_rows
+from tests.e2e.conftest import overrides_of
 
 ROOT = Path(__file__).parents[2]
 STUDY = "tiny-tinybert-lora"
@@ -37,12 +38,28 @@ def folder(tmp_path):
     return tmp_path / "outputs" / "tiny"
 
 
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, tiny_bert, tiny_cache):
+    """A sweep that is done: its overrides, its folder and its result. Tests change nothing in it."""
+    place = tmp_path_factory.mktemp("done")
+    overrides = overrides_of(place, write_rows(place / "rows.jsonl"), tiny_bert, tiny_cache)
+    return overrides, place / "outputs" / "tiny", sweeper.run(overrides)
+
+
+@pytest.fixture
+def copied(done, folder):
+    """The overrides of a copy of that sweep, in ``folder``."""
+    overrides, original, _ = done
+    shutil.copytree(original.parent, folder.parent)
+    return [*overrides, f"outputs={folder.parent}"]
+
+
 def trial_files(folder):
     return {path: path.read_bytes() for path in sorted(folder.glob("studies/*/trials/*/trial.json"))}
 
 
-def test_the_result_is_the_content_of_best_json(tiny, folder):
-    result = sweeper.run(tiny)
+def test_the_result_is_the_content_of_best_json(done):
+    _, folder, result = done
     assert result == sweeper.load(folder) == json.loads((folder / "best.json").read_text())
     (study,) = result["studies"]
     assert (study["dataset"], study["model"], study["method"]) == ("tiny", "tinybert", "lora")
@@ -59,8 +76,8 @@ def test_the_result_is_the_content_of_best_json(tiny, folder):
     assert 0 < study["wall_s"] < 600
 
 
-def test_a_sweep_leaves_report_table_adapters_and_log(tiny, folder):
-    sweeper.run(tiny)
+def test_a_sweep_leaves_report_table_adapters_and_log(done):
+    _, folder, _ = done
     trials = TrialStore(folder).trials(STUDY)
     with (folder / "trials.csv").open() as file:
         assert len(list(csv.DictReader(file))) == len(trials) == len(sweeper.load(folder).trials) == 5
@@ -130,10 +147,10 @@ print("heavy:", heavy)
 """
 
 
-def test_running_a_finished_sweep_again_exits_at_once_and_changes_nothing(tiny, folder):
-    sweeper.run(tiny)
+def test_running_a_finished_sweep_again_exits_at_once_and_changes_nothing(done):
+    overrides, folder, _ = done  # not a copy, whose first report would have another path
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    command = [sys.executable, "-c", AGAIN, json.dumps(tiny)]
+    command = [sys.executable, "-c", AGAIN, json.dumps(overrides)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     assert "Sweep tiny is done" in done.stdout
     assert "budget.trials=10" in done.stdout
@@ -141,10 +158,10 @@ def test_running_a_finished_sweep_again_exits_at_once_and_changes_nothing(tiny, 
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
-def test_a_larger_budget_continues_with_the_same_trials(tiny, folder):
-    sweeper.run(tiny)
+def test_a_larger_budget_continues_with_the_same_trials(copied, folder):
     before = trial_files(folder)
-    (study,) = sweeper.run([*tiny, "budget.trials=7"])["studies"]
+    assert len(before) == 5
+    (study,) = sweeper.run([*copied, "budget.trials=7"])["studies"]
     assert study["num_trials"] == 7
     assert {path: content for path, content in trial_files(folder).items() if path in before} == before
 
@@ -162,9 +179,10 @@ def test_a_sweep_in_two_sessions_is_the_same_as_in_one(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("change", ["executor.lanes=2", "tracker=mlflow", "budget.device_hours=1"])
-def test_settings_of_place_may_change(tiny, change):
-    sweeper.run(tiny)
-    assert sweeper.run([*tiny, change])["studies"][0]["num_trials"] == 5
+def test_settings_of_place_may_change(copied, folder, change):
+    before = trial_files(folder)
+    assert sweeper.run([*copied, change])["studies"][0]["num_trials"] == 5
+    assert trial_files(folder) == before
 
 
 @pytest.mark.parametrize(
@@ -275,12 +293,11 @@ def _stored_states(folder):
 
 
 @pytest.mark.parametrize("end", ["killed", "failed", "tracker behind"])
-def test_a_sweep_whose_last_session_ended_badly_is_finished_by_the_same_command(tiny, folder, end):
+def test_a_sweep_whose_last_session_ended_badly_is_finished_by_the_same_command(copied, folder, end):
     """All trials may have finished, but Optuna and MLflow may lack the last ones."""
-    sweeper.run(tiny)
     for path in folder.glob("optuna.db*"):
         path.unlink()
-    sweeper.run(tiny)
+    sweeper.run(copied)
     assert not (folder / "optuna.db").exists()  # it was done, so that nothing was opened
     if end == "killed":
         (folder / "holder.json").write_text("{}")
@@ -291,11 +308,11 @@ def test_a_sweep_whose_last_session_ended_badly_is_finished_by_the_same_command(
     else:
         (folder / "health.json").write_text(json.dumps({"tracker": "not up to date"}))
     before = trial_files(folder)
-    sweeper.run(tiny)
+    sweeper.run(copied)
     assert _stored_states(folder) == [True] * 5
     assert trial_files(folder) == before
     sessions = len(SessionLog(folder).read())
-    sweeper.run(tiny)
+    sweeper.run(copied)
     assert len(SessionLog(folder).read()) == sessions
 
 
