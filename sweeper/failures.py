@@ -14,7 +14,17 @@ from dataclasses import dataclass
 from sweeper.errors import ContentChanged, DataError, DiskError, DiskFull
 from sweeper.types import FailureKind
 
-__all__ = ["POLICIES", "Action", "Policy", "disk_error", "is_device_error", "is_full", "is_out_of_memory", "kind_of", "retry_wait_s"]
+__all__ = [
+    "POLICIES",
+    "Action",
+    "Policy",
+    "disk_error",
+    "is_device_error",
+    "is_full",
+    "is_out_of_memory",
+    "kind_of",
+    "retry_wait_s",
+]
 
 _MAX_WAIT_S = 300.0
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "STATUS_ALLOC_FAILED")

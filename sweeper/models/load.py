@@ -168,7 +168,9 @@ def _failure(path: Path, kind: str, attention: str, error: Exception) -> str:
     head = "sequence classification head" if kind == "sequence_classification" else "language-model head"
     remedy = f"Choose a transformers model with a {head} and safetensors weights."
     if is_out_of_memory(error):
-        remedy = "Set model.quantization=nf4 if it is not, or use a device with more memory; `sweeper plan` says how much."
+        remedy = (
+            "Set model.quantization=nf4 if it is not, or use a device with more memory; `sweeper plan` says how much."
+        )
     elif is_device_error(error):
         remedy = "Check the device with nvidia-smi and `make gpu-check`."
     elif "attention" in cause:

@@ -41,14 +41,18 @@ def test_kernels_that_compile_are_used(triton):
     assert len(triton.calls) == 1
 
 
-@pytest.mark.parametrize("error", [RuntimeError("Failed to find C compiler."), PermissionError("/root/.triton")], ids=repr)
+@pytest.mark.parametrize(
+    "error", [RuntimeError("Failed to find C compiler."), PermissionError("/root/.triton")], ids=repr
+)
 def test_kernels_that_do_not_compile_are_replaced_with_a_warning(triton, caplog, error):
     triton.raised = error
     with FakeCuda():
         assert operators._fastest() is None
         assert operators._on_cuda("drop", lambda *args: args)(1, 2) == (1, 2)
     assert len(triton.calls) == 1
-    assert caplog.messages == [f"Triton does not work here, so slower operations of torch do the same: {str(error).rstrip('.')}."]
+    assert caplog.messages == [
+        f"Triton does not work here, so slower operations of torch do the same: {str(error).rstrip('.')}."
+    ]
 
 
 @pytest.mark.parametrize(
