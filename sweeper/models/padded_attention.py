@@ -40,7 +40,7 @@ class _Ungrouped(NamedTuple):
     is_causal: bool
 
 
-def padded_attention(  # noqa: PLR0917  the signature is that of transformers
+def padded_attention(
     module: nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
