@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from sweeper.errors import WorkerError
+from sweeper.errors import WorkerError, first_line
 
 __all__ = [
     "PADDED_SDPA",
@@ -33,18 +33,28 @@ _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def check_device(device: torch.device | str) -> None:
-    """Check that torch can use a device that the driver has reported.
+    """Check that torch can compute on a device that the driver has reported.
 
     Raises:
-        WorkerError: It cannot: it is a build for CPUs, or for a newer driver.
+        WorkerError: It cannot: it is a build for CPUs, for a newer driver or for other GPUs, or the device has failed.
     """
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+    if torch.device(device).type != "cuda":
+        return
+    if not torch.cuda.is_available():
         build = f"it is built for CUDA {torch.version.cuda}, which may need a newer driver"
         raise WorkerError(
             f"there is a CUDA device, but torch {torch.__version__} cannot use it: "
             f"{build if torch.version.cuda else 'it is built for CPUs only'}. Install a build of torch that fits the "
             f"driver (https://pytorch.org/get-started), or set executor.device=cpu."
         )
+    try:
+        torch.ones(1, device=device).add_(1).cpu()
+    except RuntimeError as error:
+        raise WorkerError(
+            f"torch {torch.__version__} cannot compute on the CUDA device: {first_line(error)} Check with nvidia-smi "
+            f"that it is free and works, and that this build of torch is for its generation "
+            f"(https://pytorch.org/get-started), or set executor.device=cpu."
+        ) from error
 
 
 def choose_dtype(

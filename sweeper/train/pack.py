@@ -205,7 +205,7 @@ class Pack:
             hidden, read = states[0].float(), inputs[0].float()
             mean = (hidden * batch.mask[..., None]).sum(1) / batch.mask.sum(1, keepdim=True)
             if read.dim() > mean.dim():  # a decoder's head reads every token, and the last one is the answer
-                read = read[torch.arange(len(read)), batch.mask.sum(1) - 1]
+                read = read[torch.arange(len(read), device=read.device), batch.mask.sum(1) - 1]
             return torch.cat([mean, read], 1)
 
         hooks = [

@@ -22,6 +22,7 @@ from sweeper.models.quantization import check_library, choose_quantization
 from sweeper.models.shapes import shapes_of
 from tests.models.quantised import KINDS, dequantised, load, need_bitsandbytes, quantised_layers
 from tests.tasks.languages import language_model
+from tests.train.fake_cuda import CUDA, FakeCuda
 from tests.train.live_bytes import LiveBytes
 from tests.train.tiny import build_model
 
@@ -316,3 +317,27 @@ def test_a_process_keeps_no_copy_of_the_weights_on_a_cpu(large, quantization):
     assert memory["held"] < held + 25 * mb
     if quantization == "none":
         assert memory["peak"] < 25 * mb
+
+
+def test_four_bits_on_a_gpu_dequantise_to_the_weights_of_a_cpu():
+    need_bitsandbytes()
+    from bitsandbytes.functional import quantize_4bit
+
+    options = {"quant_type": "nf4", "compress_statistics": True}
+    packed, state = quantize_4bit(torch.randn(64, 128, generator=torch.Generator().manual_seed(0)), **options)
+    expected = FourBitWeight(packed, state, torch.float32).dequantised()
+    with FakeCuda() as gpu:
+        state.to(CUDA)  # as bitsandbytes moves it
+        found = FourBitWeight(packed.to(CUDA), state, torch.float32).dequantised()
+        assert found.device == CUDA
+        assert torch.equal(found.cpu(), expected)
+    assert gpu.operators["dequantize_4bit"] == 1
+
+
+def test_eight_bits_on_a_gpu_dequantise_to_the_weights_of_a_cpu():
+    values, largest = torch.tensor([[127, -64], [3, 0]], dtype=torch.int8), torch.tensor([1.27, 127.0])
+    expected = EightBitWeight(values, largest, torch.bfloat16).dequantised()
+    with FakeCuda():
+        found = EightBitWeight(values.to(CUDA), largest.to(CUDA), torch.bfloat16).dequantised()
+        assert torch.equal(found.cpu(), expected)
+    assert expected.tolist() == [[1.2734375, -0.640625], [3.0, 0.0]]
