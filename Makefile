@@ -10,11 +10,13 @@ BIN := $(VENV)/bin
 # Every file is checked against the SHA-256 in locks/ (locks/write.py), except PyTorch's CPU build, of which only the version
 # is pinned: it comes from PyTorch's own index. antlr4 is published as source only. Building anything else from source would
 # mean that a wheel is missing; this way, pip reports that at once. Compiling 20,000 modules that are never imported would
-# take longer than the download, so only the imported ones are compiled at the end, even where Python is told not to write
-# compiled files (as in many containers): otherwise every process of every sweep would compile them again, which takes six seconds.
+# take longer than the download, so only the imported ones are compiled at the end.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --only-binary :all:
 LOCKED := $(PIP) --no-binary antlr4-python3-runtime --no-build-isolation --use-pep517 --no-deps --require-hashes --requirement
-COMPILE := PYTHONDONTWRITEBYTECODE= $(BIN)/python -P -c 'import sweeper.sweep.run, sweeper.train.worker, sweeper.track.mlflow, sweeper.analysis.report'
+COMPILE := $(BIN)/python -P -c 'from sweeper.track.mlflow import set_environment; set_environment(); import mlflow.tracking, sweeper.sweep.run, sweeper.train.worker, sweeper.analysis.report'
+# Empty: compiled modules are kept even where Python is told not to write them, as in many containers. Otherwise every process
+# of every sweep and of every test would compile what it imports again, which takes several seconds.
+export PYTHONDONTWRITEBYTECODE :=
 # The package to install: this checkout. tests/installed_wheel.py sets a wheel instead.
 PACKAGE ?= --editable .
 # Four processes are enough: each loads PyTorch, and the run is never shorter than its longest test.
@@ -109,10 +111,10 @@ replay-short: $(VENV)/.installed-bench $(PEERS)  ## Check in two minutes that ev
 chaos: $(VENV)/.installed  ## Kill sweeps 210 times at seeded moments and count what was lost, 15 minutes; ARGS='--seed 7'
 	@$(BIN)/python chaos/run.py $(ARGS)
 
-chaos-mutants: $(VENV)/.installed  ## Plant bugs, one at a time, and check that the fault tests catch each by name, eight minutes; ARGS=no_curves
+chaos-mutants: $(VENV)/.installed-dev  ## Plant bugs, one at a time, and check that the fault tests catch each by name, nine minutes; ARGS=no_curves
 	@$(BIN)/python chaos/mutation.py $(ARGS)
 
-chaos-mutants-short: $(VENV)/.installed  ## Do the same with two thirds of the bugs, under three minutes
+chaos-mutants-short: $(VENV)/.installed-dev  ## Do the same with half of the bugs, under three minutes
 	@$(BIN)/python chaos/mutation.py --short $(ARGS)
 
 chaos-short: $(VENV)/.installed  ## Do the same with one small sweep and one event of each kind, under two minutes
@@ -124,16 +126,16 @@ crash-points: $(VENV)/.installed  ## Kill a small sweep at each operation on its
 chaos-simulate: $(VENV)/.installed  ## Simulate 10,000 small sweeps with faults and judge their histories, about six minutes; ARGS='--seed 7'
 	@$(BIN)/python chaos/simulator.py --seeds 10000 $(ARGS)
 
-test: $(VENV)/.installed-dev  ## Run the quick tests: offline, on the CPU, two to three minutes on two cores; ARGS='-k search' picks some
+test: $(VENV)/.installed-dev  ## Run the quick tests: offline, on the CPU, four to five minutes on two cores; ARGS='-k search' picks some
 	@$(PYTEST) -m "not slow and not network and not browser" $(ARGS)
 
-test-slow: $(VENV)/.installed-dev  ## Run the slow tests: whole sweeps, killed processes, servers; two to four minutes
+test-slow: $(VENV)/.installed-dev  ## Run the slow tests: whole sweeps, killed processes, servers; about six minutes
 	@$(PYTEST) -m "slow and not network" --timeout 300 $(ARGS)
 
 test-browser: $(VENV)/.installed-browser  ## Open reports in Debian's Chromium, one minute; skipped without (apt install chromium)
 	@$(BIN)/python -m pytest -m browser --timeout 300 $(ARGS)
 
-test-all: $(VENV)/.installed-dev  ## Run every test, also those that fetch models and datasets; about six minutes
+test-all: $(VENV)/.installed-dev  ## Run every test, also those that fetch models and datasets; about eleven minutes
 	@$(PYTEST) -m "" --timeout 300 $(ARGS)
 
 wheel-check: $(VENV)/.installed-dev  ## Build the wheel, install it elsewhere, run a small sweep with it; one to three minutes

@@ -41,6 +41,7 @@ from sweeper.figures.study_time import study_wall_s
 from sweeper.store.serialization import SCHEMA_VERSION
 from sweeper.store.sessions import SessionLog, SessionRecord
 from sweeper.store.trials import TrialStore
+from sweeper.trial_length import trial_epochs
 from sweeper.types import Cost, Phase, StudyRecord, TrialRecord, TrialState
 
 __all__ = ["best_configurations"]
@@ -151,9 +152,10 @@ def _recommended_adapter(
     if trial is None:
         return None
     summary = trial_summary(store, study, trial)
-    last, better = f"after epoch {study.epochs} of {study.epochs}, the last", best_rung_text(study, trial)
+    epochs = trial_epochs(study, trial.spec.train.epochs)
+    last, better = f"after epoch {epochs} of {epochs}, the last", best_rung_text(study, trial)
     text = f"{last}; it scored {better}" if better else last
-    return {"trial": number, "seed": trial.spec.seed, "epoch": study.epochs, "text": text} | {
+    return {"trial": number, "seed": trial.spec.seed, "epoch": epochs, "text": text} | {
         key: summary[key] for key in ("adapter", "best_rung")
     }
 

@@ -15,6 +15,7 @@ from sweeper.figures.confirmation import ConfirmationState
 from sweeper.figures.hyperparameters import params_text, shown_params
 from sweeper.figures.text import plural
 from sweeper.statistics.results import CandidateResult, Difference, Interval, Verdict
+from sweeper.trial_length import trial_chunks
 from sweeper.types import Phase
 
 __all__ = ["advice", "baseline_sentence", "verdict"]
@@ -137,7 +138,8 @@ def _undecided(findings: Findings, name: str, found: Difference) -> str:
 def _share_for(findings: Findings, num_seeds: int) -> float:
     """Return a ``confirm.max_share`` that allows so many seeds of every candidate, since all may stay undecided."""
     searched = sum(trial.chunks_done for trial in findings.trials if trial.spec.phase is Phase.SEARCH)
-    needed = len(findings.origins) * num_seeds * findings.study.num_chunks / max(searched, 1)
+    of_all = sum(trial_chunks(findings.study, origin.spec.train.epochs) for origin in findings.origins.values())
+    needed = of_all * num_seeds / max(searched, 1)
     return math.ceil(needed * 10) / 10
 
 

@@ -6,6 +6,7 @@ chunks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,6 +81,10 @@ def _searched(trial: TrialRecord | None, space: SearchSpace) -> Mapping[str, Par
 
 
 def _at_chunk(entry: Mapping[str, Any], study: StudyRecord) -> dict[str, Any]:
-    """Return the correlation of a rung with its chunk instead of its share of the training."""
+    """Return the correlation of a rung with its chunk instead of its share of the training.
+
+    The rung of a shorter trial is named by where the longest is after that share, which may be between two chunks.
+    """
     rest = {key: value for key, value in entry.items() if key != "share"}
-    return {"chunk": round(entry["share"] * study.num_chunks), **rest}
+    chunk = entry["share"] * study.num_chunks
+    return {"chunk": round(chunk) if math.isclose(chunk, round(chunk)) else chunk, **rest}

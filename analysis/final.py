@@ -5,7 +5,7 @@ The list ``final`` of a study in best.json, from which reports and model cards a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sweeper.analysis.findings import PREFIX, row_metrics
@@ -19,9 +19,10 @@ from sweeper.figures.text import plural
 from sweeper.statistics.outcomes import metric_values
 from sweeper.store.candidate_outcomes import read_candidate_outcomes
 from sweeper.store.trials import TrialStore
+from sweeper.trial_length import trial_chunks, trial_epochs
 from sweeper.types import StudyRecord, TrialRecord, TrialState
 
-__all__ = ["FINAL_COLUMNS", "final_row", "final_trainings", "score_text"]
+__all__ = ["FINAL_COLUMNS", "final_row", "final_trainings", "is_trained_on_all", "score_text"]
 
 FINAL_COLUMNS = ("configuration", "training rows", "seed", "state", "validation", "test", "adapter")
 """Titles of `final_row`."""
@@ -34,7 +35,7 @@ def final_trainings(store: TrialStore, study: StudyRecord) -> list[dict[str, Any
         store: The sweep.
         study: The study that was searched.
     """
-    finals = TrialStore(store.paths.final)
+    finals = store.finals
     found = []
     for folder in finals.paths.studies():
         try:
@@ -78,6 +79,15 @@ def final_row(training: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def is_trained_on_all(study: StudyRecord, trainings: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether every available row was used: by all trials of a study, or by a final training that is complete."""
+    if study.num_rows["train"] == study.num_available and not study.num_rows.get("confirmation"):
+        return True
+    return any(
+        each["state"] == TrialState.COMPLETE and each["num_rows"] >= (each["num_available"] or 0) for each in trainings
+    )
+
+
 def _training(finals: TrialStore, record: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
     paths = finals.paths.trial(record.name, trial.spec.number)
     return {
@@ -88,10 +98,10 @@ def _training(finals: TrialStore, record: StudyRecord, trial: TrialRecord) -> di
         "num_rows": record.num_rows["train"],
         "num_available": record.num_available or None,
         "includes_validation": includes_validation(record.name),
-        "epochs": record.epochs,
+        "epochs": trial_epochs(record, trial.spec.train.epochs),
         "finished_at": trial.finished_at or None,
         "chunks_done": trial.chunks_done,
-        "num_chunks": record.num_chunks,
+        "num_chunks": trial_chunks(record, trial.spec.train.epochs),
         "best_rung_text": best_rung_text(record, trial),
         "test": _test(finals, record, trial),
         "model_card": str(paths.model_card) if paths.model_card.exists() else None,

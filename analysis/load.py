@@ -145,7 +145,7 @@ class Sweep(Mapping[str, Any]):
     def _final_adapter(self, study: Mapping[str, Any]) -> Path:
         complete = [each for each in study.get("final", []) if each["state"] == TrialState.COMPLETE]
         latest = max(complete, key=lambda each: each["finished_at"], default=None)
-        finals = TrialStore(self._store.paths.final)
+        finals = self._store.finals
         folder = finals.adapter_dir(latest["study"], latest["trial"]) if latest else None
         if folder is None or not is_adapter_intact(folder):
             problem = "its adapter is missing or damaged" if latest else "there is none that is complete"

@@ -8,32 +8,46 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.analysis.final import score_text
+from sweeper.config.settings import DatasetSettings
 from sweeper.figures.text import markdown_code, markdown_text, plural
 from sweeper.types import StudyRecord
 
 __all__ = ["model_card"]
 
+_CAUSAL = "causal_lm"
+_CHAT_USES = {
+    "always": "Prompts were put into the tokenizer's chat template.",
+    "if_any": "Prompts were put into the tokenizer's chat template if it has one.",
+    "never": "Prompts are plain text, without a chat template.",
+}
 _CLASSES = {"causal_lm": "AutoModelForCausalLM", "text_classification": "AutoModelForSequenceClassification"}
 
 
-def model_card(training: Mapping[str, Any], study: StudyRecord, *, sweep: str) -> str:
+def model_card(
+    training: Mapping[str, Any], study: StudyRecord, *, sweep: str, dataset: DatasetSettings | None = None
+) -> str:
     """Return the text of a model card: what was trained on what, how it scores, every setting, and how to load it.
 
     Args:
         training: An entry of `final_trainings` that has an adapter.
         study: Its study.
         sweep: Name of the sweep that chose the configuration.
+        dataset: Settings of its dataset, which say how prompts were made.
     """
     base = _base(Path(training["adapter"]))
+    is_local = Path(base).is_absolute()
+    name = Path(base).name if is_local else base
+    has_head = study.task != _CAUSAL
     return "\n".join(
         [
             "---",
             "library_name: peft",
-            f"base_model: {json.dumps(base, ensure_ascii=False)}",
+            # The hub accepts no path here.
+            *([] if is_local else [f"base_model: {json.dumps(base, ensure_ascii=False)}"]),
             "tags: [lora]",
             "---",
             "",
-            f"# LoRA adapter of {markdown_text(base)} for {markdown_text(study.dataset)}",
+            f"# LoRA adapter of {markdown_text(name)} for {markdown_text(study.dataset)}",
             "",
             f"Configuration {markdown_code(training['configuration'])} of study {markdown_code(study.source)} in sweep "
             f"{markdown_code(sweep)}, trained by `sweeper train` with seed {training['seed']}.",
@@ -49,11 +63,12 @@ def model_card(training: Mapping[str, Any], study: StudyRecord, *, sweep: str) -
             "## Settings",
             "",
             # Every digit, so that the training can be repeated.
-            *_table({key: json.dumps(value) for key, value in training["hyperparameters"].items()}, "setting"),
+            *_table({key: json.dumps(value) for key, value in _settings(training, has_head=has_head)}, "setting"),
             "",
             f"{training['num_parameters']:,} trainable parameters. Fingerprint of the rows: `{study.fingerprint}`.",
             "",
-            *_labels(study),
+            *_labels(study, has_head=has_head),
+            *_prompts(study, dataset),
             "## Use",
             "",
             "```python",
@@ -97,10 +112,44 @@ def _table(values: Mapping[str, Any], what: str) -> list[str]:
     return [f"| {what} | value |", "| --- | --- |", *cells]
 
 
-def _labels(study: StudyRecord) -> list[str]:
+def _settings(training: Mapping[str, Any], *, has_head: bool) -> list[tuple[str, Any]]:
+    return [
+        (key, value)
+        for key, value in training["hyperparameters"].items()
+        if has_head or not key.startswith("train.head_")
+    ]
+
+
+def _labels(study: StudyRecord, *, has_head: bool) -> list[str]:
     if not study.labels:
         return []
-    return ["Labels, in the order of the outputs: " + ", ".join(map(markdown_code, study.labels)) + ".", ""]
+    what = "Labels, in the order of the outputs" if has_head else "Answers, of which the likeliest was scored"
+    return [f"{what}: " + ", ".join(map(markdown_code, study.labels)) + ".", ""]
+
+
+def _prompts(study: StudyRecord, dataset: DatasetSettings | None) -> list[str]:
+    """Return what prompts were, as far as it is known; empty for a classifier."""
+    rows = study.rows_ref
+    if study.task != _CAUSAL or rows is None:
+        return []
+    found = []
+    if dataset is not None and dataset.prompt_template and rows.kind == "prompt":
+        template, answer = (
+            json.dumps(text, ensure_ascii=False) for text in (dataset.prompt_template, dataset.completion_template)
+        )
+        found.append(
+            f"Prompts were made from the columns of a row by {markdown_code(template)}, answers by "
+            f"{markdown_code(answer)} (as JSON strings)."
+        )
+    found.append(f"{_CHAT_USES[_chat(study)]} Rows had at most {rows.max_length:,} tokens.")
+    return ["## Prompts", "", *(f"- {line}" for line in found), ""]
+
+
+def _chat(study: StudyRecord) -> str:
+    rows = study.rows_ref
+    if rows is None:
+        return "never"
+    return "always" if rows.kind == "messages" else rows.chat.replace("for_messages", "never")
 
 
 def _code(study: StudyRecord, base: str) -> list[str]:
@@ -114,4 +163,15 @@ def _code(study: StudyRecord, base: str) -> list[str]:
         "tokenizer = AutoTokenizer.from_pretrained(base)",
         f"model = {auto}.from_pretrained(base{count})",
         'model = PeftModel.from_pretrained(model, "path/to/this/folder").eval()',
+        *(_generate(study) if study.task == _CAUSAL else ()),
     ]
+
+
+def _generate(study: StudyRecord) -> list[str]:
+    inputs = 'inputs = tokenizer("your prompt", return_tensors="pt")'
+    if _chat(study) != "never":
+        inputs = (
+            'inputs = tokenizer.apply_chat_template([{"role": "user", "content": "your prompt"}], '
+            'add_generation_prompt=True, return_dict=True, return_tensors="pt")'
+        )
+    return ["", inputs, "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=64)[0]))"]

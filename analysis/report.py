@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from sweeper.analysis.best import best_configurations
-from sweeper.analysis.final import FINAL_COLUMNS, final_row
+from sweeper.analysis.final import FINAL_COLUMNS, final_row, is_trained_on_all
 from sweeper.analysis.frames import trial_frame
 from sweeper.analysis.html_report import render_html
 from sweeper.analysis.sessions import session_rows
@@ -137,6 +137,7 @@ def _extras(store: TrialStore, content: Mapping[str, Any]) -> dict[str, Any]:
         "adapter": adapter_text(content),
         "finals": [final_row(training) for training in content["final"]],
         "final_columns": FINAL_COLUMNS,
+        "is_trained_on_all": is_trained_on_all(study, content["final"]),
         "train_command": train_command(store.root.name, study.name, outputs=_outputs(store)),
         "best_rung": best_rung_text(study, best_record) if best_record else "",
         "capped_rows": capped_rows(study),

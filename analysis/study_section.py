@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweeper.analysis.choices import Choice, Choices, candidate_named, gain_text, scored_text, value_text
-from sweeper.analysis.final import final_row
+from sweeper.analysis.final import final_row, is_trained_on_all
 from sweeper.analysis.plot_parts import interval_text, metric_title
 from sweeper.analysis.study_plots import PlotGroup, StudyPlots, quality_text
 from sweeper.analysis.texts import adapter_text, bound_advice, duration, train_command
@@ -19,6 +19,7 @@ from sweeper.config.settings import DEFAULT_OUTPUTS
 from sweeper.figures.comparison import NOISE_ERRORS
 from sweeper.figures.failure_counts import FailureCount, count_failures, has_recovered
 from sweeper.figures.hyperparameters import params_text
+from sweeper.figures.rungs import epochs_text
 from sweeper.figures.text import plural
 from sweeper.figures.training_rows import capped_rows, length_sentence, proposal
 from sweeper.store.trials import TrialStore
@@ -52,6 +53,8 @@ class StudySection:
     """Which adapter is recommended; empty without one."""
     finals: Sequence[Sequence[str]]
     """Every final training, as rows of a table under `FINAL_COLUMNS`."""
+    is_trained_on_all: bool
+    """Whether the search or a complete final training used all rows."""
     train_command: str
     """Trains the recommended configuration on all rows."""
     comparisons: Sequence[Sequence[str]]
@@ -125,6 +128,7 @@ class _Section:
             groups=self._plots().groups(),
             adapter=adapter_text(study),
             finals=[final_row(training) for training in study["final"]],
+            is_trained_on_all=is_trained_on_all(self._record, study["final"]),
             train_command=train_command(self._store.root.name, study["name"], outputs=self._outputs),
             comparisons=self._choices.comparisons(),
             folklore=study.get("folklore") or [],
@@ -143,7 +147,7 @@ class _Section:
         train = capped_rows(self._record) or plural(study["num_rows"].get("train", 0), "row")
         goal = (
             f"Goal: {study['direction']} {self._title} on {plural(study['validation_rows'], 'validation row')}. "
-            f"Training: {train}, {plural(study['epochs'], 'epoch')} a trial; "
+            f"Training: {train}, {epochs_text(self._record)} a trial; "
             f"{labels if study['labels'] else 'open completions'}."
         )
         notes = (goal, length_sentence(self._record), proposal(self._record), f"Study {study['name']}.")

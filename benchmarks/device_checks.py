@@ -33,6 +33,8 @@ _EXACT = 1e-3
 """Largest relative difference of a loss in float32 between devices or packs, after up to 20 micro-batches."""
 _ROUGH = 0.05
 """The same in bfloat16 and float16, of the mean loss of a chunk at high learning rates."""
+_ROUNDINGS = 4.0
+"""Largest error of a kernel that rounds once, as its reference does."""
 _CHUNKS = 4
 
 
@@ -64,13 +66,19 @@ def check_device(options: Options) -> str:
     for index in range(torch.cuda.device_count()):
         torch.cuda.set_device(index)
         properties = torch.cuda.get_device_properties(index)
-        for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        for dtype in (torch.float32, torch.float16, *_bfloat16(options.device)):
             one = torch.randn(256, 256, device="cuda").to(dtype)
             error = ((one @ one).float().cpu() - one.float().cpu() @ one.float().cpu()).abs().max().item()
             options.emit({"device": properties.name, "type": type_name(dtype), "largest error of a product": error})
             assert error < (1e-2 if dtype is torch.float32 else 1.0), f"a product in {dtype} is off by {error:.3g}"
     chosen = choose_dtype("auto", options.device)[1], choose_attention("auto", options.device)[1]
     return f"torch {torch.__version__} for CUDA {torch.version.cuda}; sweeper chooses {'; '.join(chosen)}"
+
+
+def _bfloat16(device: torch.device) -> tuple[torch.dtype, ...]:
+    """Return bfloat16 if a GPU computes in it; `sweeper` does not use it on others."""
+    has_it = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return (torch.bfloat16,) if has_it else ()
 
 
 def check_tests(options: Options) -> str:
@@ -135,6 +143,7 @@ def _cases() -> list[_Case]:
     def language(kind: str, *, is_checkpointed: bool = False) -> _Case:
         def build(device: torch.device, dtype: torch.dtype) -> tuple[Any, Any, Any]:
             from sweeper.models.checkpointing import checkpoint_blocks
+            from sweeper.models.fused import fuse_operations
             from sweeper.tasks.causal_lm import Task
             from sweeper.train.pack import Pack
             from tests.tasks.languages import language_model
@@ -142,6 +151,8 @@ def _cases() -> list[_Case]:
 
             model = language_model(kind).to(device, dtype)
             _set_attention(model, device, dtype)
+            if device.type != "cpu":
+                fuse_operations(model)
             if is_checkpointed:
                 checkpoint_blocks(model)
             pack = Pack(model, targets=targets_of(model), head=[], dtype=dtype)
@@ -203,14 +214,13 @@ def _dtypes(device: torch.device) -> list[torch.dtype]:
 
 def check_device_parity(options: Options) -> str:
     """Train the same pack on the device and on the CPU."""
-    return _compare(
-        options,
-        "difference from the CPU",
-        lambda case, dtype, trials: (
-            _losses(case, options.device, dtype, trials),
-            _losses(case, _CPU, torch.float32, trials),
-        ),
-    )
+
+    def both(case: _Case, dtype: torch.dtype, trials: Sequence[Any]) -> tuple[Any, Any]:
+        # The CPU comes first: its model of an architecture must not have the fused operations of the device's.
+        expected = _losses(case, _CPU, torch.float32, trials)
+        return _losses(case, options.device, dtype, trials), expected
+
+    return _compare(options, "difference from the CPU", both)
 
 
 def check_pack_parity(options: Options) -> str:
@@ -287,7 +297,7 @@ def _quantised_losses(device: torch.device, bits: str, *, is_plain: bool) -> dic
 
 
 def check_triton(options: Options) -> str:
-    """Compare the Triton kernels with the reference, bit by bit; on a CPU in Triton's interpreter."""
+    """Compare the Triton kernels with the reference, dropout bit by bit; on a CPU in Triton's interpreter."""
     import importlib.util
 
     if importlib.util.find_spec("triton") is None:
@@ -300,10 +310,10 @@ def check_triton(options: Options) -> str:
     fast: Any = triton_kernels  # not checked
 
     # Triton's interpreter cuts bfloat16 off instead of rounding it.
-    dtypes = (torch.float32, torch.float16, *((torch.bfloat16,) if on_gpu else ()))
+    dtypes = (torch.float32, torch.float16, *_bfloat16(options.device))
     seeds = torch.tensor([5, -(1 << 62), 1 << 61])
     levels = torch.tensor([256, 128, 30], dtype=torch.int32)
-    wrong = 0
+    wrong, too_far = 0, list[str]()
     for dtype in dtypes:
         for first, count in ((0, 4096 + 40), (13, 1001), (2048 * 3 + 5, 7), *(((0, 1 << 22),) if on_gpu else ())):
             x = torch.randn(3, count).to(dtype)
@@ -315,10 +325,43 @@ def check_triton(options: Options) -> str:
             into = torch.ones_like(x)
             added = fast.add_dropped_(into.to(options.device), *on_device, 77, first)
             differing += int((added.cpu() != operators.add_dropped_(into, x, seeds, levels, 77, first)).sum())
-            options.emit({"type": type_name(dtype), "values": count, "from": first, "differing values": differing})
+            row: Row = {"kernel": "drop", "type": type_name(dtype), "values": count, "from": first}
+            options.emit({**row, "differing values": differing})
             wrong += differing
+        for kernel, error in _fused_errors(fast, dtype, options.device).items():
+            options.emit({"kernel": kernel, "type": type_name(dtype), "largest error, in roundings": error})
+            too_far += [f"{kernel} in {type_name(dtype)}: {error:.3g} roundings"] if not error <= _ROUNDINGS else []
     assert not wrong, f"{wrong} values differ"
-    return "equal bit by bit"
+    assert not too_far, "; ".join(too_far)
+    return "dropout equal bit by bit, the others up to rounding"
+
+
+def _fused_errors(fast: Any, dtype: torch.dtype, device: torch.device) -> dict[str, float]:
+    """Return the largest error of each other kernel, in roundings of the largest value of the reference's result."""
+    # As in a model: queries and keys are columns of one product, gates and values of another.
+    draw = torch.Generator().manual_seed(0)
+    query, key = (
+        part.unflatten(-1, (-1, 24)).transpose(1, 2)
+        for part in torch.randn(2, 37, 6 * 24, generator=draw).to(dtype).split([4 * 24, 2 * 24], -1)
+    )
+    angles = torch.randn(1, 37, 12, generator=draw).repeat(1, 1, 2)
+    gates, values = torch.randn(2, 37, 2 * 1100, generator=draw).to(dtype).split(1100, -1)
+    grad = torch.randn(2, 37, 1100, generator=draw).to(dtype)
+    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+    library: Any = torch.ops.sweeper
+    arguments: dict[str, Any] = {
+        "rotate": (query, key, cos, sin, -1.0),
+        "gate": (gates, values),
+        "gate_backward": (grad, gates, values),
+    }
+    errors = {}
+    for name, given in arguments.items():
+        there = [one.to(device) if isinstance(one, torch.Tensor) else one for one in given]
+        found, expected = getattr(fast, name)(*there), getattr(library, name)(*given)
+        pairs = zip(found, expected, strict=True) if isinstance(expected, tuple) else [(found, expected)]
+        off = [(one.cpu().float() - other.float()).abs().max() / other.float().abs().max() for one, other in pairs]
+        errors[name] = float(max(off)) / torch.finfo(dtype).eps
+    return errors
 
 
 # Memory.

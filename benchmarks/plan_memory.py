@@ -2,13 +2,15 @@
 
     python benchmarks/plan_memory.py            # measures all, a few minutes
     python benchmarks/plan_memory.py smollm2    # one model
+    python benchmarks/plan_memory.py --predict  # computes the predictions of measured packs again
 
 Every pack has a process of its own. It trains a chunk of two micro-batches and scores some rows, then does the same
 again. The peak is the largest resident size during the second round, less that before the model was loaded and less the
 kernels that oneDNN generated in the first round for these shapes, which stay and have a column of their own. A small
-model was trained at first, so that libraries are part of the baseline. Blocks of 64 kB or more are returned to the
-system as soon as they are freed, so the resident size is that of the tensors that exist. The prediction is that of
-`sweeper plan`: `sweeper.figures.memory` with the passes of the same rows.
+model was trained at first, so that libraries are part of the baseline. Weights are copied from the file that they are
+mapped from: its pages count as resident, but the system takes them back when it needs memory. Blocks of 64 kB or more
+are returned to the system as soon as they are freed, so the resident size is that of the tensors that exist. The
+prediction is that of `sweeper plan`: `sweeper.figures.memory` with the passes of the same rows.
 """
 
 from __future__ import annotations
@@ -57,6 +59,7 @@ def main() -> None:
     """Measure, write the rows and the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", help=f"of {', '.join(PACKS)}; all if none is given")
+    parser.add_argument("--predict", action="store_true", help="compute the predictions of measured packs again")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
@@ -69,7 +72,11 @@ def main() -> None:
         known = {(row["model"], row["pack"]): row for row in rows}
     for model in arguments.models or PACKS:
         for number, pack in enumerate(PACKS[model]):
-            known[model, number] = {**_measured(model, pack), "model": model, "pack": number, **pack}
+            if arguments.predict:
+                if (model, number) in known:
+                    known[model, number] |= _Case(model, **pack).predicted()
+            else:
+                known[model, number] = {**_measured(model, pack), "model": model, "pack": number, **pack}
             rows = [known[key] for key in sorted(known)]
             path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     rows = [known[key] for key in sorted(known)]
@@ -88,94 +95,129 @@ def _measured(model: str, pack: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def measure(  # noqa: PLR0915  one measurement, top to bottom
-    *, name: str, ranks: list[int], lengths: list[int], micro_batch: int, dropout: float = 0.0, dtype: str = "bfloat16"
-) -> dict[str, Any]:
+class _Case:
+    """A pack with its rows, without the model."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        ranks: list[int],
+        lengths: list[int],
+        micro_batch: int,
+        dropout: float = 0.0,
+        dtype: str = "bfloat16",
+    ) -> None:
+        import torch
+
+        from sweeper.config.compose import compose
+        from sweeper.models import fetch_model
+        from sweeper.models.device_choice import choose_attention
+        from sweeper.models.shapes import read_shapes
+        from sweeper.tasks import make_task
+        from sweeper.train.batches import EvaluationBatches, TrainingRows
+        from sweeper.train.chunks import ChunkPlan
+        from sweeper.train.pack_load import is_reordered
+
+        self.language = name == "smollm2"
+        task_name = "causal_lm" if self.language else "text_classification"
+        self.task = make_task(task_name)
+        settings = compose([f"model={name}", f"task={task_name}"]).settings
+        self.folder = fetch_model(settings.model, cache=Path(settings.cache).expanduser())
+        self.device, self.dtype = torch.device("cpu"), dtype
+        self.attention = choose_attention("auto", self.device, getattr(torch, dtype))[0]
+        self.shapes = read_shapes(
+            self.folder,
+            kind=self.task.model_kind,
+            num_labels=NUM_LABELS,
+            target_modules=(),
+            head_modules=self.task.head_modules,
+        )
+        plan = ChunkPlan.of(2 * micro_batch, micro_batch=micro_batch, chunks_per_epoch=1, epochs=1)
+        examples = _examples(2 * micro_batch, lengths, self.language)
+        self.rows = TrainingRows(examples, plan, seed=SEED, pad_token_id=0, device=self.device)
+        few = _examples(16, lengths, self.language)
+        self.scored = EvaluationBatches(few, batch_size=32, pad_token_id=0, device=self.device)
+        self.specs = [_spec(number, rank, dropout) for number, rank in enumerate(ranks)]
+        self.is_reordered = is_reordered(self.shapes, dtype, self.device)
+
+    def predicted(self) -> dict[str, Any]:
+        """Return what the memory model says, in bytes."""
+        from sweeper.figures.memory import memory_need
+        from sweeper.train.pack_load import pack_load
+
+        load = pack_load(
+            self.rows,
+            [self.scored],
+            dtype=self.dtype,
+            attention=self.attention,
+            ranks=[spec.lora.r for spec in self.specs],
+            tokens_per_pass=0,
+            has_dropout=any(spec.lora.dropout for spec in self.specs),
+            checkpointing=False,
+            device=self.device,
+            is_reordered=self.is_reordered,
+        )
+        need = memory_need(self.shapes, load)
+        return {
+            "predicted": need.total - need.kernels,
+            "base": need.base,
+            "lane_state": need.lanes,
+            "activations": need.activations,
+            "logits": need.logits,
+            "stage": need.stage,
+        }
+
+
+def measure(name: str, **pack: Any) -> dict[str, Any]:
     """Train and score one pack in this process; return predicted and measured bytes."""
     import torch
 
-    from sweeper.config.compose import compose
-    from sweeper.figures.memory import memory_need
-    from sweeper.models import fetch_model
-    from sweeper.models.device_choice import choose_attention
     from sweeper.models.first_token import read_first_token
     from sweeper.models.load import load_model
-    from sweeper.models.shapes import adapted_layers, read_shapes
+    from sweeper.models.shapes import adapted_layers
     from sweeper.models.targets import targets_for
-    from sweeper.tasks import make_task
-    from sweeper.train.batches import EvaluationBatches, TrainingRows
-    from sweeper.train.chunks import ChunkPlan
     from sweeper.train.lane import Lane
     from sweeper.train.pack import Pack, sort_lanes
-    from sweeper.train.pack_load import is_reordered, pack_load
 
     torch.set_num_threads(1)
-    language = name == "smollm2"
-    task = make_task("causal_lm" if language else "text_classification")
-    settings = compose([f"model={name}", f"task={'causal_lm' if language else 'text_classification'}"]).settings
-    folder = fetch_model(settings.model, cache=Path(settings.cache).expanduser())
-    device, kind = torch.device("cpu"), getattr(torch, dtype)
-    attention = choose_attention("auto", device, kind)[0]
-    shapes = read_shapes(
-        folder, kind=task.model_kind, num_labels=NUM_LABELS, target_modules=(), head_modules=task.head_modules
-    )
-    plan = ChunkPlan.of(2 * micro_batch, micro_batch=micro_batch, chunks_per_epoch=1, epochs=1)
-    rows = TrainingRows(_examples(2 * micro_batch, lengths, language), plan, seed=SEED, pad_token_id=0, device=device)
-    scored = EvaluationBatches(_examples(16, lengths, language), batch_size=32, pad_token_id=0, device=device)
-    lane_specs = [_spec(number, rank, dropout) for number, rank in enumerate(ranks)]
+    case = _Case(name, **pack)
+    task, kind = case.task, getattr(torch, case.dtype)
 
     def load_pack(path: Path) -> Pack:
-        model: Any = load_model(path, kind=task.model_kind, num_labels=NUM_LABELS, dtype=kind, attention=attention)
+        model: Any = load_model(path, kind=task.model_kind, num_labels=NUM_LABELS, dtype=kind, attention=case.attention)
         for parameter in model.parameters():
-            parameter.sum()  # reads weights that are mapped from the file, which would count as kernels later
-        if not language:
+            parameter.data = parameter.data.clone()  # else the mapped file is resident, also what was copied from it
+        if not case.language:
             read_first_token(model)
-        targets, head = adapted_layers(model, targets_for(shapes.model_type, ()), task.head_modules(model))
+        suffixes = targets_for(case.shapes.model_type, ())
+        targets, head = adapted_layers(model, suffixes, task.head_modules(model))
         return Pack(model, targets=targets, head=head, dtype=kind)
 
     def train(pack: Pack) -> None:
-        lanes = sort_lanes([Lane.start(spec, pack.shape, device) for spec in lane_specs])
-        pack.train_chunk(lanes, rows, task.row_loss)
-        pack.predict(lanes, scored, task.outputs)
+        lanes = sort_lanes([Lane.start(spec, pack.shape, case.device) for spec in case.specs])
+        pack.train_chunk(lanes, case.rows, task.row_loss)
+        pack.predict(lanes, case.scored, task.outputs)
 
     # A model of the same vocabulary, but two thin blocks, so that libraries and kernels are part of the baseline.
     with tempfile.TemporaryDirectory() as small:
-        _shrink(folder, Path(small), task.model_kind)
+        _shrink(case.folder, Path(small), task.model_kind)
         train(load_pack(Path(small)))
     gc.collect()
     before = _status("VmRSS")
-    copies = is_reordered(shapes, dtype, device)
-    pack = load_pack(folder)
+    loaded_pack = load_pack(case.folder)
     loaded = _status("VmRSS")
-    train(pack)  # generates oneDNN's kernels for these shapes, which stay
+    train(loaded_pack)  # generates oneDNN's kernels for these shapes, which stay
     gc.collect()
     kernels = _status("VmRSS") - loaded
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak of the resident size
-    train(pack)
+    train(loaded_pack)
     peak = _status("VmHWM") - kernels
-    load = pack_load(
-        rows,
-        [scored],
-        dtype=dtype,
-        attention=attention,
-        ranks=ranks,
-        tokens_per_pass=0,
-        has_dropout=dropout > 0,
-        checkpointing=False,
-        device=device,
-        is_reordered=copies,
-    )
-    need = memory_need(shapes, load)
     return {
-        "predicted": need.total - need.kernels,
+        **case.predicted(),
         "measured": peak - before,
         "kernels": kernels,
-        "base": need.base,
         "base_measured": loaded - before,
-        "lane_state": need.lanes,
-        "activations": need.activations,
-        "logits": need.logits,
-        "stage": need.stage,
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -187,7 +229,8 @@ def _examples(number: int, lengths: list[int], language: bool) -> Any:
     sizes = [rng.randint(*lengths) for _ in range(number)]
     ids = [[rng.randrange(1000, 30_000) for _ in range(size)] for size in sizes]
     if language:
-        return Examples(ids, [[size // 2, 0] for size in sizes], [float(size - size // 2) for size in sizes])
+        targets, weights = [[size // 2, 0] for size in sizes], [float(size - size // 2) for size in sizes]
+        return Examples(ids, targets, weights, [[(size // 2, size)] for size in sizes])
     return Examples(ids, [rng.randrange(NUM_LABELS) for _ in sizes], [1.0] * number)
 
 

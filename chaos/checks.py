@@ -134,6 +134,8 @@ def _check_study(
     ]
     found.broken += [f"trial {n} exceeds the budget" for n in records if n >= workload.trials]
     found.broken += _files(store, study, everyone)
+    left = sorted(path for path in store.paths.incoming(study.name).rglob("*") if path.is_file())
+    found.broken += [f"left-over: {path.relative_to(store.root)}" for path in left]
     runs = _mlflow(workload, study)
     compare_rows(found, "Optuna", _optuna(store, study), study=study, records=records)
     compare_rows(found, "MLflow", [run.row for run in runs], study=study, records=everyone)

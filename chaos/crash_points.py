@@ -43,8 +43,9 @@ _KILLED = "killed"
 _SIGKILL = -9
 _CLEAN = (4, 5)
 """Exit codes of a session that a failing disk or database ends."""
-_VIEWS = ("sweep.log", "sessions", "summary.md", "health.json", "holder.json", "mlflow.db", "mlartifacts/")
-"""What may fail to be written while the session goes on."""
+_VIEWS = ("sweep.log", "sessions", "summary.md", "health.json", "holder.json", "mlflow.db", "mlartifacts/", "/incoming")
+"""What may fail to be written while the session goes on. A worker that cannot write a checkpoint sends its bytes, and
+what is left of it only takes space."""
 _SHOWN = 100
 """Complaints that are printed; all are in the results."""
 _ATTEMPTS = 3
@@ -96,6 +97,7 @@ def run(
     seed: int = 0,
     jobs: int = 1,
     mutant: Mutant | None = None,
+    until: Collection[str] = (),
     folder: Path | None = None,
     results: list[Result] | None = None,
 ) -> list[str]:
@@ -109,6 +111,7 @@ def run(
         jobs: Processes that try points.
         mutant: A planted bug, active in the sessions that are disturbed and in those that resume. A function of a
             module, since other processes import it.
+        until: Names of complaints; after the first of them, no further point is tried.
         folder: Where to work; a temporary folder, in memory if possible, if None.
         results: Is filled with the outcome of each point.
     """
@@ -130,8 +133,13 @@ def run(
             pools = [first] if jobs == 1 else [first, stack.enter_context(make(jobs - 1, initargs=(base, mutant)))]
             futures = [pools[index % jobs > 0].submit(_try, point) for index, point in enumerate(points)]
             for number, future in enumerate(futures, 1):
-                found += future.result()
+                tried = future.result()
+                found += tried
                 _show(number, len(futures), found)
+                if any(each.split(":")[0] in until for result in tried for each in result.complaints):
+                    for pool in pools:
+                        pool.shutdown(cancel_futures=True)
+                    break
     return [f"{each} ({_describe(result)})" for result in found for each in result.complaints]
 
 

@@ -31,7 +31,7 @@ from sweeper.store.ledger import Ledger
 from sweeper.store.trials import TrialStore
 from sweeper.track.background import BackgroundTracker
 from sweeper.track.base import NullTracker
-from sweeper.types import Checkpoint, CheckpointFile, ChunkReport, ChunkRequest, Cost, TrialRecord
+from sweeper.types import AdapterFiles, Checkpoint, CheckpointFile, ChunkReport, ChunkRequest, Cost, TrialRecord
 
 __all__ = ["HISTORY", "Event", "Recorder", "read_events", "record_to", "recording"]
 
@@ -162,7 +162,7 @@ def _digest(content: Checkpoint | None) -> str | None:
     return None if content is None else hashlib.sha256(content).hexdigest()
 
 
-def _digests(files: Mapping[int, Checkpoint | Mapping[str, bytes]]) -> dict[str, str | None]:
+def _digests(files: Mapping[int, Checkpoint | AdapterFiles]) -> dict[str, str | None]:
     """Return the digests of files by trial; of an adapter, that of its tensors."""
     found = {
         number: content.get(_WEIGHTS) if isinstance(content, Mapping) else content for number, content in files.items()
@@ -278,7 +278,7 @@ def _write_trial(recorder: Recorder, original: Any) -> Any:
 
 
 def _write_adapter(recorder: Recorder, original: Any) -> Any:
-    def method(store: Any, study: str, number: int, files: Mapping[str, bytes]) -> None:
+    def method(store: Any, study: str, number: int, files: AdapterFiles) -> None:
         with recorder.call("adapter", study=study, trial=number, chunk=None, digest=_digest(files.get(_WEIGHTS))):
             original(store, study, number, files)
 
@@ -286,7 +286,7 @@ def _write_adapter(recorder: Recorder, original: Any) -> Any:
 
 
 def _write_rung_adapter(recorder: Recorder, original: Any) -> Any:
-    def method(store: Any, study: str, number: int, chunk: int, files: Mapping[str, bytes]) -> None:
+    def method(store: Any, study: str, number: int, chunk: int, files: AdapterFiles) -> None:
         with recorder.call("adapter", study=study, trial=number, chunk=chunk, digest=_digest(files.get(_WEIGHTS))):
             original(store, study, number, chunk, files)
 

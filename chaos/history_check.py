@@ -13,7 +13,9 @@ Each complaint starts with the name of the violated rule:
 - ``lost-trial``: at the end, no trial is unfinished or missing.
 - ``proposal-kept``: what was proposed is what was recorded and trained.
 - ``scores-kept``: the scores in a record are those that the worker replied.
-- ``checkpoint-chain``: a trial continues from the checkpoint that a worker replied and that was recorded.
+- ``checkpoint-chain``: a trial continues from the checkpoint that a worker replied and that was recorded, and never
+  from a damaged one.
+- ``left-over``: no large checkpoint is left that no record refers to.
 - ``adapter-own``: an adapter, or row outcomes, are those that the worker replied for this trial.
 - ``best-follows``: best.json follows from the records.
 - ``budget``: no more trials than asked for; no chunk after the end of the window, no trial after the device hours.
@@ -72,6 +74,9 @@ class _Files:
             if trial.written is not None and number not in found.get(study, {}):
                 yield f"record-kept: trial {number} of {study} was written, but has no file"
         yield from self._ledger(found)
+        if self._replay.end is not None:
+            left = sorted(path for path in self._root.glob("studies/*/incoming/**/*") if path.is_file())
+            yield from (f"left-over: {path.relative_to(self._root)}" for path in left)
         best = self._root / "best.json"
         if best.exists() and self._replay.end is not None:
             for content in json.loads(best.read_bytes())["studies"]:

@@ -47,6 +47,8 @@ class TrialHistory:
     refundable: int = 0
     """Retries that a broken device may give back."""
     may_rewind: bool = False
+    damaged: set[int] = field(default_factory=set)
+    """Chunks whose checkpoint was damaged and not written again."""
     replies: dict[int, dict[str, Any]] = field(default_factory=dict)
     """What workers replied, by chunk: sets of digests, and the metrics."""
 
@@ -61,6 +63,8 @@ class _Worker:
     study: str = ""
     lanes: dict[int, int] = field(default_factory=dict)
     """Chunks done by trial."""
+    refused: set[int] = field(default_factory=set)
+    """Trials that came with a damaged checkpoint, so that it must not train them."""
     works: str = ""
     """The request without a reply: ``chunk``, ``score`` or another; empty if there is none."""
     asked_m: float = 0.0
@@ -228,6 +232,8 @@ class Replay:
         if event["phase"] == "begin":
             self._attribute(event)
             self._judge_record(event, trial)
+            if event["checkpoint"] is not None:
+                trial.damaged.discard(event["chunks"])
             trial.doubtful.append(event)
             trial.now = event
         elif event["phase"] == "done":
@@ -355,6 +361,7 @@ class Replay:
         self._settle(event)
         if event["what"] == "open":
             worker.study, worker.lanes = event["study"], {}
+            worker.refused.clear()
         elif event["what"] == "chunk":
             for number in event["evict"]:
                 worker.lanes.pop(number, None)
@@ -381,6 +388,7 @@ class Replay:
         trial = self.trials.setdefault(key, TrialHistory())
         name, chunk, record = f"trial {key[1]} of {key[0]}", admission["chunks"], trial.written
         worker.lanes[key[1]] = chunk
+        (worker.refused.add if chunk in trial.damaged else worker.refused.discard)(key[1])
         if record is None:
             self._complain("order", f"{name} trains before it is written", event)
             return
@@ -425,6 +433,8 @@ class Replay:
                 self._complain("checkpoint-chain", f"{name} did chunk {chunk} after {worker.lanes.get(key[1])}", event)
             if trial.now is not None and trial.now["chunks"] >= chunk:
                 self._complain("no-repeat", f"{name} did chunk {chunk} again", event)
+            if key[1] in worker.refused:
+                self._complain("checkpoint-chain", f"{name} continues from a damaged checkpoint", event)
             worker.lanes[key[1]] = chunk
             reply = trial.reply(chunk)
             reply["metrics"], reply["sent"] = measured["metrics"], number in event["checkpoints"]
@@ -535,7 +545,9 @@ class Replay:
 
     def _damage(self, event: Event) -> None:
         """The harness damaged a trial's checkpoint."""
-        self._trial(event).may_rewind = True
+        trial = self._trial(event)
+        trial.may_rewind = True
+        trial.damaged.add(event["chunk"])
 
     @staticmethod
     def _name(event: Event) -> str:

@@ -1,17 +1,22 @@
 """Planted bugs, one at a time: each must be caught, by name, by the suite that claims to find its kind.
 
 A fault test that cannot fail proves nothing. Each function plants one bug in the present process by replacing a part of
-the product; its docstring says what the bug is. `mutation` runs the suites with each of them.
+the product; its docstring says what the bug is. `mutation` runs the suites with each of them. What no fault test can
+see, such as what training does when memory runs out, a named test of the product must see.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import os
-from collections.abc import Callable, Collection, Mapping
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 from sweeper.types import Checkpoint, Failure, StudyRecord, TrialRecord, TrialState
 
@@ -32,9 +37,11 @@ class Mutant:
     suite: str
     """The suite that must find it."""
     rules: tuple[str, ...]
-    """The names of complaints, one of which must appear."""
+    """The names of complaints, one of which must appear; for the suite ``tests`` the names of tests that must fail."""
     events: tuple[str, ...] = ()
     """For the suite ``sweep``: the events without which the bug does nothing."""
+    file: str = ""
+    """For the suite ``tests``: the file of the test."""
 
     @property
     def description(self) -> str:
@@ -51,13 +58,21 @@ def plant(name: str) -> None:
     MUTANTS[name].plant()
 
 
-def _caught(
-    suite: str, *rules: str, events: tuple[str, ...] = ()
-) -> Callable[[Callable[[], None]], Callable[[], None]]:
+def _caught(suite: str, *rules: str, events: tuple[str, ...] = ()) -> Callable[[_Plant], _Plant]:
     """Register a bug, the suite that must find it, the names of the complaints that count, and the events it needs."""
 
     def register(function: _Plant) -> _Plant:
         MUTANTS[function.__name__] = Mutant(plant=function, suite=suite, rules=rules, events=events)
+        return function
+
+    return register
+
+
+def _caught_by_test(file: str, test: str) -> Callable[[_Plant], _Plant]:
+    """Register a bug that a test of the product must find."""
+
+    def register(function: _Plant) -> _Plant:
+        MUTANTS[function.__name__] = Mutant(plant=function, suite="tests", rules=(test,), file=file)
         return function
 
     return register
@@ -315,9 +330,6 @@ def another_proposal_is_trained() -> None:
 @_caught("sweep", "one-controller", "left-work", "order", "checkpoint-chain", events=("start_a_second",))
 def no_lock() -> None:
     """A second command runs the same sweep at the same time."""
-    import contextlib
-    from collections.abc import Iterator
-
     import sweeper.sweep.run
 
     @contextlib.contextmanager
@@ -391,3 +403,221 @@ def tracker_is_told_before_the_store() -> None:
         return replaced
 
     _replace(TrialRecords, "finish", finish)
+
+
+# Large checkpoints.
+
+
+@_caught("simulator", "checkpoint-chain")
+def rungs_are_not_saved() -> None:
+    """A trial with a large checkpoint is not saved at its rungs, only by time."""
+    from sweeper.train.checkpoints import CheckpointWriter
+
+    def due(original: Any) -> Any:
+        return lambda self, number, tensors, **_: original(self, number, tensors, is_scored=False)
+
+    _replace(CheckpointWriter, "is_due", due)
+
+
+@_caught("simulator", "no-repeat")
+def a_checkpoint_in_use_is_removed() -> None:
+    """After a chunk without a checkpoint, the one from which the trial would continue is removed."""
+    from sweeper.store.trials import TrialStore
+
+    def write(original: Any) -> Any:
+        def replaced(self: TrialStore, record: TrialRecord, checkpoint: Checkpoint | None = None) -> None:
+            original(self, record, checkpoint)
+            paths = self.paths.trial(record.spec.study, record.spec.number)
+            for path in set(paths.checkpoints()) - {paths.checkpoint(record.chunks_done)}:
+                path.unlink()
+
+        return replaced
+
+    _replace(TrialStore, "write_trial", write)
+
+
+@_caught("simulator", "left-over")
+def what_a_kill_leaves_stays() -> None:
+    """Large checkpoints that a kill left without a record are never removed."""
+    from sweeper.store.trials import TrialStore
+    from sweeper.train.checkpoints import CheckpointWriter
+
+    def open_folder(_original: Any) -> Any:
+        def replaced(self: CheckpointWriter, folder: Path | None) -> None:
+            self._folder, self._saved = folder, {}
+
+        return replaced
+
+    _replace(CheckpointWriter, "open", open_folder)
+    _replace(TrialStore, "drop_incoming", lambda _original: lambda _self, _study: None)
+
+
+@_caught("simulator", "checkpoint-chain")
+def unsaved_chunks_are_not_repeated() -> None:
+    """A trial continues from its last checkpoint as if the chunks since then were in it."""
+    import sweeper.control.resume
+
+    def rewind(original: Any) -> Any:
+        return lambda trial, chunk: trial if chunk == trial.chunks_saved else original(trial, chunk)
+
+    _replace(sweeper.control.resume, "rewind", rewind)
+
+
+@_caught_by_test("disk/test_power_failure.py", "test_a_file_that_is_named_by_its_content_is_flushed_but_not_its_name")
+def a_checksum_is_sent_before_the_flush() -> None:
+    """A worker sends the checksum of a large checkpoint that is not flushed yet."""
+    import sweeper.disk.atomic
+
+    class _Os:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(os, name)
+
+        def fsync(self, number: int) -> None:
+            """Flush all files but these."""
+            if sys._getframe(1).f_code.co_name != "write_by_content":
+                os.fsync(number)
+
+    setattr(sweeper.disk.atomic, "os", _Os())  # noqa: B010
+
+
+@_caught_by_test("train/test_checkpoints.py", "test_a_file_that_is_not_the_one_that_was_written_is_named")
+def a_checkpoint_is_not_verified() -> None:
+    """A worker continues from a large checkpoint without comparing its checksum."""
+    import sweeper.train.checkpoints
+
+    _replace(sweeper.train.checkpoints, "file_checksum", lambda _original: lambda _path: ANY)
+
+
+@_caught_by_test("control/test_large_checkpoints.py", "test_a_file_that_is_gone_or_too_short_is_no_checkpoint")
+def a_file_need_not_be_there() -> None:
+    """The controller records a large checkpoint without looking whether its file is there and complete."""
+    from sweeper.store.trials import TrialStore
+
+    _replace(TrialStore, "has_file", lambda _original: lambda _self, _checkpoint: True)
+
+
+@_caught_by_test(
+    "control/test_large_checkpoints.py",
+    "test_a_session_that_is_stopped_saves_its_trials_so_that_nothing_is_repeated",
+)
+def a_stopped_session_saves_nothing() -> None:
+    """Trials that leave their pack between two checkpoints are not saved."""
+    from sweeper.control.study_run import StudyRun
+
+    _replace(StudyRun, "unsaved", lambda _original: lambda _self, _numbers: ())
+
+
+# Memory.
+
+
+@_caught_by_test("train/test_float16.py", "test_a_trial_that_was_interrupted_continues_with_its_scale")
+def a_loss_scale_is_not_saved() -> None:
+    """The loss scale of a lane in float16 is not in its checkpoint."""
+    from sweeper.train.lane import Lane
+
+    def state(original: Any) -> Any:
+        return lambda self: {name: each for name, each in original(self).items() if name != "loss_scale"}
+
+    _replace(Lane, "state", state)
+
+
+@_caught_by_test(
+    "train/test_float16.py",
+    "test_a_lane_that_overflows_skips_its_steps_and_leaves_the_others_bit_identical",
+)
+def an_overflow_is_everybodys() -> None:
+    """When a gradient of one lane overflows, the loss scales of its whole bucket are halved."""
+    from sweeper.train.loss_scale import LaneScales
+
+    def update(original: Any) -> Any:
+        def replaced(self: LaneScales, _lane: int, overflow: Any) -> None:
+            for lane in range(len(self.scale_k)):
+                original(self, lane, overflow)
+
+        return replaced
+
+    _replace(LaneScales, "update", update)
+
+
+@_caught_by_test(
+    "train/test_out_of_memory.py",
+    "test_a_lane_too_large_alone_is_trained_in_smaller_passes_and_ends_the_same",
+)
+def smaller_passes_are_a_smaller_batch() -> None:
+    """When memory runs out, only the rows that fit into the first pass are trained: the effective batch shrinks."""
+    from sweeper.train.pack import Pack
+
+    def batches(original: Any) -> Any:
+        def replaced(*args: Any) -> Iterator[Any]:
+            found = original(*args)
+            return itertools.islice(found, 1) if args[-1] else found
+
+        return replaced
+
+    _replace(Pack, "_batches", batches)
+
+
+@_caught_by_test("train/test_out_of_memory.py", "test_lanes_trained_in_parts_for_lack_of_memory_end_as_together")
+def a_halved_pack_halves_the_batch() -> None:
+    """When memory runs out for several lanes, each half of them trains on every second row, twice."""
+    from sweeper.train.out_of_memory import OutOfMemoryFallback
+    from sweeper.train.pack import Pack
+
+    together: list[int] = []
+
+    def run(original: Any) -> Any:
+        def replaced(self: OutOfMemoryFallback, lanes: Any, *args: Any, **more: Any) -> Any:
+            together[:] = [len(lanes)]
+            return original(self, lanes, *args, **more)
+
+        return replaced
+
+    def batches(original: Any) -> Any:
+        def replaced(self: Pack, rows: Any, index: int, order_KB: Any, tokens_per_pass: int) -> Iterator[Any]:
+            # A row takes the place of its neighbour, which is of a similar length.
+            every_second = [row - row % 2 for row in range(order_KB.shape[1])]
+            order_KB = order_KB[:, every_second] if len(order_KB) < together[0] else order_KB
+            return original(self, rows, index, order_KB, tokens_per_pass)  # type: ignore[no-any-return]
+
+        return replaced
+
+    _replace(OutOfMemoryFallback, "run", run)
+    _replace(Pack, "_batches", batches)
+
+
+@_caught_by_test("train/test_passes.py", "test_a_budget_for_all_lanes_changes_no_trial")
+def tokens_are_those_of_one_lane() -> None:
+    """The tokens of a pass are counted without its number of lanes."""
+    import sweeper.figures.passes
+
+    def most(original: Any) -> Any:
+        return lambda num_rows, length, _lanes, tokens: original(num_rows, length, 1, tokens)
+
+    _replace(sweeper.figures.passes, "_most_rows", most)
+
+
+@_caught_by_test("train/test_passes.py", "test_in_smaller_passes_it_sees_the_same_dropout_masks")
+def every_pass_has_the_first_mask() -> None:
+    """Each part of a micro-batch gets the dropout masks of the first rows, so they depend on the memory."""
+    from sweeper.train.dropout import LaneDropout
+
+    def start(original: Any) -> Any:
+        return lambda self, number, _first_row, num_rows: original(self, number, 0, num_rows)
+
+    _replace(LaneDropout, "start", start)
+
+
+@_caught_by_test(
+    "train/test_lane_choice.py",
+    "test_memory_is_measured_on_the_longest_rows_and_the_largest_rank_and_speed_on_typical_ones",
+)
+def lanes_are_chosen_by_typical_rows() -> None:
+    """The memory for ``executor.lanes=auto`` is measured on typical rows, so the longest do not fit."""
+    import sweeper.train.lane_choice
+
+    def choose(original: Any) -> Any:
+        return lambda *args, typical, largest, **more: original(  # noqa: ARG005
+            *args, typical=typical, largest=typical, **more
+        )
+
+    _replace(sweeper.train.lane_choice, "choose_lanes", choose)

@@ -33,7 +33,7 @@ from chaos.fork_server import ForkServer  # noqa: E402
 from chaos.one_sweep import disturb  # noqa: E402
 from chaos.report import Report  # noqa: E402
 from chaos.undisturbed import Undisturbed  # noqa: E402
-from chaos.workload import KINDS, Workload  # noqa: E402
+from chaos.workload import KINDS, SHORT_KIND, Workload  # noqa: E402
 
 _MAX_BAD = 3
 """A run stops after this many sweeps with problems."""
@@ -103,7 +103,7 @@ def _workload(folder: Path, asked: argparse.Namespace, number: int) -> Workload:
         trials=trials,
         workers=1 + number % 2,
         seed=asked.seed + number,
-        kind=asked.kind or KINDS[number % len(KINDS)],
+        kind=asked.kind or (SHORT_KIND if asked.short else KINDS[number % len(KINDS)]),
     )
 
 

@@ -1,7 +1,8 @@
 """The parts of a simulated sweep: time, disk, study database, workers and their executor. `simulator` combines them.
 
 Everything happens in one thread and in virtual time, and every choice comes from a generator that is passed in, so the
-same seed gives the same sweep. The workers are those of the controller's tests; files are real, but never flushed.
+same seed gives the same sweep. The workers are those of the controller's tests, but checkpoints are saved and read by
+the product; files are real, but never flushed.
 """
 
 from __future__ import annotations
@@ -19,11 +20,23 @@ from random import Random
 from typing import Any
 
 import optuna
+import torch
 
 from sweeper.errors import StorageDown, WorkerLost
-from sweeper.execute.base import AdaptersScored, Reply, Request, TrialsSaved, WorkerFailed, WorkerHandle, WorkerReady
+from sweeper.execute.base import (
+    AdaptersScored,
+    CheckpointPolicy,
+    OpenStudy,
+    Reply,
+    Request,
+    TrialsSaved,
+    WorkerFailed,
+    WorkerHandle,
+    WorkerReady,
+)
 from sweeper.execute.inline import InlineExecutor
-from sweeper.types import ChunkReport, Cost, Failure, FailureKind, Measurement, TrialSpec
+from sweeper.train.checkpoints import CheckpointWriter, read_checkpoint
+from sweeper.types import Admission, Checkpoint, ChunkReport, Cost, Failure, FailureKind, Measurement, TrialSpec
 from tests.control.bench import RUNGS, Killed, Timer
 from tests.doubles import FakeWorker
 from tests.search.toy import METRIC
@@ -267,7 +280,7 @@ class _Writer:
 
 
 class VirtualWorker(FakeWorker):
-    """A worker that takes time and fails.
+    """A worker that takes time and fails. It saves and reads checkpoints as the product does.
 
     Args:
         index: The worker's index.
@@ -275,7 +288,9 @@ class VirtualWorker(FakeWorker):
         faults: What may happen in this session.
         doomed: Returns why a configuration always fails, and from which chunk on; None if it does not.
         score: Returns the score of a configuration after a chunk; always the same one.
-        events: See `FakeWorker`; the same for ``writes_files`` and ``saves_rungs_only``.
+        events: See `FakeWorker`.
+        policy: How and when it saves trials.
+        timer: Virtual time, for the policy.
     """
 
     def __init__(
@@ -287,18 +302,11 @@ class VirtualWorker(FakeWorker):
         doomed: Callable[[TrialSpec], tuple[FailureKind, int] | None],
         score: Callable[[TrialSpec, int], float],
         events: Any,
-        writes_files: bool = False,
-        saves_rungs_only: bool = False,
+        policy: CheckpointPolicy,
+        timer: Timer,
     ) -> None:
-        super().__init__(
-            rungs=RUNGS,
-            num_chunks=RUNGS[-1],
-            index=index,
-            events=events,
-            fails=self._failure,
-            writes_files=writes_files,
-            saves_rungs_only=saves_rungs_only,
-        )
+        super().__init__(rungs=RUNGS, num_chunks=RUNGS[-1], index=index, events=events, fails=self._failure)
+        self._writer = CheckpointWriter(policy, timer)
         self._draw, self._faults, self._doomed, self._score_of = draw, faults, doomed, score
         self.elapsed_s = 0.0
         """How long the request that it is about to answer took."""
@@ -315,6 +323,8 @@ class VirtualWorker(FakeWorker):
             kind = self._draw.choice((FailureKind.ERROR, FailureKind.DATA, FailureKind.HOST_MEMORY))
             self._faults.count(f"worker fails: {kind}")
             return WorkerFailed(message=f"simulated {kind}", traceback="", kind=kind)
+        if isinstance(request, OpenStudy):
+            self._writer.open(request.incoming)
         reply = super().answer(request)
         if isinstance(reply, ChunkReport):
             share = Cost(rows=10, tokens=100, device_s=self.elapsed_s / max(1, len(reply.costs)))
@@ -327,6 +337,26 @@ class VirtualWorker(FakeWorker):
         measured = super()._measured(spec, chunk)
         scores = {METRIC: self._score_of(spec, chunk)} if measured.is_rung else {}
         return dataclasses.replace(measured, metrics={**measured.metrics, **scores})
+
+    def _report(self, fresh: set[int]) -> ChunkReport:
+        self._writer.keep(self._lanes)
+        return super()._report(fresh)
+
+    def _is_due(self, number: int, *, is_rung: bool) -> bool:
+        return self._writer.is_due(number, _state(number, self._lanes[number][1]), is_scored=is_rung)
+
+    def _checkpoint(self, number: int, chunk: int) -> Checkpoint:
+        return self._writer.save(number, _state(number, chunk))
+
+    def _chunks_of(self, admission: Admission) -> int:
+        number, chunk = admission.spec.number, admission.chunks_done
+        if admission.checkpoint is not None:
+            step = int(read_checkpoint(admission.checkpoint)["step"])
+            assert step == _step(number, chunk), f"trial {number} came with the checkpoint of another"
+        else:
+            assert chunk == 0, f"trial {number} came without its checkpoint"
+        self._writer.admitted(number)
+        return chunk
 
     def _may_die(self) -> None:
         if self._draw.random() < self._faults.lost:
@@ -343,6 +373,16 @@ class VirtualWorker(FakeWorker):
             self._faults.count(f"trial fails: {kind}")
             return Failure(kind=kind, message="simulated")
         return None
+
+
+def _state(number: int, chunk: int) -> dict[str, torch.Tensor]:
+    """Return the state of a trial, which says whose it is; what a damage of the last bytes changes is not that."""
+    values = torch.tensor([float(number), float(chunk)])
+    return {"parameters": values, "moment1": values, "moment2": values, "step": torch.tensor(_step(number, chunk))}
+
+
+def _step(number: int, chunk: int) -> int:
+    return 1000 * number + chunk
 
 
 class VirtualExecutor(InlineExecutor):

@@ -17,12 +17,13 @@ import errno
 import hashlib
 import json
 import logging
+import math
 import sys
 import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -65,6 +66,7 @@ from sweeper.config.time_windows import parse_windows  # noqa: E402
 from sweeper.control.confirmation import Confirmation  # noqa: E402
 from sweeper.control.shutdown import ShutdownRequest  # noqa: E402
 from sweeper.errors import DiskError, StorageDown, WorkerError  # noqa: E402
+from sweeper.execute.base import CheckpointPolicy  # noqa: E402
 from sweeper.figures.recipes import FIRST_REFERENCE_NUMBER  # noqa: E402
 from sweeper.store.trials import TrialStore  # noqa: E402
 from sweeper.types import FailureKind, TrialSpec  # noqa: E402
@@ -80,12 +82,13 @@ _SEARCHES = ("random", "random", "qmc", "tpe", "grid", "cmaes")
 _PRUNERS = ("halving", "hyperband", "median", "none")
 _WINDOWS = ("", "", "22:00-22:01", "22:00-22:02")
 """A sweep takes a few minutes of virtual time."""
-_SAVING: tuple[dict[str, bool], ...] = (
-    {},
-    {"writes_files": True},
-    {"saves_rungs_only": True},
-    {"writes_files": True, "saves_rungs_only": True},
-)
+_POLICIES = {
+    "small": CheckpointPolicy(),
+    "large": CheckpointPolicy(file_bytes=0),
+    "large, by time": CheckpointPolicy(file_bytes=0, every_s=2.0),
+    "large, at rungs": CheckpointPolicy(file_bytes=0, every_s=math.inf),
+}
+"""How workers save trials. A chunk takes two seconds on average, and every second one is a rung."""
 _MOST_SESSIONS = 40
 _MOST_PRINTED = 20
 _RECORDED = 10_000
@@ -129,17 +132,23 @@ def simulate(seed: int, folder: Path) -> Outcome:
     return sweep.outcome
 
 
-def run(seeds: Iterable[int]) -> list[str]:
+def run(seeds: Iterable[int], *, until: Collection[str] = ()) -> list[str]:
     """Simulate a sweep for each seed, in this process; return the complaints.
 
     Args:
         seeds: The seeds.
+        until: Names of complaints; after the first of them, no further seed is simulated.
     """
     logging.disable(logging.CRITICAL)
+    complaints: list[str] = []
     try:
-        return [complaint for seed in seeds for complaint in _one(seed).complaints]
+        for seed in seeds:
+            complaints += _one(seed).complaints
+            if any(each.split(":")[0] in until for each in complaints):
+                break
     finally:
         logging.disable(logging.NOTSET)
+    return complaints
 
 
 class _Bench(Bench):
@@ -162,7 +171,8 @@ class _Bench(Bench):
             doomed=sweep.doom,
             score=sweep.score,
             events=self.events,
-            **sweep.saving,
+            policy=_POLICIES[sweep.saving],
+            timer=self.timer,
         )
 
     def in_optuna(self, study: str = "toy") -> list[optuna.trial.FrozenTrial]:
@@ -187,7 +197,7 @@ class _Sweep:
         self._settings = Random(f"{seed}/settings")  # noqa: S311
         self._num_faulty = self._settings.choice((0, 1, 2, 2, 3, 3, 4, 6))
         """Sessions with faults, before those without."""
-        self.saving: dict[str, bool] = Random(f"{seed}/checkpoints").choice(_SAVING)  # noqa: S311
+        self.saving = Random(f"{seed}/checkpoints").choice(tuple(_POLICIES))  # noqa: S311
         """How its workers save trials."""
         self._doom_share = self._settings.choice((0.0, 0.0, 0.1, 0.3, 0.9))
         self._ticks = 0
@@ -308,12 +318,17 @@ class _Sweep:
         if not paths or self.draw.random() < 0.8:
             return
         path = self.draw.choice(paths)
-        self._recorder.note("damage", study=path.parts[-4], trial=int(path.parts[-2]))
+        chunk = int(path.stem.removeprefix("checkpoint-"))
+        self._recorder.note("damage", study=path.parts[-4], trial=int(path.parts[-2]), chunk=chunk)
         self.outcome.faults["checkpoint damaged"] += 1
-        if self.draw.random() < 0.5:
-            path.unlink()
-        else:
-            path.write_bytes(b"damaged")
+        match self.draw.choice(("gone", "torn", "changed")):
+            case "gone":
+                path.unlink()
+            case "torn":
+                path.write_bytes(b"damaged")
+            case "changed":  # still a valid file, of other numbers
+                content = path.read_bytes()
+                path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
 
     def _write_best(self) -> None:
         if self._seed % 20 == 0:  # it takes as long as a sweep
@@ -370,7 +385,7 @@ class _Sweep:
             budget=BudgetSettings(device_hours=hours, window=draw.choice(_WINDOWS), time_zone="UTC"),
             num_workers=draw.randint(1, 4),
             executor=ExecutorSettings(
-                checkpoint_file_mb=0 if "writes_files" in self.saving else 16,
+                checkpoint_file_mb=16 if self.saving == "small" else 0,
                 retry_s=draw.choice((0.0, 5.0)),
                 abort_after_failures=draw.choice((0, 3, 8)),
                 hang_timeout_factor=3.0,
@@ -401,6 +416,7 @@ class _Sweep:
         search = {name: getattr(bench.search, name) for name in ("sampler", "pruner", "reduction_factor", "cost")}
         found |= {"studies": len(bench.studies), **search, "window": bench.budget.window}
         found |= {"device_hours": bench.budget.device_hours, "references": len(bench.references)}
+        found |= {"checkpoints": self.saving}
         return found | {"confirms": bench.confirmation is not None, "doomed": self._doom_share}
 
 

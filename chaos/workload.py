@@ -13,7 +13,17 @@ from sweeper.store.paths import OutputsPaths
 from sweeper.track.mlflow import prepare_database, set_environment
 from tests.doubles import save_tiny_bert, save_tiny_llama, write_rows
 
-__all__ = ["HANG_S", "KEEP_ADAPTERS", "KINDS", "STARTUP_TIMEOUT_S", "STUDY", "SWEEP", "WINDOW", "Workload"]
+__all__ = [
+    "HANG_S",
+    "KEEP_ADAPTERS",
+    "KINDS",
+    "SHORT_KIND",
+    "STARTUP_TIMEOUT_S",
+    "STUDY",
+    "SWEEP",
+    "WINDOW",
+    "Workload",
+]
 
 SWEEP = "chaos"
 TWIN = "twin"
@@ -23,12 +33,16 @@ _SIZES = {"train_rows": 48, "validation_rows": 30, "test_rows": 30}
 STUDY = "tiny-tinybert-lora"
 _OTHER_STUDY = "other-tinybert-lora"
 _LANGUAGE_STUDY = "tiny-tinyllama-lora"
-KINDS = ("classifier", "two_datasets", "language_model", "shared_mlflow")
-"""Kinds of sweeps; the last one is a classifier with a twin."""
+KINDS = ("classifier", "two_datasets", "language_model", "shared_mlflow", "large_checkpoints")
+"""Kinds of sweeps. The last two are classifiers: one has a twin, in the other every checkpoint is a large one."""
 HANG_S = 4.0
 """The watchdog kills a worker after this time. A chunk takes a tenth of it, even on a busy machine."""
 STARTUP_TIMEOUT_S = 25.0
 """A start without the fork server imports for ten seconds if another sweep is running."""
+SHORT_KIND = "large_checkpoints"
+"""Kind of the sweep of the short form."""
+_CHECKPOINT_EVERY_S = 0.5
+"""A chunk takes about as long, so that some are saved between rungs, and some are not."""
 WINDOW = "22:00-07:00"
 """In the time of the suite's own clock (`clock`), which the sweeps use."""
 
@@ -147,6 +161,8 @@ class Workload:
         }
         datasets = "dataset=[files,other]" if self.kind == "two_datasets" else "dataset=files"
         files = [datasets, *(f"dataset.files.{key}={value}" for key, value in dataset.items())]
+        if self.kind == "large_checkpoints":
+            settings |= {"executor.checkpoint_file_mb": 0, "store.checkpoint_every_s": _CHECKPOINT_EVERY_S}
         return [*files, *(f"{k}={v}" for k, v in settings.items()), *self.more]
 
     @property

@@ -14,11 +14,23 @@ from dataclasses import dataclass
 from sweeper.errors import ContentChanged, DataError, DiskError, DiskFull
 from sweeper.types import FailureKind
 
-__all__ = ["POLICIES", "Action", "Policy", "disk_error", "is_full", "is_out_of_memory", "kind_of", "retry_wait_s"]
+__all__ = [
+    "POLICIES",
+    "Action",
+    "Policy",
+    "disk_error",
+    "is_device_error",
+    "is_full",
+    "is_out_of_memory",
+    "kind_of",
+    "retry_wait_s",
+]
 
 _MAX_WAIT_S = 300.0
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
-"""Texts of plain RuntimeErrors: torch's CPU allocator on Linux and on Windows, and older CUDA libraries."""
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "STATUS_ALLOC_FAILED")
+"""Texts of plain RuntimeErrors: torch's CPU allocator on Linux and on Windows, CUDA's driver, cuBLAS and cuDNN."""
+_DEVICE_ERRORS = ("CUDA error", "CUDA driver error", "Triton Error [CUDA]")
+"""Texts of errors of CUDA that torch and Triton raise."""
 _FULL_CODES = (errno.ENOSPC, errno.EDQUOT)
 _BROKEN_CODES = (errno.EIO, errno.EROFS)
 _FULL_WORDS = ("disk is full", "no space left", "quota exceeded")
@@ -117,7 +129,7 @@ POLICIES: Mapping[FailureKind, Policy] = {
         remedy="Read the traceback in the trial's trial.json or in sweep.log, fix the code, then search again.",
     ),
     FailureKind.CHECKPOINT: Policy(
-        title="the checkpoint to resume from is damaged",
+        title="a checkpoint to resume from, or an adapter that a worker wrote, is damaged or missing",
         action=Action.REWIND,
         remedy="Nothing to do; if it happens again, check the disk.",
     ),
@@ -180,6 +192,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+
+
+def is_device_error(error: BaseException) -> bool:
+    """Whether an exception means that a GPU has failed, or a kernel on it.
+
+    CUDA reports it at some later call, so the trial that it hits may not be the cause. Every call after it fails, too,
+    until the process ends.
+    """
+    is_of_cuda = isinstance(error, RuntimeError) and any(words in str(error) for words in _DEVICE_ERRORS)
+    return is_of_cuda and not is_out_of_memory(error)
 
 
 def is_full(error: BaseException | str) -> bool:

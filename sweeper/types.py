@@ -19,6 +19,7 @@ from sweeper.config.settings import LoraSettings, TrainSettings
 from sweeper.config.values import ParamValue
 
 __all__ = [
+    "AdapterFiles",
     "Admission",
     "Checkpoint",
     "CheckpointFile",
@@ -337,12 +338,12 @@ class StudyRecord:
     direction: str
     """``maximize`` or ``minimize``."""
     num_chunks: int
-    """Chunks in a full trial."""
+    """Chunks of the longest trial of the search; `sweeper.trial_length` has those of each."""
     epochs: int
-    """Passes over the training rows in a full trial."""
+    """Passes of that trial over the training rows."""
     chunks_per_epoch: int
     rungs: tuple[int, ...]
-    """Chunks after which a trial is scored; the last one is ``num_chunks``."""
+    """Chunks after which the longest trial is scored; the last one is ``num_chunks``. Others have `trial_rungs`."""
     rows_per_chunk: int
     micro_batch: int
     fingerprint: str
@@ -399,7 +400,10 @@ class ViewedTrial:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointFile:
-    """A checkpoint that is too large for a message: the file is written and flushed. Whoever reads it checks it."""
+    """A checkpoint, or the tensors of an adapter, too large for a message: the file is written and flushed.
+
+    Whoever reads it checks it.
+    """
 
     path: Path
     sha256: str
@@ -408,6 +412,8 @@ class CheckpointFile:
 
 Checkpoint = bytes | CheckpointFile
 """Safetensors of a trial's adapter, moments and step, or the file that has them."""
+AdapterFiles = Mapping[str, Checkpoint]
+"""An adapter in PEFT's format: the content of its files, by name; of large tensors, the file that has them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -438,9 +444,9 @@ class ChunkReport:
     """Cost of this chunk for each trial."""
     checkpoints: Mapping[int, Checkpoint] = field(default_factory=dict)
     """Of each trial that was scored; of others only if they are small, or if the last one was long ago."""
-    adapters: Mapping[int, Mapping[str, bytes]] = field(default_factory=dict)
-    """Adapter files in PEFT's format, by name, of the trials that completed with this chunk."""
-    rung_adapters: Mapping[int, Mapping[str, bytes]] = field(default_factory=dict)
+    adapters: Mapping[int, AdapterFiles] = field(default_factory=dict)
+    """Of the trials that completed with this chunk."""
+    rung_adapters: Mapping[int, AdapterFiles] = field(default_factory=dict)
     """The same of the trials that were scored on all rows after this chunk and are not complete yet."""
     outcomes: Mapping[int, bytes] = field(default_factory=dict)
     """Outcome of each validation row, as safetensors (`sweeper.store.outcomes`), of the trials that were scored."""
@@ -451,3 +457,9 @@ class ChunkReport:
     peak_bytes: int = 0
     """Most memory that the worker has needed so far, beyond what it had before it loaded a model; 0 if unknown."""
     elapsed_s: float = 0.0
+
+    @property
+    def sent(self) -> list[Checkpoint]:
+        """All checkpoints and files of adapters."""
+        adapters = (*self.adapters.values(), *self.rung_adapters.values())
+        return [*self.checkpoints.values(), *(content for files in adapters for content in files.values())]

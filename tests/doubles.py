@@ -32,7 +32,9 @@ from sweeper.execute.base import (
     WorkerReady,
 )
 from sweeper.store.outcomes import RowOutcomes
+from sweeper.trial_length import FullLength, trial_chunks, trial_rungs
 from sweeper.types import (
+    AdapterFiles,
     Admission,
     Checkpoint,
     CheckpointFile,
@@ -88,14 +90,15 @@ class FakeWorker:
     """Trains nothing: a trial is a number of chunks, its checkpoint says so, its scores follow from its setting.
 
     Args:
-        num_chunks: Chunks of a full trial.
+        num_chunks: Chunks of the longest trial.
+        epochs: Epochs of that trial; those of others are in their settings.
         rungs: Chunks after which trials are scored.
         events: Where requests are noted, as ``(worker, what, trial numbers)``.
         index: The worker's index.
         before: Called with the trial numbers in the pack before each chunk; may raise what a worker may raise.
         fails: Returns why a trial fails at its next chunk, or None.
         device_s: Seconds that a chunk of a trial costs.
-        writes_files: Whether it writes checkpoints itself, as a worker does with large ones.
+        writes_files: Whether it writes checkpoints and adapters itself, as a worker does with large ones.
         saves_rungs_only: Whether it saves trials only at rungs and on request, as with large checkpoints.
     """
 
@@ -103,6 +106,7 @@ class FakeWorker:
         self,
         *,
         num_chunks: int = 4,
+        epochs: int = 2,
         rungs: tuple[int, ...] = (2, 4),
         events: MutableSequence[tuple[int, str, tuple[int, ...]]] | None = None,
         index: int = 0,
@@ -116,6 +120,7 @@ class FakeWorker:
         self._saves_rungs_only = saves_rungs_only
         self._refused: dict[int, Failure] = {}
         self._num_chunks, self._rungs, self._index, self._device_s = num_chunks, rungs, index, device_s
+        self._length = FullLength(num_chunks, epochs)
         self._before, self._fails = before, fails
         self._events = [] if events is None else events
         self._lanes: dict[int, tuple[TrialSpec, int]] = {}
@@ -127,8 +132,9 @@ class FakeWorker:
     def answer(self, request: Request) -> Reply:
         if isinstance(request, OpenStudy):
             self._lanes = {}
-            self._incoming = request.incoming or Path()
-            shutil.rmtree(self._incoming, ignore_errors=True)
+            if self._writes_files and request.incoming is not None:
+                self._incoming = request.incoming
+                shutil.rmtree(self._incoming, ignore_errors=True)
             self._note("open")
             references = {"frozen_probe": {"validation/accuracy": 0.5}} if request.probe else {}
             return StudyOpened(references=references)
@@ -186,26 +192,32 @@ class FakeWorker:
             if report.measurements[number].is_rung:
                 value = report.measurements[number].metrics["validation/accuracy"]
                 report.outcomes[number] = outcomes_of(value).to_bytes()
-            if chunks + 1 == self._num_chunks:
-                weights = weights_of(number, self._num_chunks)
-                report.adapters[number] = {"adapter_config.json": b"{}", "adapter_model.safetensors": weights}
+            if chunks + 1 == trial_chunks(self._length, spec.train.epochs):
+                report.adapters[number] = self._adapter(number, chunks + 1)
                 del self._lanes[number]
             else:
-                if report.measurements[number].is_rung or not self._saves_rungs_only:
+                if self._is_due(number, is_rung=report.measurements[number].is_rung):
                     report.checkpoints[number] = self._checkpoint(number, chunks + 1)
                 if report.measurements[number].is_rung:
-                    report.rung_adapters[number] = {
-                        "adapter_config.json": b"{}",
-                        "adapter_model.safetensors": weights_of(number, chunks + 1),
-                    }
+                    report.rung_adapters[number] = self._adapter(number, chunks + 1)
         return report
 
     def _measured(self, spec: TrialSpec, chunk: int) -> Measurement:
-        scores = {"validation/accuracy": accuracy(spec.params, chunk)} if chunk in self._rungs else {}
+        rungs = trial_rungs(self._rungs, trial_chunks(self._length, spec.train.epochs))
+        scores = {"validation/accuracy": accuracy(spec.params, chunk)} if chunk in rungs else {}
         return Measurement(chunk=chunk, rows=10 * chunk, metrics={"train/loss": 1 / chunk, **scores})
 
+    def _adapter(self, number: int, chunk: int) -> AdapterFiles:
+        weights = self._sent(number, weights_of(number, chunk))
+        return {"adapter_config.json": b"{}", "adapter_model.safetensors": weights}
+
+    def _is_due(self, number: int, *, is_rung: bool) -> bool:  # noqa: ARG002  other doubles ask for the trial
+        return is_rung or not self._saves_rungs_only
+
     def _checkpoint(self, number: int, chunk: int) -> Checkpoint:
-        content = save({}, metadata={"done": json.dumps([number, chunk])})
+        return self._sent(number, save({}, metadata={"done": json.dumps([number, chunk])}))
+
+    def _sent(self, number: int, content: bytes) -> Checkpoint:
         if not self._writes_files:
             return content
         try:
@@ -214,8 +226,7 @@ class FakeWorker:
             return content
         return CheckpointFile(path=path, sha256=digest, num_bytes=len(content))
 
-    @staticmethod
-    def _chunks_of(admission: Admission) -> int:
+    def _chunks_of(self, admission: Admission) -> int:
         content = admission.checkpoint
         if content is None:
             assert admission.chunks_done == 0, f"trial {admission.spec.number} came without its checkpoint"

@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from benchmarks import device_checks
-from benchmarks.device_curve import curves_of, measure_curve
+from benchmarks.device_curve import curves_of
 from benchmarks.gpu_check import Check, Report, about, checks_of, exit_code, run_checks
+from tests.train.fake_cuda import CUDA, FakeCuda
 
 ABOUT = {
     "at": "2026-01-01T00:00:00+00:00",
@@ -219,18 +220,29 @@ def test_the_device_is_compared_with_the_cpu(options, rows):
     assert next(row["type"] for row in rows) == "float32"
 
 
+@pytest.mark.slow
+def test_on_a_device_its_kernels_are_compared_with_the_cpu(rows, monkeypatch):
+    llama = next(case for case in device_checks._cases() if case.name == "llama, language model")
+    trials = device_checks._trials()[:2]
+    monkeypatch.setattr(device_checks, "_cases", lambda: [llama])
+    monkeypatch.setattr(device_checks, "_trials", lambda: trials)
+    monkeypatch.setattr(device_checks, "_CHUNKS", 1)
+    with FakeCuda() as gpu:
+        device_checks.check_device_parity(device_checks.Options(CUDA, rows.append))
+    assert [row["type"] for row in rows] == ["float32", "bfloat16"]
+    assert {"drop", "rotate", "gate", "gate_backward"} <= gpu.operators.keys()
+
+
+@pytest.mark.parametrize(("capability", "found"), [((8, 0), (torch.bfloat16,)), ((7, 5), ())])
+def test_bfloat16_is_checked_where_a_gpu_computes_in_it(capability, found):
+    with FakeCuda(capability=capability):
+        assert device_checks._bfloat16(CUDA) == found
+
+
 @pytest.mark.parametrize("losses", [[float("nan")], [float("inf")]])
 def test_a_loss_that_is_not_finite_is_no_parity(losses):
     assert device_checks._difference({0: losses}, {0: [1.0]}) == float("inf")
     assert device_checks._difference({0: [1.0]}, {0: losses}) == float("inf")
-
-
-@pytest.mark.slow
-def test_the_ladder_is_climbed_with_simulated_errors(options, rows):
-    device_checks.check_simulated_ladder(options)
-    assert [row["fewest lanes"] for row in rows] == [2, 1, 1, 1]
-    assert [row["smallest pass, tokens"] for row in rows] == [128, 64, 32, 16]
-    assert [(row["trained"], row["infeasible"]) for row in rows] == [(4, 0)] * 4
 
 
 def test_a_ladder_that_changes_losses_fails(options, monkeypatch):
@@ -277,21 +289,6 @@ def test_tests_are_counted_from_the_file_of_pytest(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.filterwarnings("ignore")  # of Trainer, peft and MLflow
-def test_the_curve_has_points_of_both_contenders(rows):
-    pytest.importorskip("accelerate")
-    assert "times the rows per second of Trainer + PEFT" in measure_curve(torch.device("cpu"), rows.append, short=True)
-    assert [(row["contender"], row["trials"]) for row in rows] == [
-        ("sweeper", 1),
-        ("sweeper", 2),
-        ("Trainer + PEFT", 1),
-    ]
-    assert [row["tokens per step"] for row in rows] == [256, 512, 256]
-    assert all(row["rows/s"] > 0 for row in rows)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_two_workers_run_a_sweep(options, rows):
     device_checks.check_two_workers(options)
     assert rows[0]["trials"] == rows[0]["complete"] + rows[0]["pruned"] == 5
@@ -308,6 +305,22 @@ def test_a_gpu_gets_models_of_published_shapes():
     assert all(max(curve.lanes) == 16 for curve in curves)
 
 
+def check_ladder(rows):
+    assert [row["fewest lanes"] for row in rows] == [2, 1, 1, 1]
+    assert [row["smallest pass, tokens"] for row in rows] == [128, 64, 32, 16]
+    assert [(row["trained"], row["infeasible"]) for row in rows] == [(4, 0)] * 4
+
+
+def check_curve(rows):
+    assert [(row["contender"], row["trials"]) for row in rows] == [
+        ("sweeper", 1),
+        ("sweeper", 2),
+        ("Trainer + PEFT", 1),
+    ]
+    assert [row["tokens per step"] for row in rows] == [256, 512, 256]
+    assert all(row["rows/s"] > 0 for row in rows)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_whole_run_on_a_cpu_ends_with_the_gpu_parts_not_run(tmp_path):
@@ -320,6 +333,7 @@ def test_a_whole_run_on_a_cpu_ends_with_the_gpu_parts_not_run(tmp_path):
         env={**device_checks.os.environ, "CUDA_VISIBLE_DEVICES": ""},
     )
     content = json.loads((tmp_path / "gpu-check.json").read_text())
+    found = {row["name"]: row for row in content["checks"]}
     statuses = {row["name"]: row["status"] for row in content["checks"]}
     assert done.returncode == 0, done.stdout + done.stderr
     assert list(statuses) == [check.name for check in checks_of("cpu")]
@@ -327,6 +341,8 @@ def test_a_whole_run_on_a_cpu_ends_with_the_gpu_parts_not_run(tmp_path):
     assert need_a_gpu == {"device", "device_parity", "ladder", "tests", "two_workers"}
     assert {statuses[name] for name in need_a_gpu} == {"not run"}
     assert all(row["why"].startswith("no CUDA device") for row in content["checks"] if row["name"] in need_a_gpu)
-    assert statuses["pack_parity"] == statuses["simulated_ladder"] == "passed"
-    page = (tmp_path / "gpu-check.md").read_text()
-    assert "no CUDA device" in page
+    assert {statuses[name] for name in ("pack_parity", "simulated_ladder", "curve")} == {"passed"}
+    check_ladder(found["simulated_ladder"]["rows"])
+    check_curve(found["curve"]["rows"])
+    assert "times the rows per second of Trainer + PEFT" in found["curve"]["why"]
+    assert "no CUDA device" in (tmp_path / "gpu-check.md").read_text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ LAYERS = {
     "urls": 0,
     "config": 1,
     "types": 2,
+    "trial_length": 2,
     "failures": 2,
     "disk": 3,
     "figures": 4,
@@ -57,6 +59,7 @@ SEEN_BY_ANALYSIS = {
     "figures",
     "statistics",
     "store",
+    "trial_length",
     "types",
 }
 """All that `analysis` may import of sweeper: it reads sweeps, and needs neither search nor training for that."""
@@ -109,14 +112,17 @@ def _modules():
 MODULES = dict(_modules())
 
 
+@cache
 def _imports(path):
-    """Yield the full names that a file imports, wherever in it; types that are only checked are imports, too."""
+    """Return the full names that a file imports, wherever in it; types that are only checked are imports, too."""
+    names = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} has a relative import"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names += (f"{node.module}.{alias.name}" for alias in node.names)
+    return names
 
 
 def _module_of(name):
@@ -126,10 +132,13 @@ def _module_of(name):
     return name if name.startswith("sweeper.") else None
 
 
-GRAPH = {
-    module: {found for name in _imports(path) if (found := _module_of(name)) and found != module}
-    for module, path in MODULES.items()
-}
+@cache
+def _graph():
+    """Return what each module imports of sweeper; not a constant, which every process of a test run would compute."""
+    return {
+        module: {found for name in _imports(path) if (found := _module_of(name)) and found != module}
+        for module, path in MODULES.items()
+    }
 
 
 def _top(module):
@@ -154,7 +163,7 @@ def test_imports_go_downwards(module):
     own = _top(module)
     upwards = {
         imported
-        for imported in GRAPH[module]
+        for imported in _graph()[module]
         if _top(imported) != own and LAYERS[_top(imported)] >= LAYERS[own] and (own, _top(imported)) not in SAME_LAYER
     }
     assert upwards == set()
@@ -162,19 +171,19 @@ def test_imports_go_downwards(module):
 
 @pytest.mark.parametrize("module", [name for name in MODULES if _is_in(name, "sweeper.analysis")])
 def test_analysis_sees_only_configuration_core_values_figures_and_store(module):
-    assert {_top(imported) for imported in GRAPH[module]} <= SEEN_BY_ANALYSIS
+    assert {_top(imported) for imported in _graph()[module]} <= SEEN_BY_ANALYSIS
 
 
 def test_no_packages_import_each_other_in_a_circle():
     packages = {}
-    for module, imported in GRAPH.items():
+    for module, imported in _graph().items():
         if module != "sweeper":
             packages.setdefault(_top(module), set()).update(_top(name) for name in imported)
     assert _circle({name: found - {name} for name, found in packages.items()}) == []
 
 
 def test_no_modules_import_each_other_in_a_circle():
-    assert _circle(GRAPH) == []
+    assert _circle(_graph()) == []
 
 
 def test_a_circle_would_be_found():

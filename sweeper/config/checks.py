@@ -141,4 +141,5 @@ def _check_recipe_value(name: str, recipe: str, key: str, value: object) -> None
     if key not in known:
         remedy = did_you_mean(key, known) or "Use keys under lora and train."
         raise ConfigError(name, key, f"recipe '{recipe}' has an unknown key", remedy)
-    find_key(key).check(value, key=f"{name} ({recipe}): {key}")
+    # A recipe that leaves a choice to sweeper names no value.
+    find_key(key).as_dimension.check(value, key=f"{name} ({recipe}): {key}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
 from functools import cache
 from typing import Any, get_args, get_type_hints
 
@@ -33,6 +33,13 @@ class Key:
     at_most: float | None = None
     below: float | None = None
     is_searchable: bool = False
+    searched_from: float | None = None
+    """Lower bound of a dimension, where a lower value means that the value is chosen."""
+
+    @property
+    def as_dimension(self) -> Key:
+        """The rules for the values of a dimension."""
+        return self if self.searched_from is None else replace(self, at_least=self.searched_from)
 
     @property
     def is_integer(self) -> bool:

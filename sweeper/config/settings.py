@@ -50,6 +50,7 @@ def key(
     at_most: float | None = None,
     below: float | None = None,
     searchable: bool = False,
+    searched_from: float | None = None,
 ) -> Any:
     """Declare a key. This is the only place for its rules; `keys.Key` checks and prints them.
 
@@ -61,6 +62,7 @@ def key(
         at_most: Upper bound, inclusive.
         below: Upper bound, exclusive.
         searchable: Whether it may vary between the lanes of a pack, and so be a dimension of the search space.
+        searched_from: Lower bound of a dimension, where a lower value means that the value is chosen.
     """
     metadata = {
         "doc": doc,
@@ -69,6 +71,7 @@ def key(
         "at_most": at_most,
         "below": below,
         "searchable": searchable,
+        "searched_from": searched_from,
     }
     if isinstance(default, type):
         return field(default_factory=default, metadata=metadata)
@@ -356,13 +359,15 @@ class TrainSettings:
     )
     epochs: int = key(
         0,
-        "Passes over the training rows; 0 chooses them by the number of rows and labels.",
+        "Passes over the training rows; 0 chooses them by the number of rows and labels. A dimension starts at 1.",
         at_least=0,
         at_most=10_000,
+        searchable=True,
+        searched_from=1,
     )
     chunks_per_epoch: int = key(
         0,
-        "Chunks per epoch; trials enter and leave packs, and are saved, between chunks. 0 makes about 12 in a trial.",
+        "Chunks per epoch; trials enter and leave packs, and are saved, between chunks. 0 makes about 12 in the longest trial.",
         at_least=0,
         at_most=_MOST_CHUNKS,
     )
@@ -511,7 +516,7 @@ class ExecutorSettings:
     )
     checkpoint_file_mb: int = key(
         16,
-        "Checkpoints of at least this many MB are written to the disk by the worker itself, not sent to the controller; 0: all of them.",
+        "Checkpoints and adapters of at least this many MB are written to the disk by the worker itself, not sent to the controller; 0: all.",
         at_least=0,
         at_most=1e9,
     )

@@ -15,7 +15,10 @@ from sweeper.config.keys import find_key, searchable_keys
 from sweeper.config.values import ParamValue
 from sweeper.errors import SpaceError
 
-__all__ = ["Dimension", "Scale", "SearchSpace"]
+__all__ = ["EPOCHS", "Dimension", "Scale", "SearchSpace"]
+
+EPOCHS = "train.epochs"
+"""The dimension that makes trials differ in length."""
 
 
 class Scale(enum.StrEnum):
@@ -81,6 +84,24 @@ class Dimension:
         """Lowest and highest exponent of a LOG2 dimension."""
         return round(math.log2(self.low)), round(math.log2(self.high))
 
+    @property
+    def lowest(self) -> float:
+        """The lowest number of a numeric dimension."""
+        return float(self.choices[0]) if self.choices else self.low
+
+    @property
+    def highest(self) -> float:
+        """The highest number of a numeric dimension."""
+        return float(self.choices[-1]) if self.choices else self.high
+
+    @property
+    def is_ratio_scaled(self) -> bool:
+        """Whether models see equal ratios as equal steps: on logarithmic scales, and of numbers of epochs on any.
+
+        From one epoch to two is as far as from two to four, however the values are drawn.
+        """
+        return self.scale in (Scale.LOG, Scale.LOG2) or self.key == EPOCHS
+
     def at(self, unit: float) -> ParamValue:
         """Return the value at ``unit`` in [0, 1); every discrete value gets an equal share."""
         if self.choices:
@@ -124,13 +145,13 @@ class Dimension:
         if self.scale is Scale.CATEGORICAL:
             return 0.5
         number = float(value)
+        if self.is_ratio_scaled and self.lowest < self.highest:
+            return math.log(number / self.lowest) / math.log(self.highest / self.lowest)
         if self.choices:
             last = len(self.choices) - 1
             return self.choices.index(value) / last if last else 0.5
         if self.low == self.high:
             return 0.5
-        if self.scale in (Scale.LOG, Scale.LOG2):
-            return math.log(number / self.low) / math.log(self.high / self.low)
         return (number - self.low) / (self.high - self.low)
 
     def contains(self, value: ParamValue) -> bool:
@@ -147,7 +168,7 @@ class Dimension:
         if len(set(self.choices)) != len(self.choices):
             raise SpaceError(self.key, self.text, "a choice is repeated", "List each value once.")
         for value in self.choices:
-            find_key(self.key).check(value, shown=self.text, error=SpaceError)
+            find_key(self.key).as_dimension.check(value, shown=self.text, error=SpaceError)
 
     def _check_interval(self) -> None:
         if find_key(self.key).takes_choices_only:
@@ -155,7 +176,7 @@ class Dimension:
         if not self.low < self.high:
             raise SpaceError(self.key, self.text, "the lower bound must be below the upper", "Swap or widen them.")
         for bound in (self.low, self.high):
-            find_key(self.key).check(bound, shown=self.text, error=SpaceError)
+            find_key(self.key).as_dimension.check(bound, shown=self.text, error=SpaceError)
         if self.scale in (Scale.LOG, Scale.LOG2) and self.low <= 0:
             raise SpaceError(
                 self.key, self.text, "a logarithmic interval must start above 0", "Raise the lower bound, e.g. to 1e-4."
@@ -192,6 +213,10 @@ class SearchSpace:
     def point(self, units: tuple[float, ...]) -> dict[str, ParamValue]:
         """Return the configuration at a point of the unit cube."""
         return {d.key: d.at(unit) for d, unit in zip(self.dimensions, units, strict=True)}
+
+    def dimension(self, key: str) -> Dimension | None:
+        """Return the dimension of a key; None if it does not vary."""
+        return next((dimension for dimension in self.dimensions if dimension.key == key), None)
 
     def contains(self, params: Mapping[str, ParamValue]) -> bool:
         """Whether ``params`` gives each dimension a value that it can take."""

@@ -10,6 +10,7 @@ comparison is undecided. What is trained follows from the stored trials alone, s
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -215,17 +216,20 @@ class Confirmation:
         most = max(num_seeds[name] for name in more)
         planned = looks(dataclasses.replace(self.settings, max_seeds=max(self._plan.max_seeds, self.settings.seeds)))
         look = next((each for each in planned if each > most), most + 1)
-        decided = sum(number for name, number in num_seeds.items() if name not in more)
-        return max(most, min(look, (self._plan.max_trials - decided) // len(more)))
+        decided = self._plan.used({name: number for name, number in num_seeds.items() if name not in more})
+        left = math.floor((self._plan.allowed - decided) / self._plan.used(dict.fromkeys(more, 1)))
+        return max(most, min(look, left))
 
     def _why_stop(self, num_seeds: Mapping[str, int], more: Sequence[str]) -> str:
         """Return why undecided candidates get no further seed; empty if they get one."""
-        num_trials = sum(num_seeds.values())
         if any(num_seeds[name] >= self.settings.max_seeds for name in more):
             return f"all seeds of confirm.max_seeds={self.settings.max_seeds} are trained"
         if self._next_look(num_seeds, more) <= max(num_seeds[name] for name in more):
             share = f"confirm.max_share={self.settings.max_share:g}"
-            return f"{share} allows {plural(self._plan.max_trials, 'trial')}, and {num_trials} are trained"
+            used = self._plan.used(num_seeds)
+            if set(self._plan.lengths.values()) == {1.0}:
+                return f"{share} allows {plural(self._plan.max_trials, 'trial')}, and {used:g} are trained"
+            return f"{share} allows as much as {self._plan.allowed:.1f} of the longest trials, and {used:.1f} are used"
         return ""
 
     def _record(

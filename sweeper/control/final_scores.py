@@ -6,11 +6,11 @@ The results are for the report. No decision reads them: the test rows choose not
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from sweeper.control.trial_records import TrialRecords
 from sweeper.execute.base import AdaptersScored, ScoreAdapters
-from sweeper.types import TrialRecord, TrialSpec
+from sweeper.types import AdapterFiles, TrialRecord, TrialSpec
 
 __all__ = ["FinalScores"]
 
@@ -25,10 +25,11 @@ class FinalScores:
 
     Args:
         records: The records of the study's trials.
+        file_bytes: Size from which a worker reads an adapter from the disk; smaller ones are part of the request.
     """
 
-    def __init__(self, records: TrialRecords) -> None:
-        self._records = records
+    def __init__(self, records: TrialRecords, *, file_bytes: float) -> None:
+        self._records, self._file_bytes = records, file_bytes
         self._scored: set[int] = set()
         """Trials that are scored, or cannot be in this session."""
         self._requested: set[int] = set()
@@ -59,11 +60,11 @@ class FinalScores:
             None if every adapter is scored or in a request, or cannot be read.
         """
         study = self._records.study.name
-        adapters: dict[int, tuple[TrialSpec, Mapping[str, bytes]]] = {}
+        adapters: dict[int, tuple[TrialSpec, AdapterFiles]] = {}
         for trial in self.missing(trials):
             number = trial.spec.number
             if len(adapters) < limit and number not in self._requested:
-                files = self._records.store.read_adapter(study, number)
+                files = self._records.store.read_adapter(study, number, file_bytes=self._file_bytes)
                 if files:
                     adapters[number] = (trial.spec, files)
                 else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 
 from sweeper.config.settings import Recipe
@@ -32,6 +33,7 @@ class FollowUp:
         references: Recipes that are trained for comparison, by trial number.
         confirmation: Trains the best candidates again; None to end with the references.
         finals: Final trainings, which are scored on the test split.
+        file_bytes: Size from which a worker reads an adapter that it scores from the disk.
     """
 
     def __init__(
@@ -42,10 +44,11 @@ class FollowUp:
         references: Mapping[int, Recipe],
         confirmation: Confirmation | None,
         finals: Sequence[TrialSpec] = (),
+        file_bytes: float = math.inf,
     ) -> None:
         self._records, self._template, self._finals = records, template, finals
         self.references, self._confirmation = references, confirmation
-        self._scores = FinalScores(records)
+        self._scores = FinalScores(records, file_bytes=file_bytes)
         self.record: ConfirmationRecord | None = None
         """How far the confirmation is; None before the search has ended, and without a confirmation."""
 
@@ -73,9 +76,9 @@ class FollowUp:
         """
         if self._confirmation is None or self.record is not None:
             return self._num_confirmations_due
-        tally, settings, num_chunks = self._records.tally, self._confirmation.settings, self._records.study.num_chunks
-        mean = tally.finished_chunks / tally.num_finished if tally.num_finished else float(num_chunks)
-        allowed = settings.max_share * mean * (tally.num_searched + num_to_start) / num_chunks
+        tally, settings = self._records.tally, self._confirmation.settings
+        length = tally.mean_length
+        allowed = settings.max_share * tally.expected_chunks(length) * (tally.num_searched + num_to_start) / length
         return min(settings.max_candidates * settings.seeds, int(allowed))
 
     def update(self) -> None:

@@ -21,6 +21,7 @@ from sweeper.config.time_limit import find_time_limit
 from sweeper.execute.base import StudyOpened
 from sweeper.figures.tally import TrialTally
 from sweeper.store.ledger import Ledger
+from sweeper.trial_length import trial_chunks
 from sweeper.types import ChunkReport, StudyRecord
 
 __all__ = ["Forecast", "ForecastStudy", "chunks_left"]
@@ -163,7 +164,7 @@ class Forecast:
         return None if chunk_s <= left_s else f"{self._stop.reason}, and a chunk takes {chunk_s:.0f} s"
 
     def _why_no_trial(self, run: ForecastStudy) -> str | None:
-        """Return why a new trial does not fit. It is assumed not to be pruned, since pruning cannot be predicted."""
+        """Return why a new trial does not fit. It is assumed to be the longest, and not to be pruned."""
         spent = self._ledger.spent_reason(self._budget)
         if spent is not None:
             return spent
@@ -177,7 +178,7 @@ class Forecast:
         return None
 
     def _trial_s(self, run: ForecastStudy) -> float:
-        """Return the device seconds of a trial that is not pruned; 0 before the first chunk."""
+        """Return the device seconds of the longest trial that is not pruned; 0 before the first chunk."""
         return (self._typical_lane_s(run.record.name) or 0.0) * run.record.num_chunks
 
     def _free_s(self, run: ForecastStudy) -> float:
@@ -192,7 +193,8 @@ class Forecast:
     def _reserved_s(self) -> float:
         """Return the device seconds that running trials need to complete."""
         return sum(
-            (self._typical_lane_s(run.record.name) or 0.0) * (run.record.num_chunks - trial.chunks_done)
+            (self._typical_lane_s(run.record.name) or 0.0)
+            * (trial_chunks(run.record, trial.spec.train.epochs) - trial.chunks_done)
             for run in self._runs
             for trial in run.tally.running.values()
         )
@@ -246,12 +248,14 @@ def chunks_left(study: StudyRecord, tally: TrialTally, *, num_to_start: int, num
         num_to_start: Trials of the search that have not started yet.
         num_unpruned: Trials that have not started yet and are never pruned: references, and those of the confirmation.
     """
-    mean = tally.finished_chunks / tally.num_finished if tally.num_finished else float(study.num_chunks)
-    running = [trial.chunks_done for trial in tally.running.values()]
-    # A trial beyond the mean has passed the early rungs, so it is expected to complete.
-    ends = [mean if done < mean else study.num_chunks for done in running]
-    to_start = num_to_start * mean + num_unpruned * study.num_chunks
-    return sum(end - done for end, done in zip(ends, running, strict=True)) + to_start
+    length = tally.mean_length
+    left = num_to_start * tally.expected_chunks(length) + num_unpruned * length
+    for trial in tally.running.values():
+        own = trial_chunks(study, trial.spec.train.epochs)
+        mean = tally.expected_chunks(own)
+        # A trial beyond the mean has passed the early rungs, so it is expected to complete.
+        left += (mean if trial.chunks_done < mean else own) - trial.chunks_done
+    return left
 
 
 def _is_unfinished(run: ForecastStudy) -> bool:

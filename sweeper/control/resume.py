@@ -34,13 +34,11 @@ def latest_intact(
         file_bytes: Size from which a checkpoint is not read, since the worker that gets it does (`read_checkpoint`).
     """
     spec = trial.spec
-    for chunk in sorted({*trial.checkpoints, trial.chunks_done}, reverse=True):
-        if 0 < chunk <= trial.chunks_done:
-            found = store.read_checkpoint(
-                spec.study, spec.number, chunk, sha256=trial.checkpoints.get(chunk, ""), file_bytes=file_bytes
-            )
-            if found is not None:
-                return rewind(trial, chunk), found
+    # A file without a checksum in the record may be of an earlier attempt, and damaged.
+    for chunk, digest in sorted(trial.checkpoints.items(), reverse=True):
+        found = store.read_checkpoint(spec.study, spec.number, chunk, sha256=digest, file_bytes=file_bytes)
+        if found is not None:
+            return rewind(trial, chunk), found
     return rewind(trial, 0), None
 
 

@@ -24,12 +24,15 @@ from sweeper.errors import DiskError, SweeperError
 from sweeper.failures import POLICIES, Action, disk_error, retry_wait_s
 from sweeper.figures.tally import TrialTally
 from sweeper.search.base import SearchProtocol
+from sweeper.trial_length import trial_chunks
 from sweeper.types import (
+    AdapterFiles,
     Admission,
     Checkpoint,
     ChunkReport,
     Decision,
     Failure,
+    FailureKind,
     StudyRecord,
     TrialRecord,
     TrialSpec,
@@ -76,7 +79,12 @@ class StudyRun:
         self._search_client = SearchClient(search, records.study)
         self._template, self._executor, self._num_trials = template, executor, num_trials
         self.follow_up = FollowUp(
-            records, template, references=references or {}, confirmation=confirmation, finals=finals
+            records,
+            template,
+            references=references or {},
+            confirmation=confirmation,
+            finals=finals,
+            file_bytes=executor.checkpoint_file_bytes,
         )
         """The trials that follow the search."""
         self._cannot_open = self._aborted = ""
@@ -240,7 +248,7 @@ class StudyRun:
             with self._saving(number):
                 if self._measure(number, report):
                     pruned.append(number)
-        self.records.store.drop_files(report.checkpoints.values())
+        self.records.store.drop_files(report.sent)
         self._publish()
         return tuple(pruned)
 
@@ -357,11 +365,15 @@ class StudyRun:
     def _measure(self, number: int, report: ChunkReport) -> bool:
         """Record a trial's measurement; return whether it must leave the pack."""
         trial = self.records.charge(number, report)
+        if missing := self.records.missing(report.adapters.get(number, {})):
+            message = f"{missing}, which the worker wrote, is not there any more; its last chunks are trained again"
+            self.fail(number, Failure(kind=FailureKind.CHECKPOINT, message=message))
+            return False
         measured = report.measurements[number]
         digest = self.records.keep_outcomes(number, measured.chunk, report.outcomes.get(number))
         measurement = dataclasses.replace(measured, elapsed_s=trial.cost.device_s, outcomes=digest)
         trial = dataclasses.replace(trial, measurements=(*trial.measurements, measurement))
-        if measurement.chunk >= self.record.num_chunks:
+        if measurement.chunk >= trial_chunks(self.record, trial.spec.train.epochs):
             self.records.keep_adapter(trial, report.adapters[number])
             self._finish(trial, TrialState.COMPLETE)
             return False
@@ -369,7 +381,7 @@ class StudyRun:
         return self._decide(trial, checkpoint, report.rung_adapters.get(number, {}))
 
     def _decide(
-        self, trial: TrialRecord, checkpoint: Checkpoint | None = None, adapter: Mapping[str, bytes] | None = None
+        self, trial: TrialRecord, checkpoint: Checkpoint | None = None, adapter: AdapterFiles | None = None
     ) -> bool:
         """Ask whether a trial continues after its latest chunk, and record the trial with the decision.
 
@@ -379,7 +391,7 @@ class StudyRun:
         Args:
             trial: The trial, its latest measurement included.
             checkpoint: The checkpoint after its latest chunk; None if trial and checkpoint are in the store already.
-            adapter: Files of its adapter, if the latest chunk is a rung.
+            adapter: Its adapter, if the latest chunk is a rung.
 
         Returns:
             Whether it was pruned, so that it must leave the pack.

@@ -12,8 +12,8 @@ from sweeper.store.retention import adapters_to_keep, rung_adapter_to_keep
 from sweeper.store.trials import TrialStore
 from sweeper.track.base import Tracker
 from sweeper.types import (
+    AdapterFiles,
     Checkpoint,
-    CheckpointFile,
     ChunkReport,
     Cost,
     Failure,
@@ -77,12 +77,16 @@ class TrialRecords:
 
     def received(self, number: int, checkpoint: Checkpoint | None) -> Checkpoint | None:
         """Return the checkpoint that a worker sent of a trial; None if it is a file that is not there."""
-        if isinstance(checkpoint, CheckpointFile) and not self.store.has_file(checkpoint):
+        if checkpoint is not None and not self.store.has_file(checkpoint):
             log.warning(
                 "%s, trial %d: %s is not there, so it has no new checkpoint", self.study.name, number, checkpoint
             )
             return None
         return checkpoint
+
+    def missing(self, files: AdapterFiles) -> str:
+        """Return the name of a file of an adapter that a worker has written and that is not there; empty if none is."""
+        return next((name for name, content in files.items() if not self.store.has_file(content)), "")
 
     def write(self, trial: TrialRecord, checkpoint: Checkpoint | None = None) -> None:
         """Write a trial to the store and show it.
@@ -139,7 +143,7 @@ class TrialRecords:
         if not trial.state.is_finished and trial.num_retries:
             self.write(dataclasses.replace(trial, num_retries=trial.num_retries - 1))
 
-    def keep_adapter(self, trial: TrialRecord, files: Mapping[str, bytes]) -> None:
+    def keep_adapter(self, trial: TrialRecord, files: AdapterFiles) -> None:
         """Write the adapter of a trial that is about to be complete if it is kept; `finish` deletes displaced ones."""
         number = trial.spec.number
         if self._num_adapters:
@@ -153,14 +157,19 @@ class TrialRecords:
             self.store.write_adapter(self.study.name, number, files)
             self._adapters.add(number)
 
-    def keep_rung_adapter(self, trial: TrialRecord, files: Mapping[str, bytes]) -> None:
+    def keep_rung_adapter(self, trial: TrialRecord, files: AdapterFiles) -> None:
         """Write the adapter of the rung that a running trial has just reached, if it is its best rung so far.
 
-        The caller writes the record afterwards, so a record's best rung always has an adapter.
+        The caller writes the record afterwards, so a record's best rung has an adapter, unless the worker's file is
+        gone: nothing depends on it.
         """
-        chunk = trial.chunks_done
-        if rung_adapter_to_keep(self.study, trial, keeps_adapter=True) == chunk:
-            self.store.write_rung_adapter(self.study.name, trial.spec.number, chunk, files)
+        chunk, number = trial.chunks_done, trial.spec.number
+        if rung_adapter_to_keep(self.study, trial, keeps_adapter=True) != chunk:
+            return
+        if missing := self.missing(files):
+            log.warning("%s, trial %d: %s is not there, so this rung has no adapter", self.study.name, number, missing)
+        else:
+            self.store.write_rung_adapter(self.study.name, number, chunk, files)
 
     def keep_outcomes(self, number: int, chunk: int, content: bytes | None) -> str:
         """Write the row outcomes of the rung that a trial has just reached; return their checksum, for the record.

@@ -18,6 +18,7 @@ from sweeper.figures.confirmation import progress_text
 from sweeper.figures.hyperparameters import params_text, shown_params
 from sweeper.figures.ranking import finite_value
 from sweeper.figures.training_rows import capped_rows, cut_rows
+from sweeper.trial_length import trial_chunks
 from sweeper.types import StudyRecord, TrialRecord, TrialState
 
 __all__ = [
@@ -200,7 +201,8 @@ def running_text(progress: StudyProgress) -> str:
     if running is None:
         return ""
     score, study = _decimal_text(finite_value(progress.study, running)), progress.study
-    return f"{score} so far (trial {running.spec.number} running, {running.chunks_done} of {study.num_chunks} chunks)"
+    full = trial_chunks(study, running.spec.train.epochs)
+    return f"{score} so far (trial {running.spec.number} running, {running.chunks_done} of {full} chunks)"
 
 
 def _default_text(progress: StudyProgress) -> str:

@@ -14,7 +14,17 @@ from typing import Protocol
 
 from sweeper.config.settings import ModelSettings, TaskSettings
 from sweeper.figures.memory import MemoryNeed
-from sweeper.types import Checkpoint, ChunkReport, ChunkRequest, Failure, FailureKind, ModelRef, RowsRef, TrialSpec
+from sweeper.types import (
+    AdapterFiles,
+    Checkpoint,
+    ChunkReport,
+    ChunkRequest,
+    Failure,
+    FailureKind,
+    ModelRef,
+    RowsRef,
+    TrialSpec,
+)
 
 __all__ = [
     "AdaptersScored",
@@ -40,7 +50,7 @@ class CheckpointPolicy:
     """How a worker saves the state of its trials."""
 
     file_bytes: float = math.inf
-    """Size from which it writes a checkpoint to the disk itself; smaller ones are part of its reply."""
+    """Size from which it writes a checkpoint or an adapter to the disk itself; smaller ones are part of its reply."""
     every_s: float = 0.0
     """Seconds between the large checkpoints of a trial, beside those of its rungs; 0 for one after every chunk."""
     moments: str = "float32"
@@ -77,6 +87,7 @@ class OpenStudy:
     micro_batch: int
     chunks_per_epoch: int
     epochs: int
+    """Of the longest trial of the search; `sweeper.trial_length` has those of each."""
     rungs: tuple[int, ...]
     seed: int
     probe: bool
@@ -92,7 +103,7 @@ class OpenStudy:
     train_splits: tuple[str, ...] = ("train",)
     """Splits whose rows are trained on; rows with a label that no row of ``train`` has are left out."""
     incoming: Path | None = None
-    """Folder of this worker alone, on the file system of the store, for large checkpoints; None if there is none."""
+    """Folder of this worker alone, on the file system of the store, for large checkpoints and adapters, or None."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,8 +112,8 @@ class ScoreAdapters:
 
     split: str
     """``validation`` or ``test``."""
-    adapters: Mapping[int, tuple[TrialSpec, Mapping[str, bytes]]]
-    """Spec and adapter files in PEFT's format, by trial number."""
+    adapters: Mapping[int, tuple[TrialSpec, AdapterFiles]]
+    """Spec and adapter, by trial number."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,7 +146,7 @@ class StudyOpened:
     need: MemoryNeed | None = None
     """Predicted peak memory of a pack whose lanes all have the highest rank."""
     trial_tokens: int = 0
-    """Tokens that a trial trains on if it is not pruned; 0 if unknown."""
+    """Tokens that the longest trial of the search trains on if it is not pruned; 0 if unknown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

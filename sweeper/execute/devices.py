@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 import pynvml
@@ -79,16 +80,25 @@ def visible_cuda_devices() -> tuple[str, ...]:
 
 
 def gpu_bytes() -> int:
-    """Return the memory of the smallest GPU of this machine; 0 without a driver."""
+    """Return the memory of the smallest CUDA device that this process may use; 0 without a driver."""
+    names = visible_cuda_devices()
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
         return 0
     try:
+        found = [int(pynvml.nvmlDeviceGetMemoryInfo(_handle(name)).total) for name in names]
+    except pynvml.NVMLError:  # names that only CUDA understands, such as the beginning of a UUID
         handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-        return min((int(pynvml.nvmlDeviceGetMemoryInfo(handle).total) for handle in handles), default=0)
+        found = [int(pynvml.nvmlDeviceGetMemoryInfo(handle).total) for handle in handles]
     finally:
         pynvml.nvmlShutdown()
+    return min(found, default=0)
+
+
+def _handle(name: str) -> Any:
+    """Return a device of CUDA_VISIBLE_DEVICES: an index, or the UUID of a GPU or of a part of one (MIG)."""
+    return pynvml.nvmlDeviceGetHandleByIndex(int(name)) if name.isdecimal() else pynvml.nvmlDeviceGetHandleByUUID(name)
 
 
 def _num_cuda_devices() -> int:

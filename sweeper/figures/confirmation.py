@@ -7,14 +7,16 @@ Pure: everything follows from the trials in the store.
 from __future__ import annotations
 
 import enum
+import itertools
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sweeper.config.settings import ConfirmSettings
 from sweeper.figures.ranking import finite_value
 from sweeper.figures.recipes import candidate_name, default_trial, recipe_name
+from sweeper.trial_length import trial_chunks
 from sweeper.types import Phase, StudyRecord, TrialRecord, TrialState
 
 __all__ = [
@@ -77,12 +79,23 @@ class ConfirmationPlan:
     """The default recipe first, then the most probable."""
     num_seeds: int = 0
     """Fresh seeds of every candidate."""
-    max_trials: int = 0
-    """Trials that the share of device time allows, further seeds included."""
+    allowed: float = 0.0
+    """What the share of device time allows, further seeds included, in trials of the longest length."""
+    lengths: Mapping[str, float] = field(default_factory=dict)
+    """What a trial of each candidate counts: its chunks as a share of those of the longest trial."""
     max_seeds: int = 0
     """Most seeds that a candidate can get: all that the share allows if only two candidates get further ones."""
     reason: str = ""
     """Why nothing is trained; empty if there are candidates."""
+
+    @property
+    def max_trials(self) -> int:
+        """Trials of the longest length that the share allows."""
+        return math.floor(self.allowed)
+
+    def used(self, num_seeds: Mapping[str, int]) -> float:
+        """Return how much of `allowed` is used by so many trials of each candidate."""
+        return sum(self.lengths[name] * number for name, number in num_seeds.items())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -167,8 +180,9 @@ def plan_confirmation(
 ) -> ConfirmationPlan:
     """Return what is trained before the first decision, given the finished search.
 
-    The share of device time is counted in chunks, which have the same number of rows in every trial. So the plan is the
-    same on every machine and after every interruption. If it does not allow `ConfirmSettings.seeds` of all candidates,
+    The share of device time is counted in chunks, which have the same number of rows in every trial, and a trial of a
+    candidate counts as many as its epochs have. So the plan is the same on every machine and after every interruption.
+    If it does not allow `ConfirmSettings.seeds` of all candidates,
     the least probable candidates are dropped first, then seeds.
 
     Args:
@@ -179,28 +193,34 @@ def plan_confirmation(
         probabilities: Probability of being the best, by number of a trial of the search.
     """
     num_chunks = sum(trial.chunks_done for trial in trials if trial.spec.phase is Phase.SEARCH)
-    max_trials = math.floor(settings.max_share * num_chunks / study.num_chunks)
+    allowed = settings.max_share * num_chunks / study.num_chunks
     candidates = choose_candidates(study, trials, default=default, probabilities=probabilities)
     if not candidates:
         reason = f"the default recipe {default} has no score" if default else "search.recipes has no default recipe"
-        return ConfirmationPlan(max_trials=max_trials, reason=f"{reason} to compare with")
+        return ConfirmationPlan(allowed=allowed, reason=f"{reason} to compare with")
     if len(candidates) == 1:
         reason = "no configuration is likely to be better than the default recipe"
-        return ConfirmationPlan(max_trials=max_trials, reason=reason)
-    num_seeds = min(settings.seeds, max_trials // 2)
+        return ConfirmationPlan(allowed=allowed, reason=reason)
+    epochs = {trial.spec.number: trial.spec.train.epochs for trial in trials}
+    lengths = {each.name: trial_chunks(study, epochs[each.trial]) / study.num_chunks for each in candidates}
+    of_two = sum(lengths[each.name] for each in candidates[:2])
+    num_seeds = min(settings.seeds, math.floor(allowed / of_two))
     if num_seeds < MIN_SEEDS:
-        needed = math.ceil(200 * MIN_SEEDS * study.num_chunks / max(num_chunks, 1)) / 100
+        needed = math.ceil(100 * of_two * MIN_SEEDS * study.num_chunks / max(num_chunks, 1)) / 100
         reason = (
             f"confirm.max_share={settings.max_share:g} is too small: two candidates with {MIN_SEEDS} seeds each "
             f"need {needed:g}"
         )
-        return ConfirmationPlan(max_trials=max_trials, reason=reason)
-    chosen = tuple(candidates[: min(settings.max_candidates, max_trials // num_seeds)])
-    more_seeds = (max_trials - len(chosen) * num_seeds) // 2
+        return ConfirmationPlan(allowed=allowed, reason=reason)
+    totals = list(itertools.accumulate(num_seeds * lengths[each.name] for each in candidates))
+    fitting = sum(total <= allowed for total in totals)
+    chosen = tuple(candidates[: min(settings.max_candidates, fitting)])
+    more_seeds = math.floor((allowed - totals[len(chosen) - 1]) / of_two)
     return ConfirmationPlan(
         candidates=chosen,
         num_seeds=num_seeds,
-        max_trials=max_trials,
+        allowed=allowed,
+        lengths=lengths,
         max_seeds=max(num_seeds, min(settings.max_seeds, num_seeds + more_seeds)),
     )
 

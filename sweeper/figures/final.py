@@ -5,9 +5,17 @@
 
 from __future__ import annotations
 
-from sweeper.types import TrialSpec
+from sweeper.types import StudyRecord, TrialSpec
 
-__all__ = ["ALL_ROWS", "final_configuration", "final_origin", "final_study_name", "includes_validation"]
+__all__ = [
+    "ALL_ROWS",
+    "final_configuration",
+    "final_origin",
+    "final_rows",
+    "final_study_name",
+    "includes_validation",
+    "train_splits",
+]
 
 ALL_ROWS = "all"
 """The ``--rows`` that stands for every row available for training."""
@@ -24,6 +32,24 @@ def final_study_name(source: str, rows: str, *, with_validation: bool) -> str:
         with_validation: Whether validation rows are trained on, too.
     """
     return f"{source}-{rows}-rows{_VALIDATION if with_validation else ''}"
+
+
+def final_rows(study: str, source: str) -> str:
+    """Return the rows of a study of final trainings, the inverse of `final_study_name`; empty for another name.
+
+    Args:
+        study: Its name.
+        source: Name of the study that was searched.
+    """
+    rows = study.removeprefix(f"{source}-").removesuffix(_VALIDATION).removesuffix("-rows")
+    is_valid = rows == ALL_ROWS or rows.isdecimal()
+    known = final_study_name(source, rows, with_validation=includes_validation(study))
+    return rows if is_valid and known == study else ""
+
+
+def train_splits(study: StudyRecord) -> tuple[str, ...]:
+    """Return the splits whose rows a study trains on."""
+    return ("train", "validation") if study.source and includes_validation(study.name) else ("train",)
 
 
 def includes_validation(study: str) -> bool:

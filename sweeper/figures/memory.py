@@ -104,6 +104,8 @@ class PackLoad:
     """Most tokens of a pass over all lanes, which divides longer ones; 0 for no limit."""
     has_dropout: bool = False
     """Whether a lane drops inputs of its adapter: what is kept for that then covers all lanes."""
+    has_base_dropout: bool = False
+    """Whether the base model drops hidden states in training, ``model.dropout``."""
     checkpointing: bool = False
     """Whether the blocks are computed again in the backward pass (gradient checkpointing)."""
     is_reordered: bool = False
@@ -192,6 +194,7 @@ def activation_bytes_per_token(
     attention: str,
     rank: int,
     has_dropout: bool = False,
+    has_base_dropout: bool = False,
     checkpointing: bool = False,
     is_fused: bool = False,
 ) -> float:
@@ -205,6 +208,7 @@ def activation_bytes_per_token(
         attention: Attention kernel.
         rank: Mean padded rank of the lanes.
         has_dropout: Whether a lane drops inputs of its adapter.
+        has_base_dropout: Whether the base model drops hidden states.
         checkpointing: Whether the blocks are computed again in the backward pass; one block is then saved at a time.
         is_fused: Whether rotary embeddings and gates are one kernel each (`sweeper.models.fused`).
     """
@@ -212,9 +216,9 @@ def activation_bytes_per_token(
     # A CPU keeps the mask of a dropped input, which is as wide as the input; a GPU computes it again.
     copies = 0 if not has_dropout else 2 if device == "cpu" else 1
     block = _block_bytes(shapes, size, length=length, attention=attention, rank=rank, copies=copies, is_fused=is_fused)
-    # The last normalisation and, in decoders that classify, the head, which reads every token in float32.
-    after = (_FLOAT32 if shapes.block.has_rms_norm else size) * shapes.width if not shapes.reads_first_token else 0
-    after += _FLOAT32 * shapes.width if shapes.head_reads_tokens and size < _FLOAT32 else 0
+    # For the base model's own dropout, a CPU keeps masks, too. What is dropped is added to the residual stream at once.
+    block += size * shapes.block.dropped if has_base_dropout and device == "cpu" else 0
+    after = _bytes_after_blocks(shapes, size)
     if checkpointing:
         # A last block that reads the first token only is small, and its input is free when the others run again.
         return (shapes.num_layers - shapes.reads_first_token) * size * shapes.width + block + after
@@ -225,6 +229,12 @@ def activation_bytes_per_token(
     # The first block's input needs no gradient, so its first normalisation saves nothing.
     first = (_FLOAT32 if shapes.block.has_rms_norm else size) * shapes.width if shapes.has_pre_norm else 0
     return shapes.num_layers * block - first + after
+
+
+def _bytes_after_blocks(shapes: ModelShapes, size: int) -> int:
+    """Return what is saved per token by the last normalisation and by a head that reads every token in float32."""
+    after = (_FLOAT32 if shapes.block.has_rms_norm else size) * shapes.width if not shapes.reads_first_token else 0
+    return after + (_FLOAT32 * shapes.width if shapes.head_reads_tokens and size < _FLOAT32 else 0)
 
 
 def _block_bytes(
@@ -326,13 +336,16 @@ def _pass_bytes(shapes: ModelShapes, load: PackLoad) -> tuple[int, int]:
             attention=load.attention,
             rank=rank,
             has_dropout=load.has_dropout,
+            has_base_dropout=load.has_base_dropout,
             checkpointing=load.checkpointing,
             is_fused=load.device != "cpu" and shapes.model_type in FUSED_MODELS,
         )
-        # Gradients of what the MLP's activation function saved, while the rest of the block is still there.
-        backward = size * (3 * block.inner if block.activation >= 3 * block.inner else block.inner + shapes.width)
+        # The gradients of the residual stream and, in the MLP of the last block, of what its activation function saved,
+        # beyond what is free by then: the input of the layer that follows, and what came after the blocks.
+        times = 2 if block.activation >= 3 * block.inner or load.has_dropout else 1
+        backward = size * (shapes.width + times * block.inner) - _bytes_after_blocks(shapes, size)
         loss = _logit_bytes(shapes, min(tokens, POSITIONS_OF_LOGITS)) + size * 2 * shapes.width * tokens
-        temporary = max(backward * tokens, loss if shapes.has_token_loss else 0)
+        temporary = max(backward * tokens, loss if shapes.has_token_loss else 0, 0)
         found.append((round(per_token * tokens), round(temporary)))
     return max(found, key=sum, default=(0, 0))
 

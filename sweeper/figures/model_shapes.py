@@ -61,6 +61,8 @@ class BlockShapes:
     """What the activation function of the MLP saves for the backward pass."""
     dropped_activation: int
     """What it saves beyond that if the input of the next layer is dropped, so that the two share no tensor."""
+    dropped: int
+    """Hidden states that dropout layers of the model drop, if ``model.dropout`` is set."""
     norm: int
     """Inputs of the normalisations."""
     has_rms_norm: bool

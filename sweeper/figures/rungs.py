@@ -9,13 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from sweeper.config.space import EPOCHS
+from sweeper.figures.text import plural
+from sweeper.trial_length import trial_epochs
 from sweeper.types import Measurement, StudyRecord, TrialRecord, TrialState
 
 __all__ = [
     "best_rung",
     "best_rung_text",
     "better_rung",
+    "epochs_text",
     "has_all_rows",
+    "is_early",
     "rows_to_score",
     "rung_epoch",
     "rung_optimism",
@@ -32,11 +37,15 @@ def rows_to_score(chunk: int, *, num_chunks: int, num_rows: int) -> int:
 
     Args:
         chunk: Chunks completed.
-        num_chunks: Chunks of a full trial.
+        num_chunks: Chunks of the trial.
         num_rows: Rows of the split.
     """
-    is_early = 2 * chunk <= num_chunks
-    return num_rows // 2 if is_early and num_rows // 2 >= _LEAST_ROWS else num_rows
+    return num_rows // 2 if is_early(chunk, num_chunks=num_chunks) and num_rows // 2 >= _LEAST_ROWS else num_rows
+
+
+def is_early(chunk: int, *, num_chunks: int) -> bool:
+    """Whether a chunk is in the first half of a trial of so many chunks."""
+    return 2 * chunk <= num_chunks
 
 
 def has_all_rows(study: StudyRecord, rung: Measurement) -> bool:
@@ -68,8 +77,13 @@ def better_rung(study: StudyRecord, trial: TrialRecord) -> Measurement | None:
 
 
 def rung_epoch(study: StudyRecord, rung: Measurement) -> float:
-    """Return the number of epochs trained up to a rung."""
+    """Return the number of epochs trained up to a rung; a chunk is the same part of an epoch in every trial."""
     return rung.chunk * study.epochs / study.num_chunks
+
+
+def epochs_text(study: StudyRecord) -> str:
+    """Return the epochs of a trial, e.g. ``3 epochs``, or ``up to 4 epochs`` if their number is searched."""
+    return f"{'up to ' if EPOCHS in study.space else ''}{plural(study.epochs, 'epoch')}"
 
 
 def best_rung_text(study: StudyRecord, trial: TrialRecord) -> str:
@@ -77,7 +91,8 @@ def best_rung_text(study: StudyRecord, trial: TrialRecord) -> str:
     rung = better_rung(study, trial)
     if rung is None:
         return ""
-    return f"best after epoch {rung_epoch(study, rung):.3g} of {study.epochs}"
+    epochs = trial_epochs(study, trial.spec.train.epochs)
+    return f"best after epoch {rung_epoch(study, rung):.3g} of {epochs}"
 
 
 def rung_optimism(study: StudyRecord, trials: Iterable[TrialRecord]) -> float | None:

@@ -11,6 +11,7 @@ from datetime import datetime
 from sweeper.figures.ranking import best_trial
 from sweeper.figures.recipes import default_trial
 from sweeper.figures.study_time import SessionTimes, StudySpans
+from sweeper.trial_length import trial_chunks
 from sweeper.types import Cost, Phase, StudyRecord, TrialRecord, TrialState
 
 __all__ = ["TrialTally"]
@@ -36,6 +37,8 @@ class TrialTally:
         """Finished trials, references included. The same below."""
         self.finished_chunks = 0
         """Chunks of finished trials."""
+        self._finished_length = 0
+        """Chunks that these would have had without pruning."""
         self._finished_cost = Cost()
         self._recipes: dict[int, TrialRecord] = {}
         self._spans = StudySpans()
@@ -51,6 +54,24 @@ class TrialTally:
     def chunks_done(self) -> int:
         """Chunks of all trials."""
         return self.finished_chunks + sum(trial.chunks_done for trial in self.running.values())
+
+    @property
+    def mean_length(self) -> float:
+        """Mean chunks of a trial without pruning, over those that were started; of the longest before the first."""
+        number = self.num_finished + len(self.running)
+        length = self._finished_length + sum(map(self._length, self.running.values()))
+        return length / number if number else float(self._study.num_chunks)
+
+    def expected_chunks(self, length: float) -> float:
+        """Return how many of its chunks a trial is expected to train, as far as those that have finished did.
+
+        Args:
+            length: Its chunks without pruning.
+        """
+        return length * self.finished_chunks / self._finished_length if self._finished_length else float(length)
+
+    def _length(self, trial: TrialRecord) -> int:
+        return trial_chunks(self._study, trial.spec.train.epochs)
 
     @property
     def cost(self) -> Cost:
@@ -72,6 +93,7 @@ class TrialTally:
             return
         self.num_finished += 1
         self.finished_chunks += trial.chunks_done
+        self._finished_length += self._length(trial)
         self._finished_cost += trial.cost
         self.best = best_trial(self._study, [trial] if self.best is None else [self.best, trial])
         self._spans.add(trial)

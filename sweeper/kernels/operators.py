@@ -12,12 +12,16 @@ Shapes: K lanes, N values of a lane, W random words of a lane, one byte of a wor
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional as F
 
+from sweeper.errors import first_line
+from sweeper.failures import is_device_error, is_out_of_memory
 from sweeper.kernels.splitmix import GAMMA, MIX_1, MIX_2, VALUES_PER_WORD
 
 if TYPE_CHECKING:
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_dropped_", "drop", "gate", "mix", "rotate", "signed"]
 
+log = logging.getLogger(__name__)
 _BITS = 64
 _WORD = (1 << _BITS) - 1
 _INTEGERS = {2: torch.int16, 4: torch.int32}
@@ -217,13 +222,30 @@ def _gate_backward_on_meta(
     return _gate_on_meta(gates, gates), _gate_on_meta(values, values)
 
 
+@functools.cache
 def _fastest() -> ModuleType | None:
-    """Return the Triton kernels; None if Triton is not installed, as on Windows."""
+    """Return the Triton kernels; None if Triton is not installed, as on Windows, or does not work here.
+
+    Triton compiles with the machine's C compiler, and writes to the home folder; many containers lack one of them.
+    """
     if importlib.util.find_spec("triton") is None:
         return None
-    from sweeper.kernels import triton_kernels
+    try:
+        from sweeper.kernels import triton_kernels
 
+        _try_out(triton_kernels)
+    except Exception as error:
+        if is_out_of_memory(error) or is_device_error(error):
+            raise
+        log.warning("Triton does not work here, so slower operations of torch do the same: %s", first_line(error))
+        return None
     return triton_kernels
+
+
+def _try_out(kernels: Any) -> None:
+    """Drop a few values, which compiles a kernel."""
+    values, seeds = torch.ones(8, device="cuda"), torch.zeros(1, dtype=torch.int64, device="cuda")
+    kernels.drop(values, seeds, seeds.int(), 0, 0, 1.0)
 
 
 def _register() -> None:
@@ -242,14 +264,9 @@ def _register() -> None:
 
 
 def _on_cuda(name: str, reference: Callable[..., Any]) -> Callable[..., Any]:
-    chosen: Callable[..., Any] | None = None
-
     def call(*args: Any) -> Any:
-        nonlocal chosen
-        if chosen is None:
-            kernels = _fastest()
-            chosen = reference if kernels is None else getattr(kernels, name)
-        return chosen(*args)
+        kernels = _fastest()
+        return (reference if kernels is None else getattr(kernels, name))(*args)
 
     return call
 

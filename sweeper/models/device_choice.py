@@ -6,9 +6,12 @@ from pathlib import Path
 
 import torch
 
+from sweeper.errors import WorkerError, first_line
+
 __all__ = [
     "PADDED_SDPA",
     "SHORT",
+    "check_device",
     "choose_attention",
     "choose_checkpointing",
     "choose_dtype",
@@ -27,6 +30,31 @@ _CHECKPOINTED_FROM = 10**9
 """Parameters from which on a pack of a few thousand tokens would keep tens of gigabytes for its backward pass."""
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """CPU features of bfloat16 arithmetic as Linux names them, on x86 (the first two) and on ARM."""
+
+
+def check_device(device: torch.device | str) -> None:
+    """Check that torch can compute on a device that the driver has reported.
+
+    Raises:
+        WorkerError: It cannot: it is a build for CPUs, for a newer driver or for other GPUs, or the device has failed.
+    """
+    if torch.device(device).type != "cuda":
+        return
+    if not torch.cuda.is_available():
+        build = f"it is built for CUDA {torch.version.cuda}, which may need a newer driver"
+        raise WorkerError(
+            f"there is a CUDA device, but torch {torch.__version__} cannot use it: "
+            f"{build if torch.version.cuda else 'it is built for CPUs only'}. Install a build of torch that fits the "
+            f"driver (https://pytorch.org/get-started), or set executor.device=cpu."
+        )
+    try:
+        torch.ones(1, device=device).add_(1).cpu()
+    except RuntimeError as error:
+        raise WorkerError(
+            f"torch {torch.__version__} cannot compute on the CUDA device: {first_line(error)} Check with nvidia-smi "
+            f"that it is free and works, and that this build of torch is for its generation "
+            f"(https://pytorch.org/get-started), or set executor.device=cpu."
+        ) from error
 
 
 def choose_dtype(

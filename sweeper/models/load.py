@@ -10,7 +10,6 @@ type and attention kernel, `quantization` the bits of the weights.
 from __future__ import annotations
 
 import ctypes
-import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,10 +20,11 @@ import torch
 from torch import nn
 
 from sweeper.errors import ModelError, first_line
+from sweeper.failures import is_device_error, is_out_of_memory
 from sweeper.models.device_choice import PADDED_SDPA, SHORT
 from sweeper.models.linear import is_linear, layers_in_blocks
 from sweeper.models.quantised_linear import hold_quantised
-from sweeper.models.quantization import NONE
+from sweeper.models.quantization import NONE, import_bitsandbytes
 
 __all__ = ["KINDS", "load_model", "model_config", "quiet"]
 
@@ -77,6 +77,7 @@ def load_model(
             auto = getattr(transformers, KINDS[kind])
             blocks: Sequence[str] = ()
             if quantization != NONE:
+                import_bitsandbytes()  # before transformers does
                 with torch.device("meta"):
                     plain = auto.from_config(config, trust_remote_code=trust_remote_code)
                 blocks = layers_in_blocks(plain)
@@ -99,8 +100,6 @@ def _quantising(plain: nn.Module, blocks: Sequence[str], quantization: str, dtyp
     import transformers
 
     make_config: Any = transformers.BitsAndBytesConfig  # has no type stubs
-    # It warns at its first import that a kernel for single rows is missing, which training has no use for.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if getattr(plain.config, "quantization_config", None):
         return {}
     linear = [name for name, module in plain.named_modules() if is_linear(module)]
@@ -166,7 +165,13 @@ def _failure(path: Path, kind: str, attention: str, error: Exception) -> str:
     cause = first_line(error)
     head = "sequence classification head" if kind == "sequence_classification" else "language-model head"
     remedy = f"Choose a transformers model with a {head} and safetensors weights."
-    if "attention" in cause:
+    if is_out_of_memory(error):
+        remedy = (
+            "Set model.quantization=nf4 if it is not, or use a device with more memory; `sweeper plan` says how much."
+        )
+    elif is_device_error(error):
+        remedy = "Check the device with nvidia-smi and `make gpu-check`."
+    elif "attention" in cause:
         remedy = f"Set model.attention=eager instead of {attention}."
     if "trust_remote_code" in str(error):
         remedy = "If you trust the model's authors, set model.trust_remote_code=true."

@@ -3,28 +3,66 @@
 transformers' ``sdpa`` reads the padding mask back from the device to find out whether the kernel needs a mask, which
 stops the host until the device is done, once per forward pass. Here that is known beforehand. A causal model needs no
 padding mask at all: the padding comes last, so no token attends to it. It gets the kernel without a mask, which is the
-fastest one. Every other mask is built and passed on. `load` registers the kernel with transformers under the name
+fastest one. Every other mask is built and passed on.
+
+Only one fused kernel (flash attention: 2 bytes a value, GPUs from Ampere on) takes fewer key heads than query heads.
+transformers passes them to all, and torch then computes all scores of a row in a slow kernel. Here keys and values are
+repeated for the other fused kernel. `load` registers the kernel with transformers under the name
 `PADDED_SDPA`; `device_choice` chooses it.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from sweeper.models.device_choice import PADDED_SDPA
 
-__all__ = ["padded_mask", "register"]
+__all__ = ["padded_attention", "padded_mask", "register"]
+
+_FLASH_CAPABILITY = (8, 0)
 
 
 def register() -> None:
     """Register the kernel and its mask with transformers."""
-    AttentionInterface.register(PADDED_SDPA, sdpa_attention_forward)
+    AttentionInterface.register(PADDED_SDPA, padded_attention)
     AttentionMaskInterface.register(PADDED_SDPA, padded_mask)
+
+
+class _Ungrouped(NamedTuple):
+    """Stands for an attention layer that has as many key heads as query heads."""
+
+    is_causal: bool
+
+
+def padded_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Return what transformers' ``sdpa`` does, by a fused kernel on every GPU; for the arguments see there."""
+    attend: Any = sdpa_attention_forward
+    layer: Any = module
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1 and attention_mask is None and not _has_flash_attention(query):
+        layer = _Ungrouped(getattr(module, "is_causal", True))
+        key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    result: tuple[torch.Tensor, None] = attend(layer, query, key, value, attention_mask, **kwargs)
+    return result
+
+
+def _has_flash_attention(query: torch.Tensor) -> bool:
+    if query.element_size() > torch.float16.itemsize:
+        return False
+    return query.device.type != "cuda" or torch.cuda.get_device_capability(query.device) >= _FLASH_CAPABILITY
 
 
 def padded_mask(

@@ -31,6 +31,9 @@ __all__ = [
 ]
 
 
+_ROWS_AT_ONCE = 64
+
+
 class HeldWeight(Protocol):
     """W of one layer; ``shape`` is ``(O, I)``."""
 
@@ -117,7 +120,14 @@ class EightBitWeight:
 
     def dequantised(self) -> torch.Tensor:
         """Return W, ``[O, I]``, in a new tensor."""
-        return torch.mul(self.values, self.scales, out=self.scales.new_empty(self.shape, dtype=self.dtype))
+        weight = self.scales.new_empty(self.shape, dtype=self.dtype)
+        # A CPU multiplies types that differ in float32 copies of both: eight bytes a weight. For a few rows, they stay
+        # in its cache, which is also four times as fast. A GPU converts values in the kernel.
+        rows = _ROWS_AT_ONCE if weight.device.type == "cpu" else len(weight)
+        parts = (torch.split(each, rows) for each in (self.values, self.scales, weight))
+        for values, scales, into in zip(*parts, strict=True):
+            torch.mul(values, scales, out=into)
+        return weight
 
 
 class PlainWeight:

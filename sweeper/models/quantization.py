@@ -6,17 +6,22 @@ Loads no torch, so that the controller can call it. `load` and `quantised_linear
 from __future__ import annotations
 
 import json
+import logging
+import sys
 from collections.abc import Mapping
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from sweeper.errors import ConfigError, ModelError
 
-__all__ = ["NONE", "check_library", "choose_quantization"]
+__all__ = ["NONE", "check_library", "choose_quantization", "import_bitsandbytes"]
 
 NONE = "none"
 _BITSANDBYTES = "bitsandbytes"
+_KERNELS = "kernels"
+"""The package with which bitsandbytes fetches compiled code from the Hugging Face hub."""
 
 
 def choose_quantization(wanted: str, folder: Path) -> tuple[str, str]:
@@ -53,6 +58,29 @@ def check_library(name: str) -> None:
     if name != NONE and find_spec(_BITSANDBYTES) is None:
         rule = "needs the package bitsandbytes, which is not installed"
         raise ConfigError("model.quantization", name, rule, "pip install 'lora-sweeper[quantization]'")
+
+
+def import_bitsandbytes() -> None:
+    """Import bitsandbytes for the first time, without the kernel for single rows that it looks for on the hub.
+
+    On a CPU with products in bfloat16, the import downloads that kernel if the package ``kernels`` is installed, and
+    warns if it is not. Products with dequantised weights never call it. Other warnings are shown.
+    """
+    log = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    modules: Any = sys.modules  # None makes an import fail, which its type does not know
+    imported = {_KERNELS: modules[_KERNELS]} if _KERNELS in modules else {}
+    log.addFilter(_is_about_something_else)
+    modules[_KERNELS] = None
+    try:
+        import_module(_BITSANDBYTES)
+    finally:
+        del modules[_KERNELS]
+        modules.update(imported)
+        log.removeFilter(_is_about_something_else)
+
+
+def _is_about_something_else(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("Failed to load CPU gemm_4bit_forward from kernels-community")
 
 
 def _stored(content: Mapping[str, Any], path: Path) -> str:

@@ -17,6 +17,7 @@ from torch import nn
 from sweeper.errors import ModelError, first_line
 from sweeper.figures.model_shapes import BlockShapes, HeadShape, LoraShape, ModelShapes
 from sweeper.models.first_token import reads_first_token
+from sweeper.models.hidden_dropout import hidden_dropouts
 from sweeper.models.linear import is_linear, layers_in_blocks, num_parameters, weight_of
 from sweeper.models.load import model_config, quiet
 from sweeper.models.targets import group_targets, targets_for
@@ -26,6 +27,10 @@ __all__ = ["adapted_layers", "read_shapes", "shapes_of"]
 _BLOCK = re.compile(r"^(.*?\.)(\d+)\.")
 _READ_AGAIN = {"deberta-v2": ("key_proj", "value_proj"), "phi": ("fc1",)}
 """Layers that read the same tensor as a layer before them, but are not multiplied as one with it, by architecture."""
+_DROPS_TWICE = ("phi",)
+"""Architectures that call the dropout layer of a block for the attention and for the MLP."""
+_DROPS_INNER = "mlp.drop"
+"""Name of ModernBERT's dropout layer between the linear layers of the MLP."""
 _POST_NORM = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "deberta-v2", "distilbert", "mpnet")
 """Architectures whose blocks normalise their outputs."""
 _PYTHON_GELU = ("gelu_new", "gelu_fast", "gelu_python")
@@ -182,6 +187,7 @@ def _block(model: nn.Module, lora: Sequence[LoraShape], inside: dict[str, torch.
         dropped_inputs=dropped / layers,
         activation=0 if is_relu and is_inner_adapted else saves * inner,
         dropped_activation=inner if is_relu and is_inner_adapted else 0,
+        dropped=_dropped(model, width=width, inner=inner),
         # Parallel branches normalise one and the same tensor.
         norm=sum(values for values, _ in norms) - (sum(at_width[1:]) if is_parallel else 0),
         has_rms_norm=any(is_rms for _, is_rms in norms),
@@ -189,6 +195,13 @@ def _block(model: nn.Module, lora: Sequence[LoraShape], inside: dict[str, torch.
         caps_scores=getattr(config, "attn_logit_softcapping", None) is not None,
         has_rotary=any("rotary" in name for name, _ in model.named_modules()),
     )
+
+
+def _dropped(model: Any, *, width: int, inner: int) -> int:
+    last = f".{model.config.num_hidden_layers - 1}."
+    names = [name for name in hidden_dropouts(model) if (match := _BLOCK.match(name)) and f".{match[2]}." == last]
+    times = 2 if model.config.model_type in _DROPS_TWICE else 1
+    return times * sum(inner if name.endswith(_DROPS_INNER) else width for name in names)
 
 
 def _inner_width(config: Any) -> int:

@@ -25,9 +25,16 @@ from sweeper.execute.devices import gpu_bytes
 from sweeper.fetch.progress import Progress
 from sweeper.figures.memory import checkpoint_bytes
 from sweeper.figures.model_shapes import ModelShapes
+from sweeper.figures.text import plural
 from sweeper.models import check_source as check_model_source
 from sweeper.models import fetch_config
-from sweeper.models.device_choice import choose_attention, choose_checkpointing, choose_dtype, type_name
+from sweeper.models.device_choice import (
+    check_device,
+    choose_attention,
+    choose_checkpointing,
+    choose_dtype,
+    type_name,
+)
 from sweeper.models.quantization import NONE, choose_quantization
 from sweeper.plan.inputs import StudyRows, read_model_shapes, study_rows
 from sweeper.plan.prediction import (
@@ -44,13 +51,14 @@ from sweeper.plan.prediction import (
 from sweeper.plan.tables import as_jsonable, show
 from sweeper.store.paths import OutputsPaths
 from sweeper.store.provenance import device_name
-from sweeper.store.rates import RateKey, config_digest, find_rate
+from sweeper.store.rates import find_rate
 from sweeper.store.trials import TrialStore
 from sweeper.sweep.identity import sweep_name
+from sweeper.sweep.measured_rates import rate_key
 from sweeper.sweep.model_kind import settled_by_model, settled_by_record, settled_text
 from sweeper.sweep.plan import check_task, most_memory, reference_recipes
 from sweeper.train.batches import EvaluationBatches, TrainingRows
-from sweeper.train.chunks import ChunkPlan, choose_chunks_per_epoch, choose_epochs
+from sweeper.train.chunks import ChunkPlan, plan_chunks
 from sweeper.train.pack_load import is_reordered, pack_load
 from sweeper.train.worker import EVALUATION_ROWS
 
@@ -162,12 +170,13 @@ def _device(settings: SweepSettings, quantization: str) -> DevicePlan:
         memory, found = gb * 1e9, "plan.gpu_gb"
     else:
         devices = choose_devices(executor)
+        check_device(devices.kind)
         kind, workers = devices.kind, devices.num_workers
         name = device_name(kind)
         if kind == "cuda":
             memory, found = float(gpu_bytes()), "the smallest GPU"
         else:
-            memory, found = psutil.virtual_memory().available / workers, f"free memory, shared by {workers} workers"
+            memory, found = psutil.virtual_memory().available / workers, f"free memory, for {plural(workers, 'worker')}"
     if gb and settings.model.dtype == "auto":
         dtype, why = torch.bfloat16, "bfloat16, which current GPUs support"
     else:
@@ -193,9 +202,7 @@ def _study(config: SweepConfig, rows: StudyRows, shapes: ModelShapes, device: De
     settings, space = config.settings, config.space
     size, where = micro_batch(settings, space), torch.device(device.kind)
     num_train = rows.num_train or _MANY_ROWS
-    epochs = settings.train.epochs or choose_epochs(num_train, rows.num_labels)
-    per_epoch = settings.train.chunks_per_epoch or choose_chunks_per_epoch(epochs)
-    chunks = ChunkPlan.of(num_train, micro_batch=size, chunks_per_epoch=per_epoch, epochs=epochs)
+    chunks = plan_chunks(settings, space, num_rows=num_train, num_labels=rows.num_labels)
     present = len(rows.train.ids)  # only one micro-batch of assumed rows
     loaded = (
         chunks if present == rows.num_train else ChunkPlan.of(present, micro_batch=size, chunks_per_epoch=1, epochs=1)
@@ -215,6 +222,7 @@ def _study(config: SweepConfig, rows: StudyRows, shapes: ModelShapes, device: De
         ranks=ranks[-1:],
         tokens_per_pass=device.tokens_per_pass,
         has_dropout=most_memory(config).get(_DROPOUT, settings.lora.dropout) > 0,
+        has_base_dropout=settings.model.dropout > 0,
         checkpointing=checkpointing,
         device=where,
         is_reordered=device.quantization == NONE and is_reordered(shapes, device.dtype, where),
@@ -226,6 +234,7 @@ def _study(config: SweepConfig, rows: StudyRows, shapes: ModelShapes, device: De
         device,
         ranks=ranks,
         chunks=chunks,
+        space=space,
         search=settings.search,
         moments=settings.store.checkpoint_moments,
         dataset=rows.dataset,
@@ -247,15 +256,8 @@ def _time(
     settings = config.settings
     if not all(study.trial_tokens for study in studies):
         return None
-    key = RateKey(
-        model=config_digest(model_dir),
-        task=settings.task.name,
-        device=device.name,
-        dtype=settings.model.dtype,
-        quantization=settings.model.quantization,
-        lanes=device.lanes,
-        workers=device.workers,
-        threads=settings.executor.threads,
+    key = rate_key(
+        settings, model_dir, kind=device.kind, device=device.name, lanes=device.lanes, workers=device.workers
     )
     found = find_rate(Path(settings.cache).expanduser(), key)
     if found is None:
@@ -308,7 +310,7 @@ def _notes(settings: SweepSettings, studies: Sequence[StudyForecast], device: De
             )
         elif worst.lanes_that_fit < device.lanes and not device.chooses_lanes:
             notes.append(
-                f"{study.dataset}: {device.lanes} lanes of rank {worst.rank} do not fit, {worst.lanes} do. "
+                f"{study.dataset}: {device.lanes} lanes of rank {worst.rank} do not fit, at most {worst.lanes}. "
                 f"A worker that runs out of memory halves its pack. Set executor.lanes={worst.lanes}."
             )
     if disk.adapters + disk.checkpoints > disk.free:

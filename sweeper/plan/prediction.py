@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from sweeper.config.settings import BudgetSettings, SearchSettings, SweepSettings
-from sweeper.config.space import Dimension, SearchSpace
+from sweeper.config.space import EPOCHS, Dimension, SearchSpace
 from sweeper.config.time_limit import find_time_limit
 from sweeper.config.time_windows import parse_windows
 from sweeper.errors import ConfigError
@@ -32,6 +32,7 @@ from sweeper.figures.passes import FEWEST_TOKENS
 from sweeper.search.pruning import rung_chunks
 from sweeper.store.rates import Rate
 from sweeper.train.chunks import ChunkPlan
+from sweeper.trial_length import mean_epochs
 
 __all__ = [
     "Corner",
@@ -103,9 +104,10 @@ class TimePlan:
     """How long trials take, and when the sweep ends."""
 
     trial_s: float
-    """Device seconds of a trial that is not pruned."""
+    """Device seconds of a trial of mean length that is not pruned."""
     most_s: float
-    """Device seconds of the sweep if no trial is pruned and the confirmation takes all it may."""
+    """Device seconds of the sweep if all trials are as long as the longest, none is pruned, and the confirmation takes
+    all it may."""
     likely_s: float
     """Device seconds with pruning as in earlier sweeps, or else as the pruner's rungs suggest."""
     ends_at: datetime
@@ -126,10 +128,13 @@ class StudyForecast:
     """Training rows; 0 if unknown."""
     tokens_per_row: float
     epochs: int
+    """Of the longest trial. The same below."""
     num_chunks: int
     rungs: tuple[int, ...]
     trial_tokens: int
-    """Tokens that a trial trains on; 0 if the number of rows is unknown."""
+    """Tokens that it trains on; 0 if the number of rows is unknown."""
+    mean_length: float
+    """Mean length of a trial, over the epochs of the space, as a share of the longest; 1 if they are not searched."""
     corners: tuple[Corner, ...]
     assumed: str
     """What is assumed of the rows; empty if they were read."""
@@ -204,6 +209,7 @@ def study_forecast(
     *,
     ranks: Sequence[int],
     chunks: ChunkPlan,
+    space: SearchSpace,
     search: SearchSettings,
     moments: str,
     dataset: str,
@@ -219,6 +225,7 @@ def study_forecast(
         device: The devices.
         ranks: Ranks of the space, ascending.
         chunks: How its rows divide.
+        space: The search space.
         search: Rungs.
         moments: ``store.checkpoint_moments``.
         dataset: Its name.
@@ -238,6 +245,7 @@ def study_forecast(
         num_chunks=chunks.num_chunks,
         rungs=rungs,
         trial_tokens=round(rows * tokens_per_row),
+        mean_length=mean_epochs(space) / chunks.epochs if EPOCHS in space.keys else 1.0,
         corners=corners,
         assumed=assumed,
         load=found[-1][1],
@@ -308,14 +316,17 @@ def check_fits(
         ConfigError: It does not; the error names the setting to blame.
     """
 
+    def one_row(rank: int, length: int) -> PackLoad:
+        return replace(study.load, ranks=(rank,), passes=((1, length),), evaluated=(), tokens_per_pass=0)
+
     def total(rank: int, length: int) -> int:
-        row = replace(study.load, ranks=(rank,), passes=((1, length),), evaluated=(), tokens_per_pass=0)
-        return memory_need(shapes, row).total
+        return memory_need(shapes, one_row(rank, length)).total
 
     limit = device.usable_bytes
     ranks = [corner.rank for corner in study.corners]
     longest = max(length for _, length in study.load.passes)
     has = f"and a worker has {limit / _GB:.1f} GB on {device.name}"
+    assumed = f" Note that {study.assumed}." if study.assumed else ""
     load = study.load
     base = base_bytes(shapes, load.dtype, quantization=load.quantization, is_reordered=load.is_reordered)
     if base > limit:
@@ -324,16 +335,31 @@ def check_fits(
         raise ConfigError("model.id", settings.model.id or settings.model.name, rule, _smaller(shapes, load, limit))
     if total(ranks[-1], longest) <= limit:
         return
-    if fitting := _most(lambda rank: total(rank, longest) <= limit, ranks[-1]):
+    fitting = _most(lambda rank: total(rank, longest) <= limit, ranks[-1])
+    length = _most(lambda tokens: total(ranks[0], tokens) <= limit, longest)
+    # The rank is to blame if a lower one of the space fits, or if not even the shortest row does.
+    if fitting >= ranks[0] or (fitting and not length):
         dimension = next((each for each in space.dimensions if each.key == _RANK), None)
         rule = f"one trial of rank {ranks[-1]} needs {total(ranks[-1], longest) / _GB:.1f} GB, {has}"
-        if fitting >= ranks[0]:
-            text = dimension.text if dimension else str(ranks[-1])
-            raise ConfigError(_RANK, text, rule, f"Set '{_RANK}={_capped(dimension, ranks, fitting)}'.")
-    length = _most(lambda tokens: total(ranks[0], tokens) <= limit, longest)
+        others = _alternatives(shapes, one_row(ranks[-1], longest), limit)
+        remedy = f"Set '{_RANK}={_capped(dimension, ranks, fitting)}'{others}."
+        raise ConfigError(_RANK, dimension.text if dimension else str(ranks[-1]), rule, f"{remedy}{assumed}")
     rule = f"one row of {longest:,} tokens needs {total(ranks[0], longest) / _GB:.1f} GB at rank {ranks[0]}, {has}"
-    remedy = f"Set model.max_length={length}." if length else "Choose a smaller model or a larger device."
-    raise ConfigError("model.max_length", settings.model.max_length, rule, remedy)
+    others = _alternatives(shapes, one_row(ranks[0], longest), limit)
+    remedy = f"Set model.max_length={length}{others}." if length else "Choose a smaller model or a larger device."
+    raise ConfigError("model.max_length", settings.model.max_length, rule, f"{remedy}{assumed}")
+
+
+def _alternatives(shapes: ModelShapes, row: PackLoad, limit: int) -> str:
+    """Return settings of the base model with each of which a row fits, to follow another remedy."""
+    changed = {}
+    if not row.checkpointing:
+        changed["model.gradient_checkpointing=always"] = replace(row, checkpointing=True)
+    if row.quantization == "none":
+        for name in QUANTIZATIONS:
+            changed[f"model.quantization={name}"] = replace(row, quantization=name, is_reordered=False)
+    fitting = [setting for setting, load in changed.items() if memory_need(shapes, load).total <= limit]
+    return "".join(f", or {setting}" for setting in fitting)
 
 
 def _smaller(shapes: ModelShapes, load: PackLoad, limit: int) -> str:
@@ -349,9 +375,9 @@ def _smaller(shapes: ModelShapes, load: PackLoad, limit: int) -> str:
 
 def _capped(dimension: Dimension | None, ranks: Sequence[int], fitting: int) -> str:
     """Return the dimension of the rank without the values that do not fit, in the grammar of the space."""
-    if dimension is None:
-        return str(fitting)
     kept = [rank for rank in ranks if rank <= fitting]
+    if dimension is None or not kept:
+        return str(fitting)
     if dimension.choices or len(kept) == 1:
         return f"choice({','.join(map(str, kept))})" if len(kept) > 1 else str(kept[0])
     return f"tag(log2,interval({kept[0]},{kept[-1]}))"
@@ -379,10 +405,11 @@ def time_plan(
         now: The present time.
     """
     budget = settings.budget
-    seconds = [study.trial_tokens / rate.tokens_per_s for study in studies]
+    longest = [study.trial_tokens / rate.tokens_per_s for study in studies]
+    seconds = [study.mean_length * trial_s for study, trial_s in zip(studies, longest, strict=True)]
     shares = [rate.trained_share or _expected_share(study, settings.search) for study in studies]
     follow_up = 1 + settings.confirm.max_share
-    most = sum(s * (budget.trials * follow_up + num_references) for s in seconds)
+    most = sum(s * (budget.trials * follow_up + num_references) for s in longest)
     likely = sum(
         s * (budget.trials * share * follow_up + num_references) for s, share in zip(seconds, shares, strict=True)
     )

@@ -15,22 +15,23 @@ from sweeper.display.console import print_line
 from sweeper.display.tables import clock_text
 from sweeper.figures.memory import LaneBytes, MemoryNeed
 from sweeper.figures.text import bytes_text, plural
-from sweeper.plan.prediction import Corner, StudyForecast, SweepForecast, TimePlan
+from sweeper.plan.prediction import Corner, DevicePlan, StudyForecast, SweepForecast
 
 __all__ = ["as_jsonable", "show"]
 
 _HOW_TO_MEASURE = (
-    "Time: unknown, since no sweep has measured how fast this model trains here. A short one does, for example the "
-    "same command with `sweeper run`, budget.trials=2 and confirm=none."
+    "{what}: unknown, since no sweep has measured how fast this model trains {where}. A short one does, for example "
+    "the same command with `sweeper run`, budget.trials=2 and confirm=none{again}."
 )
 
 
 def show(forecast: SweepForecast, settings: SweepSettings, console: Console) -> None:
     """Print a plan."""
     shapes, device = forecast.shapes, forecast.device
+    name = settings.model.id or forecast.model
     print_line(
         console,
-        f"{forecast.model}: {shapes.model_type}, {shapes.parameters:,} parameters, {shapes.num_layers} blocks of width "
+        f"{name}: {shapes.model_type}, {shapes.parameters:,} parameters, {shapes.num_layers} blocks of width "
         f"{shapes.width:,}, adapters on {len(shapes.lora)} layers",
     )
     print_line(console, f"Taken for {forecast.kind}")
@@ -39,7 +40,7 @@ def show(forecast: SweepForecast, settings: SweepSettings, console: Console) -> 
     print_line(
         console,
         f"{plural(device.workers, 'worker')} on {device.name}, at most {plural(device.lanes, 'lane')} each{fastest}; "
-        f"{bytes_text(device.usable_bytes)} of memory to plan with. Base weights: {device.why}",
+        f"{bytes_text(device.usable_bytes)} of memory to plan with. Base weights: {_held_text(device)}{device.why}",
     )
     for study in forecast.studies:
         _show_study(study, console)
@@ -50,13 +51,18 @@ def show(forecast: SweepForecast, settings: SweepSettings, console: Console) -> 
         f"Disk: at most {bytes_text(disk.adapters)} of adapters and {bytes_text(disk.checkpoints)} of checkpoints at a "
         f"time, {bytes_text(disk.written)} of checkpoints written{cadence}; {bytes_text(disk.free)} are free",
     )
-    print_line(console, _time_text(forecast.time, settings, len(forecast.studies)))
+    print_line(console, _time_text(forecast, settings))
     if forecast.price:
         print_line(
             console, f"Price: about {forecast.price:.2f}, at plan.price_per_hour={settings.plan.price_per_hour:g}"
         )
     for note in forecast.notes:
         print_line(console, f"! {note}")
+
+
+def _held_text(device: DevicePlan) -> str:
+    """Return how the weights are held, if not as they are multiplied."""
+    return "" if device.quantization == "none" else f"{device.quantization}, multiplied in "
 
 
 def _base_table(forecast: SweepForecast) -> Table:
@@ -67,11 +73,12 @@ def _base_table(forecast: SweepForecast) -> Table:
 
 def _show_study(study: StudyForecast, console: Console) -> None:
     rows = f"{study.num_train:,} training rows" if study.num_train else "an unknown number of training rows"
-    tokens = f", {study.trial_tokens:,} tokens a trial" if study.trial_tokens else ""
+    most = "up to " if study.mean_length < 1 else ""
+    tokens = f", {most}{study.trial_tokens:,} tokens a trial" if study.trial_tokens else ""
     print_line(
         console,
         f"{study.dataset}: {rows} of {_mean_text(study.tokens_per_row)} tokens on average, "
-        f"{plural(study.epochs, 'epoch')} in {plural(study.num_chunks, 'chunk')}{tokens}",
+        f"{most}{plural(study.epochs, 'epoch')} in {plural(study.num_chunks, 'chunk')}{tokens}",
     )
     if study.assumed:
         print_line(console, f"! {study.assumed}")
@@ -114,9 +121,17 @@ def _cells(corner: Corner) -> tuple[str, ...]:
     )
 
 
-def _time_text(time: TimePlan | None, settings: SweepSettings, num_studies: int) -> str:
+def _time_text(forecast: SweepForecast, settings: SweepSettings) -> str:
+    time, num_studies = forecast.time, len(forecast.studies)
     if time is None:
-        return _HOW_TO_MEASURE
+        is_priced, is_elsewhere = settings.plan.price_per_hour > 0, settings.plan.gpu_gb > 0
+        if unknown := [study.dataset for study in forecast.studies if not study.trial_tokens]:
+            return f"Time: unknown, as is the number of training rows of {', '.join(unknown)}"
+        return _HOW_TO_MEASURE.format(
+            what="Time and price" if is_priced else "Time",
+            where="on such a GPU" if is_elsewhere else "here",
+            again=", on a machine that has one; then plan there without plan.gpu_gb" if is_elsewhere else "",
+        )
     budget = settings.budget
     differs = f", measured with {time.differs}" if time.differs else ""
     ends = local_time(time.ends_at, budget.time_zone)
@@ -179,6 +194,7 @@ def _study(study: StudyForecast) -> dict[str, Any]:
         "tokens_per_row": study.tokens_per_row,
         "epochs": study.epochs,
         "num_chunks": study.num_chunks,
+        "mean_length": study.mean_length,
         "trial_tokens": study.trial_tokens or None,
         "assumed": study.assumed,
         "corners": [_corner(corner) for corner in study.corners],

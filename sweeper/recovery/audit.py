@@ -59,7 +59,7 @@ class Audit:
 
 
 def audit_sweep(store: TrialStore, views: SweepViews) -> Audit:
-    """Compare store, Optuna and MLflow.
+    """Compare store, Optuna and MLflow, final trainings included.
 
     Raises:
         TrackerError: MLflow does not respond.
@@ -73,31 +73,33 @@ def audit_sweep(store: TrialStore, views: SweepViews) -> Audit:
     for place, what in faults:
         if what:
             audit.differences.append(Difference(place=place, study="", what=what, remedy=Remedy.REPLACE))
-    for folder in store.paths.studies():
-        try:
-            study = store.read_study(folder.name)
-        except DamagedFile:
-            continue  # listed as damage; its trials can be checked when it is rebuilt
-        _audit_study(audit, store, study, views)
+    for one in (store, store.finals):
+        for folder in one.paths.studies():
+            try:
+                study = one.read_study(folder.name)
+            except DamagedFile:
+                continue  # listed as damage; its trials can be checked when it is rebuilt
+            _audit_study(audit, one, study, views)
     _audit_ledger(audit, store)
     return audit
 
 
 def total_cost(store: TrialStore) -> Cost:
-    """Return the cost of all trials of a sweep whose records can be read."""
-    folders = store.paths.studies()
-    return sum((record.cost for folder in folders for record in readable_trials(store, folder.name)), Cost())
+    """Return the cost of all trials of a sweep whose records can be read, final trainings included."""
+    folders = [(one, folder.name) for one in (store, store.finals) for folder in one.paths.studies()]
+    return sum((record.cost for one, name in folders for record in readable_trials(one, name)), Cost())
 
 
 def _audit_study(audit: Audit, store: TrialStore, study: StudyRecord, views: SweepViews) -> None:
     from sweeper.search.stored_study import read_study
 
-    damage = find_damage(store, study, keep_adapters=views.keep_adapters)
+    # Every final training keeps its adapter, and Optuna knows nothing of it.
+    damage = find_damage(store, study, keep_adapters=0 if store.is_final else views.keep_adapters)
     audit.damage += damage
     records = readable_trials(store, study.name)
     damaged = {each.number for each in damage if each.kind is DamageKind.RECORD}
     compared = []
-    if not audit.search_fault:
+    if not (audit.search_fault or store.is_final):
         viewed = read_study(views.search_url, f"{store.root.name}/{study.name}", views.space)
         audit.searched[study.name] = viewed
         compared += compare_view(Place.SEARCH, study, records, viewed)

@@ -21,11 +21,13 @@ from sweeper.config.dimensions import parse_space
 from sweeper.config.settings import SweepSettings
 from sweeper.disk.atomic import write_atomic
 from sweeper.errors import DamagedFile, StoreError
+from sweeper.figures.final import final_rows, includes_validation
 from sweeper.recovery.audit import Audit, SweepViews, audit_sweep, total_cost
 from sweeper.recovery.differences import Difference, Place, Remedy
 from sweeper.recovery.repair import Repair, TrialRepair
 from sweeper.recovery.retraining import Retraining
 from sweeper.recovery.study_fault import study_fault
+from sweeper.search.no_search import NoSearch
 from sweeper.store.damage import Damage, DamageKind, new_stamp, readable_trials, set_aside
 from sweeper.store.ledger import Ledger
 from sweeper.store.lock import hold
@@ -33,13 +35,14 @@ from sweeper.store.retention import num_adapters_kept
 from sweeper.store.serialization import from_jsonable
 from sweeper.store.trials import TrialStore
 from sweeper.sweep.factory import keep_report, open_search, open_study_run, open_tracker, storage_url
+from sweeper.sweep.final_plan import keeping_all_adapters, plan_final
 from sweeper.sweep.identity import check_identity
 from sweeper.sweep.plan import plan_model, plan_study, trial_template
-from sweeper.sweep.reports import write_report
+from sweeper.sweep.reports import write_model_cards, write_report
 from sweeper.sweep.sweep_record import restore_sweep
 from sweeper.sweep.warm_start import with_portfolios
 from sweeper.track import database_fault, database_files, open_audit, tracking_uri
-from sweeper.types import Cost, TrialState, ViewedTrial
+from sweeper.types import Cost, StudyRecord, TrialState, ViewedTrial
 
 __all__ = ["reconcile_sweep"]
 
@@ -131,6 +134,7 @@ class _Reconciler:
         done = self._repair_records(audit)
         if done:
             audit = self.audit()  # only now that its record is readable can the trials of a study be checked
+        done += _difference_rows([each for each in audit.differences if each.what == audit.ledger_fault])
         self._repair_ledger()
         done += [(*row, repair.run()) for row, repair in self._plan_trials(audit)]
         left = self.audit()
@@ -161,7 +165,7 @@ class _Reconciler:
         if damage.kind is DamageKind.CONFIRMATION:
             return f"moved to damaged/{self._stamp}; the next session computes it again"
         try:
-            self._store.read_study(damage.study) if damage.study else self._store.read_sweep()
+            self._owner(damage.study).read_study(damage.study) if damage.study else self._store.read_sweep()
         except DamagedFile:
             return "rebuilt from the settings, which agree with the trials"
         return "restored from its copy"
@@ -178,9 +182,13 @@ class _Reconciler:
             self._rebuild_studies(lost)
         return done
 
+    def _owner(self, study: str) -> TrialStore:
+        """Return where a study is: in the sweep, or among its final trainings."""
+        return self._store.finals if self._store.finals.paths.study(study).exists() else self._store
+
     def _has_study(self, name: str) -> bool:
         try:
-            self._store.read_study(name)
+            self._owner(name).read_study(name)
         except DamagedFile:
             return False
         return True
@@ -198,33 +206,53 @@ class _Reconciler:
             [plan.record for plan in plans], self._config, model_dir=model_dir, sweep=self._store.root
         )
         records = {record.name: record for record in planned}
-        for name in names:
-            path = self._store.paths.study_record(name)
+        # Final trainings come last: their rows follow from the record of the study that was searched.
+        for name in sorted(names, key=lambda name: self._owner(name).is_final):
+            owner = self._owner(name)
+            path = owner.paths.study_record(name)
+            if owner.is_final and (final := self._plan_final(name, model_dir)):
+                records[name] = final
             if name not in records:
                 raise StoreError(f"{path} is damaged and cannot be rebuilt: the sweep's settings have no study {name}")
-            trials = readable_trials(self._store, name)
+            trials = readable_trials(owner, name)
             if fault := study_fault(records[name], trials, template=trial_template(self._settings, records[name])):
                 raise StoreError(
                     f"{path} is damaged and cannot be rebuilt from the settings and the data: {fault}. If the data was "
                     "changed since the sweep started, restore it and run the same command again"
                 )
-            for damaged in (path, self._store.paths.study_backup(name)):
+            for damaged in (path, owner.paths.study_backup(name)):
                 if damaged.exists():
-                    set_aside(self._store, damaged, self._stamp)
-            self._store.write_study(records[name])
+                    set_aside(owner, damaged, self._stamp)
+            owner.write_study(records[name])
+
+    def _plan_final(self, name: str, model_dir: Path) -> StudyRecord | None:
+        """Return the record of a study of final trainings, planned again; None if no study of the sweep is its source.
+
+        Raises:
+            SweeperError: Its rows or the model have changed.
+        """
+        for source in self._store.studies():
+            if rows := final_rows(name, source.name):
+                with_validation = includes_validation(name)
+                sweep = self._store.root.name
+                return plan_final(
+                    self._config, source, rows=rows, with_validation=with_validation, sweep=sweep, model_dir=model_dir
+                ).record
+        return None
 
     def _plan_trials(self, audit: Audit) -> Iterator[tuple[_Difference, Repair]]:
         """Yield what is wrong with the trials in the store, and its repair, which is carried out before the next."""
         tracker = self._views().tracker
-        for folder in self._store.paths.studies():
+        for folder in [*self._store.paths.studies(), *self._store.finals.paths.studies()]:
             if not self._has_study(folder.name):
                 continue
-            study = self._store.read_study(folder.name)
+            store = self._owner(folder.name)
+            study = store.read_study(folder.name)
             retraining = Retraining(
-                store=self._store, study=study, settings=self._settings, console=self._console, stamp=self._stamp
+                store=store, study=study, settings=self._settings, console=self._console, stamp=self._stamp
             )
             trials = TrialRepair(
-                store=self._store,
+                store=store,
                 study=study.name,
                 template=trial_template(self._settings, study),
                 searched=_by_number(audit.searched.get(study.name)),
@@ -273,8 +301,13 @@ class _Reconciler:
                 for study in self._store.studies():
                     search = stack.enter_context(open_search(study, self._config, self._store))
                     open_study_run(study, search, self._settings, store=self._store, tracker=tracker)
+                finals, settings = self._store.finals, keeping_all_adapters(self._settings)
+                for study in finals.studies():
+                    open_study_run(study, NoSearch(), settings, store=finals, tracker=tracker)
             finally:
                 tracker.close(_TRACKER_TIMEOUT_S)
+            for study in self._store.studies():
+                write_model_cards(self._store, study, self._settings)
             if self._store.paths.best.exists():
                 write_report(self._store, self._config)
             keep_report(tracker, self._store, _TRACKER_TIMEOUT_S)

@@ -56,7 +56,7 @@ class TrialRepair:
     """Plans the repairs of one study's trials.
 
     Attributes:
-        store: The sweep.
+        store: The sweep, or its final trainings.
         study: Name of the study.
         template: Makes the specs of its trials.
         searched: Trials in Optuna, by number.
@@ -106,7 +106,8 @@ class TrialRepair:
         folder = self.store.paths.trial(self.study, number).folder
         known = self.searched.get(number)
         if known is None or not known.params:
-            what = f"moved to damaged/{self.stamp}; its configuration is lost, so a new trial will replace it"
+            then = "`sweeper train` trains it again" if self.store.is_final else "a new trial will replace it"
+            what = f"moved to damaged/{self.stamp}; its configuration is lost, so {then}"
             return Repair(what, lambda: self._set_aside_with_confirmation(folder))
         spec = self.template.spec(number, known.params, known.origin)
 
@@ -151,9 +152,9 @@ class TrialRepair:
     def _plan_checkpoint(self, number: int, path: Path) -> Repair:
         """Return the repair of a checkpoint, which only unfinished trials have."""
         record, paths = self.store.read_trial(self.study, number), self.store.paths.trial(self.study, number)
-        digests = {record.chunks_done: "", **record.checkpoints}
-        others = {chunk: paths.checkpoint(chunk) for chunk in digests if paths.checkpoint(chunk) != path}
-        chunks_done = max((chunk for chunk, other in others.items() if has_checksum(other, digests[chunk])), default=0)
+        others = {paths.checkpoint(chunk): (chunk, digest) for chunk, digest in record.checkpoints.items()}
+        intact = [chunk for other, (chunk, digest) in others.items() if other != path and has_checksum(other, digest)]
+        chunks_done = max(intact, default=0)
 
         def rewind() -> None:
             self._set_aside(path)
@@ -185,7 +186,8 @@ class TrialRepair:
         return Repair("the trial keeps its scores, but not the outcomes of these rows", forget)
 
     def _plan_test_outcomes(self, path: Path) -> Repair:
-        what = "the next session scores the adapter on the test rows again"
+        when = "the next `sweeper train` of it" if self.store.is_final else "the next session"
+        what = f"{when} scores the adapter on the test rows again"
         return Repair(what, lambda: self._set_aside_with_confirmation(path))
 
     def _copy_of(self, number: int) -> TrialRecord | None:

@@ -30,7 +30,7 @@ class Retraining:
     """Trains trials of one study again.
 
     Attributes:
-        store: The sweep.
+        store: The sweep, or its final trainings.
         study: The study.
         settings: Settings of the sweep.
         console: Where progress is printed.
@@ -59,10 +59,14 @@ class Retraining:
         return self._done[number]
 
     def _train(self, recorded: TrialRecord) -> str:
-        result = train_again(self.study, recorded, self.settings, sweep=self.store.root.name, console=self.console)
-        Ledger(self.store.paths.ledger).charge(result.cost)
-        _, before, now = result.rungs[-1]
-        scores = f"{self.study.metric} {before:.4f} before, {now:.4f} now"
+        result = train_again(
+            self.study, recorded, self.settings, sweep=self.store.sweep.root.name, console=self.console
+        )
+        Ledger(self.store.sweep.ledger).charge(result.cost)
+        scores = f"losses differ by at most {result.loss_difference:.2%}"
+        if result.rungs:  # a final training on the validation rows has none
+            _, before, now = result.rungs[-1]
+            scores = f"{self.study.metric} {before:.4f} before, {now:.4f} now"
         if not result.is_reproduced:
             return f"trained again, but not reproduced, so it was not used ({scores})"
         self._write(recorded, result)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from sweeper.trial_length import trial_chunks, trial_rungs
 from sweeper.types import Phase, StudyRecord, TrialRecord, TrialState, TrialTemplate
 
 __all__ = ["study_fault"]
@@ -25,14 +26,16 @@ def _faults(study: StudyRecord, trial: TrialRecord, template: TrialTemplate) -> 
     spec = template.spec(trial.spec.number, trial.spec.params, trial.spec.origin)
     if spec.by_key() != trial.spec.by_key():
         yield "has other hyperparameters"
-    if trial.spec.phase is not Phase.CONFIRMATION and spec.seed != trial.spec.seed:
+    # The user may choose the seed of a final training.
+    if trial.spec.phase not in (Phase.CONFIRMATION, Phase.FINAL) and spec.seed != trial.spec.seed:
         yield f"has seed {trial.spec.seed}, not {spec.seed}"
-    is_short = trial.state is TrialState.COMPLETE and trial.chunks_done < study.num_chunks
-    if is_short or trial.chunks_done > study.num_chunks:
-        yield f"has {trial.chunks_done} chunks, and a full trial {study.num_chunks}"
+    full = trial_chunks(study, trial.spec.train.epochs)
+    is_short = trial.state is TrialState.COMPLETE and trial.chunks_done < full
+    if is_short or trial.chunks_done > full:
+        yield f"has {trial.chunks_done} chunks, and a full trial {full}"
     num_rows = study.num_rows.get("validation", 0)
     for rung in (each for each in trial.measurements if each.is_rung):
-        if rung.chunk not in study.rungs:
+        if rung.chunk not in trial_rungs(study.rungs, full):
             yield f"was scored after chunk {rung.chunk}, which is no rung"
         if study.metric not in rung.metrics:
             yield f"has no {study.metric}"

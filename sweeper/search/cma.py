@@ -18,7 +18,7 @@ import optuna
 from sweeper.config.space import Scale, SearchSpace
 from sweeper.config.values import ParamValue
 from sweeper.errors import ConfigError
-from sweeper.search.mirror import is_infeasible
+from sweeper.search.mirror import is_infeasible, rung_position
 from sweeper.search.proposals import trial_seed
 
 __all__ = ["ATTRIBUTE", "check_space", "draw"]
@@ -66,7 +66,9 @@ def draw(
     bounds = np.tile([0.0, 1.0], (size, 1))
     optimizer = cmaes.CMA(np.full(size, 0.5), _SIGMA, bounds=bounds, seed=trial_seed(seed, number))
     generations = _scored_by_generation(trials)
-    while solutions := _solutions(generations[optimizer.generation], optimizer.population_size, maximize=maximize):
+    while solutions := _solutions(
+        space, generations[optimizer.generation], optimizer.population_size, maximize=maximize
+    ):
         optimizer.tell(solutions)
     units: Unit = optimizer.ask()
     note = {"generation": optimizer.generation, "units": [float(unit) for unit in units]}
@@ -85,19 +87,22 @@ def _scored_by_generation(
     return generations
 
 
-def _solutions(members: list[optuna.trial.FrozenTrial], size: int, *, maximize: bool) -> list[tuple[Unit, float]]:
+def _solutions(
+    space: SearchSpace, members: list[optuna.trial.FrozenTrial], size: int, *, maximize: bool
+) -> list[tuple[Unit, float]]:
     """Return points and ranks of the first ``size`` trials of a generation to finish; empty while there are fewer."""
     if len(members) < size:
         return []
     members.sort(key=lambda t: (t.datetime_complete, t.number))
-    ranked = sorted(members[:size], key=lambda t: _badness(t, maximize=maximize))
+    ranked = sorted(members[:size], key=lambda t: _badness(space, t, maximize=maximize))
     return [(np.array(t.user_attrs[ATTRIBUTE]["units"]), float(rank)) for rank, t in enumerate(ranked)]
 
 
-def _badness(trial: optuna.trial.FrozenTrial, *, maximize: bool) -> tuple[bool, bool, int, float]:
+def _badness(space: SearchSpace, trial: optuna.trial.FrozenTrial, *, maximize: bool) -> tuple[bool, bool, float, float]:
     """Return a sort key: complete trials by value, then pruned ones by how far they got, then infeasible ones."""
     infeasible = is_infeasible(trial)
     # The value of an infeasible trial is invented, and depends on the order in which trials were told.
     value = 0.0 if infeasible or trial.value is None else trial.value
     pruned = trial.state is optuna.trial.TrialState.PRUNED
-    return infeasible, pruned, -(trial.last_step or 0) if pruned else 0, -value if maximize else value
+    reached = rung_position(space, trial, trial.last_step or 0) if pruned else 0
+    return infeasible, pruned, -reached, -value if maximize else value

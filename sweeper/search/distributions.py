@@ -17,7 +17,7 @@ import optuna
 from sweeper.config.space import Dimension, Scale, SearchSpace
 from sweeper.config.values import ParamValue
 
-__all__ = ["distributions", "from_drawn", "from_shown", "shown_distributions", "to_drawn", "to_shown"]
+__all__ = ["distributions", "drawn_value", "from_drawn", "from_shown", "shown_distributions", "to_drawn", "to_shown"]
 
 _Distribution = optuna.distributions.BaseDistribution
 
@@ -43,6 +43,11 @@ def to_drawn(space: SearchSpace, params: Mapping[str, ParamValue]) -> dict[str, 
 def from_drawn(space: SearchSpace, drawn: Mapping[str, Any]) -> dict[str, ParamValue]:
     """Convert what samplers draw to real values; the inverse of `to_drawn`."""
     return {dimension.key: _from_drawn(dimension, drawn[dimension.key]) for dimension in space.dimensions}
+
+
+def drawn_value(dimension: Dimension, drawn: Mapping[str, Any]) -> ParamValue:
+    """Return the real value of one dimension, of what samplers draw."""
+    return _from_drawn(dimension, drawn[dimension.key])
 
 
 def shown_distributions(space: SearchSpace) -> dict[str, _Distribution]:

@@ -24,7 +24,7 @@ from scipy.special import log_ndtr
 from sweeper.config.space import Scale, SearchSpace
 from sweeper.config.values import ParamValue
 from sweeper.search.distributions import from_drawn
-from sweeper.search.mirror import is_infeasible
+from sweeper.search.mirror import is_infeasible, rung_position
 from sweeper.search.proposals import trial_seed
 from sweeper.statistics.kernel import Data, Kernel, Parameters, log_posterior
 from sweeper.statistics.observations import RANK, RATE, RATIO, Encoder, Score, effective_rates
@@ -158,7 +158,12 @@ class _Posterior:
         self._known_TC = points.encode(list(params.values()))
         feasible = [trial for trial in trials if not is_infeasible(trial)]
         scored = [trial for trial in feasible if trial.intermediate_values]
-        scores = _Scores(points, [(params[t.number], t.intermediate_values) for t in scored], maximize=maximize)
+        curves = [
+            {rung_position(points.space, t, chunk): value for chunk, value in t.intermediate_values.items()}
+            for t in scored
+        ]
+        of_trials = [(params[t.number], curve) for t, curve in zip(scored, curves, strict=True)]
+        scores = _Scores(points, of_trials, maximize=maximize)
         self._configurations = scores.configurations
         data = scores.data()
         self._kernel = Kernel(Parameters.of(_most_probable(scores.data(_MAX_FITTED)), data))
@@ -210,12 +215,12 @@ class _Scores:
 
     Args:
         points: Makes points of configurations.
-        trials: Configuration of each trial, and its scores by chunk.
+        trials: Configuration of each trial, and its scores by chunk of the longest trial (`rung_position`).
         maximize: Whether higher values are better.
     """
 
     def __init__(
-        self, points: _Points, trials: Sequence[tuple[_Params, Mapping[int, float]]], *, maximize: bool
+        self, points: _Points, trials: Sequence[tuple[_Params, Mapping[float, float]]], *, maximize: bool
     ) -> None:
         self._points = points
         index: dict[tuple[ParamValue, ...], int] = {}

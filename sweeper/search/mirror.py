@@ -14,13 +14,13 @@ from datetime import datetime
 
 import optuna
 
-from sweeper.config.space import SearchSpace
+from sweeper.config.space import EPOCHS, SearchSpace
 from sweeper.config.values import ParamValue
 from sweeper.figures.pareto import Point, dominates
-from sweeper.search.distributions import distributions, to_drawn
+from sweeper.search.distributions import distributions, drawn_value, to_drawn
 from sweeper.types import TrialState
 
-__all__ = ["CONSTRAINT", "STATE", "StudyMirror", "is_infeasible", "rung_attribute", "score_of"]
+__all__ = ["CONSTRAINT", "STATE", "StudyMirror", "is_infeasible", "rung_attribute", "rung_position", "score_of"]
 
 CONSTRAINT = "infeasible"
 """Name of the constraint that an infeasible trial violates."""
@@ -54,6 +54,15 @@ def score_of(trial: optuna.trial.FrozenTrial) -> float | None:
 def rung_attribute(chunk: int) -> str:
     """Return the user attribute with a trial's score and cost at a rung; only studies with a cost have it."""
     return f"rung {chunk}"
+
+
+def rung_position(space: SearchSpace, trial: optuna.trial.FrozenTrial, chunk: int) -> float:
+    """Return the chunk of the longest trial that is as far in its training as a trial is after ``chunk``.
+
+    Models read scores by it, since a learning curve and its schedule belong to the trial's own length.
+    """
+    dimension = space.dimension(EPOCHS)
+    return chunk if dimension is None else chunk * dimension.highest / float(drawn_value(dimension, trial.params))
 
 
 class StudyMirror:
@@ -216,7 +225,8 @@ class StudyMirror:
         else:
             # Optuna ranks a pruned trial by how far it got, then by its value there; one without a value comes last.
             step = trial.last_step
-            rank = (1.0, 1.0, 0.0) if step is None else (1.0, -step, sign * (score_of(trial) or 0.0))
+            reached = 0.0 if step is None else rung_position(self.space, trial, step)
+            rank = (1.0, 1.0, 0.0) if step is None else (1.0, -reached, sign * (score_of(trial) or 0.0))
         bisect.insort(self._best, (rank, trial.number))
         del self._best[_NUM_BEST:]
 

@@ -276,8 +276,9 @@ def _fault(content: Any) -> str:
         for key, value in params.items():
             if key not in searchable_keys():
                 return f"point {number} has the key {key}, which cannot be searched"
-            if not find_key(key).allows(value):
-                return f"point {number}: {key}={value} must be {find_key(key).rule}"
+            rules = find_key(key).as_dimension
+            if not rules.allows(value):
+                return f"point {number}: {key}={value} must be {rules.rule}"
         quantiles = point.get("quantiles", {})
         if not all(isinstance(q, int | float) and 0 <= q <= 1 for q in quantiles.values()):
             return f"point {number}: a quantile is from 0 to 1"

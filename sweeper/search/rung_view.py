@@ -15,7 +15,8 @@ from collections.abc import Sequence
 
 import optuna
 
-from sweeper.search.mirror import is_infeasible, rung_attribute
+from sweeper.config.space import EPOCHS, SearchSpace
+from sweeper.search.mirror import is_infeasible, rung_attribute, rung_position
 
 __all__ = ["compared_at_one_rung"]
 
@@ -25,7 +26,12 @@ _RUNNING = optuna.trial.TrialState.RUNNING
 
 
 def compared_at_one_rung(
-    trials: Sequence[optuna.trial.FrozenTrial], *, num_dimensions: int, maximize: bool, has_cost: bool = False
+    trials: Sequence[optuna.trial.FrozenTrial],
+    space: SearchSpace,
+    *,
+    maximize: bool,
+    has_cost: bool = False,
+    rungs: Sequence[int] = (),
 ) -> list[optuna.trial.FrozenTrial]:
     """Return the trials as TPE should see them, in the same order.
 
@@ -36,17 +42,23 @@ def compared_at_one_rung(
       a cost there is no such order, so it has the score and the cost that it was expected to reach.
     - An infeasible or failed trial, and one without a score, is as it was.
 
+    A rung of a trial that is shorter than the longest counts as the one which the longest reaches by that share of its
+    own training.
+
     Args:
         trials: Trials of a `StudyMirror`.
-        num_dimensions: Dimensions of the space.
+        space: The search space.
         maximize: Whether higher values are better.
         has_cost: Whether trials have a cost, which is minimised.
+        rungs: Rungs of the longest trial; only read if trials have different lengths.
     """
     usable = [trial for trial in trials if not is_infeasible(trial) and trial.state is not _FAIL]
-    scored = {trial.number: _scores(trial, has_cost=has_cost) for trial in usable if trial.intermediate_values}
+    scored = {
+        trial.number: _scores(trial, space, rungs, has_cost=has_cost) for trial in usable if trial.intermediate_values
+    }
     if not scored:
         return list(trials)
-    rung = _common_rung(list(scored.values()), num_dimensions + 1)
+    rung = _common_rung(list(scored.values()), len(space) + 1)
     expected = {number: _expected(values, rung, list(scored.values())) for number, values in scored.items()}
     if not has_cost:
         expected.update(_stopped_early(trials, scored, expected, rung=rung, maximize=maximize))
@@ -55,23 +67,28 @@ def compared_at_one_rung(
 
 _Values = tuple[float, ...]
 """A score, and the cost if there is one."""
-_Scores = dict[int, _Values]
-"""Values by rung."""
+_Scores = dict[float, _Values]
+"""Values by rung of the longest trial."""
 
 
-def _scores(trial: optuna.trial.FrozenTrial, *, has_cost: bool) -> _Scores:
-    if not has_cost:
-        return {chunk: (value,) for chunk, value in trial.intermediate_values.items()}
-    return {chunk: tuple(trial.user_attrs[rung_attribute(chunk)]) for chunk in trial.intermediate_values}
+def _scores(trial: optuna.trial.FrozenTrial, space: SearchSpace, rungs: Sequence[int], *, has_cost: bool) -> _Scores:
+    if space.dimension(EPOCHS) is None:
+        rungs = ()
+    found: _Scores = {}
+    for chunk, value in trial.intermediate_values.items():
+        position = rung_position(space, trial, chunk)
+        rung = max((each for each in rungs if each <= position), default=position)
+        found[rung] = tuple(trial.user_attrs[rung_attribute(chunk)]) if has_cost else (value,)
+    return found
 
 
-def _common_rung(scored: Sequence[_Scores], enough: int) -> int:
+def _common_rung(scored: Sequence[_Scores], enough: int) -> float:
     counts = Counter(chunk for values in scored for chunk in values)
     common = [chunk for chunk, count in counts.items() if count >= enough]
     return max(common) if common else max(counts, key=lambda chunk: (counts[chunk], chunk))
 
 
-def _expected(values: _Scores, rung: int, scored: Sequence[_Scores]) -> _Values:
+def _expected(values: _Scores, rung: float, scored: Sequence[_Scores]) -> _Values:
     """Return the values at a rung; those that a trial is expected to have there if it was not scored at it."""
     if rung in values:
         return values[rung]
@@ -88,7 +105,7 @@ def _stopped_early(
     scored: dict[int, _Scores],
     expected: dict[int, _Values],
     *,
-    rung: int,
+    rung: float,
     maximize: bool,
 ) -> dict[int, _Values]:
     """Return values of the trials that were stopped before a rung, all of them worse than those of the others.

@@ -36,6 +36,7 @@ class Proposer:
         fixed: Values of the keys outside the space, and of dimensions that a recipe leaves out.
         maximize: Whether higher values are better.
         portfolio: What to propose after the recipes, as the first of the startup trials.
+        rungs: Rungs of the longest trial, at which TPE compares trials of different lengths.
 
     Raises:
         ConfigError: The sampler cannot search this space.
@@ -50,6 +51,7 @@ class Proposer:
         fixed: Mapping[str, ParamValue],
         maximize: bool,
         portfolio: Sequence[PortfolioPoint] = (),
+        rungs: Sequence[int] = (),
     ) -> None:
         if settings.sampler == "cmaes":
             cma.check_space(space)
@@ -59,7 +61,7 @@ class Proposer:
         """Whether trials have a cost, which is minimised beside the objective."""
         self._grid = Grid(space, settings.grid_points, seed=seed) if settings.sampler == "grid" else None
         self._recipes = [] if self._grid else fit_recipes(settings.recipes, space, fixed)
-        self._portfolio = portfolio
+        self._portfolio, self._rungs = portfolio, rungs
 
     @property
     def size(self) -> int | None:
@@ -110,7 +112,15 @@ class Proposer:
             params = gp.draw(space, trials, seed=seed, number=number, maximize=maximize)
         else:
             trials = mirror.for_model(tpe.MAX_TRIALS)
-            params = tpe.draw(space, trials, seed=seed, number=number, maximize=maximize, has_cost=self.has_cost)
+            params = tpe.draw(
+                space,
+                trials,
+                seed=seed,
+                number=number,
+                maximize=maximize,
+                has_cost=self.has_cost,
+                rungs=self._rungs,
+            )
         return Proposal(number=number, params=params, origin=model, notes=notes)
 
     def _model(self, number: int) -> str:

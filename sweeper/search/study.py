@@ -17,7 +17,7 @@ from datetime import datetime
 import optuna
 
 from sweeper.config.settings import SearchSettings
-from sweeper.config.space import SearchSpace
+from sweeper.config.space import EPOCHS, SearchSpace
 from sweeper.config.values import ParamValue
 from sweeper.errors import DiskFull, StorageDown, SweeperError
 from sweeper.figures.pareto import rung_costs
@@ -28,6 +28,7 @@ from sweeper.search.samplers import Proposer
 from sweeper.search.study_database import StudyDatabase
 from sweeper.search.study_view import NullView, StudyView
 from sweeper.search.write_behind import WriteBehind
+from sweeper.trial_length import FullLength, longest_epochs, trial_chunks
 from sweeper.types import Decision, Phase, PortfolioPoint, TrialRecord, TrialState
 
 __all__ = ["Search"]
@@ -46,6 +47,7 @@ class Search:
         settings: Pruner, its reduction factor, and the cost.
         rungs: Chunks after which trials are scored.
         maximize: Whether higher values are better.
+        num_rows: Validation rows; 0 if every rung scores the same.
         majority: Score of always predicting the commonest label at each rung; empty if that has no meaning.
     """
 
@@ -58,13 +60,18 @@ class Search:
         settings: SearchSettings,
         rungs: tuple[int, ...],
         maximize: bool,
+        num_rows: int = 0,
         majority: Sequence[float] = (),
     ) -> None:
         self._name, self._database, self._proposer = name, database, proposer
-        self._last_rung = rungs[-1]
+        self._length = FullLength(rungs[-1], longest_epochs(proposer.space) or 1)
         self._cost = settings.cost
         self._mirror = StudyMirror(proposer.space, maximize=maximize, has_cost=proposer.has_cost)
-        self._pruner = make_pruner(settings, study=name, rungs=rungs, maximize=maximize, majority=majority)
+        self._pruner = make_pruner(
+            settings, study=name, rungs=rungs, maximize=maximize, majority=majority, num_rows=num_rows
+        )
+        self._num_chunks: dict[int, int] = {}
+        """Chunks of each trial if it is not pruned."""
         self._decisions: dict[int, tuple[int, Decision]] = {}
         """The latest chunk at which a trial was decided, and the decision; it continued at earlier ones."""
         self._writer = WriteBehind(database.update)
@@ -80,6 +87,7 @@ class Search:
         storage_url: str | None,
         seed: int,
         rungs: tuple[int, ...],
+        num_rows: int = 0,
         fixed: Mapping[str, ParamValue] | None = None,
         metric: str = "score",
         majority: Sequence[float] = (),
@@ -94,7 +102,8 @@ class Search:
             direction: ``maximize`` or ``minimize``.
             storage_url: SQLAlchemy URL of the database; None to show the trials nowhere.
             seed: Seed of all proposals.
-            rungs: Chunks after which trials are scored; the last one ends a trial (see `pruning.rung_chunks`).
+            rungs: Chunks after which trials are scored; the last one ends the longest (see `pruning.rung_chunks`).
+            num_rows: Validation rows; 0 if every rung scores the same.
             fixed: Values of the keys outside the space, and of dimensions that a recipe leaves out.
             metric: Name of the objective, for people who look at the database.
             majority: Score of always predicting the commonest label at each rung; empty if that has no meaning.
@@ -105,12 +114,23 @@ class Search:
             SweepMismatch: The study was started with another space or direction.
         """
         maximize = direction == "maximize"
-        proposer = Proposer(space, settings, seed=seed, fixed=fixed or {}, maximize=maximize, portfolio=portfolio)
+        proposer = Proposer(
+            space, settings, seed=seed, fixed=fixed or {}, maximize=maximize, portfolio=portfolio, rungs=rungs
+        )
         directions = {metric: direction, **({settings.cost: "minimize"} if proposer.has_cost else {})}
         database: StudyView = NullView()
         if storage_url is not None:
             database = StudyDatabase.open(name, space, directions=directions, url=storage_url)
-        return cls(name, database, proposer, settings=settings, rungs=rungs, maximize=maximize, majority=majority)
+        return cls(
+            name,
+            database,
+            proposer,
+            settings=settings,
+            rungs=rungs,
+            maximize=maximize,
+            num_rows=num_rows,
+            majority=majority,
+        )
 
     def __enter__(self) -> Search:
         return self
@@ -159,7 +179,7 @@ class Search:
             size = self._proposer.size
             raise SweeperError(f"{self._name}: all {size} configurations of the grid were proposed")
         proposal = self._proposer.propose(self._mirror)
-        self._mirror.start(proposal.params, self._attributes(proposal.number, proposal.origin, proposal.notes))
+        self._start(proposal.number, proposal.params, proposal.origin, proposal.notes)
         return proposal
 
     def report(
@@ -253,14 +273,24 @@ class Search:
         self._writer.put(self._mirror.take_changes())
 
     def _decide(self, trial: optuna.trial.FrozenTrial, chunk: int, value: float) -> Decision:
-        if chunk >= self._last_rung:
+        if chunk >= self._num_chunks[trial.number]:
             return Decision.CONTINUE
         is_default = trial.user_attrs.get("origin") == self._proposer.default_origin
         prunes = not math.isfinite(value) or (not is_default and self._pruner.should_prune(trial.number, chunk))
         return Decision.STOP if prunes else Decision.CONTINUE
 
-    def _attributes(self, number: int, origin: str, notes: Mapping[str, object]) -> dict[str, object]:
-        return {"origin": origin, "seed": trial_seed(self._proposer.seed, number), **notes}
+    def _start(
+        self,
+        number: int,
+        params: Mapping[str, ParamValue],
+        origin: str,
+        notes: Mapping[str, object],
+        started_at: datetime | None = None,
+    ) -> None:
+        attributes = {"origin": origin, "seed": trial_seed(self._proposer.seed, number), **notes}
+        self._mirror.start(params, attributes, started_at)
+        self._num_chunks[number] = trial_chunks(self._length, int(params.get(EPOCHS, 0)))
+        self._pruner.start(number, self._num_chunks[number])
 
     def _score(self, number: int, chunk: int, value: float, loss: float, costs: Mapping[str, float] | None) -> None:
         trial = self._mirror.trials[number]
@@ -281,8 +311,7 @@ class Search:
 
     def _restore(self, record: TrialRecord) -> None:
         spec = record.spec
-        attributes = self._attributes(spec.number, spec.origin, record.notes)
-        self._mirror.start(spec.params, attributes, _moment(record.started_at))
+        self._start(spec.number, spec.params, spec.origin, record.notes, _moment(record.started_at))
         if record.state is TrialState.PRUNED:
             self._decisions[spec.number] = record.chunks_done, Decision.STOP
         elif record.decided_chunk:

@@ -32,6 +32,7 @@ def draw(
     number: int,
     maximize: bool,
     has_cost: bool = False,
+    rungs: Sequence[int] = (),
 ) -> dict[str, ParamValue]:
     """Draw the configuration of trial ``number``.
 
@@ -42,6 +43,7 @@ def draw(
         number: Number of the trial.
         maximize: Whether higher values are better.
         has_cost: Whether the trials have a cost, which is minimised.
+        rungs: Rungs of the longest trial; only read if trials have different lengths.
     """
     # Joint draws; trials without a score count as bad ones (constant liar), so that parallel trials spread out.
     sampler = optuna.samplers.TPESampler(
@@ -49,7 +51,7 @@ def draw(
     )
     minimize = optuna.study.StudyDirection.MINIMIZE
     directions = [optuna.study.StudyDirection.MAXIMIZE if maximize else minimize, *([minimize] if has_cost else [])]
-    seen = compared_at_one_rung(trials, num_dimensions=len(space), maximize=maximize, has_cost=has_cost)
+    seen = compared_at_one_rung(trials, space, maximize=maximize, has_cost=has_cost, rungs=rungs)
     study = optuna.create_study(storage=_Snapshot(seen, number), sampler=sampler, directions=directions)
     return from_drawn(space, study.ask(distributions(space)).params)
 

@@ -37,6 +37,7 @@ class ResponseProtocol(Protocol):
     fixed: Mapping[str, ParamValue]
     """Values of the keys outside the space."""
     num_chunks: int
+    """Of the longest trial."""
     num_rows: int
     """Validation rows; an early rung may score half of them."""
     maximize: bool

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from sweeper.execute.base import OpenStudy, Reply, Request, StudyOpened, WorkerHandle, WorkerReady
 from sweeper.figures.rungs import rows_to_score
 from sweeper.simulate.base import Curve, ResponseProtocol
+from sweeper.trial_length import FullLength, trial_chunks, trial_rungs
 from sweeper.types import ChunkReport, ChunkRequest, Cost, Measurement, TrialSpec
 
 __all__ = ["SimulatedExecutor", "VirtualClock"]
@@ -41,6 +42,7 @@ class _SimulatedWorker:
         self.index, self._response, self._clock, self._metric = index, response, clock, metric
         self._times = times
         self._rungs: tuple[int, ...] = ()
+        self._length = FullLength(response.num_chunks)
         self._lanes: dict[int, tuple[TrialSpec, Curve, int]] = {}
         self._reply: Reply = WorkerReady(notes=())
         self.due_s = clock.now_s
@@ -51,6 +53,7 @@ class _SimulatedWorker:
         self.due_s = self._clock.now_s
         if isinstance(request, OpenStudy):
             self._rungs, self._lanes = request.rungs, {}
+            self._length = FullLength(self._response.num_chunks, request.epochs)
             self._reply = StudyOpened()
             return
         if not isinstance(request, ChunkRequest):
@@ -78,10 +81,11 @@ class _SimulatedWorker:
         measurements, costs = {}, {}
         for number, (spec, curve, done) in list(self._lanes.items()):
             chunk = done + 1
-            measurements[number], device_s = self._measure(curve, chunk)
+            num_chunks = trial_chunks(self._length, spec.train.epochs)
+            measurements[number], device_s = self._measure(curve, chunk, num_chunks)
             costs[number] = Cost(device_s=device_s)
             self._lanes[number] = (spec, curve, chunk)
-            if chunk == self._response.num_chunks:
+            if chunk == num_chunks:
                 del self._lanes[number]
         return ChunkReport(
             measurements=measurements,
@@ -92,12 +96,12 @@ class _SimulatedWorker:
             elapsed_s=sum(cost.device_s for cost in costs.values()),
         )
 
-    def _measure(self, curve: Curve, chunk: int) -> tuple[Measurement, float]:
-        """Return what a trial measures after a chunk, and its device seconds."""
+    def _measure(self, curve: Curve, chunk: int, num_chunks: int) -> tuple[Measurement, float]:
+        """Return what a trial of so many chunks measures after one of them, and its device seconds."""
         index, num_rows, device_s = chunk - 1, self._response.num_rows, curve.train_s[chunk - 1]
         metrics, scored_rows = {"train/loss": curve.loss[index]}, 0
-        if chunk in self._rungs:
-            scored_rows = rows_to_score(chunk, num_chunks=self._response.num_chunks, num_rows=num_rows)
+        if chunk in trial_rungs(self._rungs, num_chunks):
+            scored_rows = rows_to_score(chunk, num_chunks=num_chunks, num_rows=num_rows)
             is_half = scored_rows < num_rows
             score, loss = (curve.half_score, curve.half_loss) if is_half else (curve.score, curve.loss)
             metrics |= {self._metric: score[index], "validation/loss": loss[index]}

@@ -29,7 +29,7 @@ from sweeper.config.space import Dimension, Scale, SearchSpace
 from sweeper.config.values import ParamValue
 from sweeper.search.sobol import unit_point
 from sweeper.simulate.base import Curve
-from sweeper.simulate.table import Table, TableTrial
+from sweeper.simulate.table import Table, TableTrial, own_chunks, places
 from sweeper.statistics.observations import Score
 from sweeper.statistics.smoother import Smoother
 
@@ -114,6 +114,22 @@ class TableResponse:
 
     def curve(self, params: Mapping[str, ParamValue], seed: int) -> Curve:
         """Return the curve of a configuration, trained with a seed; outside of the space, that of the nearest point."""
+        found = self._long_curve(params, seed)
+        own = own_chunks(self.space, self.num_chunks, _clip(self.space, params))
+        if own == self.num_chunks:
+            return found
+        at = places(own, self.num_chunks).tolist()
+        return Curve(
+            score=tuple(found.score[i] for i in at),
+            loss=tuple(found.loss[i] for i in at),
+            half_score=tuple(found.half_score[i] for i in at),
+            half_loss=tuple(found.half_loss[i] for i in at),
+            train_s=tuple(found.train_s[i] for i in at),
+            score_s=found.score_s,
+        )
+
+    def _long_curve(self, params: Mapping[str, ParamValue], seed: int) -> Curve:
+        """Return the curve of a configuration over the chunks of the longest trial."""
         params = _clip(self.space, params)
         x_1C = self._smoother.encoder.encode([params])
         surface_VT = self._center_VT + np.tensordot(self._smoother.weights(x_1C)[0], self._y_NVT, axes=1)
@@ -145,7 +161,8 @@ class TableResponse:
     @cached_property
     def trial_s(self) -> float:
         """Device seconds of a trial that is scored at its end only, mean over the table."""
-        return float(self._train_s.mean.sum()) + self._score_s
+        share = np.mean([own_chunks(self.space, self.num_chunks, p) / self.num_chunks for p in self._params])
+        return float(self._train_s.mean.sum()) * float(share) + self._score_s
 
     def agreement(self, num_seeds: int = 16) -> Agreement:
         """Compare the response with its table.
@@ -154,7 +171,7 @@ class TableResponse:
             num_seeds: Seeds that each of the table's settings is asked with.
         """
         left_out, y_N = self._smoother.left_out(), self._y_NVT[:, _S, -1]
-        curves = [[self.curve(p, seed) for seed in range(num_seeds)] for p in self._params]
+        curves = [[self._long_curve(p, seed) for seed in range(num_seeds)] for p in self._params]
         score_NKT = np.array([[curve.score for curve in row] for row in curves])
         repeated = self._repeated
         recorded_NT = self._recorded_VNT[_S]

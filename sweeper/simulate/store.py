@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 
 from sweeper.figures.confirmation import ConfirmationRecord
 from sweeper.store.trials import TrialStore
-from sweeper.types import Checkpoint, StudyRecord, TrialRecord
+from sweeper.types import AdapterFiles, Checkpoint, StudyRecord, TrialRecord
 
 __all__ = ["MemoryStore"]
 
@@ -55,13 +54,13 @@ class MemoryStore(TrialStore):
         """Return nothing."""
         return set()
 
-    def write_adapter(self, study: str, number: int, files: Mapping[str, bytes]) -> None:
+    def write_adapter(self, study: str, number: int, files: AdapterFiles) -> None:
         """Do nothing: there are no adapters. The same for all that follows."""
 
     def drop_adapter(self, study: str, number: int) -> None:
         """Do nothing."""
 
-    def write_rung_adapter(self, study: str, number: int, chunk: int, files: Mapping[str, bytes]) -> None:
+    def write_rung_adapter(self, study: str, number: int, chunk: int, files: AdapterFiles) -> None:
         """Do nothing."""
 
     def drop_rung_adapters(self, study: str, number: int, *, but: int | None) -> None:

@@ -21,6 +21,7 @@ from sweeper.config.settings import (
     TaskSettings,
     TrainSettings,
 )
+from sweeper.config.space import EPOCHS
 from sweeper.config.values import ParamValue
 from sweeper.control.controller import Controller
 from sweeper.control.lane_limits import LaneLimits
@@ -36,8 +37,10 @@ from sweeper.simulate.base import ResponseProtocol
 from sweeper.simulate.executor import SimulatedExecutor, StopSimulation, VirtualClock
 from sweeper.simulate.incumbent import Rung, incumbent, regret_of
 from sweeper.simulate.store import MemoryStore
+from sweeper.simulate.table import own_chunks
 from sweeper.store.ledger import Ledger
 from sweeper.track.base import NullTracker
+from sweeper.trial_length import FullLength, longest_epochs, nearest_epochs
 from sweeper.types import ModelRef, PortfolioPoint, RowsRef, StudyRecord, TrialRecord, TrialState, TrialTemplate
 
 __all__ = ["SimulatedStudy", "SimulatedTrial", "simulate_study"]
@@ -102,7 +105,7 @@ class SimulatedStudy:
     def saved_share(self) -> float:
         """Share of the chunks of the finished trials that pruning saved."""
         finished = [trial for trial in self.trials if trial.state.is_finished]
-        whole = len(finished) * self.response.num_chunks
+        whole = sum(own_chunks(self.response.space, self.response.num_chunks, trial.params) for trial in finished)
         return 1 - sum(trial.chunks for trial in finished) / whole if whole else 0.0
 
     @property
@@ -163,6 +166,9 @@ def simulate_study(
     clock, rungs = VirtualClock(), _rungs(response, search)
     record = _record(response, rungs)
     defaults = Hyperparameters(LoraSettings(), TrainSettings()).with_params(response.fixed)
+    if EPOCHS in response.space.keys:
+        # Recipes that name no number of epochs get the nearest to the fixed one, or else the fewest.
+        defaults = defaults.with_params({EPOCHS: nearest_epochs(response.space, defaults.train.epochs)})
     executor = SimulatedExecutor(response, clock, metric=_METRIC, num_workers=workers, stop_s=stop_s)
     with Search.open(
         f"simulated-{seed}/{response.name}",
@@ -172,6 +178,7 @@ def simulate_study(
         storage_url=None,
         seed=seed,
         rungs=rungs,
+        num_rows=response.num_rows,
         majority=record.majority,
         fixed=defaults.by_key(),
         portfolio=portfolio,
@@ -179,7 +186,7 @@ def simulate_study(
         run = StudyRun(
             TrialRecords(record, store=MemoryStore(), tracker=NullTracker(), clock=clock),
             proposals,
-            TrialTemplate(response.name, defaults, seed),
+            TrialTemplate(response.name, defaults.with_params(_length(record, response)), seed),
             num_trials=num_trials,
             executor=ExecutorSettings(abort_after_failures=0),
             timer=clock.timer,
@@ -210,6 +217,12 @@ def _rungs(response: ResponseProtocol, search: SearchSettings) -> tuple[int, ...
     return rung_chunks(response.num_chunks, min_chunks=search.min_chunks, reduction_factor=search.reduction_factor)
 
 
+def _length(record: StudyRecord, response: ResponseProtocol) -> dict[str, ParamValue]:
+    """Return the length that the table's trials have unless it is searched; its rows do not matter here."""
+    length: dict[str, ParamValue] = {"train.chunks_per_epoch": record.chunks_per_epoch}
+    return length if EPOCHS in response.space.keys else {EPOCHS: record.epochs, **length}
+
+
 def _trial(response: ResponseProtocol, trial: TrialRecord, times: Sequence[float]) -> SimulatedTrial:
     # Of a chunk that had not ended when the simulation was broken off, there is a time but no measurement.
     scores = {m.chunk: m.metrics[_METRIC] for m in trial.measurements if m.is_rung}
@@ -231,6 +244,7 @@ def _trial(response: ResponseProtocol, trial: TrialRecord, times: Sequence[float
 
 def _record(response: ResponseProtocol, rungs: tuple[int, ...]) -> StudyRecord:
     scored = [rows_to_score(rung, num_chunks=rungs[-1], num_rows=response.num_rows) for rung in rungs]
+    length = FullLength(response.num_chunks, longest_epochs(response.space) or 1)
     shares = [response.majority if rows == response.num_rows else response.half_majority for rows in scored]
     return StudyRecord(
         name=response.name,
@@ -241,8 +255,8 @@ def _record(response: ResponseProtocol, rungs: tuple[int, ...]) -> StudyRecord:
         metric=_METRIC,
         direction="maximize" if response.maximize else "minimize",
         num_chunks=response.num_chunks,
-        epochs=1,
-        chunks_per_epoch=response.num_chunks,
+        epochs=length.epochs,
+        chunks_per_epoch=length.chunks_per_epoch,
         rungs=rungs,
         rows_per_chunk=1,
         micro_batch=1,

@@ -22,13 +22,14 @@ from numpy.typing import NDArray
 
 from sweeper.config.dimensions import parse_space
 from sweeper.config.keys import find_key
-from sweeper.config.space import SearchSpace
+from sweeper.config.space import EPOCHS, SearchSpace
 from sweeper.config.values import ParamValue
 from sweeper.errors import ConfigError
 from sweeper.figures.rungs import has_all_rows
+from sweeper.trial_length import FullLength, longest_epochs, trial_chunks
 from sweeper.types import StudyRecord, TrialRecord, TrialState
 
-__all__ = ["MIN_SETTINGS", "Table", "TableTrial"]
+__all__ = ["MIN_SETTINGS", "Table", "TableTrial", "own_chunks", "places"]
 
 Array = NDArray[np.float64]
 
@@ -43,7 +44,11 @@ _MIN_TIES = 3
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
 class TableTrial:
-    """A recorded trial; its arrays have an entry for each chunk, NaN where nothing was measured."""
+    """A recorded trial; its arrays have an entry for each chunk of the longest trial, NaN where nothing was measured.
+
+    What a trial of fewer epochs measured is where the longest is after the same share of its training. There,
+    ``train_s`` are the seconds of one of its own chunks.
+    """
 
     params: Mapping[str, ParamValue]
     """Values of the keys of the space."""
@@ -69,6 +74,7 @@ class Table:
     fixed: Mapping[str, ParamValue]
     """Values of the keys outside the space."""
     num_chunks: int
+    """Of the longest trial."""
     maximize: bool
     is_share: bool
     """Whether a score is a share of the validation rows."""
@@ -185,20 +191,22 @@ def _parquet_trials(columns: Mapping[str, list[Any]], space: SearchSpace, num_ch
     failures = columns.get("failure") or [""] * len(columns["seed"])
     found = []
     for (seed, _), rows in sorted(rows_of.items()):
-        measured = {name: np.full(num_chunks, math.nan) for name in (*_MEASURED, "train_s", "score_s")}
+        params = {key: _value(space, key, columns[key][rows[0]]) for key in space.keys}
+        own = own_chunks(space, num_chunks, params)
+        measured = {name: np.full(own, math.nan) for name in (*_MEASURED, "train_s", "score_s")}
         for row in rows:
             for name, array in measured.items():
                 value, chunk = columns[name][row], columns["chunk"][row]
-                if value is not None and not failures[row] and 1 <= chunk <= num_chunks:
+                if value is not None and not failures[row] and 1 <= chunk <= own:
                     array[chunk - 1] = value
         # The file has the seconds since the start of the trial, and it was scored after every chunk.
         total_s, spent_s = measured.pop("score_s"), measured.pop("train_s")
         found.append(
             TableTrial(
-                params={key: _value(space, key, columns[key][rows[0]]) for key in space.keys},
+                params=params,
                 seed=int(seed),
-                **measured,
-                train_s=np.diff(spent_s, prepend=0.0),
+                **{name: _placed(array, num_chunks) for name, array in measured.items()},
+                train_s=_spread(np.diff(spent_s, prepend=0.0), num_chunks),
                 score_s=float(np.nanmean(np.diff(total_s, prepend=0.0))) if np.isfinite(total_s).any() else math.nan,
                 has_failed=any(failures[row] for row in rows),
             )
@@ -219,7 +227,8 @@ def _fixed(trial: TrialRecord, space: SearchSpace) -> tuple[tuple[str, ParamValu
 
 
 def _study_trial(study: StudyRecord, trial: TrialRecord, space: SearchSpace) -> TableTrial:
-    arrays = {name: np.full(study.num_chunks, math.nan) for name in (*_MEASURED, "spent_s")}
+    own = trial_chunks(study, trial.spec.train.epochs)
+    arrays = {name: np.full(own, math.nan) for name in (*_MEASURED, "spent_s")}
     half_rows = study.num_rows.get("validation", 0) // 2
     for measurement in trial.measurements:
         at = measurement.chunk - 1
@@ -234,15 +243,38 @@ def _study_trial(study: StudyRecord, trial: TrialRecord, space: SearchSpace) -> 
     plain_s = float(np.nanmedian(chunk_s[~is_rung])) if np.isfinite(chunk_s[~is_rung]).any() else math.nan
     score_s = float(np.nanmedian(chunk_s[whole])) - plain_s if whole else math.nan
     score_s = max(score_s, 0.0) if math.isfinite(score_s) else math.nan
-    share = np.array([1.0 if at in whole or not half_rows else 0.5 for at in range(study.num_chunks)])
+    share = np.array([1.0 if at in whole or not half_rows else 0.5 for at in range(own)])
+    train_s = np.maximum(chunk_s - np.where(is_rung, share * np.nan_to_num(score_s), 0.0), 0.0)
     return TableTrial(
         params={key: trial.spec.by_key()[key] for key in space.keys},
         seed=trial.spec.seed,
-        **arrays,
-        train_s=np.maximum(chunk_s - np.where(is_rung, share * np.nan_to_num(score_s), 0.0), 0.0),
+        **{name: _placed(array, study.num_chunks) for name, array in arrays.items()},
+        train_s=_spread(train_s, study.num_chunks),
         score_s=score_s,
         has_failed=trial.state is TrialState.INFEASIBLE,
     )
+
+
+def own_chunks(space: SearchSpace, num_chunks: int, params: Mapping[str, ParamValue]) -> int:
+    """Return the chunks of a configuration's trial, where the longest has ``num_chunks``."""
+    return trial_chunks(FullLength(num_chunks, longest_epochs(space) or 1), int(params.get(EPOCHS, 0)))
+
+
+def places(own: int, num_chunks: int) -> NDArray[np.int64]:
+    """Return where the chunks of a trial are among those of the longest: after the same share of the training."""
+    return np.asarray(-(-np.arange(1, own + 1) * num_chunks // own) - 1)
+
+
+def _placed(values: Array, num_chunks: int) -> Array:
+    """Return what a trial measured after its chunks, at their `places`."""
+    found = np.full(num_chunks, math.nan)
+    found[places(len(values), num_chunks)] = values
+    return found
+
+
+def _spread(values: Array, num_chunks: int) -> Array:
+    """Return what holds for a chunk of a trial, over all that the longest trains in the same share."""
+    return np.asarray(values[np.searchsorted(places(len(values), num_chunks), np.arange(num_chunks))])
 
 
 def _repeated_scores(trials: Iterable[TableTrial]) -> tuple[float, float]:

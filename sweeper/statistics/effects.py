@@ -169,7 +169,7 @@ def _profile(land: Landscape, dimension: Dimension) -> dict[str, Any]:
 def _scale(dimension: Dimension) -> str:
     if dimension.scale is Scale.CATEGORICAL:
         return "category"
-    return "log" if dimension.scale in (Scale.LOG, Scale.LOG2) else "linear"
+    return "log" if dimension.is_ratio_scaled else "linear"
 
 
 def _profile_json(

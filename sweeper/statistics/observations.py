@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from sweeper.config.space import Dimension, Scale, SearchSpace
 from sweeper.config.values import ParamValue
+from sweeper.trial_length import trial_chunks
 from sweeper.types import StudyRecord, TrialRecord
 
 __all__ = ["RANK", "RATE", "RATIO", "Encoder", "Score", "ScoredTrial", "effective_rates", "scored_trials"]
@@ -39,7 +40,7 @@ class ScoredTrial:
     params: Mapping[str, ParamValue]
     """Values of the space's keys; they may lie outside of the space."""
     shares: tuple[float, ...]
-    """Share of the full training done at each rung, ascending; 1 is the whole."""
+    """Share of its own training done at each rung, ascending; 1 is the whole."""
     values: tuple[float, ...]
     """The study's metric at each of these rungs."""
     train_losses: tuple[float, ...] = ()
@@ -86,7 +87,7 @@ def _scored(study: StudyRecord, trial: TrialRecord, space: SearchSpace) -> Score
     return ScoredTrial(
         number=trial.spec.number,
         params={key: values[key] for key in space.keys},
-        shares=tuple(min(1.0, m.chunk / study.num_chunks) for m in rungs),
+        shares=tuple(min(1.0, m.chunk / trial_chunks(study, trial.spec.train.epochs)) for m in rungs),
         values=tuple(m.metrics[study.metric] for m in rungs),
         train_losses=tuple(m.metrics.get("train/loss", math.nan) for m in rungs),
         validation_losses=tuple(m.validation_loss for m in rungs),
@@ -150,14 +151,17 @@ class Encoder:
         dimension = self.space.dimensions[index]
         if dimension.choices:
             known = [float(choice) for choice in dimension.choices]
-            return np.asarray(np.interp(column_M, np.linspace(0, 1, len(known)), known))
-        if dimension.scale is Scale.LINEAR:
+            return np.asarray(np.interp(column_M, _positions(dimension), known))
+        if not dimension.is_ratio_scaled:
             return dimension.low + column_M * (dimension.high - dimension.low)
         return np.asarray(dimension.low * (dimension.high / dimension.low) ** column_M)
 
     def _column(self, index: int, unit_M: Array) -> Array:
         levels = self.levels(index)
         if levels is None:
+            dimension = self.space.dimensions[index]
+            if dimension.is_ratio_scaled and dimension.scale is Scale.LINEAR:
+                return np.array([[dimension.unit(dimension.at(float(unit)))] for unit in unit_M])
             return unit_M[:, None]
         table = np.array([self.column_values(index, level) for level in levels])
         return np.asarray(table[np.minimum((unit_M * len(levels)).astype(int), len(levels) - 1)])
@@ -170,7 +174,14 @@ def _columns(dimension: Dimension, value: ParamValue) -> list[float]:
         return [dimension.unit(value)]
     # Not one of an ordered list, e.g. a recipe's value: between its neighbours, or at the nearer end.
     known = [float(choice) for choice in dimension.choices]
-    return [float(np.interp(float(value), known, np.linspace(0, 1, len(known))))]
+    return [float(np.interp(float(value), known, _positions(dimension)))]
+
+
+def _positions(dimension: Dimension) -> Array:
+    """Return the entries that the values of an ordered list have in their column."""
+    if dimension.is_ratio_scaled:
+        return np.array([dimension.unit(choice) for choice in dimension.choices])
+    return np.linspace(0, 1, len(dimension.choices))
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ class Damage:
 
 
 def find_record_damage(store: TrialStore) -> list[Damage]:
-    """Return damage for the records of the sweep, its sessions, its studies and their confirmations."""
+    """Return damage for the records of the sweep, its sessions, its studies and confirmations; of final ones, too."""
     found = []
     if fault := _read(store.paths.sweep, dict[str, Any])[1]:
         found.append(Damage(kind=DamageKind.SWEEP, study="", path=store.paths.sweep, what=fault))
@@ -90,6 +90,11 @@ def find_record_damage(store: TrialStore) -> list[Damage]:
     if store.paths.health.exists():
         notes[store.paths.health] = _json_fault(store.paths.health)
     found += [Damage(kind=DamageKind.NOTE, study="", path=path, what=fault) for path, fault in notes.items() if fault]
+    return [*found, *_study_damage(store), *_study_damage(store.finals)]
+
+
+def _study_damage(store: TrialStore) -> list[Damage]:
+    found = []
     for folder in store.paths.studies():
         study = folder.name
         path = store.paths.study_record(study)
@@ -217,7 +222,7 @@ def has_checksum(path: Path, digest: str) -> bool:
 
 
 def _new_path(store: TrialStore, path: Path, stamp: str) -> Path:
-    target = store.paths.damaged(stamp, path)
+    target = store.sweep.damaged(stamp, path)
     while target.exists():
         target = target.with_name(f"{target.name}.again")
     make_folder(target.parent)

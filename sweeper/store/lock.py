@@ -48,7 +48,7 @@ def hold(store: TrialStore) -> Iterator[bool]:
             raise SweepLocked(
                 f"sweep {store.root.name} is being run by {_holder(note)}. Wait until it ends, or stop it first"
             ) from None
-        for folder in (store.root, store.paths.sessions, *store.paths.studies()):
+        for folder in (store.root, store.paths.sessions, *store.paths.studies(), *store.finals.paths.studies()):
             remove_unfinished(folder)
         was_killed = note.exists()
         since = utc_now().isoformat(timespec="seconds")

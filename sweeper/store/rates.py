@@ -1,7 +1,7 @@
 """How fast models trained on this machine: recorded in the cache after each session, read by `sweeper plan` and `run`.
 
-A rate belongs to a model (the content of its config.json), a device, a number type and a number of lanes. The newest
-measurement replaces earlier ones, since code and machine change.
+A rate belongs to all that changes it: a model (the content of its config.json) and its settings, a device, the datasets
+and the number of lanes. The newest measurement replaces earlier ones, since code and machine change.
 """
 
 from __future__ import annotations
@@ -25,6 +25,19 @@ LEAST_DEVICE_S = 20.0
 """Device seconds of a study below which its rate is not recorded: the start of workers would distort it."""
 _FILE = "rates.json"
 _LOCK = ".rates.lock"
+_COUNTS = ("lanes", "workers", "threads")
+_FIXED = (
+    "model",
+    "task",
+    "device",
+    "dtype",
+    "quantization",
+    "checkpointing",
+    "attention",
+    "base_dropout",
+    "target_modules",
+)
+"""What must be the same, since nothing is known of how it changes a rate."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +56,17 @@ class RateKey:
     workers: int
     threads: int
     quantization: str = "none"
-    """The setting ``model.quantization``."""
+    """How the weights are held, ``model.quantization`` or as the model's files have them."""
+    checkpointing: str = "auto"
+    """The setting ``model.gradient_checkpointing``; ``never`` instead of ``auto`` on a CPU, which is the same."""
+    attention: str = "auto"
+    """The setting ``model.attention``."""
+    base_dropout: float = 0.0
+    """The setting ``model.dropout``."""
+    target_modules: str = ""
+    """The setting ``model.target_modules``, joined by commas."""
+    datasets: str = ""
+    """Names of the datasets, joined by commas: how long their rows are changes the rate."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,17 +117,21 @@ def record_rates(cache: Path, rates: list[Rate]) -> None:
 def find_rate(cache: Path, key: RateKey) -> tuple[Rate, str] | None:
     """Return the measurement that fits best, and how it differs from what is asked; None if there is none.
 
-    Model, task, device, number type and quantisation must be the same. Of several, the one with the nearest number of
-    lanes is taken.
+    Model, task, device and the settings of the base model must be the same. Of several, those of the same datasets come
+    first, then the one with the nearest number of lanes.
     """
-    fixed = ("model", "task", "device", "dtype", "quantization")
-    found = [rate for rate in _read(cache) if all(getattr(rate.key, name) == getattr(key, name) for name in fixed)]
+    found = [rate for rate in _read(cache) if all(getattr(rate.key, name) == getattr(key, name) for name in _FIXED)]
     if not found:
         return None
-    varied = ("lanes", "workers", "threads")
-    best = min(found, key=lambda rate: [abs(getattr(rate.key, name) - getattr(key, name)) for name in varied])
-    different = [name for name in varied if getattr(best.key, name) != getattr(key, name)]
-    return best, ", ".join(f"{name}={getattr(best.key, name)}" for name in different)
+    best = min(
+        found,
+        key=lambda rate: (
+            rate.key.datasets != key.datasets,
+            *(abs(getattr(rate.key, name) - getattr(key, name)) for name in _COUNTS),
+        ),
+    )
+    different = [name for name in ("datasets", *_COUNTS) if getattr(best.key, name) != getattr(key, name)]
+    return best, ", ".join(f"{name}={getattr(best.key, name) or 'unknown'}" for name in different)
 
 
 def _read(cache: Path) -> list[Rate]:

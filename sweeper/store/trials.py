@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 from sweeper.disk.atomic import (
     checksum,
+    file_checksum,
     make_folder,
     new_folder,
     remove_folder,
@@ -36,7 +37,7 @@ from sweeper.figures.confirmation import ConfirmationRecord
 from sweeper.store.outcomes import RowOutcomes
 from sweeper.store.paths import SweepPaths
 from sweeper.store.serialization import from_bytes, to_bytes
-from sweeper.types import Checkpoint, CheckpointFile, StudyRecord, TrialRecord, TrialState
+from sweeper.types import AdapterFiles, Checkpoint, CheckpointFile, StudyRecord, TrialRecord, TrialState
 
 __all__ = ["TrialStore"]
 
@@ -48,11 +49,26 @@ class TrialStore:
 
     Args:
         root: The sweep's folder; created by the first write.
+        sweep: The sweep whose final trainings are here; None if this is a sweep.
+
+    Attributes:
+        sweep: Paths of the sweep that the trials belong to, final trainings or not.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, sweep: SweepPaths | None = None) -> None:
         self.paths = SweepPaths(root)
         self.root = self.paths.root
+        self.sweep = sweep or self.paths
+
+    @property
+    def is_final(self) -> bool:
+        """Whether these are the final trainings of a sweep."""
+        return self.sweep is not self.paths
+
+    @property
+    def finals(self) -> TrialStore:
+        """What `sweeper train` has trained, in studies of its own."""
+        return TrialStore(self.paths.final, sweep=self.sweep)
 
     def adapter_dir(self, study: str, number: int) -> Path:
         """Return the folder of a complete trial's adapter, in PEFT's format."""
@@ -131,8 +147,8 @@ class TrialStore:
 
         Args:
             record: The trial.
-            checkpoint: Safetensors to continue from, or a file in ``incoming`` that has them, which is moved. None
-                deletes the checkpoints of a finished trial and keeps those of a running one.
+            checkpoint: Safetensors to continue from, or a file in ``incoming`` that has them, which is moved; None if
+                there is no new one.
         """
         paths = self.paths.trial(record.spec.study, record.spec.number)
         if isinstance(checkpoint, CheckpointFile):
@@ -150,8 +166,7 @@ class TrialStore:
             make_folder(paths.folder)
             sync_folder(paths.folder)  # the names of checkpoint, row outcomes and adapter, in one flush
         write_atomic(paths.record, to_bytes(record))
-        if checkpoint is not None or record.state.is_finished:
-            self._drop_checkpoints(record)
+        self._drop_checkpoints(record)
         self._drop_outcomes(record)
 
     def read_trial(self, study: str, number: int) -> TrialRecord:
@@ -193,16 +208,16 @@ class TrialStore:
             return None
         return content if not sha256 or checksum(content) == sha256 else None
 
-    def has_file(self, checkpoint: CheckpointFile) -> bool:
-        """Whether a checkpoint's file exists and has its size; only who reads it compares the checksum."""
+    def has_file(self, checkpoint: Checkpoint) -> bool:
+        """Whether a worker's file exists and has its size; only who reads it compares the checksum."""
         try:
-            return checkpoint.path.stat().st_size == checkpoint.num_bytes
+            return not isinstance(checkpoint, CheckpointFile) or checkpoint.path.stat().st_size == checkpoint.num_bytes
         except OSError:
             return False
 
-    def drop_files(self, checkpoints: Iterable[Checkpoint]) -> None:
-        """Remove the files of checkpoints that no trial needs, e.g. since it was pruned; those that were moved stay."""
-        for checkpoint in checkpoints:
+    def drop_files(self, sent: Iterable[Checkpoint]) -> None:
+        """Remove files of workers that no trial needs, e.g. since it was pruned; those that were moved stay."""
+        for checkpoint in sent:
             if isinstance(checkpoint, CheckpointFile):
                 with contextlib.suppress(OSError):  # leftovers only take space
                     checkpoint.path.unlink(missing_ok=True)
@@ -237,18 +252,28 @@ class TrialStore:
         """Return the outcomes on the test rows, or None if they are missing or damaged."""
         return _read_outcomes(self.paths.trial(study, number).test_outcomes)
 
-    def write_adapter(self, study: str, number: int, files: Mapping[str, bytes]) -> None:
-        """Write the adapter of a trial's last chunk, before the record with the state ``complete``."""
+    def write_adapter(self, study: str, number: int, files: AdapterFiles) -> None:
+        """Write the adapter of a trial's last chunk, before the record with the state ``complete``.
+
+        Files in ``incoming`` are moved.
+        """
         _write_folder(self.paths.trial(study, number).adapter, files)
 
-    def read_adapter(self, study: str, number: int) -> dict[str, bytes]:
-        """Return what `write_adapter` wrote; empty if the adapter is missing or cannot be read."""
+    def read_adapter(self, study: str, number: int, *, file_bytes: float = math.inf) -> AdapterFiles:
+        """Return what `write_adapter` wrote; empty if the adapter is missing or cannot be read.
+
+        Args:
+            study: Name of the study.
+            number: Number of the trial.
+            file_bytes: Size from which tensors are not held in memory: whoever gets the file reads it.
+        """
         try:
-            return {path.name: path.read_bytes() for path in sorted(self.adapter_dir(study, number).iterdir())}
+            folder = self.adapter_dir(study, number)
+            return {path.name: _content(path, file_bytes) for path in sorted(folder.iterdir())}
         except OSError:
             return {}
 
-    def write_rung_adapter(self, study: str, number: int, chunk: int, files: Mapping[str, bytes]) -> None:
+    def write_rung_adapter(self, study: str, number: int, chunk: int, files: AdapterFiles) -> None:
         """Write the adapter of a rung, before the record that has the score of this rung.
 
         The adapter of an earlier rung stays, because until then it is the one that the record calls best. Its name is
@@ -290,7 +315,7 @@ class TrialStore:
 
     def useful_checkpoints(self, record: TrialRecord) -> set[Path]:
         """Return the paths of the checkpoints that a trial may continue from, whether they exist or not."""
-        chunks = () if record.state.is_finished else {*record.checkpoints, record.chunks_done}
+        chunks = () if record.state.is_finished else record.checkpoints
         paths = self.paths.trial(record.spec.study, record.spec.number)
         return {paths.checkpoint(chunk) for chunk in chunks}
 
@@ -328,7 +353,7 @@ class TrialStore:
 
     @property
     def _repair(self) -> str:
-        return f"To repair it, run: sweeper reconcile {self.root.name}"
+        return f"To repair it, run: sweeper reconcile {self.sweep.root.name}"
 
     def _drop_checkpoints(self, record: TrialRecord) -> None:
         _drop(self.paths.trial(record.spec.study, record.spec.number).checkpoints(), self.useful_checkpoints(record))
@@ -352,7 +377,18 @@ def _read_outcomes(path: Path) -> RowOutcomes | None:
         return None
 
 
-def _write_folder(folder: Path, files: Mapping[str, bytes], *, is_name_flushed: bool = True) -> None:
+def _content(path: Path, file_bytes: float) -> Checkpoint:
+    """Return the content of an adapter's file; large tensors as the file."""
+    num_bytes = path.stat().st_size
+    if path.suffix == ".safetensors" and num_bytes >= file_bytes:
+        return CheckpointFile(path=path, sha256=file_checksum(path), num_bytes=num_bytes)
+    return path.read_bytes()
+
+
+def _write_folder(folder: Path, files: AdapterFiles, *, is_name_flushed: bool = True) -> None:
     with new_folder(folder, is_name_flushed=is_name_flushed) as new:
         for name, content in files.items():
-            (new / name).write_bytes(content)
+            if isinstance(content, CheckpointFile):
+                os.replace(content.path, new / name)
+            else:
+                (new / name).write_bytes(content)

@@ -16,7 +16,7 @@ from sweeper.config.dimensions import parse_space
 from sweeper.config.settings import ConfirmSettings
 from sweeper.store.discovery import find_sweep
 from sweeper.sweep.run import SweepOutcome, run_config
-from sweeper.sweep.stored_settings import stored_settings, with_sections
+from sweeper.sweep.stored_settings import check_sections, stored_settings, with_sections
 
 __all__ = ["confirm_sweep"]
 
@@ -39,11 +39,12 @@ def confirm_sweep(
     Raises:
         SweeperError: There is no such sweep, an override is of another section, or the sweep cannot be run.
     """
+    check_sections(overrides, allowed=_SECTIONS, command="confirm")
     store = find_sweep(sweep, outputs)
     settings = stored_settings(store)
     if not settings.confirm.max_share:
         confirm = dataclasses.replace(settings.confirm, max_share=ConfirmSettings().max_share)
         settings = dataclasses.replace(settings, confirm=confirm)
-    settings = with_sections(settings, overrides, allowed=_SECTIONS, command="confirm", config_dir=config_dir)
+    settings = with_sections(settings, overrides, config_dir=config_dir)
     config = SweepConfig(settings, parse_space(settings.space.dimensions))
     return run_config(config, console=console, searches=False)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sweeper.config.dimensions import parse_space
 from sweeper.config.settings import SweepSettings
+from sweeper.config.space import EPOCHS
 from sweeper.data import check_source, prepare_splits, repeat_warnings
 from sweeper.execute import choose_devices
 from sweeper.models import check_source as check_model_source
@@ -17,12 +19,15 @@ from sweeper.sweep.notify import check_urls
 from sweeper.sweep.plan import check_task
 from sweeper.sweep.warm_start import check_warm_start
 from sweeper.tasks import make_task
+from sweeper.train.chunks import check_shortest_trial
 
 __all__ = ["check_before_start", "split_files"]
 
 
 def check_before_start(settings: SweepSettings, *, is_new: bool = True) -> None:
-    """Check sources, paths, metric, database URL, devices and notification URLs. Nothing is fetched or started.
+    """Check sources, paths, metric, length of trials, database URL, devices and notification URLs.
+
+    Nothing is fetched or started.
 
     Args:
         settings: The settings.
@@ -35,6 +40,8 @@ def check_before_start(settings: SweepSettings, *, is_new: bool = True) -> None:
     for dataset in settings.dataset.values():
         check_source(dataset)
     check_task(settings)
+    if EPOCHS in settings.space.dimensions:
+        check_shortest_trial(settings, parse_space(settings.space.dimensions))
     if settings.search.storage:
         from sweeper.search.storage import check_url
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.clock import Clock, utc_now
 from sweeper.config.compose import SweepConfig
-from sweeper.config.hyperparameters import Hyperparameters
 from sweeper.config.settings import Recipe, SweepSettings
 from sweeper.control.confirmation import Confirmation
 from sweeper.control.study_run import StudyRun
@@ -22,7 +21,7 @@ from sweeper.search.base import SearchProtocol
 from sweeper.store.damage import new_stamp, set_aside
 from sweeper.store.sqlite import sqlite_damage, sqlite_files
 from sweeper.store.trials import TrialStore
-from sweeper.sweep.plan import trial_template
+from sweeper.sweep.plan import fixed_values, trial_template
 from sweeper.track import Tracker, make_tracker
 from sweeper.train import make_worker
 from sweeper.types import StudyRecord, TrialSpec
@@ -62,8 +61,9 @@ def open_search(record: StudyRecord, config: SweepConfig, store: TrialStore) -> 
         storage_url=storage_url(settings, store),
         seed=settings.seed,
         rungs=record.rungs,
+        num_rows=record.num_rows.get("validation", 0),
         majority=record.majority,
-        fixed=Hyperparameters.of(settings).by_key(),
+        fixed=fixed_values(settings, record),
         metric=record.metric,
         portfolio=record.portfolio,
     )

@@ -25,7 +25,6 @@ from sweeper.control.lane_limits import LaneLimits
 from sweeper.control.shutdown import shutdown_on_signals
 from sweeper.control.study_run import StudyRun
 from sweeper.control.watchdog import Watchdog
-from sweeper.disk.atomic import write_atomic
 from sweeper.disk.space import check_space
 from sweeper.display.console import print_line
 from sweeper.display.downloads import fetch_progress
@@ -42,12 +41,13 @@ from sweeper.store.ledger import Ledger
 from sweeper.store.lock import hold
 from sweeper.store.trials import TrialStore
 from sweeper.sweep.factory import open_executor, open_study_run, open_tracker
-from sweeper.sweep.final_plan import plan_final
+from sweeper.sweep.final_plan import keeping_all_adapters, plan_final
 from sweeper.sweep.log_file import log_to
 from sweeper.sweep.plan import StudyPlan, check_content, plan_model
-from sweeper.sweep.reports import write_report
-from sweeper.sweep.stored_settings import stored_settings, with_sections
+from sweeper.sweep.reports import write_model_cards, write_report
+from sweeper.sweep.stored_settings import check_sections, stored_settings, with_sections
 from sweeper.track import Tracker
+from sweeper.trial_length import trial_chunks, trial_epochs
 from sweeper.types import Phase, StudyRecord, TrialRecord, TrialSpec, TrialState
 
 __all__ = ["FinalOptions", "train_final"]
@@ -110,17 +110,13 @@ def train_final(
         SweeperError: There is no such study or trial, its rows have changed, or the training failed.
     """
     rows = _checked_rows(options.rows)
+    check_sections(overrides, allowed=_SECTIONS, command="train")
     sweep, _, study_name = target.strip("/").partition("/")
     store = find_sweep(sweep, outputs)
-    settings = with_sections(
-        stored_settings(store), overrides, allowed=_SECTIONS, command="train", config_dir=config_dir
-    )
-    # One trial needs one worker, and every final training keeps its adapter.
-    settings = dataclasses.replace(
-        settings,
-        executor=dataclasses.replace(settings.executor, workers=1),
-        store=dataclasses.replace(settings.store, keep_adapters=0),
-    )
+    settings = with_sections(stored_settings(store), overrides, config_dir=config_dir)
+    # One trial needs one worker.
+    settings = dataclasses.replace(settings, executor=dataclasses.replace(settings.executor, workers=1))
+    settings = keeping_all_adapters(settings)
     study = _find_study(store, study_name)
     if warning := check_space(store.root, settings.executor.min_free_mb):
         print_line(console, f"! {warning}")
@@ -138,7 +134,7 @@ class _Training:
     ) -> None:
         self._store, self._study, self._settings = store, study, settings
         self._console, self._clock = console, clock
-        self._finals = TrialStore(store.paths.final)
+        self._finals = store.finals
         self._config = SweepConfig(settings, parse_space(study.space))
 
     def run(self, choice: _Choice, options: FinalOptions) -> int:
@@ -180,12 +176,13 @@ class _Training:
 
     def _announce(self, record: StudyRecord, choice: _Choice, spec: TrialSpec) -> None:
         rows, before = record.num_rows["train"], self._study.num_rows["train"]
-        times = _rows_in_all(record) / _rows_in_all(self._study)
+        epochs = spec.train.epochs
+        times = _rows_in_all(record, epochs) / _rows_in_all(self._study, choice.spec.train.epochs)
+        length = f"{plural(epochs, 'epoch')}, {plural(trial_chunks(record, epochs), 'chunk')}"
         print_line(
             self._console,
             f"Training {choice.name} ({choice.why}) of {self._study.name} on {plural(rows, 'row')}, seed {spec.seed}; "
-            f"the search used {before:,}. {plural(record.epochs, 'epoch')}, {plural(record.num_chunks, 'chunk')}: "
-            f"about {times:.1f} times as long as a trial of the search.",
+            f"the search used {before:,}. {length}: about {times:.1f} times as long as this trial of the search.",
         )
         if not record.num_rows["validation"]:
             print_line(self._console, "The validation rows are trained on, so only the test rows give a score.")
@@ -234,7 +231,7 @@ class _Training:
                 timeout_s = _CLOSE_STOPPED_S if shutdown else _CLOSE_S
             finally:
                 self._close(tracker, timeout_s)
-        self._write_cards(record)
+        write_model_cards(self._store, self._study, self._settings)
         card = self._finals.paths.trial(record.name, number).model_card
         if card.exists() and not shutdown:
             tracker.keep_report([record], [card], _CLOSE_S)
@@ -245,16 +242,6 @@ class _Training:
         if missed:
             why = f" ({tracker.problem})" if tracker.problem else ""
             print_line(self._console, f"! MLflow is not up to date{why}; the same command sends what is missing.")
-
-    def _write_cards(self, record: StudyRecord) -> None:
-        """Write the model card into every adapter of the study; scores on test rows may have been added since."""
-        from sweeper.analysis.final import final_trainings
-        from sweeper.analysis.model_card import model_card
-
-        for found in final_trainings(self._store, self._study):
-            if found["study"] == record.name and found["adapter"]:
-                path = self._finals.paths.trial(record.name, found["trial"]).model_card
-                write_atomic(path, model_card(found, record, sweep=self._store.root.name).encode())
 
     def _end(self, record: StudyRecord, number: int, signal_name: str) -> int:
         """Write the report, print the result, and return the exit code."""
@@ -294,14 +281,15 @@ class _Progress:
                 is_due = measurement.is_rung or measurement.chunk % study.chunks_per_epoch == 0
                 if measurement.chunk > self._shown.get(number, 0) and is_due:
                     scores = ", ".join(f"{name} {value:.4f}" for name, value in measurement.metrics.items())
-                    epoch = f"epoch {rung_epoch(study, measurement):.3g} of {study.epochs}"
+                    epochs = trial_epochs(study, trial.spec.train.epochs)
+                    epoch = f"epoch {rung_epoch(study, measurement):.3g} of {epochs}"
                     print_line(self._console, f"  {epoch}: {scores} ({measurement.elapsed_s:.0f} s)")
             self._shown[number] = trial.chunks_done
 
 
-def _rows_in_all(study: StudyRecord) -> int:
-    """Return the rows that a full trial of a study trains on, repeats included."""
-    return study.num_chunks * study.rows_per_chunk
+def _rows_in_all(study: StudyRecord, epochs: int) -> int:
+    """Return the rows that a trial of a study trains on in so many epochs, repeats included."""
+    return trial_chunks(study, epochs) * study.rows_per_chunk
 
 
 def _checked_rows(rows: str) -> str:
@@ -366,7 +354,11 @@ def _name(trial: TrialRecord) -> str:
 
 def _spec(record: StudyRecord, choice: _Choice, *, seed: int, known: Sequence[TrialRecord]) -> TrialSpec:
     """Return the spec of a final training: that of a known trial if it can go on or is complete, else a new one."""
-    train = dataclasses.replace(choice.spec.train, epochs=record.epochs, chunks_per_epoch=record.chunks_per_epoch)
+    train = dataclasses.replace(
+        choice.spec.train,
+        epochs=trial_epochs(record, choice.spec.train.epochs),
+        chunks_per_epoch=record.chunks_per_epoch,
+    )
     spec = dataclasses.replace(
         choice.spec,
         study=record.name,

@@ -14,13 +14,13 @@ from sweeper.config.settings import DatasetSettings, SweepSettings
 from sweeper.data.base import Splits
 from sweeper.errors import SweeperError
 from sweeper.fetch.progress import Progress
-from sweeper.figures.final import ALL_ROWS, final_study_name
+from sweeper.figures.final import ALL_ROWS, final_study_name, train_splits
 from sweeper.sweep.plan import StudyPlan, check_content, plan_study, plan_weights
 from sweeper.tasks import make_task
 from sweeper.train.chunks import ChunkPlan, chunks_of_size
 from sweeper.types import StudyRecord
 
-__all__ = ["plan_final"]
+__all__ = ["keeping_all_adapters", "plan_final"]
 
 _HELD_OUT = ("validation", "test")
 
@@ -37,7 +37,8 @@ def plan_final(
 ) -> StudyPlan:
     """Return the study in which a configuration of another one is trained on more rows.
 
-    Epochs stay, so there are more steps: the learning rate was chosen for this number of passes over the rows. Chunks
+    Epochs stay those of the configuration, so there are more steps: the learning rate was chosen for this number of
+    passes over the rows. Chunks
     keep about their size, so a kill costs about as much as in the search, and micro-batches are composed in the same
     way. The trial is scored after each epoch.
 
@@ -104,7 +105,12 @@ def plan_final(
         direction=source.direction,
         references=source.references,
     )
-    return _opened(plan, record, with_validation=with_validation)
+    return _opened(plan, record)
+
+
+def keeping_all_adapters(settings: SweepSettings) -> SweepSettings:
+    """Return the settings of a sweep for its final trainings, which all keep their adapters."""
+    return dataclasses.replace(settings, store=dataclasses.replace(settings.store, keep_adapters=0))
 
 
 def _with_rows(dataset: DatasetSettings, rows: str, *, num_available: int) -> DatasetSettings:
@@ -146,8 +152,7 @@ def _num_learnable(splits: Splits, *, has_head: bool) -> int:
     return sum(label < len(splits.labels) for label in labels) if has_head else len(labels)
 
 
-def _opened(plan: StudyPlan, record: StudyRecord, *, with_validation: bool) -> StudyPlan:
+def _opened(plan: StudyPlan, record: StudyRecord) -> StudyPlan:
     """Return the plan of a record, with the request that opens it."""
-    splits = ("train", "validation") if with_validation else ("train",)
-    opening = dataclasses.replace(plan.opening, name=record.name, train_splits=splits)
+    opening = dataclasses.replace(plan.opening, name=record.name, train_splits=train_splits(record))
     return StudyPlan(record, opening).resumed(record)

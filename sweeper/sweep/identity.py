@@ -20,6 +20,7 @@ from sweeper.search.pruning import rung_chunks
 from sweeper.store.damage import readable_trials
 from sweeper.store.trials import TrialStore
 from sweeper.sweep.plan import study_name, trial_template
+from sweeper.trial_length import longest_epochs
 from sweeper.types import Phase, StudyRecord
 from sweeper.urls import mask_url, redact_urls
 
@@ -98,8 +99,8 @@ def _study_values(study: StudyRecord, settings: SweepSettings) -> Iterator[tuple
     yield "task", study.task, settings.task.name
     yield "rungs", study.rungs, rungs
     # With 0, the length of a trial was chosen for the study.
-    if settings.train.epochs:
-        yield "train.epochs", study.epochs, settings.train.epochs
+    if epochs := longest_epochs(parse_space(settings.space.dimensions)) or settings.train.epochs:
+        yield "train.epochs", study.epochs, epochs
     if settings.train.chunks_per_epoch:
         yield "train.chunks_per_epoch", study.chunks_per_epoch, settings.train.chunks_per_epoch
     if settings.task.metric != "auto":

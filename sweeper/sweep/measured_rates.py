@@ -8,12 +8,14 @@ from sweeper.clock import timestamp, utc_now
 from sweeper.config.settings import SweepSettings
 from sweeper.control.lane_limits import LaneLimits
 from sweeper.execute.devices import Devices
+from sweeper.models.quantization import choose_quantization
 from sweeper.store.provenance import device_name
 from sweeper.store.rates import Rate, RateKey, config_digest, find_rate, record_rates
 from sweeper.store.trials import TrialStore
+from sweeper.trial_length import trial_chunks
 from sweeper.types import Cost, Phase, StudyRecord, TrialRecord
 
-__all__ = ["keep_rates", "known_rate"]
+__all__ = ["keep_rates", "known_rate", "rate_key"]
 
 
 def known_rate(settings: SweepSettings, devices: Devices, limits: LaneLimits, model_dir: Path) -> Rate | None:
@@ -45,17 +47,48 @@ def keep_rates(
 def _trained_shares(study: StudyRecord, trials: list[TrialRecord]) -> list[float]:
     """Return the share of its chunks that each finished trial of the search trained."""
     searched = [trial for trial in trials if trial.spec.phase is Phase.SEARCH and trial.state.is_finished]
-    return [trial.chunks_done / study.num_chunks for trial in searched]
+    return [trial.chunks_done / trial_chunks(study, trial.spec.train.epochs) for trial in searched]
 
 
-def _key(settings: SweepSettings, devices: Devices, limits: LaneLimits, model_dir: Path) -> RateKey:
+def rate_key(settings: SweepSettings, model_dir: Path, *, kind: str, device: str, lanes: int, workers: int) -> RateKey:
+    """Return what a sweep measures its rate with.
+
+    Args:
+        settings: Its settings.
+        model_dir: Folder of the model, with its config.json.
+        kind: Kind of the devices, ``cpu`` or ``cuda``.
+        device: Name of a device.
+        lanes: Most lanes of a worker.
+        workers: Number of workers.
+    """
+    model = settings.model
+    # What auto chooses follows from model and device, which are part of the key. Only a CPU says never for all models.
+    checkpointing = model.gradient_checkpointing
+    if checkpointing == "auto" and kind == "cpu":
+        checkpointing = "never"
     return RateKey(
         model=config_digest(model_dir),
         task=settings.task.name,
+        device=device,
+        dtype=model.dtype,
+        quantization=choose_quantization(model.quantization, model_dir)[0],
+        checkpointing=checkpointing,
+        attention=model.attention,
+        base_dropout=model.dropout,
+        target_modules=",".join(sorted(model.target_modules)),
+        datasets=",".join(sorted(settings.dataset)),
+        lanes=lanes,
+        workers=workers,
+        threads=settings.executor.threads,
+    )
+
+
+def _key(settings: SweepSettings, devices: Devices, limits: LaneLimits, model_dir: Path) -> RateKey:
+    return rate_key(
+        settings,
+        model_dir,
+        kind=devices.kind,
         device=device_name(devices.kind),
-        dtype=settings.model.dtype,
-        quantization=settings.model.quantization,
         lanes=limits.lanes,
         workers=devices.num_workers,
-        threads=settings.executor.threads,
     )

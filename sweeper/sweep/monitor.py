@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from sweeper.config.settings import SweepSettings
+from sweeper.config.space import EPOCHS
 from sweeper.control.controller import Controller
 from sweeper.control.study_run import StudyRun
 from sweeper.display.live_view import LiveView
@@ -79,7 +80,7 @@ class SweepMonitor:
         """Print what is predicted for a study, once, when a worker has opened it."""
         for name, opened in self._controller.forecast.opened.items() if self._controller else ():
             if name not in self._announced and (opened.need or self._rate):
-                self._view.log(f"{name}: {opening_text(opened, self._rate)}")
+                self._view.log(f"{name}: {opening_text(opened, self._rate, varies=self._varies(name))}")
             self._announced.add(name)
 
     def _facts(self) -> str:
@@ -88,8 +89,18 @@ class SweepMonitor:
         if forecast is None or not forecast.opened:
             return ""
         name, opened = next(reversed(forecast.opened.items()))
-        facts = facts_text(opened, self._rate, trial_s=forecast.trial_s(name), peak_bytes=forecast.peak_bytes)
+        facts = facts_text(
+            opened,
+            self._rate,
+            trial_s=forecast.trial_s(name),
+            peak_bytes=forecast.peak_bytes,
+            varies=self._varies(name),
+        )
         return f"{name}: {facts}" if facts and len(self._runs) > 1 else facts
+
+    def _varies(self, study: str) -> bool:
+        """Whether the trials of a study differ in their number of epochs."""
+        return any(EPOCHS in run.record.space for run in self._runs if run.record.name == study)
 
     def record_final_health(self, tracker: str) -> None:
         """Record and print the problems at the session's end.

@@ -12,15 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeper.config.checks import micro_batch
 from sweeper.config.compose import SweepConfig
+from sweeper.config.dimensions import parse_space
 from sweeper.config.hyperparameters import Hyperparameters
 from sweeper.config.settings import DatasetSettings, Recipe, SweepSettings
-from sweeper.config.space import SearchSpace
+from sweeper.config.space import EPOCHS, SearchSpace
+from sweeper.config.values import ParamValue
 from sweeper.control.lane_limits import choose_limits
 from sweeper.errors import ConfigError, DataError, SweepMismatch, did_you_mean
 from sweeper.execute.base import OpenStudy
 from sweeper.fetch.progress import Progress
+from sweeper.figures.final import train_splits
 from sweeper.figures.recipes import FIRST_REFERENCE_NUMBER, default_recipe
 from sweeper.figures.rungs import rows_to_score
 from sweeper.figures.text import plural
@@ -28,7 +30,8 @@ from sweeper.figures.training_rows import length_sentence, proposal
 from sweeper.search.proposals import fit_recipes
 from sweeper.search.pruning import rung_chunks
 from sweeper.tasks import make_task
-from sweeper.train.chunks import ChunkPlan, choose_chunks_per_epoch, choose_epochs
+from sweeper.train.chunks import plan_chunks, usual_epochs
+from sweeper.trial_length import nearest_epochs
 from sweeper.types import ModelRef, RowsRef, StudyRecord, TrialTemplate
 
 if TYPE_CHECKING:
@@ -38,6 +41,7 @@ __all__ = [
     "StudyPlan",
     "check_content",
     "check_task",
+    "fixed_values",
     "most_memory",
     "pinned_plan",
     "plan_model",
@@ -174,9 +178,26 @@ def check_task(settings: SweepSettings) -> None:
 
 
 def trial_template(settings: SweepSettings, record: StudyRecord) -> TrialTemplate:
-    """Return what the trials of a study have in common: the settings, with the length that was chosen for the study."""
-    length = {"train.epochs": record.epochs, "train.chunks_per_epoch": record.chunks_per_epoch}
+    """Return what the trials of a study have in common: the settings, with the length that was chosen for the study.
+
+    If epochs are searched, the length is that of a trial which names none, e.g. of a reference.
+    """
+    epochs = _searched_epochs(settings, record).get(EPOCHS, record.epochs)
+    length = {EPOCHS: epochs, "train.chunks_per_epoch": record.chunks_per_epoch}
     return TrialTemplate(record.name, Hyperparameters.of(settings).with_params(length), settings.seed)
+
+
+def fixed_values(settings: SweepSettings, record: StudyRecord) -> dict[str, ParamValue]:
+    """Return every hyperparameter as a configuration has it that does not name it, by dotted key."""
+    return Hyperparameters.of(settings).by_key() | _searched_epochs(settings, record)
+
+
+def _searched_epochs(settings: SweepSettings, record: StudyRecord) -> dict[str, ParamValue]:
+    """Return the epochs of a trial that names none, by key; empty if epochs are not searched."""
+    if EPOCHS not in record.space:
+        return {}
+    space, num_rows = parse_space(record.space), record.num_rows["train"]
+    return {EPOCHS: usual_epochs(settings, space, num_rows=num_rows, num_labels=len(record.labels))}
 
 
 def reference_recipes(settings: SweepSettings, space: SearchSpace) -> dict[int, Recipe]:
@@ -186,8 +207,13 @@ def reference_recipes(settings: SweepSettings, space: SearchSpace) -> dict[int, 
     search tries as recipes. A number is the position in the whole list: it depends on neither the space nor the budget.
     """
     search, fixed = settings.search, Hyperparameters.of(settings)
-    tried = [] if search.sampler == "grid" else fit_recipes(search.recipes, space, fixed.by_key())
-    known = [fixed.with_params(params) for _, params in tried]
+    values = fixed.by_key()
+    if EPOCHS in space.keys:
+        # With 0, the number follows from the rows of each study; here, any in the space stands for it.
+        values[EPOCHS] = nearest_epochs(space, fixed.train.epochs)
+    tried = [] if search.sampler == "grid" else fit_recipes(search.recipes, space, values)
+    named = {recipe.name: recipe.params.get(EPOCHS, fixed.train.epochs) for recipe in search.recipes}
+    known = [fixed.with_params({**params, EPOCHS: named[name]}) for name, params in tried]
     found: dict[int, Recipe] = {}
     for position, recipe in enumerate((default_recipe(search), *search.references)):
         if recipe is None or (configuration := fixed.with_params(recipe.params)) in known:
@@ -251,13 +277,7 @@ def _plan(
     settings, search, splits = config.settings, config.settings.search, prepared.splits
     metric, direction = _objective(settings, len(splits.labels))
     num_rows = splits.num_rows["train"]
-    epochs = settings.train.epochs or choose_epochs(num_rows, len(splits.labels))
-    chunks = ChunkPlan.of(
-        num_rows,
-        micro_batch=micro_batch(settings, config.space),
-        chunks_per_epoch=settings.train.chunks_per_epoch or choose_chunks_per_epoch(epochs),
-        epochs=epochs,
-    )
+    chunks = plan_chunks(settings, config.space, num_rows=num_rows, num_labels=len(splits.labels))
     rungs = rung_chunks(chunks.num_chunks, min_chunks=search.min_chunks, reduction_factor=search.reduction_factor)
     record = StudyRecord(
         name=study_name(settings, dataset),
@@ -330,6 +350,7 @@ def _opening(record: StudyRecord, config: SweepConfig, rows: RowsRef, model: Mod
         lanes=choose_limits(settings, "cpu").lanes,  # on a GPU, the worker knows a better number or the settings fix it
         typical=template.spec(0, typical, "typical"),
         largest=template.spec(0, {**typical, **most_memory(config)}, "largest"),
+        train_splits=train_splits(record),
     )
 
 

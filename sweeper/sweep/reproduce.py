@@ -25,7 +25,16 @@ from sweeper.store.serialization import from_jsonable
 from sweeper.store.trials import TrialStore
 from sweeper.sweep.plan import StudyPlan, check_content, pinned_plan, plan_model, plan_study, plan_weights
 from sweeper.train import make_worker
-from sweeper.types import Admission, ChunkReport, ChunkRequest, Cost, Measurement, StudyRecord, TrialRecord
+from sweeper.types import (
+    AdapterFiles,
+    Admission,
+    ChunkReport,
+    ChunkRequest,
+    Cost,
+    Measurement,
+    StudyRecord,
+    TrialRecord,
+)
 
 __all__ = ["Reproduction", "reproduce_trial", "train_again"]
 
@@ -43,8 +52,8 @@ class Reproduction:
     measurements: tuple[Measurement, ...]
     initial_hash: str
     cost: Cost
-    adapter: Mapping[str, bytes]
-    """Files of the adapter of the last chunk; empty if the trial is not complete."""
+    adapter: AdapterFiles
+    """The adapter of the last chunk; empty if the trial is not complete."""
     outcomes: Mapping[int, bytes]
     """Row outcomes of every rung, by chunk."""
 

@@ -18,7 +18,7 @@ from sweeper.errors import SweeperError
 from sweeper.store.serialization import from_jsonable
 from sweeper.store.trials import TrialStore
 
-__all__ = ["stored_settings", "with_sections"]
+__all__ = ["check_sections", "stored_settings", "with_sections"]
 
 
 def stored_settings(store: TrialStore) -> SweepSettings:
@@ -34,36 +34,42 @@ def stored_settings(store: TrialStore) -> SweepSettings:
     return dataclasses.replace(settings, name=store.root.name, outputs=str(store.root.parent), notify=NotifySettings())
 
 
-def with_sections(
-    settings: SweepSettings,
-    overrides: Sequence[str],
-    *,
-    allowed: Sequence[str],
-    command: str,
-    config_dir: Path | None,
-) -> SweepSettings:
+def check_sections(overrides: Sequence[str], *, allowed: Sequence[str], command: str) -> None:
+    """Check that overrides are of sections that may differ from those of the sweep.
+
+    Args:
+        overrides: Hydra overrides.
+        allowed: These sections.
+        command: Name of the command, for the error.
+
+    Raises:
+        SweeperError: One is not.
+    """
+    for key, _, value in (override.partition("=") for override in overrides):
+        if key == "outputs":
+            raise SweeperError(f"outputs={value}: `sweeper {command}` takes it as an option: --outputs {value}")
+        if (section := key.partition(".")[0]) not in allowed:
+            raise SweeperError(
+                f"{section} is part of the sweep, so `sweeper {command}` cannot change it; it takes overrides of "
+                f"{', '.join(allowed)}"
+            )
+
+
+def with_sections(settings: SweepSettings, overrides: Sequence[str], *, config_dir: Path | None) -> SweepSettings:
     """Return settings with the sections that the overrides name.
 
     Args:
         settings: Settings of the sweep.
-        overrides: Hydra overrides.
-        allowed: Sections that may differ from those of the sweep.
-        command: Name of the command, for the error.
+        overrides: Hydra overrides; see `check_sections`.
         config_dir: A folder with more YAML files, laid out like conf/.
 
     Raises:
-        SweeperError: An override is of another section.
         ConfigError: A value is wrong.
     """
-    keys = [override.partition("=")[0] for override in overrides]
-    sections = {key.partition(".")[0] for key in keys}
-    if others := sorted(sections - set(allowed)):
-        raise SweeperError(
-            f"{others[0]} is part of the sweep, so `sweeper {command}` cannot change it; it takes overrides of "
-            f"{', '.join(allowed)}"
-        )
     if not overrides:
         return settings
+    keys = [override.partition("=")[0] for override in overrides]
+    sections = {key.partition(".")[0] for key in keys}
     given = compose(overrides, config_dir=config_dir).settings
     for section in sections:
         fields = {key.partition(".")[2] for key in keys if key.partition(".")[0] == section}

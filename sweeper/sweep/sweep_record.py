@@ -52,7 +52,7 @@ def restore_sweep(store: TrialStore, settings: SweepSettings, stamp: str) -> lis
     Returns:
         The restored records.
     """
-    restored = restore_records(store, stamp)
+    restored = restore_records(store, stamp) + restore_records(store.finals, stamp)
     has_started = store.exists or any(store.paths.studies())
     if has_started and not has_sweep_record(store):
         for path in (store.paths.sweep, store.paths.sweep_backup):

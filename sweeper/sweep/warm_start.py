@@ -11,14 +11,14 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sweeper.config.compose import SweepConfig
-from sweeper.config.hyperparameters import Hyperparameters
 from sweeper.config.keys import searchable_keys
 from sweeper.config.settings import SearchSettings
+from sweeper.config.space import EPOCHS
 from sweeper.config.values import ParamValue
 from sweeper.errors import StoreError, first_line
 from sweeper.search.portfolio import (
@@ -33,6 +33,8 @@ from sweeper.search.proposals import fit_recipes
 from sweeper.store.damage import readable_trials
 from sweeper.store.paths import OutputsPaths, SweepPaths
 from sweeper.store.trials import TrialStore
+from sweeper.sweep.plan import fixed_values
+from sweeper.trial_length import trial_chunks
 from sweeper.types import Phase, StudyRecord, TrialRecord, TrialState
 
 __all__ = ["check_warm_start", "earlier_rankings", "num_portfolio_points", "with_portfolios"]
@@ -80,20 +82,23 @@ def with_portfolios(
     limit = num_portfolio_points(search)
     if not limit or not records:
         return list(records)
-    fixed = Hyperparameters.of(config.settings).by_key()
-    known = [params for _, params in fit_recipes(search.recipes, config.space, fixed)]
+    fixed = [fixed_values(config.settings, record) for record in records]
+    known = [[params for _, params in fit_recipes(search.recipes, config.space, values)] for values in fixed]
     if search.warm_start == "auto":
         architecture = json.loads((model_dir / "config.json").read_text())
         earlier = earlier_rankings(sweep, records)
         chosen = [
             choose_portfolio(
-                _weighted(record, earlier, architecture), config.space, fixed=fixed, known=known, limit=limit
+                _weighted(record, earlier, architecture), config.space, fixed=values, known=tried, limit=limit
             )
-            for record in records
+            for record, values, tried in zip(records, fixed, known, strict=True)
         ]
     else:
         portfolio = read_portfolio(Path(search.warm_start).expanduser())
-        chosen = [fit_points(portfolio, config.space, fixed=fixed, known=known, limit=limit)] * len(records)
+        chosen = [
+            fit_points(portfolio, config.space, fixed=values, known=tried, limit=limit)
+            for values, tried in zip(fixed, known, strict=True)
+        ]
     for record, points in zip(records, chosen, strict=True):
         sources = ", ".join(sorted({point.source for point in points})) or "nowhere"
         logger.info("%s: %d startup trials come from %s", record.name, len(points), sources)
@@ -127,7 +132,9 @@ def earlier_rankings(sweep: Path, records: Sequence[StudyRecord]) -> list[tuple[
                 logger.warning("%s is not used for a warm start: %s", folder, first_line(error))
                 continue
             num_left -= len(trials)
-            if ranking := _ranking(f"{paths.root.name}/{study.dataset}", study, trials):
+            # Where only one of the two searches epochs, their numbers say nothing about the other's configurations.
+            left_out = set() if all(EPOCHS in each.space for each in (study, *records)) else {EPOCHS}
+            if ranking := _ranking(f"{paths.root.name}/{study.dataset}", study, trials, left_out=left_out):
                 found.append((study, ranking))
             if len(found) == _MAX_STUDIES or num_left <= 0:
                 return found
@@ -157,21 +164,23 @@ def _is_comparable(study: StudyRecord, new: StudyRecord) -> bool:
     return (study.task, study.metric, study.direction) == (new.task, new.metric, new.direction)
 
 
-def _ranking(source: str, study: StudyRecord, trials: Sequence[TrialRecord]) -> Ranking | None:
-    """Return the order of a study's trials; None if too few of them have ended."""
+def _ranking(
+    source: str, study: StudyRecord, trials: Sequence[TrialRecord], *, left_out: Collection[str]
+) -> Ranking | None:
+    """Return the order of a study's trials, without some keys; None if too few of them have ended."""
     ended = [trial for trial in trials if trial.spec.phase is Phase.SEARCH and trial.state in _RANKED]
     if len(ended) < _MIN_TRIALS:
         return None
     return Ranking(
         source=source,
-        configurations=tuple(_searchable(trial) for trial in ended),
+        configurations=tuple(_searchable(trial, left_out) for trial in ended),
         quantiles=to_quantiles([_rank(study, trial) for trial in ended]),
     )
 
 
-def _searchable(trial: TrialRecord) -> dict[str, ParamValue]:
+def _searchable(trial: TrialRecord, left_out: Collection[str]) -> dict[str, ParamValue]:
     values = trial.spec.by_key()
-    return {key: values[key] for key in searchable_keys()}
+    return {key: values[key] for key in searchable_keys() if key not in left_out}
 
 
 def _rank(study: StudyRecord, trial: TrialRecord) -> tuple[float, float]:
@@ -179,8 +188,8 @@ def _rank(study: StudyRecord, trial: TrialRecord) -> tuple[float, float]:
     value = study.value(trial)
     if trial.state is TrialState.INFEASIBLE or value is None or not math.isfinite(value):
         return -1.0, 0.0
-    rung = trial.last_rung
-    return float(rung.chunk if rung else 0), value if study.direction == "maximize" else -value
+    share = trial.last_rung.chunk / trial_chunks(study, trial.spec.train.epochs) if trial.last_rung else 0.0
+    return share, value if study.direction == "maximize" else -value
 
 
 def _weighted(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sweeper.data.base import TokenisedSplits
     from sweeper.store.outcomes import RowOutcomes
 
-__all__ = ["Batch", "Examples", "Spans", "TaskProtocol", "flat_indices"]
+__all__ = ["Batch", "Examples", "Spans", "TaskProtocol", "flat_indices", "to_device"]
 
 Spans = Sequence[tuple[int, int]]
 """Ranges of a row's tokens that have a loss, each ``[start, end)``, ascending; none begins with the first token."""
@@ -59,7 +59,7 @@ class Batch(NamedTuple):
         if self.predicted is None:
             return Batch(ids, mask, targets)
         spans = list(self.spans[rows]) * times
-        predicted = flat_indices(spans, ids.shape[1]).to(ids.device, non_blocking=True)
+        predicted = to_device(flat_indices(spans, ids.shape[1]), ids.device)
         return Batch(ids, mask, targets, predicted, spans)
 
 
@@ -98,6 +98,13 @@ class Examples:
             [self.weights[row] for row in rows],
             [self.spans[row] for row in rows] if self.spans else (),
         )
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a tensor from the host to a device, without waiting for what the device does."""
+    # From memory that is not pinned, CUDA may wait for its stream before it copies more than 64 kB. torch keeps pinned
+    # memory until the copy is done, and uses it again.
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
 def flat_indices(spans: Sequence[Spans], length: int) -> torch.Tensor:

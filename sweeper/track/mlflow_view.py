@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from sweeper.config.space import EPOCHS
 from sweeper.figures.baselines import reference_label
 from sweeper.figures.hyperparameters import ALPHA, alpha, params_text, shown_params
 from sweeper.figures.recipes import candidate_name, recipe_name
@@ -164,13 +165,14 @@ def experiment_note(study: StudyRecord, sweep: str, link: str, report: str = "")
     metric = study.metric.removeprefix("validation/")
     better = "higher" if study.direction == "maximize" else "lower"
     references = "".join(f"\n- {_reference_text(name, values)}" for name, values in study.references.items())
+    longest = "The longest trial" if EPOCHS in study.space else "A full trial"
     verdicts = f" **[Read the report]({report})** for verdicts and effects." if report else ""
     return f"""\
 ## {markdown_text(study.dataset)}: LoRA hyperparameters of {markdown_text(study.model)}
 
 Study {markdown_code(study.name)} of sweep {markdown_code(sweep)}. Rows: {rows}; {len(study.labels)} labels.
 {length_sentence(study)}
-Objective: **{study.metric}**, {better} is better. A full trial has {study.num_chunks} chunks of
+Objective: **{study.metric}**, {better} is better. {longest} has {study.num_chunks} chunks of
 {study.rows_per_chunk} rows and is scored after chunks {", ".join(map(str, study.rungs))}.{references}
 
 **[Open the best trials first, with charts]({link})**, or choose *Views*, *Best trials first*.{verdicts}

@@ -23,6 +23,7 @@ from sweeper.train.layout import Layout, bucket_rank
 from sweeper.train.loss_scale import LaneScales
 from sweeper.train.optim import LaneOptimizer, OptimSettings
 from sweeper.train.packed import HeadSegment, LoraSegment
+from sweeper.trial_length import trial_chunks
 
 __all__ = ["Bucket"]
 
@@ -170,7 +171,9 @@ class Bucket:
         self._refresh(slice(None), self._parameters)
         # Optimizer steps do not cross chunks: the last one of a chunk takes the micro-batches that are left.
         self._accumulation = [max(1, lane.spec.train.batch_size // plan.micro_batch) for lane in lanes]
-        steps = [plan.num_chunks * -(-plan.micro_batches // window) for window in self._accumulation]
+        # Each schedule ends with its own trial.
+        chunks = [trial_chunks(plan, lane.spec.train.epochs) for lane in lanes]
+        steps = [n * -(-plan.micro_batches // window) for n, window in zip(chunks, self._accumulation, strict=True)]
         self._optimizer = LaneOptimizer(
             [OptimSettings.of(lane.spec.train, total_steps=n) for lane, n in zip(lanes, steps, strict=True)],
             [lane.step for lane in lanes],

@@ -1,8 +1,9 @@
-"""Saves the state of lanes, and reads it again: a worker has one `CheckpointWriter`, `Lane.admit` reads.
+"""Saves the state and the adapters of lanes, and reads them again: a worker has one `CheckpointWriter`, `Lane` reads.
 
-A checkpoint is a safetensors file. A small one is part of the worker's reply. A large one is written and flushed by the
-worker, and only its checksum is sent: nothing refers to the file until the controller moves it to its name. A worker
-that is killed leaves at most files in a folder of its own, which its successor empties.
+A checkpoint is a safetensors file, and so are the tensors of an adapter. A small one is part of the worker's reply. A
+large one is written and flushed by the worker, and only its checksum is sent: nothing refers to the file until the
+controller moves it to its name. A worker that is killed leaves at most files in a folder of its own, which its
+successor empties.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ from sweeper.errors import DiskError, StoreError
 from sweeper.execute.base import CheckpointPolicy
 from sweeper.types import Checkpoint, CheckpointFile
 
-__all__ = ["CheckpointWriter", "read_checkpoint", "safetensors_parts", "to_safetensors"]
+__all__ = ["ADAPTER_METADATA", "CheckpointWriter", "read_checkpoint", "safetensors_parts", "to_safetensors"]
 
 log = logging.getLogger(__name__)
 _DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.int64: "I64"}
+ADAPTER_METADATA = {"format": "pt"}
+"""What transformers and PEFT write into the header of their safetensors."""
 _ALIGNMENT = 8
 _MOMENTS = ("moment1", "moment2")
 _MOST_TIME = 0.02
@@ -43,7 +46,7 @@ class _Saved(NamedTuple):
 
 
 class CheckpointWriter:
-    """Saves checkpoints when a policy says so.
+    """Saves checkpoints when a policy says so, and adapters.
 
     Args:
         policy: How and when.
@@ -96,41 +99,66 @@ class CheckpointWriter:
         self._saved[number] = _Saved(at_s=now_s, took_s=now_s - started_s)
         return checkpoint
 
+    def save_adapter(self, number: int, tensors: Mapping[str, torch.Tensor]) -> Checkpoint:
+        """Save the tensors of a trial's adapter.
+
+        Args:
+            number: The trial.
+            tensors: By PEFT's names.
+        """
+        is_large = _num_bytes(tensors) >= self._policy.file_bytes
+        return self._write(number, tensors, "adapter", is_large=is_large, metadata=ADAPTER_METADATA)
+
     def _save(self, number: int, tensors: Mapping[str, torch.Tensor]) -> Checkpoint:
         is_large = _num_bytes(tensors) >= self._policy.file_bytes
         moments = {name: tensors[name].to(getattr(torch, self._policy.moments)) for name in _MOMENTS}
-        tensors = {**tensors, **moments}
+        return self._write(number, {**tensors, **moments}, "checkpoint", is_large=is_large)
+
+    def _write(
+        self,
+        number: int,
+        tensors: Mapping[str, torch.Tensor],
+        what: str,
+        *,
+        is_large: bool,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Checkpoint:
         if self._folder is not None and is_large:
             try:
-                path, digest = write_by_content(self._folder, safetensors_parts(tensors), prefix=f"{number}-")
+                parts = safetensors_parts(tensors, metadata)
+                path, digest = write_by_content(self._folder, parts, prefix=f"{number}-")
                 return CheckpointFile(path=path, sha256=digest, num_bytes=path.stat().st_size)
             except (DiskError, OSError) as error:
                 # The controller may have another disk, or more rights. If not, its error ends the sweep as any other.
-                log.warning("the checkpoint of trial %d is sent to the controller instead: %s", number, error)
-        return to_safetensors(tensors)
+                log.warning("the %s of trial %d is sent to the controller instead: %s", what, number, error)
+        return to_safetensors(tensors, metadata)
 
 
 def _num_bytes(tensors: Mapping[str, torch.Tensor]) -> int:
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
-def to_safetensors(tensors: Mapping[str, torch.Tensor]) -> bytes:
-    """Return a safetensors file of contiguous tensors."""
-    return b"".join(safetensors_parts(tensors))
+def to_safetensors(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return a safetensors file; the arguments are those of `safetensors_parts`."""
+    return b"".join(safetensors_parts(tensors, metadata))
 
 
-def safetensors_parts(tensors: Mapping[str, torch.Tensor]) -> Iterator[bytes | memoryview]:
-    """Yield a safetensors file in parts, each tensor without a copy if it is on the CPU.
+def safetensors_parts(
+    tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
+) -> Iterator[bytes | memoryview]:
+    """Yield a safetensors file in parts, each tensor without a copy if it is contiguous and on the CPU.
 
     `safetensors.torch.save` copies every tensor twice, and its file would have to be read again for the checksum.
 
     Args:
-        tensors: Contiguous tensors by name.
+        tensors: By name. Those that are not contiguous are copied, one at a time.
+        metadata: Texts for the header.
     """
     # Wide numbers first, so that each tensor is aligned, as `save` orders them.
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
     ends = itertools.accumulate(tensor.nbytes for _, tensor in ordered)
-    header = {
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    header |= {
         name: {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [end - tensor.nbytes, end]}
         for (name, tensor), end in zip(ordered, ends, strict=True)
     }
@@ -143,7 +171,7 @@ def safetensors_parts(tensors: Mapping[str, torch.Tensor]) -> Iterator[bytes | m
 
 
 def read_checkpoint(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    """Return the tensors of a checkpoint, by name.
+    """Return the tensors of a checkpoint or of an adapter, by name.
 
     Raises:
         StoreError: It is damaged, or its file is not the one that was written.

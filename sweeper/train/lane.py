@@ -8,20 +8,18 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 
 from sweeper.config.settings import LoraSettings
 from sweeper.errors import StoreError
 from sweeper.figures.hyperparameters import alpha
-from sweeper.train.checkpoints import read_checkpoint
+from sweeper.train.checkpoints import ADAPTER_METADATA, read_checkpoint, to_safetensors
 from sweeper.train.layout import Layout
 from sweeper.train.loss_scale import LossScale
-from sweeper.types import Admission, TrialSpec
+from sweeper.types import AdapterFiles, Admission, Checkpoint, TrialSpec
 
 __all__ = ["Lane", "derived_seed", "lora_scale"]
 
@@ -106,12 +104,12 @@ class Lane:
         return cls(admission.spec, layout, parameters, moment1, moment2, step, admission.chunks_done, scale)
 
     @classmethod
-    def from_adapter(cls, spec: TrialSpec, files: Mapping[str, bytes], shape: Layout, device: torch.device) -> Lane:
+    def from_adapter(cls, spec: TrialSpec, files: AdapterFiles, shape: Layout, device: torch.device) -> Lane:
         """Return a lane with the parameters of an adapter, the inverse of `adapter_files`; it can only be evaluated.
 
         Args:
             spec: The trial that the adapter is of.
-            files: The adapter's files, by name.
+            files: The adapter.
             shape: Layout of the layers, at any rank.
             device: Device of the vectors.
 
@@ -122,8 +120,8 @@ class Lane:
         flat = torch.empty(1, layout.size)
         views = _named_views(layout, flat)
         try:
-            tensors = load(files[_WEIGHTS])
-        except (SafetensorError, KeyError) as error:
+            tensors = read_checkpoint(files[_WEIGHTS])
+        except (StoreError, KeyError) as error:
             raise StoreError(f"adapter of trial {spec.number} cannot be read: {error}") from error
         if {name: tensor.shape for name, tensor in tensors.items()} != {name: v.shape for name, v in views.items()}:
             raise StoreError(f"adapter of trial {spec.number} is of another model or rank")
@@ -146,15 +144,20 @@ class Lane:
         """Return the SHA-256 of the parameters."""
         return hashlib.sha256(self.parameters.cpu().numpy().tobytes()).hexdigest()
 
-    def adapter_files(self, base: str, config: Mapping[str, object]) -> dict[str, bytes]:
+    def adapter_files(
+        self,
+        base: str,
+        config: Mapping[str, object],
+        save: Callable[[Mapping[str, torch.Tensor]], Checkpoint] = lambda t: to_safetensors(t, ADAPTER_METADATA),
+    ) -> dict[str, Checkpoint]:
         """Return the adapter in PEFT's format, by file name.
 
         Args:
             base: PEFT's ``base_model_name_or_path``.
             config: Further fields of ``adapter_config.json`` (targets, task type, revision of the base).
+            save: Makes a safetensors file of tensors, in memory or on the disk.
         """
         views = _named_views(self.layout, self.parameters[None].cpu())
-        tensors = {name: view.contiguous() for name, view in views.items()}
         # PEFT scales by lora_alpha / r, or lora_alpha / sqrt(r) with use_rslora; both give `lora_scale`.
         lora = self.spec.lora
         written = {
@@ -172,7 +175,7 @@ class Lane:
         }
         return {
             "adapter_config.json": json.dumps(written, indent=2).encode(),
-            _WEIGHTS: save(tensors, metadata={"format": "pt"}),
+            _WEIGHTS: save(views),
         }
 
 

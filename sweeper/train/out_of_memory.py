@@ -20,7 +20,7 @@ from typing import Protocol, TypeVar
 
 import torch
 
-from sweeper.failures import kind_of
+from sweeper.failures import is_device_error, kind_of
 from sweeper.figures.passes import FEWEST_TOKENS
 from sweeper.figures.text import plural
 from sweeper.train.lane import Lane
@@ -87,6 +87,9 @@ class OutOfMemoryFallback:
 
         Returns:
             Results and failures by trial number; each lane is in one of them.
+
+        Raises:
+            RuntimeError: The device has failed.
         """
         results: dict[int, T] = {}
         failures: dict[int, Failure] = {}
@@ -136,6 +139,8 @@ class OutOfMemoryFallback:
             try:
                 results = work(group, tokens)
             except Exception as error:
+                if is_device_error(error):
+                    raise  # nothing runs in this process any more, and the failure is of no trial in particular
                 failure = failure_of(error, device=self._device)
                 log.warning("failed: %s [%s]", failure.message, shape, exc_info=True)
             else:

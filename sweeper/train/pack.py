@@ -23,6 +23,7 @@ from torch import nn
 from sweeper.errors import ModelError
 from sweeper.figures.memory import TRAINING_BYTES
 from sweeper.models.first_token import all_tokens, narrow_layers
+from sweeper.models.hidden_dropout import hidden_dropouts, no_dropout_layers
 from sweeper.models.linear import check_linear, may_reorder, weight_of
 from sweeper.models.targets import group_targets
 from sweeper.tasks.base import Batch
@@ -92,10 +93,12 @@ class Pack:
         self.dtype = dtype
         self.device = next(model.parameters()).device
         self._state = PackState(torch.zeros((), device=self.device, requires_grad=True))
-        weights = [weight_of(_linear(model, name)) for name in targets]
+        # No weight may be held here: those of layers that are multiplied as one are copied side by side, and the first
+        # copies would stay, which are nine of the 16 GB of an 8B model.
+        lora, num_bytes = _lora_shapes(model, targets)
         groups = group_targets(targets, alone=narrow_layers(model))
         self._sizes = [len(group) for group in groups]
-        reorder = may_reorder(sum(weight.nbytes for weight in weights), psutil.virtual_memory().available)
+        reorder = may_reorder(num_bytes, psutil.virtual_memory().available)
         self._lora = [_replace_group(model, g, self._state, site, reorder=reorder) for site, g in enumerate(groups)]
         self._base_dropout = base_dropout
         if base_dropout:
@@ -104,7 +107,7 @@ class Pack:
         # Rank 1 is a placeholder: lanes and buckets take this layout at their own rank.
         self.shape = Layout(
             1,
-            tuple(LoraShape(n, w.shape[1], w.shape[0]) for n, w in zip(targets, weights, strict=True)),
+            lora,
             tuple(
                 HeadShape(n, m.in_features, m.out_features, m.has_bias) for n, m in zip(head, self._heads, strict=True)
             ),
@@ -202,7 +205,7 @@ class Pack:
             hidden, read = states[0].float(), inputs[0].float()
             mean = (hidden * batch.mask[..., None]).sum(1) / batch.mask.sum(1, keepdim=True)
             if read.dim() > mean.dim():  # a decoder's head reads every token, and the last one is the answer
-                read = read[torch.arange(len(read)), batch.mask.sum(1) - 1]
+                read = read[torch.arange(len(read), device=read.device), batch.mask.sum(1) - 1]
             return torch.cat([mean, read], 1)
 
         hooks = [
@@ -304,6 +307,13 @@ def sort_lanes(lanes: Sequence[Lane]) -> list[Lane]:
     return sorted(lanes, key=lambda lane: (bucket_rank(lane.layout.rank), lane.spec.number))
 
 
+def _lora_shapes(model: nn.Module, targets: Sequence[str]) -> tuple[tuple[LoraShape, ...], int]:
+    """Return the shapes of the layers that get adapters, and the bytes of their weights."""
+    weights = [weight_of(_linear(model, name)) for name in targets]
+    shapes = tuple(LoraShape(n, w.shape[1], w.shape[0]) for n, w in zip(targets, weights, strict=True))
+    return shapes, sum(weight.nbytes for weight in weights)
+
+
 def _replace_group(model: nn.Module, names: Sequence[str], state: PackState, site: int, *, reorder: bool) -> LoraGroup:
     group = LoraGroup([_linear(model, name) for name in names], state, site, reorder=reorder)
     for index, name in enumerate(names):
@@ -312,12 +322,10 @@ def _replace_group(model: nn.Module, names: Sequence[str], state: PackState, sit
 
 
 def _replace_dropout(model: nn.Module, state: PackState, probability: float) -> None:
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Dropout)]
-    if not names:
-        raise ModelError(
-            f"model.dropout={probability:g}: {type(model).__name__} has no dropout layers. Set model.dropout=0."
-        )
-    for site, name in enumerate(names):
+    sites = hidden_dropouts(model)
+    if not sites:
+        raise no_dropout_layers(type(model).__name__, probability)
+    for name, site in sites.items():
         model.set_submodule(name, PackedDropout(state, 1 / keep_share(probability), site))
 
 

@@ -28,6 +28,7 @@ def pack_load(
     ranks: Sequence[int],
     tokens_per_pass: int,
     has_dropout: bool,
+    has_base_dropout: bool = False,
     checkpointing: bool,
     device: torch.device,
     is_reordered: bool,
@@ -44,6 +45,7 @@ def pack_load(
         ranks: Rank of each lane.
         tokens_per_pass: Most tokens of a pass over all lanes; 0 for no limit.
         has_dropout: Whether a lane drops inputs of its adapter.
+        has_base_dropout: Whether the base model drops hidden states.
         checkpointing: Whether the blocks run again in the backward pass.
         device: Device of the worker.
         is_reordered: Whether copies of the adapted weights are kept; see `is_reordered`.
@@ -61,6 +63,7 @@ def pack_load(
         evaluated=tuple(sorted({(len(batch.ids), batch.ids.shape[1] + num_choice_tokens) for batch in batches})),
         tokens_per_pass=tokens_per_pass,
         has_dropout=has_dropout,
+        has_base_dropout=has_base_dropout,
         checkpointing=checkpointing,
         is_reordered=is_reordered,
     )

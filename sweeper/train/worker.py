@@ -1,8 +1,8 @@
 """A worker: owns one device, one base model in memory and one pack, and answers the controller's requests.
 
-It keeps nothing durable but large checkpoints, which it writes itself and the controller takes over (`checkpoints`);
-small ones are in the report of every chunk. Trials that fail are named in the report and the others continue; only a
-failure outside any trial is raised.
+It keeps nothing durable but large checkpoints and adapters, which it writes itself and the controller takes over
+(`checkpoints`); small ones are in the report of every chunk. Trials that fail are named in the report and the others
+continue; only a failure outside any trial is raised.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import gc
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import psutil
@@ -41,7 +42,13 @@ from sweeper.figures.rungs import rows_to_score
 from sweeper.models import model_type_of
 from sweeper.models.checkpointing import checkpoint_blocks
 from sweeper.models.content import check_model
-from sweeper.models.device_choice import choose_attention, choose_checkpointing, choose_dtype, type_name
+from sweeper.models.device_choice import (
+    check_device,
+    choose_attention,
+    choose_checkpointing,
+    choose_dtype,
+    type_name,
+)
 from sweeper.models.first_token import read_first_token
 from sweeper.models.fused import fuse_operations
 from sweeper.models.linear import is_transposed
@@ -63,7 +70,9 @@ from sweeper.train.pack import ChunkOutcome, Pack, sort_lanes
 from sweeper.train.pack_load import is_reordered, pack_load
 from sweeper.train.probe import fit_probe
 from sweeper.train.resident import peak_resident_bytes
+from sweeper.trial_length import trial_chunks, trial_rungs
 from sweeper.types import (
+    AdapterFiles,
     Admission,
     ChunkReport,
     ChunkRequest,
@@ -126,14 +135,19 @@ class _Study:
 
     def rows_due(self, lane: Lane) -> EvaluationBatches | None:
         """Return the rows that score a lane after the chunk that it has just completed; None if it is not scored."""
-        num_chunks = self.train.plan.num_chunks
+        num_chunks = self.num_chunks(lane)
         if lane.spec.phase is Phase.CONFIRMATION:
             # None of these trials is pruned, so earlier scores would only cost time.
             return self.confirmation if lane.chunks_done == num_chunks else None
-        if lane.chunks_done not in self.request.rungs:
+        if lane.chunks_done not in trial_rungs(self.request.rungs, num_chunks):
             return None
         num_rows = rows_to_score(lane.chunks_done, num_chunks=num_chunks, num_rows=self.validation.num_rows)
-        return self.rung_rows[num_rows]
+        # A reference may be longer than every trial of the search, and have its early rungs where these have none.
+        return self.rung_rows.get(num_rows, self.validation)
+
+    def num_chunks(self, lane: Lane) -> int:
+        """Return the chunks of a lane's trial."""
+        return trial_chunks(self.train.plan, lane.spec.train.epochs)
 
 
 class TrainingWorker:
@@ -151,8 +165,13 @@ class TrainingWorker:
         self._checkpoints = CheckpointWriter(setup.checkpoints)
 
     def start(self) -> WorkerReady:
-        """Choose number type and attention kernel for the device."""
+        """Choose number type and attention kernel for the device.
+
+        Raises:
+            WorkerError: torch cannot use the device.
+        """
         torch.set_num_threads(self._setup.threads)
+        check_device(self._device)
         self._dtype, why_dtype = choose_dtype(self._setup.model.dtype, self._device)
         self._attention, why_attention = choose_attention(self._setup.model.attention, self._device, self._dtype)
         self._resident_bytes = psutil.Process().memory_info().rss
@@ -225,6 +244,7 @@ class TrainingWorker:
             ranks=(largest.lora.r,) * lanes,
             tokens_per_pass=study.fallback.tokens_per_pass(),
             has_dropout=largest.lora.dropout > 0,
+            has_base_dropout=self._setup.model.dropout > 0,
             checkpointing=study.checkpointing,
             device=self._device,
             is_reordered=study.is_reordered,
@@ -510,7 +530,6 @@ class TrainingWorker:
         costs = {n: Cost(device_s=share) for n in failures}
         costs |= {n: Cost(rows=o.num_rows, tokens=o.num_tokens, device_s=share) for n, o in outcomes.items()}
         measurements, checkpoints, adapters, rung_adapters = {}, {}, {}, {}
-        base = self._setup.model.id or str(self._setup.model_dir)
         self._checkpoints.keep(self._lanes)
         for number, lane in list(self._lanes.items()):
             scored = _validation(scores[number].metrics) if number in scores else {}
@@ -520,15 +539,15 @@ class TrainingWorker:
                 metrics={"train/loss": outcomes[number].loss, **self._skipped(outcomes[number]), **scored},
                 scored_rows=scores[number].num_rows if number in scores else 0,
             )
-            if lane.chunks_done == study.train.plan.num_chunks:
-                adapters[number] = lane.adapter_files(base, study.adapter_config)
+            if lane.chunks_done == study.num_chunks(lane):
+                adapters[number] = self._adapter(study, lane)
                 del self._lanes[number]
             else:
                 if self._checkpoints.is_due(number, state := lane.state(), is_scored=number in scores):
                     checkpoints[number] = self._checkpoints.save(number, state)
                 # Only a rung that scored all rows can be the best one.
                 if number in scores and scores[number].num_rows == study.validation.num_rows:
-                    rung_adapters[number] = lane.adapter_files(base, study.adapter_config)
+                    rung_adapters[number] = self._adapter(study, lane)
         return ChunkReport(
             measurements=measurements,
             costs=costs,
@@ -541,6 +560,11 @@ class TrainingWorker:
             peak_bytes=self._peak_bytes(),
             elapsed_s=elapsed_s,
         )
+
+    def _adapter(self, study: _Study, lane: Lane) -> AdapterFiles:
+        base = self._setup.model.id or str(self._setup.model_dir)
+        save = partial(self._checkpoints.save_adapter, lane.spec.number)
+        return lane.adapter_files(base, study.adapter_config, save)
 
     def _skipped(self, outcome: ChunkOutcome) -> dict[str, float]:
         """Return the metric that only float16 has."""

@@ -285,6 +285,34 @@ def test_another_checkpoint_breaks_the_chain(sweep):
     assert "checkpoint-chain" in rules(events, folder)
 
 
+def test_a_trial_that_goes_on_from_a_damaged_checkpoint_breaks_the_chain(sweep):
+    events, folder = copy.deepcopy(sweep)
+    request, admission = next(
+        (event, each) for event in find(events, "request") for each in event.get("admit", ()) if each["checkpoint"]
+    )
+    damage = {"trial": admission["trial"], "study": request["study"], "chunk": admission["chunks"]}
+    at = events.index(request)
+    noted = {**request, "kind": "damage", "phase": "done", **damage}
+    assert rules([*events[:at], noted, *events[at:]], folder) == {"checkpoint-chain"}
+    # What is written again is no longer damaged.
+    record = next(
+        event
+        for event in find(events, "record", trial=admission["trial"], chunks=admission["chunks"])
+        if event["checkpoint"] == admission["checkpoint"]
+    )
+    begin = events.index(both(events, record)[0])
+    assert rules([*events[:begin], {**noted, "session": record["session"]}, *events[begin:]], folder) == set()
+
+
+def test_a_large_checkpoint_that_no_record_refers_to_is_left_over(sweep, tmp_path):
+    events, folder = sweep
+    copied = shutil.copytree(folder, tmp_path / "sweep")
+    left = copied / "studies" / "toy" / "incoming" / "0" / "1-checksum"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"content")
+    assert rules(events, copied) == {"left-over"}
+
+
 def test_the_adapter_of_another_trial_is_not_its_own(sweep):
     events, folder = copy.deepcopy(sweep)
     for event in events:

@@ -9,9 +9,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+import chaos.simulator
 import sweeper.control.trial_records
 import sweeper.search.pruning
 import sweeper.search.study
@@ -122,7 +124,16 @@ def a_finished_trial_continues(patch):
 )
 def test_a_planted_bug_is_found_by_its_rule(monkeypatch, bug, rule):
     bug(monkeypatch)
-    assert rule in names(run(FEW))
+    assert rule in names(run(FEW, until={rule}))
+
+
+def test_no_further_seed_is_simulated_after_a_complaint_that_is_enough(monkeypatch):
+    seeds, complaints = iter(FEW), {3: "order: other", 5: "budget: spent", 6: "order: late"}
+    monkeypatch.setattr(
+        chaos.simulator, "_one", lambda seed: SimpleNamespace(complaints=[complaints.get(seed, "a: b")])
+    )
+    assert names(run(seeds, until={"budget"})) == {"a", "order", "budget"}
+    assert next(seeds) == 6
 
 
 def test_a_crash_of_the_product_is_a_complaint(monkeypatch, tmp_path):

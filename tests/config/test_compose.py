@@ -254,7 +254,15 @@ MISTAKES = [
     ("lora.dropout=interval(0,1)", "lora.dropout", "interval(0,1)", "from 0 to 0.9, not 1.0", "Dropout"),
     ("train.learning_rate=tag(log,interval(0,1))", "train.learning_rate", None, "from 1e-08 to 1", "Peak"),
     # what cannot be searched
-    ("train.epochs=choice(1,2)", "train.epochs", "choice(1,2)", "cannot be searched", "Searchable keys are: lora.r"),
+    ("train.micro_batch=choice(1,2)", "train.micro_batch", "choice(1,2)", "cannot be searched", "keys are: lora.r"),
+    (
+        "train.epochs=interval(0,4)",
+        "train.epochs",
+        "interval(0,4)",
+        "a whole number from 1 to 10000, not 0",
+        "starts at 1",
+    ),
+    ("train.epochs=choice(1,2.5)", "train.epochs", "choice(1,2.5)", "a whole number from 1 to 10000", "starts at 1"),
     ("budget.trials=1,2", "budget.trials", "1,2", "cannot be searched", "Searchable keys are: lora.r"),
     ("train.lr=choice(1,2)", "train.lr", "choice(1,2)", "cannot be searched", "Did you mean 'train.learning_rate'?"),
     # two settings that do not fit
@@ -272,6 +280,13 @@ MISTAKES = [
         "lora and train",
     ),
     ("search.references=[{name: r, params: {lora.r: 0}}]", "search.references (r): lora.r", 0, "from 1", "Rank"),
+    (
+        "search.references=[{name: r, params: {train.epochs: 0}}]",
+        "search.references (r): train.epochs",
+        0,
+        "from 1 to 10000",
+        "starts at 1",
+    ),
     ("search.references=[{name: r16}]", "search.references", "r16", "two recipes have the same name", "Rename"),
     # what Hydra would take
     ("+x=1", "+x", "1", "not added or deleted", "x=value"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from sweeper.config.keys import find_key, searchable_keys
 from sweeper.config.space import Dimension, Scale, SearchSpace
 from sweeper.errors import SpaceError
 from sweeper.search.distributions import from_drawn, to_drawn
+from sweeper.statistics.observations import Encoder
 
 UNITS = st.floats(min_value=0, max_value=1, exclude_max=True)
 
@@ -145,6 +147,11 @@ def test_integers_stay_integers():
         lambda: interval("lora.dropout", 0, float("nan")),
         lambda: interval("lora.use_rslora", 0, 1),
         lambda: interval("lora.alpha_ratio", 0.5, float("inf")),
+        lambda: interval("train.epochs", 0, 4),
+        lambda: interval("train.epochs", 1, 2.5),
+        lambda: choice("train.epochs", 0, 1),
+        lambda: choice("train.epochs", 1.5, 2),
+        lambda: choice("train.epochs", "one", scale=Scale.CATEGORICAL),
     ],
 )
 def test_an_invalid_dimension_is_rejected(make):
@@ -155,8 +162,32 @@ def test_an_invalid_dimension_is_rejected(make):
 def test_the_full_range_of_every_searchable_number_is_a_valid_dimension():
     for key in map(find_key, searchable_keys()):
         if key.is_number:
-            assert key.allows(key.at_least)
-            assert key.allows(key.at_most)
+            interval(key.name, key.as_dimension.at_least, key.at_most)
+
+
+def test_zero_epochs_are_no_value_to_search_but_a_setting():
+    with pytest.raises(SpaceError) as caught:
+        interval("train.epochs", 0, 4)
+    assert str(caught.value).startswith("train.epochs=linear(0,4): must be a whole number from 1 to 10000, not 0")
+    assert "A dimension starts at 1" in str(caught.value)
+    assert find_key("train.epochs").allows(0)
+
+
+@pytest.mark.parametrize("dimension", [interval("train.epochs", 1, 4), choice("train.epochs", 1, 2, 4)])
+def test_models_see_equal_ratios_of_epochs_as_equal_steps(dimension):
+    assert [dimension.unit(epochs) for epochs in (1, 2, 4)] == pytest.approx([0, 0.5, 1])
+    space = SearchSpace((dimension,))
+    encoder = Encoder(space)
+    points = encoder.encode([{"train.epochs": epochs} for epochs in (1, 2, 4)])
+    assert points[:, 0].tolist() == pytest.approx([0, 0.5, 1])
+    assert encoder.number_of(0, points[:, 0]).tolist() == pytest.approx([1, 2, 4])
+    drawn = [space.point((unit,)) for unit in (0.01, 0.5, 0.99)]
+    assert encoder.encode_units(np.array([[0.01], [0.5], [0.99]])) == pytest.approx(encoder.encode(drawn))
+
+
+def test_epochs_are_drawn_as_the_dimension_says_however_models_see_them():
+    dimension = interval("train.epochs", 1, 4)
+    assert [dimension.at(unit) for unit in (0.1, 0.3, 0.6, 0.9)] == [1, 2, 3, 4]
 
 
 # Whole spaces.

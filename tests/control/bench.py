@@ -10,12 +10,14 @@ from pathlib import Path
 import optuna
 
 from sweeper.clock import Clock, utc_now
+from sweeper.config.hyperparameters import Hyperparameters
 from sweeper.config.settings import (
     BudgetSettings,
     ExecutorSettings,
     Recipe,
     SearchSettings,
 )
+from sweeper.config.space import EPOCHS, SearchSpace
 from sweeper.config.values import ParamValue
 from sweeper.control.confirmation import Confirmation
 from sweeper.control.controller import Controller
@@ -34,6 +36,7 @@ from sweeper.store.ledger import Ledger
 from sweeper.store.retention import adapters_to_keep
 from sweeper.store.trials import TrialStore
 from sweeper.track import NullTracker
+from sweeper.trial_length import trial_chunks
 from sweeper.types import Phase, StudyRecord, TrialRecord, TrialState, TrialTemplate
 from tests import builders
 from tests.builders import make_opening, make_rows_ref, make_study
@@ -94,6 +97,7 @@ class Bench:
     max_retries: int = 2
     keep_adapters: int = 0
     studies: tuple[str, ...] = ("toy",)
+    space: SearchSpace = SPACE
     search: SearchSettings = field(default_factory=lambda: preset("tpe", num_startup_trials=2))
     references: dict[int, Recipe] = field(default_factory=dict)
     confirmation: Callable[[TrialStore], Confirmation] | None = None
@@ -168,14 +172,18 @@ class Bench:
     def _open_search(self, study: StudyRecord) -> Search:
         return Search.open(
             f"sweep/{study.name}",
-            SPACE,
+            self.space,
             self.search,
             direction="maximize",
             storage_url=f"sqlite:///{self.folder}/optuna.db",
             seed=1,
             rungs=RUNGS,
-            fixed=DEFAULTS.by_key(),
+            fixed=self._defaults.by_key(),
         )
+
+    @property
+    def _defaults(self) -> Hyperparameters:
+        return DEFAULTS.with_params({EPOCHS: 2}) if EPOCHS in self.space.keys else DEFAULTS
 
     def _study_run(self, name: str, stack: ExitStack) -> StudyRun:
         study = next((study for study in self.store.studies() if study.name == name), record(name))
@@ -186,7 +194,7 @@ class Bench:
         return StudyRun(
             records,
             stack.enter_context(search),
-            TrialTemplate(name, DEFAULTS, 0),
+            TrialTemplate(name, self._defaults, 0),
             num_trials=self.num_trials,
             executor=replace(self.executor, max_retries=self.max_retries),
             references=self.references,
@@ -286,7 +294,7 @@ def check_intact(bench: Bench, study: str = "toy") -> None:
         paths = bench.store.paths.trial(study, trial.spec.number)
         assert set(paths.all_outcomes()) - {paths.test_outcomes} == set(listed)
         if trial.state is TrialState.COMPLETE:
-            assert chunks[-1] == RUNGS[-1]
+            assert chunks[-1] == trial_chunks(record(study), trial.spec.train.epochs)
         adapter = bench.store.adapter_dir(study, trial.spec.number) / "adapter_config.json"
         assert adapter.exists() == (trial.spec.number in kept)
         assert not list(bench.store.paths.trial(study, trial.spec.number).folder.glob("checkpoint-*"))

@@ -6,8 +6,15 @@ import json
 
 import pytest
 
+from sweeper.config.space import EPOCHS, Dimension, Scale, SearchSpace
 from sweeper.store.trials import TrialStore
+from sweeper.types import TrialState
 from tests.control.bench import Bench, Killed, check_intact, no_pruning
+from tests.search.toy import SPACE, preset
+
+TWO_LENGTHS = SearchSpace(
+    (*SPACE.dimensions, Dimension(key=EPOCHS, scale=Scale.ORDERED, choices=(1, 2), text="choice(1,2)"))
+)
 
 
 @pytest.fixture
@@ -85,3 +92,40 @@ def test_a_smaller_number_of_adapters_takes_effect_at_the_next_start(bench):
     bench.keep_adapters = 1
     bench.run()
     assert len(bench.store.adapters("toy")) < 6
+
+
+@pytest.mark.parametrize("number", [5, 11, 17])
+def test_trials_of_different_lengths_end_at_their_own_last_chunk_whenever_the_controller_is_killed(
+    tmp_path, monkeypatch, number
+):
+    whole, killed = (
+        Bench(tmp_path / name, search=no_pruning(), space=TWO_LENGTHS, num_trials=8) for name in ("whole", "killed")
+    )
+    for bench in (whole, killed):
+        bench.folder.mkdir()
+    whole.run()
+    with monkeypatch.context() as patch:
+        kill_at_write(patch, "write_trial", number)
+        with pytest.raises(Killed):
+            killed.run()
+    killed.run().run()
+    check_intact(killed)
+    assert killed.configurations() == whole.configurations()
+    ends = {n: trial.chunks_done for n, trial in killed.trials().items()}
+    assert ends == {n: 2 * params[EPOCHS] for n, params in whole.configurations().items()}
+    assert set(ends.values()) == {2, 4}
+
+
+def test_a_trial_that_has_ended_is_no_rival_of_a_longer_one_at_its_last_chunk(tmp_path):
+    """The short ones score best there, as they do with an annealed learning rate; nothing else is at that rung."""
+    bench = Bench(tmp_path, search=preset("random"), space=TWO_LENGTHS, num_trials=8, lanes=1)
+    bench.run()
+    check_intact(bench)
+    long = [trial for trial in bench.trials().values() if trial.spec.train.epochs == 2]
+    rivals = []
+    for trial in long:
+        own = trial.measurements[1].metrics["validation/accuracy"]
+        rivals.append(own)
+        survives = len(rivals) < 4 or sorted(rivals, reverse=True).index(own) < len(rivals) // 2
+        assert trial.spec.origin == "recipe:peft_default" or survives == (trial.state is TrialState.COMPLETE)
+    assert TrialState.PRUNED in {trial.state for trial in long}

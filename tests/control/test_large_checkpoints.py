@@ -15,7 +15,7 @@ from sweeper.execute.base import SaveTrials, TrialsSaved
 from sweeper.search.study import Search
 from sweeper.store.damage import DamageKind, find_damage
 from sweeper.store.ledger import Ledger
-from sweeper.types import ChunkReport, FailureKind, TrialState
+from sweeper.types import ChunkReport, Failure, FailureKind, TrialState
 from tests.control.bench import Bench, Killed, check_intact, lose, no_pruning, once, record
 from tests.doubles import FakeWorker
 from tests.search.toy import preset
@@ -268,6 +268,28 @@ def test_a_worker_that_dies_while_it_saves_loses_what_it_was_to_save(sparse):
     assert Dying.has_died
     assert any(trial.chunks_saved < trial.chunks_done for trial in sparse.trials().values())
     resume(sparse)
+    check_same_but_costs(sparse)
+
+
+def test_a_file_that_was_refused_is_not_read_again_when_its_chunk_is_repeated_without_a_checkpoint(sparse):
+    stop(sparse, at=3)
+    sparse.run()
+    number = next(number for number, trial in sparse.trials().items() if trial.chunks_saved == 3)
+    path = sparse.store.paths.trial("toy", number).checkpoint(3)
+    path.write_bytes(bytes(path.stat().st_size))
+    failed = []
+
+    def fail_once(spec, chunk):
+        if spec.number != number or chunk != 4 or failed:
+            return None
+        failed.append(Failure(kind=FailureKind.ERROR, message="once"))
+        return failed[0]
+
+    sparse.worker["fails"] = fail_once
+    resume(sparse)
+    trial = sparse.trials()[number]
+    assert (trial.state, trial.num_retries) == (TrialState.COMPLETE, 2)  # refused, then failed
+    assert trained(sparse, number) == 3 + 2 + 2  # from chunk 2 both times
     check_same_but_costs(sparse)
 
 

@@ -202,8 +202,8 @@ def test_a_file_that_is_named_by_its_content_is_flushed_but_not_its_name(root, m
 
 def test_a_checkpoint_that_a_worker_has_written_is_the_stores_only_when_its_name_is_flushed(root, monkeypatch):
     store, disk = TrialStore(root), Disk(root, monkeypatch)
-    record = make_trial(0, state=TrialState.RUNNING, chunks=1)
     path, digest = write_by_content(store.paths.incoming(STUDY_NAME) / "0", [b"one"])
+    record = make_trial(0, state=TrialState.RUNNING, chunks=1, checkpoints={1: digest})
     named = []
 
     def note(_source, target):

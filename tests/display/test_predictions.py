@@ -31,5 +31,11 @@ def test_facts_stand_beside_their_predictions():
     assert facts_text(OPENED, None, trial_s=52.0, peak_bytes=0) == "A trial takes 0:52."
 
 
+def test_where_epochs_are_searched_the_time_is_that_of_the_longest_trial():
+    assert "0:45 of a device for the longest trial, as measured" in opening_text(OPENED, RATE, varies=True)
+    text = facts_text(OPENED, RATE, trial_s=52.0, peak_bytes=0, varies=True)
+    assert text == "The longest trial takes 0:52 (predicted 0:45)."
+
+
 def test_nothing_is_shown_before_the_first_chunk():
     assert facts_text(OPENED, RATE, trial_s=0.0, peak_bytes=0) == ""

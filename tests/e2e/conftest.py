@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from sweeper.sweep.run import run_sweep
 from tests.doubles import save_tiny_bert, write_rows
 
 
@@ -22,6 +23,15 @@ def tiny_cache(tmp_path_factory):
 def tiny(tmp_path, tiny_bert, tiny_cache):
     """Overrides of a small sweep; its outputs and its data file are the test's own."""
     return overrides_of(tmp_path, write_rows(tmp_path / "rows.jsonl"), tiny_bert, tiny_cache)
+
+
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory, tiny_bert, tiny_cache):
+    """A sweep whose search is over; its folder, which tests copy, and its rows."""
+    folder = tmp_path_factory.mktemp("searched")
+    rows = write_rows(folder / "rows.jsonl")
+    run_sweep([*overrides_of(folder, rows, tiny_bert, tiny_cache), "budget.trials=3"])
+    return folder / "outputs" / "tiny", rows
 
 
 def overrides_of(tmp_path, rows, tiny_bert, tiny_cache):

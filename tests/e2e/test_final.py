@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import re
 import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +16,13 @@ import pytest
 from rich.console import Console
 
 import sweeper
+from chaos.adapters import check_adapter
+from sweeper.cli import main
 from sweeper.control.trial_records import TrialRecords
 from sweeper.data.disk import load_or_make
-from sweeper.errors import SweeperError, SweepMismatch
+from sweeper.errors import SweeperError, SweepLocked, SweepMismatch
 from sweeper.store.ledger import Ledger
+from sweeper.store.lock import hold
 from sweeper.store.trials import TrialStore
 from sweeper.sweep import final, final_plan
 from sweeper.sweep.confirm import confirm_sweep
@@ -23,22 +30,13 @@ from sweeper.sweep.final import FinalOptions, train_final
 from sweeper.sweep.run import run_sweep
 from sweeper.track.base import NullTracker
 from sweeper.types import Phase, TrialState
-from tests.doubles import write_rows
+from tests.doubles import save_tiny_llama, write_rows
 from tests.e2e.conftest import overrides_of
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "analysis" / "best.schema.json").read_text(encoding="utf-8"))
 STUDY = "tiny-tinybert-lora"
 ALL = f"{STUDY}-all-rows"
 NUM_ALL = 90
-
-
-@pytest.fixture(scope="module")
-def searched(tmp_path_factory, tiny_bert, tiny_cache):
-    """A sweep whose search is over; its folder, which tests copy, and its rows."""
-    folder = tmp_path_factory.mktemp("searched")
-    rows = write_rows(folder / "rows.jsonl")
-    run_sweep([*overrides_of(folder, rows, tiny_bert, tiny_cache), "budget.trials=3"])
-    return folder / "outputs" / "tiny", rows
 
 
 @pytest.fixture
@@ -49,7 +47,7 @@ def folder(searched, tmp_path):
 
 @pytest.fixture
 def finals(folder):
-    return TrialStore(TrialStore(folder).paths.final)
+    return TrialStore(folder).finals
 
 
 def train(folder, target="tiny", **options):
@@ -107,11 +105,26 @@ def test_what_was_trained_is_in_report_best_json_and_load(folder, finals):
         assert f"{found['test']['value']:.4f}" in text
 
 
+def test_the_report_offers_a_training_on_all_rows_until_there_is_one(folder):
+    offer, others = f"sweeper train tiny/{STUDY} --rows all", "It has not been trained on all rows yet"
+    train(folder, rows="80")
+    report = (folder / "report.md").read_text()
+    assert others in report
+    assert offer in report
+    assert offer in (folder / "report.html").read_text()
+    assert "| 80 | 0 | complete |" in report
+    train(folder)
+    for name in ("report.md", "report.html"):
+        assert offer not in (folder / name).read_text()
+
+
 def test_the_model_card_has_scores_and_every_setting(folder, finals):
     train(folder)
     card = finals.paths.trial(ALL, 0).model_card.read_text()
     spec = finals.read_trial(ALL, 0).spec
-    assert card.startswith("---\nlibrary_name: peft\nbase_model: ")
+    # The path of a model is of no use to others, and the hub refuses it.
+    assert card.startswith("---\nlibrary_name: peft\ntags: [lora]\n---\n\n# LoRA adapter of tiny-bert for tiny\n")
+    assert "## Prompts" not in card
     assert "trained on 90 of 90 available rows; 30 validation rows and 30 test rows were held out." in card
     assert f"| `train.learning_rate` | {spec.train.learning_rate!r} |" in card
     assert f"| `lora.r` | {spec.lora.r} |" in card
@@ -159,7 +172,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint(folder, finals, monkeypat
     monkeypatch.undo()
     assert finals.read_trial(ALL, 0).state is TrialState.RUNNING
     assert train(folder) == 0
-    expected = TrialStore(TrialStore(whole).paths.final)
+    expected = TrialStore(whole).finals
     assert (
         finals.read_adapter(ALL, 0)["adapter_model.safetensors"]
         == (expected.read_adapter(ALL, 0)["adapter_model.safetensors"])
@@ -215,6 +228,8 @@ def test_the_tracker_shows_the_training_and_gets_its_model_card(folder, finals, 
     ("target", "options", "message"),
     [
         ("tiny", {"rows": "1"}, r"--rows 1: give a number of at least 2, or all"),
+        ("tiny", {"rows": "0"}, r"--rows 0: give a number of at least 2, or all"),
+        ("tiny", {"rows": "-1"}, r"--rows -1: give a number of at least 2, or all"),
         ("tiny", {"rows": "many"}, r"--rows many: give a number"),
         ("tiny", {"rows": "91"}, r"--rows 91: only 90 rows of tiny can be trained on"),
         ("tiny", {"trial": 99}, r"study tiny-tinybert-lora has no trial 99"),
@@ -226,6 +241,33 @@ def test_what_cannot_be_trained_is_an_error(folder, target, options, message):
     with pytest.raises(SweeperError, match=message):
         train(folder, target, **options)
     assert not TrialStore(folder).paths.final.exists()
+
+
+def test_a_study_without_a_complete_trial_has_nothing_to_train(folder):
+    for record in TrialStore(folder).paths.study(STUDY).glob("trials/*"):
+        shutil.rmtree(record)
+    with pytest.raises(SweeperError, match=f"no trial of {STUDY} is complete.*Name one: --trial 7"):
+        train(folder)
+    assert not TrialStore(folder).paths.final.exists()
+
+
+def test_only_one_process_trains(folder):
+    with hold(TrialStore(folder)), pytest.raises(SweepLocked, match="sweep tiny is being run by process"):
+        train(folder)
+
+
+@pytest.mark.parametrize("rows", ["-1", "0", "many"])
+def test_the_command_line_refuses_such_rows(folder, monkeypatch, capsys, rows):
+    monkeypatch.setattr("sys.argv", ["sweeper", "train", "tiny", "--rows", rows, "--outputs", str(folder.parent)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert f"--rows {rows}: give a number of at least 2, or all" in capsys.readouterr().err
+
+
+def test_outputs_given_as_an_override_is_an_error_that_names_the_option(tmp_path):
+    with pytest.raises(SweeperError, match="`sweeper train` takes it as an option: --outputs somewhere"):
+        train_final("tiny", FinalOptions(), outputs=tmp_path, console=Console(), overrides=["outputs=somewhere"])
 
 
 def test_other_test_rows_than_those_of_the_sweep_are_refused(folder, monkeypatch):
@@ -263,3 +305,80 @@ def test_the_confirmed_configuration_is_trained(folder, finals):
     chosen = next(each for each in block["candidates"] if each["name"] == block["recommended"])
     params = TrialStore(folder).read_trial(STUDY, chosen["trial"]).spec.params
     assert finals.trials(ALL)[0].spec.params == params
+
+
+@pytest.fixture
+def language(tmp_path, tiny_bert, tiny_cache):
+    """A search with a language model that is over; its folder."""
+    rows = write_rows(tmp_path / "rows.jsonl")
+    llama = save_tiny_llama(tmp_path / "tinyllama", tiny_bert)
+    overrides = [*overrides_of(tmp_path, rows, tiny_bert, tiny_cache), "budget.trials=2"]
+    overrides += ["task=causal_lm", f"model.id={llama}", "model.name=tinyllama", "model.max_length=64"]
+    overrides += ["dataset.files.prompt_template='{text} is'"]
+    run_sweep(overrides)
+    return tmp_path / "outputs" / "tiny"
+
+
+@pytest.mark.slow
+def test_a_language_model_is_trained_on_all_rows_and_scores_with_peft_what_is_reported(
+    language, tiny_cache, tmp_path, capsys
+):
+    study = "tiny-tinyllama-lora"
+    capsys.readouterr()
+    assert train(language, f"tiny/{study}") == 0
+    finals = TrialStore(language).finals
+    record, (trial,) = finals.read_study(f"{study}-all-rows"), finals.trials(f"{study}-all-rows")
+    adapter = finals.adapter_dir(record.name, 0)
+    splits = load_or_make(tiny_cache / "splits" / record.rows_ref.splits, lambda: pytest.fail("not cached"))
+    base, metrics = tmp_path / "tinyllama", trial.measurements[-1].metrics
+
+    def differences(split, metrics):
+        return check_adapter(adapter, splits.parts[split], metrics, base=base, num_labels=0, max_length=64)
+
+    assert differences("validation", metrics) == []
+    (found,) = study_of(language)["final"]
+    assert differences("test", {"validation/loss": found["test"]["metrics"]["test/loss"]}) == []
+    assert differences("test", metrics)  # or nothing was compared
+    jsonschema.validate(json.loads((language / "best.json").read_text()), SCHEMA)
+    shown = capsys.readouterr().out
+    assert f"of {study} on 90 rows, seed 0; the search used 64." in shown
+    assert f"validation/accuracy {found['value']:.4f}" in shown
+    card = (adapter / "README.md").read_text()
+    assert "# LoRA adapter of tinyllama for tiny" in card
+    assert "train.head_" not in card
+    assert "Answers, of which the likeliest was scored: `colour`, `food`, `place`." in card
+    assert (
+        'Prompts were made from the columns of a row by `"{text} is"`, answers by `" {label}"` (as JSON strings).'
+        in card
+    )
+    assert "Prompts are plain text, without a chat template. Rows had at most 32 tokens." in card
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    with contextlib.redirect_stdout(io.StringIO()) as printed, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT and transformers warn about each other's calls
+        exec(code.replace("path/to/this/folder", str(adapter)).replace("your prompt", "soup"), {})  # noqa: S102
+    assert printed.getvalue().startswith("[CLS] soup")
+
+
+@pytest.mark.parametrize(
+    "num_rows",
+    [(30, 90, 90), (10, 117, 130)],  # 10 % of 130 rows are enough for the confirmation
+)
+def test_without_a_cap_only_rows_of_the_confirmation_are_left_to_train_on(tiny, tmp_path, capsys, num_rows):
+    num_held_out, num_train, num_all = num_rows
+    held_out = [f"dataset.files.{split}_rows={num_held_out}" for split in ("validation", "test")]
+    more = ["dataset.files.train_rows=0", "dataset.files.confirm_rows=2000", "budget.trials=1"]
+    run_sweep([*tiny, *held_out, *more])
+    folder = tmp_path / "outputs" / "tiny"
+    is_all = num_train == num_all
+    shown = [capsys.readouterr().out, *((folder / name).read_text() for name in ("report.md", "report.html"))]
+    for text in shown:
+        assert "of 90 rows" not in text
+        assert "train_rows" not in text  # nothing is capped, and a cap would save too little to be proposed
+    for text in shown[1:]:
+        assert ("The search trained on all rows, so there are no more to train on." in text) is is_all
+        assert ("sweeper train tiny/" in text) is not is_all
+    assert TrialStore(folder).read_study(STUDY).num_rows["train"] == num_train
+    assert train(folder) == 0
+    assert f"on {num_all} rows, seed 0; the search used {num_train}." in capsys.readouterr().out
+    assert TrialStore(folder).finals.read_study(ALL).num_rows["train"] == num_all
+    assert "sweeper train tiny/" not in (folder / "report.md").read_text()

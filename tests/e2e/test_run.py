@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from rich.console import Console
 
 import sweeper
 from sweeper.cli import main
@@ -20,9 +22,12 @@ from sweeper.errors import ConfigError, SweepLocked, SweepMismatch
 from sweeper.store.serialization import to_bytes
 from sweeper.store.sessions import SessionLog
 from sweeper.store.trials import TrialStore
+from sweeper.sweep.final import FinalOptions, train_final
 from sweeper.sweep.run import run_sweep
-from sweeper.types import TrialState
+from sweeper.trial_length import trial_rungs
+from sweeper.types import Phase, TrialState
 from tests.doubles import write_rows
+from tests.e2e.conftest import overrides_of
 
 ROOT = Path(__file__).parents[2]
 STUDY = "tiny-tinybert-lora"
@@ -33,12 +38,28 @@ def folder(tmp_path):
     return tmp_path / "outputs" / "tiny"
 
 
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, tiny_bert, tiny_cache):
+    """A sweep that is done: its overrides, its folder and its result. Tests change nothing in it."""
+    place = tmp_path_factory.mktemp("done")
+    overrides = overrides_of(place, write_rows(place / "rows.jsonl"), tiny_bert, tiny_cache)
+    return overrides, place / "outputs" / "tiny", sweeper.run(overrides)
+
+
+@pytest.fixture
+def copied(done, folder):
+    """The overrides of a copy of that sweep, in ``folder``."""
+    overrides, original, _ = done
+    shutil.copytree(original.parent, folder.parent)
+    return [*overrides, f"outputs={folder.parent}"]
+
+
 def trial_files(folder):
     return {path: path.read_bytes() for path in sorted(folder.glob("studies/*/trials/*/trial.json"))}
 
 
-def test_the_result_is_the_content_of_best_json(tiny, folder):
-    result = sweeper.run(tiny)
+def test_the_result_is_the_content_of_best_json(done):
+    _, folder, result = done
     assert result == sweeper.load(folder) == json.loads((folder / "best.json").read_text())
     (study,) = result["studies"]
     assert (study["dataset"], study["model"], study["method"]) == ("tiny", "tinybert", "lora")
@@ -55,8 +76,8 @@ def test_the_result_is_the_content_of_best_json(tiny, folder):
     assert 0 < study["wall_s"] < 600
 
 
-def test_a_sweep_leaves_report_table_adapters_and_log(tiny, folder):
-    sweeper.run(tiny)
+def test_a_sweep_leaves_report_table_adapters_and_log(done):
+    _, folder, _ = done
     trials = TrialStore(folder).trials(STUDY)
     with (folder / "trials.csv").open() as file:
         assert len(list(csv.DictReader(file))) == len(trials) == len(sweeper.load(folder).trials) == 5
@@ -126,10 +147,10 @@ print("heavy:", heavy)
 """
 
 
-def test_running_a_finished_sweep_again_exits_at_once_and_changes_nothing(tiny, folder):
-    sweeper.run(tiny)
+def test_running_a_finished_sweep_again_exits_at_once_and_changes_nothing(done):
+    overrides, folder, _ = done  # not a copy, whose first report would have another path
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    command = [sys.executable, "-c", AGAIN, json.dumps(tiny)]
+    command = [sys.executable, "-c", AGAIN, json.dumps(overrides)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     assert "Sweep tiny is done" in done.stdout
     assert "budget.trials=10" in done.stdout
@@ -137,10 +158,10 @@ def test_running_a_finished_sweep_again_exits_at_once_and_changes_nothing(tiny, 
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
-def test_a_larger_budget_continues_with_the_same_trials(tiny, folder):
-    sweeper.run(tiny)
+def test_a_larger_budget_continues_with_the_same_trials(copied, folder):
     before = trial_files(folder)
-    (study,) = sweeper.run([*tiny, "budget.trials=7"])["studies"]
+    assert len(before) == 5
+    (study,) = sweeper.run([*copied, "budget.trials=7"])["studies"]
     assert study["num_trials"] == 7
     assert {path: content for path, content in trial_files(folder).items() if path in before} == before
 
@@ -158,9 +179,10 @@ def test_a_sweep_in_two_sessions_is_the_same_as_in_one(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("change", ["executor.lanes=2", "tracker=mlflow", "budget.device_hours=1"])
-def test_settings_of_place_may_change(tiny, change):
-    sweeper.run(tiny)
-    assert sweeper.run([*tiny, change])["studies"][0]["num_trials"] == 5
+def test_settings_of_place_may_change(copied, folder, change):
+    before = trial_files(folder)
+    assert sweeper.run([*copied, change])["studies"][0]["num_trials"] == 5
+    assert trial_files(folder) == before
 
 
 @pytest.mark.parametrize(
@@ -271,12 +293,11 @@ def _stored_states(folder):
 
 
 @pytest.mark.parametrize("end", ["killed", "failed", "tracker behind"])
-def test_a_sweep_whose_last_session_ended_badly_is_finished_by_the_same_command(tiny, folder, end):
+def test_a_sweep_whose_last_session_ended_badly_is_finished_by_the_same_command(copied, folder, end):
     """All trials may have finished, but Optuna and MLflow may lack the last ones."""
-    sweeper.run(tiny)
     for path in folder.glob("optuna.db*"):
         path.unlink()
-    sweeper.run(tiny)
+    sweeper.run(copied)
     assert not (folder / "optuna.db").exists()  # it was done, so that nothing was opened
     if end == "killed":
         (folder / "holder.json").write_text("{}")
@@ -287,11 +308,11 @@ def test_a_sweep_whose_last_session_ended_badly_is_finished_by_the_same_command(
     else:
         (folder / "health.json").write_text(json.dumps({"tracker": "not up to date"}))
     before = trial_files(folder)
-    sweeper.run(tiny)
+    sweeper.run(copied)
     assert _stored_states(folder) == [True] * 5
     assert trial_files(folder) == before
     sessions = len(SessionLog(folder).read())
-    sweeper.run(tiny)
+    sweeper.run(copied)
     assert len(SessionLog(folder).read()) == sessions
 
 
@@ -311,3 +332,36 @@ def test_a_second_sweep_starts_with_what_the_first_found_and_keeps_to_it_when_th
     specs = [trial.spec for trial in store.trials(STUDY)]
     assert [spec.params for spec in specs] == [point.params for point in portfolio]
     assert [spec.origin for spec in specs] == ["portfolio:tiny/tiny"] * 2
+
+
+@pytest.mark.slow
+def test_a_sweep_searches_epochs_and_a_trial_of_it_is_trained_on_all_rows(tiny, folder):
+    reference = "{name: longer, params: {lora.r: 8, train.epochs: 5}}"
+    kept = [each for each in tiny if not each.startswith(("train.epochs", "search.references", "confirm", "budget"))]
+    searched = ["train.epochs=choice(1,2,4)", f"search.references=[{reference}]", "budget.trials=12"]
+    confirming = ["confirm=default", "confirm.max_share=2", "confirm.seeds=2", "confirm.max_seeds=2"]
+    run_sweep([*kept, *searched, *confirming])
+    store = TrialStore(folder)
+    study = store.read_study(STUDY)
+    assert (study.epochs, study.num_chunks, study.rungs) == (4, 8, (1, 2, 4, 8))
+    trials = store.trials(STUDY)
+    complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+    assert {trial.spec.phase for trial in complete} == set(Phase) - {Phase.FINAL}
+    for trial in complete:
+        assert trial.chunks_done == 2 * trial.spec.train.epochs
+        if trial.spec.phase is not Phase.CONFIRMATION:
+            scored = [each.chunk for each in trial.measurements if each.is_rung]
+            assert scored == list(trial_rungs(study.rungs, trial.chunks_done))
+    assert {trial.spec.train.epochs for trial in trials if trial.spec.phase is Phase.SEARCH} == {1, 2, 4}
+    assert [trial.chunks_done for trial in trials if trial.spec.phase is Phase.REFERENCE] == [10]
+    before = trial_files(folder)
+    run_sweep([*kept, *searched, *confirming])
+    assert trial_files(folder) == before
+    assert "up to 4 epochs a trial" in store.paths.report.read_text()
+    short = next(t for t in complete if t.spec.train.epochs == 1 and t.spec.phase is Phase.SEARCH)
+    options = FinalOptions(trial=short.spec.number)
+    assert train_final("tiny", options, outputs=folder.parent, console=Console(file=io.StringIO())) == 0
+    finals = TrialStore(store.paths.final)
+    (record,) = finals.studies()
+    (final,) = finals.trials(record.name)
+    assert (final.spec.train.epochs, final.chunks_done) == (1, record.chunks_per_epoch)

@@ -13,6 +13,8 @@ from sweeper.store.sessions import SessionLog
 from sweeper.store.trials import TrialStore
 from sweeper.sweep.run import run_sweep
 from sweeper.types import TrialState
+from tests.doubles import write_rows
+from tests.e2e.conftest import overrides_of
 
 STUDY = "tiny-tinybert-lora"
 pytestmark = pytest.mark.slow
@@ -74,9 +76,11 @@ def longer():
     return ["budget.trials=10", "task.metric=loss", *varied]
 
 
-@pytest.fixture
-def uninterrupted(tiny, longer, tmp_path):
-    sweep = Sweep([*tiny, *longer], tmp_path / "uninterrupted")
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, tiny_bert, tiny_cache, longer):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    overrides = overrides_of(folder, write_rows(folder / "rows.jsonl"), tiny_bert, tiny_cache)
+    sweep = Sweep([*overrides, *longer], folder / "outputs")
     assert not sweep.session(1).is_paused
     return sweep
 

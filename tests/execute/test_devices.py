@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
 import psutil
 import pynvml
@@ -92,3 +93,40 @@ def test_the_real_machine_has_at_least_one_worker():
     chosen = choose_devices(ExecutorSettings(device="cpu"))
     assert 1 <= chosen.num_workers <= (os.cpu_count() or 1)
     assert "CPU core" in chosen.note
+
+
+@pytest.mark.parametrize(
+    ("variable", "gigabytes"),
+    [(None, 2), ("1", 24), ("GPU-bb", 24), ("MIG-cc", 5), ("GPU-b", 2)],
+    ids=["all", "index", "uuid", "mig", "unknown to nvml"],
+)
+def test_the_smallest_device_is_one_that_may_be_used(monkeypatch, variable, gigabytes):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
+    names = {"GPU-aa": 2, "GPU-bb": 24, "MIG-cc": 5}
+
+    def by_uuid(name):
+        if name not in names:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+        return names[name]
+
+    answers = {
+        "nvmlInit": lambda: None,
+        "nvmlShutdown": lambda: None,
+        "nvmlDeviceGetCount": lambda: 2,
+        "nvmlDeviceGetHandleByIndex": lambda index: (2, 24)[index],
+        "nvmlDeviceGetHandleByUUID": by_uuid,
+        "nvmlDeviceGetMemoryInfo": lambda handle: SimpleNamespace(total=handle * 10**9),
+    }
+    for name, answer in answers.items():
+        monkeypatch.setattr(pynvml, name, answer)
+    assert devices.gpu_bytes() == gigabytes * 10**9
+
+
+def test_without_a_driver_no_device_has_memory(monkeypatch):
+    def fail():
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", fail)
+    assert devices.gpu_bytes() == 0

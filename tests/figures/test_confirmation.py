@@ -150,3 +150,33 @@ def test_the_progress_is_a_few_words():
     assert progress_text(scoring) == "scoring the test rows"
     assert progress_text(ConfirmationRecord(state=ConfirmationState.COMPLETE, **running)) == ""
     assert progress_text(None) == ""
+
+
+def plan_of(share, *, default, other, **settings):
+    """Plan the confirmation of twelve trials of 4 chunks, two candidates among them, with so many epochs each."""
+    trials = [make_default(0.8, 0, chunks=4 * default, fixed={"train.epochs": default})]
+    trials += [
+        make_trial(n, 0.8, params={"lora.r": n}, chunks=4 * other, fixed={"train.epochs": other}) for n in range(1, 12)
+    ]
+    return plan_confirmation(
+        make_study(),
+        trials,
+        default="peft_default",
+        settings=ConfirmSettings(max_share=share, **settings),
+        probabilities={1: 0.9},
+    )
+
+
+def test_a_trial_of_a_candidate_counts_the_chunks_of_its_own_epochs():
+    """12 trials of 4 chunks and a share of 1: 48 chunks, of which each of the two candidates takes 4 a seed."""
+    found = plan_of(1.0, default=1, other=1, seeds=4)
+    assert (found.num_seeds, found.max_seeds) == (4, 6)
+    # The default takes 12 a seed: 16 for both, so 3 seeds.
+    assert plan_of(1.0, default=3, other=1, seeds=4).num_seeds == 3
+    assert plan_of(1.0, default=3, other=1, seeds=4).used({"peft_default": 3, "trial 1": 3}) == pytest.approx(4)
+
+
+def test_the_share_that_two_candidates_need_follows_from_their_lengths():
+    found = plan_of(0.1, default=1, other=1)
+    assert found.reason == "confirm.max_share=0.1 is too small: two candidates with 2 seeds each need 0.34"
+    assert plan_of(0.34, default=1, other=1).num_seeds == 2

@@ -11,6 +11,7 @@ from sweeper.figures.rungs import (
     best_rung,
     best_rung_text,
     better_rung,
+    epochs_text,
     rows_to_score,
     rung_epoch,
     rung_optimism,
@@ -69,6 +70,19 @@ def test_a_rung_that_scored_half_of_the_rows_is_never_the_best():
     assert best_rung(STUDY, replace(trial, measurements=measurements[:2])) is None
     assert best_rung_text(STUDY, replace(trial, measurements=measurements)) == "best after epoch 2 of 3"
     assert rung_optimism(STUDY, [replace(trial, measurements=measurements)]) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("epochs", "text"), [(2, "best after epoch 1 of 2"), (0, "best after epoch 1 of 3")])
+def test_the_epochs_of_a_trial_are_its_own(epochs, text):
+    trial = make_trial(
+        fixed={"train.epochs": epochs}, measurements=(make_measurement(4, 0.9), make_measurement(8, 0.7))
+    )
+    assert best_rung_text(STUDY, trial) == text
+
+
+def test_a_searched_number_of_epochs_is_an_upper_bound():
+    assert epochs_text(STUDY) == "3 epochs"
+    assert epochs_text(make_study(epochs=3, space={"train.epochs": "interval(1,3)"})) == "up to 3 epochs"
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from sweeper.control.forecast import chunks_left
 from sweeper.figures.ranking import best_trial
 from sweeper.figures.study_time import study_wall_s
 from sweeper.figures.tally import TrialTally
@@ -54,4 +55,28 @@ def test_a_tally_equals_one_made_of_all_trials(seed):
         tally.counts,
         tally.num_finished,
         tally.finished_chunks,
+    )
+
+
+def test_expected_chunks_follow_from_the_share_that_finished_trials_trained_of_their_own_length():
+    study = make_study()
+    tally = TrialTally(study)
+    assert (tally.mean_length, tally.expected_chunks(12)) == (12, 12)
+    tally.put(make_trial(0, 0.5, chunks=4, fixed={"train.epochs": 1}))
+    tally.put(make_trial(1, 0.5, chunks=3, fixed={"train.epochs": 3}, state=TrialState.PRUNED))
+    tally.put(make_trial(2, 0.5, chunks=2, fixed={"train.epochs": 2}, state=TrialState.RUNNING))
+    assert tally.mean_length == pytest.approx((4 + 12 + 8) / 3)
+    assert tally.expected_chunks(8) == pytest.approx(8 * 7 / 16)
+
+
+def test_the_chunks_that_are_left_are_those_of_each_trials_own_length():
+    tally = TrialTally(make_study())
+    tally.put(make_trial(0, 0.5, chunks=4, fixed={"train.epochs": 1}))
+    tally.put(make_trial(1, 0.5, chunks=6, fixed={"train.epochs": 3}, state=TrialState.PRUNED))
+    tally.put(make_trial(2, 0.5, chunks=3, fixed={"train.epochs": 1}, state=TrialState.RUNNING))
+    tally.put(make_trial(3, 0.5, chunks=3, fixed={"train.epochs": 3}, state=TrialState.RUNNING))
+    # 10 of 16 chunks are trained on average; trial 2 is beyond that, and trial 3 has 12 chunks.
+    assert chunks_left(make_study(), tally, num_to_start=0) == pytest.approx((4 - 3) + (12 * 10 / 16 - 3))
+    assert chunks_left(make_study(), tally, num_to_start=2, num_unpruned=1) == pytest.approx(
+        (4 - 3) + (12 * 10 / 16 - 3) + 2 * 8 * 10 / 16 + 8
     )

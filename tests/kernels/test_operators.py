@@ -77,8 +77,9 @@ def check_gate():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
-@pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+@pytest.mark.parametrize(
+    ("capability", "dtype"), [(75, "fp16"), (80, "bf16"), (80, "fp32"), (90, "bf16"), (120, "bf16")]
+)
 def test_the_triton_kernels_compile_for_a_gpu(capability, dtype):
     """Needs no GPU: ptxas comes with Triton."""
     import triton

@@ -4,12 +4,14 @@ import shutil
 
 import pytest
 import torch
+import transformers
 from transformers import AutoConfig, AutoModel
 
-from sweeper.errors import ModelError
-from sweeper.models.device_choice import choose_attention, choose_dtype, cpu_flags
+from sweeper.errors import ModelError, WorkerError
+from sweeper.models.device_choice import check_device, choose_attention, choose_dtype, cpu_flags
 from sweeper.models.load import load_model
 from tests.data.builders import make_tokenizer
+from tests.train.fake_cuda import FakeCuda
 
 torch.set_num_threads(1)
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -151,3 +153,43 @@ def test_flags_are_read_as_linux_writes_them(tmp_path):
     path.write_text("processor\t: 0\nFeatures\t: fp bf16\n")
     assert cpu_flags(path) == {"fp", "bf16"}
     assert cpu_flags(tmp_path / "none") == frozenset()
+
+
+def test_a_device_that_torch_cannot_use_is_an_error_that_says_why(monkeypatch):
+    check_device("cpu")
+    with FakeCuda():
+        check_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for version, why in ((None, "built for CPUs only"), ("13.0", "built for CUDA 13.0, which may need a newer driver")):
+        monkeypatch.setattr(torch.version, "cuda", version)
+        with pytest.raises(WorkerError, match=f"{why}.*executor.device=cpu"):
+            check_device("cuda:0")
+
+
+def test_a_device_that_this_build_of_torch_has_no_kernels_for_is_an_error(monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError(
+            "CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors ..."
+        )
+
+    with FakeCuda():
+        monkeypatch.setattr(torch, "ones", fail)
+        with pytest.raises(WorkerError, match=r"no kernel image is available .* its generation"):
+            check_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), "model.quantization=nf4"),
+        (RuntimeError("CUDA error: no kernel image is available for execution on the device"), "nvidia-smi"),
+    ],
+)
+def test_a_model_that_the_device_refuses_is_an_error_with_a_remedy_for_that(bert, monkeypatch, error, remedy):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(transformers.AutoModelForSequenceClassification, "from_pretrained", fail)
+    with pytest.raises(ModelError, match=remedy) as caught:
+        load(bert)
+    assert "safetensors" not in str(caught.value)

@@ -8,6 +8,7 @@ import torch
 from sweeper.models import padded_attention
 from sweeper.models.device_choice import PADDED_SDPA
 from tests.tasks.languages import LANGUAGE_MODELS, batch_of, language_model, pairs
+from tests.train.fake_cuda import CUDA, FakeCuda
 from tests.train.tiny import build_model
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
@@ -58,3 +59,28 @@ def test_a_causal_model_gets_the_kernel_without_a_mask(monkeypatch):
     states_of(model, PADDED_SDPA, batch)
     assert masks
     assert all(mask is None for mask in masks)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "capability", "key_heads"),
+    [
+        (torch.bfloat16, (8, 0), 1),
+        (torch.float16, (7, 5), 2),
+        (torch.float32, (8, 0), 2),
+    ],
+    ids=["A100", "T4", "float32"],
+)
+def test_keys_are_repeated_where_no_fused_kernel_takes_fewer_of_them(monkeypatch, dtype, capability, key_heads):
+    seen = []
+    fused = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(query, key, value, **kwargs):
+        seen.append((query.shape[1], key.shape[1], kwargs.get("enable_gqa", False), kwargs["is_causal"]))
+        return fused(query, key, value, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    layer = language_model().model.layers[0].self_attn
+    with FakeCuda(capability=capability):
+        query, key, value = (torch.randn(1, heads, 5, 8, dtype=dtype, device=CUDA) for heads in (2, 1, 1))
+        padded_attention.padded_attention(layer, query, key, value, None, scaling=0.3)
+    assert seen == [(2, key_heads, key_heads == 1, True)]

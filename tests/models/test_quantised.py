@@ -17,11 +17,12 @@ from sweeper.errors import ConfigError, ModelError
 from sweeper.figures.memory import base_bytes
 from sweeper.models import fetch_config, fetch_model
 from sweeper.models.linear import layers_in_blocks, num_parameters, weight_of
-from sweeper.models.quantised_linear import FourBitWeight, FrozenQuantised, PlainWeight
+from sweeper.models.quantised_linear import EightBitWeight, FourBitWeight, FrozenQuantised, PlainWeight
 from sweeper.models.quantization import check_library, choose_quantization
 from sweeper.models.shapes import shapes_of
 from tests.models.quantised import KINDS, dequantised, load, need_bitsandbytes, quantised_layers
 from tests.tasks.languages import language_model
+from tests.train.fake_cuda import CUDA, FakeCuda
 from tests.train.live_bytes import LiveBytes
 from tests.train.tiny import build_model
 
@@ -96,6 +97,18 @@ def test_rows_need_not_be_whole_blocks(shape, dtype):
     found = FrozenQuantised([FourBitWeight(*quantize_4bit(weight, quant_type="nf4"), dtype)], None, weight)
     error = (found.dequantised() - weight).float().norm() / weight.float().norm()
     assert error < 0.11  # 0.09 for normally distributed weights
+
+
+def test_eight_bits_are_converted_in_few_rows_at_a_time_on_a_cpu(monkeypatch):
+    generator = torch.Generator().manual_seed(1)
+    values = torch.randint(-127, 128, (150, 33), dtype=torch.int8, generator=generator)
+    weight = EightBitWeight(values, torch.rand(150, generator=generator), torch.bfloat16)
+    rows, multiply = [], torch.mul
+    monkeypatch.setattr(torch, "mul", lambda *args, **kw: (rows.append(len(args[0])), multiply(*args, **kw)))
+    found = weight.dequantised()
+    # More at once would make two float32 copies of them.
+    assert rows == [64, 64, 22]
+    assert torch.equal(found, (values.float() * weight.scales).bfloat16())
 
 
 @pytest.mark.parametrize(("bits", "per_weight"), [("nf4", 1 / 2 + (1 + 4 / 256) / 64), ("int8", 1 + 4 / 256)])
@@ -197,6 +210,35 @@ def test_loading_prints_nothing(folders, bits, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+_FIRST_IMPORT = """
+import logging, sys
+sys.path.insert(0, sys.argv[1])
+from sweeper.models.quantization import import_bitsandbytes
+import_bitsandbytes()
+log = logging.getLogger("bitsandbytes.backends.cpu.ops")
+log.warning("something else")
+assert "kernels" not in sys.modules
+import kernels, bitsandbytes
+assert kernels.is_here
+log.warning("Failed to load CPU gemm_4bit_forward from kernels-community: for another reason")
+"""
+
+
+@pytest.mark.slow
+def test_the_first_import_fetches_no_kernel_and_hides_only_the_message_that_it_is_missing(tmp_path):
+    need_bitsandbytes()
+    fetches = "is_here = True\ndef get_kernel(*args, **options): raise SystemExit('a kernel is fetched')\n"
+    (tmp_path / "kernels.py").write_text(fetches)
+    found = subprocess.run(
+        [sys.executable, "-c", _FIRST_IMPORT, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    assert found.stderr.splitlines() == [
+        "something else",
+        "Failed to load CPU gemm_4bit_forward from kernels-community: for another reason",
+    ]
+
+
 @pytest.mark.parametrize(("stored", "wanted"), [("nf4", "int8"), ("int8", "nf4")])
 def test_other_bits_than_those_of_the_files_are_refused(tmp_path, stored, wanted):
     _config(tmp_path, {"quant_method": "bitsandbytes", f"load_in_{'4' if stored == 'nf4' else '8'}bit": True})
@@ -275,3 +317,27 @@ def test_a_process_keeps_no_copy_of_the_weights_on_a_cpu(large, quantization):
     assert memory["held"] < held + 25 * mb
     if quantization == "none":
         assert memory["peak"] < 25 * mb
+
+
+def test_four_bits_on_a_gpu_dequantise_to_the_weights_of_a_cpu():
+    need_bitsandbytes()
+    from bitsandbytes.functional import quantize_4bit
+
+    options = {"quant_type": "nf4", "compress_statistics": True}
+    packed, state = quantize_4bit(torch.randn(64, 128, generator=torch.Generator().manual_seed(0)), **options)
+    expected = FourBitWeight(packed, state, torch.float32).dequantised()
+    with FakeCuda() as gpu:
+        state.to(CUDA)  # as bitsandbytes moves it
+        found = FourBitWeight(packed.to(CUDA), state, torch.float32).dequantised()
+        assert found.device == CUDA
+        assert torch.equal(found.cpu(), expected)
+    assert gpu.operators["dequantize_4bit"] == 1
+
+
+def test_eight_bits_on_a_gpu_dequantise_to_the_weights_of_a_cpu():
+    values, largest = torch.tensor([[127, -64], [3, 0]], dtype=torch.int8), torch.tensor([1.27, 127.0])
+    expected = EightBitWeight(values, largest, torch.bfloat16).dequantised()
+    with FakeCuda():
+        found = EightBitWeight(values.to(CUDA), largest.to(CUDA), torch.bfloat16).dequantised()
+        assert torch.equal(found.cpu(), expected)
+    assert expected.tolist() == [[1.2734375, -0.640625], [3.0, 0.0]]

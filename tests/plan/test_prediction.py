@@ -125,7 +125,7 @@ def test_a_rank_that_cannot_fit_is_refused_with_the_largest_that_does(forecast):
         ConfigError, match=r"^lora\.r=.*rank 1024 needs .* GB.*Set 'lora\.r=tag\(log2,interval\(2,"
     ) as error:
         forecast(*LLAMA, "lora.r=tag(log2,interval(2,1024))", "plan.gpu_gb=40", "model.max_length=128")
-    remedy = error.value.remedy.removeprefix("Set '").removesuffix("'.")
+    remedy = error.value.remedy.removeprefix("Set '").partition("'")[0]
     forecast(*LLAMA, remedy, "plan.gpu_gb=40", "model.max_length=128")  # the remedy is accepted
 
 
@@ -153,9 +153,21 @@ def test_rows_that_cannot_fit_are_refused_with_the_longest_that_do(forecast):
     uses = [*LLAMA, "lora.r=8", "plan.gpu_gb=24", "model.gradient_checkpointing=never"]
     with pytest.raises(ConfigError, match=r"^model\.max_length=8192: .*Set model\.max_length=\d+") as error:
         forecast(*uses, "model.max_length=8192")
-    length = int(error.value.remedy.removeprefix("Set model.max_length=").removesuffix("."))
+    length = int(error.value.remedy.removeprefix("Set model.max_length=").partition(",")[0])
     assert 128 < length < 8192
     forecast(*uses, f"model.max_length={length}")
+    assert ", or model.gradient_checkpointing=always" in error.value.remedy
+    forecast(*uses, "model.max_length=8192", "model.gradient_checkpointing=always")
+    assert "model.quantization=int8" not in error.value.remedy  # with which it would not fit either
+    assert "Note that the dataset has not been fetched: rows are taken to be 8,192 tokens" in error.value.remedy
+
+
+def test_a_quantisation_with_which_a_rank_would_fit_is_named(forecast):
+    with pytest.raises(ConfigError, match=r"^lora\.r=256: one trial of rank 256") as error:
+        forecast(*LLAMA, "lora.r=256", "plan.gpu_gb=32", "model.max_length=128")
+    assert error.value.remedy.startswith("Set 'lora.r=")
+    assert ", or model.quantization=int8, or model.quantization=nf4." in error.value.remedy
+    forecast(*LLAMA, "lora.r=256", "plan.gpu_gb=32", "model.max_length=128", "model.quantization=int8")
 
 
 def test_rows_that_are_not_at_hand_are_assumed_and_the_plan_says_so(forecast):
@@ -218,9 +230,26 @@ def test_checkpointing_saves_one_tensor_a_block():
     assert thin.activations > tokens * sizes.num_layers * sizes.width * 2
 
 
-def rate(model_dir, *, lanes, device="a GPU of 80 GB", tokens_per_s=1000.0, share=0.5, seconds=100.0, task="causal_lm"):
+def rate(
+    model_dir,
+    *,
+    lanes,
+    device="a GPU of 80 GB",
+    tokens_per_s=1000.0,
+    share=0.5,
+    seconds=100.0,
+    task="causal_lm",
+    datasets="trec",
+):
     key = RateKey(
-        model=config_digest(model_dir), task=task, device=device, dtype="auto", lanes=lanes, workers=1, threads=1
+        model=config_digest(model_dir),
+        task=task,
+        device=device,
+        dtype="auto",
+        datasets=datasets,
+        lanes=lanes,
+        workers=1,
+        threads=1,
     )
     return Rate(
         key=key,
@@ -299,6 +328,28 @@ def test_of_several_rates_the_one_with_the_nearest_lanes_is_taken(tmp_path):
     assert find_rate(tmp_path, dataclasses.replace(key, dtype="float32")) is None
 
 
+def test_a_rate_of_the_same_rows_is_nearer_than_one_of_the_same_lanes(tmp_path):
+    folder = FOLDER / "llama3_8b"
+    rates = [rate(folder, lanes=8, datasets="chats"), rate(folder, lanes=2, tokens_per_s=700)]
+    record_rates(tmp_path, rates)
+    found, differs = find_rate(tmp_path, dataclasses.replace(rates[1].key, lanes=8))
+    assert (found.key.datasets, differs) == ("trec", "lanes=2")
+    found, differs = find_rate(tmp_path, dataclasses.replace(rates[1].key, datasets="mine", lanes=8))
+    assert (found.key.lanes, differs) == (8, "datasets=chats")
+
+
+def test_a_rate_of_an_earlier_version_is_read(tmp_path):
+    known = rate(FOLDER / "llama3_8b", lanes=2)
+    record_rates(tmp_path, [known])
+    (content,) = json.loads((tmp_path / "rates.json").read_text())
+    for name in ("checkpointing", "attention", "base_dropout", "target_modules", "datasets"):
+        del content["key"][name]
+    (tmp_path / "rates.json").write_text(json.dumps([content]))
+    found, differs = find_rate(tmp_path, known.key)
+    assert found.tokens_per_s == pytest.approx(1000)
+    assert differs == "datasets=unknown"
+
+
 def test_a_newer_rate_replaces_an_older_one_and_a_short_session_none(tmp_path):
     folder = FOLDER / "llama3_8b"
     record_rates(tmp_path, [rate(folder, lanes=2, tokens_per_s=700)])
@@ -318,3 +369,14 @@ def test_a_damaged_file_of_rates_is_like_none(tmp_path):
     record_rates(tmp_path, [rate(FOLDER / "llama3_8b", lanes=2)])
     (tmp_path / "rates.json").write_text("[{")
     assert find_rate(tmp_path, rate(FOLDER / "llama3_8b", lanes=2).key) is None
+
+
+def test_searched_epochs_take_the_time_of_their_mean_and_at_most_that_of_the_longest(forecast, tmp_path):
+    record_rates(tmp_path / "cache", [rate(FOLDER / "llama3_8b", lanes=8)])
+    searched = [override for override in PLAN if not override.startswith("train.epochs")]
+    found = forecast(*searched, "train.epochs=choice(1,2)", "confirm=none")
+    (study,) = found.studies
+    assert (study.epochs, study.trial_tokens, study.mean_length) == (2, 2 * 1200 * 100, 0.75)
+    assert found.time.trial_s == pytest.approx(180)
+    assert found.time.most_s == pytest.approx(24 * 240)
+    assert found.time.likely_s == pytest.approx(24 * 180 * 0.5)

@@ -6,9 +6,11 @@ import pytest
 
 from sweeper.config.compose import compose
 from sweeper.config.keys import find_key
+from sweeper.config.space import EPOCHS
 from sweeper.errors import ConfigError
 from sweeper.figures.pareto import rung_costs
-from tests.search.toy import CONF, SPACE, Driver, open_toy, preset, stored_trials, value_of
+from sweeper.types import TrialState
+from tests.search.toy import CONF, FIXED, LENGTHS, SPACE, Driver, open_toy, preset, stored_trials, value_of
 
 PRESETS = sorted(path.stem for path in CONF.glob("[!_]*.yaml"))
 COSTS = [choice for choice in find_key("search.cost").choices if choice != "none"]
@@ -23,18 +25,30 @@ def knows_cost(name):
         return False
 
 
-CASES = [(name, "none") for name in PRESETS] + [(name, cost) for name in PRESETS if knows_cost(name) for cost in COSTS]
+ALL = [(name, "none") for name in PRESETS] + [(name, cost) for name in PRESETS if knows_cost(name) for cost in COSTS]
+LONG = [("tpe", "none"), ("tpe", "device_s"), ("gp", "none"), ("cmaes", "none")]
+"""The samplers with a model, in a space with trials of different lengths."""
+CASES = [(*case, "even") for case in ALL] + [(*case, "lengths") for case in LONG]
+
+
+def open_case(folder, case):
+    """Open the search of a case, with the number of epochs that a recipe has which names none."""
+    settings = preset(case["name"], cost=case["cost"])
+    if case["space"] is SPACE:
+        return open_toy(folder, settings)
+    return open_toy(folder, settings, space=LENGTHS, fixed={**FIXED, EPOCHS: 2})
 
 
 @pytest.fixture(scope="module", params=CASES, ids="-".join)
 def preset_run(request, tmp_path_factory):
     """One uninterrupted run of each preset, and of each with a cost that can have one."""
-    name, cost = request.param
+    name, cost, kind = request.param
     folder = tmp_path_factory.mktemp(name)
+    case = {"name": name, "cost": cost, "space": SPACE if kind == "even" else LENGTHS}
     driver = Driver()
-    with open_toy(folder, preset(name, cost=cost)) as search:
+    with open_case(folder, case) as search:
         driver.run(search, NUM_TRIALS)
-    return {"name": name, "cost": cost, "driver": driver, "stored": outcomes(folder)}
+    return {**case, "driver": driver, "stored": outcomes(folder)}
 
 
 def outcomes(folder):
@@ -62,8 +76,15 @@ def test_every_trial_ends_and_is_counted_once(preset_run):
     assert all(state.is_finished for state in states)
 
 
+def test_a_complete_trial_was_scored_at_its_own_end(preset_run):
+    for record in preset_run["driver"].records.values():
+        own = 3 * record.spec.train.epochs or 12
+        assert record.chunks_done <= own
+        assert (record.state is TrialState.COMPLETE) == (record.chunks_done == own)
+
+
 def test_every_proposal_lies_in_the_space(preset_run):
-    assert all(SPACE.contains(params) for _, _, params in preset_run["driver"].proposals)
+    assert all(preset_run["space"].contains(params) for _, _, params in preset_run["driver"].proposals)
 
 
 def test_no_two_trials_are_equal(preset_run):
@@ -73,11 +94,10 @@ def test_no_two_trials_are_equal(preset_run):
 
 @pytest.mark.parametrize("cut", [11])
 def test_an_interrupted_search_proposes_the_same(preset_run, cut, tmp_path):
-    settings = preset(preset_run["name"], cost=preset_run["cost"])
     driver = Driver()
-    with open_toy(tmp_path, settings) as search:
+    with open_case(tmp_path, preset_run) as search:
         driver.run(search, NUM_TRIALS, until=cut)
-    with open_toy(tmp_path, settings) as search:
+    with open_case(tmp_path, preset_run) as search:
         search.sync(list(driver.records.values()), value_of)
         driver.run(search, NUM_TRIALS)
     assert driver.proposals == preset_run["driver"].proposals
@@ -85,6 +105,6 @@ def test_an_interrupted_search_proposes_the_same(preset_run, cut, tmp_path):
 
 def test_a_lost_database_is_rebuilt_from_the_store(preset_run, tmp_path):
     records = list(preset_run["driver"].records.values())
-    with open_toy(tmp_path, preset(preset_run["name"], cost=preset_run["cost"])) as search:
+    with open_case(tmp_path, preset_run) as search:
         search.sync(records, value_of)
     assert outcomes(tmp_path) == preset_run["stored"]

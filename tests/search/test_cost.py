@@ -148,7 +148,7 @@ def make_mirror(*, num_trials, seed=0):
 
 
 def compared(mirror):
-    return compared_at_one_rung(mirror.trials, num_dimensions=len(SPACE), maximize=True, has_cost=True)
+    return compared_at_one_rung(mirror.trials, SPACE, maximize=True, has_cost=True)
 
 
 def test_a_pruned_trial_counts_with_the_score_and_the_cost_that_it_was_expected_to_reach():

@@ -9,12 +9,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from sweeper.config.space import Dimension, Scale, SearchSpace
+from sweeper.config.space import EPOCHS, Dimension, Scale, SearchSpace
 from sweeper.search import gp
 from sweeper.search.mirror import StudyMirror
 from sweeper.search.proposals import sobol_point
 from sweeper.types import TrialState
-from tests.search.toy import RUNGS, SPACE, Driver, open_toy, preset, value_at
+from tests.search.toy import LENGTHS, RUNGS, SPACE, Driver, open_toy, preset, value_at
 
 MIXED = SearchSpace(
     (
@@ -207,3 +207,22 @@ def test_a_pruned_point_is_not_proposed_again_and_again(tmp_path):
     counts = Counter((rank, round(ratio, 2), round(rate, 4)) for rank, ratio, rate in pruned)
     assert len(pruned) > 4
     assert max(counts.values()) <= 2
+
+
+def test_the_time_axis_is_the_share_of_a_trials_own_training(monkeypatch):
+    """What is missing is 1 after a quarter of the training, 0.5 after half of it, and 0 at the end."""
+    mirror = StudyMirror(LENGTHS, maximize=True)
+    for number, epochs in enumerate((1, 2, 4) * 4):
+        mirror.start({**sobol_point(SPACE, 3, number), EPOCHS: epochs}, {})
+        for chunk in (rung for rung in RUNGS if rung <= 3 * epochs):
+            mirror.score(number, chunk, value_at(sobol_point(SPACE, 3, number), round(4 * chunk / epochs)))
+    found = []
+
+    class Spied(gp._Scores):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            found.append(self.data())
+
+    monkeypatch.setattr(gp, "_Scores", Spied)
+    gp.draw(LENGTHS, mirror.trials, seed=0, number=12, maximize=True)
+    assert found[0].missing_N[:6].tolist() == pytest.approx([0, 0.5, 0, 1, 0.5, 0])

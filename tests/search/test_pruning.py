@@ -205,3 +205,83 @@ def test_without_rungs_before_the_last_chunk_nothing_is_pruned():
     pruner = make_pruner(RULES["halving"], study="sweep/toy", rungs=(4,), maximize=True, majority=(1.0,))
     record(pruner, [(0.1, 0.1)] * 9, chunk=4)
     assert passing(pruner, 9, chunk=4) == list(range(9))
+
+
+def with_lengths(rule, lengths, *, num_rows=0, majority=()):
+    """Make a pruner of trials that have so many chunks each."""
+    pruner = make_pruner(
+        RULES[rule], study="sweep/toy", rungs=RUNGS, maximize=True, majority=majority, num_rows=num_rows
+    )
+    for number, num_chunks in enumerate(lengths):
+        pruner.start(number, num_chunks)
+    return pruner
+
+
+ASYNCHRONOUS = ("halving", "thirds", "cost", "hyperband")
+
+
+@given(points=POINTS, rule=st.sampled_from([*ASYNCHRONOUS, "median"]), data=st.data())
+def test_a_rung_compares_a_trial_only_with_those_that_train_on_beyond_it(points, rule, data):
+    """Its decisions are those of a search without the trials that end there or before."""
+    lengths = [data.draw(st.sampled_from([3, 6, 24])) for _ in points]
+    complete = [data.draw(st.booleans()) for _ in points]
+    answers = []
+    for kept in (range(len(points)), [n for n, length in enumerate(lengths) if length > 3]):
+        pruner = with_lengths(rule, lengths, majority=(MAJORITY,) * len(RUNGS))
+        record(pruner, points, kept)
+        for number in kept:
+            if complete[number]:
+                pruner.complete(number)
+        answers.append({n: pruner.should_prune(n, 3) for n, length in enumerate(lengths) if length > 3})
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("rule", [*ASYNCHRONOUS, "median"])
+def test_long_trials_are_not_pruned_because_short_ones_have_annealed(rule):
+    num_short, num_long = 20, 3
+    pruner = with_lengths(rule, [6] * num_short + [24] * num_long)
+    for number in range(num_short):
+        pruner.record(number, 6, 0.9, cost=1.0)
+        pruner.complete(number)
+    for number in range(num_short, num_short + num_long):
+        pruner.record(number, 6, 0.6, cost=1.0)
+        assert not pruner.should_prune(number, 6)
+
+
+@pytest.mark.parametrize("rule", COMPETING)
+def test_trials_of_different_lengths_compete_at_a_rung_that_both_train_on_from(rule):
+    lengths = [6, 24] * 12
+    pruner = with_lengths(rule, lengths)
+    points = [(0.9 - number / 100, 0.1) for number in range(24)]
+    record(pruner, points)
+    assert passing(pruner, 24) == list(range(24 // RULES[rule].reduction_factor))
+
+
+@pytest.mark.parametrize("rule", COMPETING)
+def test_scores_on_other_rows_are_not_compared(rule):
+    """After 3 chunks, a trial of 24 has scored half of the rows, and one of 4, in its second half, all of them."""
+    lengths = [4] * 12 + [24] * 12
+    pruner = with_lengths(rule, lengths, num_rows=400)
+    record(pruner, [(0.9, 0.1)] * 12 + [(0.5 - number / 100, 0.1) for number in range(12)])
+    share = 12 // RULES[rule].reduction_factor
+    assert passing(pruner, 24) == [*range(share), *range(12, 12 + share)]
+
+
+def test_the_majority_is_that_of_the_rows_that_the_trial_scored():
+    """The rung's own for half of the rows; a short trial scored all rows there, as the last rung does."""
+    pruner = with_lengths("halving", [4, 4, 24, 24], num_rows=400, majority=(0.5, 0.5, 0.5, 0.7))
+    record(pruner, [(0.61, 0.1), (0.6, 0.1), (0.6, 0.1), (0.59, 0.1)])
+    assert [pruner.should_prune(number, 3) for number in range(4)] == [False, True, False, False]
+
+
+def test_the_median_needs_complete_trials_that_trained_on_beyond_the_rung():
+    pruner = with_lengths("median", [3] * 8 + [24] * 5)
+    for number in range(12):
+        pruner.record(number, 3, 0.9)
+        if number < 8:
+            pruner.complete(number)
+    pruner.record(12, 3, 0.1)
+    assert not pruner.should_prune(12, 3)
+    for number in range(8, 12):
+        pruner.complete(number)
+    assert pruner.should_prune(12, 3)

@@ -6,10 +6,11 @@ import random
 
 import pytest
 
-from sweeper.search.mirror import StudyMirror
+from sweeper.config.space import EPOCHS
+from sweeper.search.mirror import StudyMirror, rung_position
 from sweeper.search.rung_view import compared_at_one_rung
 from sweeper.types import TrialState
-from tests.search.toy import SPACE
+from tests.search.toy import LENGTHS, SPACE
 
 
 def make_mirror(scores, states=(), *, maximize=True):
@@ -26,7 +27,7 @@ def make_mirror(scores, states=(), *, maximize=True):
 
 
 def seen(mirror, *, maximize=True):
-    return compared_at_one_rung(mirror.trials, num_dimensions=len(SPACE), maximize=maximize)
+    return compared_at_one_rung(mirror.trials, SPACE, maximize=maximize)
 
 
 def order(trials, *, maximize=True):
@@ -90,3 +91,33 @@ def test_the_trials_themselves_do_not_change():
     seen(mirror)
     assert [trial.state.name for trial in mirror.trials] == ["RUNNING", "PRUNED"]
     assert mirror.trials[0].values is None
+
+
+def test_a_rung_of_a_shorter_trial_counts_where_the_longest_is_after_the_same_share():
+    """Three epochs of 4 have rungs 3, 6, 12; a trial of one epoch ends at 3, one of two at 6."""
+    mirror = StudyMirror(LENGTHS, maximize=True)
+    scores = [
+        (1, {3: 0.3}),
+        (2, {3: 0.1, 6: 0.4}),
+        (4, {3: 0.1, 6: 0.2, 12: 0.5}),
+        (2, {3: 0.2, 6: 0.6}),
+        (4, {3: 0.1}),
+    ]
+    for epochs, by_chunk in [*scores, (1, {3: 0.7})]:
+        mirror.start({**SPACE.point((0.5, 0.5, 0.5)), EPOCHS: epochs}, {})
+        for chunk, value in by_chunk.items():
+            mirror.score(len(mirror) - 1, chunk, value)
+    found = compared_at_one_rung(mirror.trials, LENGTHS, maximize=True, rungs=(3, 6, 12))
+    # All five that have ended are compared at their ends; the other one is expected to gain what its like did.
+    assert [found[number].value for number in (0, 1, 2, 3, 5)] == [0.3, 0.4, 0.5, 0.6, 0.7]
+    assert found[4].value == pytest.approx(0.1 + 0.4)
+
+
+def test_of_a_stopped_trial_counts_how_far_it_got_in_its_own_training():
+    mirror = StudyMirror(LENGTHS, maximize=True)
+    for epochs, chunk in ((4, 6), (2, 3), (4, 3)):
+        mirror.start({**SPACE.point((0.5, 0.5, 0.5)), EPOCHS: epochs}, {})
+        mirror.score(len(mirror) - 1, chunk, 0.5)
+        mirror.finish(len(mirror) - 1, TrialState.PRUNED, None)
+    assert [rung_position(LENGTHS, trial, trial.last_step) for trial in mirror.trials] == [6, 6, 3]
+    assert [number for _, number in mirror._best] == [0, 1, 2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import optuna
 
+from sweeper.config.space import EPOCHS
 from sweeper.search.distributions import distributions, from_drawn
 from sweeper.search.mirror import StudyMirror
 from sweeper.search.proposals import trial_seed
@@ -11,7 +12,7 @@ from sweeper.search.rung_view import compared_at_one_rung
 from sweeper.search.tpe import draw
 from sweeper.types import TrialState
 from tests.search.test_mirror import LIMIT, make_mirror
-from tests.search.toy import SPACE
+from tests.search.toy import FIXED, LENGTHS, RUNGS, SPACE, Driver, open_toy, preset
 
 
 def drawn_by_optuna(trials, *, number, seed):
@@ -20,7 +21,7 @@ def drawn_by_optuna(trials, *, number, seed):
         seed=trial_seed(seed, number), multivariate=True, constant_liar=True, n_startup_trials=1
     )
     study = optuna.create_study(direction="maximize", sampler=sampler)
-    study.add_trials(compared_at_one_rung(trials, num_dimensions=len(SPACE), maximize=True))
+    study.add_trials(compared_at_one_rung(trials, SPACE, maximize=True))
     return from_drawn(SPACE, study.ask(distributions(SPACE)).params)
 
 
@@ -62,3 +63,18 @@ def test_draws_are_near_the_survivors_while_they_run():
         draw(SPACE, mirror.trials, seed=seed, number=16, maximize=True)["train.learning_rate"] for seed in range(20)
     ]
     assert sum(rate > 1e-3 for rate in rates) >= 17
+
+
+def test_trials_of_different_lengths_are_compared_at_the_rungs_of_the_longest(tmp_path, monkeypatch):
+    seen = []
+
+    def spy(trials, space, **options):
+        seen.append(options["rungs"])
+        return compared_at_one_rung(trials, space, **options)
+
+    monkeypatch.setattr("sweeper.search.tpe.compared_at_one_rung", spy)
+    settings = preset("tpe", num_startup_trials=2)
+    with open_toy(tmp_path, settings, space=LENGTHS, fixed={**FIXED, EPOCHS: 2}) as search:
+        Driver().run(search, 8)
+    assert seen
+    assert set(seen) == {RUNGS}

@@ -11,10 +11,11 @@ import optuna
 import yaml
 
 from sweeper.config.settings import Recipe, SearchSettings
-from sweeper.config.space import Dimension, Scale, SearchSpace
+from sweeper.config.space import EPOCHS, Dimension, Scale, SearchSpace
 from sweeper.figures.pareto import rung_costs
 from sweeper.search.proposals import Proposal
 from sweeper.search.study import Search
+from sweeper.trial_length import trial_rungs
 from sweeper.types import Decision, TrialRecord, TrialState
 from tests.builders import make_measurement, make_spec, make_trial
 
@@ -30,6 +31,10 @@ SPACE = SearchSpace(
     )
 )
 FIXED = {"lora.dropout": 0.0}
+LENGTHS = SearchSpace(
+    (*SPACE.dimensions, Dimension(key=EPOCHS, scale=Scale.ORDERED, choices=(1, 2, 4), text="choice(1,2,4)"))
+)
+"""The space with trials of 3, 6 and 12 chunks."""
 
 
 def preset(name: str, **changes: object) -> SearchSettings:
@@ -94,14 +99,15 @@ class Driver:
         if record.spec.params["lora.r"] >= 32:
             self.finish(search, number, TrialState.INFEASIBLE)
             return
-        chunk = RUNGS[len(record.measurements)]
+        rungs = trial_rungs(RUNGS, 3 * record.spec.train.epochs or RUNGS[-1])
+        chunk = rungs[len(record.measurements)]
         value = value_at(record.spec.params, chunk)
         elapsed_s = chunk * (1 + record.spec.params["lora.r"] / 64)
         measurement = make_measurement(chunk, value, elapsed_s=elapsed_s)
         record = self.records[number] = replace(record, measurements=(*record.measurements, measurement))
         if search.report(number, chunk=chunk, value=value, costs=rung_costs(record)) is Decision.STOP:
             self.finish(search, number, TrialState.PRUNED)
-        elif chunk == RUNGS[-1]:
+        elif chunk == rungs[-1]:
             self.finish(search, number, TrialState.COMPLETE)
 
     def finish(self, search: Search, number: int, state: TrialState) -> None:

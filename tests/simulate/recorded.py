@@ -48,15 +48,23 @@ def recorded_curve(params, rng) -> dict[str, np.ndarray]:
     return {"score": score, "half_score": half, "loss": 1.5 - score, "half_loss": 1.5 - half}
 
 
-def write_table(path: Path, *, settings: int = 64, seeds: int = 4, repeated: int = 16, **about) -> Path:
-    """Write a table in the format of benchmarks/tables; ``repeated`` settings have further seeds."""
+def write_table(
+    path: Path, *, settings: int = 64, seeds: int = 4, repeated: int = 16, epochs: tuple[int, ...] = (), **about
+) -> Path:
+    """Write a table in the format of benchmarks/tables; ``repeated`` settings have further seeds.
+
+    With ``epochs``, trials have these in turn, and so many parts of `NUM_CHUNKS`; curves run over a trial's own length.
+    """
     rows, rng = [], np.random.default_rng(0)
+    space = {**SPACE.texts, **({"train.epochs": f"choice({','.join(map(str, epochs))})"} if epochs else {})}
     for setting in range(settings):
-        params = sobol_point(SPACE, 0, setting)
+        own = epochs[setting % len(epochs)] if epochs else 0
+        length = NUM_CHUNKS * own // max(epochs) if epochs else NUM_CHUNKS
+        params = {**sobol_point(SPACE, 0, setting), **({"train.epochs": own} if own else {})}
         for seed in range(seeds if setting < repeated else 1):
             curve = recorded_curve(params, rng)
-            for chunk in range(1, NUM_CHUNKS + 1):
-                own = {name: float(values[chunk - 1]) for name, values in curve.items()}
+            for chunk in range(1, length + 1):
+                own = {name: float(values[chunk * NUM_CHUNKS // length - 1]) for name, values in curve.items()}
                 seconds = {"train_s": 0.5 * chunk, "score_s": 0.4 * chunk}
                 numbers = {key: float(value) for key, value in params.items()}
                 rows.append(
@@ -68,7 +76,7 @@ def write_table(path: Path, *, settings: int = 64, seeds: int = 4, repeated: int
         "direction": "maximize",
         "num_chunks": NUM_CHUNKS,
         "rows": {"validation": NUM_ROWS},
-        "space": SPACE.texts,
+        "space": space,
         "fixed": {"lora.dropout": 0.0},
     }
     table = pa.Table.from_pylist(rows).replace_schema_metadata({"sweeper": json.dumps({**known, **about})})

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field, replace
 
 import pytest
 
+from sweeper.config.dimensions import parse_space
 from sweeper.search.proposals import fit_recipes, sobol_point
+from sweeper.simulate.response import TableResponse
 from sweeper.simulate.study import SimulatedStudy, SimulatedTrial, simulate_study
+from sweeper.simulate.table import Table
 from sweeper.types import TrialState
 from tests.search.toy import preset
-from tests.simulate.recorded import MAJORITY, NUM_CHUNKS, SPACE, FormulaResponse, truth
+from tests.simulate.recorded import MAJORITY, NUM_CHUNKS, SPACE, FormulaResponse, truth, write_table
 
 RUNGS = (2, 4, 8, 12)
 
@@ -188,3 +192,43 @@ def test_the_majority_share_reaches_the_search():
     half = FormulaResponse.half_majority
     assert _record(FormulaResponse(), RUNGS).majority == (half, half, MAJORITY, MAJORITY)
     assert _record(FormulaResponse(majority=math.nan), RUNGS).majority == ()
+
+
+@dataclass
+class LongerAndShorter(FormulaResponse):
+    """The response with trials of 3, 6 and 12 chunks; after a chunk, all have learnt as much."""
+
+    space: object = field(default_factory=lambda: parse_space({**SPACE.texts, "train.epochs": "choice(1,2,4)"}))
+
+    def curve(self, params, seed):
+        whole = super().curve(params, seed)
+        names = ("score", "loss", "half_score", "half_loss", "train_s")
+        return replace(whole, **{name: getattr(whole, name)[: 3 * params["train.epochs"]] for name in names})
+
+
+def test_trials_of_different_lengths_end_at_their_own_last_chunk():
+    study = simulate(response=LongerAndShorter(), num_trials=24)
+    complete = [trial for trial in study.trials if trial.state is TrialState.COMPLETE]
+    assert {trial.chunks for trial in complete} == {3, 6, 12}
+    assert all(trial.chunks == 3 * trial.params["train.epochs"] for trial in complete)
+    for trial in complete:
+        assert list(trial.scores) == [rung for rung in RUNGS[:-1] if rung < trial.chunks] + [trial.chunks]
+        assert trial.scores[trial.chunks] == pytest.approx(truth(trial.params) * trial.chunks / NUM_CHUNKS)
+    pruned = [trial for trial in study.trials if trial.state is TrialState.PRUNED]
+    assert pruned
+    assert all(trial.chunks in RUNGS and trial.chunks < 3 * trial.params["train.epochs"] for trial in pruned)
+    whole = sum(3 * trial.params["train.epochs"] for trial in study.trials)
+    assert study.saved_share == pytest.approx(1 - sum(trial.chunks for trial in study.trials) / whole)
+
+
+def test_the_response_of_a_table_with_epochs_has_curves_of_each_length(tmp_path):
+    """Recorded at 3, 6 and 12 chunks, of which each takes half a second."""
+    table = Table.read(write_table(tmp_path / "toy.parquet", epochs=(1, 2, 4)))
+    response = TableResponse(table)
+    params = dict(table.trials[0].params)
+    for epochs in (1, 2, 4):
+        curve = response.curve({**params, "train.epochs": epochs}, 0)
+        assert {len(curve.score), len(curve.loss), len(curve.train_s)} == {3 * epochs}
+        assert sum(curve.train_s) == pytest.approx(0.5 * 3 * epochs, rel=0.1)
+    assert math.isfinite(response.agreement(2).ties)
+    assert simulate(response=response, num_trials=8, search=preset("random")).device_s > 0

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from sweeper.config.dimensions import parse_space
 from sweeper.errors import ConfigError
 from sweeper.search.proposals import sobol_point
-from sweeper.simulate.table import MIN_SETTINGS, Table
+from sweeper.simulate.table import MIN_SETTINGS, Table, places
 from sweeper.types import Cost, TrialState
 from tests.builders import make_measurement, make_spec, make_study, make_trial
 from tests.simulate.recorded import MAJORITY, NUM_CHUNKS, SPACE, write_table
@@ -123,3 +125,30 @@ def test_a_study_with_few_complete_trials_is_refused():
     trials = [study_trial(number, chunks=3, state=TrialState.PRUNED) for number in range(20)]
     with pytest.raises(ConfigError, match="only 0 configurations"):
         study_table(trials)
+
+
+LENGTHS = parse_space({**SPACE.texts, "train.epochs": "choice(1,2,4)"})
+
+
+def test_the_chunks_of_a_short_trial_are_where_the_longest_is_after_the_same_share():
+    assert places(3, 12).tolist() == [3, 7, 11]
+    assert places(9, 12).tolist() == [1, 2, 3, 5, 6, 7, 9, 10, 11]
+    assert places(12, 12).tolist() == list(range(12))
+
+
+def test_a_study_with_epochs_is_a_table_over_the_share_of_the_training():
+    """Trials of 3, 6 and 12 chunks, each scored at its last; a chunk takes 2 s, and scoring all rows 4 s."""
+    trials = []
+    for number in range(15):
+        epochs = (1, 2, 4)[number % 3]
+        done = study_trial(number, chunks=3 * epochs)
+        spec = make_spec(number, params={**sobol_point(SPACE, 0, number), "train.epochs": epochs})
+        last = done.measurements[-1]
+        ended = replace(last, scored_rows=400, elapsed_s=last.elapsed_s + (0.0 if epochs == 4 else 2.0))
+        trials.append(replace(done, spec=spec, measurements=(*done.measurements[:-1], ended)))
+    table = Table.of_study(make_study(space=LENGTHS.texts, epochs=4, chunks_per_epoch=3), trials)
+    assert table.num_chunks == 12
+    for trial, record in zip(table.trials, trials, strict=True):
+        assert trial.score[-1] == record.measurements[-1].metrics["validation/accuracy"]
+        assert trial.train_s.tolist() == pytest.approx([2.0] * 12)
+    assert np.isfinite(table.trials[1].score).nonzero()[0].tolist() == [5, 11]

@@ -198,3 +198,19 @@ def test_a_study_is_fitted_from_its_records():
         study, [make_trial(n, 0.5 + n / 10, params={"lora.r": 2**n}) for n in range(4)], parse_space(study.space)
     )
     assert found.quality.num_trials == 4
+
+
+def test_scores_are_at_their_share_of_the_trials_own_training():
+    space = parse_space({"lora.r": "choice(4,8,16)", "train.epochs": "choice(1,2,3)"})
+    study = make_study(space=space.texts)
+    trials = []
+    for epochs in (1, 2, 3):
+        last = 4 * epochs
+        measurements = [make_measurement(chunk, 0.7) for chunk in (3, 6, 12) if chunk < last]
+        measurements.append(make_measurement(last, 0.8))
+        params = {"lora.r": 8, "train.epochs": epochs}
+        trials.append(make_trial(epochs, params=params, measurements=tuple(measurements)))
+    found = scored_trials(study, trials, space)
+    assert [trial.shares for trial in found] == [(0.75, 1.0), (3 / 8, 0.75, 1.0), (0.25, 0.5, 1.0)]
+    assert all(trial.is_complete for trial in found)
+    assert [trial.params["train.epochs"] for trial in found] == [1, 2, 3]

@@ -72,7 +72,8 @@ RECORD = make_study()
 
 
 def trial(number=0, *, chunks=0, state=TrialState.RUNNING, **more):
-    return make_trial(number, state=state, measurements=make_history(chunks), **more)
+    saved = {"checkpoints": {chunks: "its checksum"}} if chunks and not state.is_finished else {}
+    return make_trial(number, state=state, measurements=make_history(chunks), **saved | more)
 
 
 @pytest.fixture
@@ -145,6 +146,14 @@ def test_a_record_without_a_new_checkpoint_keeps_the_present_one(store):
     store.write_trial(trial(chunks=2), b"two")
     store.write_trial(trial(chunks=2, num_retries=1))
     assert store.read_checkpoint(STUDY, 0, 2) == b"two"
+
+
+def test_a_checkpoint_that_the_record_no_longer_lists_is_removed(store):
+    for chunks in (2, 3):
+        store.write_trial(trial(chunks=chunks, checkpoints=dict.fromkeys(range(2, chunks + 1), "")), b"content")
+    store.write_trial(trial(chunks=2))
+    store.write_trial(trial(chunks=3, checkpoints={2: "its checksum"}))
+    assert files(store.paths.trial(STUDY, 0).folder) == ["checkpoint-2.safetensors", "trial.json"]
 
 
 @pytest.mark.parametrize("state", [state for state in TrialState if state.is_finished])

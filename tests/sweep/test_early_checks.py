@@ -47,6 +47,8 @@ def run(tmp_path, monkeypatch):
         ("dataset.files.encoding=utf-61", "dataset.files.encoding=utf-61"),
         ("dataset.files.format=lines", "dataset.files.pattern=: must have named groups"),
         ("task.metric=acuracy", "Did you mean 'accuracy'?"),
+        ("train.epochs=interval(0,3)", "train.epochs=interval(0,3): must be a whole number from 1 to 10000"),
+        ("train.epochs=choice(1,1.5)", "train.epochs=choice(1,1.5): must be a whole number from 1 to 10000, not 1.5"),
         ("task.name=clasification", "task.name=clasification: must be one of"),
         ("task.has_head=false", "task.has_head=False: text_classification adds a head"),
         ("search.storage=optuna.db", "search.storage=optuna.db: this is not a database URL"),
@@ -92,3 +94,9 @@ def test_a_dataset_knows_its_key_wherever_its_settings_come_from():
     settings = SweepSettings(dataset={"files": DatasetSettings(name="mine")})
     assert settings.dataset["files"].section == "dataset.files"
     assert DatasetSettings(name="mine").section == "dataset.mine"
+
+
+def test_a_first_rung_behind_the_end_of_the_shortest_trial_is_an_error(run):
+    found = run("train.epochs=interval(1,3)", "train.chunks_per_epoch=4", "search.min_chunks=5")
+    assert found.startswith("search.min_chunks=5: the shortest trial of train.epochs=interval(1,3) has 1 epoch of")
+    assert "Set it to at most 4, start train.epochs at 2, or raise train.chunks_per_epoch to 5" in found

@@ -44,6 +44,41 @@ def test_the_next_sweep_knows_the_rate_of_the_last(tmp_path, model_dir, settings
     assert known_rate(settings, DEVICES, LIMITS, model_dir) is None
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "model.gradient_checkpointing=always",
+        "model.quantization=nf4",
+        "model.dtype=float32",
+        "model.attention=eager",
+        "model.dropout=0.1",
+        "model.target_modules=[query]",
+    ],
+)
+def test_a_rate_is_that_of_its_settings(tmp_path, model_dir, settings, changed):
+    store = trained_store(tmp_path)
+    keep_rates(store, settings, DEVICES, LIMITS, model_dir)
+    other = compose(["dataset=trec", changed, f"cache={tmp_path / 'cache'}"]).settings
+    assert known_rate(other, DEVICES, LIMITS, model_dir) is None
+    keep_rates(store, other, DEVICES, LIMITS, model_dir)
+    assert known_rate(other, DEVICES, LIMITS, model_dir) is not None
+
+
+def test_auto_is_the_same_as_never_on_a_cpu_only(tmp_path, model_dir, settings, monkeypatch):
+    monkeypatch.setattr("sweeper.sweep.measured_rates.device_name", lambda kind: kind)
+    never = compose(["dataset=trec", "model.gradient_checkpointing=never", f"cache={tmp_path / 'cache'}"]).settings
+    for devices, is_same in ((DEVICES, True), (Devices("cuda", 2), False)):
+        keep_rates(trained_store(tmp_path), settings, devices, LIMITS, model_dir)
+        assert (known_rate(never, devices, LIMITS, model_dir) is not None) == is_same
+
+
+def trained_store(tmp_path):
+    store = TrialStore(tmp_path / "sweep")
+    store.write_study(make_study())
+    store.write_trial(make_trial(0, 0.9, cost=Cost(rows=3000, tokens=39_000, device_s=45.0)))
+    return store
+
+
 def test_a_sweep_without_chunks_records_nothing(tmp_path, model_dir, settings):
     store = TrialStore(tmp_path / "sweep")
     store.write_study(make_study())

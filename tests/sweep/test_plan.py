@@ -13,7 +13,8 @@ from sweeper.config.settings import DatasetSettings
 from sweeper.data import open_rows
 from sweeper.store.trials import TrialStore
 from sweeper.sweep.factory import open_search
-from sweeper.sweep.plan import plan_study
+from sweeper.sweep.identity import _study_values
+from sweeper.sweep.plan import fixed_values, plan_study, trial_template
 from sweeper.tasks import make_task
 from sweeper.types import Decision
 from tests.builders import make_model_ref, make_study
@@ -69,6 +70,22 @@ def test_the_search_of_a_study_prunes_by_the_recorded_majority(tmp_path, majorit
     assert found == [Decision.CONTINUE, decision]
 
 
+def test_the_search_of_a_study_compares_no_scores_on_different_rows(tmp_path):
+    """After 3 chunks, trials of 4 have scored 400 rows and those of 12 half of them: neither outrank the others."""
+    config = compose(["dataset=trec", "search.recipes=[]", "search.warm_start=none", "train.epochs=choice(1,3)"])
+    study = make_study(name="toy", space=config.space.texts)
+    with open_search(study, config, TrialStore(tmp_path / "sweep")) as search:
+        epochs, found = {}, {}
+        for _ in range(12):
+            proposal = search.ask()
+            epochs[proposal.number] = proposal.params["train.epochs"]
+            value = 0.9 if epochs[proposal.number] == 1 else 0.5 + proposal.number / 100
+            found[proposal.number] = search.report(proposal.number, chunk=3, value=value)
+    long = [number for number in epochs if epochs[number] == 3]
+    assert 3 < len(long) < 9
+    assert all(found[number] is Decision.CONTINUE for number in long)  # each is the best of them so far
+
+
 @pytest.mark.parametrize(
     ("overrides", "rank", "dropout"),
     [
@@ -83,3 +100,30 @@ def test_memory_is_measured_on_the_largest_rank_of_space_and_recipes(tmp_path, o
     assert opening.typical.lora.r < rank
     if dropout is not None:
         assert opening.largest.lora.dropout == dropout
+
+
+def test_a_space_with_epochs_has_the_length_of_its_longest_trial(tmp_path):
+    planned, _ = plan(tmp_path, "train.epochs=interval(1,4)")
+    record = planned.record
+    assert (record.epochs, record.chunks_per_epoch, record.num_chunks, record.rungs) == (4, 3, 12, (2, 4, 8, 12))
+    assert (planned.opening.epochs, planned.opening.typical.train.epochs) == (4, 3)
+
+
+def test_a_configuration_that_names_no_epochs_has_the_automatic_number_in_the_space(tmp_path):
+    """1,299 rows and two labels: 3,050 rows are two epochs."""
+    planned, _ = plan(tmp_path, "train.epochs=interval(1,4)")
+    settings = compose(["dataset=trec", "train.epochs=interval(1,4)"]).settings
+    assert fixed_values(settings, planned.record)["train.epochs"] == 2
+    template = trial_template(settings, planned.record)
+    assert template.spec(1_000_000, {"lora.r": 8}, "recipe:other").train.epochs == 2
+    assert template.spec(3, {"train.epochs": 4}, "gp").train.epochs == 4
+    fixed, _ = plan(tmp_path, "train.epochs=3")
+    assert trial_template(settings, fixed.record).defaults.train.epochs == 3
+
+
+def test_the_contradictions_of_a_sweep_compare_the_longest_trial(tmp_path):
+    planned, _ = plan(tmp_path, "train.epochs=interval(1,4)")
+    for overrides, expected in ((["train.epochs=interval(1,4)"], []), (["train.epochs=interval(1,3)"], [(4, 3)])):
+        settings = compose(["dataset=trec", *overrides]).settings
+        found = [(before, now) for key, before, now in _study_values(planned.record, settings) if key == "train.epochs"]
+        assert [pair for pair in found if pair[0] != pair[1]] == expected

@@ -60,3 +60,24 @@ def test_a_recipe_outside_the_space_that_is_also_a_reference_is_trained():
 
 def test_without_recipes_the_references_keep_their_numbers():
     assert names_of([PLAIN], recipes=()) == {FIRST + 1: "plain"}
+
+
+def references_of(epochs, *, space, usual=0):
+    """Return the names of the references of a space with epochs; each of ``epochs`` is a reference, 0 names none."""
+    search = SearchSettings(
+        recipes=[DEFAULT, OTHER],
+        references=[
+            Recipe(name=f"{n}", params={**DEFAULT.params, **({"train.epochs": n} if n else {})}) for n in epochs
+        ],
+        sampler="tpe",
+    )
+    settings = SweepSettings(search=search)
+    settings.train.epochs = usual
+    return [r.name for r in reference_recipes(settings, parse_space({"lora.r": "choice(8,16)", **space})).values()]
+
+
+def test_with_searched_epochs_a_recipe_that_names_none_is_tried_and_another_number_is_another_configuration():
+    searched = {"train.epochs": "interval(1,4)"}
+    assert references_of([0, 1, 2], space=searched) == ["1", "2"]
+    assert references_of([0, 2, 3], space=searched, usual=2) == ["3"]
+    assert references_of([0], space={"train.epochs": "choice(3,4)"}) == []

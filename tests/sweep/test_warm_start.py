@@ -228,3 +228,23 @@ def test_the_portfolio_survives_the_store(plan, outputs):
     record = replace(NEW, portfolio=plan(MINILM))
     store.write_study(record)
     assert store.read_study(NEW.name) == record
+
+
+def test_epochs_of_an_earlier_sweep_count_only_where_both_search_them(outputs):
+    searched = {**SPACE, "train.epochs": "choice(1,2,3)"}
+    with_epochs = make_study("new", model_ref=MODEL, fingerprint="new", space=searched)
+    _write(outputs, "before", best=1e-3)
+    _write(outputs, "searched", best=1e-3, space=searched)
+    for record, expected in ((NEW, {False}), (with_epochs, {True, False})):
+        found = earlier_rankings(outputs / "now", [record])
+        assert {"train.epochs" in ranking.configurations[0] for _, ranking in found} == expected
+
+
+def test_a_portfolio_point_without_epochs_gets_the_automatic_number_in_the_space(tmp_path, outputs):
+    _write(outputs, "before", best=1e-3)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "tiny"}))
+    searched = {**SPACE, "train.epochs": "choice(1,3,9)"}
+    study = make_study("new", model_ref=MODEL, fingerprint="new", space=searched)
+    config = SweepConfig(_settings(), parse_space(searched))
+    (record,) = with_portfolios([study], config, model_dir=tmp_path, sweep=outputs / "now")
+    assert {point.params["train.epochs"] for point in record.portfolio} == {3}

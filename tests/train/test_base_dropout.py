@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import AutoModelForSequenceClassification
 
 from sweeper.errors import ModelError
+from sweeper.models.hidden_dropout import hidden_dropouts
 from sweeper.train.dropout import HostDropout
 from sweeper.train.packed import PackedDropout, PackState
+from tests.models.configs import small_config
 from tests.train.test_batches import evaluation
 from tests.train.tiny import CPU, build_pack, outputs, spec, start, token_rows, train
 
@@ -48,3 +51,23 @@ def test_values_are_kept_or_dropped_and_their_mean_stays():
 def test_a_model_without_dropout_layers_is_refused():
     with pytest.raises(ModelError, match=r"model\.dropout=0"):
         build_pack("llama", base_dropout=0.1)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "deberta-v2", "mpnet", "gpt2", "distilbert"])
+def test_attention_probabilities_are_never_dropped(model_type):
+    model = AutoModelForSequenceClassification.from_config(small_config(model_type), attn_implementation="eager").eval()
+    dropped = [model.get_submodule(name) for name in hidden_dropouts(model)]
+    shapes = []
+    for module in dropped:
+        module.register_forward_hook(lambda _, __, output: shapes.append(output.shape))
+    ids = torch.randint(3, 100, (2, 7))
+    model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    assert shapes
+    assert {shape[-1] for shape in shapes} == {model.config.hidden_size}
+
+
+def test_masks_depend_on_the_place_among_all_dropout_layers():
+    model = AutoModelForSequenceClassification.from_config(small_config("bert"))
+    found = hidden_dropouts(model)
+    assert found["bert.embeddings.dropout"] == 0
+    assert found["bert.encoder.layer.0.attention.output.dropout"] == 2  # after that of the attention

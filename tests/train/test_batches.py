@@ -138,6 +138,15 @@ TOKENS = [[11], [21, 22, 24, 25], [33], []]
 """Those with a loss, of each row."""
 
 
+def test_rows_are_kept_without_padding():
+    data = of_lengths([2] * 62 + [1, 5000], micro_batch=4)
+    assert data._ids.nbytes == 4 * (62 * 2 + 1 + 5000)
+    batch = data.batch(np.array([63, 0, 62]), 5000)
+    assert batch.mask.sum(1).tolist() == [5000, 2, 1]
+    assert batch.ids[1:, 2:].eq(PAD).all()
+    assert batch.ids.dtype == batch.mask.dtype == torch.int64
+
+
 def test_a_batch_knows_which_tokens_have_a_loss():
     plan = ChunkPlan.of(4, micro_batch=4, chunks_per_epoch=1, epochs=1)
     rows = TrainingRows(WITH_SPANS, plan, seed=0, pad_token_id=PAD, device=CPU)

@@ -12,7 +12,7 @@ from safetensors.torch import save
 
 from sweeper.errors import StoreError
 from sweeper.execute.base import CheckpointPolicy
-from sweeper.train.checkpoints import CheckpointWriter, read_checkpoint, to_safetensors
+from sweeper.train.checkpoints import ADAPTER_METADATA, CheckpointWriter, read_checkpoint, to_safetensors
 from sweeper.train.lane import Lane
 from sweeper.types import Admission, CheckpointFile
 from tests.train.tiny import spec, start, train
@@ -35,6 +35,12 @@ def writer(folder, file_bytes=0):
 def test_a_file_is_the_one_that_safetensors_writes(size):
     tensors = {**state(size), "small": torch.arange(3).bfloat16()}
     assert to_safetensors(tensors) == save(tensors)
+
+
+def test_tensors_need_not_be_contiguous_and_a_header_may_have_texts():
+    tensors = {"b": torch.arange(6.0).view(2, 3).T, "a": torch.ones(2, 2)}
+    expected = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata=ADAPTER_METADATA)
+    assert to_safetensors(tensors, ADAPTER_METADATA) == expected
 
 
 def test_a_large_checkpoint_is_a_file_that_is_named_by_its_content(tmp_path):

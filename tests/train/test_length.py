@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeper.train.chunks import ChunkPlan, choose_chunks_per_epoch, choose_epochs, chunks_of_size
+from sweeper.config.compose import compose
+from sweeper.errors import ConfigError
+from sweeper.train.chunks import (
+    ChunkPlan,
+    check_shortest_trial,
+    choose_chunks_per_epoch,
+    choose_epochs,
+    chunks_of_size,
+    plan_chunks,
+    usual_epochs,
+)
 
 
 def test_small_datasets_get_more_epochs_and_large_ones_no_fewer_than_two():
@@ -51,3 +61,55 @@ def test_no_number_of_chunks_of_half_to_twice_the_size_leaves_out_fewer_rows(num
 
     near = max(1, round(num_rows / rows_per_chunk))
     assert used(found) == max(used(chunks) for chunks in range((near + 1) // 2, 2 * near + 1))
+
+
+def settings_of(*overrides):
+    config = compose(["dataset=trec", "train.batch_size=16", *overrides])
+    return config.settings, config.space
+
+
+def planned(*overrides, num_rows=2000, num_labels=6):
+    return plan_chunks(*settings_of(*overrides), num_rows=num_rows, num_labels=num_labels)
+
+
+def test_a_study_has_the_chunks_of_its_longest_trial():
+    plan = planned("train.epochs=interval(1,4)")
+    assert (plan.epochs, plan.chunks_per_epoch, plan.num_chunks) == (4, 3, 12)
+    assert planned("train.epochs=choice(2,6)", "train.chunks_per_epoch=5").num_chunks == 30
+
+
+def test_the_shortest_trial_gets_the_chunks_before_the_first_rung():
+    assert planned("train.epochs=interval(1,12)").chunks_per_epoch == 2
+    assert planned("train.epochs=interval(1,12)", "search.min_chunks=4").chunks_per_epoch == 4
+    assert planned("train.epochs=interval(2,12)").chunks_per_epoch == 1
+
+
+def test_a_configuration_that_names_no_epochs_has_the_usual_ones_as_far_as_they_are_in_the_space():
+    assert usual_epochs(*settings_of("train.epochs=interval(1,4)"), num_rows=1000, num_labels=6) == 3
+    assert usual_epochs(*settings_of("train.epochs=interval(1,4)"), num_rows=100, num_labels=6) == 4
+    assert usual_epochs(*settings_of(), num_rows=1000, num_labels=6) == choose_epochs(1000, 6)
+    settings, space = settings_of("train.epochs=choice(1,4)")
+    settings.train.epochs = 4
+    assert usual_epochs(settings, space, num_rows=1000, num_labels=6) == 4
+
+
+@pytest.mark.parametrize(
+    ("overrides", "num_rows", "said"),
+    [
+        (["search.min_chunks=13"], 2000, "has 1 epoch of 12 chunks"),
+        (["search.min_chunks=4", "train.chunks_per_epoch=3"], 2000, "has 1 epoch of 3 chunks"),
+        (["search.min_chunks=4"], 40, "has 1 epoch of 2 chunks"),
+    ],
+)
+def test_a_first_rung_behind_the_end_of_the_shortest_trial_is_refused(overrides, num_rows, said):
+    with pytest.raises(ConfigError) as caught:
+        planned("train.epochs=interval(1,4)", *overrides, num_rows=num_rows)
+    found = str(caught.value)
+    assert found.startswith(overrides[0] + ": the shortest trial of train.epochs=interval(1,4)")
+    assert said in found
+    assert "Set it to at most" in found
+    if num_rows == 2000:  # as far as the rows do not matter, it shows before they are read
+        with pytest.raises(ConfigError, match=said):
+            check_shortest_trial(*settings_of("train.epochs=interval(1,4)", *overrides))
+    else:
+        check_shortest_trial(*settings_of("train.epochs=interval(1,4)", *overrides))

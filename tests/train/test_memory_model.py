@@ -41,7 +41,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def build(model_type, task, dtype, attention, *, checkpointing=False, **changes):
+def build(model_type, task, dtype, attention, *, checkpointing=False, base_dropout=0.0, **changes):
     """Return a pack on a small model, and the shapes that were read from the model."""
     register_short()
     register_padded()
@@ -57,7 +57,7 @@ def build(model_type, task, dtype, attention, *, checkpointing=False, **changes)
         read_first_token(model)
     if checkpointing:
         checkpoint_blocks(model)
-    return Pack(model, targets=targets, head=head, dtype=TYPES[dtype]), shapes
+    return Pack(model, targets=targets, head=head, dtype=TYPES[dtype], base_dropout=base_dropout), shapes
 
 
 def measure(pack, task, *, length, dropout=0.0, device="cpu"):
@@ -78,9 +78,11 @@ def measure(pack, task, *, length, dropout=0.0, device="cpu"):
         spans = [[(length // 2, length)]] * num_rows
         predicted = flat_indices(spans, length)
     with pack._attached([Bucket(lanes, pack.shape, pack.dtype, pack.device, plan)], training=True):
+        kind = HostDropout if device == "cpu" else DeviceDropout
         if dropout:
-            kind = HostDropout if device == "cpu" else DeviceDropout
             pack._state.dropout = kind([dropout] * LANES, list(range(LANES)), pack.device)
+        if pack._base_dropout:
+            pack._state.base_dropout = kind([pack._base_dropout] * LANES, list(range(LANES)), pack.device)
         with LiveBytes() as live:
             loss = (
                 make_task(task).row_loss(pack._model, Batch(ids, torch.ones_like(ids), targets, predicted, spans)).sum()
@@ -90,11 +92,30 @@ def measure(pack, task, *, length, dropout=0.0, device="cpu"):
     return saved / ids.numel(), live.peak
 
 
-def check(model_type, task, dtype, attention, *, length, dropout=0.0, within=0.03, device="cpu", **changes):
-    pack, shapes = build(model_type, task, dtype, attention, **changes)
+def check(
+    model_type,
+    task,
+    dtype,
+    attention,
+    *,
+    length,
+    dropout=0.0,
+    base_dropout=0.0,
+    within=0.03,
+    device="cpu",
+    **changes,
+):
+    pack, shapes = build(model_type, task, dtype, attention, base_dropout=base_dropout, **changes)
     measured, _ = measure(pack, task, length=length, dropout=dropout, device=device)
     predicted = activation_bytes_per_token(
-        shapes, dtype, device=device, length=length, attention=attention, rank=RANK, has_dropout=dropout > 0
+        shapes,
+        dtype,
+        device=device,
+        length=length,
+        attention=attention,
+        rank=RANK,
+        has_dropout=dropout > 0,
+        has_base_dropout=base_dropout > 0,
     )
     assert predicted == pytest.approx(measured, rel=within)
 
@@ -108,6 +129,22 @@ def test_saved_bytes_of_a_classifier(model_type):
 @pytest.mark.parametrize("model_type", sorted(TARGETS))
 def test_saved_bytes_with_dropout(model_type, device):
     check(model_type, CLASSIFICATION, "float32", "eager", length=40, dropout=0.1, device=device)
+
+
+WITH_DROPOUT_LAYERS = (
+    *("bert", "camembert", "deberta-v2", "distilbert", "electra", "gpt2", "gpt_neox", "modernbert", "mpnet"),
+    *("phi", "phi3", "roberta", "xlm-roberta"),
+)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("model_type", WITH_DROPOUT_LAYERS)
+def test_saved_bytes_with_dropout_in_the_base_model(model_type, device):
+    check(model_type, CLASSIFICATION, "float32", "eager", length=40, base_dropout=0.1, device=device)
+
+
+def test_saved_bytes_with_both_kinds_of_dropout():
+    check("bert", CLASSIFICATION, "bfloat16", SHORT, length=40, dropout=0.1, base_dropout=0.1)
 
 
 @pytest.mark.parametrize("length", [27, 40])

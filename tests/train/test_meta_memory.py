@@ -5,6 +5,7 @@ One more layer costs the same as the one before it, so two small models give the
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,7 @@ def peak_of(layers, *, lanes, rank, rows, is_checkpointed, dropout=0.1):
     return train_on_meta(pack, meta_lanes(pack, [rank] * lanes, **{"lora.dropout": dropout}), data).peak_bytes
 
 
+@cache
 def peak_of_8b(**pack):
     """Return the peak of all tensors that a chunk makes, and its growth by a layer."""
     two, three = peak_of(2, **pack), peak_of(3, **pack)
@@ -70,26 +72,31 @@ def test_a_step_of_8b_needs_no_more_memory_than_computed_by_hand(lanes, rank, ro
     assert most / 2 < peak <= most
 
 
-@pytest.mark.parametrize(
-    ("lanes", "rank", "rows", "is_checkpointed"), [(4, 16, 8, False), (8, 16, 4, True), (2, 64, 4, True)]
-)
-def test_the_memory_model_predicts_the_peak_of_8b(lanes, rank, rows, is_checkpointed):
+def predicted_for_8b(*, lanes, rank, rows, is_checkpointed, quantization="none"):
+    """Return the sizes of Llama-3-8B, and what the memory model predicts for a pack."""
     shapes = read_shapes(
         SHAPES, kind="causal_lm", num_labels=0, target_modules=(), head_modules=make_task("causal_lm").head_modules
     )
     load = PackLoad(
         device="cuda",
         dtype="bfloat16",
+        quantization=quantization,
         attention=PADDED_SDPA,
         ranks=(rank,) * lanes,
         passes=((rows, LENGTH),),
         has_dropout=True,
         checkpointing=is_checkpointed,
     )
-    need = memory_need(shapes, load)
+    return shapes, memory_need(shapes, load)
+
+
+@pytest.mark.parametrize("is_checkpointed", [False, True])
+@pytest.mark.parametrize(("lanes", "rank", "rows"), PACKS)
+def test_the_memory_model_predicts_the_peak_of_8b(lanes, rank, rows, is_checkpointed):
+    _, need = predicted_for_8b(lanes=lanes, rank=rank, rows=rows, is_checkpointed=is_checkpointed)
     assert need.base == BASE
     peak, _ = peak_of_8b(lanes=lanes, rank=rank, rows=rows, is_checkpointed=is_checkpointed)
-    assert need.total - need.base == pytest.approx(peak, rel=0.06)
+    assert need.total - need.base == pytest.approx(peak, rel=0.03)
 
 
 def test_a_checkpointed_layer_keeps_its_input_only():

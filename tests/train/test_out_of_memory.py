@@ -7,7 +7,7 @@ import errno
 import pytest
 import torch
 
-from sweeper.failures import is_out_of_memory
+from sweeper.failures import is_device_error, is_out_of_memory
 from sweeper.train.out_of_memory import OutOfMemoryFallback, failure_of
 from sweeper.types import FailureKind
 from tests.train.test_batches import evaluation, of_lengths
@@ -26,6 +26,8 @@ LONG = of_lengths([100] * 16, device=torch.device("meta"))
         RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: ..."),
         RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."),
         RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
     ],
 )
 def test_lack_of_memory_on_the_device_is_recognised(error):
@@ -54,6 +56,28 @@ def test_what_torch_raises_on_this_cpu_is_recognised():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**46)
     assert is_out_of_memory(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: an illegal memory access was encountered\nCompile with `TORCH_USE_CUDA_DSA` ...",
+        "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx( handle, opa, opb, ...`",
+        "Triton Error [CUDA]: unspecified launch failure",
+    ],
+)
+def test_a_device_that_fails_ends_the_work_and_no_trial(lanes, text):
+    calls = []
+
+    def work(group, tokens):
+        calls.append((len(group), tokens))
+        raise RuntimeError(text)
+
+    with pytest.raises(RuntimeError) as caught:
+        OutOfMemoryFallback(device="cuda").run(lanes, work, SHORT)
+    assert len(calls) == 1
+    assert is_device_error(caught.value)
+    assert not is_out_of_memory(caught.value)
 
 
 @pytest.fixture

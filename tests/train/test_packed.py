@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import weakref
+from unittest.mock import patch
+
 import pytest
 import torch
 from torch import nn
 
+from sweeper.train import pack as pack_module
 from sweeper.train.dropout import HostDropout
+from sweeper.train.pack import Pack
 from sweeper.train.packed import HeadSegment, LoraGroup, LoraSegment, PackedHead, PackedLora, PackState
-from tests.train.tiny import CPU
+from tests.train.tiny import CPU, build_model, layers_of
 
 X = torch.tensor([[1.0, 2.0], [3.0, -1.0]])  # a row of lane 0, a row of lane 1
 GRAD_Y = torch.tensor([[1.0, 1.0], [-1.0, 1.0]])
@@ -200,3 +205,22 @@ def test_a_head_computes_in_float32_whatever_it_is_given():
     layer, _ = head_layer(bias=True)
     assert layer(X.bfloat16()).dtype == torch.float32
     assert layer(X.to(CPU, torch.bfloat16)).tolist() == [[5.5], [-4.5]]
+
+
+def test_a_pack_does_not_keep_the_weights_that_it_has_stacked():
+    """On a GPU, those of an 8B model would take nine gigabytes beside its 16."""
+    model = build_model()
+    targets, head = layers_of(model)
+    stacked = [name for name in targets if name.endswith(("query", "key", "value"))]
+    weights = {name: weakref.ref(model.get_submodule(name).weight) for name in stacked}
+    alive = []
+
+    class Watched(LoraGroup):
+        def __init__(self, layers, *args, **options):
+            alive.append(sum(weight() is not None for weight in weights.values()))
+            super().__init__(layers, *args, **options)
+
+    with patch.object(pack_module, "LoraGroup", Watched):
+        Pack(model, targets=targets, head=head, dtype=torch.float32)
+    assert alive[0] == len(stacked) == 6
+    assert alive[-1] == 0

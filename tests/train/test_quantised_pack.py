@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+from sweeper.figures.memory import base_bytes
 from sweeper.models.checkpointing import checkpoint_blocks
 from sweeper.models.first_token import read_first_token
 from sweeper.models.linear import is_transposed
@@ -17,7 +18,18 @@ from tests.models.quantised import dequantised, four_bits_on_meta, load, need_bi
 from tests.tasks.languages import language_model
 from tests.train.languages import LanguageData, evaluation_of, targets_of, train_language, train_language_with_peft
 from tests.train.meta import LLAMA_8B, meta_lanes, meta_llama, meta_pack, meta_rows, train_on_meta
-from tests.train.test_meta_memory import BASE, GB, INNER, KEYS, LAYERS, LENGTH, PER_RANK, WIDTH, peak_of_8b
+from tests.train.test_meta_memory import (
+    BASE,
+    GB,
+    INNER,
+    KEYS,
+    LAYERS,
+    LENGTH,
+    PER_RANK,
+    WIDTH,
+    peak_of_8b,
+    predicted_for_8b,
+)
 from tests.train.tiny import (
     build_model,
     layers_of,
@@ -119,6 +131,11 @@ def test_two_lanes_of_rank_16_train_8b_in_nf4_at_4k_tokens_a_pass_in_24_gb():
     peak = peaks[0] + (LAYERS - 2) * (peaks[1] - peaks[0])
     lanes = 2 * 16 * PER_RANK * LAYERS * 3 * 4  # the lanes' own vectors, which the chunk copies
     assert base + lanes + peak < 12 * GB < 24 * GB
+    shapes, need = predicted_for_8b(lanes=2, rank=16, rows=4, is_checkpointed=True, quantization="nf4")
+    held = base_bytes(shapes, "bfloat16", quantization="nf4")
+    assert held == pytest.approx(base, abs=1)
+    # A little more than counted: dequantised weights and the largest gradients do not meet.
+    assert held + peak <= need.total < 1.04 * (held + peak)
     # Beside what the same step on a plain base needs, the dequantised weights of gate and up, and one of them again.
     plain, _ = peak_of_8b(lanes=2, rank=16, rows=4, is_checkpointed=True)
     assert plain <= peak <= plain + 3 * 2 * WIDTH * INNER + 0.05 * GB
