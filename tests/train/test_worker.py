@@ -659,7 +659,7 @@ def test_an_opened_study_says_what_its_largest_pack_and_a_trial_need(disk, monke
     rank, load_two = trial(1).lora.r, reply.need.lanes
     assert load_two >= 2 * 12 * opened.pack.shape.with_rank(rank).size
     assert reply.trial_tokens == 2 * sum(len(ids) for ids in opened.tokens.train["input_ids"])  # two epochs
-    # The peak of the process is that since the libraries were loaded. A tiny model's needs may have been free before.
+    # The peak is that since the libraries were loaded. What a tiny model needs may have been free before.
     assert 0 <= found.answer(admit(trial(1))).peak_bytes < 2_000_000_000
     monkeypatch.setattr("sweeper.train.worker.peak_resident_bytes", lambda: found._resident_bytes + 5000)
     assert found.answer(ChunkRequest()).peak_bytes == 5000
