@@ -338,7 +338,7 @@ class StudyRecord:
     direction: str
     """``maximize`` or ``minimize``."""
     num_chunks: int
-    """Chunks of the longest trial of the search; `sweeper.trial_length` has those of each."""
+    """Chunks of the longest trial of the search; `sweeper.config.trial_length` has those of each."""
     epochs: int
     """Passes of that trial over the training rows."""
     chunks_per_epoch: int

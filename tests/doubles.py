@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
+from sweeper.config.trial_length import FullLength, trial_chunks, trial_rungs
 from sweeper.config.values import ParamValue
 from sweeper.disk.atomic import file_checksum, write_by_content
 from sweeper.errors import DiskError, StoreError
@@ -32,7 +33,6 @@ from sweeper.execute.base import (
     WorkerReady,
 )
 from sweeper.store.outcomes import RowOutcomes
-from sweeper.trial_length import FullLength, trial_chunks, trial_rungs
 from sweeper.types import (
     AdapterFiles,
     Admission,

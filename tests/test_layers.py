@@ -18,7 +18,6 @@ LAYERS = {
     "urls": 0,
     "config": 1,
     "types": 2,
-    "trial_length": 2,
     "failures": 2,
     "disk": 3,
     "figures": 4,
@@ -59,7 +58,6 @@ SEEN_BY_ANALYSIS = {
     "figures",
     "statistics",
     "store",
-    "trial_length",
     "types",
 }
 """All that `analysis` may import of sweeper: it reads sweeps, and needs neither search nor training for that."""

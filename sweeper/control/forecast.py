@@ -18,10 +18,10 @@ from typing import Protocol
 
 from sweeper.config.settings import BudgetSettings
 from sweeper.config.time_limit import find_time_limit
+from sweeper.config.trial_length import trial_chunks
 from sweeper.execute.base import StudyOpened
 from sweeper.figures.tally import TrialTally
 from sweeper.store.ledger import Ledger
-from sweeper.trial_length import trial_chunks
 from sweeper.types import ChunkReport, StudyRecord
 
 __all__ = ["Forecast", "ForecastStudy", "chunks_left"]

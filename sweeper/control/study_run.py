@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from sweeper.config.settings import ExecutorSettings, Recipe
+from sweeper.config.trial_length import trial_chunks
 from sweeper.control.confirmation import Confirmation
 from sweeper.control.early_abort import abort_reason
 from sweeper.control.follow_up import FollowUp
@@ -24,7 +25,6 @@ from sweeper.errors import DiskError, SweeperError
 from sweeper.failures import POLICIES, Action, disk_error, retry_wait_s
 from sweeper.figures.tally import TrialTally
 from sweeper.search.base import SearchProtocol
-from sweeper.trial_length import trial_chunks
 from sweeper.types import (
     AdapterFiles,
     Admission,

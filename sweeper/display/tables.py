@@ -13,12 +13,12 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from sweeper.config.trial_length import trial_chunks
 from sweeper.display.progress import StudyProgress
 from sweeper.figures.confirmation import progress_text
 from sweeper.figures.hyperparameters import params_text, shown_params
 from sweeper.figures.ranking import finite_value
 from sweeper.figures.training_rows import capped_rows, cut_rows
-from sweeper.trial_length import trial_chunks
 from sweeper.types import StudyRecord, TrialRecord, TrialState
 
 __all__ = [

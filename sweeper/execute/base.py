@@ -87,7 +87,7 @@ class OpenStudy:
     micro_batch: int
     chunks_per_epoch: int
     epochs: int
-    """Of the longest trial of the search; `sweeper.trial_length` has those of each."""
+    """Of the longest trial of the search; `sweeper.config.trial_length` has those of each."""
     rungs: tuple[int, ...]
     seed: int
     probe: bool

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sweeper.config.settings import ConfirmSettings
+from sweeper.config.trial_length import trial_chunks
 from sweeper.figures.ranking import finite_value
 from sweeper.figures.recipes import candidate_name, default_trial, recipe_name
-from sweeper.trial_length import trial_chunks
 from sweeper.types import Phase, StudyRecord, TrialRecord, TrialState
 
 __all__ = [

@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterable
 
 from sweeper.config.space import EPOCHS
+from sweeper.config.trial_length import trial_epochs
 from sweeper.figures.text import plural
-from sweeper.trial_length import trial_epochs
 from sweeper.types import Measurement, StudyRecord, TrialRecord, TrialState
 
 __all__ = [

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
+from sweeper.config.trial_length import trial_chunks
 from sweeper.figures.ranking import best_trial
 from sweeper.figures.recipes import default_trial
 from sweeper.figures.study_time import SessionTimes, StudySpans
-from sweeper.trial_length import trial_chunks
 from sweeper.types import Cost, Phase, StudyRecord, TrialRecord, TrialState
 
 __all__ = ["TrialTally"]

@@ -13,6 +13,7 @@ from sweeper.config.settings import BudgetSettings, SearchSettings, SweepSetting
 from sweeper.config.space import EPOCHS, Dimension, SearchSpace
 from sweeper.config.time_limit import find_time_limit
 from sweeper.config.time_windows import parse_windows
+from sweeper.config.trial_length import mean_epochs
 from sweeper.errors import ConfigError
 from sweeper.figures.memory import (
     BASE_TYPES,
@@ -32,7 +33,6 @@ from sweeper.figures.passes import FEWEST_TOKENS
 from sweeper.search.pruning import rung_chunks
 from sweeper.store.rates import Rate
 from sweeper.train.chunks import ChunkPlan
-from sweeper.trial_length import mean_epochs
 
 __all__ = [
     "Corner",

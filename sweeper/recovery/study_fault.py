@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from sweeper.trial_length import trial_chunks, trial_rungs
+from sweeper.config.trial_length import trial_chunks, trial_rungs
 from sweeper.types import Phase, StudyRecord, TrialRecord, TrialState, TrialTemplate
 
 __all__ = ["study_fault"]

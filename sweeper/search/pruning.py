@@ -38,7 +38,7 @@ def rung_chunks(num_chunks: int, *, min_chunks: int, reduction_factor: int) -> t
     There is no rung where pruning would save less than a third of a trial.
 
     Args:
-        num_chunks: Chunks of the longest trial; `sweeper.trial_length.trial_rungs` has the rungs of others.
+        num_chunks: Chunks of the longest trial; `sweeper.config.trial_length.trial_rungs` has the rungs of others.
         min_chunks: Chunks before the first rung.
         reduction_factor: Ratio of successive rungs.
 

@@ -18,6 +18,7 @@ import optuna
 
 from sweeper.config.settings import SearchSettings
 from sweeper.config.space import EPOCHS, SearchSpace
+from sweeper.config.trial_length import FullLength, longest_epochs, trial_chunks
 from sweeper.config.values import ParamValue
 from sweeper.errors import DiskFull, StorageDown, SweeperError
 from sweeper.figures.pareto import rung_costs
@@ -28,7 +29,6 @@ from sweeper.search.samplers import Proposer
 from sweeper.search.study_database import StudyDatabase
 from sweeper.search.study_view import NullView, StudyView
 from sweeper.search.write_behind import WriteBehind
-from sweeper.trial_length import FullLength, longest_epochs, trial_chunks
 from sweeper.types import Decision, Phase, PortfolioPoint, TrialRecord, TrialState
 
 __all__ = ["Search"]

@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
+from sweeper.config.trial_length import FullLength, trial_chunks, trial_rungs
 from sweeper.execute.base import OpenStudy, Reply, Request, StudyOpened, WorkerHandle, WorkerReady
 from sweeper.figures.rungs import rows_to_score
 from sweeper.simulate.base import Curve, ResponseProtocol
-from sweeper.trial_length import FullLength, trial_chunks, trial_rungs
 from sweeper.types import ChunkReport, ChunkRequest, Cost, Measurement, TrialSpec
 
 __all__ = ["SimulatedExecutor", "VirtualClock"]

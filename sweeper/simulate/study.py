@@ -22,6 +22,7 @@ from sweeper.config.settings import (
     TrainSettings,
 )
 from sweeper.config.space import EPOCHS
+from sweeper.config.trial_length import FullLength, longest_epochs, nearest_epochs
 from sweeper.config.values import ParamValue
 from sweeper.control.controller import Controller
 from sweeper.control.lane_limits import LaneLimits
@@ -40,7 +41,6 @@ from sweeper.simulate.store import MemoryStore
 from sweeper.simulate.table import own_chunks
 from sweeper.store.ledger import Ledger
 from sweeper.track.base import NullTracker
-from sweeper.trial_length import FullLength, longest_epochs, nearest_epochs
 from sweeper.types import ModelRef, PortfolioPoint, RowsRef, StudyRecord, TrialRecord, TrialState, TrialTemplate
 
 __all__ = ["SimulatedStudy", "SimulatedTrial", "simulate_study"]

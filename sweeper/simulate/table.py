@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from sweeper.config.dimensions import parse_space
 from sweeper.config.keys import find_key
 from sweeper.config.space import EPOCHS, SearchSpace
+from sweeper.config.trial_length import FullLength, longest_epochs, trial_chunks
 from sweeper.config.values import ParamValue
 from sweeper.errors import ConfigError
 from sweeper.figures.rungs import has_all_rows
-from sweeper.trial_length import FullLength, longest_epochs, trial_chunks
 from sweeper.types import StudyRecord, TrialRecord, TrialState
 
 __all__ = ["MIN_SETTINGS", "Table", "TableTrial", "own_chunks", "places"]

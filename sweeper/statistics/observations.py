@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweeper.config.space import Dimension, Scale, SearchSpace
+from sweeper.config.trial_length import trial_chunks
 from sweeper.config.values import ParamValue
-from sweeper.trial_length import trial_chunks
 from sweeper.types import StudyRecord, TrialRecord
 
 __all__ = ["RANK", "RATE", "RATIO", "Encoder", "Score", "ScoredTrial", "effective_rates", "scored_trials"]

@@ -20,6 +20,7 @@ from sweeper.clock import Clock, utc_now
 from sweeper.config.compose import SweepConfig
 from sweeper.config.dimensions import parse_space
 from sweeper.config.settings import BudgetSettings, SweepSettings
+from sweeper.config.trial_length import trial_chunks, trial_epochs
 from sweeper.control.controller import Controller
 from sweeper.control.lane_limits import LaneLimits
 from sweeper.control.shutdown import shutdown_on_signals
@@ -47,7 +48,6 @@ from sweeper.sweep.plan import StudyPlan, check_content, plan_model
 from sweeper.sweep.reports import write_model_cards, write_report
 from sweeper.sweep.stored_settings import check_sections, stored_settings, with_sections
 from sweeper.track import Tracker
-from sweeper.trial_length import trial_chunks, trial_epochs
 from sweeper.types import Phase, StudyRecord, TrialRecord, TrialSpec, TrialState
 
 __all__ = ["FinalOptions", "train_final"]

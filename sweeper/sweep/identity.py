@@ -15,12 +15,12 @@ from typing import Any
 
 from sweeper.config.dimensions import parse_space
 from sweeper.config.settings import SweepSettings
+from sweeper.config.trial_length import longest_epochs
 from sweeper.errors import DamagedFile, SweepMismatch
 from sweeper.search.pruning import rung_chunks
 from sweeper.store.damage import readable_trials
 from sweeper.store.trials import TrialStore
 from sweeper.sweep.plan import study_name, trial_template
-from sweeper.trial_length import longest_epochs
 from sweeper.types import Phase, StudyRecord
 from sweeper.urls import mask_url, redact_urls
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from sweeper.clock import timestamp, utc_now
 from sweeper.config.settings import SweepSettings
+from sweeper.config.trial_length import trial_chunks
 from sweeper.control.lane_limits import LaneLimits
 from sweeper.execute.devices import Devices
 from sweeper.models.quantization import choose_quantization
 from sweeper.store.provenance import device_name
 from sweeper.store.rates import Rate, RateKey, config_digest, find_rate, record_rates
 from sweeper.store.trials import TrialStore
-from sweeper.trial_length import trial_chunks
 from sweeper.types import Cost, Phase, StudyRecord, TrialRecord
 
 __all__ = ["keep_rates", "known_rate", "rate_key"]

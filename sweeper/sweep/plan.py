@@ -17,6 +17,7 @@ from sweeper.config.dimensions import parse_space
 from sweeper.config.hyperparameters import Hyperparameters
 from sweeper.config.settings import DatasetSettings, Recipe, SweepSettings
 from sweeper.config.space import EPOCHS, SearchSpace
+from sweeper.config.trial_length import nearest_epochs
 from sweeper.config.values import ParamValue
 from sweeper.control.lane_limits import choose_limits
 from sweeper.errors import ConfigError, DataError, SweepMismatch, did_you_mean
@@ -31,7 +32,6 @@ from sweeper.search.proposals import fit_recipes
 from sweeper.search.pruning import rung_chunks
 from sweeper.tasks import make_task
 from sweeper.train.chunks import plan_chunks, usual_epochs
-from sweeper.trial_length import nearest_epochs
 from sweeper.types import ModelRef, RowsRef, StudyRecord, TrialTemplate
 
 if TYPE_CHECKING:

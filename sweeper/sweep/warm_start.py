@@ -19,6 +19,7 @@ from sweeper.config.compose import SweepConfig
 from sweeper.config.keys import searchable_keys
 from sweeper.config.settings import SearchSettings
 from sweeper.config.space import EPOCHS
+from sweeper.config.trial_length import trial_chunks
 from sweeper.config.values import ParamValue
 from sweeper.errors import StoreError, first_line
 from sweeper.search.portfolio import (
@@ -34,7 +35,6 @@ from sweeper.store.damage import readable_trials
 from sweeper.store.paths import OutputsPaths, SweepPaths
 from sweeper.store.trials import TrialStore
 from sweeper.sweep.plan import fixed_values
-from sweeper.trial_length import trial_chunks
 from sweeper.types import Phase, StudyRecord, TrialRecord, TrialState
 
 __all__ = ["check_warm_start", "earlier_rankings", "num_portfolio_points", "with_portfolios"]

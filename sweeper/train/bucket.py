@@ -16,6 +16,7 @@ from itertools import islice
 
 import torch
 
+from sweeper.config.trial_length import trial_chunks
 from sweeper.train.chunks import ChunkPlan
 from sweeper.train.dropout import keep_share
 from sweeper.train.lane import Lane, lora_scale
@@ -23,7 +24,6 @@ from sweeper.train.layout import Layout, bucket_rank
 from sweeper.train.loss_scale import LaneScales
 from sweeper.train.optim import LaneOptimizer, OptimSettings
 from sweeper.train.packed import HeadSegment, LoraSegment
-from sweeper.trial_length import trial_chunks
 
 __all__ = ["Bucket"]
 

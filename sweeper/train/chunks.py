@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from sweeper.config.checks import micro_batch
 from sweeper.config.settings import SweepSettings
 from sweeper.config.space import EPOCHS, SearchSpace
+from sweeper.config.trial_length import longest_epochs, nearest_epochs, shortest_epochs
 from sweeper.errors import ConfigError
 from sweeper.figures.text import plural
-from sweeper.trial_length import longest_epochs, nearest_epochs, shortest_epochs
 
 __all__ = [
     "ChunkPlan",

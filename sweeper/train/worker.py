@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sweeper.config.settings import LoraSettings, TrainSettings
+from sweeper.config.trial_length import trial_chunks, trial_rungs
 from sweeper.data import open_rows
 from sweeper.data.base import TokenisedSplits
 from sweeper.errors import StoreError, WorkerError
@@ -70,7 +71,6 @@ from sweeper.train.pack import ChunkOutcome, Pack, sort_lanes
 from sweeper.train.pack_load import is_reordered, pack_load
 from sweeper.train.probe import fit_probe
 from sweeper.train.resident import peak_resident_bytes
-from sweeper.trial_length import trial_chunks, trial_rungs
 from sweeper.types import (
     AdapterFiles,
     Admission,

@@ -11,8 +11,8 @@ import pytest
 from benchmarks.synthetic_sweeps import SPACE, additive_surface, simulate
 from sweeper.analysis.effects import analyse_study, folklore_over_studies
 from sweeper.config.dimensions import parse_space
+from sweeper.config.trial_length import trial_rungs
 from sweeper.search.proposals import sobol_point
-from sweeper.trial_length import trial_rungs
 from tests.builders import make_measurement, make_study, make_trial
 
 STUDY = make_study(space=SPACE.texts, rungs=(2, 4, 8, 12))

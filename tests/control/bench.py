@@ -18,6 +18,7 @@ from sweeper.config.settings import (
     SearchSettings,
 )
 from sweeper.config.space import EPOCHS, SearchSpace
+from sweeper.config.trial_length import trial_chunks
 from sweeper.config.values import ParamValue
 from sweeper.control.confirmation import Confirmation
 from sweeper.control.controller import Controller
@@ -36,7 +37,6 @@ from sweeper.store.ledger import Ledger
 from sweeper.store.retention import adapters_to_keep
 from sweeper.store.trials import TrialStore
 from sweeper.track import NullTracker
-from sweeper.trial_length import trial_chunks
 from sweeper.types import Phase, StudyRecord, TrialRecord, TrialState, TrialTemplate
 from tests import builders
 from tests.builders import make_opening, make_rows_ref, make_study

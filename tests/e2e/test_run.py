@@ -18,13 +18,13 @@ from rich.console import Console
 
 import sweeper
 from sweeper.cli import main
+from sweeper.config.trial_length import trial_rungs
 from sweeper.errors import ConfigError, SweepLocked, SweepMismatch
 from sweeper.store.serialization import to_bytes
 from sweeper.store.sessions import SessionLog
 from sweeper.store.trials import TrialStore
 from sweeper.sweep.final import FinalOptions, train_final
 from sweeper.sweep.run import run_sweep
-from sweeper.trial_length import trial_rungs
 from sweeper.types import Phase, TrialState
 from tests.doubles import write_rows
 from tests.e2e.conftest import overrides_of

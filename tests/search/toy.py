@@ -12,10 +12,10 @@ import yaml
 
 from sweeper.config.settings import Recipe, SearchSettings
 from sweeper.config.space import EPOCHS, Dimension, Scale, SearchSpace
+from sweeper.config.trial_length import trial_rungs
 from sweeper.figures.pareto import rung_costs
 from sweeper.search.proposals import Proposal
 from sweeper.search.study import Search
-from sweeper.trial_length import trial_rungs
 from sweeper.types import Decision, TrialRecord, TrialState
 from tests.builders import make_measurement, make_spec, make_trial
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sweeper.config.dimensions import parse_space
-from sweeper.trial_length import (
+from sweeper.config.trial_length import (
     FullLength,
     longest_epochs,
     mean_epochs,
