@@ -146,10 +146,14 @@ def _prompts(study: StudyRecord, dataset: DatasetSettings | None) -> list[str]:
 
 
 def _chat(study: StudyRecord) -> str:
+    """Return when prompts went into the chat template, a key of `_CHAT_USES`."""
     rows = study.rows_ref
     if rows is None:
         return "never"
-    return "always" if rows.kind == "messages" else rows.chat.replace("for_messages", "never")
+    if rows.kind in ("messages", "chat"):
+        return "always"
+    # `for_messages` means not for these, and plain texts have no prompts.
+    return "never" if rows.kind == "document" or rows.chat == "for_messages" else rows.chat
 
 
 def _code(study: StudyRecord, base: str) -> list[str]:
