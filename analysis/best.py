@@ -16,6 +16,7 @@ from sweeper.analysis.final import final_trainings
 from sweeper.analysis.trial_summary import trial_summary
 from sweeper.config.dimensions import parse_space
 from sweeper.config.space import SearchSpace
+from sweeper.config.trial_length import trial_epochs
 from sweeper.figures.baselines import (
     baseline_warning,
     baselines,
@@ -41,7 +42,6 @@ from sweeper.figures.study_time import study_wall_s
 from sweeper.store.serialization import SCHEMA_VERSION
 from sweeper.store.sessions import SessionLog, SessionRecord
 from sweeper.store.trials import TrialStore
-from sweeper.trial_length import trial_epochs
 from sweeper.types import Cost, Phase, StudyRecord, TrialRecord, TrialState
 
 __all__ = ["best_configurations"]

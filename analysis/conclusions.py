@@ -10,12 +10,12 @@ import math
 from sweeper.analysis.findings import Findings
 from sweeper.analysis.texts import bound_advice
 from sweeper.config.dimensions import parse_space
+from sweeper.config.trial_length import trial_chunks
 from sweeper.figures.baselines import Baseline
 from sweeper.figures.confirmation import ConfirmationState
 from sweeper.figures.hyperparameters import params_text, shown_params
 from sweeper.figures.text import plural
 from sweeper.statistics.results import CandidateResult, Difference, Interval, Verdict
-from sweeper.trial_length import trial_chunks
 from sweeper.types import Phase
 
 __all__ = ["advice", "baseline_sentence", "verdict"]

@@ -11,6 +11,7 @@ from typing import Any
 from sweeper.analysis.findings import PREFIX, row_metrics
 from sweeper.analysis.texts import duration
 from sweeper.analysis.trial_summary import trial_summary
+from sweeper.config.trial_length import trial_chunks, trial_epochs
 from sweeper.errors import StoreError
 from sweeper.figures.comparison import standard_error
 from sweeper.figures.final import final_configuration, includes_validation
@@ -19,7 +20,6 @@ from sweeper.figures.text import plural
 from sweeper.statistics.outcomes import metric_values
 from sweeper.store.candidate_outcomes import read_candidate_outcomes
 from sweeper.store.trials import TrialStore
-from sweeper.trial_length import trial_chunks, trial_epochs
 from sweeper.types import StudyRecord, TrialRecord, TrialState
 
 __all__ = ["FINAL_COLUMNS", "final_row", "final_trainings", "score_text"]
