@@ -13,7 +13,8 @@ mapped from: its pages count as resident, but the system takes them back when it
 are returned to the system as soon as they are freed, so the resident size is that of the tensors that exist. The
 prediction is that of `sweeper plan`: `sweeper.figures.memory` with the passes of the same rows.
 
-In a sweep all of this adds up, with the memory settings of workers, whose freed blocks stay with the process.
+In a sweep all of this adds up, with the memory settings of workers, whose freed blocks stay with the process and are
+counted as fragments.
 """
 
 from __future__ import annotations
@@ -212,7 +213,7 @@ class _Case:
         )
         need = memory_need(self.shapes, dataclasses.replace(load, changes=False))  # the same pack again and again
         return {
-            "predicted": need.total - need.kernels,
+            "predicted": need.total - need.kernels - need.fragments,
             "base": need.base,
             "lane_state": need.lanes,
             "activations": need.activations,

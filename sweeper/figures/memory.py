@@ -62,6 +62,10 @@ _FUSED = ("sdpa", "sweeper_sdpa")
 """Attention kernels that keep no weights of the keys."""
 _LOGIT_BYTES = 8
 """Of a logit: its float32 value, and the one that is exponentiated for the sum."""
+_FRAGMENTS_OF_TENSORS, _FRAGMENTS_OF_PRODUCTS = 0.4, 0.15
+"""Freed memory that cannot be used again, as shares of a chunk's tensors and of the compiled products. These stay where
+they were compiled, between the tensors of a pass, so that larger ones of later passes do not fit there. Fitted to short
+sweeps of two models (docs/plan.md)."""
 _PRODUCTS_OF_ADAPTER = 5
 """Products of an adapted layer's A and B that are compiled: two forward, of which one serves layers that are multiplied
 as one, and four backward, of which one has a shape of the forward pass. Beside them, the frozen weight has one each."""
@@ -136,13 +140,15 @@ class MemoryNeed:
     """Of the loss, or temporary tensors of the backward pass if these are larger."""
     kernels: int = 0
     """Of the products that oneDNN has compiled on a CPU."""
+    fragments: int = 0
+    """Freed memory between these products, too small to be used again."""
     stage: str
     """When the peak is reached: ``training`` or ``evaluation``."""
 
     @property
     def total(self) -> int:
         """The sum."""
-        return self.base + self.lanes + self.activations + self.logits + self.kernels
+        return self.base + self.lanes + self.activations + self.logits + self.kernels + self.fragments
 
 
 def base_bytes(shapes: ModelShapes, dtype: str, *, quantization: str = "none", is_reordered: bool = False) -> int:
@@ -317,7 +323,10 @@ def memory_need(shapes: ModelShapes, load: PackLoad) -> MemoryNeed:
         ),
     ]
     largest = max(needs, key=lambda need: need.total)
-    return dataclasses.replace(largest, kernels=COMPILED_PRODUCT_BYTES * compiled_products(shapes, load))
+    kernels = COMPILED_PRODUCT_BYTES * compiled_products(shapes, load)
+    tensors = largest.lanes - own + largest.activations + largest.logits
+    fragments = round(_FRAGMENTS_OF_TENSORS * tensors + _FRAGMENTS_OF_PRODUCTS * kernels) if kernels else 0
+    return dataclasses.replace(largest, kernels=kernels, fragments=fragments)
 
 
 def compiled_products(shapes: ModelShapes, load: PackLoad) -> int:
@@ -349,12 +358,13 @@ def compiled_products(shapes: ModelShapes, load: PackLoad) -> int:
 
     passes, batches = set(_divided(load)), set(load.evaluated)
     layers = len({(layer.num_in, layer.num_out) for layer in shapes.lora})
-    found = 0
-    if shapes.reads_first_token:  # the last block has one token of each row, and multiplies the others' keys alone
-        found = trained(layers) * len({tokens // length for tokens, length in passes})
+    found = trained(layers) * len(passes) + scored(layers) * len(batches)
+    if shapes.reads_first_token:
+        # The last block has one token of each row, but keys and values of all. Those are a group of their own, and most
+        # of its adapter products have the shapes of another rank's.
+        found += trained(layers) * len({tokens // length for tokens, length in passes})
         found += scored(layers) * len({rows for rows, _ in batches})
-        layers += 1
-    found += trained(layers) * len(passes) + scored(layers) * len(batches)
+        found += numbers * ((2 + _PRODUCTS_OF_ADAPTER) * len(passes) + 3 * len(batches))
     return min(found, load.cached_products)
 
 

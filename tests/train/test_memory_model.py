@@ -277,11 +277,22 @@ def test_a_sweep_compiles_products_until_the_cache_is_full():
     assert memory_need(shapes, full).kernels == 100 * COMPILED_PRODUCT_BYTES
 
 
+def test_fragments_grow_with_a_chunks_tensors_and_with_compiled_products():
+    _, shapes = build("llama", LANGUAGE, "bfloat16", SHORT)
+    load = PackLoad(**PACKED, ranks=(16, 16), passes=((4, 30),))
+    need = memory_need(shapes, load)
+    host = 2 * lane_bytes(shapes, 16, "bfloat16").host  # is there before and after
+    tensors = need.lanes - host + need.activations + need.logits
+    assert need.fragments == pytest.approx(0.4 * tensors + 0.15 * need.kernels, abs=1)
+    assert need.total == need.base + need.lanes + need.activations + need.logits + need.kernels + need.fragments
+
+
 @pytest.mark.parametrize("changes", [{"dtype": "float32"}, {"device": "cuda"}])
 def test_products_in_float32_and_on_a_gpu_are_not_compiled_by_onednn(changes):
     _, shapes = build("llama", LANGUAGE, "float32", SHORT)
     load = PackLoad(**{**PACKED, **changes}, ranks=(8,), passes=((4, 30),), evaluated=((9, 30),))
-    assert memory_need(shapes, load).kernels == 0
+    need = memory_need(shapes, load)
+    assert need.kernels == need.fragments == 0
 
 
 @pytest.mark.parametrize(("environment", "capacity"), [({}, 1024), ({"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "384"}, 384)])
