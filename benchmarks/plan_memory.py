@@ -3,23 +3,29 @@
     python benchmarks/plan_memory.py            # measures all, a few minutes
     python benchmarks/plan_memory.py smollm2    # one model
     python benchmarks/plan_memory.py --predict  # computes the predictions of measured packs again
+    python benchmarks/plan_memory.py --sweeps   # runs a short sweep of each model and reads its live line
 
 Every pack has a process of its own. It trains a chunk of two micro-batches and scores some rows, then does the same
 again. The peak is the largest resident size during the second round, less that before the model was loaded and less the
-kernels that oneDNN generated in the first round for these shapes, which stay and have a column of their own. A small
+products that oneDNN compiled in the first round for these shapes, which stay and have a column of their own. A small
 model was trained at first, so that libraries are part of the baseline. Weights are copied from the file that they are
 mapped from: its pages count as resident, but the system takes them back when it needs memory. Blocks of 64 kB or more
 are returned to the system as soon as they are freed, so the resident size is that of the tensors that exist. The
 prediction is that of `sweeper plan`: `sweeper.figures.memory` with the passes of the same rows.
+
+In a sweep all of this adds up, with the memory settings of workers, whose freed blocks stay with the process and are
+counted as fragments.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import gc
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -38,6 +44,22 @@ BLOCKS = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", 
 SEED = 0
 NUM_LABELS = 6
 MIB = 2**20
+
+SWEEPS: dict[str, list[str]] = {
+    "minilm": ["dataset=trec", "budget.trials=4"],
+    "smollm2": [
+        "experiment=smollm2_chat",
+        "budget.trials=2",
+        "train.epochs=1",
+        "dataset.chitchat.train_rows=64",
+        "dataset.chitchat.validation_rows=96",
+        "dataset.chitchat.test_rows=16",
+        "dataset.chitchat.confirm_rows=0",
+        "search.recipes=[]",
+    ],
+}
+SHOWN = re.compile(r"memory of a worker\s+([\d.]+)\s+([MG])B\s+\(predicted\s+at\s+most\s+([\d.]+)\s+([MG])B\)")
+UNITS = {"M": 10**6, "G": 10**9}
 
 PACKS: dict[str, list[dict[str, Any]]] = {
     "minilm": [
@@ -61,6 +83,7 @@ def main() -> None:
     parser.add_argument("models", nargs="*", help=f"of {', '.join(PACKS)}; all if none is given")
     parser.add_argument("--predict", action="store_true", help="compute the predictions of measured packs again")
     parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--sweeps", action="store_true", help="run a short sweep of each model")
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(measure(**json.loads(arguments.one))))
@@ -70,7 +93,15 @@ def main() -> None:
     if path.exists():
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         known = {(row["model"], row["pack"]): row for row in rows}
-    for model in arguments.models or PACKS:
+    path_of_sweeps = RESULTS / "plan_memory_sweeps.jsonl"
+    lines = path_of_sweeps.read_text(encoding="utf-8").splitlines() if path_of_sweeps.exists() else []
+    sweeps = {row["model"]: row for row in map(json.loads, lines)}
+    if arguments.sweeps:
+        for model in arguments.models or SWEEPS:
+            sweeps[model] = _sweep(model)
+            text = "".join(json.dumps(sweeps[key]) + "\n" for key in sorted(sweeps))
+            path_of_sweeps.write_text(text, encoding="utf-8")
+    for model in [] if arguments.sweeps else arguments.models or PACKS:
         for number, pack in enumerate(PACKS[model]):
             if arguments.predict:
                 if (model, number) in known:
@@ -80,9 +111,30 @@ def main() -> None:
             rows = [known[key] for key in sorted(known)]
             path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     rows = [known[key] for key in sorted(known)]
-    page = _page(rows)
+    page = _page(rows, [sweeps[key] for key in sorted(sweeps)])
     (RESULTS / "plan_memory.md").write_text(page, encoding="utf-8")
     print(page)
+
+
+def _sweep(model: str) -> dict[str, Any]:
+    """Run a short sweep with one worker, and return what its last live line says of the memory."""
+    with tempfile.TemporaryDirectory() as outputs:
+        overrides = [*SWEEPS[model], "executor.workers=1", "confirm=none"]
+        code = "import sys; from sweeper.cli import main; sys.argv[0] = 'sweeper'; main()"
+        command = [sys.executable, "-c", code, "run", *overrides, f"outputs={outputs}", "name=memory"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
+    text = done.stdout + done.stderr
+    shown = SHOWN.findall(text)
+    if done.returncode or not shown:
+        raise SystemExit(text)
+    measured, unit, predicted, unit_predicted = shown[-1]
+    return {
+        "model": model,
+        "overrides": overrides,
+        "measured": round(float(measured) * UNITS[unit]),
+        "predicted": round(float(predicted) * UNITS[unit_predicted]),
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 def _measured(model: str, pack: dict[str, Any]) -> dict[str, Any]:
@@ -144,7 +196,7 @@ class _Case:
     def predicted(self) -> dict[str, Any]:
         """Return what the memory model says, in bytes."""
         from sweeper.figures.memory import memory_need
-        from sweeper.train.pack_load import pack_load
+        from sweeper.train.pack_load import cached_products, pack_load
 
         load = pack_load(
             self.rows,
@@ -157,14 +209,16 @@ class _Case:
             checkpointing=False,
             device=self.device,
             is_reordered=self.is_reordered,
+            cached_products=cached_products(os.environ),
         )
-        need = memory_need(self.shapes, load)
+        need = memory_need(self.shapes, dataclasses.replace(load, changes=False))  # the same pack again and again
         return {
-            "predicted": need.total - need.kernels,
+            "predicted": need.total - need.kernels - need.fragments,
             "base": need.base,
             "lane_state": need.lanes,
             "activations": need.activations,
             "logits": need.logits,
+            "predicted_kernels": need.kernels,
             "stage": need.stage,
         }
 
@@ -271,7 +325,7 @@ def _status(name: str) -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
-def _page(rows: list[dict[str, Any]]) -> str:
+def _page(rows: list[dict[str, Any]], sweeps: list[dict[str, Any]]) -> str:
     header = [
         "model",
         "lanes",
@@ -282,7 +336,8 @@ def _page(rows: list[dict[str, Any]]) -> str:
         "predicted MiB",
         "measured MiB",
         "error",
-        "kernels MiB",
+        "kernels: predicted MiB",
+        "kernels: measured MiB",
     ]
     cells = [
         [
@@ -295,6 +350,7 @@ def _page(rows: list[dict[str, Any]]) -> str:
             f"{row['predicted'] / MIB:.0f}",
             f"{row['measured'] / MIB:.0f}",
             f"{row['predicted'] / row['measured'] - 1:+.1%}",
+            f"{row['predicted_kernels'] / MIB:.0f}",
             f"{row['kernels'] / MIB:.0f}",
         ]
         for row in rows
@@ -304,7 +360,28 @@ def _page(rows: list[dict[str, Any]]) -> str:
         "# Predicted and measured peak memory on the CPU\n\n"
         "Made by `python benchmarks/plan_memory.py`, which explains how the peak is measured. Measured: "
         f"{len(rows)} of {sum(map(len, PACKS.values()))} packs. The largest error is {worst:.1%}.\n\n"
-        f"{table(header, cells)}\n"
+        f"{table(header, cells)}\n{_part_on_sweeps(sweeps)}"
+    )
+
+
+def _part_on_sweeps(rows: list[dict[str, Any]]) -> str:
+    """Return the part of the page on short sweeps; empty if none was measured."""
+    if not rows:
+        return ""
+    header = ["model", "overrides", "predicted MB", "measured MB", "error"]
+    cells = [
+        [
+            row["model"],
+            f"`{' '.join(row['overrides'])}`",
+            f"{row['predicted'] / 1e6:.0f}",
+            f"{row['measured'] / 1e6:.0f}",
+            f"{row['predicted'] / row['measured'] - 1:+.1%}",
+        ]
+        for row in rows
+    ]
+    return (
+        "\n## Short sweeps\n\nWhat the live line said at the end (`--sweeps`). Both numbers include the compiled "
+        f"products.\n\n{table(header, cells)}\n"
     )
 
 

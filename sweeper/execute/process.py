@@ -208,7 +208,7 @@ _AMPLE_BYTES = 3 * 2**30
 """Free memory per worker from which speed comes first. A worker takes 1 to 2 GB, and 0.5 GB more with `_FAST`."""
 _CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 """How many compiled matrix products oneDNN, and torch's layer above it, cache. Every shape needs one, and packs of
-trials have hundreds of shapes; 1,024 of them take 450 MB."""
+trials have hundreds of shapes; 1,024 of them take 0.6 GB (`sweeper.figures.memory`)."""
 _SMALL = dict(zip(_CACHES, ("384", "32"), strict=True))
 _FAST = {
     **dict.fromkeys(_CACHES, "1024"),

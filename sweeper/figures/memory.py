@@ -18,7 +18,7 @@ from sweeper.figures.passes import equal_parts, scored_parts
 
 __all__ = [
     "BASE_TYPES",
-    "KERNEL_BYTES",
+    "COMPILED_PRODUCT_BYTES",
     "PARAMETER_BYTES",
     "POSITIONS_OF_LOGITS",
     "QUANTIZATIONS",
@@ -29,6 +29,7 @@ __all__ = [
     "activation_bytes_per_token",
     "base_bytes",
     "checkpoint_bytes",
+    "compiled_products",
     "lane_bytes",
     "largest_pass",
     "memory_need",
@@ -40,9 +41,9 @@ QUANTIZATIONS = ("int8", "nf4")
 """Ways to hold the weights of the blocks in fewer bits."""
 POSITIONS_OF_LOGITS = 256
 """Positions whose logits are in memory at once: 50 MB in float32 for a vocabulary of 49,152."""
-KERNEL_BYTES = 150_000_000
-"""About what oneDNN keeps of the kernels that it generates on a CPU, one for each shape of a product; measured for
-MiniLM with the lengths of one chunk. A GPU has none."""
+COMPILED_PRODUCT_BYTES = 620_000
+"""What oneDNN keeps of a product in two bytes that it has compiled on a CPU, whatever its shape (530 to 670 kB were
+measured), most of it descriptions of its parts. A product in float32 is MKL's, which compiles nothing."""
 PARAMETER_BYTES = 4
 """Bytes of an adapter file per trainable parameter."""
 
@@ -61,6 +62,15 @@ _FUSED = ("sdpa", "sweeper_sdpa")
 """Attention kernels that keep no weights of the keys."""
 _LOGIT_BYTES = 8
 """Of a logit: its float32 value, and the one that is exponentiated for the sum."""
+_FRAGMENTS_OF_TENSORS, _FRAGMENTS_OF_PRODUCTS = 0.4, 0.15
+"""Freed memory that cannot be used again, as shares of a chunk's tensors and of the compiled products. These stay where
+they were compiled, between the tensors of a pass, so that larger ones of later passes do not fit there. Fitted to short
+sweeps of two models (docs/plan.md)."""
+_PRODUCTS_OF_ADAPTER = 5
+"""Products of an adapted layer's A and B that are compiled: two forward, of which one serves layers that are multiplied
+as one, and four backward, of which one has a shape of the forward pass. Beside them, the frozen weight has one each."""
+_PRODUCTS_OF_ATTENTION = 2
+"""Products of attention in a forward pass that are not part of a fused kernel; a backward pass adds as many."""
 _KEYS_MULTIPLE, _LONGEST_SHORT = 16, 32
 """As in `sweeper.models.short_attention`."""
 
@@ -110,6 +120,10 @@ class PackLoad:
     """Whether the blocks are computed again in the backward pass (gradient checkpointing)."""
     is_reordered: bool = False
     """Whether two more copies of the adapted weights are kept in oneDNN's order (`sweeper.models.linear`)."""
+    cached_products: int = 0
+    """Most compiled products that oneDNN keeps on a CPU."""
+    changes: bool = True
+    """Whether the worker also trains packs of fewer lanes and lower ranks, whose products are compiled, too."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,14 +139,16 @@ class MemoryNeed:
     logits: int
     """Of the loss, or temporary tensors of the backward pass if these are larger."""
     kernels: int = 0
-    """Of the kernels that are generated on a CPU."""
+    """Of the products that oneDNN has compiled on a CPU."""
+    fragments: int = 0
+    """Freed memory between these products, too small to be used again."""
     stage: str
     """When the peak is reached: ``training`` or ``evaluation``."""
 
     @property
     def total(self) -> int:
         """The sum."""
-        return self.base + self.lanes + self.activations + self.logits + self.kernels
+        return self.base + self.lanes + self.activations + self.logits + self.kernels + self.fragments
 
 
 def base_bytes(shapes: ModelShapes, dtype: str, *, quantization: str = "none", is_reordered: bool = False) -> int:
@@ -307,7 +323,49 @@ def memory_need(shapes: ModelShapes, load: PackLoad) -> MemoryNeed:
         ),
     ]
     largest = max(needs, key=lambda need: need.total)
-    return dataclasses.replace(largest, kernels=KERNEL_BYTES if is_host else 0)
+    kernels = COMPILED_PRODUCT_BYTES * compiled_products(shapes, load)
+    tensors = largest.lanes - own + largest.activations + largest.logits
+    fragments = round(_FRAGMENTS_OF_TENSORS * tensors + _FRAGMENTS_OF_PRODUCTS * kernels) if kernels else 0
+    return dataclasses.replace(largest, kernels=kernels, fragments=fragments)
+
+
+def compiled_products(shapes: ModelShapes, load: PackLoad) -> int:
+    """Return how many products oneDNN keeps compiled on a CPU: one for each shape, up to the capacity of its cache.
+
+    Every length has shapes of its own, and so has every number of lanes and every rank of those that are multiplied
+    together. A sweep of several lanes and ranks fills the cache soon.
+
+    Args:
+        shapes: The model.
+        load: What it trains.
+    """
+    if load.device != "cpu" or _SIZES[load.dtype] == _FLOAT32:
+        return 0
+    padded = [bucket_rank(rank) for rank in load.ranks]
+    if load.changes:
+        numbers = len(padded)  # of lanes in a pack
+        buckets = len({bucket_rank(rank) for rank in range(1, max(padded) + 1)}) * numbers
+    else:
+        numbers, buckets = 1, len(set(padded))
+    attention = 0 if load.attention in _FUSED else _PRODUCTS_OF_ATTENTION
+    logits = int(shapes.has_token_loss)
+
+    def trained(layers: int) -> int:
+        return numbers * 2 * (layers + attention + logits) + buckets * _PRODUCTS_OF_ADAPTER * layers
+
+    def scored(layers: int) -> int:  # a whole block of logits, and the rest
+        return numbers * (layers + attention + 2 * logits) + buckets * 2 * layers
+
+    passes, batches = set(_divided(load)), set(load.evaluated)
+    layers = len({(layer.num_in, layer.num_out) for layer in shapes.lora})
+    found = trained(layers) * len(passes) + scored(layers) * len(batches)
+    if shapes.reads_first_token:
+        # The last block has one token of each row, but keys and values of all. Those are a group of their own, and most
+        # of its adapter products have the shapes of another rank's.
+        found += trained(layers) * len({tokens // length for tokens, length in passes})
+        found += scored(layers) * len({rows for rows, _ in batches})
+        found += numbers * ((2 + _PRODUCTS_OF_ADAPTER) * len(passes) + 3 * len(batches))
+    return min(found, load.cached_products)
 
 
 def largest_pass(load: PackLoad) -> int:

@@ -26,10 +26,15 @@ from sweeper.models.linear import is_linear, layers_in_blocks
 from sweeper.models.quantised_linear import hold_quantised
 from sweeper.models.quantization import NONE, import_bitsandbytes
 
-__all__ = ["KINDS", "load_model", "model_config", "quiet"]
+__all__ = ["KINDS", "load_model", "model_config", "quiet", "release_copied_weights"]
 
 KINDS = {"sequence_classification": "AutoModelForSequenceClassification", "causal_lm": "AutoModelForCausalLM"}
 """Classes of transformers by the kind of their head."""
+
+_SMAPS = Path("/proc/self/smaps")
+_MAPPING = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) \S{3}p[^/]*(/.*)$")
+"""A mapping of a file, as Linux lists it: the letter before the offset says that writes would be private."""
+_MADV_DONTNEED = 4
 
 
 def load_model(
@@ -120,6 +125,31 @@ def _return_freed_memory() -> None:
     """Return the temporary tensors of quantising to the system; glibc would keep those of less than 32 MB."""
     with suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def release_copied_weights(path: Path) -> None:
+    """Return the pages of mapped files of a model whose weights were copied.
+
+    Products read copies of many weights, side by side or in oneDNN's order. The pages of the originals would count as
+    memory of this process until the system needs them. Pages that are read again come from the system's cache.
+
+    Args:
+        path: Folder of the model.
+    """
+    try:
+        lines = _SMAPS.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # not Linux
+        return
+    files = {str(file.resolve()) for file in path.glob("*.safetensors")}
+    mapping: tuple[int, int] | None = None
+    for line in lines:
+        header = _MAPPING.match(line)
+        if header:
+            first, last, name = header.groups()
+            mapping = (int(first, 16), int(last, 16)) if name in files else None
+        elif mapping and line.split() == ["Anonymous:", "0", "kB"]:  # nobody has written to it, so no value is lost
+            libc = ctypes.CDLL(None, use_errno=True)
+            libc.madvise(ctypes.c_void_p(mapping[0]), ctypes.c_size_t(mapping[1] - mapping[0]), _MADV_DONTNEED)
 
 
 def model_config(path: Path, *, kind: str, num_labels: int, trust_remote_code: bool = False) -> Any:

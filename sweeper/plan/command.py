@@ -22,6 +22,7 @@ from sweeper.display.console import print_line
 from sweeper.display.downloads import fetch_progress
 from sweeper.execute import choose_devices
 from sweeper.execute.devices import gpu_bytes
+from sweeper.execute.process import worker_environment
 from sweeper.fetch.progress import Progress
 from sweeper.figures.memory import checkpoint_bytes
 from sweeper.figures.model_shapes import ModelShapes
@@ -59,7 +60,7 @@ from sweeper.sweep.model_kind import settled_by_model, settled_by_record, settle
 from sweeper.sweep.plan import check_task, most_memory, reference_recipes
 from sweeper.train.batches import EvaluationBatches, TrainingRows
 from sweeper.train.chunks import ChunkPlan, plan_chunks
-from sweeper.train.pack_load import is_reordered, pack_load
+from sweeper.train.pack_load import cached_products, is_reordered, pack_load
 from sweeper.train.worker import EVALUATION_ROWS
 
 __all__ = ["forecast_sweep", "plan"]
@@ -226,6 +227,7 @@ def _study(config: SweepConfig, rows: StudyRows, shapes: ModelShapes, device: De
         checkpointing=checkpointing,
         device=where,
         is_reordered=device.quantization == NONE and is_reordered(shapes, device.dtype, where),
+        cached_products=cached_products(worker_environment("", 1, num_workers=device.workers)),
         num_choice_tokens=rows.num_choice_tokens,
     )
     return study_forecast(

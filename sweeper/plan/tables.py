@@ -88,7 +88,7 @@ def _show_study(study: StudyForecast, console: Console) -> None:
         table.add_row(*_cells(corner))
     console.print(table)
     need = study.worst.need
-    kernels = f", kernels {bytes_text(need.kernels)}" if need.kernels else ""
+    kernels = f", kernels {bytes_text(need.kernels)}, fragments {bytes_text(need.fragments)}" if need.kernels else ""
     host = study.worst.lane.host * study.worst.lanes
     kept = f". Its lanes also need {bytes_text(host)} of the host's memory" if study.load.device != "cpu" else ""
     checkpointing = "on" if study.load.checkpointing else "off"

@@ -5,7 +5,7 @@ Workers describe what they have opened, `sweeper plan` what they would open: the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import psutil
 import torch
@@ -15,7 +15,10 @@ from sweeper.figures.model_shapes import ModelShapes
 from sweeper.models.linear import may_reorder
 from sweeper.train.batches import EvaluationBatches, TrainingRows
 
-__all__ = ["is_reordered", "pack_load"]
+__all__ = ["cached_products", "is_reordered", "pack_load"]
+
+_CAPACITY, _DEFAULT_CAPACITY = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", 1024
+"""As oneDNN reads it, and its own choice."""
 
 
 def pack_load(
@@ -32,6 +35,7 @@ def pack_load(
     checkpointing: bool,
     device: torch.device,
     is_reordered: bool,
+    cached_products: int,
     num_choice_tokens: int = 0,
 ) -> PackLoad:
     """Return what a pack trains and scores at once.
@@ -49,6 +53,7 @@ def pack_load(
         checkpointing: Whether the blocks run again in the backward pass.
         device: Device of the worker.
         is_reordered: Whether copies of the adapted weights are kept; see `is_reordered`.
+        cached_products: Most compiled products that oneDNN keeps; see `cached_products`.
         num_choice_tokens: Tokens that an evaluation appends to each row, those of all choices.
     """
     passes = [each for index in range(rows.plan.micro_batches) for each in rows.passes(index)]
@@ -66,7 +71,14 @@ def pack_load(
         has_base_dropout=has_base_dropout,
         checkpointing=checkpointing,
         is_reordered=is_reordered,
+        cached_products=cached_products,
     )
+
+
+def cached_products(environment: Mapping[str, str]) -> int:
+    """Return how many compiled products oneDNN keeps in a process with these environment variables."""
+    value = environment.get(_CAPACITY, "")
+    return int(value) if value.isdecimal() else _DEFAULT_CAPACITY
 
 
 def is_reordered(shapes: ModelShapes, dtype: str, device: torch.device) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ from sweeper.models.device_choice import (
 from sweeper.models.first_token import read_first_token
 from sweeper.models.fused import fuse_operations
 from sweeper.models.linear import is_transposed
-from sweeper.models.load import load_model
+from sweeper.models.load import load_model, release_copied_weights
 from sweeper.models.quantization import NONE, choose_quantization
 from sweeper.models.shapes import adapted_layers, shapes_of
 from sweeper.models.targets import targets_for
@@ -68,7 +69,7 @@ from sweeper.train.lane import Lane
 from sweeper.train.lane_choice import Workload, choose_lanes, longest_rows, typical_rows
 from sweeper.train.out_of_memory import OutOfMemoryFallback
 from sweeper.train.pack import ChunkOutcome, Pack, sort_lanes
-from sweeper.train.pack_load import is_reordered, pack_load
+from sweeper.train.pack_load import cached_products, is_reordered, pack_load
 from sweeper.train.probe import fit_probe
 from sweeper.train.resident import peak_resident_bytes
 from sweeper.types import (
@@ -161,6 +162,8 @@ class TrainingWorker:
         self._setup = setup
         self._device = torch.device(setup.device)
         self._study: _Study | None = None
+        self._resident_bytes: int | None = None
+        """Resident size before the first model was loaded: that of the libraries and the token ids."""
         self._lanes: dict[int, Lane] = {}
         self._checkpoints = CheckpointWriter(setup.checkpoints)
 
@@ -174,7 +177,6 @@ class TrainingWorker:
         check_device(self._device)
         self._dtype, why_dtype = choose_dtype(self._setup.model.dtype, self._device)
         self._attention, why_attention = choose_attention(self._setup.model.attention, self._device, self._dtype)
-        self._resident_bytes = psutil.Process().memory_info().rss
         return WorkerReady(notes=(f"base weights: {why_dtype}", f"attention: {why_attention}"))
 
     def answer(self, request: Request) -> Reply:
@@ -248,6 +250,7 @@ class TrainingWorker:
             checkpointing=study.checkpointing,
             device=self._device,
             is_reordered=study.is_reordered,
+            cached_products=cached_products(os.environ),
             num_choice_tokens=sum(len(choice) - 1 for choice in study.tokens.choices),
         )
         need = memory_need(study.shapes, load)
@@ -260,6 +263,8 @@ class TrainingWorker:
     def _prepare(self, request: OpenStudy, task: TaskProtocol, tokens: TokenisedSplits) -> _Study:
         num_labels = request.rows.num_labels
         quantization, why_bits = choose_quantization(self._setup.model.quantization, self._setup.model_dir)
+        if self._resident_bytes is None:
+            self._resident_bytes = psutil.Process().memory_info().rss
         model: Any = load_model(
             self._setup.model_dir,
             kind=task.model_kind,
@@ -286,6 +291,8 @@ class TrainingWorker:
         if checkpointing:
             checkpoint_blocks(model)
         pack, adapter_config = self._pack(model, task)
+        if self._device.type == "cpu":
+            release_copied_weights(self._setup.model_dir)
         train, validation = _training_examples(task, tokens, request), task.examples(tokens, "validation")
         plan = ChunkPlan.of(
             len(train.ids),
@@ -507,10 +514,10 @@ class TrainingWorker:
         return details, failures
 
     def _peak_bytes(self) -> int:
-        """Return the most memory since the start: on a CPU beyond the libraries, which were loaded before."""
+        """Return the most memory since the start: on a CPU beyond what was resident before the model was loaded."""
         if self._device.type == "cuda":
             return int(torch.cuda.max_memory_allocated(self._device))
-        return max(0, peak_resident_bytes() - self._resident_bytes)
+        return max(0, peak_resident_bytes() - (self._resident_bytes or 0))
 
     def _drop(self, failures: Mapping[int, Failure]) -> None:
         for number in failures:

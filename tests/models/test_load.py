@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from transformers import AutoConfig, AutoModel
 
 from sweeper.errors import ModelError, WorkerError
 from sweeper.models.device_choice import check_device, choose_attention, choose_dtype, cpu_flags
-from sweeper.models.load import load_model
+from sweeper.models.load import load_model, release_copied_weights
 from tests.data.builders import make_tokenizer
 from tests.train.fake_cuda import FakeCuda
 
@@ -193,3 +194,30 @@ def test_a_model_that_the_device_refuses_is_an_error_with_a_remedy_for_that(bert
     with pytest.raises(ModelError, match=remedy) as caught:
         load(bert)
     assert "safetensors" not in str(caught.value)
+
+
+def resident_pages(folder):
+    """Return the resident bytes of the mapped weights of a model."""
+    found, is_mapping = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        words = line.split()
+        if "-" in words[0]:
+            is_mapping = words[-1] == str(folder / "model.safetensors")
+        elif is_mapping and words[0] == "Rss:":
+            found += 1024 * int(words[1])
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux lists mappings")
+@pytest.mark.parametrize("is_written", [False, True])
+def test_pages_of_weights_are_released_unless_they_were_written_to(bert, is_written):
+    model = load(bert)
+    weight = model.bert.encoder.layer[0].attention.self.query.weight
+    if is_written:
+        weight += 1.0
+    before = {name: value.clone() for name, value in model.named_parameters()}  # reads every page
+    mapped = resident_pages(bert)
+    assert mapped > 0
+    release_copied_weights(bert)
+    assert resident_pages(bert) == (mapped if is_written else 0)
+    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())

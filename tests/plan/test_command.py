@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from sweeper.cli import main
+from sweeper.figures.memory import COMPILED_PRODUCT_BYTES
 from tests.data.builders import make_tokenizer
 from tests.plan.test_prediction import FOLDER, LLAMA, QWEN
 
@@ -49,9 +50,20 @@ def test_json_has_the_same_numbers(run):
     (study,) = found["studies"]
     assert [corner["parameters"] for corner in study["corners"]] == [20_971_520, 41_943_040]
     need = study["corners"][1]["peak_bytes"]
-    assert need["total"] == need["base"] + need["lanes"] + need["activations"] + need["logits"] + need["kernels"]
+    parts = ("base", "lanes", "activations", "logits", "kernels", "fragments")
+    assert need["total"] == sum(need[part] for part in parts)
     assert found["time"] is None
     assert found["price"] is None
+
+
+def test_compiled_products_are_those_of_a_workers_cache(run, monkeypatch):
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "10")
+    code, out, _ = run(
+        *QWEN, "model.dtype=bfloat16", "lora.r=8", "model.max_length=32", "executor.device=cpu", "--json"
+    )
+    assert code == 0
+    (study,) = json.loads(out)["studies"]
+    assert [corner["peak_bytes"]["kernels"] for corner in study["corners"]] == [10 * COMPILED_PRODUCT_BYTES]
 
 
 def test_what_cannot_fit_ends_with_code_2_and_names_the_dimension(run):

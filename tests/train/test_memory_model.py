@@ -8,7 +8,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from sweeper.figures.memory import PackLoad, activation_bytes_per_token, lane_bytes, memory_need
+from sweeper.figures.memory import (
+    COMPILED_PRODUCT_BYTES,
+    PackLoad,
+    activation_bytes_per_token,
+    compiled_products,
+    lane_bytes,
+    memory_need,
+)
 from sweeper.models.checkpointing import checkpoint_blocks
 from sweeper.models.device_choice import PADDED_SDPA, SHORT
 from sweeper.models.first_token import read_first_token
@@ -22,7 +29,8 @@ from sweeper.train.bucket import Bucket
 from sweeper.train.chunks import ChunkPlan
 from sweeper.train.dropout import DeviceDropout, HostDropout
 from sweeper.train.lane import Lane
-from sweeper.train.pack import Pack
+from sweeper.train.pack import Pack, sort_lanes
+from sweeper.train.pack_load import cached_products
 from tests.models.configs import small_config
 from tests.train.live_bytes import LiveBytes
 from tests.train.tiny import spec
@@ -69,14 +77,7 @@ def measure(pack, task, *, length, dropout=0.0, device="cpu"):
         Lane.start(spec(n, **{"lora.r": RANK, "lora.dropout": dropout}), pack.shape, pack.device) for n in range(LANES)
     ]
     plan = ChunkPlan.of(ROWS, micro_batch=ROWS, chunks_per_epoch=1, epochs=1)
-    num_rows = LANES * ROWS
-    ids = torch.randint(3, 100, (num_rows, length))
-    targets = torch.zeros(num_rows, dtype=torch.int64)
-    spans, predicted = (), None
-    if task == LANGUAGE:
-        targets = torch.stack([targets + length // 2, targets], 1)
-        spans = [[(length // 2, length)]] * num_rows
-        predicted = flat_indices(spans, length)
+    batch = some_batch(task, LANES * ROWS, length)
     with pack._attached([Bucket(lanes, pack.shape, pack.dtype, pack.device, plan)], training=True):
         kind = HostDropout if device == "cpu" else DeviceDropout
         if dropout:
@@ -84,12 +85,22 @@ def measure(pack, task, *, length, dropout=0.0, device="cpu"):
         if pack._base_dropout:
             pack._state.base_dropout = kind([pack._base_dropout] * LANES, list(range(LANES)), pack.device)
         with LiveBytes() as live:
-            loss = (
-                make_task(task).row_loss(pack._model, Batch(ids, torch.ones_like(ids), targets, predicted, spans)).sum()
-            )
+            loss = make_task(task).row_loss(pack._model, batch).sum()
             saved = live.now
             loss.backward()
-    return saved / ids.numel(), live.peak
+    return saved / batch.ids.numel(), live.peak
+
+
+def some_batch(task, num_rows, length):
+    """Return rows of random tokens; a language model learns the second half."""
+    ids = torch.randint(3, 100, (num_rows, length))
+    targets = torch.zeros(num_rows, dtype=torch.int64)
+    spans, predicted = (), None
+    if task == LANGUAGE:
+        targets = torch.stack([targets + length // 2, targets], 1)
+        spans = [[(length // 2, length)]] * num_rows
+        predicted = flat_indices(spans, length)
+    return Batch(ids, torch.ones_like(ids), targets, predicted, spans)
 
 
 def check(
@@ -226,3 +237,64 @@ def test_trainable_parameters_are_those_of_the_pack(model_type, rank):
     assert shapes.trainable(rank) == pack.shape.with_rank(rank).size == lane.parameters.numel()
     assert shapes.lora == pack.shape.lora
     assert shapes.head == pack.shape.head
+
+
+PACKED = {"device": "cpu", "dtype": "bfloat16", "attention": SHORT, "cached_products": 1024}
+
+
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN does not multiply bfloat16 here")
+@pytest.mark.parametrize("ranks", [(8, 8), (8, 16), (8, 16, 32)])
+@pytest.mark.parametrize("task", [LANGUAGE, CLASSIFICATION])
+def test_products_that_onednn_compiles_are_counted(task, ranks, capfd):
+    # Widths that are not those of other tests, whose products this process may have compiled.
+    width = 144 + 16 * len(ranks) + 32 * (ranks[1] // 16) + (8 if task == LANGUAGE else 0)
+    sizes = {"hidden_size": width * 2, "intermediate_size": width * 4 + 16}
+    pack, shapes = build("llama" if task == LANGUAGE else "bert", task, "bfloat16", SHORT, **sizes)
+    lanes = sort_lanes(Lane.start(spec(n, **{"lora.r": rank}), pack.shape, pack.device) for n, rank in enumerate(ranks))
+    plan, lengths = ChunkPlan.of(4, micro_batch=4, chunks_per_epoch=1, epochs=1), (37, 41, 43)
+    capfd.readouterr()
+    with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON_CREATION):
+        for length in lengths:
+            buckets = [Bucket(group, pack.shape, pack.dtype, pack.device, plan) for group in pack._groups(lanes)]
+            with pack._attached(buckets, training=True):
+                make_task(task).row_loss(pack._model, some_batch(task, 4 * len(lanes), length)).sum().backward()
+    lines = capfd.readouterr().out.splitlines()
+    compiled = [line for line in lines if "create:cache_miss" in line and ("matmul" in line or "inner_product" in line)]
+    load = PackLoad(**PACKED, ranks=ranks, passes=tuple((4, length) for length in lengths), changes=False)
+    assert compiled_products(shapes, load) == pytest.approx(len(compiled), rel=0.15)
+    assert memory_need(shapes, load).kernels == COMPILED_PRODUCT_BYTES * compiled_products(shapes, load)
+
+
+def test_a_sweep_compiles_products_until_the_cache_is_full():
+    _, shapes = build("llama", LANGUAGE, "bfloat16", SHORT)
+    one = PackLoad(**PACKED, ranks=(16, 16), passes=((4, 30),), evaluated=((9, 30),))
+    same, more = dataclasses.replace(one, changes=False), dataclasses.replace(one, passes=((4, 30), (4, 40)))
+    assert 0 < compiled_products(shapes, same) < compiled_products(shapes, one) < compiled_products(shapes, more)
+    # Lanes of ranks 8 and 16, one or two of each: four shapes of each adapter product instead of one.
+    assert compiled_products(shapes, one) < 4 * compiled_products(shapes, same)
+    full = dataclasses.replace(more, cached_products=100)
+    assert compiled_products(shapes, full) == 100
+    assert memory_need(shapes, full).kernels == 100 * COMPILED_PRODUCT_BYTES
+
+
+def test_fragments_grow_with_a_chunks_tensors_and_with_compiled_products():
+    _, shapes = build("llama", LANGUAGE, "bfloat16", SHORT)
+    load = PackLoad(**PACKED, ranks=(16, 16), passes=((4, 30),))
+    need = memory_need(shapes, load)
+    host = 2 * lane_bytes(shapes, 16, "bfloat16").host  # is there before and after
+    tensors = need.lanes - host + need.activations + need.logits
+    assert need.fragments == pytest.approx(0.4 * tensors + 0.15 * need.kernels, abs=1)
+    assert need.total == need.base + need.lanes + need.activations + need.logits + need.kernels + need.fragments
+
+
+@pytest.mark.parametrize("changes", [{"dtype": "float32"}, {"device": "cuda"}])
+def test_products_in_float32_and_on_a_gpu_are_not_compiled_by_onednn(changes):
+    _, shapes = build("llama", LANGUAGE, "float32", SHORT)
+    load = PackLoad(**{**PACKED, **changes}, ranks=(8,), passes=((4, 30),), evaluated=((9, 30),))
+    need = memory_need(shapes, load)
+    assert need.kernels == need.fragments == 0
+
+
+@pytest.mark.parametrize(("environment", "capacity"), [({}, 1024), ({"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "384"}, 384)])
+def test_the_environment_says_how_many_products_are_cached(environment, capacity):
+    assert cached_products(environment) == capacity

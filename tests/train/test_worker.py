@@ -20,7 +20,9 @@ from sweeper.config.settings import DatasetSettings, ModelSettings
 from sweeper.data import open_rows, prepare, prepare_splits
 from sweeper.errors import ContentChanged, ModelError, WorkerError
 from sweeper.execute.base import CheckpointPolicy, SaveTrials, ScoreAdapters, WorkerSetup
+from sweeper.figures.memory import memory_need
 from sweeper.models import read_model
+from sweeper.models.load import load_model
 from sweeper.store.outcomes import RowOutcomes
 from sweeper.tasks import make_task
 from sweeper.train import make_worker
@@ -663,6 +665,32 @@ def test_an_opened_study_says_what_its_largest_pack_and_a_trial_need(disk, monke
     assert 0 <= found.answer(admit(trial(1))).peak_bytes < 2_000_000_000
     monkeypatch.setattr("sweeper.train.worker.peak_resident_bytes", lambda: found._resident_bytes + 5000)
     assert found.answer(ChunkRequest()).peak_bytes == 5000
+
+
+def test_measured_memory_begins_where_the_first_model_is_loaded(disk, monkeypatch):
+    found, seen = started(disk), []
+
+    def load(*arguments, **options):
+        seen.append(found._resident_bytes)
+        return load_model(*arguments, **options)
+
+    monkeypatch.setattr("sweeper.train.worker.load_model", load)
+    for _ in range(2):
+        found.answer(study(disk))
+    assert seen[0] == seen[1] > 0
+
+
+def test_the_prediction_knows_how_many_products_the_worker_caches(disk, monkeypatch):
+    loads = []
+
+    def need(shapes, load):
+        loads.append(load)
+        return memory_need(shapes, load)
+
+    monkeypatch.setattr("sweeper.train.worker.memory_need", need)
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "77")
+    started(disk).answer(study(disk, lanes=2, largest=trial(1)))
+    assert [load.cached_products for load in loads] == [77]
 
 
 def test_without_the_largest_trial_nothing_is_predicted(disk):
