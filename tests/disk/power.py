@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+import weakref
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ class Disk:
         self._folders: set[int] = set()
         self._held: dict[int, int] = {}
         """Open files by inode: as long as one is open, its inode's number is not given to another file."""
+        weakref.finalize(self, _close, self._held)  # tests that end without `restore` would leave hundreds open
         self._fsync, self._replace = os.fsync, os.replace
         monkeypatch.setattr(os, "fsync", self._note_flush)
         monkeypatch.setattr(os, "replace", self._check_rename)
@@ -85,9 +87,7 @@ class Disk:
 
     def close(self) -> None:
         """Close the files that are held open."""
-        for number in self._held.values():
-            os.close(number)
-        self._held.clear()
+        _close(self._held)
 
     def _hold(self, path: Path) -> None:
         if path.exists() and inode(path) not in self._held:
@@ -99,6 +99,12 @@ class Disk:
             assert is_unfinished(target) or self.has_content(source), f"{target} gets content that was not flushed"
             self.on_rename(source, target)
         self._replace(source, target)
+
+
+def _close(held: dict[int, int]) -> None:
+    for number in held.values():
+        os.close(number)
+    held.clear()
 
 
 def inode(path: Path) -> int:

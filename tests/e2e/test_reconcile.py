@@ -322,7 +322,8 @@ def test_without_a_copy_a_damaged_trial_is_restarted_and_ends_as_before(sweep):
 def test_a_trial_with_a_truncated_checkpoint_is_restarted(sweep):
     record = sweep.complete()
     paused = dataclasses.replace(record, state=TrialState.RUNNING, measurements=record.measurements[:1], finished_at="")
-    sweep.store.write_trial(paused, save({"parameters": np.zeros(9)}))
+    content = save({"parameters": np.zeros(9)})
+    sweep.store.write_trial(with_checkpoint(paused, content), content)
     assert sweep.reconcile(), sweep.output
     truncate(sweep.folder(record.spec.number) / "checkpoint-1.safetensors")
     assert sweep.reconcile(), sweep.output
