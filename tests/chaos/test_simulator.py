@@ -36,6 +36,7 @@ def names(complaints):
     return {complaint.split(":")[0] for complaint in complaints}
 
 
+@pytest.mark.slow
 def test_many_sweeps_with_faults_break_no_rule():
     assert run(range(NUM_SEEDS)) == []
 
@@ -51,6 +52,7 @@ def test_a_seed_always_gives_the_same_history(tmp_path):
     assert (first.settings, first.sessions, first.faults) == (second.settings, second.sessions, second.faults)
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_history_in_another_process(tmp_path):
     outcome = simulate(4, tmp_path / "sweep")
     command = [sys.executable, str(ROOT / "chaos" / "simulator.py"), "--seed", "4"]

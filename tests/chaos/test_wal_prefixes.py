@@ -16,6 +16,7 @@ def suite(tmp_path, monkeypatch):
     return Suite(tmp_path, moments=(9,), every=120)
 
 
+@pytest.mark.slow
 def test_some_points_of_each_kind_pass(suite):
     suite.run()
     assert suite.complaints == []

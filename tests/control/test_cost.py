@@ -37,6 +37,7 @@ class CallCounter:
         self.num_calls += event in ("call", "c_call")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pruner", ["successive_halving", "median", "hyperband"])
 def test_the_work_per_trial_does_not_grow_with_the_number_of_trials(tmp_path, pruner):
     bench = Bench(tmp_path, num_trials=330, num_workers=2, lanes=8, keep_adapters=5)

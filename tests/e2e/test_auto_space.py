@@ -43,6 +43,7 @@ def kind_in(store):
     return store.read_sweep()["settings"]["model"]["kind"]
 
 
+@pytest.mark.slow
 def test_the_model_decides_once_and_a_resumed_sweep_keeps_what_it_decided(chat, monkeypatch):
     store, shown = run(chat)
     (study,) = store.studies()

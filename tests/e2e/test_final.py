@@ -80,10 +80,8 @@ def test_the_best_configuration_is_trained_on_all_rows(folder, finals, capsys):
     assert trial.cost.rows == 160
     assert Ledger(store.paths.ledger).cost.rows == spent.rows + trial.cost.rows
     shown = capsys.readouterr().out
-    assert (
-        "on 90 rows, seed 0; the search used 64. 2 epochs, 4 chunks: about 1.2 times as long as this trial of the search."
-        in shown
-    )
+    assert "on 90 rows, seed 0; the search used 64. 2 epochs, 4 chunks: " in shown
+    assert "about 1.2 times as long as this trial of the search." in shown
     assert "epoch 1 of 2: train/loss" in shown
 
 
