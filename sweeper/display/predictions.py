@@ -46,7 +46,7 @@ def facts_text(opened: StudyOpened, rate: Rate | None, *, trial_s: float, peak_b
         beside = f" (predicted {clock_text(predicted)})" if predicted else ""
         words.append(f"{'The longest' if varies else 'A'} trial takes {clock_text(trial_s)}{beside}")
     if peak_bytes:
-        total = f" (predicted at most {bytes_text(opened.need.total)})" if opened.need else ""
+        total = f" (predicted {bytes_text(opened.need.total)})" if opened.need else ""
         words.append(f"memory of a worker {bytes_text(peak_bytes)}{total}")
     return f"{', '.join(words)}." if words else ""
 

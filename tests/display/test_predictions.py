@@ -27,7 +27,7 @@ def test_without_an_earlier_sweep_the_opening_names_the_memory_only():
 
 def test_facts_stand_beside_their_predictions():
     text = facts_text(OPENED, RATE, trial_s=52.0, peak_bytes=140_000_000)
-    assert text == "A trial takes 0:52 (predicted 0:45), memory of a worker 140 MB (predicted at most 150 MB)."
+    assert text == "A trial takes 0:52 (predicted 0:45), memory of a worker 140 MB (predicted 150 MB)."
     assert facts_text(OPENED, None, trial_s=52.0, peak_bytes=0) == "A trial takes 0:52."
 
 
