@@ -32,7 +32,7 @@ from sweeper.figures.failure_counts import count_failures, has_recovered
 from sweeper.figures.hyperparameters import number_text, params_text
 from sweeper.figures.pareto import COST_LABELS, rung_costs
 from sweeper.figures.ranking import best_trial, rank_trials
-from sweeper.figures.rungs import best_rung_text
+from sweeper.figures.rungs import best_rung_text, epochs_text
 from sweeper.figures.text import markdown_code, markdown_text, plural
 from sweeper.figures.training_rows import capped_rows, length_sentence, proposal
 from sweeper.store.damage import adapter_warnings
@@ -135,6 +135,7 @@ def _extras(store: TrialStore, content: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "cost_label": COST_LABELS[content["cost"]],
         "adapter": adapter_text(content),
+        "epochs": epochs_text(study),
         "finals": [final_row(training) for training in content["final"]],
         "final_columns": FINAL_COLUMNS,
         "is_trained_on_all": is_trained_on_all(study, content["final"]),

@@ -11,7 +11,7 @@ __all__ = ["facts_text", "opening_text"]
 
 
 def opening_text(opened: StudyOpened, rate: Rate | None, *, varies: bool = False) -> str:
-    """Return what a worker needs at most, and how long a trial takes, as far as that is known.
+    """Return what a worker needs, and how long a trial takes, as far as that is known.
 
     Args:
         opened: What the worker predicted.

@@ -28,6 +28,7 @@ from sweeper.disk.atomic import make_folder
 from sweeper.disk.space import translate_errors
 from sweeper.errors import WorkerLost
 from sweeper.execute.base import Reply, Request, Worker, WorkerHandle
+from sweeper.figures.memory import PRODUCT_CACHE
 
 __all__ = ["ProcessExecutor", "WorkerFactory", "memory_variables", "worker_environment"]
 
@@ -206,7 +207,7 @@ class ProcessExecutor:
 
 _AMPLE_BYTES = 3 * 2**30
 """Free memory per worker from which speed comes first. A worker takes 1 to 2 GB, and 0.5 GB more with `_FAST`."""
-_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+_CACHES = (PRODUCT_CACHE, "LRU_CACHE_CAPACITY")
 """How many compiled matrix products oneDNN, and torch's layer above it, cache. Every shape needs one, and packs of
 trials have hundreds of shapes; 1,024 of them take 0.6 GB (`sweeper.figures.memory`)."""
 _SMALL = dict(zip(_CACHES, ("384", "32"), strict=True))

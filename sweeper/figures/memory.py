@@ -21,6 +21,7 @@ __all__ = [
     "COMPILED_PRODUCT_BYTES",
     "PARAMETER_BYTES",
     "POSITIONS_OF_LOGITS",
+    "PRODUCT_CACHE",
     "QUANTIZATIONS",
     "TRAINING_BYTES",
     "LaneBytes",
@@ -44,6 +45,8 @@ POSITIONS_OF_LOGITS = 256
 COMPILED_PRODUCT_BYTES = 620_000
 """What oneDNN keeps of a product in two bytes that it has compiled on a CPU, whatever its shape (530 to 670 kB were
 measured), most of it descriptions of its parts. A product in float32 is MKL's, which compiles nothing."""
+PRODUCT_CACHE = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+"""The environment variable that says how many of them oneDNN keeps."""
 PARAMETER_BYTES = 4
 """Bytes of an adapter file per trainable parameter."""
 

@@ -38,9 +38,8 @@ def plan_final(
     """Return the study in which a configuration of another one is trained on more rows.
 
     Epochs stay those of the configuration, so there are more steps: the learning rate was chosen for this number of
-    passes over the rows. Chunks
-    keep about their size, so a kill costs about as much as in the search, and micro-batches are composed in the same
-    way. The trial is scored after each epoch.
+    passes over the rows. Chunks keep about their size, so a kill costs about as much as in the search, and
+    micro-batches are composed in the same way. The trial is scored after each epoch.
 
     Args:
         config: The configuration of the sweep.

@@ -10,15 +10,15 @@ from collections.abc import Iterable, Mapping, Sequence
 import psutil
 import torch
 
-from sweeper.figures.memory import PackLoad
+from sweeper.figures.memory import PRODUCT_CACHE, PackLoad
 from sweeper.figures.model_shapes import ModelShapes
 from sweeper.models.linear import may_reorder
 from sweeper.train.batches import EvaluationBatches, TrainingRows
 
 __all__ = ["cached_products", "is_reordered", "pack_load"]
 
-_CAPACITY, _DEFAULT_CAPACITY = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", 1024
-"""As oneDNN reads it, and its own choice."""
+_DEFAULT_CAPACITY = 1024
+"""What oneDNN chooses itself."""
 
 
 def pack_load(
@@ -77,7 +77,7 @@ def pack_load(
 
 def cached_products(environment: Mapping[str, str]) -> int:
     """Return how many compiled products oneDNN keeps in a process with these environment variables."""
-    value = environment.get(_CAPACITY, "")
+    value = environment.get(PRODUCT_CACHE, "")
     return int(value) if value.isdecimal() else _DEFAULT_CAPACITY
 
 

@@ -6,17 +6,16 @@ from contextlib import suppress
 
 import pytest
 
-from sweeper.config.settings import ExecutorSettings
 from sweeper.disk.atomic import file_checksum
 from sweeper.store.damage import find_damage
 from sweeper.store.retention import adapters_to_keep
 from sweeper.types import CheckpointFile, ChunkReport, FailureKind, TrialState
 from tests.control.bench import Bench, Killed, check_intact, no_pruning, record
 from tests.control.test_exactly_once import kill_at_write
+from tests.control.test_large_checkpoints import ALL, left
 from tests.control.test_rung_adapters import ShapedBench, check_adapters
 from tests.doubles import FakeWorker, weights_of
 
-ALL = ExecutorSettings(checkpoint_file_mb=0)
 NUM_CHUNKS = 4
 WEIGHTS = "adapter_model.safetensors"
 
@@ -24,10 +23,6 @@ WEIGHTS = "adapter_model.safetensors"
 @pytest.fixture
 def bench(tmp_path):
     return Bench(tmp_path, search=no_pruning(), executor=ALL, worker={"writes_files": True})
-
-
-def left(bench):
-    return [path for path in bench.store.paths.incoming("toy").rglob("*") if path.is_file()]
 
 
 def check_complete(bench):
