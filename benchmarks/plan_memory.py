@@ -46,7 +46,8 @@ NUM_LABELS = 6
 MIB = 2**20
 
 SWEEPS: dict[str, list[str]] = {
-    "minilm": ["dataset=trec", "budget.trials=4"],
+    # The live line is printed after 30 s without a new score.
+    "minilm": ["dataset=trec", "budget.trials=4", "executor.lanes=4", "train.epochs=6", "search.min_chunks=12"],
     "smollm2": [
         "experiment=smollm2_chat",
         "budget.trials=2",
@@ -58,7 +59,7 @@ SWEEPS: dict[str, list[str]] = {
         "search.recipes=[]",
     ],
 }
-SHOWN = re.compile(r"memory of a worker\s+([\d.]+)\s+([MG])B\s+\(predicted\s+at\s+most\s+([\d.]+)\s+([MG])B\)")
+SHOWN = re.compile(r"memory\s+of\s+a\s+worker\s+([\d.]+)\s+([MG])B\s+\(predicted\s+([\d.]+)\s+([MG])B\)")
 UNITS = {"M": 10**6, "G": 10**9}
 
 PACKS: dict[str, list[dict[str, Any]]] = {
